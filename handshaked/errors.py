@@ -1,0 +1,150 @@
+"""The error tree, and the one table that relates alerts, QUIC errors and errnos.
+
+An error says whose fault it was: the peer's, the caller's or ours. Alerts and errnos are named here and
+nowhere else.
+"""
+
+import enum
+import errno
+import os
+from typing import ClassVar
+
+
+class Alert(enum.IntEnum):
+    """TLS alert descriptions (RFC 8446 section 6, RFC 7301, RFC 6066)."""
+
+    CLOSE_NOTIFY = 0
+    UNEXPECTED_MESSAGE = 10
+    BAD_RECORD_MAC = 20
+    RECORD_OVERFLOW = 22
+    HANDSHAKE_FAILURE = 40
+    BAD_CERTIFICATE = 42
+    UNSUPPORTED_CERTIFICATE = 43
+    CERTIFICATE_REVOKED = 44
+    CERTIFICATE_EXPIRED = 45
+    CERTIFICATE_UNKNOWN = 46
+    ILLEGAL_PARAMETER = 47
+    UNKNOWN_CA = 48
+    ACCESS_DENIED = 49
+    DECODE_ERROR = 50
+    DECRYPT_ERROR = 51
+    PROTOCOL_VERSION = 70
+    INSUFFICIENT_SECURITY = 71
+    INTERNAL_ERROR = 80
+    INAPPROPRIATE_FALLBACK = 86
+    USER_CANCELED = 90
+    MISSING_EXTENSION = 109
+    UNSUPPORTED_EXTENSION = 110
+    UNRECOGNIZED_NAME = 112
+    BAD_CERTIFICATE_STATUS_RESPONSE = 113
+    UNKNOWN_PSK_IDENTITY = 115
+    CERTIFICATE_REQUIRED = 116
+    NO_APPLICATION_PROTOCOL = 120
+
+    @property
+    def label(self) -> str:
+        """The alert's name as RFC 8446 writes it, e.g. ``no_application_protocol``."""
+        return self.name.lower()
+
+    @property
+    def quic_error(self) -> int:
+        """The QUIC transport error that carries this alert (RFC 9001 section 4.8)."""
+        return 0x100 + self
+
+    @property
+    def errno(self) -> int:
+        """The status a consumer sees when a handshake ends with this alert, sent or received."""
+        return _ERRNO.get(self, errno.EACCES)
+
+
+# Everything that is not listed is a handshake refused: EACCES.
+_ERRNO = {
+    Alert.UNKNOWN_PSK_IDENTITY: errno.EKEYREJECTED,
+    Alert.INTERNAL_ERROR: errno.EIO,
+}
+
+
+class Status:
+    """The errnos a request may end with besides those of its alert."""
+
+    OK: ClassVar = 0
+    FAILED: ClassVar = errno.EIO  # where every outcome starts
+    REFUSED: ClassVar = errno.EACCES
+    TIMED_OUT: ClassVar = errno.ETIMEDOUT
+    CANCELED: ClassVar = errno.ECANCELED
+    PEER_GONE: ClassVar = errno.ECONNRESET
+    SHUTTING_DOWN: ClassVar = errno.ESHUTDOWN
+    BUSY: ClassVar = errno.EBUSY
+    EXISTS: ClassVar = errno.EEXIST
+    NO_SUCH: ClassVar = errno.ENOENT
+    NO_KEY: ClassVar = errno.ENOKEY
+    INVALID: ClassVar = errno.EINVAL
+    OUT_OF_RANGE: ClassVar = errno.ERANGE
+    TOO_LONG: ClassVar = errno.EMSGSIZE
+    UNSUPPORTED: ClassVar = errno.EOPNOTSUPP
+    RATE_LIMITED: ClassVar = errno.EDQUOT
+
+
+def status_text(status: int) -> str:
+    """A status as people read it: ``ok`` or the errno's symbol and words."""
+    if status == 0:
+        return "ok"
+    return f"{errno.errorcode.get(status, status)} ({os.strerror(status)})"
+
+
+class HandshakedError(Exception):
+    """Root of all errors raised by this package."""
+
+
+class HandshakeError(HandshakedError):
+    """A handshake cannot go on.
+
+    ``alert`` is what the peer is told, ``reason`` what the log and the caller are told (no secrets), ``status``
+    the errno of the outcome.
+    """
+
+    def __init__(self, alert: Alert, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.alert = alert
+        self.reason = reason
+        self.status = alert.errno if status is None else status
+
+
+class PeerError(HandshakeError):
+    """The peer broke the protocol, or offers nothing that is acceptable here."""
+
+
+class CallerError(HandshakeError):
+    """The endpoint that asked for the handshake used the interface wrongly."""
+
+
+class LocalError(HandshakeError):
+    """The fault is on this side: no usable key, a resource that failed."""
+
+    def __init__(self, reason: str, status: int = Status.FAILED) -> None:
+        super().__init__(Alert.INTERNAL_ERROR, reason, status)
+
+
+class RefusedError(HandshakedError):
+    """The registry or the control interface refuses a change or a question; the text says why and what to do."""
+
+
+class WireError(HandshakedError):
+    """A netlink-format message is malformed.
+
+    ``status`` is the errno for the reply, ``attribute`` names what is wrong (or None), ``offset`` is where it
+    starts in the message, in bytes from the message header (or None).
+    """
+
+    def __init__(
+        self, reason: str, *, status: int = Status.INVALID, attribute: str | None = None, offset: int | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.attribute = attribute
+        self.offset = offset
+
+
+class FramingError(WireError):
+    """Message boundaries are lost: nothing after this point of the packet can be trusted."""

@@ -1,0 +1,76 @@
+"""What a handshake gives, in the order in which a data path needs it.
+
+Server, on the complete ClientHello: PeerTransportParameters; once the own transport parameters are known:
+CryptoData(INITIAL), TrafficSecret(HANDSHAKE, SEND), TrafficSecret(HANDSHAKE, RECEIVE), CryptoData(HANDSHAKE),
+TrafficSecret(APPLICATION, SEND). On the client's Finished: TrafficSecret(APPLICATION, RECEIVE), CryptoData(APPLICATION)
+if there are session tickets, HandshakeComplete.
+
+Client, at the start: CryptoData(INITIAL). On the ServerHello: TrafficSecret(HANDSHAKE, RECEIVE),
+TrafficSecret(HANDSHAKE, SEND). On EncryptedExtensions: PeerTransportParameters. On the server's Finished:
+TrafficSecret(APPLICATION, RECEIVE), TrafficSecret(APPLICATION, SEND), CryptoData(HANDSHAKE), HandshakeComplete.
+
+HandshakeFailed comes once, instead of anything that would have followed.
+"""
+
+from dataclasses import dataclass, field
+
+from handshaked.errors import Alert, HandshakeError
+from handshaked.model import CipherSuite, Direction, Level
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTransportParameters:
+    """The peer's QUIC transport parameters: the raw body of extension 0x39 (RFC 9001 section 8.2).
+
+    ``alpn`` is the application protocol selected, known at the same moment.
+    """
+
+    transport_parameters: bytes
+    alpn: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficSecret:
+    """A traffic secret (RFC 8446 section 7.1), 32 or 48 bytes; it never shows in a repr."""
+
+    level: Level
+    direction: Direction
+    cipher_suite: CipherSuite
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CryptoData:
+    """Whole handshake messages to be sent to the peer at one encryption level."""
+
+    level: Level
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeComplete:
+    """The peer's Finished was verified. ``peer_certificates`` are DER, leaf first, verified if that was asked for."""
+
+    alpn: bytes | None
+    server_name: str | None
+    cipher_suite: CipherSuite
+    resumed: bool
+    peer_certificates: tuple[bytes, ...] = ()
+    registration: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeFailed:
+    """The handshake is over. ``alert`` is what the peer is to be told, ``reason`` what people are told."""
+
+    alert: Alert
+    reason: str
+    status: int
+
+    @classmethod
+    def of(cls, error: HandshakeError) -> "HandshakeFailed":
+        """The event that reports `error`."""
+        return cls(error.alert, error.reason, error.status)
+
+
+Event = PeerTransportParameters | TrafficSecret | CryptoData | HandshakeComplete | HandshakeFailed

@@ -1,0 +1,72 @@
+"""What a handshake is given: the credential and settings of each side, and what a server is shown to choose by."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from handshaked.model import CipherSuite, KeyType
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A certificate chain (DER, leaf first) and its private key, which shows in no repr."""
+
+    chain: tuple[bytes, ...] = field(repr=False)
+    private_key: PrivateKeyTypes = field(repr=False)
+    key_type: KeyType
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHello:
+    """What a server chooses by.
+
+    ``server_name`` is the SNI host name as sent, ``alpns`` the protocols in the client's order (empty without the
+    extension), ``signature_schemes`` code points, ``transport_parameters`` the body of extension 0x39 or None.
+    """
+
+    server_name: str | None
+    alpns: tuple[bytes, ...]
+    signature_schemes: tuple[int, ...]
+    transport_parameters: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerParameters:
+    """The answer to a ClientHello: with what, and as what, this server goes on."""
+
+    credential: Credential
+    alpn: bytes | None
+    transport_parameters: bytes | None
+    cipher_suites: tuple[CipherSuite, ...] = (
+        CipherSuite.AES_128_GCM_SHA256,
+        CipherSuite.AES_256_GCM_SHA384,
+        CipherSuite.CHACHA20_POLY1305_SHA256,
+    )
+
+
+class PeerVerifier(Protocol):
+    """Decides whether a peer's certificate chain is good for a name at a time."""
+
+    def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
+        """Accept `chain` (DER, leaf first) for `server_name` (host name or IP address) at `now` (Unix seconds).
+
+        Raises PeerError with the alert that fits: unknown_ca, certificate_expired, bad_certificate.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClientParameters:
+    """How a client goes into a handshake. ``verifier`` None accepts any server certificate."""
+
+    alpns: tuple[bytes, ...]
+    server_name: str | None
+    transport_parameters: bytes | None
+    verifier: PeerVerifier | None
+    credential: Credential | None = None
+    cipher_suites: tuple[CipherSuite, ...] = (
+        CipherSuite.AES_128_GCM_SHA256,
+        CipherSuite.AES_256_GCM_SHA384,
+        CipherSuite.CHACHA20_POLY1305_SHA256,
+    )

@@ -1,0 +1,55 @@
+"""Handshake messages out of CRYPTO bytes: whole, bounded, and at the level where they belong."""
+
+from handshaked.errors import Alert, PeerError
+from handshaked.model import MAX_HANDSHAKE_MESSAGE, Level
+
+_HEADER = 4
+
+
+class MessageReassembler:
+    """Cuts the byte streams of the encryption levels into handshake messages (RFC 8446 section 4).
+
+    Only one level is open for reading at a time; ``expect`` moves it on. Bytes at another level, and bytes left
+    over when the keys change, are an unexpected_message (RFC 8446 section 5.1, RFC 9001 section 4.1.3).
+    """
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+        self._buffer = bytearray()
+
+    def receive(self, level: Level, data: bytes) -> None:
+        """Take in `data`, received at `level`."""
+        if level is not self._level:
+            raise PeerError(
+                Alert.UNEXPECTED_MESSAGE,
+                f"handshake data at level {level.name.lower()}, expected {self._level.name.lower()}",
+            )
+        self._buffer += data
+
+    def pull(self) -> bytes | None:
+        """The next whole message with its four-byte header, or None if more bytes are needed."""
+        if len(self._buffer) < _HEADER:
+            return None
+        length = int.from_bytes(self._buffer[1:_HEADER])
+        if length > MAX_HANDSHAKE_MESSAGE:
+            raise PeerError(
+                Alert.ILLEGAL_PARAMETER,
+                f"handshake message of {length} bytes, the limit is {MAX_HANDSHAKE_MESSAGE}",
+            )
+        end = _HEADER + length
+        if len(self._buffer) < end:
+            return None
+        message = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        return message
+
+    def expect(self, level: Level) -> None:
+        """From here on messages belong to `level`."""
+        if level is self._level:
+            return
+        if self._buffer:
+            raise PeerError(
+                Alert.UNEXPECTED_MESSAGE,
+                f"{len(self._buffer)} bytes left at level {self._level.name.lower()} when its keys changed",
+            )
+        self._level = level
