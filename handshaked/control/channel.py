@@ -1,0 +1,63 @@
+"""JSON messages, maybe with file descriptors, on SOCK_SEQPACKET sockets: one message a packet."""
+
+import array
+import json
+import os
+import socket
+from typing import Any
+
+from handshaked.errors import RefusedError
+
+MAX_MESSAGE = 160 * 1024
+MAX_DESCRIPTORS = 48
+
+Message = dict[str, Any]
+
+
+def send_message(sock: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+    """Send `message`; `descriptors` stay open here. RefusedError if it is too long for a packet."""
+    packet = json.dumps(message, separators=(",", ":")).encode()
+    if len(packet) > MAX_MESSAGE:
+        raise RefusedError(f"a message of {len(packet)} bytes is over the limit of {MAX_MESSAGE}")
+    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    sock.sendmsg([packet], control, socket.MSG_NOSIGNAL)
+
+
+def receive_message(sock: socket.socket) -> tuple[Message, tuple[int, ...]] | None:
+    """The next message and its descriptors (close-on-exec, the caller closes them); None when the peer has closed.
+
+    RefusedError for what is no such message; its descriptors are closed.
+    """
+    packet, control, flags, _ = sock.recvmsg(
+        MAX_MESSAGE, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors: list[int] = []
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors += array.array("i", data[: len(data) - len(data) % 4])
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise RefusedError("the message, or its list of descriptors, is too long")
+        if not packet:
+            close_all(tuple(descriptors))
+            return None
+        return _parsed(packet), tuple(descriptors)
+    except RefusedError:
+        close_all(tuple(descriptors))
+        raise
+
+
+def close_all(descriptors: tuple[int, ...]) -> None:
+    """Close `descriptors`."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _parsed(packet: bytes) -> Message:
+    try:
+        message = json.loads(packet)
+    except (ValueError, RecursionError):
+        raise RefusedError("the message is not JSON") from None
+    if not isinstance(message, dict):
+        raise RefusedError("the message is not a JSON object")
+    return message

@@ -1,0 +1,48 @@
+"""A blocking client of the control socket."""
+
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from handshaked.control.channel import receive_message, send_message
+from handshaked.errors import RefusedError
+
+_TIMEOUT = 60.0
+
+
+class ControlClient:
+    """A connection to the daemon's control socket at `path`; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock.settimeout(_TIMEOUT)
+        try:
+            self._sock.connect(os.fspath(path))
+        except OSError as error:
+            self._sock.close()
+            raise RefusedError(f"cannot reach the daemon at {path}: {error.strerror}; is handshaked running?") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._sock.close()
+
+    def ask(self, command: str, arguments: dict[str, Any], descriptors: tuple[int, ...] = ()) -> dict[str, Any]:
+        """The result of `command`; RefusedError with the daemon's reason, or if it does not answer."""
+        try:
+            send_message(self._sock, {"command": command, **arguments}, descriptors)
+            received = receive_message(self._sock)
+        except OSError as error:
+            raise RefusedError(f"the daemon did not answer: {error}") from None
+        if received is None:
+            raise RefusedError("the daemon closed the connection without an answer")
+        answer = received[0]
+        if "error" in answer:
+            raise RefusedError(str(answer["error"]))
+        result: dict[str, Any] = answer["result"]
+        return result

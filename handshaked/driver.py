@@ -1,0 +1,106 @@
+"""One request from accept to outcome: a deadline, a pump, and exactly one report, whatever happens.
+
+Fails closed: an outcome starts as EIO, and only HandshakeComplete, which follows a verified Finished, makes success.
+Everything runs on the event loop's thread; a driver is never entered twice.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from handshaked.errors import Status
+from handshaked.events import Event, HandshakeComplete, HandshakeFailed
+from handshaked.model import Level, Outcome, Request
+from handshaked.session import Session
+
+log = logging.getLogger(__name__)
+
+
+class DataPath(Protocol):
+    """Where the events of a handshake go."""
+
+    def deliver(self, events: list[Event]) -> None:
+        """Carry out `events`, in order; none of them ends the handshake."""
+        ...
+
+    def finish(self, outcome: Outcome) -> None:
+        """The handshake is over: report `outcome` to the endpoint and let go of everything."""
+        ...
+
+
+Observer = Callable[[Request, Outcome, float], None]
+"""Is told each request's outcome and how long it took, in seconds."""
+
+
+class Driver:
+    """Runs `session` for `request` until its outcome has been reported to `data_path` and `observe`."""
+
+    def __init__(self, request: Request, session: Session, data_path: DataPath, observe: Observer) -> None:
+        self._request = request
+        self._session = session
+        self._data_path = data_path
+        self._observe = observe
+        self._started = time.monotonic()
+        self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._expire)
+        self.finished = False
+
+    def start(self) -> None:
+        """Begin the handshake."""
+        self._step(lambda now: self._session.start(now))
+
+    def receive(self, level: Level, data: bytes) -> None:
+        """CRYPTO `data` of `level` came from the peer."""
+        self._step(lambda now: self._session.receive(level, data, now))
+
+    def proceed(self, transport_parameters: bytes) -> None:
+        """The endpoint's own transport parameters came."""
+        self._step(lambda now: self._session.proceed(transport_parameters, now))
+
+    def abort(self, status: int, reason: str) -> None:
+        """End the handshake with `status`, unless it is over."""
+        self._finish(Outcome(status=status, reason=reason))
+
+    def _expire(self) -> None:
+        self.abort(Status.TIMED_OUT, f"no Finished from the peer within {self._request.timeout:g} s")
+
+    def _step(self, step: Callable[[float], list[Event]]) -> None:
+        if self.finished:
+            return
+        try:
+            events = step(time.time())
+            last = events[-1] if events else None
+            if isinstance(last, HandshakeComplete | HandshakeFailed):
+                self._data_path.deliver(events[:-1])
+                self._finish(_outcome(last))
+            else:
+                self._data_path.deliver(events)
+        except Exception:
+            log.exception("handshake of %s failed unexpectedly", self._request.caller)
+            self._finish(Outcome(reason="internal error; the daemon's log has the details"))
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self.finished:
+            return
+        self.finished = True
+        self._deadline.cancel()
+        try:
+            self._data_path.finish(outcome)
+        finally:
+            self._observe(self._request, outcome, time.monotonic() - self._started)
+
+
+def _outcome(event: HandshakeComplete | HandshakeFailed) -> Outcome:
+    if isinstance(event, HandshakeFailed):
+        return Outcome(status=event.status, alert=event.alert, reason=event.reason)
+    return Outcome(
+        status=Status.OK,
+        reason="",
+        alpn=event.alpn,
+        server_name=event.server_name,
+        registration=event.registration,
+        cipher_suite=event.cipher_suite,
+        resumed=event.resumed,
+        peer_certificates=event.peer_certificates,
+    )

@@ -1,0 +1,182 @@
+"""Certificates and private keys as people keep them, read, checked, and brought into one form."""
+
+import os
+import stat
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import cast
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+from handshaked.errors import RefusedError
+from handshaked.model import KeyType
+from handshaked.tls.parameters import Credential
+
+MAX_FILE = 1024 * 1024
+MAX_CHAIN = 16
+MIN_RSA_BITS = 2048
+_CURVES: dict[type[ec.EllipticCurve], KeyType] = {
+    ec.SECP256R1: KeyType.ECDSA_P256,
+    ec.SECP384R1: KeyType.ECDSA_P384,
+    ec.SECP521R1: KeyType.ECDSA_P521,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCredential:
+    """A checked credential: DER certificates (leaf first) and the key as unencrypted PKCS#8 DER."""
+
+    chain: tuple[bytes, ...] = field(repr=False)
+    key: bytes = field(repr=False)
+    key_type: KeyType
+    leaf_digest: bytes
+    subject: str
+    names: tuple[str, ...]
+    not_before: float
+    not_after: float
+
+
+def read_file(fd: int, path: str, *, secret: bool) -> bytes:
+    """The content of the open file `fd`; `path` is for error texts.
+
+    Refused: anything but a regular file, more than 1 MiB, and for a `secret` file a mode that lets everyone read or
+    write it.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise RefusedError(f"{path}: not a regular file")
+    if secret and status.st_mode & 0o006:
+        raise RefusedError(
+            f"{path}: everyone can {'read' if status.st_mode & 0o004 else 'write'} this private key "
+            f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod o-rw {path}"
+        )
+    if status.st_size > MAX_FILE:
+        raise RefusedError(f"{path}: {status.st_size} bytes, the limit is {MAX_FILE}")
+    with os.fdopen(os.dup(fd), "rb") as file:
+        file.seek(0)
+        return file.read(MAX_FILE + 1)[:MAX_FILE]
+
+
+def load_pem(
+    certificate: bytes, key: bytes, passphrase: bytes | None = None, *, names: tuple[str, str] = ("certificate", "key")
+) -> LoadedCredential:
+    """A credential out of a PEM chain (leaf first) and a PEM key (PKCS#8, SEC1 or PKCS#1, maybe encrypted).
+
+    `names` are what error texts call the two.
+    """
+    try:
+        chain = x509.load_pem_x509_certificates(certificate)
+    except ValueError as error:
+        raise RefusedError(f"{names[0]}: no certificate in PEM form ({error})") from None
+    try:
+        private_key = serialization.load_pem_private_key(key, passphrase)
+    except TypeError:
+        hint = "is encrypted: give its passphrase file" if passphrase is None else "is not encrypted"
+        raise RefusedError(f"{names[1]}: the private key {hint}") from None
+    except (ValueError, UnsupportedAlgorithm) as error:
+        wrong = "or the passphrase is wrong " if passphrase is not None else ""
+        raise RefusedError(f"{names[1]}: no readable private key in PEM form {wrong}({_first_line(error)})") from None
+    return _checked(chain, private_key, names)
+
+
+def load_pkcs12(data: bytes, passphrase: bytes | None = None, *, name: str = "PKCS#12 file") -> LoadedCredential:
+    """A credential out of a PKCS#12 file that holds a key and its chain."""
+    try:
+        store = pkcs12.load_pkcs12(data, passphrase)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise RefusedError(f"{name}: not readable as PKCS#12, or a wrong passphrase ({_first_line(error)})") from None
+    if store.key is None or store.cert is None:
+        raise RefusedError(f"{name}: holds no private key with its certificate")
+    chain = [store.cert.certificate, *(extra.certificate for extra in store.additional_certs)]
+    return _checked(chain, store.key, (name, name))
+
+
+def check_validity(credential: LoadedCredential, now: float) -> None:
+    """Refuse a leaf that is expired or not yet valid at `now` (Unix seconds)."""
+    if now > credential.not_after:
+        raise RefusedError(f"the certificate {credential.subject} expired on {_date(credential.not_after)}")
+    if now < credential.not_before:
+        raise RefusedError(f"the certificate {credential.subject} is not valid before {_date(credential.not_before)}")
+
+
+def uncovered_names(credential: LoadedCredential, server_names: tuple[str, ...]) -> list[str]:
+    """Those of `server_names` that no DNS name of the certificate covers (RFC 9525 section 6.3)."""
+    covered = set(credential.names)
+    return [name for name in server_names if name not in covered and f"*.{name.partition('.')[2]}" not in covered]
+
+
+def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType) -> Credential:
+    """The credential a handshake uses, out of what the store keeps."""
+    return Credential(chain, serialization.load_der_private_key(key, None), key_type)
+
+
+def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[str, str]) -> LoadedCredential:
+    key_type = _key_type(key, names[1])
+    if len(chain) > MAX_CHAIN:
+        raise RefusedError(f"{names[0]}: {len(chain)} certificates, the limit is {MAX_CHAIN}")
+    leaf = chain[0]
+    if _public_bytes(leaf.public_key()) != _public_bytes(key.public_key()):
+        others = any(_public_bytes(other.public_key()) == _public_bytes(key.public_key()) for other in chain[1:])
+        hint = "; it matches a later certificate of the file: put the leaf first" if others else ""
+        raise RefusedError(f"{names[1]}: the private key does not match the certificate {_subject(leaf)}{hint}")
+    return LoadedCredential(
+        chain=tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in chain),
+        key=key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        key_type=key_type,
+        leaf_digest=leaf.fingerprint(hashes.SHA256()),
+        subject=_subject(leaf),
+        names=_dns_names(leaf),
+        not_before=leaf.not_valid_before_utc.timestamp(),
+        not_after=leaf.not_valid_after_utc.timestamp(),
+    )
+
+
+def _key_type(key: PrivateKeyTypes, name: str) -> KeyType:
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < MIN_RSA_BITS:
+            raise RefusedError(f"{name}: an RSA key of {key.key_size} bits is too weak; use {MIN_RSA_BITS} or more")
+        return KeyType.RSA
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        if type(key.curve) not in _CURVES:
+            raise RefusedError(f"{name}: curve {key.curve.name} is not supported; use P-256, P-384 or P-521")
+        return _CURVES[type(key.curve)]
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return KeyType.ED25519
+    if isinstance(key, ed448.Ed448PrivateKey):
+        return KeyType.ED448
+    kind = type(key).__name__.removesuffix("PrivateKey")
+    raise RefusedError(f"{name}: {kind} keys are not supported; use ECDSA, Ed25519, Ed448 or RSA")
+
+
+def _public_bytes(key: object) -> bytes:
+    encoded = cast("rsa.RSAPublicKey", key).public_bytes(  # every public key type has this method
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return bytes(encoded)
+
+
+def _dns_names(leaf: x509.Certificate) -> tuple[str, ...]:
+    try:
+        extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    return tuple(name.lower() for name in extension.value.get_values_for_type(x509.DNSName))
+
+
+def _subject(leaf: x509.Certificate) -> str:
+    return repr(leaf.subject.rfc4514_string()[:200])
+
+
+def _date(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]

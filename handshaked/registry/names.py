@@ -1,0 +1,84 @@
+"""Server names and application protocols in their one canonical form.
+
+Server names are lower-case A-labels (RFC 5890), an optional leading ``*.`` standing for exactly one label.
+Application protocols are bytes (RFC 7301); people write and read them escaped: ``h3``, ``\\x00grease``.
+"""
+
+import ipaddress
+import re
+
+import idna
+
+from handshaked.errors import RefusedError
+
+MAX_SERVER_NAME = 253
+MAX_ALPN = 255
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(\\)|())")
+
+
+def canonical_server_name(name: str) -> str:
+    """The canonical form of a name that a registration is to serve; RefusedError says what is wrong with it."""
+    wildcard, rest = ("*.", name[2:]) if name.startswith("*.") else ("", name)
+    rest = rest.removesuffix(".")
+    try:
+        ascii_name = rest.lower() if rest.isascii() else idna.encode(rest, uts46=True).decode("ascii")
+    except idna.IDNAError as error:
+        raise RefusedError(f"server name {name!r} is not a valid internationalised name: {error}") from None
+    if len(wildcard + ascii_name) > MAX_SERVER_NAME:
+        raise RefusedError(f"server name {name[:64]!r}... is longer than {MAX_SERVER_NAME} characters")
+    labels = ascii_name.split(".")
+    if not all(_LABEL.fullmatch(label) for label in labels):
+        hint = " (a wildcard stands for the first label only)" if "*" in rest else ""
+        raise RefusedError(f"server name {name!r} is not a host name{hint}")
+    if _is_ip_address(ascii_name):
+        raise RefusedError(f"server name {name!r} is an IP address; SNI carries host names only (RFC 6066 section 3)")
+    if wildcard and len(labels) < 2:
+        raise RefusedError(f"server name {name!r}: a wildcard needs at least two labels behind it")
+    return wildcard + ascii_name
+
+
+def lookup_names(server_name: str | None) -> tuple[str | None, ...]:
+    """The registered names that could serve the SNI `server_name`, most specific first; None means any name."""
+    if server_name is None:
+        return (None,)
+    name = server_name.lower().removesuffix(".")
+    _, dot, parent = name.partition(".")
+    return (name, f"*.{parent}", None) if dot else (name, None)
+
+
+def parse_alpn(text: str) -> bytes:
+    """The protocol that `text` writes: UTF-8, with ``\\xNN`` for any byte and ``\\\\`` for a backslash."""
+    out = bytearray()
+    position = 0
+    for match in _ESCAPE.finditer(text):
+        out += text[position : match.start()].encode()
+        if match[1]:
+            out.append(int(match[1], 16))
+        elif match[2]:
+            out += b"\\"
+        else:
+            raise RefusedError(f"ALPN {text!r}: write a backslash as \\\\ and other bytes as \\xNN")
+        position = match.end()
+    out += text[position:].encode()
+    return check_alpn(bytes(out))
+
+
+def check_alpn(alpn: bytes) -> bytes:
+    """`alpn` itself if it can be an application protocol (RFC 7301 section 3.1: 1 to 255 bytes)."""
+    if not 1 <= len(alpn) <= MAX_ALPN:
+        raise RefusedError(f"an ALPN protocol has 1 to {MAX_ALPN} bytes, this one has {len(alpn)}")
+    return alpn
+
+
+def show_alpn(alpn: bytes) -> str:
+    """`alpn` for people: printable ASCII as it is, all else escaped; ``parse_alpn`` reads it back."""
+    return "".join("\\\\" if byte == 0x5C else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in alpn)
+
+
+def _is_ip_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

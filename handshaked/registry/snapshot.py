@@ -1,0 +1,200 @@
+"""The registrations at one instant, indexed for the live path, and the one function that chooses among them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from handshaked.errors import Alert, HandshakeError, PeerError
+from handshaked.model import Caller
+from handshaked.registry.names import lookup_names, show_alpn
+from handshaked.registry.registration import CredentialReference, Registration
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is known when a credential must be chosen.
+
+    ``alpns`` are the client's, in its order. ``signature_schemes`` None asks without a client: any key will do.
+    The caller may set limits: ``served_alpns`` (empty: all), ``registration``, ``credential`` (SHA-256 of the leaf).
+    """
+
+    caller: Caller
+    server_name: str | None
+    alpns: tuple[bytes, ...]
+    signature_schemes: tuple[int, ...] | None = None
+    served_alpns: tuple[bytes, ...] = ()
+    registration: str | None = None
+    credential: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was chosen: the registration, the application protocol, and the credential to authenticate with."""
+
+    registration: Registration
+    alpn: bytes
+    credential: CredentialReference
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why one registration was, or was not, the one chosen."""
+
+    registration: Registration
+    matched_name: str | None
+    chosen: bool
+    reason: str
+
+
+class Snapshot:
+    """An immutable set of registrations. ``with_changes`` builds the next one and leaves this one as it is."""
+
+    __slots__ = ("_by_id", "_by_name", "_by_pair", "_by_server_name", "generation")
+
+    def __init__(self, registrations: Iterable[Registration] = (), generation: int = 0) -> None:
+        self._by_id: dict[int, Registration] = {}
+        self._by_name: dict[str, Registration] = {}
+        self._by_pair: dict[tuple[str | None, bytes], Registration] = {}
+        self._by_server_name: dict[str | None, tuple[Registration, ...]] = {}
+        self.generation = generation
+        for registration in registrations:
+            self._add(registration)
+
+    def with_changes(self, changed: Iterable[Registration], removed: Iterable[int], generation: int) -> "Snapshot":
+        """A new snapshot in which `changed` replace or join their likes and the ids `removed` are gone."""
+        new = Snapshot(generation=generation)
+        new._by_id = self._by_id.copy()
+        new._by_name = self._by_name.copy()
+        new._by_pair = self._by_pair.copy()
+        new._by_server_name = self._by_server_name.copy()
+        changed = list(changed)
+        for identity in [*removed, *(registration.id for registration in changed)]:
+            new._discard(identity)
+        for registration in changed:
+            new._add(registration)
+        return new
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    @property
+    def registrations(self) -> list[Registration]:
+        """All registrations, by name."""
+        return [self._by_name[name] for name in sorted(self._by_name)]
+
+    def named(self, name: str) -> Registration | None:
+        """The registration called `name`."""
+        return self._by_name.get(name)
+
+    def claimant(self, server_name: str | None, alpn: bytes) -> Registration | None:
+        """The registration that holds the pair (`server_name` in canonical form, `alpn`)."""
+        return self._by_pair.get((server_name, alpn))
+
+    def select(self, query: Query) -> Selection:
+        """Choose by the matching rules: may use and shares an ALPN; most specific name; the client's ALPN order;
+        first credential the client can verify.
+
+        Raises PeerError with the alert that the client is to get.
+        """
+        names = lookup_names(query.server_name)
+        for name in names:
+            for alpn in query.alpns:
+                registration = self._by_pair.get((name, alpn))
+                if registration is not None and _usable(registration, alpn, query):
+                    return Selection(registration, alpn, _credential(registration, query))
+        raise self._no_match(query, names)
+
+    def explain(self, query: Query) -> tuple[Selection | HandshakeError, list[Verdict]]:
+        """What ``select`` answers to `query`, and what became of every registration whose names could serve it."""
+        answer: Selection | HandshakeError
+        try:
+            answer = self.select(query)
+        except HandshakeError as error:
+            answer = error
+        winner = answer.registration if isinstance(answer, Selection) else None
+        verdicts: list[Verdict] = []
+        for name in lookup_names(query.server_name):
+            for registration in self._by_server_name.get(name, ()):
+                chosen = registration is winner and not any(verdict.chosen for verdict in verdicts)
+                reason = _reason(registration, name, query, answer, chosen)
+                verdicts.append(Verdict(registration, name, chosen, reason))
+        return answer, verdicts
+
+    def _no_match(self, query: Query, names: tuple[str | None, ...]) -> HandshakeError:
+        offered = ", ".join(map(show_alpn, query.alpns[:8])) or "none"
+        if any(_allowed(registration, query) for name in names for registration in self._by_server_name.get(name, ())):
+            served = f"server name {query.server_name!r}" if query.server_name else "clients without a server name"
+            return PeerError(
+                Alert.NO_APPLICATION_PROTOCOL, f"no registration serves {served} with any of the ALPNs: {offered}"
+            )
+        if query.server_name is None:
+            return PeerError(
+                Alert.MISSING_EXTENSION, "the client sent no server name and no registration serves any name"
+            )
+        return PeerError(Alert.UNRECOGNIZED_NAME, f"no registration serves the server name {query.server_name!r}")
+
+    def _add(self, registration: Registration) -> None:
+        self._by_id[registration.id] = registration
+        self._by_name[registration.name] = registration
+        for pair in registration.pairs:
+            self._by_pair[pair] = registration
+        for name in registration.server_names or (None,):
+            self._by_server_name[name] = (*self._by_server_name.get(name, ()), registration)
+
+    def _discard(self, identity: int) -> None:
+        registration = self._by_id.pop(identity, None)
+        if registration is None:
+            return
+        del self._by_name[registration.name]
+        for pair in registration.pairs:
+            del self._by_pair[pair]
+        for name in registration.server_names or (None,):
+            left = tuple(other for other in self._by_server_name[name] if other is not registration)
+            if left:
+                self._by_server_name[name] = left
+            else:
+                del self._by_server_name[name]
+
+
+def _allowed(registration: Registration, query: Query) -> bool:
+    return registration.allows(query.caller) and query.registration in (None, registration.name)
+
+
+def _usable(registration: Registration, alpn: bytes, query: Query) -> bool:
+    return _allowed(registration, query) and (not query.served_alpns or alpn in query.served_alpns)
+
+
+def _credential(registration: Registration, query: Query) -> CredentialReference:
+    schemes = query.signature_schemes
+    for credential in registration.credentials:
+        if query.credential not in (None, credential.leaf_digest):
+            continue
+        if schemes is None or any(scheme in schemes for scheme in credential.key_type.schemes):
+            return credential
+    raise PeerError(
+        Alert.HANDSHAKE_FAILURE,
+        f"no credential of registration {registration.name!r} fits the client's signature schemes "
+        "or the credential asked for",
+    )
+
+
+def _reason(
+    registration: Registration, name: str | None, query: Query, answer: Selection | HandshakeError, chosen: bool
+) -> str:
+    if chosen:
+        return "chosen"
+    if not registration.allows(query.caller):
+        return f"{query.caller} may not use it"
+    if query.registration not in (None, registration.name):
+        return f"the caller asked for registration {query.registration!r}"
+    shared = [alpn for alpn in query.alpns if alpn in registration.alpns]
+    if not shared:
+        return "shares no ALPN with the client"
+    if query.served_alpns and not any(alpn in query.served_alpns for alpn in shared):
+        return "the caller does not serve the ALPN they share"
+    if isinstance(answer, HandshakeError):
+        return answer.reason
+    if registration is answer.registration:
+        return "chosen already by a more specific name"
+    if name not in (answer.registration.server_names or (None,)):
+        return f"its name {name or '(any)'} is less specific than that of {answer.registration.name!r}"
+    return f"the client prefers ALPN {show_alpn(answer.alpn)} to {show_alpn(shared[0])}"

@@ -1,0 +1,195 @@
+"""One handshake: asks the snapshot for a credential when the ClientHello is in, and yields ordered events.
+
+No I/O and no clock: bytes and the time come in, events go out (their order: ``handshaked.events``). A fault of any
+kind ends it with one HandshakeFailed, behind which nothing follows.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, Status
+from handshaked.events import Event, HandshakeComplete, HandshakeFailed, PeerTransportParameters
+from handshaked.model import AuthMode, Level, Request, Role
+from handshaked.registry.snapshot import Query, Selection, Snapshot
+from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, PeerVerifier, ServerParameters
+from handshaked.tls.stopgap import ClientHandshake, ServerHandshake
+
+MAX_TRANSPORT_PARAMETERS = 4096
+
+CredentialLoader = Callable[[int], Credential]
+"""Gives the credential of an id; LocalError if it cannot."""
+TrustLoader = Callable[[Request], PeerVerifier]
+"""Gives what verifies the peer of a request; HandshakeError if it cannot."""
+
+
+class Session:
+    """A handshake of either role; ``open_session`` makes the right one. Times are Unix seconds."""
+
+    def __init__(self) -> None:
+        self._over = False
+
+    def start(self, now: float) -> list[Event]:
+        """Begin: a client gives its ClientHello, a server nothing."""
+        return self._guarded(lambda: self._start(now))
+
+    def receive(self, level: Level, data: bytes, now: float) -> list[Event]:
+        """Take in CRYPTO `data` received at `level`."""
+        return self._guarded(lambda: self._receive(level, data, now))
+
+    def proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
+        """Go on with a server's own `transport_parameters`, if the request did not bring them."""
+        return self._guarded(lambda: self._proceed(transport_parameters, now))
+
+    def _guarded(self, step: Callable[[], list[Event]]) -> list[Event]:
+        if self._over:
+            return []
+        try:
+            return step()
+        except HandshakeError as error:
+            self._over = True
+            return [HandshakeFailed.of(error)]
+
+    def _start(self, now: float) -> list[Event]:
+        raise NotImplementedError
+
+    def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
+        raise NotImplementedError
+
+    def _proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
+        raise CallerError(
+            Alert.INTERNAL_ERROR, "a client gives its transport parameters when it starts", Status.INVALID
+        )
+
+
+class ServerSession(Session):
+    """A server's handshake, served out of the snapshot that is current when it begins."""
+
+    def __init__(self, request: Request, snapshot: Snapshot, load_credential: CredentialLoader) -> None:
+        super().__init__()
+        self._request = request
+        self._snapshot = snapshot
+        self._load_credential = load_credential
+        self._engine = ServerHandshake()
+        self._selection: Selection | None = None
+        self._transport_parameters: bytes | None = None
+
+    def _start(self, now: float) -> list[Event]:
+        if self._request.transport_parameters is not None:
+            self._transport_parameters = _checked(self._request.transport_parameters)
+        return []
+
+    def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
+        events = self._engine.receive(level, data, now)
+        if self._selection is None and self._engine.client_hello is not None:
+            return [*events, *self._choose(self._engine.client_hello, now)]
+        return [self._named(event) for event in events]
+
+    def _choose(self, hello: ClientHello, now: float) -> list[Event]:
+        if not hello.alpns:
+            raise PeerError(Alert.NO_APPLICATION_PROTOCOL, "the client offers no application protocol")
+        if hello.transport_parameters is None:
+            raise PeerError(Alert.MISSING_EXTENSION, "the client sent no QUIC transport parameters")
+        self._selection = self._snapshot.select(
+            Query(
+                caller=self._request.caller,
+                server_name=hello.server_name,
+                alpns=hello.alpns,
+                signature_schemes=hello.signature_schemes,
+                served_alpns=self._request.alpns,
+                registration=self._request.registration,
+                credential=self._request.credential,
+            )
+        )
+        return [
+            PeerTransportParameters(hello.transport_parameters, self._selection.alpn),
+            *self._answer(now),
+        ]
+
+    def _proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
+        if self._transport_parameters is not None:
+            raise CallerError(Alert.INTERNAL_ERROR, "transport parameters were given twice", Status.INVALID)
+        self._transport_parameters = _checked(transport_parameters)
+        return self._answer(now)
+
+    def _answer(self, now: float) -> list[Event]:
+        """The server's flight, as soon as both the choice and the own transport parameters are there."""
+        if self._selection is None or self._transport_parameters is None:
+            return []
+        credential = self._load_credential(self._selection.credential.id)
+        parameters = ServerParameters(credential, self._selection.alpn, self._transport_parameters)
+        return self._engine.proceed(parameters, now)
+
+    def _named(self, event: Event) -> Event:
+        if isinstance(event, HandshakeComplete) and self._selection is not None:
+            return replace(event, registration=self._selection.registration.name)
+        return event
+
+
+class ClientSession(Session):
+    """A client's handshake; `load_trust` gives what verifies the server, unless the request is unauthenticated."""
+
+    def __init__(
+        self, request: Request, snapshot: Snapshot, load_credential: CredentialLoader, load_trust: TrustLoader
+    ) -> None:
+        super().__init__()
+        self._request = request
+        self._snapshot = snapshot
+        self._load_credential = load_credential
+        self._load_trust = load_trust
+        self._engine: ClientHandshake | None = None
+
+    def _start(self, now: float) -> list[Event]:
+        request = self._request
+        if not request.alpns:
+            raise _unfit("a client needs at least one ALPN (RFC 9001 section 8.1)")
+        if request.transport_parameters is None:
+            raise _unfit("a client needs transport parameters when it starts (RFC 9001 section 8.2)")
+        if request.auth_mode is AuthMode.X509 and not request.server_name:
+            raise _unfit("a client that verifies its server needs a server name; or ask for auth mode unauth")
+        self._engine = ClientHandshake(
+            ClientParameters(
+                alpns=request.alpns,
+                server_name=request.server_name,
+                transport_parameters=_checked(request.transport_parameters),
+                verifier=self._load_trust(request) if request.auth_mode is AuthMode.X509 else None,
+                credential=self._client_credential(),
+            )
+        )
+        return self._engine.start(now)
+
+    def _client_credential(self) -> Credential | None:
+        name = self._request.registration
+        if name is None:
+            return None
+        registration = self._snapshot.named(name)
+        if registration is None or not registration.allows(self._request.caller):
+            raise _unfit(f"there is no registration {name!r} that {self._request.caller} may use", Status.NO_KEY)
+        wanted = self._request.credential
+        for reference in registration.credentials:
+            if wanted in (None, reference.leaf_digest):
+                return self._load_credential(reference.id)
+        raise _unfit(f"registration {name!r} has no such credential", Status.NO_KEY)
+
+    def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
+        if self._engine is None:
+            raise _unfit("CRYPTO data before the start")
+        return self._engine.receive(level, data, now)
+
+
+def open_session(
+    request: Request, snapshot: Snapshot, load_credential: CredentialLoader, load_trust: TrustLoader
+) -> Session:
+    """The session that runs `request`; it pins `snapshot`."""
+    if request.role is Role.SERVER:
+        return ServerSession(request, snapshot, load_credential)
+    return ClientSession(request, snapshot, load_credential, load_trust)
+
+
+def _checked(transport_parameters: bytes) -> bytes:
+    if len(transport_parameters) > MAX_TRANSPORT_PARAMETERS:
+        raise _unfit(f"transport parameters of {len(transport_parameters)} bytes, limit {MAX_TRANSPORT_PARAMETERS}")
+    return transport_parameters
+
+
+def _unfit(reason: str, status: int = Status.INVALID) -> CallerError:
+    return CallerError(Alert.INTERNAL_ERROR, reason, status)

@@ -1,0 +1,162 @@
+"""Keeps the workers running: starts them, restarts one that dies, tells all of them of a new snapshot."""
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from asyncio.subprocess import Process
+from pathlib import Path
+from typing import Any
+
+from handshaked.control.channel import Message, receive_message, send_message
+from handshaked.registry.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+_FIRST_BACKOFF = 0.1
+_LONGEST_BACKOFF = 10.0
+_STEADY_SECONDS = 30.0
+_ANSWER_SECONDS = 5.0
+_STOP_SECONDS = 15.0
+
+
+class _Worker:
+    """A worker process and the parent's end of its socket pair."""
+
+    def __init__(self, process: Process, channel: socket.socket, ready: asyncio.Event) -> None:
+        self.process = process
+        self._ready = ready
+        self.generation = -1
+        self._channel = channel
+        self._waiting: list[tuple[str, asyncio.Future[Message]]] = []
+        channel.setblocking(False)
+        asyncio.get_running_loop().add_reader(channel, self._on_event)
+
+    async def ask(self, command: str, event: str) -> Message | None:
+        """Send `command` and wait for `event`; None if the worker does not answer in time, or is gone."""
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, answer))
+        try:
+            send_message(self._channel, {"command": command})
+            return await asyncio.wait_for(answer, _ANSWER_SECONDS)
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            return None
+
+    def stop(self) -> None:
+        """Tell the worker to finish what it has and exit."""
+        try:
+            send_message(self._channel, {"command": "stop"})
+        except OSError as error:
+            log.debug("worker %d cannot be told to stop: %s", self.process.pid, error)
+
+    def close(self) -> None:
+        """Let go of the channel; whoever waits for an answer gets none."""
+        asyncio.get_running_loop().remove_reader(self._channel)
+        self._channel.close()
+        for _, answer in self._waiting:
+            answer.cancel()
+
+    def _on_event(self) -> None:
+        try:
+            received = receive_message(self._channel)
+        except OSError:
+            received = None
+        if received is None:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            return
+        message = received[0]
+        if message["event"] in ("ready", "refreshed"):
+            self.generation = message["generation"]
+            self._ready.set()
+        for waiting in self._waiting:
+            if waiting[0] == message["event"]:
+                self._waiting.remove(waiting)
+                if not waiting[1].done():
+                    waiting[1].set_result(message)
+                return
+
+
+class Supervisor:
+    """Runs `count` workers that share `listener`."""
+
+    def __init__(self, listener: socket.socket, state_directory: Path, count: int, log_level: str) -> None:
+        self._listener = listener
+        self._state_directory = state_directory
+        self._count = count
+        self._log_level = log_level
+        self._workers: dict[int, _Worker] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ready = [asyncio.Event() for _ in range(count)]
+        self._stopping = asyncio.Event()
+        self.restarts = 0
+
+    async def start(self) -> None:
+        """Start the workers and wait until each of them serves."""
+        self._tasks = [asyncio.create_task(self._keep_running(slot)) for slot in range(self._count)]
+        await asyncio.gather(*(ready.wait() for ready in self._ready))
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        """Have all workers take over what is in the store; returns when they have (or are being replaced)."""
+        await asyncio.gather(*(worker.ask("refresh", "refreshed") for worker in self._workers.values()))
+        lagging = [slot for slot, worker in self._workers.items() if worker.generation < snapshot.generation]
+        if lagging:
+            log.warning("workers %s have not taken over the new registrations yet", lagging)
+
+    async def status(self) -> list[dict[str, Any]]:
+        """What each worker says of itself."""
+        answers = []
+        for slot, worker in sorted(self._workers.items()):
+            answer = await worker.ask("status", "status") or {}
+            answers.append({"slot": slot, "pid": worker.process.pid, "answers": bool(answer), **answer})
+        return [{key: value for key, value in answer.items() if key != "event"} for answer in answers]
+
+    async def stop(self) -> None:
+        """Let the workers finish, for a bounded time, and end those that do not."""
+        self._stopping.set()
+        for worker in self._workers.values():
+            worker.stop()
+        _, late = await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
+        if late:
+            log.warning("%d workers did not stop in time and are killed", len(late))
+            for worker in self._workers.values():
+                worker.process.kill()
+            await asyncio.wait(late)
+
+    async def _keep_running(self, slot: int) -> None:
+        backoff = _FIRST_BACKOFF
+        while not self._stopping.is_set():
+            worker = self._workers[slot] = await self._spawn(self._ready[slot])
+            started = time.monotonic()
+            status = await worker.process.wait()
+            worker.close()
+            del self._workers[slot]
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started > _STEADY_SECONDS:
+                backoff = _FIRST_BACKOFF
+            log.error(
+                "worker %d ended with status %d; the next one starts in %g s", worker.process.pid, status, backoff
+            )
+            self.restarts += 1
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, _LONGEST_BACKOFF)
+
+    async def _spawn(self, ready: asyncio.Event) -> _Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "handshaked.worker",
+                f"--listener={self._listener.fileno()}",
+                f"--parent={theirs.fileno()}",
+                f"--state-directory={self._state_directory}",
+                f"--log-level={self._log_level}",
+                pass_fds=(self._listener.fileno(), theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONSAFEPATH": "1"},
+            )
+        return _Worker(process, ours, ready)

@@ -1,0 +1,344 @@
+"""The Unix door: userspace endpoints ask for handshakes on a SOCK_SEQPACKET socket.
+
+One thread, one event loop. A connection is read a packet at a time; the messages of a packet are handled in order,
+and what they give is sent back as one packet. All drivers of a connection end when it closes.
+"""
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from handshaked.datapath.relay import Relay
+from handshaked.driver import DataPath, Driver
+from handshaked.errors import FramingError, HandshakeError, Status, WireError
+from handshaked.events import CryptoData
+from handshaked.model import Caller, Outcome, Request
+from handshaked.service import HandshakeService
+from handshaked.wire.family import (
+    MAX_PACKET,
+    Cancel,
+    FromEndpoint,
+    Lookup,
+    LookupAnswer,
+    Malformed,
+    Start,
+    TransportParameters,
+    pull_from_endpoint,
+    push_done,
+    push_lookup_answer,
+)
+from handshaked.wire.netlink import push_error
+
+log = logging.getLogger(__name__)
+
+_PEER_CREDENTIALS = struct.Struct("=iII")
+_SO_PEERGROUPS = 59
+_MAX_GROUPS = 4096
+_INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one caller (uid) may take of one worker; times are in seconds."""
+
+    connections: int = 256
+    handshakes: int = 1024
+    messages_per_second: int = 20_000
+    bytes_per_second: int = 64 * 1024 * 1024
+    unsent_bytes: int = 4 * 1024 * 1024
+    default_timeout: float = 8.0
+    longest_timeout: float = 60.0
+
+
+class UnixDoor:
+    """Accepts endpoints on `listener` and opens drivers at `service` for them."""
+
+    def __init__(self, listener: socket.socket, service: HandshakeService, limits: Limits) -> None:
+        self._listener = listener
+        self._service = service
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._connections: set[_Connection] = set()
+        self._usage: dict[int, _Usage] = {}
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept)
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; those there are go on."""
+        self._loop.remove_reader(self._listener)
+
+    def close(self) -> None:
+        """End all handshakes with a DONE that says so, and close all connections."""
+        self.stop_accepting()
+        for connection in list(self._connections):
+            connection.shut_down()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return  # another worker was faster
+        except OSError as error:
+            log.error("cannot accept a connection on the handshake socket: %s", error)
+            self._pause_accepting()
+            return
+        caller = caller_of(sock)
+        usage = self._usage.setdefault(caller.uid, _Usage(self._limits, self._loop.time()))
+        if usage.connections >= self._limits.connections:
+            log.warning("%s has %d connections already; refused one more", caller, usage.connections)
+            sock.close()
+            return
+        usage.connections += 1
+        self._connections.add(_Connection(sock, caller, self._service, self._limits, usage, self._closed))
+
+    def _pause_accepting(self) -> None:
+        # Out of descriptors: the listener stays readable, so wait instead of spinning.
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(0.2, self._loop.add_reader, self._listener, self._accept)
+
+    def _closed(self, connection: "_Connection", caller: Caller) -> None:
+        self._connections.discard(connection)
+        usage = self._usage[caller.uid]
+        usage.connections -= 1
+        if usage.connections == 0:
+            del self._usage[caller.uid]
+
+
+class _Usage:
+    """What one caller uses at the moment: counts, and two token buckets that hold a second's worth."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self.connections = 0
+        self.handshakes = 0
+        self._rates = (limits.messages_per_second, limits.bytes_per_second)
+        self._tokens = [float(rate) for rate in self._rates]
+        self._filled = now
+
+    def take(self, messages: int, size: int, now: float) -> float:
+        """Account for a packet; the seconds to wait before the next one is read."""
+        elapsed, self._filled = now - self._filled, now
+        wait = 0.0
+        for index, (rate, amount) in enumerate(zip(self._rates, (messages, size), strict=True)):
+            self._tokens[index] = min(rate, self._tokens[index] + rate * elapsed) - amount
+            wait = max(wait, -self._tokens[index] / rate)
+        return wait
+
+
+class _Connection:
+    """One endpoint's connection and its handshakes, by sequence number."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        caller: Caller,
+        service: HandshakeService,
+        limits: Limits,
+        usage: _Usage,
+        on_close: Callable[["_Connection", Caller], None],
+    ) -> None:
+        self._sock = sock
+        self._caller = caller
+        self._service = service
+        self._limits = limits
+        self._usage = usage
+        self._on_close = on_close
+        self._drivers: dict[int, Driver] = {}
+        self._output: list[bytes] = []
+        self._unsent: list[bytes] = []
+        self._flush_planned = False
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self._loop.add_reader(sock, self._read)
+
+    def shut_down(self) -> None:
+        """End the handshakes, tell the endpoint, close."""
+        self._abort_all(Status.SHUTTING_DOWN, "the daemon is shutting down")
+        self._flush()
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket and end what is left."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._abort_all(Status.CANCELED, "the endpoint went away")
+        self._sock.close()
+        self._on_close(self, self._caller)
+
+    def _abort_all(self, status: int, reason: str) -> None:
+        for driver in list(self._drivers.values()):
+            driver.abort(status, reason)
+
+    def _read(self) -> None:
+        try:
+            # No room for control data: file descriptors that come along are closed by the kernel.
+            size, _, flags, _ = self._sock.recvmsg_into([_INPUT])
+        except BlockingIOError:
+            return
+        except OSError:
+            size, flags = 0, 0
+        packet = bytes(_INPUT[:size])
+        if not packet:
+            self.close()
+            return
+        messages = 1
+        try:
+            if flags & socket.MSG_TRUNC:
+                raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
+            for sequence, message in pull_from_endpoint(packet):
+                messages += 1
+                self._handle(sequence, message)
+        except FramingError as error:
+            self._lose_framing(error)
+            return
+        self._flush()
+        wait = self._usage.take(messages, len(packet), self._loop.time())
+        if wait > 0 and not self._closed:
+            self._loop.remove_reader(self._sock)
+            self._loop.call_later(wait, self._resume)
+
+    def _resume(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._sock, self._read)
+
+    def _lose_framing(self, error: FramingError) -> None:
+        log.warning("%s (pid %d) sent a packet that falls apart: %s", self._caller, self._caller.pid, error.reason)
+        self._abort_all(Status.INVALID, f"the endpoint's packet falls apart: {error.reason}")
+        self._send(push_error(0, error))
+        self._flush()
+        self.close()
+
+    def _handle(self, sequence: int, message: FromEndpoint) -> None:
+        driver = self._drivers.get(sequence)
+        if isinstance(message, CryptoData):
+            if driver is not None:  # else its DONE is on the way, and the endpoint could not know
+                driver.receive(message.level, message.data)
+        elif isinstance(message, Start):
+            self._start(sequence, message)
+        elif isinstance(message, TransportParameters):
+            if driver is not None:
+                driver.proceed(message.transport_parameters)
+        elif isinstance(message, Cancel):
+            if driver is not None:
+                driver.abort(Status.CANCELED, "canceled by the endpoint")
+        elif isinstance(message, Lookup):
+            self._send(push_lookup_answer(sequence, self._look_up(message)))
+        elif isinstance(message, Malformed):
+            self._refuse(sequence, message.error)
+
+    def _refuse(self, sequence: int, error: WireError) -> None:
+        self._send(push_error(sequence, error))
+        driver = self._drivers.get(sequence)
+        if driver is not None:
+            driver.abort(Status.INVALID, f"malformed message: {error.attribute or 'header'} {error.reason}")
+
+    def _start(self, sequence: int, start: Start) -> None:
+        if sequence in self._drivers:
+            self._refuse(sequence, WireError("this sequence number has a handshake already", status=Status.EXISTS))
+            return
+        if self._usage.handshakes >= self._limits.handshakes:
+            reason = f"{self._caller} has {self._usage.handshakes} handshakes in flight, the limit"
+            self._send(push_done(sequence, Outcome(status=Status.RATE_LIMITED, reason=reason)))
+            return
+        self._usage.handshakes += 1
+        relay: DataPath = Relay(sequence, self._send, self._finished)
+        driver = self._service.open(self._request(start), relay)
+        self._drivers[sequence] = driver
+        driver.start()
+
+    def _request(self, start: Start) -> Request:
+        timeout = start.timeout or self._limits.default_timeout
+        return Request(
+            role=start.role,
+            caller=self._caller,
+            timeout=min(timeout, self._limits.longest_timeout),
+            auth_mode=start.auth_mode,
+            alpns=start.alpns,
+            server_name=start.server_name,
+            transport_parameters=start.transport_parameters,
+            registration=start.registration,
+            credential=start.credential,
+            trust_anchors=start.trust_anchors,
+            peer_address=start.peer_address,
+        )
+
+    def _finished(self, sequence: int) -> None:
+        self._usage.handshakes -= 1
+        self._drivers.pop(sequence, None)
+
+    def _look_up(self, lookup: Lookup) -> LookupAnswer:
+        try:
+            hello, selection = self._service.look_up(self._caller, lookup.client_hello, lookup.datagrams)
+        except HandshakeError as error:
+            return LookupAnswer(status=error.status, alert=error.alert, reason=error.reason)
+        return LookupAnswer(
+            status=Status.OK,
+            registration=selection.registration.name,
+            alpn=selection.alpn,
+            server_name=hello.server_name,
+        )
+
+    def _send(self, message: bytes) -> None:
+        self._output.append(message)
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        if self._output:
+            self._unsent += _packets(self._output)
+            self._output.clear()
+        self._write()
+
+    def _write(self) -> None:
+        if self._closed:
+            return
+        while self._unsent:
+            try:
+                self._sock.send(self._unsent[0], socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                if sum(map(len, self._unsent)) > self._limits.unsent_bytes:
+                    log.warning("%s (pid %d) does not read its answers", self._caller, self._caller.pid)
+                    self.close()
+                else:
+                    self._loop.add_writer(self._sock, self._write)
+                return
+            except OSError:
+                self.close()
+                return
+            del self._unsent[0]
+        self._loop.remove_writer(self._sock)
+
+
+def caller_of(sock: socket.socket) -> Caller:
+    """Who is at the other end of the Unix socket `sock`, as the kernel attests it."""
+    pid, uid, gid = _PEER_CREDENTIALS.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    )
+    try:
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * 4)
+    except OSError:  # more groups than that: only the first one counts
+        groups = b""
+    gids = {gid, *(value for (value,) in struct.iter_unpack("=I", groups))}
+    return Caller(uid=uid, gids=frozenset(gids), pid=pid)
+
+
+def _packets(messages: list[bytes]) -> list[bytes]:
+    """`messages` in as few packets as the limit allows."""
+    packets: list[bytes] = []
+    size = MAX_PACKET
+    for message in messages:
+        if size + len(message) > MAX_PACKET:
+            packets.append(message)
+            size = len(message)
+        else:
+            packets[-1] += message
+            size += len(message)
+    return packets

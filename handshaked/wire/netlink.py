@@ -1,0 +1,202 @@
+"""Generic netlink framing: nlmsghdr, genlmsghdr, attributes (Documentation/userspace-api/netlink/intro.rst).
+
+Native byte order, everything aligned to four bytes. Strict: what is not understood is refused by name.
+"""
+
+import enum
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handshaked.errors import FramingError, Status, WireError
+
+NLMSG_ERROR = 2
+NLM_F_REQUEST = 0x01
+NLM_F_CAPPED = 0x100
+NLM_F_ACK_TLVS = 0x200
+_NLMSGERR_ATTR_MSG = 1
+_NLMSGERR_ATTR_OFFS = 2
+
+_MESSAGE = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_GENERIC = struct.Struct("=BBH")  # command, version, reserved
+_ATTRIBUTE = struct.Struct("=HH")  # length with this header, type
+_HEADERS = struct.Struct("=IHHIIBBH")
+_U32_ATTRIBUTE = struct.Struct("=HHI")
+_U32 = struct.Struct("=I")
+_ERROR = struct.Struct("=i")
+HEADER_SIZE = _HEADERS.size
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+_TYPE_MASK = 0x3FFF  # NLA_F_NESTED and NLA_F_NET_BYTEORDER are flags on the type
+
+
+class Kind(enum.Enum):
+    """Attribute payloads."""
+
+    U32 = enum.auto()
+    STRING = enum.auto()
+    BINARY = enum.auto()
+    FLAG = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an attribute must look like: `maximum` is its largest value (U32) or its largest length in bytes."""
+
+    name: str
+    kind: Kind
+    maximum: int = 0xFFFFFFFF
+    multi: bool = False
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message of a packet; `attributes` is what lies behind the two headers."""
+
+    family: int
+    flags: int
+    sequence: int
+    command: int
+    version: int
+    attributes: bytes
+
+
+def push_message(family: int, sequence: int, command: int, attributes: bytes, flags: int = 0) -> bytes:
+    """A whole message of version 1; `attributes` are encoded already."""
+    return _HEADERS.pack(HEADER_SIZE + len(attributes), family, flags, sequence, 0, command, 1, 0) + attributes
+
+
+def push_u32(kind: int, value: int) -> bytes:
+    """A u32 attribute."""
+    return _U32_ATTRIBUTE.pack(8, kind, value)
+
+
+def push_binary(kind: int, value: bytes) -> bytes:
+    """A binary attribute of at most 65,531 bytes."""
+    return _ATTRIBUTE.pack(4 + len(value), kind) + value + _PADDING[len(value) & 3]
+
+
+def push_string(kind: int, value: str) -> bytes:
+    """A NUL-terminated string attribute."""
+    return push_binary(kind, value.encode() + b"\0")
+
+
+def push_error(sequence: int, error: WireError) -> bytes:
+    """An extended acknowledgement (struct nlmsgerr with attributes) that tells what was wrong with `sequence`."""
+    text = error.reason if error.attribute is None else f"{error.attribute}: {error.reason}"
+    body = _ERROR.pack(-error.status) + _MESSAGE.pack(_MESSAGE.size, 0, 0, sequence, 0)
+    body += push_string(_NLMSGERR_ATTR_MSG, text)
+    if error.offset is not None:
+        body += push_u32(_NLMSGERR_ATTR_OFFS, error.offset)
+    return _MESSAGE.pack(_MESSAGE.size + len(body), NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, sequence, 0) + body
+
+
+def pull_error(body: bytes) -> WireError:
+    """The error that an NLMSG_ERROR message carries; `body` is what lies behind its nlmsghdr."""
+    if len(body) < _ERROR.size + _MESSAGE.size:
+        raise FramingError(f"an error message of {len(body)} bytes is cut short")
+    status = -_ERROR.unpack_from(body)[0]
+    text, offset = "refused", None
+    for kind, payload, _ in _pull_raw(body[_ERROR.size + _MESSAGE.size :], 0):
+        if kind == _NLMSGERR_ATTR_MSG:
+            text = payload.rstrip(b"\0").decode(errors="replace")
+        elif kind == _NLMSGERR_ATTR_OFFS and len(payload) == 4:
+            offset = int(_U32.unpack(payload)[0])
+    return WireError(text, status=status, offset=offset)
+
+
+def pull_frames(packet: bytes) -> Iterator[Frame]:
+    """The messages of a packet, in order; FramingError where their boundaries are lost.
+
+    An NLMSG_ERROR comes as a frame of that family with command 0 and its body as `attributes`.
+    """
+    position = 0
+    while position < len(packet):
+        left = len(packet) - position
+        if left < _MESSAGE.size:
+            raise FramingError(f"{left} bytes are too few for a message header", offset=position)
+        length, family, flags, sequence, _ = _MESSAGE.unpack_from(packet, position)
+        if not _MESSAGE.size <= length <= left:
+            raise FramingError(f"nlmsg_len is {length}, {left} bytes are left in the packet", offset=position)
+        end = position + length
+        if family == NLMSG_ERROR:
+            yield Frame(family, flags, sequence, 0, 0, packet[position + _MESSAGE.size : end])
+        elif length < HEADER_SIZE:
+            raise FramingError(f"nlmsg_len is {length}, a generic netlink message has {HEADER_SIZE}", offset=position)
+        else:
+            command, version, _ = _GENERIC.unpack_from(packet, position + _MESSAGE.size)
+            yield Frame(family, flags, sequence, command, version, packet[position + HEADER_SIZE : end])
+        position += (length + 3) & ~3
+
+
+def pull_attributes(frame: Frame, policies: Mapping[int, Policy]) -> dict[int, Any]:
+    """The attributes of `frame` by type, a list where the policy says multi; WireError names the one that is wrong."""
+    values: dict[int, Any] = {}
+    for kind, payload, offset in _pull_raw(frame.attributes, HEADER_SIZE):
+        policy = policies.get(kind)
+        if policy is None:
+            raise WireError("is not known here", attribute=f"attribute {kind}", offset=offset)
+        value = _pull_value(policy, payload, offset)
+        if policy.multi:
+            values.setdefault(kind, []).append(value)
+        elif kind in values:
+            raise WireError("is given twice", attribute=policy.name, offset=offset)
+        else:
+            values[kind] = value
+    for kind, policy in policies.items():
+        if policy.required and kind not in values:
+            raise WireError("is missing", attribute=policy.name)
+    return values
+
+
+def _pull_raw(data: bytes, base: int) -> Iterator[tuple[int, bytes, int]]:
+    position = 0
+    while position < len(data):
+        left = len(data) - position
+        if left < _ATTRIBUTE.size:
+            raise WireError(f"{left} bytes trail the last attribute", offset=base + position)
+        length, kind = _ATTRIBUTE.unpack_from(data, position)
+        if not _ATTRIBUTE.size <= length <= left:
+            raise WireError(
+                f"nla_len is {length}, {left} bytes are left in the message",
+                attribute=f"attribute {kind & _TYPE_MASK}",
+                offset=base + position,
+            )
+        yield kind & _TYPE_MASK, data[position + _ATTRIBUTE.size : position + length], base + position
+        position += (length + 3) & ~3
+
+
+def _pull_value(policy: Policy, payload: bytes, offset: int) -> Any:
+    if policy.kind is Kind.U32:
+        if len(payload) != _U32.size:
+            raise WireError(f"has {len(payload)} bytes instead of 4", attribute=policy.name, offset=offset)
+        value = int(_U32.unpack(payload)[0])
+        if value > policy.maximum:
+            raise _out_of_range(policy, f"is {value}, the limit is {policy.maximum}", offset)
+        return value
+    if policy.kind is Kind.FLAG:
+        if payload:
+            raise WireError("is a flag and carries no data", attribute=policy.name, offset=offset)
+        return True
+    if policy.kind is Kind.STRING:
+        payload = payload.removesuffix(b"\0")
+    if len(payload) > policy.maximum:
+        raise _out_of_range(policy, f"has {len(payload)} bytes, the limit is {policy.maximum}", offset)
+    if policy.kind is Kind.BINARY:
+        return payload
+    return _pull_text(policy, payload, offset)
+
+
+def _pull_text(policy: Policy, payload: bytes, offset: int) -> str:
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        raise WireError("is not UTF-8", attribute=policy.name, offset=offset) from None
+    if not text.isprintable():
+        raise WireError("contains control characters", attribute=policy.name, offset=offset)
+    return text
+
+
+def _out_of_range(policy: Policy, reason: str, offset: int) -> WireError:
+    return WireError(reason, status=Status.OUT_OF_RANGE, attribute=policy.name, offset=offset)

@@ -1,0 +1,103 @@
+"""One worker process: serves the Unix door out of its own snapshot until its parent tells it to stop.
+
+The parent talks to it over a socket pair, in JSON: ``refresh``, ``status``, ``stop``. When the parent is gone, so is
+the worker.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+
+from handshaked.control.channel import Message, receive_message, send_message
+from handshaked.directories import DATABASE
+from handshaked.outcomes import OutcomeRecorder
+from handshaked.process import forbid_core_dumps, log_to_stderr
+from handshaked.registry.store import Store
+from handshaked.service import HandshakeService
+from handshaked.upcall.unix import Limits, UnixDoor
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 10.0
+
+
+class Worker:
+    """Wires the door to the service and follows the parent's commands."""
+
+    def __init__(self, listener: socket.socket, parent: socket.socket, state_directory: Path) -> None:
+        self._parent = parent
+        self._store = Store(state_directory / DATABASE, read_only=True)
+        self._outcomes = OutcomeRecorder()
+        self._service = HandshakeService(self._store.load(), self._store.credential, self._outcomes)
+        # The snapshot lives long and holds no cycles: keep the collector from walking it.
+        gc.collect()
+        gc.freeze()
+        self._door = UnixDoor(listener, self._service, Limits())
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Serve until stopped."""
+        self._parent.setblocking(False)
+        self._loop.add_reader(self._parent, self._on_command)
+        self._tell({"event": "ready", "generation": self._service.snapshot.generation})
+        await self._stopped.wait()
+        self._door.close()
+        self._store.close()
+
+    def _on_command(self) -> None:
+        received = receive_message(self._parent)
+        if received is None:
+            self._stopped.set()
+            return
+        command = received[0].get("command")
+        if command == "refresh":
+            self._service.snapshot = self._store.refresh(self._service.snapshot)
+            self._tell({"event": "refreshed", "generation": self._service.snapshot.generation})
+        elif command == "status":
+            self._tell({"event": "status", "in_flight": self._service.in_flight, **self._outcomes.counts})
+        elif command == "stop":
+            self._begin_to_stop()
+
+    def _begin_to_stop(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._door.stop_accepting()
+        self._loop.call_later(DRAIN_SECONDS, self._stopped.set)
+        self._service.when_idle(self._stopped.set)
+
+    def _tell(self, message: Message) -> None:
+        send_message(self._parent, message)
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    listener = socket.socket(fileno=arguments.listener)
+    parent = socket.socket(fileno=arguments.parent)
+    # Signals that a terminal sends to the whole group are the parent's to handle.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    await Worker(listener, parent, arguments.state_directory).run()
+
+
+def main() -> None:
+    """Run a worker; its parent starts it with the descriptors it needs."""
+    parser = argparse.ArgumentParser(prog="handshaked-worker")
+    parser.add_argument("--listener", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--state-directory", type=Path, required=True)
+    parser.add_argument("--log-level", required=True)
+    arguments = parser.parse_args()
+    forbid_core_dumps()
+    log_to_stderr(arguments.log_level, f"worker[{os.getpid()}]")
+    asyncio.run(_run(arguments))
+
+
+if __name__ == "__main__":
+    main()
