@@ -71,8 +71,9 @@ class Request:
     """One handshake asked for, whichever door it came through.
 
     ``timeout`` is in seconds. ``alpns`` are what a client offers, or what a server limits itself to (empty: all
-    that is registered). ``server_name`` is the name a client sends and verifies. ``trust_anchors`` are DER
-    certificates that replace the daemon's trust store. ``registration`` and ``credential`` (SHA-256 of the leaf,
+    that is registered). ``server_name`` is the name a client sends and verifies. ``cipher_suites`` are
+    those allowed, in order of preference (empty: the daemon's). ``trust_anchors`` are DER certificates that replace
+    the daemon's trust store. ``registration`` and ``credential`` (SHA-256 of the leaf,
     32 bytes) narrow the choice on a server and name the client certificate on a client.
     """
 
@@ -85,6 +86,7 @@ class Request:
     transport_parameters: bytes | None = None
     registration: str | None = None
     credential: bytes | None = None
+    cipher_suites: tuple[CipherSuite, ...] = ()
     trust_anchors: tuple[bytes, ...] = ()
     peer_address: str | None = None
 

@@ -11,7 +11,14 @@ from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, Sta
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed, PeerTransportParameters
 from handshaked.model import AuthMode, Level, Request, Role
 from handshaked.registry.snapshot import Query, Selection, Snapshot
-from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, PeerVerifier, ServerParameters
+from handshaked.tls.parameters import (
+    DEFAULT_CIPHER_SUITES,
+    ClientHello,
+    ClientParameters,
+    Credential,
+    PeerVerifier,
+    ServerParameters,
+)
 from handshaked.tls.stopgap import ClientHandshake, ServerHandshake
 
 MAX_TRANSPORT_PARAMETERS = 4096
@@ -116,7 +123,12 @@ class ServerSession(Session):
         if self._selection is None or self._transport_parameters is None:
             return []
         credential = self._load_credential(self._selection.credential.id)
-        parameters = ServerParameters(credential, self._selection.alpn, self._transport_parameters)
+        parameters = ServerParameters(
+            credential=credential,
+            alpn=self._selection.alpn,
+            transport_parameters=self._transport_parameters,
+            cipher_suites=self._request.cipher_suites or DEFAULT_CIPHER_SUITES,
+        )
         return self._engine.proceed(parameters, now)
 
     def _named(self, event: Event) -> Event:
@@ -153,6 +165,7 @@ class ClientSession(Session):
                 transport_parameters=_checked(request.transport_parameters),
                 verifier=self._load_trust(request) if request.auth_mode is AuthMode.X509 else None,
                 credential=self._client_credential(),
+                cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
             )
         )
         return self._engine.start(now)

@@ -7,6 +7,13 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from handshaked.model import CipherSuite, KeyType
 
+DEFAULT_CIPHER_SUITES = (
+    CipherSuite.AES_128_GCM_SHA256,
+    CipherSuite.AES_256_GCM_SHA384,
+    CipherSuite.CHACHA20_POLY1305_SHA256,
+)
+"""Those both sides use unless told otherwise, in order of preference."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -38,11 +45,7 @@ class ServerParameters:
     credential: Credential
     alpn: bytes | None
     transport_parameters: bytes | None
-    cipher_suites: tuple[CipherSuite, ...] = (
-        CipherSuite.AES_128_GCM_SHA256,
-        CipherSuite.AES_256_GCM_SHA384,
-        CipherSuite.CHACHA20_POLY1305_SHA256,
-    )
+    cipher_suites: tuple[CipherSuite, ...] = DEFAULT_CIPHER_SUITES
 
 
 class PeerVerifier(Protocol):
@@ -65,8 +68,4 @@ class ClientParameters:
     transport_parameters: bytes | None
     verifier: PeerVerifier | None
     credential: Credential | None = None
-    cipher_suites: tuple[CipherSuite, ...] = (
-        CipherSuite.AES_128_GCM_SHA256,
-        CipherSuite.AES_256_GCM_SHA384,
-        CipherSuite.CHACHA20_POLY1305_SHA256,
-    )
+    cipher_suites: tuple[CipherSuite, ...] = DEFAULT_CIPHER_SUITES

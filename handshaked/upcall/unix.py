@@ -26,11 +26,12 @@ from handshaked.wire.family import (
     Malformed,
     Start,
     TransportParameters,
+    join_packets,
     pull_from_endpoint,
     push_done,
     push_lookup_answer,
 )
-from handshaked.wire.netlink import push_error
+from handshaked.wire.netlink import push_ack, push_error
 
 log = logging.getLogger(__name__)
 
@@ -191,9 +192,11 @@ class _Connection:
         try:
             if flags & socket.MSG_TRUNC:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
-            for sequence, message in pull_from_endpoint(packet):
+            for sequence, message, ack in pull_from_endpoint(packet):
                 messages += 1
                 self._handle(sequence, message)
+                if ack:
+                    self._send(push_ack(sequence))
         except FramingError as error:
             self._lose_framing(error)
             return
@@ -264,6 +267,7 @@ class _Connection:
             transport_parameters=start.transport_parameters,
             registration=start.registration,
             credential=start.credential,
+            cipher_suites=start.cipher_suites,
             trust_anchors=start.trust_anchors,
             peer_address=start.peer_address,
         )
@@ -293,7 +297,7 @@ class _Connection:
     def _flush(self) -> None:
         self._flush_planned = False
         if self._output:
-            self._unsent += _packets(self._output)
+            self._unsent += join_packets(self._output)
             self._output.clear()
         self._write()
 
@@ -328,17 +332,3 @@ def caller_of(sock: socket.socket) -> Caller:
         groups = b""
     gids = {gid, *(value for (value,) in struct.iter_unpack("=I", groups))}
     return Caller(uid=uid, gids=frozenset(gids), pid=pid)
-
-
-def _packets(messages: list[bytes]) -> list[bytes]:
-    """`messages` in as few packets as the limit allows."""
-    packets: list[bytes] = []
-    size = MAX_PACKET
-    for message in messages:
-        if size + len(message) > MAX_PACKET:
-            packets.append(message)
-            size = len(message)
-        else:
-            packets[-1] += message
-            size += len(message)
-    return packets

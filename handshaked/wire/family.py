@@ -13,6 +13,7 @@ from handshaked.errors import Alert, Status, WireError
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.wire.netlink import (
+    NLM_F_ACK,
     NLM_F_REQUEST,
     NLMSG_ERROR,
     Frame,
@@ -60,6 +61,7 @@ class StartAttribute(enum.IntEnum):
     CREDENTIAL = 35
     TRUST_ANCHOR = 36
     PEER_ADDRESS = 37
+    CIPHER_SUITE = 38
 
 
 class CryptoAttribute(enum.IntEnum):
@@ -124,6 +126,7 @@ class Start:
     transport_parameters: bytes | None = None
     registration: str | None = None
     credential: bytes | None = None
+    cipher_suites: tuple[CipherSuite, ...] = ()
     trust_anchors: tuple[bytes, ...] = ()
     peer_address: str | None = None
 
@@ -181,8 +184,15 @@ class Refused:
     error: WireError
 
 
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A message was handled; what it gave has come before this."""
+
+
 FromEndpoint = Start | CryptoData | TransportParameters | Cancel | Lookup | Malformed
-FromDaemon = CryptoData | TrafficSecret | PeerTransportParameters | Done | LookupAnswer | Refused | Malformed
+FromDaemon = (
+    CryptoData | TrafficSecret | PeerTransportParameters | Done | LookupAnswer | Refused | Acknowledged | Malformed
+)
 
 _START = {
     StartAttribute.MESSAGE_TYPE: Policy("message-type", Kind.U32, max(Role), required=True),
@@ -195,6 +205,7 @@ _START = {
     StartAttribute.CREDENTIAL: Policy("credential", Kind.BINARY, 32),
     StartAttribute.TRUST_ANCHOR: Policy("trust-anchor", Kind.BINARY, 16384, multi=True),
     StartAttribute.PEER_ADDRESS: Policy("peer-address", Kind.STRING, 64),
+    StartAttribute.CIPHER_SUITE: Policy("cipher-suite", Kind.U32, 0xFFFF, multi=True),
 }
 _CRYPTO = {
     CryptoAttribute.LEVEL: Policy("level", Kind.U32, max(Level), required=True),
@@ -242,8 +253,8 @@ POLICIES: dict[Command, dict[Any, Policy]] = {
 }
 
 
-def push_start(sequence: int, start: Start) -> bytes:
-    """START, from the endpoint."""
+def push_start(sequence: int, start: Start, *, ack: bool = False) -> bytes:
+    """START, from the endpoint; with `ack`, an acknowledgement follows what it gives."""
     a = StartAttribute
     parts = [push_u32(a.MESSAGE_TYPE, start.role), push_u32(a.AUTH_MODE, start.auth_mode)]
     if start.timeout is not None:
@@ -258,13 +269,14 @@ def push_start(sequence: int, start: Start) -> bytes:
     if start.credential is not None:
         parts.append(push_binary(a.CREDENTIAL, start.credential))
     parts += [push_binary(a.TRUST_ANCHOR, anchor) for anchor in start.trust_anchors]
+    parts += [push_u32(a.CIPHER_SUITE, suite) for suite in start.cipher_suites]
     if start.peer_address is not None:
         parts.append(push_string(a.PEER_ADDRESS, start.peer_address))
-    return push_message(FAMILY, sequence, Command.START, b"".join(parts), NLM_F_REQUEST)
+    return push_message(FAMILY, sequence, Command.START, b"".join(parts), NLM_F_REQUEST | _ack(ack))
 
 
-def push_crypto(sequence: int, data: CryptoData) -> bytes:
-    """CRYPTO, either way; data beyond MAX_CRYPTO bytes goes into several messages."""
+def push_crypto(sequence: int, data: CryptoData, *, ack: bool = False) -> bytes:
+    """CRYPTO, either way; data beyond MAX_CRYPTO bytes goes into several messages. `ack` as in ``push_start``."""
     level = push_u32(CryptoAttribute.LEVEL, data.level)
     return b"".join(
         push_message(
@@ -272,6 +284,7 @@ def push_crypto(sequence: int, data: CryptoData) -> bytes:
             sequence,
             Command.CRYPTO,
             level + push_binary(CryptoAttribute.DATA, data.data[start : start + MAX_CRYPTO]),
+            _ack(ack and start + MAX_CRYPTO >= len(data.data)),
         )
         for start in range(0, len(data.data), MAX_CRYPTO)
     )
@@ -302,10 +315,10 @@ def push_peer_transport_parameters(sequence: int, event: PeerTransportParameters
     )
 
 
-def push_transport_parameters(sequence: int, transport_parameters: bytes) -> bytes:
-    """TRANSPORT_PARAMETERS, from the endpoint: its own."""
+def push_transport_parameters(sequence: int, transport_parameters: bytes, *, ack: bool = False) -> bytes:
+    """TRANSPORT_PARAMETERS, from the endpoint: its own. `ack` as in ``push_start``."""
     body = push_binary(TransportParametersAttribute.PARAMETERS, transport_parameters)
-    return push_message(FAMILY, sequence, Command.TRANSPORT_PARAMETERS, body)
+    return push_message(FAMILY, sequence, Command.TRANSPORT_PARAMETERS, body, _ack(ack))
 
 
 def push_done(sequence: int, outcome: Outcome) -> bytes:
@@ -361,31 +374,54 @@ def push_lookup_answer(sequence: int, answer: LookupAnswer) -> bytes:
     return push_message(FAMILY, sequence, Command.LOOKUP, b"".join(parts))
 
 
-def pull_from_endpoint(packet: bytes) -> Iterator[tuple[int, FromEndpoint]]:
-    """What an endpoint sent: sequence number and message. FramingError where the packet falls apart."""
+def pull_from_endpoint(packet: bytes) -> Iterator[tuple[int, FromEndpoint, bool]]:
+    """What an endpoint sent: sequence number, message, whether to acknowledge it.
+
+    FramingError where the packet falls apart.
+    """
     for frame in pull_frames(packet):
+        ack = bool(frame.flags & NLM_F_ACK)
         try:
-            yield frame.sequence, _pull(frame, _FROM_ENDPOINT)
+            yield frame.sequence, _pull(frame, _FROM_ENDPOINT), ack
         except WireError as error:
-            yield frame.sequence, Malformed(error)
+            yield frame.sequence, Malformed(error), False
 
 
 def pull_from_daemon(packet: bytes) -> Iterator[tuple[int, FromDaemon]]:
-    """What the daemon sent, likewise."""
+    """What the daemon sent: sequence number and message. FramingError as above."""
     for frame in pull_frames(packet):
         try:
             if frame.family == NLMSG_ERROR:
-                yield frame.sequence, Refused(pull_error(frame.attributes))
+                error = pull_error(frame.attributes)
+                yield frame.sequence, Acknowledged() if error is None else Refused(error)
             else:
                 yield frame.sequence, _pull(frame, _FROM_DAEMON)
-        except WireError as error:
-            yield frame.sequence, Malformed(error)
+        except WireError as malformed:
+            yield frame.sequence, Malformed(malformed)
+
+
+def join_packets(messages: list[bytes]) -> list[bytes]:
+    """`messages` in as few packets as the limit allows."""
+    found: list[bytes] = []
+    size = MAX_PACKET
+    for message in messages:
+        if size + len(message) > MAX_PACKET:
+            found.append(message)
+            size = len(message)
+        else:
+            found[-1] += message
+            size += len(message)
+    return found
 
 
 def printable(text: str, limit: int = 1000) -> str:
     """`text` with everything unprintable escaped and cut to `limit` bytes: peers may have a hand in it."""
     escaped = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
     return escaped.encode()[:limit].decode(errors="ignore")
+
+
+def _ack(wanted: bool) -> int:
+    return NLM_F_ACK if wanted else 0
 
 
 def _pull(frame: Frame, pullers: dict[Command, Callable[[dict[int, Any]], Any]]) -> Any:
@@ -421,6 +457,7 @@ def _pull_start(values: dict[int, Any]) -> Start:
         transport_parameters=values.get(a.TRANSPORT_PARAMETERS),
         registration=values.get(a.REGISTRATION),
         credential=values.get(a.CREDENTIAL),
+        cipher_suites=tuple(map(_cipher_suite, values.get(a.CIPHER_SUITE, ()))),
         trust_anchors=tuple(values.get(a.TRUST_ANCHOR, ())),
         peer_address=values.get(a.PEER_ADDRESS),
     )

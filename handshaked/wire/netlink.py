@@ -13,6 +13,7 @@ from handshaked.errors import FramingError, Status, WireError
 
 NLMSG_ERROR = 2
 NLM_F_REQUEST = 0x01
+NLM_F_ACK = 0x04
 NLM_F_CAPPED = 0x100
 NLM_F_ACK_TLVS = 0x200
 _NLMSGERR_ATTR_MSG = 1
@@ -92,11 +93,19 @@ def push_error(sequence: int, error: WireError) -> bytes:
     return _MESSAGE.pack(_MESSAGE.size + len(body), NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, sequence, 0) + body
 
 
-def pull_error(body: bytes) -> WireError:
-    """The error that an NLMSG_ERROR message carries; `body` is what lies behind its nlmsghdr."""
+def push_ack(sequence: int) -> bytes:
+    """The acknowledgement that a message with NLM_F_ACK asked for: an NLMSG_ERROR that says 0."""
+    body = _ERROR.pack(0) + _MESSAGE.pack(_MESSAGE.size, 0, 0, sequence, 0)
+    return _MESSAGE.pack(_MESSAGE.size + len(body), NLMSG_ERROR, NLM_F_CAPPED, sequence, 0) + body
+
+
+def pull_error(body: bytes) -> WireError | None:
+    """The error that an NLMSG_ERROR message carries, None if it acknowledges; `body` is what follows its nlmsghdr."""
     if len(body) < _ERROR.size + _MESSAGE.size:
         raise FramingError(f"an error message of {len(body)} bytes is cut short")
     status = -_ERROR.unpack_from(body)[0]
+    if status == 0:
+        return None
     text, offset = "refused", None
     for kind, payload, _ in _pull_raw(body[_ERROR.size + _MESSAGE.size :], 0):
         if kind == _NLMSGERR_ATTR_MSG:

@@ -1,0 +1,115 @@
+"""A daemon of one's own: started on temporary directories, ready when it says so, stopped without a trace."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from handshaked import directories
+from handshaked.control.client import ControlClient
+from handshaked.errors import RefusedError
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+
+
+class RunningDaemon:
+    """A daemon below `directory`; a context manager. Its log is in ``log``, a file."""
+
+    def __init__(self, directory: Path, *, workers: int = 2, user: int | None = None, log_level: str = "info") -> None:
+        self.state_directory = directory / "state"
+        self.runtime_directory = directory / "run"
+        self.handshake_socket = self.runtime_directory / directories.HANDSHAKE_SOCKET
+        self.control_socket = self.runtime_directory / directories.CONTROL_SOCKET
+        self.log = directory / "daemon.log"
+        self._workers = workers
+        self._user = user
+        self._log_level = log_level
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The parent process."""
+        if self._process is None:
+            raise RuntimeError("the daemon does not run")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the daemon and wait until it serves; RuntimeError with its log if it does not."""
+        command = [
+            sys.executable, "-m", "handshaked.daemon",
+            f"--state-directory={self.state_directory}", f"--runtime-directory={self.runtime_directory}",
+            f"--workers={self._workers}", f"--log-level={self._log_level}",
+        ]  # fmt: skip
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=self._user, group=self._user
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._serves():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"the daemon did not start:\n{self.log.read_text()}")
+            self._ready.wait(0.02)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the daemon with the signal `number`; its exit status."""
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        try:
+            status = self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._process = None
+        return status
+
+    def ask(self, command: str, paths: tuple[Path, ...] = (), **arguments: Any) -> dict[str, Any]:
+        """The result of a control command, with the files at `paths` handed over."""
+        descriptors = tuple(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths)
+        try:
+            with ControlClient(self.control_socket) as client:
+                return client.ask(command, arguments, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def register(
+        self, name: str, *credentials: tuple[Path, Path], alpns: list[str], **arguments: Any
+    ) -> dict[str, Any]:
+        """Register `credentials` (certificate and key files) under `name`."""
+        return self.ask(
+            "register",
+            tuple(path for pair in credentials for path in pair),
+            name=name,
+            alpns=alpns,
+            credentials=[{"certificate": str(certificate), "key": str(key)} for certificate, key in credentials],
+            **arguments,
+        )
+
+    def worker_pids(self) -> list[int]:
+        """The workers that answer."""
+        return [worker["pid"] for worker in self.ask("status")["workers"] if worker["answers"]]
+
+    def _serves(self) -> bool:
+        try:
+            return len(self.worker_pids()) == self._workers
+        except (RefusedError, OSError):
+            return False
