@@ -28,7 +28,10 @@ class CredentialReference:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How handshakes of a registration are run."""
+    """How handshakes of a registration are run: settings with defaults, of plain types (strings, numbers, tuples).
+
+    The store keeps them by name, those that differ from their default only.
+    """
 
 
 @dataclass(frozen=True, slots=True)

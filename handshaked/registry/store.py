@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,7 @@ class Store:
                 json.dumps(new.server_names),
                 _join(new.alpns, 1),
                 _dump_access(new.access),
-                "{}",
+                _dump_policy(new.policy),
                 time.time(),
             ),
         )
@@ -353,6 +353,18 @@ def _split(data: bytes, width: int) -> tuple[bytes, ...]:
     return tuple(items)
 
 
+def _dump_policy(policy: Policy) -> str:
+    """Only what differs from the defaults: rows are small, and a new setting needs no new schema."""
+    default = Policy()
+    return json.dumps(
+        {
+            setting.name: getattr(policy, setting.name)
+            for setting in fields(Policy)
+            if getattr(policy, setting.name) != getattr(default, setting.name)
+        }
+    )
+
+
 def _dump_access(access: Access) -> str:
     return json.dumps([sorted(access.uids), sorted(access.gids), access.kernel])
 
@@ -366,8 +378,8 @@ def _load_access(text: str) -> Access:
 
 @lru_cache(maxsize=4096)
 def _load_policy(text: str) -> Policy:
-    fields: dict[str, Any] = json.loads(text)
-    return Policy(**fields)
+    settings: dict[str, Any] = json.loads(text)
+    return Policy(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
 
 @lru_cache(maxsize=4096)
