@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _PEER_CREDENTIALS = struct.Struct("=iII")
 _SO_PEERGROUPS = 59
-_MAX_GROUPS = 4096
+_MAX_GROUPS = 256  # as many as getsockopt of Python's sockets can take
 _INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
 
 
@@ -328,7 +328,8 @@ def caller_of(sock: socket.socket) -> Caller:
     )
     try:
         groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * 4)
-    except OSError:  # more groups than that: only the first one counts
+    except OSError as error:
+        log.warning("uid %d (pid %d): supplementary groups do not count: %s", uid, pid, error)
         groups = b""
     gids = {gid, *(value for (value,) in struct.iter_unpack("=I", groups))}
     return Caller(uid=uid, gids=frozenset(gids), pid=pid)
