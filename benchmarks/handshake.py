@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer  # aioquic.buffer re-exports it in no way mypy accepts
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
