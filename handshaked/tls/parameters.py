@@ -70,3 +70,11 @@ class ClientParameters:
         CipherSuite.AES_256_GCM_SHA384,
         CipherSuite.CHACHA20_POLY1305_SHA256,
     )
+
+
+class ClientCertificateVerifier(Protocol):
+    """Decides whether a client's certificate chain is good at a time; whose it is says its subject."""
+
+    def verify(self, chain: tuple[bytes, ...], now: float) -> None:
+        """Accept `chain` (DER, leaf first) at `now` (Unix seconds); raises PeerError with the alert that fits."""
+        ...
