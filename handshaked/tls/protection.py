@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from handshaked.errors import Alert, LocalError, PeerError
 from handshaked.model import CipherSuite
+from handshaked.tls.key_schedule import expand_label, profile_of, updated_secret
 
 TAG_LENGTH = 16
 """What every cipher suite of TLS 1.3 that is supported here adds to a record (RFC 5116, RFC 8439)."""
@@ -31,17 +30,16 @@ class _Suite:
 
     aead: Callable[[bytes], _Aead]
     key_length: int
-    hash: hashes.HashAlgorithm
     records: int
 
 
 # Limits: RFC 8446 section 5.5 for GCM (2^24.5 full-size records) and ChaCha20-Poly1305 (the sequence number ends
 # first); RFC 8446 names none for CCM, 2^23 is that of RFC 9147 section 4.5.3.
 _SUITES = {
-    CipherSuite.AES_128_GCM_SHA256: _Suite(AESGCM, 16, hashes.SHA256(), 2**24),
-    CipherSuite.AES_256_GCM_SHA384: _Suite(AESGCM, 32, hashes.SHA384(), 2**24),
-    CipherSuite.CHACHA20_POLY1305_SHA256: _Suite(ChaCha20Poly1305, 32, hashes.SHA256(), _LAST_SEQUENCE),
-    CipherSuite.AES_128_CCM_SHA256: _Suite(AESCCM, 16, hashes.SHA256(), 2**23),
+    CipherSuite.AES_128_GCM_SHA256: _Suite(AESGCM, 16, 2**24),
+    CipherSuite.AES_256_GCM_SHA384: _Suite(AESGCM, 32, 2**24),
+    CipherSuite.CHACHA20_POLY1305_SHA256: _Suite(ChaCha20Poly1305, 32, _LAST_SEQUENCE),
+    CipherSuite.AES_128_CCM_SHA256: _Suite(AESCCM, 16, 2**23),
 }
 
 
@@ -55,23 +53,17 @@ class RecordState:
     sequence: int
 
 
-def _expand_label(suite: _Suite, secret: bytes, label: bytes, length: int) -> bytes:
-    """HKDF-Expand-Label with an empty context (RFC 8446 section 7.1)."""
-    full = b"tls13 " + label
-    info = length.to_bytes(2) + bytes([len(full)]) + full + b"\0"
-    return HKDFExpand(suite.hash, length, info).derive(secret)
-
-
 class RecordProtection:
     """Seals or opens the records of one traffic secret, in order (RFC 8446 section 5.2 and 5.3)."""
 
     def __init__(self, cipher_suite: CipherSuite, secret: bytes, sequence: int = 0) -> None:
         suite = _SUITES[cipher_suite]
+        hash_name = profile_of(cipher_suite).name
         self._cipher_suite = cipher_suite
         self._secret = secret
         # RFC 8446 section 7.3
-        self._key = _expand_label(suite, secret, b"key", suite.key_length)
-        self._iv = _expand_label(suite, secret, b"iv", _IV_LENGTH)
+        self._key = expand_label(secret, b"key", b"", suite.key_length, hash_name)
+        self._iv = expand_label(secret, b"iv", b"", _IV_LENGTH, hash_name)
         self._iv_number = int.from_bytes(self._iv)
         self._aead = suite.aead(self._key)
         self._limit = suite.records
@@ -93,9 +85,7 @@ class RecordProtection:
 
     def next_generation(self) -> "RecordProtection":
         """The protection after a KeyUpdate (RFC 8446 section 7.2)."""
-        suite = _SUITES[self._cipher_suite]
-        secret = _expand_label(suite, self._secret, b"traffic upd", suite.hash.digest_size)
-        return RecordProtection(self._cipher_suite, secret)
+        return RecordProtection(self._cipher_suite, updated_secret(self._cipher_suite, self._secret))
 
     def seal(self, header: bytes, inner: bytes) -> bytes:
         """The encrypted_record of a TLSInnerPlaintext; `header` is the record's, with the final length."""
