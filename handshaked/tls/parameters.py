@@ -71,11 +71,11 @@ class PeerVerifier(Protocol):
         ...
 
 
-class ClientVerifier(Protocol):
-    """Decides whether a client's certificate chain is good at a time."""
+class ClientCertificateVerifier(Protocol):
+    """Decides whether a client's certificate chain is good at a time; whose it is says its subject."""
 
-    def verify_client(self, chain: tuple[bytes, ...], now: float) -> None:
-        """Accept `chain` (DER, leaf first) at `now` (Unix seconds), or raise PeerError with the alert that fits."""
+    def verify(self, chain: tuple[bytes, ...], now: float) -> None:
+        """Accept `chain` (DER, leaf first) at `now` (Unix seconds); raises PeerError with the alert that fits."""
         ...
 
 
@@ -136,7 +136,7 @@ class ServerParameters:
     groups: tuple[Group, ...] = DEFAULT_GROUPS
     registration: str | None = None
     client_auth: ClientAuth = ClientAuth.NONE
-    client_verifier: ClientVerifier | None = None
+    client_verifier: ClientCertificateVerifier | None = None
     client_authorities: tuple[bytes, ...] = ()
     client_policy: bytes = b""
     tickets: Tickets | None = None

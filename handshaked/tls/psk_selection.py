@@ -109,7 +109,7 @@ def _still_trusted(ticket: TicketContent, parameters: ServerParameters, now: flo
     if parameters.client_verifier is None:
         return False
     try:
-        parameters.client_verifier.verify_client(ticket.chain, now)
+        parameters.client_verifier.verify(ticket.chain, now)
     except PeerError:
         return False
     return True

@@ -252,7 +252,7 @@ class ServerHandshake(Machine):
             return ServerState.WAIT_FINISHED
         self._peer = parse_chain(certificate)
         if self._parameters.client_verifier is not None:
-            self._parameters.client_verifier.verify_client(self._peer.chain, now)
+            self._parameters.client_verifier.verify(self._peer.chain, now)
         return ServerState.WAIT_CV
 
     def _receive_certificate_verify(self, message: bytes, events: list[Event], now: float) -> ServerState:

@@ -16,7 +16,7 @@ class Verifier:
     alert: Alert | None = None
     seen: list[tuple[bytes, ...]] = field(default_factory=list)
 
-    def verify_client(self, chain: tuple[bytes, ...], now: float) -> None:
+    def verify(self, chain: tuple[bytes, ...], now: float) -> None:
         self.seen.append(chain)
         if self.alert is not None:
             raise PeerError(self.alert, "refused")
