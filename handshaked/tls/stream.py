@@ -21,6 +21,9 @@ MAX_KEY_UPDATES = 64
 MAX_WARNINGS = 8
 """How many user_canceled alerts are ignored while the close_notify that has to follow them does not come."""
 
+MAX_EARLY_DATA = 16384
+"""How many bytes of early data are skipped where none was ever allowed."""
+
 _KEY_UPDATE = 24
 _SESSION_ID_LENGTH_AT = 4 + 2 + 32  # handshake header, legacy_version, random: the same in both hellos
 
@@ -46,6 +49,9 @@ class _Handshake(Protocol):
 
 
 class _ServerHandshake(_Handshake, Protocol):
+    early_data: bool | None
+    peer_record_size_limit: int | None
+
     @property
     def client_hello(self) -> ClientHello | None: ...
 
@@ -53,6 +59,8 @@ class _ServerHandshake(_Handshake, Protocol):
 
 
 class _ClientHandshake(_Handshake, Protocol):
+    peer_record_size_limit: int | None
+
     def start(self, now: float) -> list[Event]: ...
 
 
@@ -222,8 +230,19 @@ class ServerStream(_Stream):
         """Answer the ClientHello, and go on with what has already come."""
         events: list[StreamEvent] = []
         self._proceeded = True
+        handshake = self._server_handshake
         try:
-            self._carry_out(self._server_handshake.proceed(parameters, now), events)
+            happened = handshake.proceed(parameters, now)
+            if parameters.record_size_limit is not None and handshake.peer_record_size_limit is not None:
+                # RFC 8449 section 4: from the first protected record on
+                self.records.limit_sent(handshake.peer_record_size_limit)
+                self.records.limit_received(parameters.record_size_limit)
+            allowed = MAX_EARLY_DATA if parameters.early_data is None else parameters.early_data.max_size
+            if handshake.early_data:
+                self.records.limit_early_data(allowed)
+            elif handshake.early_data is not None:
+                self.records.skip_early_data(allowed)
+            self._carry_out(happened, events)
         except HandshakeError as error:
             return [*events, self.fail(error)]
         return events + self._go_on(now)

@@ -48,6 +48,8 @@ class Script:
     session_id: bytes = bytes(32)
     fault: HandshakeError | None = None
     client_hello: ClientHello | None = None
+    early_data: bool | None = None
+    peer_record_size_limit: int | None = None
 
     def start(self, now: float) -> list[Event]:
         return [CryptoData(Level.INITIAL, hello(1, self.session_id))]
