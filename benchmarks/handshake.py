@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from benchmarks._report import report
 from handshaked.events import CryptoData
-from handshaked.model import Level, Role
+from handshaked.model import Group, Level, Role
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters
-from handshaked.tls.stopgap import ClientHandshake
 from handshaked.wire.family import MAX_PACKET, Done, Start, pull_from_daemon, push_crypto, push_start
 
 ROUNDS = 9
@@ -33,7 +33,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 def client_hello() -> tuple[ClientHandshake, bytes]:
     """A client and its ClientHello."""
-    client = ClientHandshake(ClientParameters((b"h3",), _NAME, _PARAMETERS, verifier=None))
+    client = ClientHandshake(ClientParameters((b"h3",), _NAME, _PARAMETERS, verifier=None, groups=(Group.X25519,)))
     return client, b"".join(event.data for event in client.start(time.time()) if isinstance(event, CryptoData))
 
 
