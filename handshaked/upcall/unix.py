@@ -150,6 +150,7 @@ class _Connection:
         self._output: list[bytes] = []
         self._unsent: list[bytes] = []
         self._flush_planned = False
+        self._waits_to_write = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -311,14 +312,17 @@ class _Connection:
                 if sum(map(len, self._unsent)) > self._limits.unsent_bytes:
                     log.warning("%s (pid %d) does not read its answers", self._caller, self._caller.pid)
                     self.close()
-                else:
+                elif not self._waits_to_write:
+                    self._waits_to_write = True
                     self._loop.add_writer(self._sock, self._write)
                 return
             except OSError:
                 self.close()
                 return
             del self._unsent[0]
-        self._loop.remove_writer(self._sock)
+        if self._waits_to_write:
+            self._waits_to_write = False
+            self._loop.remove_writer(self._sock)
 
 
 def caller_of(sock: socket.socket) -> Caller:
