@@ -14,6 +14,7 @@ from handshaked.registry.snapshot import Query, Selection, Snapshot
 OWNER = Caller(uid=1000, gids=frozenset({1000}))
 STRANGER = Caller(uid=4000, gids=frozenset({4000, 4001}))
 ECDSA = CredentialReference(1, KeyType.ECDSA_P256, b"e" * 32)
+NOBODY_ELSE = Access()
 RSA = CredentialReference(2, KeyType.RSA, b"r" * 32)
 
 
@@ -24,7 +25,7 @@ def registration(
     *,
     credentials: tuple[CredentialReference, ...] = (ECDSA,),
     owner: int = OWNER.uid,
-    access: Access = Access(),
+    access: Access = NOBODY_ELSE,
 ) -> Registration:
     return Registration(identity, f"r{identity}", owner, tuple(names), tuple(alpns), credentials, access)
 
@@ -56,8 +57,8 @@ def test_a_registration_that_the_caller_may_not_use_is_passed_over_for_a_less_sp
 @pytest.mark.parametrize(
     ("caller", "access"),
     [
-        (OWNER, Access()),
-        (Caller(uid=0), Access()),
+        (OWNER, NOBODY_ELSE),
+        (Caller(uid=0), NOBODY_ELSE),
         (STRANGER, Access(uids=frozenset({4000}))),
         (STRANGER, Access(gids=frozenset({4001}))),
         (KERNEL, Access(kernel=True)),
@@ -71,9 +72,9 @@ def test_the_owner_root_and_those_it_allows_may_use_a_registration(caller: Calle
 @pytest.mark.parametrize(
     ("caller", "access"),
     [
-        (STRANGER, Access()),
+        (STRANGER, NOBODY_ELSE),
         (STRANGER, Access(uids=frozenset({4001}), gids=frozenset({1000}), kernel=True)),
-        (KERNEL, Access()),
+        (KERNEL, NOBODY_ELSE),
         (KERNEL, Access(uids=frozenset({0}))),  # the kernel is no uid
     ],
 )
