@@ -35,6 +35,7 @@ from handshaked.testing.authority import Authority, Issued
 from tests.conftest import Issue
 
 DAY = 86400
+WEAK = 1024
 PASSPHRASE = b"correct horse"
 NAME = "a.example.com"
 
@@ -157,10 +158,10 @@ def test_passphrases_that_are_missing_wrong_or_of_no_use_are_refused(issue: Issu
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: dsa.generate_private_key(1024), "DSA keys are not supported; use ECDSA, Ed25519, Ed448 or RSA"),
+        (lambda: dsa.generate_private_key(WEAK), "DSA keys are not supported; use ECDSA, Ed25519, Ed448 or RSA"),
         (x25519.X25519PrivateKey.generate, "X25519 keys are not supported; use ECDSA, Ed25519, Ed448 or RSA"),
         (lambda: ec.generate_private_key(ec.SECP256K1()), "secp256k1 is not supported; use P-256, P-384 or P-521"),
-        (lambda: rsa.generate_private_key(65537, 1024), "an RSA key of 1024 bits is too weak; use 2048 or more"),
+        (lambda: rsa.generate_private_key(65537, WEAK), "an RSA key of 1024 bits is too weak; use 2048 or more"),
     ],
     ids=["dsa", "x25519", "secp256k1", "rsa-1024"],
 )
