@@ -135,6 +135,8 @@ class Store:
             generation = self._generation()
             if generation == snapshot.generation:
                 return snapshot
+            if snapshot.generation + 1 < self._oldest_change():  # what has changed since is forgotten
+                return Snapshot(self._registrations(None), generation)
             ids = {
                 row[0]
                 for row in self._db.execute(
@@ -173,11 +175,12 @@ class Store:
     def forget_unused(self) -> None:
         """Erase credentials that no registration uses any more, and the list of past changes.
 
-        Only when no snapshot older than the current one is in use.
+        Only when no handshake runs with a snapshot older than the current one.
         """
         with self._transaction():
             self._db.execute("DELETE FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)")
             self._db.execute("DELETE FROM change WHERE generation < (SELECT max(generation) FROM change)")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # erased means from the log, too
 
     def _register(self, new: NewRegistration, *, replace: bool) -> Registration:
         row = self._db.execute("SELECT id FROM registration WHERE name = ?", (new.name,)).fetchone()
@@ -297,6 +300,9 @@ class Store:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'change'").fetchone()
         return int(row[0]) if row else 0
 
+    def _oldest_change(self) -> int:
+        return int(self._db.execute("SELECT coalesce(min(generation), 0) FROM change").fetchone()[0])
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
@@ -320,18 +326,28 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, isolation_level=None)
+    try:
+        _prepare(db, path)
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise RefusedError(f"{path}: cannot be used as the database of registrations: {error}") from None
+    except RefusedError:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA secure_delete = ON")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
-        db.close()
         raise RefusedError(
             f"{path}: made by a newer handshaked (schema {version}, this one knows {SCHEMA_VERSION}); upgrade it"
         )
     if version == 0:
         db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    return db
 
 
 def _row_id(cursor: sqlite3.Cursor) -> int:
