@@ -271,12 +271,19 @@ class _Connection:
             credential=start.credential,
             cipher_suites=start.cipher_suites,
             trust_anchors=start.trust_anchors,
+            session_ticket=start.session_ticket,
+            early_data=start.early_data,
+            ticket_seconds=float(start.ticket_seconds),
             peer_address=start.peer_address,
         )
 
     def _finished(self, sequence: int) -> None:
         self._usage.handshakes -= 1
-        self._drivers.pop(sequence, None)
+        driver = self._drivers[sequence]
+        if driver.takes_tickets:
+            self._loop.call_later(driver.ticket_seconds, self._drivers.pop, sequence, None)
+        else:
+            del self._drivers[sequence]
 
     def _look_up(self, lookup: Lookup) -> LookupAnswer:
         try:
