@@ -61,6 +61,14 @@ class AuthMode(enum.IntEnum):
     X509 = 3
 
 
+class ClientAuth(enum.IntEnum):
+    """Whether a server asks for a client certificate; numbers of the kernel's ``certificate_request``."""
+
+    NONE = 0
+    REQUEST = 1
+    REQUIRE = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks, as the kernel attests it (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself."""

@@ -4,26 +4,43 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from handshaked.errors import Alert, LocalError, PeerError
+from handshaked.errors import Alert, PeerError
 from handshaked.model import SignatureScheme
 from handshaked.tls import extensions as ext
 from handshaked.tls import messages
+from handshaked.tls.codepoints import CertificateCompression
+from handshaked.tls.compression import compress, decompress
 from handshaked.tls.parameters import Credential
 from handshaked.tls.signatures import choose_scheme, sign, signed_content, verify
 
-_NO_COMPRESSION = 0
+_PLAIN = 0
+_HEADER = 4
 
 
-def certificate_message(credential: Credential, *, ocsp: bool) -> bytes:
-    """The Certificate of `credential`, encoded once; with its OCSP response if `ocsp`."""
+def certificate_message(
+    credential: Credential,
+    compressions: tuple[CertificateCompression, ...],
+    offered: tuple[int, ...],
+    *,
+    ocsp: bool,
+) -> bytes:
+    """The Certificate of `credential`, encoded once, by the first of `compressions` that is `offered`.
+
+    With its OCSP response if `ocsp`; without compression if that would not make it smaller.
+    """
     ocsp = ocsp and credential.ocsp_response is not None
-    message = credential.messages.get((ocsp, _NO_COMPRESSION))
-    if message is None:
+    algorithm = next((each for each in compressions if each in offered), None) if offered else None
+    encoded = credential.messages.get((ocsp, algorithm or _PLAIN))
+    if encoded is None:
         response = credential.ocsp_response
         staple = ext.push_ocsp_response(response) if ocsp and response is not None else b""
-        message = messages.push_certificate(credential.chain, staple)
-        credential.messages[ocsp, _NO_COMPRESSION] = message
-    return message
+        encoded = messages.push_certificate(credential.chain, staple)
+        if algorithm is not None:
+            body = encoded[_HEADER:]
+            small = messages.push_compressed_certificate(algorithm, len(body), compress(algorithm, body))
+            encoded = min(encoded, small, key=len)
+        credential.messages[ocsp, algorithm or _PLAIN] = encoded
+    return encoded
 
 
 def certificate_verify(
@@ -37,6 +54,14 @@ def certificate_verify(
     return messages.push_certificate_verify(scheme, signature)
 
 
+def decompressed(message: bytes, offered: tuple[CertificateCompression, ...]) -> bytes:
+    """The body of the Certificate that a CompressedCertificate is (RFC 8879 section 4)."""
+    algorithm, length, compressed = messages.pull_compressed_certificate(message)
+    if algorithm not in offered:
+        raise PeerError(Alert.ILLEGAL_PARAMETER, f"certificate compression {algorithm} was not offered")
+    return decompress(algorithm, length, compressed)
+
+
 @dataclass(slots=True)
 class PeerCertificate:
     """A chain that was received, its possession of the private key not yet proven."""
@@ -46,10 +71,13 @@ class PeerCertificate:
 
 
 def parse_chain(message: messages.CertificateMessage) -> PeerCertificate:
-    """The chain of a Certificate that is not empty."""
+    """The chain of a Certificate that is not empty, where no extensions were asked for."""
     if message.context:
         # Section 4.4.2: empty unless in answer to a CertificateRequest with a context, which none here has.
         raise PeerError(Alert.ILLEGAL_PARAMETER, "Certificate with a context")
+    if message.extension_types:
+        # Section 4.4.2: they "MUST correspond to ones from the ClientHello" or the CertificateRequest.
+        raise PeerError(Alert.UNSUPPORTED_EXTENSION, "extensions in Certificate that were not asked for")
     try:
         return PeerCertificate(message.chain, x509.load_der_x509_certificate(message.chain[0]))
     except ValueError:
@@ -69,10 +97,3 @@ def check_certificate_verify(
     if scheme not in offered:
         raise PeerError(Alert.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} was not offered")
     verify(peer.leaf, scheme, signature, signed_content(transcript_hash, by_server=by_server))
-
-
-def possessed(credential: Credential | None) -> Credential:
-    """The credential, if there is one."""
-    if credential is None:
-        raise LocalError("no credential to authenticate with")
-    return credential

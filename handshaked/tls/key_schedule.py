@@ -62,6 +62,10 @@ class HashProfile:
         """The content of a Finished, or a binder (RFC 8446 section 4.4.4)."""
         return hmac.digest(hmac.digest(base_secret, self.finished, self.name), transcript_hash, self.name)
 
+    def binder(self, psk: bytes, label: bytes, transcript_hash: bytes) -> bytes:
+        """The binder of a PSK over a ClientHello without its binders (RFC 8446 section 4.2.11.2)."""
+        return self.verify_data(self.derive(hmac.digest(b"", psk, self.name), label, self.empty), transcript_hash)
+
     def resumption_psk(self, resumption_secret: bytes, nonce: bytes) -> bytes:
         """The PSK of a session ticket with a nonce of two bytes or any other length (section 4.6.1)."""
         if len(nonce) == 2:
@@ -90,11 +94,15 @@ class KeySchedule:
 
     __slots__ = ("_secret", "_transcript", "profile", "suite")
 
-    def __init__(self, suite: CipherSuite, psk: bytes | None = None) -> None:
+    def __init__(self, suite: CipherSuite) -> None:
         self.suite = suite
         self.profile = profile = _SUITE_PROFILES[suite]
         self._transcript = profile.new()
-        self._secret = profile.early_no_psk if psk is None else hmac.digest(b"", psk, profile.name)
+        self._secret = profile.early_no_psk
+
+    def use_psk(self, psk: bytes) -> None:
+        """Begin with `psk`; at the early stage only."""
+        self._secret = hmac.digest(b"", psk, self.profile.name)
 
     def update(self, messages: bytes) -> None:
         """Take handshake messages into the transcript."""
@@ -121,10 +129,6 @@ class KeySchedule:
         """A secret of the present stage."""
         profile = self.profile
         return hmac.digest(self._secret, profile.infos[label] + transcript_hash + b"\x01", profile.name)
-
-    def binder(self, label: bytes, transcript_hash: bytes) -> bytes:
-        """The PSK binder over a partial ClientHello (section 4.2.11.2); at the early stage only."""
-        return self.profile.verify_data(self.derive(label, self.profile.empty), transcript_hash)
 
     def enter_handshake(self, shared_secret: bytes) -> None:
         """From the Early Secret to the Handshake Secret."""

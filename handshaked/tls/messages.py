@@ -1,6 +1,6 @@
 """Handshake messages other than the ClientHello: ``pull_x`` gives what is valid, ``push_x`` the message with header."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from handshaked.errors import Alert, PeerError
 from handshaked.tls import codepoints as cp
@@ -137,11 +137,11 @@ def push_certificate_request(extensions: bytes) -> bytes:
 
 @dataclass(slots=True)
 class CertificateMessage:
-    """A chain, leaf first, and the extensions of the leaf's entry."""
+    """A chain, leaf first, and the types of all extensions in it."""
 
     context: bytes
     chain: tuple[bytes, ...]
-    leaf_extensions: dict[int, bytes] = field(default_factory=dict)
+    extension_types: frozenset[int] = frozenset()
 
 
 def pull_certificate(body: bytes) -> CertificateMessage:
@@ -150,19 +150,16 @@ def pull_certificate(body: bytes) -> CertificateMessage:
     entries, end = pull_vector24(body, at, "Certificate")
     if end != len(body):
         raise decode_error("Certificate")
-    certificate = CertificateMessage(context, ())
     chain: list[bytes] = []
+    types: set[int] = set()
     at = 0
     while at < len(entries):
         der, at = pull_vector24(entries, at, "Certificate", 1)
         _, end = pull_vector16(entries, at, "Certificate")
-        fields = pull_extensions(entries[:end], at, cp.CERTIFICATE_EXTENSIONS, _KNOWN, "Certificate")
-        if not chain:
-            certificate.leaf_extensions = fields
+        types.update(pull_extensions(entries[:end], at, cp.CERTIFICATE_EXTENSIONS, _KNOWN, "Certificate"))
         chain.append(der)
         at = end
-    certificate.chain = tuple(chain)
-    return certificate
+    return CertificateMessage(context, tuple(chain), frozenset(types))
 
 
 def push_certificate(chain: tuple[bytes, ...], leaf_extensions: bytes = b"") -> bytes:

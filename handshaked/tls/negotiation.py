@@ -4,6 +4,7 @@ from handshaked.errors import Alert, PeerError
 from handshaked.model import CipherSuite, Group
 from handshaked.tls.client_hello import ClientHelloMessage
 from handshaked.tls.codepoints import ExtensionType
+from handshaked.tls.parameters import ServerParameters
 
 _MAY_CHANGE = frozenset(
     {
@@ -25,7 +26,10 @@ def choose_suite(preferred: tuple[CipherSuite, ...], offered: tuple[int, ...]) -
 
 def choose_group(preferred: tuple[Group, ...], hello: ClientHelloMessage) -> Group:
     """The first of `preferred` with a key share, else the first that the client supports (section 4.2.7)."""
-    shares = hello.key_shares or {}
+    shares = hello.key_shares
+    if shares is None:
+        # Section 9.2: without it there is no key exchange, and psk_ke is not for us.
+        raise PeerError(Alert.MISSING_EXTENSION, "no key_share")
     for group in preferred:
         if group in shares:
             return group
@@ -33,6 +37,18 @@ def choose_group(preferred: tuple[Group, ...], hello: ClientHelloMessage) -> Gro
         if group in hello.groups:
             return group
     raise PeerError(Alert.HANDSHAKE_FAILURE, "no key exchange group in common")
+
+
+def require_credential(hello: ClientHelloMessage, parameters: ServerParameters) -> None:
+    """A handshake without a PSK needs a credential, and a client that says which signatures it verifies."""
+    if parameters.credential is None:
+        if hello.psks is not None:
+            # Section 6.2: "when PSK key establishment is desired but no acceptable PSK identity is provided"
+            raise PeerError(Alert.UNKNOWN_PSK_IDENTITY, "no PSK identity of the client is known")
+        raise PeerError(Alert.HANDSHAKE_FAILURE, "the client offers no PSK, and there is no certificate")
+    if hello.signature_schemes is None:
+        # Section 4.2.3
+        raise PeerError(Alert.MISSING_EXTENSION, "no signature_algorithms")
 
 
 def check_quic_hello(hello: ClientHelloMessage) -> None:
