@@ -49,6 +49,7 @@ class Served:
     """What one connection came to."""
 
     events: list[StreamEvent] = field(default_factory=list)
+    max_payload: int = 0
 
     @property
     def complete(self) -> HandshakeComplete:
@@ -118,6 +119,7 @@ class TlsServer:
                     print(error, file=sys.stderr)
                     return
             served.events += events
+            served.max_payload = stream.records.max_payload
             for event in events:
                 self._answer(event, stream)
             connection.sendall(stream.pull_outgoing())
@@ -155,7 +157,9 @@ def converse(port: int, parameters: ClientParameters, text: bytes = b"", early: 
             if sent and len(served.data()) >= expected:
                 expected = sys.maxsize
                 stream.close()
-            connection.sendall(stream.pull_outgoing())
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its alert is still to be read
+                connection.sendall(stream.pull_outgoing())
+    served.max_payload = stream.records.max_payload
     return served
 
 
