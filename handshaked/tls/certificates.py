@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
 from handshaked.errors import Alert, PeerError
@@ -95,8 +94,8 @@ def pull_chain(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
 def well_formed() -> Iterator[None]:
     """Turns whatever `cryptography` says about malformed certificates into bad_certificate."""
     with warnings.catch_warnings():
-        # Of oddities that it will refuse one day; a peer shall not write to the log by them.
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        # Of oddities that it reads all the same; a peer shall not write to the log by them.
+        warnings.simplefilter("ignore", UserWarning)
         try:
             yield
         except MALFORMED as error:

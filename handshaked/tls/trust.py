@@ -39,7 +39,10 @@ class TrustStore:
         """The store of the certificates of a PEM bundle; ValueError as above."""
         if len(bundle) > MAX_BUNDLE:
             raise ValueError(f"a trust store of {len(bundle)} bytes, the limit is {MAX_BUNDLE}")
-        return cls(x509.load_pem_x509_certificates(bundle))
+        try:
+            return cls(x509.load_pem_x509_certificates(bundle))
+        except ValueError as error:
+            raise ValueError(f"the trust store cannot be parsed: {error}") from None
 
     def __len__(self) -> int:
         return len(self._anchors)

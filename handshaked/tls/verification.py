@@ -36,6 +36,7 @@ from handshaked.tls.trust import TrustStore
 
 _NO_LISTS = RevocationLists()
 _ANY = Criticality.AGNOSTIC
+_MAX_REFUSAL = 160
 
 
 def _authority_policy(purpose: Purpose) -> ExtensionPolicy:
@@ -46,7 +47,17 @@ def _authority_policy(purpose: Purpose) -> ExtensionPolicy:
 
     policy = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, _ANY, None)
     policy = policy.may_be_present(x509.KeyUsage, _ANY, check_usage)
+    policy = policy.may_be_present(x509.NameConstraints, _ANY, _check_constraints)
     return policy.may_be_present(x509.CertificatePolicies, _ANY, None)
+
+
+def _check_constraints(
+    _policy: Policy, _certificate: x509.Certificate, constraints: x509.NameConstraints | None
+) -> None:
+    """Refuse what the verifier would pass over where it is not critical."""
+    subtrees = constraints and (*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ()))
+    if subtrees and any(isinstance(subtree, x509.DirectoryName) for subtree in subtrees):
+        raise ValueError("a name constraint on directory names is not supported")
 
 
 def _leaf_policy(purpose: Purpose) -> ExtensionPolicy:
@@ -80,7 +91,7 @@ class _ChainVerifier:
             try:
                 path = tuple(self._build(self._builder, leaf, others, subject, now))
             except VerificationError as error:
-                path = self._way(leaf, others, subject, now, cert.shown(str(error)))
+                path = self._way(leaf, others, subject, now, cert.shown(str(error), _MAX_REFUSAL))
             for certificate, authority in pairwise(path):
                 self._revocations.check(certificate, authority, now)
 
@@ -136,7 +147,7 @@ class _ChainVerifier:
             raise PeerError(
                 Alert.BAD_CERTIFICATE,
                 f"the certificate of {cert.subject(leaf)} is not good{wanted} ({_names(leaf)}):"
-                f" {cert.shown(str(error).removeprefix('validation failed: '))}",
+                f" {cert.shown(str(error).removeprefix('validation failed: '), _MAX_REFUSAL)}",
             ) from None
 
 
