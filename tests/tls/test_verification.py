@@ -480,8 +480,8 @@ class TestBounds:
         leaf = server(ROOT)
         at = len(leaf.der) - len(leaf.certificate.signature) - 1
         for count in range(1, 8):
+            encoded = leaf.der[:at] + bytes([count]) + leaf.der[at + 1 :]
             with pytest.raises(PeerError) as caught:
-                encoded = leaf.der[:at] + bytes([count]) + leaf.der[at + 1 :]
                 ServerChainVerifier(trust()).verify((encoded,), "a.example", T)
             assert caught.value.alert is Alert.BAD_CERTIFICATE
 
