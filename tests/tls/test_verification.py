@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,13 @@ class TestGoodChains:
 
     def test_a_client_needs_no_name(self):
         verify_client(client(ROOT))
+
+    def test_critical_extensions_that_are_understood(self):
+        leaf = server(INTERMEDIATE, SERVER, key_usage("digital_signature"), critical=True)
+        verify(
+            leaf,
+            issue("intermediate", ROOT, authority(), key_usage("key_cert_sign"), SERVER, critical=True, number=101),
+        )
 
     def test_critical_policies_are_no_hindrance(self):
         policy = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("1.2.3.4"), None)])
@@ -290,6 +298,28 @@ class TestAlgorithms:
         with pytest.raises(PeerError):
             verify(server(top), anchors=[top])
 
+    def test_an_exponent_of_a_leafs_choosing(self):
+        refused(Alert.UNSUPPORTED_CERTIFICATE, server(ROOT, kind="huge exponent"), saying="exponent")
+
+    def test_keys_for_pss_only(self, tmp_path):
+        """Keys that say that they are for RSA-PSS, and signatures with its SHA-1."""
+        (tmp_path / "x").write_text("subjectAltName=DNS:a.example\n")
+        pss = "-sigopt rsa_padding_mode:pss -days 90000"
+        openssl(
+            tmp_path,
+            f"req -x509 -newkey rsa-pss -nodes -keyout r.key -out r.pem {pss} -subj /CN=root",
+            "req -newkey rsa-pss -nodes -keyout l.key -out l.csr -subj /CN=leaf -sigopt rsa_padding_mode:pss",
+            f"x509 -req -in l.csr -CA r.pem -CAkey r.key -CAcreateserial -extfile x -out good.pem {pss}",
+            f"x509 -req -in l.csr -CA r.pem -CAkey r.key -extfile x -sha1 -out bad.pem {pss}",
+        )
+        made = {p.stem: x509.load_pem_x509_certificate(p.read_bytes()) for p in tmp_path.glob("*.pem")}
+        verifier = ServerChainVerifier(TrustStore([made["r"]]))
+        now = made["bad"].not_valid_before_utc.timestamp() + 1
+        verifier.verify((made["good"].public_bytes(Encoding.DER),), "a.example", now)
+        with pytest.raises(PeerError) as caught:
+            verifier.verify((made["bad"].public_bytes(Encoding.DER),), "a.example", now)
+        assert caught.value.alert is Alert.BAD_CERTIFICATE
+
     def test_rare_digest(self):
         refused(Alert.BAD_CERTIFICATE, server(ROOT, digest=hashes.SHA224()), saying="unsupported algorithm")
 
@@ -370,7 +400,7 @@ class TestNames:
 
 class TestNameConstraints:
     @pytest.mark.parametrize("where", ["root", "intermediate"])
-    @pytest.mark.parametrize("noncritical", [False, True])
+    @pytest.mark.parametrize("critical", [None, False])
     @pytest.mark.parametrize(
         ("permitted", "excluded", "good"),
         [
@@ -382,14 +412,12 @@ class TestNameConstraints:
             (["example"], ["a.example"], False),
         ],
     )
-    def test_of_dns_names(self, where, noncritical, permitted, excluded, good):
+    def test_of_dns_names(self, where, critical, permitted, excluded, good):
         subtrees = ([x509.DNSName(n) for n in s] if s else None for s in (permitted, excluded))
         constraints = (x509.NameConstraints(*subtrees),)
-        top = issue(
-            "root", None, authority(), *(constraints if where == "root" else ()), number=100, noncritical=noncritical
-        )
+        top = issue("root", None, authority(), *(constraints if where == "root" else ()), number=100, critical=critical)
         below = constraints if where != "root" else ()
-        middle = issue("intermediate", top, authority(), *below, number=101, noncritical=noncritical)
+        middle = issue("intermediate", top, authority(), *below, number=101, critical=critical)
         chain = server(middle), middle
         if good:
             verify(*chain, anchors=[top])
@@ -411,7 +439,7 @@ class TestNameConstraints:
 
     def test_unsupported_ones_refuse(self):
         """Stricter than OpenSSL: a constraint on directory names is not understood, and so not ignored."""
-        for noncritical in (False, True):
+        for critical in (None, False):
             subtree = x509.DirectoryName(x509.Name([]))
             middle = issue(
                 "intermediate",
@@ -419,7 +447,7 @@ class TestNameConstraints:
                 authority(),
                 x509.NameConstraints([subtree], None),
                 number=101,
-                noncritical=noncritical,
+                critical=critical,
             )
             refused(Alert.BAD_CERTIFICATE, client(middle), middle, check=verify_client, saying="constraint")
 
@@ -447,6 +475,16 @@ class TestBounds:
                 ServerChainVerifier(trust()).verify(chain, "a.example", T)
             assert caught.value.alert is Alert.BAD_CERTIFICATE
 
+    def test_a_certificate_has_one_encoding(self):
+        """No signature covers the count of unused bits before a signature."""
+        leaf = server(ROOT)
+        at = len(leaf.der) - len(leaf.certificate.signature) - 1
+        for count in range(1, 8):
+            encoded = leaf.der[:at] + bytes([count]) + leaf.der[at + 1 :]
+            with pytest.raises(PeerError) as caught:
+                ServerChainVerifier(trust()).verify((encoded,), "a.example", T)
+            assert caught.value.alert is Alert.BAD_CERTIFICATE
+
     def test_many_ways_that_lead_nowhere(self):
         """Certificates that all issue each other: the search gives up instead of trying all orders."""
         ring = [issue("ring", None, authority(), number=9, serial=n + 1) for n in range(MAX_CERTIFICATES - 1)]
@@ -456,6 +494,16 @@ class TestBounds:
             for n in range(MAX_CERTIFICATES - 1)
         ]
         refused(Alert.UNKNOWN_CA, server(edwards[0]), *edwards)
+
+    def test_no_signature_is_checked_with_a_strangers_key(self):
+        """They are named like what is trusted, and each check would take as long as a signature."""
+        costly = [
+            issue("root", None, authority(), kind="huge exponent", serial=n + 1) for n in range(MAX_CERTIFICATES - 1)
+        ]
+        leaf = server(costly[0])
+        begin = time.process_time()
+        refused(Alert.UNKNOWN_CA, leaf, *costly)
+        assert time.process_time() - begin < 0.05  # 0.3 s and more otherwise
 
     def test_text_of_the_peer_is_escaped_and_cut(self):
         reason = refused(
