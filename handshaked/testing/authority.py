@@ -9,34 +9,17 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from handshaked.model import KeyType
 
-_PrivateKey = (
-    ec.EllipticCurvePrivateKey
-    | ed25519.Ed25519PrivateKey
-    | ed448.Ed448PrivateKey
-    | mldsa.MLDSA44PrivateKey
-    | mldsa.MLDSA65PrivateKey
-    | mldsa.MLDSA87PrivateKey
-    | rsa.RSAPrivateKey
-)
-_CURVES: dict[KeyType, ec.EllipticCurve] = {
-    KeyType.ECDSA_P256: ec.SECP256R1(),
-    KeyType.ECDSA_P384: ec.SECP384R1(),
-    KeyType.ECDSA_P521: ec.SECP521R1(),
-}
-_GENERATORS: dict[KeyType, Callable[[], _PrivateKey]] = {
-    KeyType.ED25519: ed25519.Ed25519PrivateKey.generate,
-    KeyType.ED448: ed448.Ed448PrivateKey.generate,
+_MLDSA: dict[KeyType, Callable[[], CertificateIssuerPrivateKeyTypes]] = {
     KeyType.MLDSA44: mldsa.MLDSA44PrivateKey.generate,
     KeyType.MLDSA65: mldsa.MLDSA65PrivateKey.generate,
     KeyType.MLDSA87: mldsa.MLDSA87PrivateKey.generate,
 }
-ISSUABLE = (KeyType.RSA, *_CURVES, *_GENERATORS)
-"""The key types that an Authority can make certificates for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +93,21 @@ class Authority:
         return issued
 
 
-def _generate(key_type: KeyType) -> _PrivateKey:
-    if key_type is KeyType.RSA:
+def _generate(key_type: KeyType) -> CertificateIssuerPrivateKeyTypes:
+    if key_type in (KeyType.RSA, KeyType.RSA_PSS):
         return rsa.generate_private_key(65537, 2048)
-    if key_type in _CURVES:
-        return ec.generate_private_key(_CURVES[key_type])
-    return _GENERATORS[key_type]()
+    if key_type is KeyType.ED25519:
+        return ed25519.Ed25519PrivateKey.generate()
+    if key_type is KeyType.ED448:
+        return ed448.Ed448PrivateKey.generate()
+    if key_type in _MLDSA:
+        return _MLDSA[key_type]()
+    curves: dict[KeyType, ec.EllipticCurve] = {
+        KeyType.ECDSA_P256: ec.SECP256R1(),
+        KeyType.ECDSA_P384: ec.SECP384R1(),
+        KeyType.ECDSA_P521: ec.SECP521R1(),
+    }
+    return ec.generate_private_key(curves[key_type])
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -31,7 +31,7 @@ from handshaked.registry.credentials import (
     read_file,
     uncovered_names,
 )
-from handshaked.testing.authority import ISSUABLE, Authority, Issued
+from handshaked.testing.authority import Authority, Issued
 from tests.conftest import Issue
 
 DAY = 86400
@@ -68,7 +68,7 @@ def self_signed(key: ec.EllipticCurvePrivateKey, extension_size: int = 0) -> byt
     return certificate.public_bytes(Encoding.PEM)
 
 
-@pytest.mark.parametrize("key_type", ISSUABLE)
+@pytest.mark.parametrize("key_type", [kind for kind in KeyType if kind is not KeyType.RSA_PSS])
 def test_a_pkcs8_key_of_every_type_is_loaded_and_can_be_used(issue: Issue, key_type: KeyType) -> None:
     issued = issue(NAME, key_type=key_type)
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
@@ -158,8 +158,8 @@ def test_passphrases_that_are_missing_wrong_or_of_no_use_are_refused(issue: Issu
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: dsa.generate_private_key(WEAK), "DSA keys are not supported; use "),
-        (x25519.X25519PrivateKey.generate, "X25519 keys are not supported; use "),
+        (lambda: dsa.generate_private_key(WEAK), "DSA keys are not supported; use ECDSA, Ed25519"),
+        (x25519.X25519PrivateKey.generate, "X25519 keys are not supported; use ECDSA, Ed25519"),
         (lambda: ec.generate_private_key(ec.SECP256K1()), "secp256k1 is not supported; use P-256, P-384 or P-521"),
         (lambda: rsa.generate_private_key(65537, WEAK), "an RSA key of 1024 bits is too weak; use 2048 or more"),
     ],

@@ -13,8 +13,9 @@ from handshaked.errors import Alert, LocalError, RefusedError, Status
 from handshaked.model import Caller
 from handshaked.registry.credentials import LoadedCredential, load_pem
 from handshaked.registry.registration import Access, Registration
+from handshaked.registry.schema import SCHEMA_VERSION
 from handshaked.registry.snapshot import Query, Snapshot
-from handshaked.registry.store import SCHEMA_VERSION, NewRegistration, Source, Store
+from handshaked.registry.store import NewRegistration, Source, Store
 from tests.conftest import Issue
 
 NAME = "a.example.com"
