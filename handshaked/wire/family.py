@@ -318,7 +318,7 @@ def push_crypto(sequence: int, data: CryptoData, *, ack: bool = False) -> bytes:
             level + push_binary(CryptoAttribute.DATA, data.data[start : start + MAX_CRYPTO]),
             _ack(ack and start + MAX_CRYPTO >= len(data.data)),
         )
-        for start in range(0, len(data.data), MAX_CRYPTO)
+        for start in range(0, max(len(data.data), 1), MAX_CRYPTO)
     )
 
 
@@ -445,16 +445,15 @@ def pull_from_daemon(packet: bytes) -> Iterator[tuple[int, FromDaemon]]:
 
 def join_packets(messages: list[bytes]) -> list[bytes]:
     """`messages` in as few packets as the limit allows."""
-    found: list[bytes] = []
-    size = MAX_PACKET
+    packets: list[list[bytes]] = [[]]
+    size = 0
     for message in messages:
-        if size + len(message) > MAX_PACKET:
-            found.append(message)
-            size = len(message)
-        else:
-            found[-1] += message
-            size += len(message)
-    return found
+        if packets[-1] and size + len(message) > MAX_PACKET:
+            packets.append([])
+            size = 0
+        packets[-1].append(message)
+        size += len(message)
+    return [b"".join(packet) for packet in packets if packet]
 
 
 def printable(text: str, limit: int = 1000) -> str:
