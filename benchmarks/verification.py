@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 from handshaked.errors import PeerError
 from handshaked.tls.revocation import RevocationList, RevocationLists
@@ -49,11 +50,11 @@ def main() -> None:
         checking = ServerChainVerifier(trust, lists)
         ring = [issue("root", None, authority(), kind=kind, number=7, serial=n + 1) for n in range(9)]
         hostile = (server(ring[0]).der, *(each.der for each in ring))
-        measure(f"trust store of {ANCHORS} parsed", lambda pem=bundle: TrustStore.from_pem(pem))
-        measure(f"hostile chain {kind} refused", lambda v=of_servers, c=hostile: refused(v, c))
-        measure(f"server chain {kind}", lambda v=of_servers, c=chain: v.verify(c, "a.example", T))
-        measure(f"client chain {kind}", lambda v=of_clients, c=of_client: v.verify(c, T))
-        measure(f"server chain {kind} with revocation lists", lambda v=checking, c=chain: v.verify(c, "a.example", T))
+        measure(f"trust store of {ANCHORS} parsed", partial(TrustStore.from_pem, bundle))
+        measure(f"hostile chain {kind} refused", partial(refused, of_servers, hostile))
+        measure(f"server chain {kind}", partial(of_servers.verify, chain, "a.example", T))
+        measure(f"client chain {kind}", partial(of_clients.verify, of_client, T))
+        measure(f"server chain {kind} with revocation lists", partial(checking.verify, chain, "a.example", T))
 
 
 if __name__ == "__main__":

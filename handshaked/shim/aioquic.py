@@ -34,6 +34,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handshaked.errors import Alert
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
@@ -235,7 +236,7 @@ class _Adapter:
 
     def _initialize(self, peer_cid: bytes) -> None:
         if self._handshake is not None:
-            self._handshake.cancel()
+            self._handshake.cancel("the connection begins anew, after Retry or Version Negotiation")
             self._handshake = None
         self._original["_initialize"](peer_cid)
         self._tls = _RemoteTls(self._quic.tls, self, self._quic.configuration)
@@ -263,8 +264,9 @@ class _Adapter:
 
     @property
     def _holds_back(self) -> bool:
-        if self._quic._close_event is not None and self._handshake is not None:
-            self._handshake.cancel()
+        closed = self._quic._close_event
+        if closed is not None and self._handshake is not None:
+            self._handshake.cancel(f"connection closed with {_error_text(closed.error_code)} {closed.reason_phrase!r}")
             self._handshake = None
             self._awaiting = False
         return self._awaiting
@@ -417,6 +419,12 @@ class _Adapter:
 def _check(configuration: QuicConfiguration) -> None:
     if configuration.private_key is not None:
         raise ValueError("the configuration holds a private key: register it with the daemon instead")
+
+
+def _error_text(error_code: int) -> str:
+    """A QUIC error code for people: by its alert if it carries one we know."""
+    alerts = {alert.quic_error: alert.label for alert in Alert}
+    return alerts.get(error_code, f"error {error_code:#x}")
 
 
 def _aioquic_ticket(remote: _RemoteTls, ticket: SessionTicket) -> tls.SessionTicket:

@@ -89,10 +89,10 @@ class PendingHandshake:
         """Give a server's own `transport_parameters`, if they were not in the Start."""
         self._send(push_transport_parameters(self._sequence, transport_parameters, ack=True))
 
-    def cancel(self) -> None:
-        """Give the handshake up; no message comes any more."""
+    def cancel(self, reason: str = "") -> None:
+        """Give the handshake up, for a `reason` that the daemon's log shall tell; no message comes any more."""
         if self._on_message is not None:
-            self._client.send(push_cancel(self._sequence))
+            self._client.send(push_cancel(self._sequence, reason))
             self._end()
 
     def deliver(self, message: FromDaemon) -> None:

@@ -231,7 +231,7 @@ class _Connection:
                 driver.proceed(message.transport_parameters)
         elif isinstance(message, Cancel):
             if driver is not None:
-                driver.abort(Status.CANCELED, "canceled by the endpoint")
+                driver.abort(Status.CANCELED, message.reason or "canceled by the endpoint")
         elif isinstance(message, Lookup):
             self._send(push_lookup_answer(sequence, self._look_up(message)))
         elif isinstance(message, Malformed):

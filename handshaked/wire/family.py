@@ -119,6 +119,12 @@ class LookupAttribute(enum.IntEnum):
     REASON = 8
 
 
+class CancelAttribute(enum.IntEnum):
+    """Why the endpoint gives up."""
+
+    REASON = 1
+
+
 class SessionTicketAttribute(enum.IntEnum):
     """What a client resumes with, and until when (seconds since 1970, rounded down)."""
 
@@ -163,7 +169,9 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The endpoint has no use for the handshake any more; its DONE says ECANCELED."""
+    """The endpoint has no use for the handshake any more, for a `reason` that the log shall tell. DONE follows."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +260,7 @@ _DONE = {
     DoneAttribute.PEER_CERTIFICATE: Policy("peer-certificate", Kind.BINARY, 65531, multi=True),
     DoneAttribute.EARLY_DATA_ACCEPTED: Policy("early-data-accepted", Kind.FLAG),
 }
+_CANCEL = {CancelAttribute.REASON: Policy("reason", Kind.STRING, 1024)}
 _SESSION_TICKET = {
     SessionTicketAttribute.STATE: Policy("state", Kind.BINARY, 65000, required=True),
     SessionTicketAttribute.EXPIRES: Policy("expires", Kind.U32, required=True),
@@ -273,7 +282,7 @@ POLICIES: dict[Command, dict[Any, Policy]] = {
     Command.SECRET: {**_SECRET},
     Command.TRANSPORT_PARAMETERS: {**_TRANSPORT_PARAMETERS},
     Command.DONE: {**_DONE},
-    Command.CANCEL: {},
+    Command.CANCEL: {**_CANCEL},
     Command.LOOKUP: {**_LOOKUP},
     Command.SESSION_TICKET: {**_SESSION_TICKET},
 }
@@ -386,9 +395,10 @@ def push_session_ticket(sequence: int, ticket: SessionTicket) -> bytes:
     return push_message(FAMILY, sequence, Command.SESSION_TICKET, body)
 
 
-def push_cancel(sequence: int) -> bytes:
+def push_cancel(sequence: int, reason: str = "") -> bytes:
     """CANCEL, from the endpoint."""
-    return push_message(FAMILY, sequence, Command.CANCEL, b"")
+    body = push_string(CancelAttribute.REASON, printable(reason)) if reason else b""
+    return push_message(FAMILY, sequence, Command.CANCEL, body)
 
 
 def push_lookup(sequence: int, lookup: Lookup) -> bytes:
@@ -596,7 +606,7 @@ _FROM_ENDPOINT: dict[Command, Callable[[dict[int, Any]], Any]] = {
     Command.START: _pull_start,
     Command.CRYPTO: _pull_crypto,
     Command.TRANSPORT_PARAMETERS: _pull_transport_parameters,
-    Command.CANCEL: lambda _: Cancel(),
+    Command.CANCEL: lambda values: Cancel(values.get(CancelAttribute.REASON, "")),
     Command.LOOKUP: _pull_lookup,
 }
 _FROM_DAEMON: dict[Command, Callable[[dict[int, Any]], Any]] = {
