@@ -248,7 +248,7 @@ MALFORMED = [
         "either",
         Status.INVALID,
     ),
-    ("cancel-with", message(Command.CANCEL, push_u32(1, 1)), "attribute 1", "is not known here", Status.INVALID),
+    ("cancel-with", message(Command.CANCEL, push_u32(9, 1)), "attribute 9", "is not known here", Status.INVALID),
     ("command-0", message(0), None, "command 0 is not understood", Status.UNSUPPORTED),
     ("command-99", message(99), None, "command 99 is not understood", Status.UNSUPPORTED),
     ("daemons-command", message(Command.DONE, push_u32(1, 0)), None, "command 5 is not", Status.UNSUPPORTED),
