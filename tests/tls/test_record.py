@@ -307,6 +307,7 @@ class TestChangeCipherSpec:
         hello = RecordLayer(Role.CLIENT).protect(Level.INITIAL, HANDSHAKE, message(1))
         assert len(pull_all(layer, hello + CCS + hello + CCS)) == 2
         assert refused(layer, CCS) is Alert.UNEXPECTED_MESSAGE
+        assert refused(RecordLayer(Role.SERVER), hello + CCS + CCS) is Alert.UNEXPECTED_MESSAGE
 
     def test_dropped_among_protected_records(self):
         stream = CCS + sender(Level.HANDSHAKE).protect(Level.HANDSHAKE, HANDSHAKE, message(1))
