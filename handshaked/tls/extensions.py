@@ -1,5 +1,6 @@
 """Bodies of extensions: what a ``pull_x`` returns is valid, what a ``push_x`` returns is the whole extension."""
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ def pull_alpn(body: bytes) -> tuple[bytes, ...]:
     return tuple(protocols)
 
 
+@functools.lru_cache(maxsize=64)
 def push_alpn(protocols: tuple[bytes, ...]) -> bytes:
     """application_layer_protocol_negotiation."""
     return push_extension(ExtensionType.ALPN, push_vector16(b"".join(map(push_vector8, protocols))))
@@ -97,8 +99,10 @@ def pull_key_shares(body: bytes) -> dict[int, bytes]:
     shares: dict[int, bytes] = {}
     at = 0
     while at < len(entries):
-        share, end = pull_vector16(entries, at + 2, "key_share", 1)
+        share, end = pull_vector16(entries, at + 2, "key_share")
         group = entries[at] << 8 | entries[at + 1]
+        if not share:
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"empty key share for group {group:#06x}")
         if group in shares:
             # "Clients MUST NOT offer multiple KeyShareEntry values for the same group."
             raise PeerError(Alert.ILLEGAL_PARAMETER, f"two key shares for group {group:#06x}")
