@@ -46,6 +46,16 @@ class TestRevocation:
         encoded = x509.load_der_x509_crl(revocation_list(INTERMEDIATE, [self.LEAF]))
         self.refused(Alert.CERTIFICATE_REVOKED, encoded.public_bytes(Encoding.PEM))
 
+    def test_files(self):
+        lists = [revocation_list(INTERMEDIATE), revocation_list(ROOT, [INTERMEDIATE])]
+        pem = b"".join(x509.load_der_x509_crl(each).public_bytes(Encoding.PEM) + b"\n" for each in lists)
+        loaded = RevocationList.all_of(pem)
+        assert [each.issuer for each in loaded] == [c.certificate.subject for c in (INTERMEDIATE, ROOT)]
+        assert loaded[1].revokes(INTERMEDIATE.certificate)
+        assert len(RevocationList.all_of(lists[0])) == 1
+        with pytest.raises(ValueError, match="revocation list"):
+            RevocationList.all_of(pem[:200])
+
     def test_a_client(self):
         leaf = client(ROOT)
         lists = RevocationLists([RevocationList(revocation_list(ROOT, [leaf]))])
