@@ -87,8 +87,10 @@ class Driver:
         self._deadline.cancel()
         try:
             self._data_path.finish(outcome)
-        finally:
-            self._observe(self._request, outcome, time.monotonic() - self._started)
+        except Exception:  # of the same boundary: an abort comes from a timer or a door, which have others to serve
+            log.exception("the outcome of a handshake of %s cannot be reported", self._request.caller)
+            outcome = Outcome(reason="the outcome could not be reported")
+        self._observe(self._request, outcome, time.monotonic() - self._started)
 
 
 def _outcome(event: HandshakeComplete | HandshakeFailed) -> Outcome:
