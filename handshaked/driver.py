@@ -111,10 +111,12 @@ class Driver:
         self._deadline.cancel()
         try:
             self._data_path.finish(outcome)
-        finally:
-            # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
-            outcome = replace(outcome, registration=outcome.registration or self._session.registration)
-            self._observe(self._request, outcome, time.monotonic() - self._started)
+        except Exception:  # of the same boundary: an abort comes from a timer or a door, which have others to serve
+            log.exception("the outcome of a handshake of %s cannot be reported", self._request.caller)
+            outcome = Outcome(reason="the outcome could not be reported")
+        # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
+        outcome = replace(outcome, registration=outcome.registration or self._session.registration)
+        self._observe(self._request, outcome, time.monotonic() - self._started)
 
 
 def _outcome(event: HandshakeComplete | HandshakeFailed) -> Outcome:
