@@ -21,7 +21,8 @@ from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters
-from handshaked.wire.family import MAX_PACKET, Done, Start, pull_from_daemon, push_crypto, push_start
+from handshaked.wire.family import pull_from_daemon, push_crypto, push_start
+from handshaked.wire.messages import MAX_PACKET, Done, Start
 
 ROUNDS = 9
 HANDSHAKES = 300
