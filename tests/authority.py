@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ _KEYS = {
     "mldsa87": mldsa.MLDSA87PrivateKey.generate,
     "rsa1024": lambda: rsa.generate_private_key(65537, 1024),  # noqa: S505 - to be refused
     "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
+    "huge exponent": lambda: key_of_huge_exponent(),
     "dsa": lambda: dsa.generate_private_key(2048),
 }
 _UNHASHED = ("ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87")
@@ -39,6 +41,17 @@ _UNHASHED = ("ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87")
 def key(kind: str = "p256", number: int = 0):
     """A private key, the same one for the same arguments."""
     return _KEYS[kind]()
+
+
+def key_of_huge_exponent() -> rsa.RSAPrivateKey:
+    """An RSA key that is as dear to verify with as to sign with."""
+    numbers = key("rsa2048").private_numbers()
+    order = math.lcm(numbers.p - 1, numbers.q - 1)
+    d = 65537  # the two exponents changed places
+    e = pow(d, -1, order)
+    public = rsa.RSAPublicNumbers(e, numbers.public_numbers.n)
+    rest = (d % (numbers.p - 1), d % (numbers.q - 1), numbers.iqmp)
+    return rsa.RSAPrivateNumbers(numbers.p, numbers.q, d, *rest, public).private_key()
 
 
 def name(text: str) -> x509.Name:
@@ -116,7 +129,7 @@ def issue(
     end: datetime = NOW + 30 * DAY,
     serial: int | None = None,
     digest: hashes.HashAlgorithm | None = None,
-    noncritical: bool = False,
+    critical: bool | None = None,
 ) -> Issued:
     """A certificate with exactly these extensions; self-signed without an `issuer`."""
     private = key(kind, number)
@@ -130,7 +143,7 @@ def issue(
         .not_valid_after(end)
     )
     for extension in extensions:
-        builder = builder.add_extension(extension, isinstance(extension, CRITICAL) and not noncritical)
+        builder = builder.add_extension(extension, isinstance(extension, CRITICAL) if critical is None else critical)
     signer, signer_kind = (issuer.key, issuer.kind) if issuer else (private, kind)
     digest = None if signer_kind in _UNHASHED else digest or hashes.SHA256()
     return Issued(builder.sign(signer, digest), private, kind, common_name)
