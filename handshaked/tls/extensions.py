@@ -1,5 +1,6 @@
 """Bodies of extensions: what a ``pull_x`` returns is valid, what a ``push_x`` returns is the whole extension."""
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ def pull_alpn(body: bytes) -> tuple[bytes, ...]:
     return tuple(protocols)
 
 
+@functools.lru_cache(maxsize=64)
 def push_alpn(protocols: tuple[bytes, ...]) -> bytes:
     """application_layer_protocol_negotiation."""
     return push_extension(ExtensionType.ALPN, push_vector16(b"".join(map(push_vector8, protocols))))

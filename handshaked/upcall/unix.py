@@ -231,7 +231,7 @@ class _Connection:
                 driver.proceed(message.transport_parameters)
         elif isinstance(message, Cancel):
             if driver is not None:
-                driver.abort(Status.CANCELED, "canceled by the endpoint")
+                driver.abort(Status.CANCELED, message.reason or "canceled by the endpoint")
         elif isinstance(message, Lookup):
             self._send(push_lookup_answer(sequence, self._look_up(message)))
         elif isinstance(message, Malformed):
@@ -271,12 +271,19 @@ class _Connection:
             credential=start.credential,
             cipher_suites=start.cipher_suites,
             trust_anchors=start.trust_anchors,
+            session_ticket=start.session_ticket,
+            early_data=start.early_data,
+            ticket_seconds=float(start.ticket_seconds),
             peer_address=start.peer_address,
         )
 
     def _finished(self, sequence: int) -> None:
         self._usage.handshakes -= 1
-        self._drivers.pop(sequence, None)
+        driver = self._drivers[sequence]
+        if driver.takes_tickets:
+            self._loop.call_later(driver.ticket_seconds, self._drivers.pop, sequence, None)
+        else:
+            del self._drivers[sequence]
 
     def _look_up(self, lookup: Lookup) -> LookupAnswer:
         try:

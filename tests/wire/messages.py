@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from handshaked.errors import Alert
-from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
+from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.wire.family import Done, Lookup, LookupAnswer, Start
 
@@ -29,6 +29,9 @@ STARTS = st.builds(
     credential=st.none() | st.binary(min_size=32, max_size=32),
     cipher_suites=st.lists(st.sampled_from(CipherSuite), max_size=4).map(tuple),
     trust_anchors=st.lists(st.binary(max_size=100), max_size=3).map(tuple),
+    session_ticket=st.none() | st.binary(max_size=300),
+    ticket_seconds=st.integers(0, 60),
+    early_data=st.none() | st.binary(max_size=255),
     peer_address=st.none() | texts(64),
 )
 CRYPTO = st.builds(CryptoData, st.sampled_from(Level), st.binary(max_size=300))
@@ -51,8 +54,10 @@ OUTCOMES = st.builds(
     registration=st.none() | texts(255),
     cipher_suite=st.none() | st.sampled_from(CipherSuite),
     resumed=st.booleans(),
+    early_data_accepted=st.booleans(),
     peer_certificates=st.lists(st.binary(max_size=100), max_size=3).map(tuple),
 ).map(lambda outcome: outcome if outcome.status else Outcome(**{**fields(outcome), "reason": ""}))
+TICKETS = st.builds(SessionTicket, st.binary(max_size=300), st.integers(0, 2**32 - 1), st.booleans())
 DONES = st.builds(Done, OUTCOMES)
 LOOKUPS = st.builds(Lookup, client_hello=st.binary(max_size=300)) | st.builds(
     Lookup, datagrams=st.lists(st.binary(max_size=300), min_size=1, max_size=3).map(tuple)

@@ -41,6 +41,7 @@ from handshaked.wire.family import (
     push_lookup_answer,
     push_peer_transport_parameters,
     push_secret,
+    push_session_ticket,
     push_start,
     push_transport_parameters,
 )
@@ -76,10 +77,11 @@ def test_own_transport_parameters_come_back_as_they_were(sequence: int, body: by
     [
         (push_secret, messages.SECRETS),
         (push_peer_transport_parameters, messages.PEER_PARAMETERS),
+        (push_session_ticket, messages.TICKETS),
         (lambda sequence, done: push_done(sequence, done.outcome), messages.DONES),
         (push_lookup_answer, messages.ANSWERS),
     ],
-    ids=["secret", "peer-transport-parameters", "done", "lookup-answer"],
+    ids=["secret", "peer-transport-parameters", "session-ticket", "done", "lookup-answer"],
 )
 @given(data=st.data())
 def test_what_the_daemon_says_comes_back_as_it_was(
@@ -96,6 +98,7 @@ def test_a_lookup_comes_back_as_it_was(sequence: int, lookup: family.Lookup) -> 
 
 def test_a_cancel_and_an_acknowledgement_come_back() -> None:
     assert list(pull_from_endpoint(push_cancel(7))) == [(7, Cancel(), False)]
+    assert list(pull_from_endpoint(push_cancel(7, "why"))) == [(7, Cancel("why"), False)]
     assert list(pull_from_daemon(push_ack(7))) == [(7, Acknowledged())]
 
 
@@ -245,7 +248,7 @@ MALFORMED = [
         "either",
         Status.INVALID,
     ),
-    ("cancel-with", message(Command.CANCEL, push_u32(1, 1)), "attribute 1", "is not known here", Status.INVALID),
+    ("cancel-with", message(Command.CANCEL, push_u32(9, 1)), "attribute 9", "is not known here", Status.INVALID),
     ("command-0", message(0), None, "command 0 is not understood", Status.UNSUPPORTED),
     ("command-99", message(99), None, "command 99 is not understood", Status.UNSUPPORTED),
     ("daemons-command", message(Command.DONE, push_u32(1, 0)), None, "command 5 is not", Status.UNSUPPORTED),

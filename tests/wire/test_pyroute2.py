@@ -141,6 +141,7 @@ def test_a_lookup_survives_pyroute2(sequence: int, lookup: Lookup) -> None:
 
 def test_a_cancel_survives_pyroute2() -> None:
     assert decoded(push_cancel(3), Command.CANCEL)["attributes"] == {}
+    assert decoded(push_cancel(3, "why"), Command.CANCEL)["attributes"] == {family.CancelAttribute.REASON: ["why"]}
     assert list(pull_from_endpoint(encoded(Command.CANCEL, 3, []))) == [(3, Cancel(), False)]
 
 
