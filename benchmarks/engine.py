@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer  # aioquic.buffer re-exports it in no way mypy accepts
 from cryptography import x509
 
 from handshaked.events import CryptoData, Event, SessionTicket
@@ -125,7 +125,7 @@ def waiting_bytes(make: Callable[[bytes], object]) -> float:
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    held = [make(bytearray(hello)) for hello in hellos]
+    held = [make(bytes(bytearray(hello))) for hello in hellos]
     gc.collect()
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Registrations without a database: a snapshot, and what loads its credentials and trusts their authority."""
+"""Registrations without a database: a snapshot, and the resources that serve it."""
 
 from dataclasses import dataclass, field
 
@@ -8,10 +8,10 @@ from handshaked.errors import LocalError, Status
 from handshaked.model import Caller, KeyType, Request, Role
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.registry.registration import Access, CredentialReference, Registration
-from handshaked.registry.snapshot import Snapshot
+from handshaked.registry.snapshot import Selection, Snapshot
 from handshaked.session import Session, open_session
 from handshaked.testing.authority import Authority, Issued
-from handshaked.tls.parameters import Credential, PeerVerifier
+from handshaked.tls.parameters import DEFAULT_CIPHER_SUITES, Credential, PeerVerifier, ServerParameters
 from handshaked.tls.trust import TrustStore
 from handshaked.tls.verification import ServerChainVerifier
 
@@ -51,17 +51,27 @@ class Registered:
         """The registrations so far."""
         return Snapshot(self.registrations)
 
-    def load_credential(self, identity: int) -> Credential:
+    def credential(self, identity: int, /) -> Credential:
         """As a store does."""
         try:
             return self.credentials[identity]
         except KeyError:
             raise LocalError("the credential was removed while the handshake ran", Status.NO_KEY) from None
 
-    def load_trust(self, _request: Request) -> PeerVerifier:
+    def server_verifier(self, request: Request) -> PeerVerifier:
         """Trust in the authority."""
         root = self.authority.certificate.public_bytes(Encoding.DER)
         return ServerChainVerifier(TrustStore.from_der([root]))
+
+    def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
+        """What the request asks for, with what was selected."""
+        return ServerParameters(
+            credential=self.credential(selection.credential.id),
+            alpn=selection.alpn,
+            transport_parameters=transport_parameters,
+            cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
+            registration=selection.registration.name,
+        )
 
     def session(self, role: Role, **request: object) -> Session:
         """A session for a request of OWNER."""
@@ -69,6 +79,5 @@ class Registered:
         return open_session(
             Request(role=role, **asked),  # type: ignore[arg-type] # the fields of a request, by name
             self.snapshot,
-            self.load_credential,
-            self.load_trust,
+            self,
         )
