@@ -125,7 +125,9 @@ def client_hello(door: Door, sequence: int, start: Start) -> CryptoData:
     return hello
 
 
-def shake_hands(door: Door, client: int, server: int, client_asks: Start, server_asks: Start) -> tuple[Outcome, Outcome]:
+def shake_hands(
+    door: Door, client: int, server: int, client_asks: Start, server_asks: Start
+) -> tuple[Outcome, Outcome]:
     """Run a client's and a server's handshake through `door` against each other: their outcomes."""
     door.send(push_start(server, server_asks), push_start(client, client_asks))
     finished: dict[int, Outcome] = {}
