@@ -115,7 +115,8 @@ class Driver:
             log.exception("the outcome of a handshake of %s cannot be reported", self._request.caller)
             outcome = Outcome(reason="the outcome could not be reported")
         # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
-        outcome = replace(outcome, registration=outcome.registration or self._session.registration)
+        if outcome.status:
+            outcome = replace(outcome, registration=self._session.registration)
         self._observe(self._request, outcome, time.monotonic() - self._started)
 
 

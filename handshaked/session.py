@@ -6,11 +6,10 @@ kind ends it with one HandshakeFailed, behind which nothing follows.
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
 from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, RefusedError, Status
-from handshaked.events import Event, HandshakeComplete, HandshakeFailed, PeerTransportParameters
+from handshaked.events import Event, HandshakeFailed, PeerTransportParameters
 from handshaked.model import AuthMode, Level, Request, Role
 from handshaked.registry.names import canonical_server_name
 from handshaked.registry.snapshot import Query, Selection, Snapshot
@@ -115,8 +114,6 @@ class ServerSession(Session):
         events = self._engine.receive(level, data, now)
         if self._selection is None and self._engine.client_hello is not None:
             return [*events, *self._choose(self._engine.client_hello, now)]
-        if events and isinstance(events[-1], HandshakeComplete) and self._selection is not None:
-            events[-1] = replace(events[-1], registration=self._selection.registration.name)
         return events
 
     def _choose(self, hello: ClientHello, now: float) -> list[Event]:

@@ -5,7 +5,11 @@ from handshaked.model import MAX_HANDSHAKE_MESSAGE, Level
 from handshaked.tls.codepoints import HandshakeType
 
 _HEADER = 4
-_CERTIFICATES = (HandshakeType.CERTIFICATE, HandshakeType.COMPRESSED_CERTIFICATE)
+_TOO_LONG: dict[int, Alert] = {
+    HandshakeType.CERTIFICATE: Alert.BAD_CERTIFICATE,
+    HandshakeType.COMPRESSED_CERTIFICATE: Alert.BAD_CERTIFICATE,
+    HandshakeType.FINISHED: Alert.DECODE_ERROR,
+}
 
 
 class MessageReassembler:
@@ -41,7 +45,7 @@ class MessageReassembler:
         length = int.from_bytes(self._buffer[1:_HEADER])
         if length > MAX_HANDSHAKE_MESSAGE:
             raise PeerError(
-                Alert.BAD_CERTIFICATE if self._buffer[0] in _CERTIFICATES else Alert.ILLEGAL_PARAMETER,
+                _TOO_LONG.get(self._buffer[0], Alert.ILLEGAL_PARAMETER),
                 f"handshake message of {length} bytes, the limit is {MAX_HANDSHAKE_MESSAGE}",
             )
         end = _HEADER + length

@@ -17,7 +17,8 @@ from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
 from handshaked.model import Caller, Outcome, Request
 from handshaked.service import HandshakeService
-from handshaked.wire.family import (
+from handshaked.wire.family import join_packets, pull_from_endpoint, push_done, push_lookup_answer
+from handshaked.wire.messages import (
     MAX_PACKET,
     Cancel,
     FromEndpoint,
@@ -26,10 +27,6 @@ from handshaked.wire.family import (
     Malformed,
     Start,
     TransportParameters,
-    join_packets,
-    pull_from_endpoint,
-    push_done,
-    push_lookup_answer,
 )
 from handshaked.wire.netlink import push_ack, push_error
 
