@@ -1,16 +1,21 @@
 """The Unix door from an endpoint's side, message by message, and handshakes that go through it."""
 
 import array
+import asyncio
 import socket
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import AuthMode, Outcome, Role
+from handshaked.service import HandshakeService
+from handshaked.upcall.unix import Limits, UnixDoor
 from handshaked.wire.family import (
     MAX_PACKET,
     Acknowledged,
@@ -24,13 +29,14 @@ from handshaked.wire.family import (
     push_crypto,
     push_start,
 )
+from tests.registered import Registered
 
 PATIENCE = 20.0
 """How long to wait for what must come, in seconds."""
 PARAMETERS = b"transport parameters"
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The daemon closed the connection."""
 
 
@@ -64,7 +70,7 @@ class Door:
         """Take in one packet."""
         packet = self.sock.recv(MAX_PACKET)
         if not packet:
-            raise Gone
+            raise GoneError
         self.packets += 1
         for sequence, message in pull_from_daemon(packet):
             assert not isinstance(message, Malformed), message
@@ -103,7 +109,7 @@ class Door:
         try:
             while True:
                 self.receive()
-        except (Gone, ConnectionError):
+        except (GoneError, ConnectionError):
             return True
 
 
@@ -128,7 +134,10 @@ def client_hello(door: Door, sequence: int, start: Start) -> CryptoData:
 def shake_hands(
     door: Door, client: int, server: int, client_asks: Start, server_asks: Start
 ) -> tuple[Outcome, Outcome]:
-    """Run a client's and a server's handshake through `door` against each other: their outcomes."""
+    """Run a client's and a server's handshake through `door` against each other: their outcomes.
+
+    CRYPTO data for a side that is done, as session tickets are, stays in the inbox of the other.
+    """
     door.send(push_start(server, server_asks), push_start(client, client_asks))
     finished: dict[int, Outcome] = {}
     other = {client: server, server: client}
@@ -136,7 +145,10 @@ def shake_hands(
         for sequence in (client, server):
             messages, door.inbox[sequence] = door.inbox[sequence], []
             for message in messages:
-                if isinstance(message, CryptoData) and other[sequence] not in finished:
+                if isinstance(message, CryptoData):
+                    if other[sequence] in finished:
+                        door.inbox[sequence].append(message)
+                        continue
                     door.send(push_crypto(other[sequence], message))
                 elif isinstance(message, Done):
                     finished[sequence] = message.outcome
@@ -160,13 +172,38 @@ def parameters_of(messages: list[FromDaemon]) -> list[PeerTransportParameters]:
 def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> bool:
     """Whether `what` becomes true in time."""
     deadline = time.monotonic() + seconds
-    with socket.socketpair()[0] as never:
-        never.settimeout(0.02)
-        while not what():
-            if time.monotonic() > deadline:
-                return False
-            try:
-                never.recv(1)
-            except TimeoutError:
-                continue
+    never = threading.Event()
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        never.wait(0.02)
     return True
+
+
+@contextmanager
+def served(registered: Registered, path: Path, limits: Limits) -> Iterator[HandshakeService]:
+    """A door at `path` in a thread of this process, with limits of one's own."""
+    ready = threading.Event()
+    made: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, HandshakeService]] = []
+
+    async def serve() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            service = HandshakeService(registered.snapshot, registered, lambda *_: None)
+            door = UnixDoor(listener, service, limits)
+            over = asyncio.Event()
+            made.append((asyncio.get_running_loop(), over, service))
+            ready.set()
+            await over.wait()
+            door.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    ready.wait()
+    loop, over, service = made[0]
+    try:
+        yield service
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()

@@ -1,5 +1,6 @@
 """Registrations without a database: a snapshot, and the resources that serve it."""
 
+import os
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,6 +17,7 @@ from handshaked.tls.trust import TrustStore
 from handshaked.tls.verification import ServerChainVerifier
 
 OWNER = Caller(uid=1000)
+ACCESS = Access(uids=frozenset({os.getuid()}), kernel=True)
 
 
 @dataclass
@@ -40,9 +42,7 @@ class Registered:
             identity = len(self.credentials)
             self.credentials[identity] = open_credential(loaded.chain, loaded.key, key_type)
             references.append(CredentialReference(identity, key_type, loaded.leaf_digest))
-        registration = Registration(
-            len(self.registrations), name, OWNER.uid, names, alpns, tuple(references), Access(kernel=True)
-        )
+        registration = Registration(len(self.registrations), name, OWNER.uid, names, alpns, tuple(references), ACCESS)
         self.registrations.append(registration)
         return registration
 
