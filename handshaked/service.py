@@ -13,6 +13,7 @@ from handshaked.session import CredentialLoader, open_session
 from handshaked.tls.parameters import ClientHello, PeerVerifier
 from handshaked.tls.stopgap import pull_client_hello
 from handshaked.tls.trust import TrustStore
+from handshaked.tls.verification import ServerChainVerifier
 
 SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
 _CACHED_CREDENTIALS = 4096
@@ -80,13 +81,13 @@ def _load_trust(request: Request) -> PeerVerifier:
 
 
 @lru_cache(maxsize=_CACHED_TRUST_STORES)
-def _trust_in(anchors: tuple[bytes, ...]) -> TrustStore:
-    return TrustStore.from_der(anchors)
+def _trust_in(anchors: tuple[bytes, ...]) -> PeerVerifier:
+    return ServerChainVerifier(TrustStore.from_der(anchors))
 
 
 @lru_cache(maxsize=1)
-def _system_trust() -> TrustStore:
+def _system_trust() -> PeerVerifier:
     try:
-        return TrustStore.from_pem(SYSTEM_TRUST.read_bytes())
+        return ServerChainVerifier(TrustStore.from_pem(SYSTEM_TRUST.read_bytes()))
     except (OSError, ValueError) as error:
         raise LocalError(f"the system's trust store {SYSTEM_TRUST} cannot be used: {error}", Status.NO_KEY) from None

@@ -97,6 +97,7 @@ class ServerHandshake:
             alpn_protocols=None if parameters.alpn is None else [parameters.alpn.decode("latin-1")],
             cipher_suites=_suites(parameters.cipher_suites),
         )
+        assert parameters.credential is not None  # noqa: S101 - the session gives one always
         _install(context, parameters.credential)
         self._context = _Context(context, parameters.transport_parameters)
         self._alpn = parameters.alpn
