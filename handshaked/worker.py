@@ -34,9 +34,10 @@ class Worker:
         self._store = Store(state_directory / DATABASE, read_only=True)
         self._outcomes = OutcomeRecorder()
         self._service = HandshakeService(self._store.load(), self._store.credential, self._outcomes)
-        # The snapshot lives long and holds no cycles: keep the collector from walking it.
+        # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 100)
         self._door = UnixDoor(listener, self._service, Limits())
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()

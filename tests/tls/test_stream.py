@@ -25,7 +25,7 @@ from handshaked.tls.stream import (
 SUITE = CipherSuite.AES_128_GCM_SHA256
 COMPLETE = HandshakeComplete(None, None, SUITE, resumed=False)
 HELLO = ClientHello(None, (), (), None)
-PARAMETERS = ServerParameters(None, None, None)  # type: ignore[arg-type]  # the script never signs
+PARAMETERS = ServerParameters(None, None, None)
 CCS = bytes.fromhex("140303000101")
 
 
