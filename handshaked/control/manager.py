@@ -190,8 +190,8 @@ def _shown_credential(details: CredentialDetails) -> Result:
 
 
 def _check(new: NewRegistration, *, force: bool) -> None:
-    if not new.alpns:
-        raise RefusedError("give at least one --alpn: certificates are chosen by server name and ALPN")
+    if not new.alpns and not new.access.kernel:
+        raise RefusedError("give at least one --alpn: only clients of the kernel may come without (--allow-kernel)")
     if len(new.alpns) > MAX_ALPNS or len(new.server_names) > MAX_NAMES:
         raise RefusedError(f"a registration has at most {MAX_NAMES} server names and {MAX_ALPNS} ALPNs")
     if not force:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from handshaked.model import Caller, KeyType
 
+NO_ALPN = b""
+"""Stands for the absence of ALPN, which is matched like a protocol: consumers of the kernel's TCP may do without."""
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -36,7 +39,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order, never empty."""
+    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order (empty: clients that send none)."""
 
     id: int
     name: str
@@ -61,4 +64,4 @@ class Registration:
     @property
     def pairs(self) -> list[tuple[str | None, bytes]]:
         """The (server name, ALPN) pairs this registration claims; each may be claimed once."""
-        return [(name, alpn) for name in self.server_names or (None,) for alpn in self.alpns]
+        return [(name, alpn) for name in self.server_names or (None,) for alpn in self.alpns or (NO_ALPN,)]
