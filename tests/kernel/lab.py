@@ -138,9 +138,7 @@ def _project_layer(root: Path) -> Path:
         return directory / "upper"
 
 
-def _in_overlay(
-    layer: Path, lower: tuple[Path, ...], command: str, *, timeout: float, check: bool = False
-) -> str:
+def _in_overlay(layer: Path, lower: tuple[Path, ...], command: str, *, timeout: float, check: bool = False) -> str:
     """Run the shell command with `layer`/merged mounted out of `lower` and `layer`/upper; what it printed."""
     for name in ("upper", "work", "merged"):
         (layer / name).mkdir(exist_ok=True)
