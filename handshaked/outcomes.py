@@ -1,5 +1,6 @@
 """What is said of each handshake when it is over: one log line, and counts. Never a secret."""
 
+import asyncio
 import logging
 import re
 from collections import Counter
@@ -11,20 +12,34 @@ from handshaked.wire.family import printable
 
 log = logging.getLogger("handshaked.handshake")
 
+_LOG_SECONDS = 0.05
+_LOG_LINES = 256
 _PLAIN = re.compile(r"[^ \"=]+").fullmatch
 
 
 class OutcomeRecorder:
-    """Logs and counts outcomes. Callable as a driver's observer."""
+    """Counts outcomes, and logs them in batches. Callable as a driver's observer; for one event loop."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self._pending: list[tuple[Request, Outcome, float]] = []
 
     def __call__(self, request: Request, outcome: Outcome, seconds: float) -> None:
-        self.counts["succeeded" if outcome.status == 0 else "failed"] += 1
-        level = logging.INFO if outcome.status == 0 else logging.WARNING
-        if log.isEnabledFor(level):
-            log.log(level, "%s", describe(request, outcome, seconds))
+        self.counts["failed" if outcome.status else "succeeded"] += 1
+        # Many lines at a time cost a fraction of one line at a time: a handshake should not wait for its own.
+        if not self._pending:
+            asyncio.get_running_loop().call_later(_LOG_SECONDS, self.flush)
+        self._pending.append((request, outcome, seconds))
+        if len(self._pending) >= _LOG_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Log what has been held back."""
+        pending, self._pending = self._pending, []
+        for request, outcome, seconds in pending:
+            level = logging.WARNING if outcome.status else logging.INFO
+            if log.isEnabledFor(level):
+                log.log(level, "%s", describe(request, outcome, seconds))
 
 
 def describe(request: Request, outcome: Outcome, seconds: float) -> str:

@@ -50,6 +50,7 @@ class Worker:
         self._tell({"event": "ready", "generation": self._service.snapshot.generation})
         await self._stopped.wait()
         self._door.close()
+        self._outcomes.flush()
         self._store.close()
 
     def _on_command(self) -> None:

@@ -190,6 +190,7 @@ class _Connection:
             self.close()
             return
         messages = 1
+        self._flush_planned = True  # below
         try:
             if flags & socket.MSG_TRUNC:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)

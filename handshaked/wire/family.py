@@ -147,7 +147,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The endpoint has no use for the handshake any more; it gets no DONE."""
+    """The endpoint has no use for the handshake any more; its DONE says ECANCELED."""
 
 
 @dataclass(frozen=True, slots=True)
