@@ -67,7 +67,8 @@ def capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
     limits = False
     try:
         for suite in _CIPHERS:
-            with _established() as sock:
+            ours, theirs = _established()
+            with ours as sock, theirs:
                 sock.setsockopt(socket.SOL_TCP, _TCP_ULP, b"tls")
                 if _takes(sock, _TLS_TX, push_crypto_info(_example(suite))):
                     suites.append(suite)
@@ -79,10 +80,11 @@ def capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
     return tuple(suites), limits
 
 
-def _established() -> socket.socket:
-    """One end of a TCP connection on the loopback; nobody needs the other one."""
+def _established() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection on the loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        return socket.create_connection(listener.getsockname(), timeout=1)
+        ours = socket.create_connection(listener.getsockname(), timeout=1)
+        return ours, listener.accept()[0]
 
 
 def _takes(sock: socket.socket, option: int, value: bytes) -> bool:

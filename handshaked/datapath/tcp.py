@@ -8,7 +8,6 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 from handshaked.driver import Attempt
 from handshaked.errors import HandshakeError, Status
@@ -21,8 +20,8 @@ _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 HandOver = Callable[[socket.socket, RecordLayer], None]
 """Gives the connection to whoever protects its records from here on; LocalError if that fails."""
-Identify = Callable[[HandshakeComplete], tuple[int, ...]]
-"""The serials of the keys that stand for the peer of a completed handshake."""
+Conclude = Callable[[HandshakeComplete], HandshakeComplete]
+"""Adds what else is to be reported of a handshake that is complete; HandshakeError if it cannot stand after all."""
 
 
 class TcpPath:
@@ -33,13 +32,13 @@ class TcpPath:
         sock: socket.socket,
         open_session: Callable[[], StreamSession],
         hand_over: HandOver,
-        identify: Identify,
+        conclude: Conclude,
         report: Callable[[Outcome], None],
     ) -> None:
         self._sock = sock
         self._open_session = open_session
         self._hand_over = hand_over
-        self._identify = identify
+        self._conclude = conclude
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._unsent = b""
@@ -107,9 +106,9 @@ class TcpPath:
             return []
         try:
             self._hand_over(self._sock, self._session.records)
+            return [self._conclude(self._complete)]
         except HandshakeError as error:
             return [HandshakeFailed.of(error)]
-        return [replace(self._complete, peer_keys=self._identify(self._complete))]
 
     def _send(self) -> bool:
         """Send as much as goes; whether that was all."""

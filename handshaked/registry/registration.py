@@ -33,8 +33,11 @@ class CredentialReference:
 class Policy:
     """How handshakes of a registration are run: settings with defaults, of plain types (strings, numbers, tuples).
 
-    The store keeps them by name, those that differ from their default only.
+    The store keeps them by name, those that differ from their default only. ``peers`` are rules on the certificates of
+    the kernel's clients (``registry.authorisation``).
     """
+
+    peers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
