@@ -50,6 +50,7 @@ def register(arguments: argparse.Namespace) -> int:
                 "allow_users": arguments.allow_user,
                 "allow_groups": arguments.allow_group,
                 "allow_kernel": arguments.allow_kernel,
+                "peers": arguments.peer,
                 "credentials": credentials,
                 "force": arguments.force,
                 "replace": arguments.replace,
@@ -288,6 +289,9 @@ def _add_register_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--allow-user", action="append", default=[], metavar="U", help="who else may use it")
     sub.add_argument("--allow-group", action="append", default=[], metavar="G", help="whose members may use it")
     sub.add_argument("--allow-kernel", action="store_true", help="upcalls of the kernel may use it")
+    sub.add_argument(
+        "--peer", action="append", default=[], metavar="RULE", help="on the kernel's peers: 'allow san=dns:*.a tag=b'"
+    )
     sub.add_argument("--replace", action="store_true", help="replace the registration of that name")
     sub.add_argument("--force", action="store_true", help="accept expired or not yet valid certificates, for testing")
 

@@ -62,7 +62,7 @@ class KernelHandshakes:
         self.server: Side = server
         self.psk_keyrings = configuration.kernel.keyrings
         linked = keyring.link_keyrings((*keyring.WELL_KNOWN, *self.psk_keyrings))
-        log.info("keyrings linked: %s", ", ".join(linked) or "none")
+        log.debug("keyrings linked: %s", ", ".join(linked) or "none")
 
     def open(self, request: Request, sock: socket.socket, report: Callable[[Outcome], None]) -> Attempt:
         """Begin the handshake of `request` on `sock`; `report` is told how it ended."""

@@ -1,5 +1,6 @@
 """What the programs in the lab share: an NFS server on loopback, mounts of it, a daemon that answers upcalls."""
 
+import atexit
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ from handshaked.testing.daemon import RunningDaemon
 HERE = Path.cwd()
 MOUNT = HERE / "mnt"
 EXPORT = HERE / "export"
+
+
+def refused(process: subprocess.CompletedProcess[str]) -> None:
+    """The mount was refused with EACCES."""
+    assert process.returncode != 0, "mounted"
+    assert "access denied" in process.stdout or "Permission denied" in process.stdout, process.stdout
 
 
 def run(*command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -83,7 +90,9 @@ def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -
     directory.mkdir(exist_ok=True)
     file = directory / "handshaked.toml"
     file.write_text(configuration)
-    return RunningDaemon(directory, workers=workers, options=("--kernel", f"--configuration={file}"))
+    running = RunningDaemon(directory, workers=workers, options=("--kernel", f"--configuration={file}"))
+    atexit.register(show, running)
+    return running
 
 
 def serving(running: RunningDaemon) -> None:
@@ -103,9 +112,15 @@ def descriptors(pid: int) -> list[str]:
     return sorted(str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def logged(running: RunningDaemon, outcome: str) -> list[str]:
-    """The log's lines of handshakes that ended so (``ok``, ``failed``)."""
-    return [line for line in running.log.read_text().splitlines() if f"outcome={outcome} " in line]
+def logged(running: RunningDaemon, *words: str, count: int = 1) -> list[str]:
+    """The lines of the log that have all `words`, as soon as there are `count` of them: outcomes come in batches."""
+    deadline = time.monotonic() + 10
+    while True:
+        lines = [line for line in running.log.read_text().splitlines() if all(word in line for word in words)]
+        if len(lines) >= count:
+            return lines
+        assert time.monotonic() < deadline, f"{len(lines)} of {count} lines with {words}"
+        time.sleep(0.05)
 
 
 def show(running: RunningDaemon) -> None:
