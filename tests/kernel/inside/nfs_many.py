@@ -7,7 +7,7 @@ from scene import authority, daemon, descriptors, logged, serve_nfs, serving
 
 ca = authority()
 server = ca.issue("server.test")
-serve_nfs(threads=8)
+serve_nfs(threads=24)
 tls = context(ca.root)
 
 with daemon(workers=2) as running:

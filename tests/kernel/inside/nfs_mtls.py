@@ -1,4 +1,4 @@
-"""``xprtsec=mtls`` mounts: by both sides' certificates, not without the client's, and only for the peers that rules allow."""
+"""``xprtsec=mtls`` mounts: by both sides' certificates, not without the client's, for peers that the rules allow."""
 
 from scene import authority, daemon, logged, mount, mounted, refused, serve_nfs, serving, write_and_read
 
@@ -27,6 +27,8 @@ with daemon(with_client, name="with") as running:
     with mounted(security="mtls") as directory:
         write_and_read(directory)
     assert "outcome=failed" not in running.log.read_text()
+
+    pair = (server.certificate, server.key)
 
     def rules(*peers: str) -> None:
         running.register(

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import ssl
+from contextlib import suppress
 
 from rpc import context, handshake, start_tls
 from scene import authority, daemon, mounted, serve_nfs, serving, write_and_read
@@ -18,21 +20,12 @@ running = daemon(f'[client]\ntrust = "{ca.root}"\n')
 def in_mid_handshake() -> socket.socket:
     """A client that has the server's first flight, and does not answer it."""
     sock = start_tls()
-    outgoing, incoming = ssl_pair()
-    client = tls.wrap_bio(incoming, outgoing, server_hostname="server.test")
-    try:
-        client.do_handshake()
-    except Exception as error:
-        assert "want" in type(error).__name__.lower(), error
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        tls.wrap_bio(incoming, outgoing, server_hostname="server.test").do_handshake()
     sock.sendall(outgoing.read())
     assert sock.recv(1) == b"\x16"
     return sock
-
-
-def ssl_pair():  # type: ignore[no-untyped-def]
-    import ssl
-
-    return ssl.MemoryBIO(), ssl.MemoryBIO()
 
 
 def ends(sock: socket.socket) -> None:
