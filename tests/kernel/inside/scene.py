@@ -2,6 +2,7 @@
 
 import atexit
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -
     file = directory / "handshaked.toml"
     file.write_text(configuration)
     running = RunningDaemon(directory, workers=workers, options=("--kernel", f"--configuration={file}"))
-    atexit.register(show, running)
+    atexit.register(_show, running)
     return running
 
 
@@ -123,6 +124,7 @@ def logged(running: RunningDaemon, *words: str, count: int = 1) -> list[str]:
         time.sleep(0.05)
 
 
-def show(running: RunningDaemon) -> None:
-    """Print the daemon's log, for the test's report."""
-    print("--- the daemon's log ---", running.log.read_text(), sep="\n")
+def _show(running: RunningDaemon) -> None:
+    """Print the daemon's log, for whoever reads of a failure."""
+    if running.log.exists():
+        print("--- the daemon's log ---", running.log.read_text(), sep="\n", file=sys.stderr)
