@@ -125,6 +125,7 @@ def test_a_worker_that_starts_again_knows_what_was_registered_meanwhile(daemon: 
             assert succeeds(door)
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_answer_does_not_keep_others_from_new_registrations(
     daemon: RunningDaemon, issue: Issue
 ) -> None:
