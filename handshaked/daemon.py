@@ -12,14 +12,16 @@ import time
 from pathlib import Path
 
 from handshaked import __version__, directories
+from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.arguments import Arguments
 from handshaked.control.channel import Message
 from handshaked.control.manager import Manager
 from handshaked.control.server import ControlServer
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.model import Caller
-from handshaked.process import LEVELS, forbid_core_dumps, log_to_stderr
+from handshaked.process import LEVELS, forbid_core_dumps, log_to_stderr, may_administer_network
 from handshaked.registry.store import Store
+from handshaked.sides import check_sides
 from handshaked.supervisor import Supervisor
 from handshaked.upcall.unix import caller_of
 
@@ -35,14 +37,21 @@ _FORGET_SECONDS = 120.0
 class Daemon:
     """The parent process: the registry's only writer, the control socket, and the workers' keeper."""
 
-    def __init__(self, state_directory: Path, runtime_directory: Path, workers: int, log_level: str) -> None:
+    def __init__(self, arguments: argparse.Namespace, configuration: Configuration) -> None:
+        state_directory, runtime_directory = arguments.state_directory, arguments.runtime_directory
         self._started = time.time()
         self._store = Store(state_directory / directories.DATABASE)
         self._store.forget_unused()
         self._store.rotate_ticket_keys(time.time())
         self._listener = _listen(runtime_directory / directories.HANDSHAKE_SOCKET)
         self._control = _listen(runtime_directory / directories.CONTROL_SOCKET)
-        self._supervisor = Supervisor(self._listener, state_directory, workers, log_level)
+        self._supervisor = Supervisor(
+            self._listener,
+            state_directory,
+            arguments.workers,
+            arguments.log_level,
+            _worker_options(arguments, configuration),
+        )
         self._manager = Manager(self._store, self._supervisor.publish)
 
     async def run(self) -> None:
@@ -116,19 +125,37 @@ class Daemon:
 def main() -> None:
     """Run the daemon in the foreground."""
     arguments = _parser().parse_args()
+    try:
+        configuration = load_configuration(
+            arguments.configuration or DEFAULT_PATH, required=arguments.configuration is not None
+        )
+        check_sides(configuration)
+    except RefusedError as error:
+        sys.exit(f"handshaked: {error}")
+    if arguments.check_config:
+        return
+    arguments.log_level = arguments.log_level or configuration.log_level or "info"
     forbid_core_dumps()
     log_to_stderr(arguments.log_level, "handshaked")
     try:
         lock = _lock(arguments.state_directory)
-        asyncio.run(_run(arguments))
+        asyncio.run(_run(arguments, configuration))
         os.close(lock)
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
         sys.exit(1)
 
 
-async def _run(arguments: argparse.Namespace) -> None:
-    await Daemon(arguments.state_directory, arguments.runtime_directory, arguments.workers, arguments.log_level).run()
+async def _run(arguments: argparse.Namespace, configuration: Configuration) -> None:
+    await Daemon(arguments, configuration).run()
+
+
+def _worker_options(arguments: argparse.Namespace, configuration: Configuration) -> list[str]:
+    wanted = configuration.kernel.enabled if arguments.kernel is None else arguments.kernel
+    options = [f"--configuration={arguments.configuration or DEFAULT_PATH}"]
+    if may_administer_network() if wanted is None else wanted:
+        options += ["--kernel", *(f"--netns={name}" for name in arguments.netns)]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +167,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state-directory", type=Path, default=directories.state_directory(), metavar="DIR")
     parser.add_argument("--runtime-directory", type=Path, default=directories.runtime_directory(), metavar="DIR")
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="worker processes")
-    parser.add_argument("--log-level", choices=LEVELS, default="info")
+    parser.add_argument("--log-level", choices=LEVELS, help="info, unless the configuration says otherwise")
+    parser.add_argument("--configuration", type=Path, metavar="FILE", help=f"settings in TOML, {DEFAULT_PATH} if there")
+    parser.add_argument("--check-config", action="store_true", help="only say what is wrong with the configuration")
+    parser.add_argument(
+        "--kernel",
+        action=argparse.BooleanOptionalAction,
+        help="answer upcalls of the kernel; without it, if the daemon has the privilege (CAP_NET_ADMIN)",
+    )
+    parser.add_argument(
+        "--netns",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take upcalls of this network namespace",
+    )
     return parser
 
 

@@ -5,8 +5,10 @@ import logging
 import os
 import resource
 import sys
+from pathlib import Path
 
 _PR_SET_DUMPABLE = 4
+_CAP_NET_ADMIN = 12
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -16,6 +18,14 @@ def forbid_core_dumps() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) failed")
+
+
+def may_administer_network() -> bool:
+    """Whether this process has CAP_NET_ADMIN, without which the kernel hands out no requests."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
+    return False
 
 
 class _JournalFormatter(logging.Formatter):

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 
-from handshaked.driver import DataPath, Driver, Observer
+from handshaked.driver import Attempt, DataPath, Driver, Observer
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller, Level, Outcome, Request
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.session import Resources, open_session
-from handshaked.tls.parameters import ClientHello
+from handshaked.tls.parameters import ClientHello, Credential
 from handshaked.tls.server import ServerHandshake
 
 
@@ -29,6 +29,16 @@ class HandshakeService:
         driver = Driver(request, session, data_path, self._ended)
         self.in_flight += 1
         return driver
+
+    def attempt(self, request: Request, data_path: DataPath) -> Attempt:
+        """What runs `request` for a `data_path` that has a session of its own."""
+        attempt = Attempt(request, data_path, self._ended)
+        self.in_flight += 1
+        return attempt
+
+    def credential(self, identity: int) -> Credential:
+        """The credential of a selection; LocalError if it cannot be had."""
+        return self._resources.credential(identity)
 
     def look_up(
         self, caller: Caller, client_hello: bytes | None, datagrams: tuple[bytes, ...]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from asyncio.subprocess import Process
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,16 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `count` workers that share `listener`."""
+    """Runs `count` workers that share `listener`, each started with `options` besides."""
 
-    def __init__(self, listener: socket.socket, state_directory: Path, count: int, log_level: str) -> None:
+    def __init__(
+        self, listener: socket.socket, state_directory: Path, count: int, log_level: str, options: Sequence[str] = ()
+    ) -> None:
         self._listener = listener
         self._state_directory = state_directory
         self._count = count
         self._log_level = log_level
+        self._options = options
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._ready = [asyncio.Event() for _ in range(count)]
@@ -158,6 +162,7 @@ class Supervisor:
                 f"--parent={theirs.fileno()}",
                 f"--state-directory={self._state_directory}",
                 f"--log-level={self._log_level}",
+                *self._options,
                 pass_fds=(self._listener.fileno(), theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONSAFEPATH": "1"},

@@ -410,7 +410,7 @@ def test_a_server_takes_nothing_behind_the_client_hello(registered: Registered) 
     assert failure(theirs.receive(Level.INITIAL, hello.data, NOW)).alert is Alert.UNEXPECTED_MESSAGE
 
 
-@pytest.mark.parametrize("length", [64 * 1024 + 1, 2**24 - 1])
+@pytest.mark.parametrize("length", [65 * 1024 + 1, 2**24 - 1])
 def test_a_message_beyond_the_limit_is_refused_before_it_is_there(registered: Registered, length: int) -> None:
     theirs = server(registered)
     theirs.start(NOW)

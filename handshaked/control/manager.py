@@ -12,6 +12,7 @@ from typing import Any
 from handshaked.control.arguments import Arguments
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import KERNEL, Caller
+from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.credentials import (
     LoadedCredential,
     check_validity,
@@ -21,7 +22,7 @@ from handshaked.registry.credentials import (
     uncovered_names,
 )
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn
-from handshaked.registry.registration import Access, Registration
+from handshaked.registry.registration import Access, Policy, Registration
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.store import CredentialDetails, NewRegistration, Source, Store
 
@@ -31,6 +32,7 @@ PAGE = 200
 MAX_NAMES = 100
 MAX_ALPNS = 32
 MAX_CREDENTIALS = 8
+MAX_RULES = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
 Result = dict[str, Any]
@@ -60,6 +62,7 @@ class Manager:
                 gids=frozenset(map(_gid, arguments.texts("allow_groups"))),
                 kernel=arguments.flag("allow_kernel"),
             ),
+            policy=Policy(peers=_rules(arguments.texts("peers"))),
         )
         arguments.end()
         _check(new, force=force)
@@ -173,6 +176,7 @@ class Manager:
             "allow_users": sorted(registration.access.uids),
             "allow_groups": sorted(registration.access.gids),
             "allow_kernel": registration.access.kernel,
+            "peers": list(registration.policy.peers),
             "credentials": [_shown_credential(one) for one in self._store.details(registration)],
         }
 
@@ -190,8 +194,8 @@ def _shown_credential(details: CredentialDetails) -> Result:
 
 
 def _check(new: NewRegistration, *, force: bool) -> None:
-    if not new.alpns:
-        raise RefusedError("give at least one --alpn: certificates are chosen by server name and ALPN")
+    if not new.alpns and not new.access.kernel:
+        raise RefusedError("give at least one --alpn: only clients of the kernel may come without (--allow-kernel)")
     if len(new.alpns) > MAX_ALPNS or len(new.server_names) > MAX_NAMES:
         raise RefusedError(f"a registration has at most {MAX_NAMES} server names and {MAX_ALPNS} ALPNs")
     if not force:
@@ -267,6 +271,14 @@ def _distinct(what: str, values: Any) -> tuple[Any, ...]:
     if len(set(found)) != len(found):
         raise RefusedError(f"a {what} is given twice")
     return found
+
+
+def _rules(texts: list[str]) -> tuple[str, ...]:
+    if len(texts) > MAX_RULES:
+        raise RefusedError(f"a registration has at most {MAX_RULES} rules on peers")
+    for text in texts:
+        parse_rule(text)
+    return tuple(texts)
 
 
 def _registration_name(name: str) -> str:

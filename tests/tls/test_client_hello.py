@@ -283,8 +283,21 @@ def test_a_message_that_ends_early(size: int) -> None:
 
 def test_a_message_that_is_too_long() -> None:
     with pytest.raises(PeerError) as caught:
-        ServerHandshake().receive(Level.INITIAL, b"\x01\x01\0\x01", NOW)
+        ServerHandshake().receive(Level.INITIAL, b"\x01\x01\x04\x01", NOW)
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER
+
+
+def test_more_schemes_and_groups_than_anybody_knows() -> None:
+    many = hello()
+    numbers = b"".join(number.to_bytes(2) for number in range(0x0500, 0x0500 + 15_000))
+    for kind in (E.SIGNATURE_ALGORITHMS, E.SUPPORTED_GROUPS):
+        body = numbers + many.body(kind)[2:]
+        many.put(kind, len(body).to_bytes(2) + body)
+    server = ServerHandshake()
+    server.receive(Level.INITIAL, many.encode(), NOW)
+    assert server.client_hello is not None
+    assert len(server.client_hello.signature_schemes) < 20
+    assert kinds(server.proceed(server_parameters(), NOW))[-1] == "secret application send"
 
 
 def test_grease_and_encrypted_client_hello_grease() -> None:

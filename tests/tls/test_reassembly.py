@@ -40,7 +40,7 @@ def test_next_type() -> None:
 )
 def test_too_long(kind: int, alert: Alert) -> None:
     reassembler = MessageReassembler(Level.HANDSHAKE)
-    reassembler.receive(Level.HANDSHAKE, bytes([kind]) + (MAX_HANDSHAKE_MESSAGE + 1).to_bytes(3))
+    reassembler.receive(Level.HANDSHAKE, bytes([kind]) + (MAX_HANDSHAKE_MESSAGE + 1025).to_bytes(3))
     with pytest.raises(PeerError) as caught:
         reassembler.pull()
     assert caught.value.alert is alert
