@@ -42,9 +42,12 @@ class _Worker:
         self._waiting.append((event, answer))
         try:
             send_message(self._channel, {"command": command})
-            return await asyncio.wait_for(answer, _ANSWER_SECONDS)
-        except (OSError, TimeoutError, asyncio.CancelledError):
+            await asyncio.wait([answer], timeout=_ANSWER_SECONDS)
+        except OSError:
             return None
+        finally:
+            self._waiting = [waiting for waiting in self._waiting if waiting[1] is not answer]
+        return answer.result() if answer.done() and not answer.cancelled() else None
 
     def stop(self) -> None:
         """Tell the worker to finish what it has and exit."""

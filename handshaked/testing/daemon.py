@@ -120,6 +120,6 @@ class RunningDaemon:
 
     def _serves(self) -> bool:
         try:
-            return len(self.worker_pids()) == self._workers
+            return self.ask("status")["pid"] == self.pid and len(self.worker_pids()) == self._workers
         except (RefusedError, OSError):
             return False
