@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handshaked.control.channel import Message, receive_message, send_message
-from handshaked.directories import DATABASE
+from handshaked.directories import DATABASE, REPLAY_RECORD
 from handshaked.outcomes import OutcomeRecorder
 from handshaked.process import forbid_core_dumps, log_to_stderr
+from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
+from handshaked.resources import StoredResources
 from handshaked.service import HandshakeService
 from handshaked.upcall.unix import Limits, UnixDoor
 
@@ -37,7 +39,8 @@ class Worker:
         self._parent = parent
         self._store = Store(arguments.state_directory / DATABASE, read_only=True)
         self._outcomes = OutcomeRecorder()
-        self._service = HandshakeService(self._store.load(), self._store.credential, self._outcomes)
+        self._resources = StoredResources(self._store, ReplayRecord(arguments.state_directory / REPLAY_RECORD))
+        self._service = HandshakeService(self._store.load(), self._resources, self._outcomes)
         # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
         gc.collect()
         gc.freeze()
@@ -68,6 +71,7 @@ class Worker:
         command = received[0].get("command")
         if command == "refresh":
             self._service.snapshot = self._store.refresh(self._service.snapshot)
+            self._resources.refresh()
             if self._kernel is not None:
                 self._kernel.reload()
             self._tell({"event": "refreshed", "generation": self._service.snapshot.generation})

@@ -287,6 +287,7 @@ class ServerHandshake(Machine):
                 schedule.suite,
                 resumed,
                 chain,
+                parameters.registration,
                 psk_identity=psk.external.identity if psk is not None and psk.external is not None else None,
                 early_data_accepted=self.early_data is True,
             )
