@@ -46,13 +46,13 @@ class Result:
 
 
 def boot(program: str, *arguments: str, memory: str = "1G") -> Result:
-    """Run the Python program `program` of ``inside/`` in a kernel of its own."""
+    """Run the Python module `program` of ``inside/`` in a kernel of its own."""
     root = _base()
     project = _project_layer(root)
     with tempfile.TemporaryDirectory(prefix="handshaked-lab-", ignore_cleanup_errors=True) as name:
         layer = Path(name)
         lab = layer / "upper" / "lab"
-        shutil.copytree(_HERE / "inside", lab)
+        shutil.copytree(_HERE / "inside", lab / "tests" / "kernel" / "inside")
         shutil.copy(_HERE / "init.sh", lab)
         (lab / "arguments").write_text(shlex.join(arguments))
         command = (
