@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from handshaked.errors import Status
@@ -88,6 +89,8 @@ class Driver:
         try:
             self._data_path.finish(outcome)
         finally:
+            # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
+            outcome = replace(outcome, registration=outcome.registration or self._session.registration)
             self._observe(self._request, outcome, time.monotonic() - self._started)
 
 

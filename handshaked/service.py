@@ -46,6 +46,10 @@ class HandshakeService:
         hello = pull_client_hello(_assemble(datagrams) if client_hello is None else client_hello)
         return hello, self.snapshot.select(Query(caller, hello.server_name, hello.alpns, hello.signature_schemes))
 
+    def forget_credentials(self) -> None:
+        """Drop the keys kept at hand; those still registered are loaded again when they are needed."""
+        self._load_credential.cache_clear()
+
     def when_idle(self, call: Callable[[], object]) -> None:
         """Call `call` each time no handshake is in flight, and now if none is."""
         self._on_idle = call

@@ -47,6 +47,11 @@ class Session:
         """Go on with a server's own `transport_parameters`, if the request did not bring them."""
         return self._guarded(lambda: self._proceed(transport_parameters, now))
 
+    @property
+    def registration(self) -> str | None:
+        """The registration that was chosen, as soon as one is."""
+        return None
+
     def _guarded(self, step: Callable[[], list[Event]]) -> list[Event]:
         if self._over:
             return []
@@ -79,6 +84,11 @@ class ServerSession(Session):
         self._engine = ServerHandshake()
         self._selection: Selection | None = None
         self._transport_parameters: bytes | None = None
+
+    @property
+    def registration(self) -> str | None:
+        """The registration that was chosen, as soon as one is."""
+        return None if self._selection is None else self._selection.registration.name
 
     def _start(self, now: float) -> list[Event]:
         if self._request.transport_parameters is not None:

@@ -1,7 +1,7 @@
 """One worker process: serves the Unix door out of its own snapshot until its parent tells it to stop.
 
-The parent talks to it over a socket pair, in JSON: ``refresh``, ``status``, ``stop``. When the parent is gone, so is
-the worker.
+The parent talks to it over a socket pair, in JSON: ``refresh``, ``status``, ``forget``, ``stop``; what it has to say of
+handshakes goes the other way, a batch at a time. When the parent is gone, so is the worker.
 """
 
 import argparse
@@ -11,12 +11,16 @@ import logging
 import os
 import signal
 import socket
+import sys
+from collections import deque
 from pathlib import Path
 
 from handshaked.control.channel import Message, receive_message, send_message
 from handshaked.directories import DATABASE
+from handshaked.errors import HandshakedError, UnavailableError
+from handshaked.model import Outcome, Request
 from handshaked.outcomes import OutcomeRecorder
-from handshaked.process import forbid_core_dumps, log_to_stderr
+from handshaked.process import forbid_core_dumps, start_logging
 from handshaked.registry.store import Store
 from handshaked.service import HandshakeService
 from handshaked.upcall.unix import Limits, UnixDoor
@@ -24,6 +28,8 @@ from handshaked.upcall.unix import Limits, UnixDoor
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 10.0
+_REPORT_SECONDS = 0.2
+_RECORDS_A_MESSAGE = 20
 
 
 class Worker:
@@ -33,7 +39,7 @@ class Worker:
         self._parent = parent
         self._store = Store(state_directory / DATABASE, read_only=True)
         self._outcomes = OutcomeRecorder()
-        self._service = HandshakeService(self._store.load(), self._store.credential, self._outcomes)
+        self._service = HandshakeService(self._store.load(), self._store.credential, self._on_outcome)
         # The snapshot lives long and holds no cycles: keep the collector from walking it.
         gc.collect()
         gc.freeze()
@@ -41,6 +47,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._stopping = False
+        self._unsent: deque[Message] = deque()
+        self._report_planned = False
 
     async def run(self) -> None:
         """Serve until stopped."""
@@ -49,21 +57,33 @@ class Worker:
         self._tell({"event": "ready", "generation": self._service.snapshot.generation})
         await self._stopped.wait()
         self._door.close()
+        self._report()
         self._store.close()
 
     def _on_command(self) -> None:
-        received = receive_message(self._parent)
+        try:
+            received = receive_message(self._parent)
+        except BlockingIOError:
+            return
         if received is None:
             self._stopped.set()
             return
         command = received[0].get("command")
         if command == "refresh":
-            self._service.snapshot = self._store.refresh(self._service.snapshot)
-            self._tell({"event": "refreshed", "generation": self._service.snapshot.generation})
+            self._refresh()
+        elif command == "forget":
+            self._service.forget_credentials()
         elif command == "status":
             self._tell({"event": "status", "in_flight": self._service.in_flight, **self._outcomes.counts})
         elif command == "stop":
             self._begin_to_stop()
+
+    def _refresh(self) -> None:
+        try:
+            self._service.snapshot = self._store.refresh(self._service.snapshot)
+        except UnavailableError as error:
+            log.error("cannot take over the new registrations, the old ones stay: %s", error)
+        self._tell({"event": "refreshed", "generation": self._service.snapshot.generation})
 
     def _begin_to_stop(self) -> None:
         if self._stopping:
@@ -73,8 +93,43 @@ class Worker:
         self._loop.call_later(DRAIN_SECONDS, self._stopped.set)
         self._service.when_idle(self._stopped.set)
 
+    def _on_outcome(self, request: Request, outcome: Outcome, seconds: float) -> None:
+        self._outcomes(request, outcome, seconds)
+        if not self._report_planned:
+            self._report_planned = True
+            self._loop.call_later(_REPORT_SECONDS, self._report)
+
+    def _report(self) -> None:
+        """Hand over what the recorder has, unless the parent has not read the last of it yet: then it gathers on."""
+        self._report_planned = False
+        while self._outcomes.pending and not self._unsent:
+            batch = self._outcomes.take()
+            records = batch.pop("records")
+            self._tell({"event": "outcomes", "records": [], **batch})
+            for start in range(0, len(records), _RECORDS_A_MESSAGE):
+                self._tell({"event": "outcomes", "records": records[start : start + _RECORDS_A_MESSAGE]})
+        if self._outcomes.pending:
+            self._report_planned = True
+            self._loop.call_later(_REPORT_SECONDS, self._report)
+
     def _tell(self, message: Message) -> None:
-        send_message(self._parent, message)
+        self._unsent.append(message)
+        self._write()
+
+    def _write(self) -> None:
+        while self._unsent:
+            try:
+                send_message(self._parent, self._unsent[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._parent, self._write)
+                return
+            except OSError as error:
+                log.debug("the parent is gone: %s", error)
+                self._unsent.clear()
+                self._stopped.set()
+                break
+            self._unsent.popleft()
+        self._loop.remove_writer(self._parent)
 
 
 async def _run(arguments: argparse.Namespace) -> None:
@@ -93,10 +148,15 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--state-directory", type=Path, required=True)
     parser.add_argument("--log-level", required=True)
+    parser.add_argument("--log-format", required=True)
     arguments = parser.parse_args()
     forbid_core_dumps()
-    log_to_stderr(arguments.log_level, f"worker[{os.getpid()}]")
-    asyncio.run(_run(arguments))
+    start_logging(arguments.log_level, f"worker[{os.getpid()}]", arguments.log_format)
+    try:
+        asyncio.run(_run(arguments))
+    except (OSError, HandshakedError) as error:
+        log.error("cannot work: %s", error)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

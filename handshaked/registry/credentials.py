@@ -1,5 +1,6 @@
 """Certificates and private keys as people keep them, read, checked, and brought into one form."""
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -108,6 +109,11 @@ def uncovered_names(credential: LoadedCredential, server_names: tuple[str, ...])
     """Those of `server_names` that no DNS name of the certificate covers (RFC 9525 section 6.3)."""
     covered = set(credential.names)
     return [name for name in server_names if name not in covered and f"*.{name.partition('.')[2]}" not in covered]
+
+
+def chain_digest(chain: tuple[bytes, ...]) -> bytes:
+    """The SHA-256 of all certificates of `chain`."""
+    return hashlib.sha256(b"".join(chain)).digest()
 
 
 def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType) -> Credential:
