@@ -1,4 +1,4 @@
-"""What is said of each handshake when it is over: one log line, counts, and a record for who watches. Never a secret."""
+"""What is said of each handshake when it is over: a log line, counts, a record for who watches. Never a secret."""
 
 import logging
 import time
@@ -55,7 +55,9 @@ class OutcomeRecorder:
         """What has come since the last time, or a part of it if there is much."""
         taken = {
             "tally": self._tally.take(MAX_COUNTS),
-            "records": [{"time": when, **_fields(*what)} for when, *what in self._fresh],
+            "records": [
+                {"time": when, **_fields(request, outcome, seconds)} for when, request, outcome, seconds in self._fresh
+            ],
             "left_out": self._left_out,
         }
         self._fresh = []

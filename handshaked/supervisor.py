@@ -9,7 +9,7 @@ import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from handshaked.control.channel import Message, receive_message, send_message
@@ -134,7 +134,7 @@ class Supervisor:
 
     async def check(self) -> None:
         """End workers that do not answer any more, so that others take their place."""
-        workers = list(self._workers.values())
+        workers = [worker for worker in self._workers.values() if worker.generation >= 0]
         answers = await asyncio.gather(*(worker.ask("status", "status") for worker in workers))
         for worker, answer in zip(workers, answers, strict=True):
             if answer is None and worker in self._workers.values():
@@ -172,7 +172,8 @@ class Supervisor:
                 backoff = _FIRST_BACKOFF
             log.error("%s; the next one starts in %g s", end, backoff)
             self.restarts += 1
-            await asyncio.wait([asyncio.create_task(self._stopping.wait())], timeout=backoff)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(2 * backoff, _LONGEST_BACKOFF)
 
     async def _run_one(self, slot: int) -> str:

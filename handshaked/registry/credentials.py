@@ -41,6 +41,11 @@ class LoadedCredential:
     not_before: float
     not_after: float
 
+    @property
+    def chain_digest(self) -> bytes:
+        """The SHA-256 of all certificates."""
+        return chain_digest(self.chain)
+
 
 def read_file(fd: int, path: str, *, secret: bool) -> bytes:
     """The content of the open file `fd`; `path` is for error texts.

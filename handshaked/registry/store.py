@@ -44,6 +44,14 @@ class Source:
     passphrase: str = ""
 
 
+class ConflictError(RefusedError):
+    """One of several registrations cannot be kept: `name`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
+
+
 @dataclass(frozen=True, slots=True)
 class NewRegistration:
     """A registration as it is asked for, in canonical form, before it has an id."""
@@ -110,6 +118,33 @@ class Store:
             self._db.execute("DELETE FROM registration_credential WHERE registration = ?", (registration.id,))
             self._insert_credentials(registration.id, credentials)
             self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
+
+    def exchange(self, gone: Iterable[str], news: Iterable[NewRegistration]) -> list[Registration]:
+        """Remove the registrations `gone` and put `news` in the place of those of their names, in one transaction:
+        all of it or, with ConflictError that tells which one, nothing.
+        """
+        news = list(news)
+        with self._transaction():
+            for name in [*gone, *(new.name for new in news)]:
+                row = self._db.execute("SELECT id FROM registration WHERE name = ?", (name,)).fetchone()
+                if row is not None:
+                    self._remove(row[0])
+            done = []
+            for new in news:
+                try:
+                    done.append(self._register(new, replace=False))
+                except RefusedError as error:
+                    raise ConflictError(new.name, str(error)) from None
+            return done
+
+    def expiries(self, before: float) -> list[tuple[str, str, float]]:
+        """Registration, subject and end of each certificate in use that ends before `before` (Unix seconds)."""
+        return self._db.execute(
+            "SELECT r.name, c.subject, c.not_after FROM registration r"
+            " JOIN registration_credential rc ON rc.registration = r.id JOIN credential c ON c.id = rc.credential"
+            " WHERE c.not_after < ? ORDER BY c.not_after",
+            (before,),
+        ).fetchall()
 
     def load(self) -> Snapshot:
         """All registrations."""
