@@ -3,11 +3,17 @@
 Server, on the complete ClientHello: PeerTransportParameters; once the own transport parameters are known:
 CryptoData(INITIAL), TrafficSecret(HANDSHAKE, SEND), TrafficSecret(HANDSHAKE, RECEIVE), CryptoData(HANDSHAKE),
 TrafficSecret(APPLICATION, SEND). On the client's Finished: TrafficSecret(APPLICATION, RECEIVE), CryptoData(APPLICATION)
-if there are session tickets, HandshakeComplete.
+if there are session tickets, HandshakeComplete. If early data is accepted, TrafficSecret(EARLY, RECEIVE) comes
+before all else; over TCP, TrafficSecret(HANDSHAKE, RECEIVE) then waits for EndOfEarlyData.
 
 Client, at the start: CryptoData(INITIAL). On the ServerHello: TrafficSecret(HANDSHAKE, RECEIVE),
 TrafficSecret(HANDSHAKE, SEND). On EncryptedExtensions: PeerTransportParameters. On the server's Finished:
-TrafficSecret(APPLICATION, RECEIVE), TrafficSecret(APPLICATION, SEND), CryptoData(HANDSHAKE), HandshakeComplete.
+TrafficSecret(APPLICATION, RECEIVE), TrafficSecret(APPLICATION, SEND), CryptoData(HANDSHAKE), HandshakeComplete. If
+early data may be sent, TrafficSecret(EARLY, SEND) follows CryptoData(INITIAL); over TCP, CryptoData(EARLY) precedes
+CryptoData(HANDSHAKE) if it was accepted. SessionTicket comes at any time after HandshakeComplete, once for a ticket.
+
+A HelloRetryRequest is one CryptoData(INITIAL) more on each side. Over TCP either side may see its TrafficSecret
+(APPLICATION) change later: see KeyUpdate in RFC 8446 section 4.6.3.
 
 HandshakeFailed comes once, instead of anything that would have followed.
 """
@@ -49,7 +55,10 @@ class CryptoData:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeComplete:
-    """The peer's Finished was verified. ``peer_certificates`` are DER, leaf first, verified if that was asked for."""
+    """The peer's Finished was verified. ``peer_certificates`` are DER, leaf first, verified if that was asked for.
+
+    ``psk_identity`` is that of the external PSK that authenticated both, if one did.
+    """
 
     alpn: bytes | None
     server_name: str | None
@@ -57,6 +66,16 @@ class HandshakeComplete:
     resumed: bool
     peer_certificates: tuple[bytes, ...] = ()
     registration: str | None = None
+    psk_identity: bytes | None = None
+    early_data_accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTicket:
+    """What a client needs to resume: opaque, to be kept as secret as a key, for use once, until ``expires``."""
+
+    state: bytes = field(repr=False)
+    expires: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +92,4 @@ class HandshakeFailed:
         return cls(error.alert, error.reason, error.status)
 
 
-Event = PeerTransportParameters | TrafficSecret | CryptoData | HandshakeComplete | HandshakeFailed
+Event = PeerTransportParameters | TrafficSecret | CryptoData | HandshakeComplete | SessionTicket | HandshakeFailed

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ _MAX_MESSAGE = 8192
 class JournalHandler(logging.Handler):
     """Sends records to the journal in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-    Fields that a record has in ``fields`` become HANDSHAKED_<NAME>. What the journal does not take goes to
+    What a record's ``fields``, a callable, gives becomes HANDSHAKED_<NAME>. What the journal does not take goes to
     standard error.
     """
 
@@ -111,5 +111,5 @@ def priority(record: logging.LogRecord) -> int:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields: dict[str, Any] = getattr(record, "fields", {})
-    return fields
+    fields: Callable[[], dict[str, Any]] = getattr(record, "fields", dict)
+    return fields()

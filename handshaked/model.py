@@ -41,6 +41,19 @@ class CipherSuite(enum.IntEnum):
     AES_128_CCM_SHA256 = 0x1304
 
 
+class Group(enum.IntEnum):
+    """Key exchange groups (RFC 8446 section 4.2.7; the hybrids: draft-ietf-tls-ecdhe-mlkem)."""
+
+    SECP256R1 = 0x0017
+    SECP384R1 = 0x0018
+    SECP521R1 = 0x0019
+    X25519 = 0x001D
+    X448 = 0x001E
+    SECP256R1MLKEM768 = 0x11EB
+    X25519MLKEM768 = 0x11EC
+    SECP384R1MLKEM1024 = 0x11ED
+
+
 class AuthMode(enum.IntEnum):
     """How the peer is authenticated; numbers of the kernel's ``auth``."""
 
@@ -48,6 +61,14 @@ class AuthMode(enum.IntEnum):
     UNAUTH = 1
     PSK = 2
     X509 = 3
+
+
+class ClientAuth(enum.IntEnum):
+    """Whether a server asks for a client certificate; numbers of the kernel's ``certificate_request``."""
+
+    NONE = 0
+    REQUEST = 1
+    REQUIRE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +159,10 @@ class KeyType(enum.Enum):
     ED25519 = "ed25519"
     ED448 = "ed448"
     RSA = "rsa"
+    RSA_PSS = "rsa-pss"
+    MLDSA44 = "ml-dsa-44"
+    MLDSA65 = "ml-dsa-65"
+    MLDSA87 = "ml-dsa-87"
 
     @property
     def schemes(self) -> tuple[SignatureScheme, ...]:
@@ -156,4 +181,12 @@ _SCHEMES = {
         SignatureScheme.RSA_PSS_RSAE_SHA384,
         SignatureScheme.RSA_PSS_RSAE_SHA512,
     ),
+    KeyType.RSA_PSS: (
+        SignatureScheme.RSA_PSS_PSS_SHA256,
+        SignatureScheme.RSA_PSS_PSS_SHA384,
+        SignatureScheme.RSA_PSS_PSS_SHA512,
+    ),
+    KeyType.MLDSA44: (SignatureScheme.MLDSA44,),
+    KeyType.MLDSA65: (SignatureScheme.MLDSA65,),
+    KeyType.MLDSA87: (SignatureScheme.MLDSA87,),
 }

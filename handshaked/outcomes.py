@@ -1,8 +1,12 @@
 """What is said of each handshake when it is over: a log line, counts, a record for who watches. Never a secret."""
 
+import asyncio
 import logging
+import re
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from handshaked.errors import status_text
@@ -14,65 +18,61 @@ from handshaked.wire.family import printable
 
 log = logging.getLogger("handshaked.handshake")
 
-MAX_RECORDS = 128
-MAX_COUNTS = 500
-Record = dict[str, Any]
+_BATCH_SECONDS = 0.05
+_BATCH = 256
+_RECORDS = 32
+_PLAIN = re.compile(r"[^ \"=]+").fullmatch
+
+Message = dict[str, Any]
+_Ended = tuple[float, Request, Outcome, float]
 
 
 class OutcomeRecorder:
-    """Logs and counts outcomes. Callable as a driver's observer, many thousand times a second.
+    """Counts outcomes, and works them off in batches. Callable as a driver's observer; for one event loop.
 
-    ``take`` gives what has come since, for the parent: counts of all, records of the first MAX_RECORDS.
+    `report` gets the counts of each batch, and records of the first _RECORDS of it, as messages for the parent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[Message], object] = lambda message: None) -> None:
         self.counts: Counter[str] = Counter()
-        self._tally = Tally()
-        self._fresh: list[tuple[float, Request, Outcome, float]] = []
-        self._left_out = 0
+        self._report = report
+        self._pending: list[_Ended] = []
 
     def __call__(self, request: Request, outcome: Outcome, seconds: float) -> None:
         if is_self_test(request):
-            log.debug("self-test: %s", "ok" if outcome.status == 0 else outcome.reason)
+            log.debug("self-test: %s", outcome.reason or "ok")
             return
-        self.counts["succeeded" if outcome.status == 0 else "failed"] += 1
-        self._tally.add(request, outcome, seconds)
-        if len(self._fresh) < MAX_RECORDS:
-            self._fresh.append((time.time(), request, outcome, seconds))
-        else:
-            self._left_out += 1
-        level = logging.INFO if outcome.status == 0 else logging.WARNING
-        if log.isEnabledFor(level):
-            fields = _fields(request, outcome, seconds)
-            log.log(level, "%s", _line(fields), extra={"fields": fields})
+        self.counts["failed" if outcome.status else "succeeded"] += 1
+        # Many at a time cost a fraction of one at a time: a handshake should not wait for its own log line.
+        if not self._pending:
+            asyncio.get_running_loop().call_later(_BATCH_SECONDS, self.flush)
+        self._pending.append((time.time(), request, outcome, seconds))
+        if len(self._pending) >= _BATCH:
+            self.flush()
 
-    @property
-    def pending(self) -> bool:
-        """Whether ``take`` has something to give."""
-        return bool(self._tally.handshakes)
-
-    def take(self) -> dict[str, Any]:
-        """What has come since the last time, or a part of it if there is much."""
-        taken = {
-            "tally": self._tally.take(MAX_COUNTS),
-            "records": [
-                {"time": when, **_fields(request, outcome, seconds)} for when, request, outcome, seconds in self._fresh
-            ],
-            "left_out": self._left_out,
-        }
-        self._fresh = []
-        self._left_out = 0
-        return taken
+    def flush(self) -> None:
+        """Log and report what has been held back."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        tally = Tally()
+        for _, request, outcome, seconds in pending:
+            tally.add(request, outcome, seconds)
+            level = logging.WARNING if outcome.status else logging.INFO
+            if log.isEnabledFor(level):
+                fields = partial(fields_of, request, outcome, seconds)
+                log.log(level, "%s", describe(request, outcome, seconds), extra={"fields": fields})
+        records = [
+            {"time": when, **fields_of(request, outcome, seconds)}
+            for when, request, outcome, seconds in pending[:_RECORDS]
+        ]
+        self._report({"records": records, "left_out": len(pending) - len(records), "tally": tally.take(_BATCH)})
 
 
-def describe(request: Request, outcome: Outcome, seconds: float) -> str:
-    """The outcome as ``key=value`` words; a value with spaces is quoted."""
-    return _line(_fields(request, outcome, seconds))
-
-
-def _fields(request: Request, outcome: Outcome, seconds: float) -> Record:
+def fields_of(request: Request, outcome: Outcome, seconds: float) -> Message:
+    """The outcome as fields for programs: numbers and text, those that there are."""
     fields: dict[str, object] = {
-        "outcome": "ok" if outcome.status == 0 else "failed",
+        "outcome": "failed" if outcome.status else "ok",
         "role": request.role.name.lower(),
         "caller": "kernel" if request.caller.kernel else request.caller.uid,
         "pid": request.caller.pid,
@@ -82,7 +82,7 @@ def _fields(request: Request, outcome: Outcome, seconds: float) -> Record:
         "alpn": None if outcome.alpn is None else show_alpn(outcome.alpn),
         "cipher": None if outcome.cipher_suite is None else outcome.cipher_suite.name,
         "resumed": outcome.resumed or None,
-        "status": None if outcome.status == 0 else status_text(outcome.status),
+        "status": status_text(outcome.status) if outcome.status else None,
         "alert": None if outcome.alert is None else outcome.alert.label,
         "reason": outcome.reason or None,
         "ms": round(seconds * 1000, 1),
@@ -94,12 +94,37 @@ def _fields(request: Request, outcome: Outcome, seconds: float) -> Record:
     }
 
 
-def _line(fields: Record) -> str:
-    return " ".join(f"{key}={_word(str(value))}" for key, value in fields.items())
+def describe(request: Request, outcome: Outcome, seconds: float) -> str:
+    """The outcome as ``key=value`` words; a value with spaces is quoted."""
+    caller = "kernel" if request.caller.kernel else request.caller.uid
+    words = [
+        f"outcome={'failed' if outcome.status else 'ok'} role={request.role.name.lower()}"
+        f" caller={caller} pid={request.caller.pid}"
+    ]
+    if request.peer_address is not None:
+        words.append(_word("peer", request.peer_address))
+    if registration := outcome.registration or request.registration:
+        words.append(_word("registration", registration))
+    if server_name := outcome.server_name or request.server_name:
+        words.append(_word("server_name", server_name))
+    if outcome.alpn is not None:
+        words.append(_word("alpn", show_alpn(outcome.alpn)))
+    if outcome.cipher_suite is not None:
+        words.append(f"cipher={outcome.cipher_suite.name}")
+    if outcome.resumed:
+        words.append("resumed=yes")
+    if outcome.status:
+        words.append(_word("status", status_text(outcome.status)))
+        if outcome.alert is not None:
+            words.append(f"alert={outcome.alert.label}")
+        words.append(_word("reason", outcome.reason))
+    words.append(f"ms={seconds * 1000:.1f}")
+    return " ".join(words)
 
 
-def _word(value: str) -> str:
-    if value and not any(mark in value for mark in ' "='):
-        return value
+def _word(key: str, value: str) -> str:
+    value = printable(value, 400)
+    if value and _PLAIN(value):
+        return f"{key}={value}"
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return f'{key}="{escaped}"'

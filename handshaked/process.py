@@ -21,5 +21,7 @@ def forbid_core_dumps() -> None:
 def start_logging(level: str, who: str, form: str = "auto") -> None:
     """Log from `level` up as `who`, in the form `form` (``journal.FORMATS``)."""
     logging.basicConfig(level=level.upper(), handlers=[handler_for(form, who)])
+    # What no form shows need not be found out for each line.
     logging.logThreads = False
+    logging.logProcesses = False
     logging.logMultiprocessing = False

@@ -24,6 +24,7 @@ REGISTRATION = ".self-test"
 SERVER_NAME = "self-test.handshaked.invalid"
 ALPN = b"handshaked-self-test"
 _SECONDS = 5.0
+_UID = os.geteuid()
 _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
 # RFC 5280 section 4.1.2.5: a certificate without an end. The test must hold whatever the clock says.
 _FROM, _UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -99,9 +100,7 @@ class _Exchange:
 
 def is_self_test(request: Request) -> bool:
     """Whether `request` is the daemon's own."""
-    return request.caller.uid == os.geteuid() and (
-        request.registration == REGISTRATION or request.server_name == SERVER_NAME
-    )
+    return request.caller.uid == _UID and (request.registration == REGISTRATION or request.server_name == SERVER_NAME)
 
 
 def _certificate(

@@ -1,18 +1,20 @@
 """What the doors ask for: drivers for requests, and lookups, out of the snapshot of the moment."""
 
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 from handshaked.driver import DataPath, Driver, Observer
 from handshaked.errors import Alert, CallerError, LocalError, PeerError, Status
-from handshaked.model import Caller, Outcome, Request
+from handshaked.model import Caller, Level, Outcome, Request
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.session import CredentialLoader, open_session
 from handshaked.tls.parameters import ClientHello, PeerVerifier
-from handshaked.tls.stopgap import pull_client_hello
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.trust import TrustStore
+from handshaked.tls.verification import ServerChainVerifier
 
 SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
 _CACHED_CREDENTIALS = 4096
@@ -43,7 +45,11 @@ class HandshakeService:
 
         PeerError if nothing serves it, or if it cannot be read.
         """
-        hello = pull_client_hello(_assemble(datagrams) if client_hello is None else client_hello)
+        engine = ServerHandshake()
+        engine.receive(Level.INITIAL, _assemble(datagrams) if client_hello is None else client_hello, time.time())
+        hello = engine.client_hello
+        if hello is None:
+            raise PeerError(Alert.DECODE_ERROR, "the ClientHello is not whole")
         return hello, self.snapshot.select(Query(caller, hello.server_name, hello.alpns, hello.signature_schemes))
 
     def forget_credentials(self) -> None:
@@ -84,13 +90,13 @@ def _load_trust(request: Request) -> PeerVerifier:
 
 
 @lru_cache(maxsize=_CACHED_TRUST_STORES)
-def _trust_in(anchors: tuple[bytes, ...]) -> TrustStore:
-    return TrustStore.from_der(anchors)
+def _trust_in(anchors: tuple[bytes, ...]) -> PeerVerifier:
+    return ServerChainVerifier(TrustStore.from_der(anchors))
 
 
 @lru_cache(maxsize=1)
-def _system_trust() -> TrustStore:
+def _system_trust() -> PeerVerifier:
     try:
-        return TrustStore.from_pem(SYSTEM_TRUST.read_bytes())
+        return ServerChainVerifier(TrustStore.from_pem(SYSTEM_TRUST.read_bytes()))
     except (OSError, ValueError) as error:
         raise LocalError(f"the system's trust store {SYSTEM_TRUST} cannot be used: {error}", Status.NO_KEY) from None

@@ -11,6 +11,7 @@ from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, Sta
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed, PeerTransportParameters
 from handshaked.model import AuthMode, Level, Request, Role
 from handshaked.registry.snapshot import Query, Selection, Snapshot
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import (
     DEFAULT_CIPHER_SUITES,
     ClientHello,
@@ -19,7 +20,7 @@ from handshaked.tls.parameters import (
     PeerVerifier,
     ServerParameters,
 )
-from handshaked.tls.stopgap import ClientHandshake, ServerHandshake
+from handshaked.tls.server import ServerHandshake
 
 MAX_TRANSPORT_PARAMETERS = 4096
 
@@ -99,7 +100,9 @@ class ServerSession(Session):
         events = self._engine.receive(level, data, now)
         if self._selection is None and self._engine.client_hello is not None:
             return [*events, *self._choose(self._engine.client_hello, now)]
-        return [self._named(event) for event in events]
+        if events and isinstance(events[-1], HandshakeComplete) and self._selection is not None:
+            events[-1] = replace(events[-1], registration=self._selection.registration.name)
+        return events
 
     def _choose(self, hello: ClientHello, now: float) -> list[Event]:
         if not hello.alpns:
@@ -138,13 +141,9 @@ class ServerSession(Session):
             alpn=self._selection.alpn,
             transport_parameters=self._transport_parameters,
             cipher_suites=self._request.cipher_suites or DEFAULT_CIPHER_SUITES,
+            registration=self._selection.registration.name,
         )
         return self._engine.proceed(parameters, now)
-
-    def _named(self, event: Event) -> Event:
-        if isinstance(event, HandshakeComplete) and self._selection is not None:
-            return replace(event, registration=self._selection.registration.name)
-        return event
 
 
 class ClientSession(Session):

@@ -12,13 +12,11 @@ import os
 import signal
 import socket
 import sys
-from collections import deque
 from pathlib import Path
 
-from handshaked.control.channel import Message, receive_message, send_message
+from handshaked.control.parent import ParentChannel
 from handshaked.directories import DATABASE
 from handshaked.errors import HandshakedError, UnavailableError
-from handshaked.model import Outcome, Request
 from handshaked.outcomes import OutcomeRecorder
 from handshaked.process import forbid_core_dumps, start_logging
 from handshaked.registry.store import Store
@@ -28,53 +26,40 @@ from handshaked.upcall.unix import Limits, UnixDoor
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 10.0
-_REPORT_SECONDS = 0.2
-_RECORDS_A_MESSAGE = 20
 
 
 class Worker:
     """Wires the door to the service and follows the parent's commands."""
 
     def __init__(self, listener: socket.socket, parent: socket.socket, state_directory: Path) -> None:
-        self._parent = parent
         self._store = Store(state_directory / DATABASE, read_only=True)
-        self._outcomes = OutcomeRecorder()
-        self._service = HandshakeService(self._store.load(), self._store.credential, self._on_outcome)
-        # The snapshot lives long and holds no cycles: keep the collector from walking it.
+        self._outcomes = OutcomeRecorder(lambda batch: self._channel.report(batch))
+        self._service = HandshakeService(self._store.load(), self._store.credential, self._outcomes)
+        # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 100)
         self._door = UnixDoor(listener, self._service, Limits())
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._stopping = False
-        self._unsent: deque[Message] = deque()
-        self._report_planned = False
+        self._channel = ParentChannel(parent, self._on_command, self._stopped.set)
 
     async def run(self) -> None:
         """Serve until stopped."""
-        self._parent.setblocking(False)
-        self._loop.add_reader(self._parent, self._on_command)
-        self._tell({"event": "ready", "generation": self._service.snapshot.generation})
+        self._channel.tell({"event": "ready", "generation": self._service.snapshot.generation})
         await self._stopped.wait()
         self._door.close()
-        self._report()
+        self._outcomes.flush()
         self._store.close()
 
-    def _on_command(self) -> None:
-        try:
-            received = receive_message(self._parent)
-        except BlockingIOError:
-            return
-        if received is None:
-            self._stopped.set()
-            return
-        command = received[0].get("command")
+    def _on_command(self, command: str) -> None:
         if command == "refresh":
             self._refresh()
         elif command == "forget":
             self._service.forget_credentials()
         elif command == "status":
-            self._tell({"event": "status", "in_flight": self._service.in_flight, **self._outcomes.counts})
+            self._channel.tell({"event": "status", "in_flight": self._service.in_flight, **self._outcomes.counts})
         elif command == "stop":
             self._begin_to_stop()
 
@@ -83,7 +68,7 @@ class Worker:
             self._service.snapshot = self._store.refresh(self._service.snapshot)
         except UnavailableError as error:
             log.error("cannot take over the new registrations, the old ones stay: %s", error)
-        self._tell({"event": "refreshed", "generation": self._service.snapshot.generation})
+        self._channel.tell({"event": "refreshed", "generation": self._service.snapshot.generation})
 
     def _begin_to_stop(self) -> None:
         if self._stopping:
@@ -92,44 +77,6 @@ class Worker:
         self._door.stop_accepting()
         self._loop.call_later(DRAIN_SECONDS, self._stopped.set)
         self._service.when_idle(self._stopped.set)
-
-    def _on_outcome(self, request: Request, outcome: Outcome, seconds: float) -> None:
-        self._outcomes(request, outcome, seconds)
-        if not self._report_planned:
-            self._report_planned = True
-            self._loop.call_later(_REPORT_SECONDS, self._report)
-
-    def _report(self) -> None:
-        """Hand over what the recorder has, unless the parent has not read the last of it yet: then it gathers on."""
-        self._report_planned = False
-        while self._outcomes.pending and not self._unsent:
-            batch = self._outcomes.take()
-            records = batch.pop("records")
-            self._tell({"event": "outcomes", "records": [], **batch})
-            for start in range(0, len(records), _RECORDS_A_MESSAGE):
-                self._tell({"event": "outcomes", "records": records[start : start + _RECORDS_A_MESSAGE]})
-        if self._outcomes.pending:
-            self._report_planned = True
-            self._loop.call_later(_REPORT_SECONDS, self._report)
-
-    def _tell(self, message: Message) -> None:
-        self._unsent.append(message)
-        self._write()
-
-    def _write(self) -> None:
-        while self._unsent:
-            try:
-                send_message(self._parent, self._unsent[0])
-            except BlockingIOError:
-                self._loop.add_writer(self._parent, self._write)
-                return
-            except OSError as error:
-                log.debug("the parent is gone: %s", error)
-                self._unsent.clear()
-                self._stopped.set()
-                break
-            self._unsent.popleft()
-        self._loop.remove_writer(self._parent)
 
 
 async def _run(arguments: argparse.Namespace) -> None:

@@ -10,21 +10,28 @@ from typing import cast
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from handshaked.errors import RefusedError
-from handshaked.model import KeyType
+from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
 from handshaked.tls.parameters import Credential
 
 MAX_FILE = 1024 * 1024
 MAX_CHAIN = 16
+MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 MIN_RSA_BITS = 2048
 _CURVES: dict[type[ec.EllipticCurve], KeyType] = {
     ec.SECP256R1: KeyType.ECDSA_P256,
     ec.SECP384R1: KeyType.ECDSA_P384,
     ec.SECP521R1: KeyType.ECDSA_P521,
+}
+_MLDSA: dict[type, KeyType] = {
+    mldsa.MLDSA44PrivateKey: KeyType.MLDSA44,
+    mldsa.MLDSA65PrivateKey: KeyType.MLDSA65,
+    mldsa.MLDSA87PrivateKey: KeyType.MLDSA87,
 }
 
 
@@ -130,13 +137,19 @@ def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[s
     key_type = _key_type(key, names[1])
     if len(chain) > MAX_CHAIN:
         raise RefusedError(f"{names[0]}: {len(chain)} certificates, the limit is {MAX_CHAIN}")
+    der = tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in chain)
+    size = sum(map(len, der))
+    if size > MAX_CHAIN_BYTES:
+        raise RefusedError(f"{names[0]}: {size} bytes of certificates, the limit is {MAX_CHAIN_BYTES}")
     leaf = chain[0]
     if _public_bytes(leaf.public_key()) != _public_bytes(key.public_key()):
         others = any(_public_bytes(other.public_key()) == _public_bytes(key.public_key()) for other in chain[1:])
         hint = "; it matches a later certificate of the file: put the leaf first" if others else ""
         raise RefusedError(f"{names[1]}: the private key does not match the certificate {_subject(leaf)}{hint}")
+    if leaf.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+        key_type = KeyType.RSA_PSS
     return LoadedCredential(
-        chain=tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in chain),
+        chain=der,
         key=key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
@@ -162,8 +175,11 @@ def _key_type(key: PrivateKeyTypes, name: str) -> KeyType:
         return KeyType.ED25519
     if isinstance(key, ed448.Ed448PrivateKey):
         return KeyType.ED448
-    kind = type(key).__name__.removesuffix("PrivateKey")
-    raise RefusedError(f"{name}: {kind} keys are not supported; use ECDSA, Ed25519, Ed448 or RSA")
+    for kind, key_type in _MLDSA.items():
+        if isinstance(key, kind):
+            return key_type
+    algorithm = type(key).__name__.removesuffix("PrivateKey")
+    raise RefusedError(f"{name}: {algorithm} keys are not supported; use ECDSA, Ed25519, Ed448, ML-DSA or RSA")
 
 
 def _public_bytes(key: object) -> bytes:

@@ -201,6 +201,7 @@ class _Adapter:
         self._tls: _RemoteTls | None = None
         self._epoch = tls.Epoch.INITIAL
         self._awaiting = False
+        self._planned = False
         self._held: deque[tuple[bytes, NetworkAddress]] = deque()
         self._original = {
             name: getattr(connection, name)
@@ -258,7 +259,7 @@ class _Adapter:
         """Pass `data` on to the daemon, and hold back until it answers; the first call starts the handshake."""
         if self._handshake is None:
             try:
-                self._handshake = self._client.start(self._start(), self._on_message, self._go_on)
+                self._handshake = self._client.start(self._start(), self._on_message, self._plan_to_go_on)
             except OSError as error:
                 raise QuicConnectionError(
                     error_code=QuicErrorCode.INTERNAL_ERROR,
@@ -294,7 +295,7 @@ class _Adapter:
                 error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase
             )
         if self._quic._close_event is not None or isinstance(message, Done):
-            self._go_on()
+            self._plan_to_go_on()
 
     def _apply(self, message: Message) -> None:
         remote = self._tls
@@ -353,8 +354,15 @@ class _Adapter:
         quic._unblock_streams(is_unidirectional=False)
         quic._unblock_streams(is_unidirectional=True)
 
+    def _plan_to_go_on(self) -> None:
+        # In a turn of its own: what the application does with events must not come between the daemon's messages.
+        if not self._planned:
+            self._planned = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
     def _go_on(self) -> None:
         """Handle what was held back, then let aioquic send."""
+        self._planned = False
         self._awaiting = False
         now = asyncio.get_running_loop().time()
         for _ in range(len(self._held)):

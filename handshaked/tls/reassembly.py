@@ -13,6 +13,8 @@ class MessageReassembler:
     over when the keys change, are an unexpected_message (RFC 8446 section 5.1, RFC 9001 section 4.1.3).
     """
 
+    __slots__ = ("_buffer", "_level")
+
     def __init__(self, level: Level) -> None:
         self._level = level
         self._buffer = bytearray()
@@ -25,6 +27,10 @@ class MessageReassembler:
                 f"handshake data at level {level.name.lower()}, expected {self._level.name.lower()}",
             )
         self._buffer += data
+
+    def next_type(self) -> int | None:
+        """The type of the message that comes next, if any byte of it is here."""
+        return self._buffer[0] if self._buffer else None
 
     def pull(self) -> bytes | None:
         """The next whole message with its four-byte header, or None if more bytes are needed."""
@@ -45,11 +51,14 @@ class MessageReassembler:
 
     def expect(self, level: Level) -> None:
         """From here on messages belong to `level`."""
-        if level is self._level:
-            return
+        if level is not self._level:
+            self.expect_boundary()
+            self._level = level
+
+    def expect_boundary(self) -> None:
+        """Nothing may be left of the bytes taken in: the sender's keys change here, or it must wait for an answer."""
         if self._buffer:
             raise PeerError(
                 Alert.UNEXPECTED_MESSAGE,
                 f"{len(self._buffer)} bytes left at level {self._level.name.lower()} when its keys changed",
             )
-        self._level = level

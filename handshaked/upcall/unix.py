@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _PEER_CREDENTIALS = struct.Struct("=iII")
 _SO_PEERGROUPS = 59
-_MAX_GROUPS = 4096
+_MAX_GROUPS = 256  # as many as getsockopt of Python's sockets can take
 _INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
 
 
@@ -150,6 +150,7 @@ class _Connection:
         self._output: list[bytes] = []
         self._unsent: list[bytes] = []
         self._flush_planned = False
+        self._waits_to_write = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -189,6 +190,7 @@ class _Connection:
             self.close()
             return
         messages = 1
+        self._flush_planned = True  # below
         try:
             if flags & socket.MSG_TRUNC:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
@@ -311,14 +313,17 @@ class _Connection:
                 if sum(map(len, self._unsent)) > self._limits.unsent_bytes:
                     log.warning("%s (pid %d) does not read its answers", self._caller, self._caller.pid)
                     self.close()
-                else:
+                elif not self._waits_to_write:
+                    self._waits_to_write = True
                     self._loop.add_writer(self._sock, self._write)
                 return
             except OSError:
                 self.close()
                 return
             del self._unsent[0]
-        self._loop.remove_writer(self._sock)
+        if self._waits_to_write:
+            self._waits_to_write = False
+            self._loop.remove_writer(self._sock)
 
 
 def caller_of(sock: socket.socket) -> Caller:
@@ -328,7 +333,8 @@ def caller_of(sock: socket.socket) -> Caller:
     )
     try:
         groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * 4)
-    except OSError:  # more groups than that: only the first one counts
+    except OSError as error:
+        log.warning("uid %d (pid %d): supplementary groups do not count: %s", uid, pid, error)
         groups = b""
     gids = {gid, *(value for (value,) in struct.iter_unpack("=I", groups))}
     return Caller(uid=uid, gids=frozenset(gids), pid=pid)

@@ -147,7 +147,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The endpoint has no use for the handshake any more; it gets no DONE."""
+    """The endpoint has no use for the handshake any more; its DONE says ECANCELED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +417,7 @@ def join_packets(messages: list[bytes]) -> list[bytes]:
 def printable(text: str, limit: int = 1000) -> str:
     """`text` with everything unprintable escaped and cut to `limit` bytes: peers may have a hand in it."""
     escaped = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-    return escaped.encode()[:limit].decode(errors="ignore")
+    return escaped if 4 * len(escaped) <= limit else escaped.encode()[:limit].decode(errors="ignore")
 
 
 def _ack(wanted: bool) -> int:

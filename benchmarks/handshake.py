@@ -1,0 +1,119 @@
+"""CPU per full handshake (ECDSA P-256, X25519): all processes of the daemon, against aioquic.tls in this process.
+
+Both do a server's side of the same handshakes, in turns; the client's side runs here and is not counted.
+"""
+
+import socket
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from aioquic import tls
+from aioquic._buffer import Buffer  # aioquic.buffer re-exports it in no way mypy accepts
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from benchmarks._report import report
+from handshaked.events import CryptoData
+from handshaked.model import Group, Level, Role
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.parameters import ClientParameters
+from handshaked.wire.family import MAX_PACKET, Done, Start, pull_from_daemon, push_crypto, push_start
+
+ROUNDS = 9
+HANDSHAKES = 300
+_NAME = "bench.example.com"
+_PARAMETERS = bytes.fromhex("01048000ea60040480100000")
+
+
+def client_hello() -> tuple[ClientHandshake, bytes]:
+    """A client and its ClientHello."""
+    client = ClientHandshake(ClientParameters((b"h3",), _NAME, _PARAMETERS, verifier=None, groups=(Group.X25519,)))
+    return client, b"".join(event.data for event in client.start(time.time()) if isinstance(event, CryptoData))
+
+
+def finish(client: ClientHandshake, flight: list[CryptoData]) -> bytes:
+    """The client's Finished, in answer to the server's `flight`."""
+    now = time.time()
+    events = [event for piece in flight for event in client.receive(piece.level, piece.data, now)]
+    return b"".join(event.data for event in events if isinstance(event, CryptoData))
+
+
+def by_daemon(sock: socket.socket, sequence: int) -> None:
+    """One handshake done by the daemon: two packets each way."""
+    client, hello = client_hello()
+    start = Start(Role.SERVER, transport_parameters=_PARAMETERS)
+    sock.send(push_start(sequence, start) + push_crypto(sequence, CryptoData(Level.INITIAL, hello)))
+    flight = [message for _, message in pull_from_daemon(sock.recv(MAX_PACKET)) if isinstance(message, CryptoData)]
+    sock.send(push_crypto(sequence, CryptoData(Level.HANDSHAKE, finish(client, flight))))
+    done = [message for _, message in pull_from_daemon(sock.recv(MAX_PACKET)) if isinstance(message, Done)]
+    if done[0].outcome.status != 0:
+        raise RuntimeError(done[0].outcome.reason)
+
+
+def by_aioquic(certificate: x509.Certificate, key: object) -> float:
+    """One handshake done by aioquic.tls; the CPU seconds its server took."""
+    client, hello = client_hello()
+    started = time.process_time()
+    context = tls.Context(is_client=False, alpn_protocols=["h3"])
+    context.certificate = certificate
+    context.certificate_private_key = key  # type: ignore[assignment] # an ECDSA key, loaded below
+    context.handshake_extensions = [(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS, _PARAMETERS)]
+    buffers = {epoch: Buffer(capacity=16384) for epoch in tls.Epoch}
+    context.handle_message(hello, buffers)
+    spent = time.process_time() - started
+    flight = [
+        CryptoData(Level.INITIAL, buffers[tls.Epoch.INITIAL].data),
+        CryptoData(Level.HANDSHAKE, buffers[tls.Epoch.HANDSHAKE].data),
+    ]
+    finished = finish(client, flight)
+    started = time.process_time()
+    context.handle_message(finished, buffers)
+    spent += time.process_time() - started
+    if context.state is not tls.State.SERVER_POST_HANDSHAKE:
+        raise RuntimeError("aioquic did not complete the handshake")
+    return spent
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """The time that the processes `pids`, with all their threads, have spent on a CPU so far."""
+    threads = [path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
+
+
+def measure(daemon: RunningDaemon, issued: Issued) -> None:
+    """Measure both, a handshake each in turns, so that caches and the machine's other load treat them alike."""
+    certificate = x509.load_pem_x509_certificate(issued.certificate.read_bytes())
+    key = load_pem_private_key(issued.key.read_bytes(), None)
+    pids = [daemon.pid, *daemon.worker_pids()]
+    ours: list[float] = []
+    theirs: list[float] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(str(daemon.handshake_socket))
+        for sequence in range(1, 201):  # caches warm
+            by_daemon(sock, sequence)
+        for turn in range(ROUNDS):
+            before = cpu_seconds(pids)
+            spent = 0.0
+            for index in range(HANDSHAKES):
+                by_daemon(sock, 1000 * (turn + 1) + index)
+                spent += by_aioquic(certificate, key)
+            ours.append((cpu_seconds(pids) - before) / HANDSHAKES)
+            theirs.append(spent / HANDSHAKES)
+    report("daemon CPU per full handshake", median(ours) * 1e6, "us", "aioquic.tls in-process", median(theirs) * 1e6)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    with tempfile.TemporaryDirectory(prefix="handshaked-bench-") as name:
+        issued = Authority(Path(name)).issue(_NAME)
+        with RunningDaemon(Path(name), log_level="info") as daemon:
+            daemon.register("bench", (issued.certificate, issued.key), alpns=["h3"], server_names=[_NAME])
+            measure(daemon, issued)
+
+
+if __name__ == "__main__":
+    main()

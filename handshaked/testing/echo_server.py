@@ -1,0 +1,63 @@
+"""A QUIC server whose TLS is the daemon's: tells each client which registration served it, and echoes the rest.
+
+Prints its port once it listens. As root it drops to ``--user`` and ``--group`` before it serves anybody.
+"""
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import QuicEvent, StreamDataReceived
+
+from handshaked.shim import HandshakeClient
+from handshaked.shim.aioquic import outcome_of, serve
+
+
+class EchoProtocol(QuicConnectionProtocol):
+    """Answers each stream with the registration's name, a colon, and what came in."""
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        """Echo stream data."""
+        if not isinstance(event, StreamDataReceived) or event.stream_id & 2:  # one-way streams have no way back
+            return
+        outcome = outcome_of(self)
+        name = (outcome.registration or "") if outcome is not None else ""
+        self._quic.send_stream_data(event.stream_id, f"{name}:".encode() + event.data, event.end_stream)
+
+
+async def run(socket_path: Path, port: int, user: int | None, groups: list[int]) -> None:
+    """Serve on `port` of the loopback (0: any) until cancelled."""
+    if user is not None:
+        os.setgroups(groups)
+        os.setgid(user)
+        os.setuid(user)
+    configuration = QuicConfiguration(is_client=False)
+    server = await serve(
+        "127.0.0.1",
+        port,
+        configuration=configuration,
+        client=HandshakeClient(socket_path),
+        create_protocol=EchoProtocol,
+    )
+    transport = server._transport  # noqa: SLF001 - aioquic tells the address of a server in no other way
+    if transport is not None:
+        print(transport.get_extra_info("sockname")[1], flush=True)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    """Run the server in the foreground."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--user", type=int)
+    parser.add_argument("--group", type=int, action="append", default=[])
+    arguments = parser.parse_args()
+    asyncio.run(run(arguments.socket, arguments.port, arguments.user, arguments.group))
+
+
+if __name__ == "__main__":
+    main()

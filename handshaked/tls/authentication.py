@@ -1,0 +1,99 @@
+"""Certificate and CertificateVerify, sent and received, the same on both sides (RFC 8446 section 4.4)."""
+
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from handshaked.errors import Alert, PeerError
+from handshaked.model import SignatureScheme
+from handshaked.tls import extensions as ext
+from handshaked.tls import messages
+from handshaked.tls.codepoints import CertificateCompression
+from handshaked.tls.compression import compress, decompress
+from handshaked.tls.parameters import Credential
+from handshaked.tls.signatures import choose_scheme, sign, signed_content, verify
+
+_PLAIN = 0
+_HEADER = 4
+
+
+def certificate_message(
+    credential: Credential,
+    compressions: tuple[CertificateCompression, ...],
+    offered: tuple[int, ...],
+    *,
+    ocsp: bool,
+) -> bytes:
+    """The Certificate of `credential`, encoded once, by the first of `compressions` that is `offered`.
+
+    With its OCSP response if `ocsp`; without compression if that would not make it smaller.
+    """
+    ocsp = ocsp and credential.ocsp_response is not None
+    algorithm = next((each for each in compressions if each in offered), None) if offered else None
+    encoded = credential.messages.get((ocsp, algorithm or _PLAIN))
+    if encoded is None:
+        response = credential.ocsp_response
+        staple = ext.push_ocsp_response(response) if ocsp and response is not None else b""
+        encoded = messages.push_certificate(credential.chain, staple)
+        if algorithm is not None:
+            body = encoded[_HEADER:]
+            small = messages.push_compressed_certificate(algorithm, len(body), compress(algorithm, body))
+            encoded = min(encoded, small, key=len)
+        credential.messages[ocsp, algorithm or _PLAIN] = encoded
+    return encoded
+
+
+def certificate_verify(
+    credential: Credential, offered: tuple[int, ...], transcript_hash: bytes, *, by_server: bool
+) -> bytes:
+    """The CertificateVerify of `credential`, signed with its best scheme among those `offered`."""
+    scheme = choose_scheme(credential.key_type, offered)
+    if scheme is None:
+        raise PeerError(Alert.HANDSHAKE_FAILURE, f"the peer verifies no signature of a {credential.key_type.value} key")
+    signature = sign(credential.private_key, scheme, signed_content(transcript_hash, by_server=by_server))
+    return messages.push_certificate_verify(scheme, signature)
+
+
+def decompressed(message: bytes, offered: tuple[CertificateCompression, ...]) -> bytes:
+    """The body of the Certificate that a CompressedCertificate is (RFC 8879 section 4)."""
+    algorithm, length, compressed = messages.pull_compressed_certificate(message)
+    if algorithm not in offered:
+        raise PeerError(Alert.ILLEGAL_PARAMETER, f"certificate compression {algorithm} was not offered")
+    return decompress(algorithm, length, compressed)
+
+
+@dataclass(slots=True)
+class PeerCertificate:
+    """A chain that was received, its possession of the private key not yet proven."""
+
+    chain: tuple[bytes, ...]
+    leaf: x509.Certificate
+
+
+def parse_chain(message: messages.CertificateMessage) -> PeerCertificate:
+    """The chain of a Certificate that is not empty, where no extensions were asked for."""
+    if message.context:
+        # Section 4.4.2: empty unless in answer to a CertificateRequest with a context, which none here has.
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "Certificate with a context")
+    if message.extension_types:
+        # Section 4.4.2: they "MUST correspond to ones from the ClientHello" or the CertificateRequest.
+        raise PeerError(Alert.UNSUPPORTED_EXTENSION, "extensions in Certificate that were not asked for")
+    try:
+        return PeerCertificate(message.chain, x509.load_der_x509_certificate(message.chain[0]))
+    except ValueError:
+        raise PeerError(Alert.BAD_CERTIFICATE, "the certificate is not an X.509 certificate") from None
+
+
+def check_certificate_verify(
+    peer: PeerCertificate,
+    message: bytes,
+    offered: tuple[SignatureScheme, ...],
+    transcript_hash: bytes,
+    *,
+    by_server: bool,
+) -> None:
+    """Check the proof of possession that a CertificateVerify is; `transcript_hash` is that up to the Certificate."""
+    scheme, signature = messages.pull_certificate_verify(message)
+    if scheme not in offered:
+        raise PeerError(Alert.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} was not offered")
+    verify(peer.leaf, scheme, signature, signed_content(transcript_hash, by_server=by_server))

@@ -1,0 +1,243 @@
+"""Single X.509 certificates: parsed within bounds, told to people safely, and what one must be to be of use."""
+
+import enum
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
+
+from handshaked.errors import Alert, PeerError
+
+MAX_CERTIFICATES = 10
+"""Longest chain that is looked at, in certificates."""
+
+MAX_CERTIFICATE = 32 * 1024
+"""Largest certificate that is looked at, in bytes of DER."""
+
+MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192
+
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_OTHER_KEYS = (
+    ed25519.Ed25519PublicKey,
+    ed448.Ed448PublicKey,
+    mldsa.MLDSA44PublicKey,
+    mldsa.MLDSA65PublicKey,
+    mldsa.MLDSA87PublicKey,
+)
+_EDWARDS_KEYS = (PublicKeyAlgorithmOID.ED25519, PublicKeyAlgorithmOID.ED448)
+_oids = SignatureAlgorithmOID
+_SIGNATURES = {
+    _oids.RSA_WITH_SHA256,
+    _oids.RSA_WITH_SHA384,
+    _oids.RSA_WITH_SHA512,
+    _oids.RSASSA_PSS,
+    _oids.ECDSA_WITH_SHA256,
+    _oids.ECDSA_WITH_SHA384,
+    _oids.ECDSA_WITH_SHA512,
+    _oids.ED25519,
+    _oids.ED448,
+    _oids.ML_DSA_44,
+    _oids.ML_DSA_65,
+    _oids.ML_DSA_87,
+}
+_MAX_SHOWN = 80
+
+# What `cryptography` raises on certificates that are not well-formed, at the first look at the part that is not.
+MALFORMED = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+class Purpose(enum.Enum):
+    """What a peer's certificate is to be good for; the extended key usage that says so."""
+
+    SERVER = ExtendedKeyUsageOID.SERVER_AUTH
+    CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
+
+    @property
+    def label(self) -> str:
+        """The role of the certificate's owner."""
+        return self.name.lower()
+
+
+def pull_chain(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
+    """The certificates of a peer, leaf first, without duplicates; PeerError if they are too many, too large or none."""
+    if not chain:
+        raise PeerError(Alert.DECODE_ERROR, "the peer's certificate chain is empty")
+    if len(chain) > MAX_CERTIFICATES:
+        raise PeerError(
+            Alert.BAD_CERTIFICATE, f"the peer sent {len(chain)} certificates, the limit is {MAX_CERTIFICATES}"
+        )
+    for certificate in chain:
+        if len(certificate) > MAX_CERTIFICATE:
+            raise PeerError(
+                Alert.BAD_CERTIFICATE,
+                f"the peer sent a certificate of {len(certificate)} bytes, the limit is {MAX_CERTIFICATE}",
+            )
+    with well_formed():
+        return [x509.load_der_x509_certificate(certificate) for certificate in dict.fromkeys(chain)]
+
+
+@contextmanager
+def well_formed() -> Iterator[None]:
+    """Turns whatever `cryptography` says about malformed certificates into bad_certificate."""
+    with warnings.catch_warnings():
+        # Of oddities that it will refuse one day; a peer shall not write to the log by them.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        try:
+            yield
+        except MALFORMED as error:
+            raise PeerError(Alert.BAD_CERTIFICATE, f"malformed certificate: {shown(str(error))}") from None
+
+
+def shown(text: str, limit: int = _MAX_SHOWN) -> str:
+    """`text` of a peer's choosing, fit for a log: printable ASCII, and not long."""
+    printable = "".join(c if " " <= c <= "~" and c != "\\" else ascii(c)[1:-1] for c in text[: limit + 1])
+    return printable if len(printable) <= limit else printable[:limit] + "..."
+
+
+def subject(certificate: x509.Certificate) -> str:
+    """Who a certificate speaks of, fit for a log."""
+    return _name_text(certificate.subject)
+
+
+def issuer(certificate: x509.Certificate) -> str:
+    """Who signed a certificate by its own account, fit for a log."""
+    return _name_text(certificate.issuer)
+
+
+def _name_text(name: x509.Name) -> str:
+    return shown(name.rfc4514_string()) or "(no name)"
+
+
+def check_dates(certificate: x509.Certificate, now: float) -> None:
+    """RFC 5280 section 6.1.3 (a) (2)."""
+    moment = datetime.fromtimestamp(now, UTC)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if moment < begin:
+        raise PeerError(
+            Alert.CERTIFICATE_EXPIRED,
+            f"the certificate of {subject(certificate)} is not valid before {begin:%Y-%m-%d %H:%M} UTC:"
+            " check the clocks",
+        )
+    if moment > end:
+        raise PeerError(
+            Alert.CERTIFICATE_EXPIRED,
+            f"the certificate of {subject(certificate)} expired at {end:%Y-%m-%d %H:%M} UTC: its owner has to renew it",
+        )
+
+
+def check_key(certificate: x509.Certificate) -> None:
+    """Refuse keys that are weak or that no signature scheme of TLS 1.3 is for."""
+    try:
+        key = certificate.public_key()
+    except MALFORMED:
+        raise _unsupported(certificate, "has a key of an unknown kind") from None
+    if isinstance(key, rsa.RSAPublicKey):
+        if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+            raise _unsupported(certificate, f"has an RSA key of {key.key_size} bits, not {MIN_RSA_BITS}-{MAX_RSA_BITS}")
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, _CURVES):
+            raise _unsupported(certificate, f"has a key on the curve {key.curve.name}")
+    elif not isinstance(key, _OTHER_KEYS):
+        raise _unsupported(certificate, "has a key of an unsupported kind")
+
+
+def check_signature_algorithm(certificate: x509.Certificate) -> None:
+    """Refuse MD5 and SHA-1 (RFC 8446 section 4.4.2.4: bad_certificate) and everything rarer."""
+    if not has_sound_signature_algorithm(certificate):
+        raise PeerError(
+            Alert.BAD_CERTIFICATE,
+            f"the certificate of {subject(certificate)} is signed with an unsupported algorithm"
+            f" ({certificate.signature_algorithm_oid.dotted_string}): it has to be reissued",
+        )
+
+
+def has_sound_signature_algorithm(signed: x509.Certificate | x509.CertificateRevocationList) -> bool:
+    """Whether something is signed with one of the algorithms that are accepted."""
+    return signed.signature_algorithm_oid in _SIGNATURES
+
+
+def check_leaf_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
+    """A leaf may sign handshakes, and for this purpose (RFC 8446 section 4.4.2.2, RFC 5280 section 4.2.1.12)."""
+    key_usage = key_usage_of(certificate)
+    if key_usage is not None and not key_usage.digital_signature:
+        raise _unsupported(certificate, "has a key usage without digitalSignature")
+    usages = extended_usages_of(certificate)
+    if usages is not None and purpose.value not in usages:
+        raise _unsupported(certificate, f"is not for {purpose.label}s by its extended key usage")
+
+
+def check_issuer_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
+    """A CA may sign certificates, for this purpose or for any (RFC 5280 sections 4.2.1.3 and 4.2.1.12)."""
+    key_usage = key_usage_of(certificate)
+    if key_usage is not None and not key_usage.key_cert_sign:
+        raise _unsupported(certificate, "has a key usage without keyCertSign")
+    usages = extended_usages_of(certificate)
+    if usages is not None and not {purpose.value, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & usages:
+        raise _unsupported(certificate, f"is not for issuing certificates of {purpose.label}s")
+
+
+def key_usage_of(certificate: x509.Certificate) -> x509.KeyUsage | None:
+    """The key usage extension, if there is one."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def extended_usages_of(certificate: x509.Certificate) -> set[x509.ObjectIdentifier] | None:
+    """The extended key usages, if they are limited."""
+    try:
+        return set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return None
+
+
+def basic_constraints_of(certificate: x509.Certificate) -> x509.BasicConstraints | None:
+    """The basic constraints, if there are any."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def is_plain_root(certificate: x509.Certificate) -> bool:
+    """Whether a root says in no basic constraints that it is one: X.509 version 1, or keyCertSign alone."""
+    if certificate.subject != certificate.issuer or basic_constraints_of(certificate) is not None:
+        return False
+    key_usage = key_usage_of(certificate)
+    return certificate.version is x509.Version.v1 or (key_usage is not None and key_usage.key_cert_sign)
+
+
+def has_edwards_key(certificate: x509.Certificate) -> bool:
+    """Whether the key is of Ed25519 or Ed448."""
+    return certificate.public_key_algorithm_oid in _EDWARDS_KEYS
+
+
+def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether `authority` issued a certificate, by name and by signature."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, *MALFORMED):
+        return False
+    return True
+
+
+def _unsupported(certificate: x509.Certificate, wrong: str) -> PeerError:
+    return PeerError(
+        Alert.UNSUPPORTED_CERTIFICATE, f"the certificate of {subject(certificate)} {wrong}: it has to be reissued"
+    )

@@ -1,0 +1,133 @@
+"""The ClientHello as a message: all that a server must know of it, checked as far as it can be alone."""
+
+from dataclasses import dataclass
+
+from handshaked.errors import Alert, PeerError
+from handshaked.tls import extensions as ext
+from handshaked.tls.codec import decode_error, pull_extensions, pull_vector8, pull_vector16, unpack_u16s
+from handshaked.tls.codepoints import CLIENT_HELLO_EXTENSIONS, TLS_1_3, ExtensionType
+
+_RANDOM = 6
+_SESSION_ID = 38
+_KNOWN = frozenset(ExtensionType)
+
+
+@dataclass(slots=True)
+class ClientHelloMessage:
+    """A valid ClientHello for TLS 1.3. None: the extension was not sent."""
+
+    raw: bytes
+    random: bytes
+    legacy_session_id: bytes
+    cipher_suites: tuple[int, ...]
+    extensions: dict[int, bytes]
+    server_name: str | None = None
+    alpns: tuple[bytes, ...] | None = None
+    groups: tuple[int, ...] = ()
+    key_shares: dict[int, bytes] | None = None
+    signature_schemes: tuple[int, ...] | None = None
+    signature_schemes_cert: tuple[int, ...] | None = None
+    psk_modes: bytes | None = None
+    psks: ext.OfferedPsks | None = None
+    early_data: bool = False
+    cookie: bytes | None = None
+    status_request: bool = False
+    compressions: tuple[int, ...] = ()
+    record_size_limit: int | None = None
+    transport_parameters: bytes | None = None
+
+
+def pull_client_hello(message: bytes) -> ClientHelloMessage:
+    """The ClientHello (RFC 8446 section 4.1.2) that `message`, header included, is."""
+    if len(message) <= _SESSION_ID:
+        raise decode_error("ClientHello")
+    session_id, at = pull_vector8(message, _SESSION_ID, "legacy_session_id")
+    suites, at = pull_vector16(message, at, "cipher_suites", 2)
+    compression, at = pull_vector8(message, at, "legacy_compression_methods", 1)
+    if len(session_id) > 32:
+        raise decode_error("legacy_session_id")
+    fields: dict[int, bytes] = {}
+    if at < len(message):
+        fields = pull_extensions(message, at, CLIENT_HELLO_EXTENSIONS, _KNOWN, "ClientHello")
+    _check_version(message, fields)
+    if compression != b"\0":
+        # "For every TLS 1.3 ClientHello, this vector MUST contain exactly one byte, set to zero"
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "legacy_compression_methods is not null alone")
+    hello = ClientHelloMessage(
+        message, message[_RANDOM:_SESSION_ID], session_id, unpack_u16s(suites, "cipher_suites"), fields
+    )
+    _pull_fields(hello, fields)
+    _check_fields(hello)
+    return hello
+
+
+def _check_version(message: bytes, fields: dict[int, bytes]) -> None:
+    body = fields.get(ExtensionType.SUPPORTED_VERSIONS)
+    # Section 4.2.1: without the extension the client is at most TLS 1.2, whatever legacy_version says.
+    if body is None or TLS_1_3 not in ext.pull_supported_versions(body):
+        raise PeerError(Alert.PROTOCOL_VERSION, "the client does not offer TLS 1.3")
+    if message[4] != 3 or message[5] == 0:
+        # Appendix D.5: SSL 3.0 and older must not be negotiated for any reason.
+        raise PeerError(Alert.PROTOCOL_VERSION, f"legacy_version {message[4]}.{message[5]}")
+
+
+def _pull_fields(hello: ClientHelloMessage, fields: dict[int, bytes]) -> None:
+    """Parse the extensions that are there."""
+    kinds = ExtensionType
+    take = fields.get
+    if (body := take(kinds.SERVER_NAME)) is not None:
+        hello.server_name = ext.pull_server_name(body)
+    if (body := take(kinds.ALPN)) is not None:
+        hello.alpns = ext.pull_alpn(body)
+    if (body := take(kinds.SUPPORTED_GROUPS)) is not None:
+        hello.groups = ext.pull_groups(body)
+    if (body := take(kinds.KEY_SHARE)) is not None:
+        hello.key_shares = ext.pull_key_shares(body)
+    if (body := take(kinds.SIGNATURE_ALGORITHMS)) is not None:
+        hello.signature_schemes = ext.pull_schemes(body)
+    if (body := take(kinds.SIGNATURE_ALGORITHMS_CERT)) is not None:
+        hello.signature_schemes_cert = ext.pull_schemes(body)
+    if (body := take(kinds.PSK_KEY_EXCHANGE_MODES)) is not None:
+        hello.psk_modes = ext.pull_psk_modes(body)
+    if (body := take(kinds.PRE_SHARED_KEY)) is not None:
+        hello.psks = ext.pull_offered_psks(body)
+    if (body := take(kinds.EARLY_DATA)) is not None:
+        hello.early_data = ext.pull_empty(body, "early_data")
+    if (body := take(kinds.COOKIE)) is not None:
+        hello.cookie = ext.pull_cookie(body)
+    if (body := take(kinds.STATUS_REQUEST)) is not None:
+        hello.status_request = ext.pull_status_request(body)
+    if (body := take(kinds.COMPRESS_CERTIFICATE)) is not None:
+        hello.compressions = ext.pull_compressions(body)
+    if (body := take(kinds.RECORD_SIZE_LIMIT)) is not None:
+        hello.record_size_limit = ext.pull_record_size_limit(body)
+    if (body := take(kinds.CERTIFICATE_AUTHORITIES)) is not None:
+        ext.pull_authorities(body)
+    if (body := take(kinds.POST_HANDSHAKE_AUTH)) is not None:
+        ext.pull_empty(body, "post_handshake_auth")
+    hello.transport_parameters = take(kinds.QUIC_TRANSPORT_PARAMETERS)
+
+
+def _check_fields(hello: ClientHelloMessage) -> None:
+    """What must go together (RFC 8446 sections 4.2.8 to 4.2.11 and 9.2)."""
+    fields = hello.extensions
+    if (hello.key_shares is None) != (ExtensionType.SUPPORTED_GROUPS not in fields):
+        raise PeerError(Alert.MISSING_EXTENSION, "supported_groups and key_share come together")
+    if hello.psks is None:
+        if hello.key_shares is None or hello.signature_schemes is None:
+            raise PeerError(Alert.MISSING_EXTENSION, "a ClientHello without PSK needs groups and signature schemes")
+        if hello.early_data:
+            # Section 4.2.10: "When a PSK is used and early data is allowed for that PSK"
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "early_data without pre_shared_key")
+    else:
+        if next(reversed(fields)) != ExtensionType.PRE_SHARED_KEY:
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "pre_shared_key is not the last extension")
+        if hello.psk_modes is None:
+            raise PeerError(Alert.MISSING_EXTENSION, "pre_shared_key without psk_key_exchange_modes")
+    if hello.key_shares and not hello.groups:
+        raise PeerError(Alert.MISSING_EXTENSION, "key_share without supported_groups")
+    if hello.key_shares:
+        for group in hello.key_shares:
+            # Section 4.2.8: no key share for a group that is not in supported_groups.
+            if group not in hello.groups:
+                raise PeerError(Alert.ILLEGAL_PARAMETER, f"key share for unlisted group {group:#06x}")

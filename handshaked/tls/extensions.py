@@ -1,0 +1,277 @@
+"""Bodies of extensions: what a ``pull_x`` returns is valid, what a ``push_x`` returns is the whole extension."""
+
+import re
+from dataclasses import dataclass
+
+from handshaked.errors import Alert, PeerError
+from handshaked.tls.codec import (
+    decode_error,
+    pull_vector8,
+    pull_vector16,
+    pull_vector24,
+    push_extension,
+    push_u16s,
+    push_vector8,
+    push_vector16,
+    push_vector24,
+    unpack_u16s,
+    whole_u16s,
+    whole_vector8,
+    whole_vector16,
+)
+from handshaked.tls.codepoints import ExtensionType
+
+_HOST_NAME = 0
+_OCSP = 1
+_MIN_RECORD_SIZE_LIMIT = 64
+_MIN_BINDER = 32
+_DNS_NAME = re.compile(rb"[A-Za-z0-9_.-]+")
+
+
+@dataclass(slots=True)
+class PskIdentity:
+    """One identity of a pre_shared_key offer."""
+
+    identity: bytes
+    obfuscated_age: int
+
+
+@dataclass(slots=True)
+class OfferedPsks:
+    """The pre_shared_key extension of a ClientHello; `binders_length` counts the bytes that binders do not cover."""
+
+    identities: list[PskIdentity]
+    binders: list[bytes]
+    binders_length: int
+
+
+def pull_server_name(body: bytes) -> str:
+    """The one host name (RFC 6066 section 3)."""
+    names = whole_vector16(body, "server_name", 1)
+    name, end = pull_vector16(names, 1, "server_name", 1)
+    if names[0] != _HOST_NAME or end != len(names):
+        # "MUST NOT contain more than one name of the same name_type", and there is but one type.
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "server_name is not one host name")
+    if not _DNS_NAME.fullmatch(name) or len(name) > 255:
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "server_name is not a DNS name")
+    return name.decode("ascii")
+
+
+def push_server_name(name: str) -> bytes:
+    """server_name of a ClientHello."""
+    entry = bytes([_HOST_NAME]) + push_vector16(name.encode("ascii"))
+    return push_extension(ExtensionType.SERVER_NAME, push_vector16(entry))
+
+
+def pull_alpn(body: bytes) -> tuple[bytes, ...]:
+    """The protocols, in order (RFC 7301 section 3.1)."""
+    names = whole_vector16(body, "application_layer_protocol_negotiation", 2)
+    protocols = []
+    at = 0
+    while at < len(names):
+        name, at = pull_vector8(names, at, "application_layer_protocol_negotiation", 1)
+        protocols.append(name)
+    return tuple(protocols)
+
+
+def push_alpn(protocols: tuple[bytes, ...]) -> bytes:
+    """application_layer_protocol_negotiation."""
+    return push_extension(ExtensionType.ALPN, push_vector16(b"".join(map(push_vector8, protocols))))
+
+
+def pull_supported_versions(body: bytes) -> tuple[int, ...]:
+    """The versions of a ClientHello (RFC 8446 section 4.2.1)."""
+    return unpack_u16s(whole_vector8(body, "supported_versions", 2), "supported_versions")
+
+
+def pull_u16(body: bytes, what: str) -> int:
+    """The number that is the whole body."""
+    if len(body) != 2:
+        raise decode_error(what)
+    return body[0] << 8 | body[1]
+
+
+def pull_key_shares(body: bytes) -> dict[int, bytes]:
+    """The key shares of a ClientHello by group, in its order (RFC 8446 section 4.2.8)."""
+    entries = whole_vector16(body, "key_share")
+    shares: dict[int, bytes] = {}
+    at = 0
+    while at < len(entries):
+        share, end = pull_vector16(entries, at + 2, "key_share")
+        group = entries[at] << 8 | entries[at + 1]
+        if not share:
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"empty key share for group {group:#06x}")
+        if group in shares:
+            # "Clients MUST NOT offer multiple KeyShareEntry values for the same group."
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"two key shares for group {group:#06x}")
+        shares[group] = share
+        at = end
+    return shares
+
+
+def push_key_share(group: int, share: bytes) -> bytes:
+    """One KeyShareEntry."""
+    return group.to_bytes(2) + push_vector16(share)
+
+
+def pull_key_share(body: bytes) -> tuple[int, bytes]:
+    """The KeyShareEntry of a ServerHello."""
+    share, end = pull_vector16(body, 2, "key_share", 1)
+    if end != len(body):
+        raise decode_error("key_share")
+    return body[0] << 8 | body[1], share
+
+
+def pull_psk_modes(body: bytes) -> bytes:
+    """The PSK key exchange modes, a byte each (RFC 8446 section 4.2.9)."""
+    return whole_vector8(body, "psk_key_exchange_modes", 1)
+
+
+def pull_offered_psks(body: bytes) -> OfferedPsks:
+    """The PSK identities and binders of a ClientHello (RFC 8446 section 4.2.11)."""
+    what = "pre_shared_key"
+    offered, binders_start = pull_vector16(body, 0, what, 7)
+    identities = []
+    at = 0
+    while at < len(offered):
+        identity, at = pull_vector16(offered, at, what, 1)
+        age = offered[at : at + 4]
+        at += 4
+        if len(age) != 4:
+            raise decode_error(what)
+        identities.append(PskIdentity(identity, int.from_bytes(age)))
+    rest, end = pull_vector16(body, binders_start, what, _MIN_BINDER + 1)
+    if end != len(body):
+        raise decode_error(what)
+    binders = []
+    at = 0
+    while at < len(rest):
+        binder, at = pull_vector8(rest, at, what, _MIN_BINDER)
+        binders.append(binder)
+    if len(binders) != len(identities):
+        # "Each entry in the binders list is computed as an HMAC ...": one for each identity.
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "as many PSK binders as identities are needed")
+    return OfferedPsks(identities, binders, len(body) - binders_start)
+
+
+def push_offered_psks(identities: list[PskIdentity], binder_lengths: list[int]) -> bytes:
+    """pre_shared_key of a ClientHello, with zeros for the binders."""
+    names = b"".join(push_vector16(each.identity) + each.obfuscated_age.to_bytes(4) for each in identities)
+    binders = b"".join(push_vector8(bytes(length)) for length in binder_lengths)
+    return push_extension(ExtensionType.PRE_SHARED_KEY, push_vector16(names) + push_vector16(binders))
+
+
+def pull_status_request(body: bytes) -> bool:
+    """Whether an OCSP response is asked for (RFC 6066 section 8)."""
+    if not body:
+        raise decode_error("status_request")
+    if body[0] != _OCSP:
+        return False  # a type of status from some other document: not for us to parse
+    _, at = pull_vector16(body, 1, "status_request")
+    _, at = pull_vector16(body, at, "status_request")
+    if at != len(body):
+        raise decode_error("status_request")
+    return True
+
+
+def pull_ocsp_response(body: bytes) -> bytes:
+    """The CertificateStatus of a certificate entry (RFC 8446 section 4.4.2.1)."""
+    response, end = pull_vector24(body, 1, "status_request", 1)
+    if end != len(body) or body[0] != _OCSP:
+        raise decode_error("status_request")
+    return response
+
+
+def push_ocsp_response(response: bytes) -> bytes:
+    """status_request of a certificate entry."""
+    return push_extension(ExtensionType.STATUS_REQUEST, bytes([_OCSP]) + push_vector24(response))
+
+
+def pull_compressions(body: bytes) -> tuple[int, ...]:
+    """The certificate compression algorithms (RFC 8879 section 3)."""
+    return unpack_u16s(whole_vector8(body, "compress_certificate", 2), "compress_certificate")
+
+
+def push_compressions(algorithms: tuple[int, ...]) -> bytes:
+    """compress_certificate."""
+    body = b"".join(each.to_bytes(2) for each in algorithms)
+    return push_extension(ExtensionType.COMPRESS_CERTIFICATE, push_vector8(body))
+
+
+def pull_record_size_limit(body: bytes) -> int:
+    """The largest protected record the peer takes (RFC 8449 section 4)."""
+    limit = pull_u16(body, "record_size_limit")
+    if limit < _MIN_RECORD_SIZE_LIMIT:
+        raise PeerError(Alert.ILLEGAL_PARAMETER, f"record_size_limit of {limit}")
+    return limit
+
+
+def pull_cookie(body: bytes) -> bytes:
+    """The cookie (RFC 8446 section 4.2.2)."""
+    return whole_vector16(body, "cookie", 1)
+
+
+def pull_authorities(body: bytes) -> tuple[bytes, ...]:
+    """DER names of the authorities that the peer knows (RFC 8446 section 4.2.4)."""
+    rest = whole_vector16(body, "certificate_authorities", 3)
+    names = []
+    at = 0
+    while at < len(rest):
+        name, at = pull_vector16(rest, at, "certificate_authorities", 1)
+        names.append(name)
+    return tuple(names)
+
+
+def push_authorities(names: tuple[bytes, ...]) -> bytes:
+    """certificate_authorities."""
+    body = push_vector16(b"".join(map(push_vector16, names)))
+    return push_extension(ExtensionType.CERTIFICATE_AUTHORITIES, body)
+
+
+def pull_oid_filters(body: bytes) -> None:
+    """Certificate extension filters, checked for form only: an unknown OID is to be ignored (section 4.2.5)."""
+    filters = whole_vector16(body, "oid_filters")
+    at = 0
+    while at < len(filters):
+        _, at = pull_vector8(filters, at, "oid_filters", 1)
+        _, at = pull_vector16(filters, at, "oid_filters")
+
+
+def pull_empty(body: bytes, what: str) -> bool:
+    """True: the extension is there, and says no more than that."""
+    if body:
+        raise decode_error(what)
+    return True
+
+
+def pull_schemes(body: bytes) -> tuple[int, ...]:
+    """A list of signature schemes (RFC 8446 section 4.2.3)."""
+    return whole_u16s(body, "signature_algorithms")
+
+
+def pull_groups(body: bytes) -> tuple[int, ...]:
+    """The supported groups (RFC 8446 section 4.2.7)."""
+    return whole_u16s(body, "supported_groups")
+
+
+def push_u16_list(kind: int, numbers: tuple[int, ...]) -> bytes:
+    """An extension whose body is a list of two-byte numbers."""
+    return push_extension(kind, push_u16s(numbers))
+
+
+def is_dns_name(name: str) -> bool:
+    """Whether `name` can be sent as server_name, which an IP address cannot (RFC 6066 section 3)."""
+    if not _DNS_NAME.fullmatch(name.encode("ascii", "replace")) or len(name) > 255:
+        return False
+    return not name.replace(".", "").isdecimal()
+
+
+def types_of(extensions: list[bytes]) -> frozenset[int]:
+    """The types of encoded extensions; one item may hold several."""
+    kinds = set()
+    block = b"".join(extensions)
+    at = 0
+    while at < len(block):
+        kinds.add(block[at] << 8 | block[at + 1])
+        at += 4 + (block[at + 2] << 8 | block[at + 3])
+    return frozenset(kinds)

@@ -1,0 +1,167 @@
+"""The key schedule and the transcript of one handshake (RFC 8446 section 7)."""
+
+import hashlib
+import hmac
+
+from handshaked.model import CipherSuite
+from handshaked.tls.codec import push_message
+from handshaked.tls.codepoints import HandshakeType
+
+_LABELS = (
+    b"derived",
+    b"ext binder",
+    b"res binder",
+    b"c e traffic",
+    b"e exp master",
+    b"c hs traffic",
+    b"s hs traffic",
+    b"c ap traffic",
+    b"s ap traffic",
+    b"exp master",
+    b"res master",
+)
+
+
+def expand_label(secret: bytes, label: bytes, context: bytes, length: int, hash_name: str) -> bytes:
+    """HKDF-Expand-Label (RFC 8446 section 7.1)."""
+    full = b"tls13 " + label
+    info = length.to_bytes(2) + bytes([len(full)]) + full + bytes([len(context)]) + context
+    output = block = b""
+    for counter in range(1, -(-length // hashlib.new(hash_name).digest_size) + 1):
+        block = hmac.digest(secret, block + info + bytes([counter]), hash_name)
+        output += block
+    return output[:length]
+
+
+class HashProfile:
+    """A hash function and all that depends on nothing else: label prefixes, secrets of a handshake without PSK."""
+
+    __slots__ = ("derived_no_psk", "early_no_psk", "empty", "finished", "infos", "name", "new", "resumption", "size")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.new = getattr(hashlib, name)
+        self.size: int = self.new().digest_size
+        self.empty: bytes = self.new().digest()
+        # HkdfLabel is the output length, the label and the context, all but the context known beforehand.
+        self.infos = {label: self._info(label, self.size) for label in _LABELS}
+        self.finished = self._info(b"finished", 0) + b"\x01"
+        self.resumption = self._info(b"resumption", 2)
+        self.early_no_psk = hmac.digest(b"", bytes(self.size), name)
+        self.derived_no_psk = self.derive(self.early_no_psk, b"derived", self.empty)
+
+    def _info(self, label: bytes, context_length: int) -> bytes:
+        full = b"tls13 " + label
+        return self.size.to_bytes(2) + bytes([len(full)]) + full + bytes([context_length])
+
+    def derive(self, secret: bytes, label: bytes, transcript_hash: bytes) -> bytes:
+        """Derive-Secret, which is one block of HKDF-Expand."""
+        return hmac.digest(secret, self.infos[label] + transcript_hash + b"\x01", self.name)
+
+    def verify_data(self, base_secret: bytes, transcript_hash: bytes) -> bytes:
+        """The content of a Finished, or a binder (RFC 8446 section 4.4.4)."""
+        return hmac.digest(hmac.digest(base_secret, self.finished, self.name), transcript_hash, self.name)
+
+    def binder(self, psk: bytes, label: bytes, transcript_hash: bytes) -> bytes:
+        """The binder of a PSK over a ClientHello without its binders (RFC 8446 section 4.2.11.2)."""
+        return self.verify_data(self.derive(hmac.digest(b"", psk, self.name), label, self.empty), transcript_hash)
+
+    def resumption_psk(self, resumption_secret: bytes, nonce: bytes) -> bytes:
+        """The PSK of a session ticket with a nonce of two bytes or any other length (section 4.6.1)."""
+        if len(nonce) == 2:
+            return hmac.digest(resumption_secret, self.resumption + nonce + b"\x01", self.name)
+        return expand_label(resumption_secret, b"resumption", nonce, self.size, self.name)
+
+
+SHA256 = HashProfile("sha256")
+SHA384 = HashProfile("sha384")
+PROFILES = {SHA256.name: SHA256, SHA384.name: SHA384}
+_SUITE_PROFILES = {
+    CipherSuite.AES_128_GCM_SHA256: SHA256,
+    CipherSuite.AES_256_GCM_SHA384: SHA384,
+    CipherSuite.CHACHA20_POLY1305_SHA256: SHA256,
+    CipherSuite.AES_128_CCM_SHA256: SHA256,
+}
+
+
+def profile_of(suite: CipherSuite) -> HashProfile:
+    """The hash function of a cipher suite."""
+    return _SUITE_PROFILES[suite]
+
+
+class KeySchedule:
+    """Secrets in the order of section 7.1's diagram; moves on by ``enter_handshake`` and ``enter_application``."""
+
+    __slots__ = ("_secret", "_transcript", "profile", "suite")
+
+    def __init__(self, suite: CipherSuite) -> None:
+        self.suite = suite
+        self.profile = profile = _SUITE_PROFILES[suite]
+        self._transcript = profile.new()
+        self._secret = profile.early_no_psk
+
+    def use_psk(self, psk: bytes) -> None:
+        """Begin with `psk`; at the early stage only."""
+        self._secret = hmac.digest(b"", psk, self.profile.name)
+
+    def update(self, messages: bytes) -> None:
+        """Take handshake messages into the transcript."""
+        self._transcript.update(messages)
+
+    def transcript_hash(self) -> bytes:
+        """The hash of all messages until now."""
+        digest: bytes = self._transcript.copy().digest()
+        return digest
+
+    def hash_with(self, messages: bytes) -> bytes:
+        """The transcript hash as it would be with `messages` added."""
+        transcript = self._transcript.copy()
+        transcript.update(messages)
+        digest: bytes = transcript.digest()
+        return digest
+
+    def replace_first_hello(self) -> None:
+        """Put the first ClientHello's hash in its place, as a HelloRetryRequest makes it (section 4.4.1)."""
+        message = push_message(HandshakeType.MESSAGE_HASH, self._transcript.digest())
+        self._transcript = self.profile.new(message)
+
+    def derive(self, label: bytes, transcript_hash: bytes) -> bytes:
+        """A secret of the present stage."""
+        profile = self.profile
+        return hmac.digest(self._secret, profile.infos[label] + transcript_hash + b"\x01", profile.name)
+
+    def enter_handshake(self, shared_secret: bytes) -> None:
+        """From the Early Secret to the Handshake Secret."""
+        profile = self.profile
+        if self._secret is profile.early_no_psk:
+            salt = profile.derived_no_psk
+        else:
+            salt = self.derive(b"derived", profile.empty)
+        self._secret = hmac.digest(salt, shared_secret, profile.name)
+
+    def enter_application(self) -> None:
+        """From the Handshake Secret to the Master Secret."""
+        profile = self.profile
+        self._secret = hmac.digest(self.derive(b"derived", profile.empty), bytes(profile.size), profile.name)
+
+
+def updated_secret(suite: CipherSuite, secret: bytes) -> bytes:
+    """The traffic secret after a KeyUpdate (section 7.2)."""
+    profile = _SUITE_PROFILES[suite]
+    return expand_label(secret, b"traffic upd", b"", profile.size, profile.name)
+
+
+class Exporter:
+    """Keying material for the application (section 7.5)."""
+
+    __slots__ = ("_profile", "_secret")
+
+    def __init__(self, suite: CipherSuite, secret: bytes) -> None:
+        self._profile = _SUITE_PROFILES[suite]
+        self._secret = secret
+
+    def export(self, label: bytes, context: bytes, length: int) -> bytes:
+        """TLS-Exporter(label, context, length)."""
+        profile = self._profile
+        secret = expand_label(self._secret, label, profile.empty, profile.size, profile.name)
+        return expand_label(secret, b"exporter", profile.new(context).digest(), length, profile.name)

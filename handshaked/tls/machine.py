@@ -1,0 +1,130 @@
+"""What server and client have in common: messages in by the table of transitions, a fault once and for all."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
+from handshaked.events import CryptoData, Event, TrafficSecret
+from handshaked.model import Direction, Level
+from handshaked.tls import messages
+from handshaked.tls.codepoints import HandshakeType
+from handshaked.tls.key_schedule import Exporter, KeySchedule, updated_secret
+from handshaked.tls.keylog import KeyLog, exporter_line, traffic_line
+from handshaked.tls.reassembly import MessageReassembler
+from handshaked.tls.state import ClientState, State, Transitions
+
+Handler = Callable[[Any, bytes, list[Event], float], State]
+"""Takes a message, adds events, and names the next state."""
+
+_NAMES = {int(kind): kind.name.lower() for kind in HandshakeType}
+
+
+class Machine:
+    """One side of a handshake. Messages are dispatched to `handlers` by type, if the state's table has that type."""
+
+    handlers: ClassVar[dict[int, Handler]]
+    failed: ClassVar[State]
+
+    # Set on the way; no state leads to where they are read before they are set.
+    _schedule: KeySchedule
+    _receive_secret: bytes
+    _send_secret: bytes
+
+    def __init__(self, state: State, transitions: Transitions) -> None:
+        self._state = state
+        self._transitions = transitions
+        self._reassembler = MessageReassembler(Level.INITIAL)
+        self._is_client = isinstance(state, ClientState)
+        self._keylog: KeyLog | None = None
+        self._client_random = b""
+        self._exporter: Exporter | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the peer's Finished was verified."""
+        return self._state.name == "CONNECTED"
+
+    def receive(self, level: Level, data: bytes, now: float) -> list[Event]:
+        """Take in handshake bytes received at `level` at `now` (Unix seconds); the events they lead to, in order.
+
+        Raises HandshakeError; the handshake is then over, and all that was to come of `data` with it.
+        """
+        events: list[Event] = []
+        reassembler = self._reassembler
+        try:
+            if self._state is self.failed:
+                raise LocalError("the handshake has failed before")
+            reassembler.receive(level, data)
+            while (kind := reassembler.next_type()) is not None:
+                following = self._transitions[self._state].get(kind)
+                if following is None:
+                    # RFC 8446 section 4: messages out of order are an unexpected_message.
+                    name = _NAMES.get(kind, f"message of type {kind}")
+                    raise PeerError(Alert.UNEXPECTED_MESSAGE, f"{name} in state: {self._state.value}")
+                message = reassembler.pull()
+                if message is None:
+                    break
+                self._enter(self.handlers[kind](self, message, events, now), following)
+        except HandshakeError:
+            self._state = self.failed
+            raise
+        return events
+
+    def _enter(self, state: State, following: tuple[State, ...]) -> None:
+        if state not in following:
+            raise LocalError(f"no way from {self._state.name} to {state.name}")
+        self._state = state
+
+    # Secrets
+
+    def export(self, label: bytes, context: bytes, length: int) -> bytes:
+        """Keying material for the application, once the handshake is complete (RFC 8446 section 7.5)."""
+        if not self.complete or self._exporter is None:
+            raise LocalError("no keying material to export before the handshake is complete")
+        return self._exporter.export(label, context, length)
+
+    def update_keys(self, *, request: bool) -> list[Event]:
+        """Send a KeyUpdate (RFC 8446 section 4.6.3), with the `request` that the peer does the same; TCP only."""
+        if HandshakeType.KEY_UPDATE not in self._transitions[self._state]:
+            raise LocalError("no KeyUpdate before the handshake is complete, nor over QUIC")
+        self._send_secret = updated_secret(self._schedule.suite, self._send_secret)
+        return [
+            CryptoData(Level.APPLICATION, messages.push_key_update(request=request)),
+            TrafficSecret(Level.APPLICATION, Direction.SEND, self._schedule.suite, self._send_secret),
+        ]
+
+    def receive_key_update(self, message: bytes, events: list[Event], now: float) -> State:
+        """The handler of KeyUpdate."""
+        requested = messages.pull_key_update(message)
+        # Section 5.1: a message right before a key change ends its record.
+        self._reassembler.expect_boundary()
+        suite = self._schedule.suite
+        self._receive_secret = updated_secret(suite, self._receive_secret)
+        events.append(TrafficSecret(Level.APPLICATION, Direction.RECEIVE, suite, self._receive_secret))
+        if requested:
+            events += self.update_keys(request=False)
+        return self._state
+
+    def _log_to(self, keylog: KeyLog | None, client_random: bytes) -> None:
+        self._keylog = keylog
+        self._client_random = client_random
+
+    def _secret(self, level: Level, direction: Direction, secret: bytes) -> TrafficSecret:
+        """The event of a traffic secret of the handshake, which is logged if that was asked for."""
+        if self._keylog is not None:
+            of_client = (direction is Direction.SEND) is self._is_client
+            self._keylog(traffic_line(level, self._client_random, secret, of_client=of_client))
+        return TrafficSecret(level, direction, self._schedule.suite, secret)
+
+    def _derive_application_secrets(self) -> None:
+        """From the transcript up to the server's Finished."""
+        schedule = self._schedule
+        transcript_hash = schedule.transcript_hash()
+        schedule.enter_application()
+        client = schedule.derive(b"c ap traffic", transcript_hash)
+        server = schedule.derive(b"s ap traffic", transcript_hash)
+        self._send_secret, self._receive_secret = (client, server) if self._is_client else (server, client)
+        exporter_secret = schedule.derive(b"exp master", transcript_hash)
+        self._exporter = Exporter(schedule.suite, exporter_secret)
+        if self._keylog is not None:
+            self._keylog(exporter_line(self._client_random, exporter_secret))

@@ -1,0 +1,112 @@
+"""Record protection of one direction: keys from a traffic secret, nonces, sequence numbers, AEAD limits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
+
+from handshaked.errors import Alert, LocalError, PeerError
+from handshaked.model import CipherSuite
+from handshaked.tls.key_schedule import expand_label, profile_of, updated_secret
+
+TAG_LENGTH = 16
+"""What every cipher suite of TLS 1.3 that is supported here adds to a record (RFC 5116, RFC 8439)."""
+
+_IV_LENGTH = 12
+_LAST_SEQUENCE = 2**64 - 1
+
+
+class _Aead(Protocol):
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Suite:
+    """What a cipher suite is made of; `records` is how many one key may protect."""
+
+    aead: Callable[[bytes], _Aead]
+    key_length: int
+    records: int
+
+
+# Limits: RFC 8446 section 5.5 for GCM (2^24.5 full-size records) and ChaCha20-Poly1305 (the sequence number ends
+# first); RFC 8446 names none for CCM, 2^23 is that of RFC 9147 section 4.5.3.
+_SUITES = {
+    CipherSuite.AES_128_GCM_SHA256: _Suite(AESGCM, 16, 2**24),
+    CipherSuite.AES_256_GCM_SHA384: _Suite(AESGCM, 32, 2**24),
+    CipherSuite.CHACHA20_POLY1305_SHA256: _Suite(ChaCha20Poly1305, 32, _LAST_SEQUENCE),
+    CipherSuite.AES_128_CCM_SHA256: _Suite(AESCCM, 16, 2**23),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordState:
+    """What another implementation (kTLS) needs to go on in one direction; `sequence` is the next record's."""
+
+    cipher_suite: CipherSuite
+    key: bytes = field(repr=False)
+    iv: bytes = field(repr=False)
+    sequence: int
+
+
+class RecordProtection:
+    """Seals or opens the records of one traffic secret, in order (RFC 8446 section 5.2 and 5.3)."""
+
+    def __init__(self, cipher_suite: CipherSuite, secret: bytes, sequence: int = 0) -> None:
+        suite = _SUITES[cipher_suite]
+        hash_name = profile_of(cipher_suite).name
+        self._cipher_suite = cipher_suite
+        self._secret = secret
+        # RFC 8446 section 7.3
+        self._key = expand_label(secret, b"key", b"", suite.key_length, hash_name)
+        self._iv = expand_label(secret, b"iv", b"", _IV_LENGTH, hash_name)
+        self._iv_number = int.from_bytes(self._iv)
+        self._aead = suite.aead(self._key)
+        self._limit = suite.records
+        self._sequence = sequence
+
+    @property
+    def sequence(self) -> int:
+        """How many records were protected so far: the number of the next one."""
+        return self._sequence
+
+    @property
+    def remaining(self) -> int:
+        """How many more records may be sealed before the key has to be replaced (RFC 8446 section 5.5)."""
+        return self._limit - self._sequence
+
+    def state(self) -> RecordState:
+        """A copy of the keys and of the place in the stream."""
+        return RecordState(self._cipher_suite, self._key, self._iv, self._sequence)
+
+    def next_generation(self) -> "RecordProtection":
+        """The protection after a KeyUpdate (RFC 8446 section 7.2)."""
+        return RecordProtection(self._cipher_suite, updated_secret(self._cipher_suite, self._secret))
+
+    def seal(self, header: bytes, inner: bytes) -> bytes:
+        """The encrypted_record of a TLSInnerPlaintext; `header` is the record's, with the final length."""
+        if self._sequence >= self._limit:
+            raise LocalError(f"{self._limit} records were protected with one key, it has to be updated")
+        sealed = self._aead.encrypt(self._nonce(), inner, header)
+        self._sequence += 1
+        return sealed
+
+    def open(self, header: bytes, sealed: bytes) -> bytes:
+        """The TLSInnerPlaintext of a record; it counts only if it was authentic."""
+        if self._sequence >= _LAST_SEQUENCE:  # RFC 8446 section 5.3: it must not wrap
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "sequence numbers are used up, the peer had to update its key")
+        if len(sealed) < TAG_LENGTH:
+            raise PeerError(Alert.BAD_RECORD_MAC, f"protected record of {len(sealed)} bytes has no room for its tag")
+        try:
+            inner = self._aead.decrypt(self._nonce(), sealed, header)
+        except InvalidTag:
+            raise PeerError(Alert.BAD_RECORD_MAC, f"record {self._sequence} is not authentic") from None
+        self._sequence += 1
+        return inner
+
+    def _nonce(self) -> bytes:
+        return (self._iv_number ^ self._sequence).to_bytes(_IV_LENGTH)

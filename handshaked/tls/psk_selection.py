@@ -1,0 +1,157 @@
+"""Which of a client's PSKs a server takes: a ticket of its own, or a key that both were given (section 4.2.11)."""
+
+import hashlib
+from dataclasses import dataclass, field
+from hmac import compare_digest
+
+from handshaked.errors import Alert, PeerError
+from handshaked.model import CipherSuite, ClientAuth
+from handshaked.tls.client_hello import ClientHelloMessage
+from handshaked.tls.codec import push_vector8, push_vector16
+from handshaked.tls.codepoints import PskMode
+from handshaked.tls.extensions import PskIdentity
+from handshaked.tls.key_schedule import KeySchedule, profile_of
+from handshaked.tls.parameters import ServerParameters
+from handshaked.tls.psk import ExternalPsk
+from handshaked.tls.tickets import TicketContent, pull_ticket, ticket_digest
+
+_MAX_IDENTITIES = 8
+"""How many identities of a ClientHello are looked at."""
+
+
+@dataclass(slots=True)
+class SelectedPsk:
+    """The PSK to go on with, once its binder is checked: an external one, or else that of a ticket."""
+
+    index: int
+    offered: PskIdentity
+    key: bytes = field(repr=False)
+    suite: CipherSuite
+    external: ExternalPsk | None = None
+    ticket: TicketContent | None = None
+
+    @property
+    def chain(self) -> tuple[bytes, ...]:
+        """The client certificate chain of the handshake that the ticket was issued in."""
+        return self.ticket.chain if self.ticket is not None else ()
+
+
+def ticket_binding(server_name: str | None, parameters: ServerParameters) -> bytes:
+    """All that a ticket is bound to: it opens for no other."""
+    return b"".join(
+        (
+            push_vector8((server_name or "").lower().encode("ascii")),
+            push_vector8(parameters.alpn or b""),
+            push_vector16((parameters.registration or "").encode()),
+            bytes([parameters.client_auth]),
+            parameters.client_policy,
+        )
+    )
+
+
+def select_psk(
+    hello: ClientHelloMessage, parameters: ServerParameters, retry_suite: CipherSuite | None, now: float
+) -> SelectedPsk | None:
+    """The first identity that is of use, if any. `retry_suite` is that of the HelloRetryRequest, if there was one."""
+    if hello.psks is None or PskMode.PSK_DHE_KE not in (hello.psk_modes or b""):
+        return None
+    suites = parameters.cipher_suites if retry_suite is None else (retry_suite,)
+    usable = [suite for suite in suites if suite in hello.cipher_suites]
+    for index, offered in enumerate(hello.psks.identities[:_MAX_IDENTITIES]):
+        selected = _select_external(index, offered, parameters, usable)
+        if selected is None:
+            selected = _select_ticket(index, offered, hello.server_name, parameters, usable, now)
+        if selected is not None:
+            return selected
+    return None
+
+
+def _select_external(
+    index: int, offered: PskIdentity, parameters: ServerParameters, usable: list[CipherSuite]
+) -> SelectedPsk | None:
+    psk = parameters.psks.find(offered.identity) if parameters.psks is not None else None
+    if psk is None:
+        return None
+    for suite in usable:
+        if profile_of(suite).name == psk.hash_name:
+            return SelectedPsk(index, offered, psk.key, suite, external=psk)
+    return None
+
+
+def _select_ticket(
+    index: int,
+    offered: PskIdentity,
+    server_name: str | None,
+    parameters: ServerParameters,
+    usable: list[CipherSuite],
+    now: float,
+) -> SelectedPsk | None:
+    if parameters.tickets is None:
+        return None
+    binding = ticket_binding(server_name, parameters)
+    ticket = pull_ticket(offered.identity, parameters.tickets.keys, binding, now)
+    if ticket is None or not _still_trusted(ticket, parameters, now):
+        return None
+    if ticket.suite in usable:
+        return SelectedPsk(index, offered, ticket.psk, ticket.suite, ticket=ticket)
+    profile = profile_of(ticket.suite)
+    for suite in usable:
+        # Section 4.2.11: any cipher suite with the same hash will do.
+        if profile_of(suite) is profile:
+            return SelectedPsk(index, offered, ticket.psk, suite, ticket=ticket)
+    return None
+
+
+def _still_trusted(ticket: TicketContent, parameters: ServerParameters, now: float) -> bool:
+    """Whether the client certificate behind a ticket would be accepted today."""
+    if not ticket.chain:
+        return parameters.client_auth is not ClientAuth.REQUIRE
+    if parameters.client_verifier is None:
+        return False
+    try:
+        parameters.client_verifier.verify(ticket.chain, now)
+    except PeerError:
+        return False
+    return True
+
+
+def check_binder(schedule: KeySchedule, hello: ClientHelloMessage, selected: SelectedPsk) -> None:
+    """Make the PSK the schedule's, and check that the client knows it (section 4.2.11.2)."""
+    psks = hello.psks
+    if psks is None:
+        return
+    schedule.use_psk(selected.key)
+    label = b"ext binder" if selected.external is not None else b"res binder"
+    partial = schedule.hash_with(hello.raw[: -psks.binders_length])
+    expected = schedule.profile.binder(selected.key, label, partial)
+    if not compare_digest(expected, psks.binders[selected.index]):
+        # "If this value is not present or does not validate, the server MUST abort the handshake": section 6.2 has
+        # decrypt_error for "unable to correctly ... validate a Finished message or a PSK binder".
+        raise PeerError(Alert.DECRYPT_ERROR, "the PSK binder is wrong")
+
+
+def accepts_early_data(
+    hello: ClientHelloMessage, selected: SelectedPsk, parameters: ServerParameters, now: float
+) -> bool:
+    """Whether early data may be taken (sections 4.2.10 and 8): fresh, of the same context, for the first time."""
+    consent, ticket = parameters.early_data, selected.ticket
+    if consent is None or ticket is None or selected.index != 0 or not hello.early_data:
+        return False
+    if not ticket.max_early_data or selected.suite is not ticket.suite:
+        return False
+    if not compare_digest(ticket.early_context, early_context(parameters)):
+        return False
+    # Section 4.2.11.1 and 8.3: the age that the client sees against the age that the server sees.
+    client_age = (selected.offered.obfuscated_age - ticket.age_add) % 2**32
+    if abs(now * 1000 - ticket.issued - client_age) > consent.window * 1000:
+        return False
+    expires = ticket.issued / 1000 + ticket.lifetime
+    return consent.guard.first_use(ticket_digest(selected.offered.identity), expires, now)
+
+
+def early_context(parameters: ServerParameters) -> bytes:
+    """What a ticket holds of `EarlyData.context`, in a form of bounded size."""
+    consent = parameters.early_data
+    if consent is None:
+        return b""
+    return hashlib.sha256(consent.context).digest()

@@ -1,0 +1,367 @@
+"""The TLS 1.3 record layer for TCP (RFC 8446 section 5), without I/O.
+
+Feed it with `receive` and take records with `pull` until that gives None; then read at most `needed` bytes more.
+A caller that reads no more than that at a time leaves every byte behind a record, such as the peer's Finished,
+untouched in the socket. Keys are installed between two pulls.
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+from handshaked.errors import Alert, LocalError, PeerError
+from handshaked.events import TrafficSecret
+from handshaked.model import Direction, Level, Role
+from handshaked.tls.protection import TAG_LENGTH, RecordProtection, RecordState
+
+MAX_PLAINTEXT = 2**14
+"""Largest fragment of a record (RFC 8446 section 5.1)."""
+
+MAX_CIPHERTEXT = MAX_PLAINTEXT + 256
+"""Largest encrypted_record (RFC 8446 section 5.2)."""
+
+MAX_INNER = MAX_PLAINTEXT + 1
+"""Largest TLSInnerPlaintext: a fragment and its type; also the largest record_size_limit (RFC 8449 section 4)."""
+
+MIN_RECORD_SIZE_LIMIT = 64
+"""Smallest record_size_limit (RFC 8449 section 4)."""
+
+MAX_EMPTY_RECORDS = 32
+"""How many records without content may follow each other (they are allowed, and cost work)."""
+
+_HEADER = 5
+_ORDER = (Level.INITIAL, Level.EARLY, Level.HANDSHAKE, Level.APPLICATION)
+
+
+class ContentType(enum.IntEnum):
+    """Record types (RFC 8446 section 5.1)."""
+
+    CHANGE_CIPHER_SPEC = 20
+    ALERT = 21
+    HANDSHAKE = 22
+    APPLICATION_DATA = 23
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as received: unprotected, without padding."""
+
+    content_type: ContentType
+    level: Level
+    fragment: bytes = field(repr=False)
+
+
+class _MessageBoundary:
+    """Follows handshake messages through their records, to know whether one is incomplete."""
+
+    def __init__(self) -> None:
+        self._header = bytearray()
+        self._body = 0
+        self.messages = 0
+
+    @property
+    def inside(self) -> bool:
+        return bool(self._header or self._body)
+
+    def follow(self, fragment: bytes) -> None:
+        at = 0
+        while at < len(fragment):
+            if self._body:
+                step = min(self._body, len(fragment) - at)
+                self._body -= step
+            else:
+                step = min(4 - len(self._header), len(fragment) - at)
+                self._header += fragment[at : at + step]
+                if len(self._header) == 4:
+                    self._body = int.from_bytes(self._header[1:])
+                    self._header.clear()
+                    self.messages += not self._body
+                at += step
+                continue
+            self.messages += not self._body
+            at += step
+
+
+class RecordLayer:
+    """Both directions of one TLS stream, from the first plaintext record on."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+        self._buffer = bytearray()
+        self._boundary = _MessageBoundary()
+        self._receive_level = Level.INITIAL
+        self._receive_protection: RecordProtection | None = None
+        self._receive_limit = MAX_INNER
+        self._hellos = 0
+        self._change_cipher_specs = 0
+        self._empty_records = 0
+        self._skippable: int | None = None
+        self._early_data: int | None = None
+        self._send_level = Level.INITIAL
+        self._send_protections: dict[Level, RecordProtection] = {}
+        self._send_limit = MAX_INNER
+        self._sent = False
+
+    # What comes in
+
+    def receive(self, data: bytes) -> None:
+        """Take in bytes of the stream."""
+        self._buffer += data
+
+    def needed(self) -> int:
+        """How many bytes may be read without reading beyond the next record: the header's rest, then the body's."""
+        have = len(self._buffer)
+        if have < _HEADER:
+            return _HEADER - have
+        return max(0, _HEADER + int.from_bytes(self._buffer[3:_HEADER]) - have)
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes were taken in that belong to no record pulled yet; 0 at a record boundary."""
+        return len(self._buffer)
+
+    def pull(self) -> Record | None:
+        """The next record, or None if more bytes are needed. Raises PeerError as soon as a header is wrong."""
+        while len(self._buffer) >= _HEADER:
+            outer = self._checked_header()
+            end = _HEADER + int.from_bytes(self._buffer[3:_HEADER])
+            if len(self._buffer) < end:
+                return None
+            header, body = bytes(self._buffer[:_HEADER]), bytes(self._buffer[_HEADER:end])
+            del self._buffer[:end]
+            if outer is ContentType.CHANGE_CIPHER_SPEC:
+                self._drop_change_cipher_spec(body)
+                continue
+            record = self._unprotect(outer, header, body)
+            if record is None:
+                continue
+            self._check_content(record)
+            return record
+        return None
+
+    def _checked_header(self) -> ContentType:
+        """The outer type, allowed here, of a record whose length is too (the version is to be ignored, 5.1)."""
+        try:
+            outer = ContentType(self._buffer[0])
+        except ValueError:
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"record of unknown type {self._buffer[0]}") from None
+        length = int.from_bytes(self._buffer[3:_HEADER])
+        protected = outer is ContentType.APPLICATION_DATA
+        limit = MAX_CIPHERTEXT if protected else MAX_PLAINTEXT
+        if length > limit:  # RFC 8446 section 5.1 and 5.2
+            raise PeerError(Alert.RECORD_OVERFLOW, f"record of {length} bytes, the limit is {limit}")
+        if outer is ContentType.CHANGE_CIPHER_SPEC:
+            self._check_change_cipher_spec_allowed()
+        elif protected and self._receive_protection is None and self._skippable is None:
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "protected record before there are keys")
+        elif not protected and self._receive_protection is not None:
+            self._check_plaintext_allowed(outer, self._receive_protection)
+        return outer
+
+    def _check_plaintext_allowed(self, outer: ContentType, protection: RecordProtection) -> None:
+        """Where there are keys, only a client that never got to them may send something without: an alert."""
+        first = self._receive_level is not Level.APPLICATION and protection.sequence == 0
+        if outer is not ContentType.ALERT or self._role is not Role.SERVER or not first:  # RFC 8446 section 5.2
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"unprotected {outer.name.lower()} record in spite of keys")
+
+    def _check_change_cipher_spec_allowed(self) -> None:
+        # RFC 8446 section 5: after the first ClientHello, before the peer's Finished; section 5.1: not within a message
+        early = self._role is Role.SERVER and not self._hellos
+        if early or self._boundary.inside or self._receive_level is Level.APPLICATION:
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "change_cipher_spec where none is allowed")
+
+    def _drop_change_cipher_spec(self, body: bytes) -> None:
+        if body != b"\x01":  # RFC 8446 section 5
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "change_cipher_spec that is not the single byte 1")
+        # RFC 8446 section D.4 has each side send one; one for each hello is taken, and an endless number is not
+        self._change_cipher_specs += 1
+        if self._change_cipher_specs > max(1, self._hellos):
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "change_cipher_spec once more")
+
+    def _unprotect(self, outer: ContentType, header: bytes, body: bytes) -> Record | None:
+        """The record inside, or None if it is rejected early data to be skipped."""
+        if outer is not ContentType.APPLICATION_DATA:
+            if outer is ContentType.HANDSHAKE:
+                self._skippable = None  # the second ClientHello (RFC 8446 section 4.2.10)
+            return Record(outer, Level.INITIAL, body)
+        try:
+            inner = self._receiving().open(header, body)
+        except (LocalError, PeerError):
+            if self._skippable is None:
+                raise
+            self._skippable -= max(1, len(body) - TAG_LENGTH - 1)
+            if self._skippable < 0:  # RFC 8446 section 4.2.10
+                raise PeerError(Alert.UNEXPECTED_MESSAGE, "more early data than was ever allowed") from None
+            return None
+        self._skippable = None
+        if len(inner) > self._receive_limit:  # RFC 8446 section 5.4, RFC 8449 section 4
+            raise PeerError(
+                Alert.RECORD_OVERFLOW,
+                f"record of {len(inner)} bytes of content, the limit is {self._receive_limit}",
+            )
+        content = inner.rstrip(b"\0")
+        if not content:  # RFC 8446 section 5.4
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "protected record of padding only")
+        try:
+            content_type = ContentType(content[-1])
+        except ValueError:
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"protected record of unknown type {content[-1]}") from None
+        return Record(content_type, self._receive_level, content[:-1])
+
+    def _check_content(self, record: Record) -> None:
+        """What holds for a record's content in the place where it stands."""
+        kind = record.content_type
+        if kind is ContentType.CHANGE_CIPHER_SPEC:  # RFC 8446 section 5
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "protected change_cipher_spec")
+        if kind is not ContentType.HANDSHAKE and self._boundary.inside:  # RFC 8446 section 5.1
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"{kind.name.lower()} record within a handshake message")
+        if not record.fragment:
+            self._count_empty(kind)
+        else:
+            self._empty_records = 0
+        if kind is ContentType.HANDSHAKE:
+            self._boundary.follow(record.fragment)
+            if record.level is Level.INITIAL:
+                self._hellos = self._boundary.messages
+        elif kind is ContentType.APPLICATION_DATA:
+            self._check_application_data(record)
+
+    def _count_empty(self, kind: ContentType) -> None:
+        if kind is not ContentType.APPLICATION_DATA:  # RFC 8446 section 5.1 and 5.4
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"{kind.name.lower()} record without content")
+        self._empty_records += 1
+        if self._empty_records > MAX_EMPTY_RECORDS:
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"more than {MAX_EMPTY_RECORDS} empty records in a row")
+
+    def _check_application_data(self, record: Record) -> None:
+        if record.level not in (Level.EARLY, Level.APPLICATION):
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "application data within the handshake")
+        if record.level is Level.EARLY and self._early_data is not None:
+            self._early_data -= len(record.fragment)
+            if self._early_data < 0:  # RFC 8446 section 4.2.10
+                raise PeerError(Alert.UNEXPECTED_MESSAGE, "more early data than the ticket allows")
+
+    # Keys and limits
+
+    def install(self, secret: TrafficSecret) -> None:
+        """Protect a direction with `secret` from the next record on.
+
+        What is sent stays possible at the levels before, until something is sent at the new one.
+        """
+        protection = RecordProtection(secret.cipher_suite, secret.secret)
+        if secret.direction is Direction.SEND:
+            self._send_protections[secret.level] = protection
+            self._send_level = max(self._send_level, secret.level, key=_ORDER.index)
+            return
+        self._check_aligned()
+        self._receive_protection = protection
+        self._receive_level = secret.level
+
+    def update(self, direction: Direction) -> None:
+        """Move a direction on to its next application traffic secret, for KeyUpdate (RFC 8446 section 4.6.3)."""
+        if direction is Direction.SEND:
+            self._send_protections[Level.APPLICATION] = self._sending(Level.APPLICATION).next_generation()
+            return
+        self._check_aligned()
+        self._receive_protection = self._receiving().next_generation()
+
+    def _check_aligned(self) -> None:
+        if self._boundary.inside:  # RFC 8446 section 5.1
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "handshake message that spans a key change")
+
+    def state(self, direction: Direction) -> RecordState:
+        """Keys and place of a direction at its current level, for whoever takes the stream over."""
+        return (self._receiving() if direction is Direction.RECEIVE else self._sending(self._send_level)).state()
+
+    def limit_received(self, record_size_limit: int) -> None:
+        """Enforce the record_size_limit that was sent to the peer (RFC 8449 section 4)."""
+        self._receive_limit = min(record_size_limit, MAX_INNER)
+
+    def limit_sent(self, record_size_limit: int) -> None:
+        """Respect the record_size_limit that the peer sent; a larger one than possible is no error."""
+        if record_size_limit < MIN_RECORD_SIZE_LIMIT:  # RFC 8449 section 4
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"record_size_limit of {record_size_limit} bytes")
+        self._send_limit = min(record_size_limit, MAX_INNER)
+
+    @property
+    def max_payload(self) -> int:
+        """The most content that a protected record may have: what kTLS calls TLS_TX_MAX_PAYLOAD_LEN."""
+        return self._send_limit - 1
+
+    def skip_early_data(self, limit: int) -> None:
+        """Drop up to `limit` bytes of early data that was rejected (RFC 8446 section 4.2.10).
+
+        Without receive keys (after a HelloRetryRequest) that is every protected record, with keys every record that
+        does not open; the first that does ends it.
+        """
+        self._skippable = limit
+
+    def limit_early_data(self, limit: int) -> None:
+        """Accept at most `limit` bytes of early data: the ticket's max_early_data_size."""
+        self._early_data = limit
+
+    # What goes out
+
+    @property
+    def send_level(self) -> Level:
+        """The level at which an alert goes out now: the highest that has keys."""
+        return self._send_level
+
+    @property
+    def update_due(self) -> bool:
+        """Whether the sending key is near its limit and a KeyUpdate has to be sent (RFC 8446 section 5.5)."""
+        return self._sending(Level.APPLICATION).remaining < 2**10
+
+    def protect(self, level: Level, content_type: ContentType, data: bytes, padding: int = 0) -> bytes:
+        """The records that carry `data` at `level`; empty application data makes one empty record.
+
+        Each record gets up to `padding` bytes of padding, as far as there is room.
+        """
+        if content_type is ContentType.CHANGE_CIPHER_SPEC or level is Level.INITIAL:
+            return self._plaintext(content_type, data)
+        protection = self._sending(level)
+        room = self.max_payload
+        least = 1 if content_type is ContentType.APPLICATION_DATA else 0  # nothing else is sent empty, section 5.4
+        records = []
+        for at in range(0, max(least, len(data)), room):
+            fragment = data[at : at + room]
+            inner = fragment + bytes([content_type]) + bytes(min(padding, room - len(fragment)))
+            header = _header(ContentType.APPLICATION_DATA, len(inner) + TAG_LENGTH)
+            records.append(header + protection.seal(header, inner))
+        for lower in _ORDER[: _ORDER.index(level)]:
+            self._send_protections.pop(lower, None)
+        return b"".join(records)
+
+    def _plaintext(self, content_type: ContentType, data: bytes) -> bytes:
+        # RFC 8446 section 5.1 and D.4: 0x0301 on an initial ClientHello, 0x0303 on everything else
+        version = 0x0301 if self._role is Role.CLIENT and not self._sent else 0x0303
+        self._sent = True
+        fragments = (data[at : at + MAX_PLAINTEXT] for at in range(0, len(data), MAX_PLAINTEXT))
+        return b"".join(_header(content_type, len(fragment), version) + fragment for fragment in fragments)
+
+    def _sending(self, level: Level) -> RecordProtection:
+        try:
+            return self._send_protections[level]
+        except KeyError:
+            raise LocalError(f"no keys to send at level {level.name.lower()}") from None
+
+    def _receiving(self) -> RecordProtection:
+        if self._receive_protection is None:
+            raise LocalError("no keys to receive with")
+        return self._receive_protection
+
+
+def _header(content_type: ContentType, length: int, version: int = 0x0303) -> bytes:
+    return bytes([content_type]) + version.to_bytes(2) + length.to_bytes(2)
+
+
+def pull_alert(fragment: bytes) -> int:
+    """The description of the one alert of a record; RFC 8446 section 6 has its level ignored."""
+    if len(fragment) != 2:  # RFC 8446 section 5.1: neither fragmented nor coalesced
+        raise PeerError(Alert.DECODE_ERROR, f"alert record of {len(fragment)} bytes")
+    return fragment[1]
+
+
+def push_alert(alert: Alert) -> bytes:
+    """The fragment of an alert: close_notify and user_canceled are warnings, all others fatal (section 6)."""
+    warning = alert in (Alert.CLOSE_NOTIFY, Alert.USER_CANCELED)
+    return bytes([1 if warning else 2, alert])

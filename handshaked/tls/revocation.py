@@ -1,0 +1,114 @@
+"""Certificate revocation lists (RFC 5280 section 5), parsed once; which of them speaks of a certificate, and how.
+
+An issuer that none of the lists is of is not asked about, unless ``required`` says that each has to have one. An issuer
+that has lists needs one that is fresh and truly its own: otherwise its certificates are refused. A list that is out of
+date is believed in what it revokes, and in nothing else.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from cryptography import x509
+
+from handshaked.errors import Alert, PeerError
+from handshaked.tls import certificates as cert
+
+MAX_LIST = 64 * 1024 * 1024
+"""Largest list that is parsed, in bytes."""
+
+_MAX_ISSUERS = 16
+_UNDERSTOOD = (x509.CRLNumber, x509.AuthorityKeyIdentifier, x509.IssuingDistributionPoint)
+
+
+class RevocationList:
+    """One list: complete, direct, and for all reasons."""
+
+    def __init__(self, encoded: bytes) -> None:
+        """Parse DER or PEM; ValueError says what is wrong, or not supported."""
+        if len(encoded) > MAX_LIST:
+            raise ValueError(f"a revocation list of {len(encoded)} bytes, the limit is {MAX_LIST}")
+        load = x509.load_pem_x509_crl if encoded.lstrip().startswith(b"-----") else x509.load_der_x509_crl
+        self._signed_by: dict[x509.Certificate, bool] = {}
+        try:
+            self._list = load(encoded)
+            self.issuer = self._list.issuer
+            self._users, self._authorities = self._scope()
+            self._revoked = frozenset(entry.serial_number for entry in self._list)
+            self._begin, self._end = self._list.last_update_utc, self._list.next_update_utc
+        except cert.MALFORMED as error:
+            raise ValueError(f"the revocation list cannot be used: {error}") from None
+
+    def _scope(self) -> tuple[bool, bool]:
+        """Whether the list is about users' and about authorities' certificates (RFC 5280 section 5.2.5)."""
+        users = authorities = True
+        for extension in self._list.extensions:
+            value = extension.value
+            if isinstance(value, x509.IssuingDistributionPoint):
+                if value.indirect_crl or value.only_some_reasons or value.only_contains_attribute_certs:
+                    raise ValueError("indirect and partial lists are not supported")
+                users, authorities = not value.only_contains_ca_certs, not value.only_contains_user_certs
+            elif extension.critical and not isinstance(value, _UNDERSTOOD):
+                raise ValueError(f"critical extension {extension.oid.dotted_string} is not supported")
+        return users, authorities
+
+    def covers(self, certificate: x509.Certificate) -> bool:
+        """Whether certificates of this kind are in its scope (RFC 5280 section 6.3.3 (b) (2))."""
+        constraints = cert.basic_constraints_of(certificate)
+        return self._authorities if constraints is not None and constraints.ca else self._users
+
+    def is_signed_by(self, authority: x509.Certificate) -> bool:
+        """Whether `authority` signed the list, and may (RFC 5280 section 6.3.3 (f) and (g)); found out once."""
+        if authority not in self._signed_by:
+            if len(self._signed_by) >= _MAX_ISSUERS:
+                self._signed_by.clear()
+            self._signed_by[authority] = self._verify(authority)
+        return self._signed_by[authority]
+
+    def _verify(self, authority: x509.Certificate) -> bool:
+        key_usage = cert.key_usage_of(authority)
+        if key_usage is not None and not key_usage.crl_sign:
+            return False
+        if not cert.has_sound_signature_algorithm(self._list):
+            return False
+        try:
+            # mypy: the key of whatever issued a certificate can issue; if not, it is a TypeError
+            return self._list.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
+        except cert.MALFORMED:
+            return False
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether `now` is between thisUpdate and nextUpdate, which RFC 5280 section 5.1.2.5 wants to be there."""
+        return self._end is not None and self._begin <= datetime.fromtimestamp(now, UTC) <= self._end
+
+    def revokes(self, certificate: x509.Certificate) -> bool:
+        """Whether a certificate of this issuer is in the list."""
+        return certificate.serial_number in self._revoked
+
+
+class RevocationLists:
+    """Lists by issuer, immutable."""
+
+    def __init__(self, lists: Iterable[RevocationList] = (), *, required: bool = False) -> None:
+        self._required = required
+        self._of: dict[x509.Name, tuple[RevocationList, ...]] = {}
+        for revocations in lists:
+            self._of[revocations.issuer] = (*self._of.get(revocations.issuer, ()), revocations)
+
+    def check(self, certificate: x509.Certificate, authority: x509.Certificate, now: float) -> None:
+        """Raise PeerError if a certificate that `authority` issued is revoked, or may be for all that is known."""
+        lists = [one for one in self._of.get(certificate.issuer, ()) if one.covers(certificate)]
+        if not lists and not self._required:
+            return
+        own = [one for one in lists if one.is_signed_by(authority)]
+        if any(one.revokes(certificate) for one in own):
+            raise PeerError(
+                Alert.CERTIFICATE_REVOKED, f"the certificate of {cert.subject(certificate)} was revoked by its issuer"
+            )
+        if any(one.is_fresh(now) for one in own):
+            return
+        wrong = "is out of date" if own else "is not signed by it" if lists else "is missing"
+        raise PeerError(
+            Alert.CERTIFICATE_UNKNOWN,
+            f"the revocation list of {cert.issuer(certificate)} {wrong}, so that its certificates cannot be checked:"
+            " install a current list",
+        )

@@ -1,0 +1,103 @@
+"""The messages that a server sends of its own, beside hellos and Finished."""
+
+import os
+
+from handshaked.model import ClientAuth
+from handshaked.tls import extensions as ext
+from handshaked.tls import messages
+from handshaked.tls.client_hello import ClientHelloMessage
+from handshaked.tls.codec import push_extension
+from handshaked.tls.codepoints import ExtensionType, PskMode
+from handshaked.tls.key_schedule import KeySchedule
+from handshaked.tls.parameters import ServerParameters
+from handshaked.tls.psk_selection import early_context, ticket_binding
+from handshaked.tls.signatures import CERTIFICATE_SCHEMES, SUPPORTED_SCHEMES
+from handshaked.tls.tickets import MAX_TICKET_CHAIN, MAX_TICKET_LIFETIME, TicketContent, push_ticket
+
+_QUIC_EARLY_DATA = 0xFFFFFFFF
+_SCHEMES = ext.push_u16_list(ExtensionType.SIGNATURE_ALGORITHMS, SUPPORTED_SCHEMES) + ext.push_u16_list(
+    ExtensionType.SIGNATURE_ALGORITHMS_CERT, CERTIFICATE_SCHEMES
+)
+
+
+def encrypted_extensions(
+    hello: ClientHelloMessage, parameters: ServerParameters, *, resumed: bool, early_data: bool, quic: bool
+) -> bytes:
+    """EncryptedExtensions (RFC 8446 section 4.3.1)."""
+    extensions = b""
+    if hello.server_name is not None and not resumed:
+        # RFC 6066 section 3: "SHALL include an extension of type "server_name" in the (extended) server hello", and
+        # not when a session is resumed.
+        extensions = push_extension(ExtensionType.SERVER_NAME, b"")
+    if parameters.alpn is not None:
+        extensions += ext.push_alpn((parameters.alpn,))
+    if early_data:
+        extensions += push_extension(ExtensionType.EARLY_DATA, b"")
+    if quic:
+        body = parameters.transport_parameters or b""
+        extensions += push_extension(ExtensionType.QUIC_TRANSPORT_PARAMETERS, body)
+    elif parameters.record_size_limit is not None and hello.record_size_limit is not None:
+        limit = parameters.record_size_limit.to_bytes(2)
+        extensions += push_extension(ExtensionType.RECORD_SIZE_LIMIT, limit)
+    return messages.push_encrypted_extensions(extensions)
+
+
+def certificate_request(parameters: ServerParameters) -> bytes:
+    """CertificateRequest (RFC 8446 section 4.3.2), or nothing if none is to be sent."""
+    if parameters.client_auth is ClientAuth.NONE:
+        return b""
+    extensions = _SCHEMES
+    if parameters.client_authorities:
+        extensions += ext.push_authorities(parameters.client_authorities)
+    if parameters.compressions:
+        extensions += ext.push_compressions(parameters.compressions)
+    return messages.push_certificate_request(extensions)
+
+
+def takes_tickets(hello: ClientHelloMessage) -> bool:
+    """Whether a ticket is compatible with the modes that the client advertises, if any (RFC 8446 section 4.2.9)."""
+    return hello.psk_modes is None or PskMode.PSK_DHE_KE in hello.psk_modes
+
+
+def new_session_tickets(
+    schedule: KeySchedule,
+    parameters: ServerParameters,
+    server_name: str | None,
+    chain: tuple[bytes, ...],
+    now: float,
+    *,
+    quic: bool,
+) -> bytes:
+    """NewSessionTicket messages (RFC 8446 section 4.6.1); `schedule` has the client's Finished in its transcript."""
+    tickets = parameters.tickets
+    key = tickets.keys.sealing(now) if tickets is not None else None
+    if tickets is None or key is None or sum(map(len, chain)) > MAX_TICKET_CHAIN:
+        return b""
+    lifetime = min(tickets.lifetime, MAX_TICKET_LIFETIME)
+    if lifetime <= 0:
+        return b""
+    secret = schedule.derive(b"res master", schedule.transcript_hash())
+    binding = ticket_binding(server_name, parameters)
+    consent = parameters.early_data
+    early = 0
+    if consent is not None:
+        # RFC 9001 section 4.6.1: in QUIC the value is always 0xffffffff.
+        early = _QUIC_EARLY_DATA if quic else consent.max_size
+    flight = b""
+    for number in range(tickets.count):
+        nonce = number.to_bytes(2)
+        content = TicketContent(
+            schedule.suite,
+            schedule.profile.resumption_psk(secret, nonce),
+            int(now * 1000),
+            lifetime,
+            int.from_bytes(os.urandom(4)),
+            early,
+            early_context(parameters),
+            chain,
+        )
+        ticket = push_ticket(content, key, binding)
+        flight += messages.push_new_session_ticket(
+            messages.NewSessionTicketMessage(lifetime, content.age_add, nonce, ticket, early)
+        )
+    return flight

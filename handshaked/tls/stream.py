@@ -1,0 +1,288 @@
+"""TLS 1.3 over a byte stream, without I/O: a handshake joined with the record layer.
+
+Feed bytes of the stream to `receive`, at most `needed` at a time if nothing may be read beyond a record; send what
+`pull_outgoing` gives. What happens comes back as events. A fault is the event HandshakeFailed, the last one, and its
+alert is among the outgoing bytes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
+from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, TrafficSecret
+from handshaked.model import Direction, Level, Role
+from handshaked.tls.parameters import ClientHello, ServerParameters
+from handshaked.tls.reassembly import MessageReassembler
+from handshaked.tls.record import ContentType, Record, RecordLayer, pull_alert, push_alert
+
+MAX_KEY_UPDATES = 64
+"""How many KeyUpdates a peer may send in a row without any application data."""
+
+MAX_WARNINGS = 8
+"""How many user_canceled alerts are ignored while the close_notify that has to follow them does not come."""
+
+MAX_EARLY_DATA = 16384
+"""How many bytes of early data are skipped where none was ever allowed."""
+
+_KEY_UPDATE = 24
+_SESSION_ID_LENGTH_AT = 4 + 2 + 32  # handshake header, legacy_version, random: the same in both hellos
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationData:
+    """What the peer sent; `level` is EARLY for 0-RTT, which anybody may replay."""
+
+    level: Level
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClosed:
+    """The peer's close_notify: it sends no more (RFC 8446 section 6.1)."""
+
+
+StreamEvent = Event | ApplicationData | PeerClosed
+
+
+class _Handshake(Protocol):
+    def receive(self, level: Level, data: bytes, now: float) -> list[Event]: ...
+
+
+class _ServerHandshake(_Handshake, Protocol):
+    early_data: bool | None
+    peer_record_size_limit: int | None
+
+    @property
+    def client_hello(self) -> ClientHello | None: ...
+
+    def proceed(self, parameters: ServerParameters, now: float) -> list[Event]: ...
+
+
+class _ClientHandshake(_Handshake, Protocol):
+    peer_record_size_limit: int | None
+
+    def start(self, now: float) -> list[Event]: ...
+
+
+class _Stream:
+    """What both roles share."""
+
+    def __init__(self, role: Role, handshake: _Handshake) -> None:
+        self.records = RecordLayer(role)
+        self._handshake = handshake
+        self._messages = MessageReassembler(Level.APPLICATION)
+        self._outgoing = bytearray()
+        self._complete = False
+        self._closed_in = False
+        self._closed_out = False
+        self._key_updates = 0
+        self._warnings = 0
+
+    def needed(self) -> int:
+        """How many bytes may be read now; 0 while nothing can be taken, or after the end."""
+        return 0 if self._closed_in or self._held() else self.records.needed()
+
+    def receive(self, data: bytes, now: float) -> list[StreamEvent]:
+        """Take in bytes of the stream and say what happened."""
+        if self._closed_in:
+            return []
+        self.records.receive(data)
+        return self._go_on(now)
+
+    def send(self, data: bytes) -> None:
+        """Send application data, with a KeyUpdate before it when the key is used up."""
+        if not self._complete or self._closed_out:
+            raise LocalError("application data before the handshake is complete, or after the end")
+        if self.records.update_due:
+            self._update_sending_key()
+        self._outgoing += self.records.protect(Level.APPLICATION, ContentType.APPLICATION_DATA, data)
+
+    def close(self) -> None:
+        """Say that nothing more will be sent: close_notify (RFC 8446 section 6.1)."""
+        self._send_alert(Alert.CLOSE_NOTIFY)
+
+    def fail(self, error: HandshakeError) -> HandshakeFailed:
+        """End the stream with the error's alert."""
+        self._send_alert(error.alert)
+        self._closed_in = True
+        return HandshakeFailed.of(error)
+
+    def pull_outgoing(self) -> bytes:
+        """The bytes to be sent now; they are given once."""
+        outgoing = bytes(self._outgoing)
+        self._outgoing.clear()
+        return outgoing
+
+    def _held(self) -> bool:
+        """Whether records have to wait for a decision of the caller."""
+        return False
+
+    def _go_on(self, now: float) -> list[StreamEvent]:
+        events: list[StreamEvent] = []
+        try:
+            while not self._closed_in and not self._held():
+                record = self.records.pull()
+                if record is None:
+                    break
+                self._take(record, events, now)
+        except HandshakeError as error:
+            events.append(self.fail(error))
+        return events
+
+    def _take(self, record: Record, events: list[StreamEvent], now: float) -> None:
+        if record.content_type is ContentType.ALERT:
+            self._take_alert(record, events)
+        elif record.content_type is ContentType.APPLICATION_DATA:
+            self._key_updates = 0
+            events.append(ApplicationData(record.level, record.fragment))
+        elif self._complete:
+            self._take_post_handshake(record, events, now)
+        else:
+            self._carry_out(self._handshake.receive(record.level, record.fragment, now), events)
+
+    def _take_alert(self, record: Record, events: list[StreamEvent]) -> None:
+        description = pull_alert(record.fragment)
+        if description == Alert.USER_CANCELED and self._warnings < MAX_WARNINGS:  # RFC 8446 section 6.1
+            self._warnings += 1
+            return
+        self._closed_in = True
+        if description == Alert.CLOSE_NOTIFY and self._complete:
+            events.append(PeerClosed())
+            return
+        self._closed_out = True  # RFC 8446 section 6.2: nothing is answered
+        try:
+            alert = Alert(description)
+        except ValueError:  # RFC 8446 section 6: to be treated like any other
+            alert = Alert.HANDSHAKE_FAILURE
+        name = alert.label if alert == description else f"number {description}"
+        events.append(HandshakeFailed.of(PeerError(alert, f"the peer sent the alert {name}")))
+
+    def _take_post_handshake(self, record: Record, events: list[StreamEvent], now: float) -> None:
+        """KeyUpdate belongs to the records (RFC 8446 section 4.6.3), all other messages to the handshake."""
+        self._messages.receive(record.level, record.fragment)
+        while (message := self._messages.pull()) is not None:
+            if message[0] != _KEY_UPDATE:
+                self._carry_out(self._handshake.receive(record.level, message, now), events)
+                continue
+            if self._messages.pull() is not None:  # RFC 8446 section 5.1; records looks after incomplete ones
+                raise PeerError(Alert.UNEXPECTED_MESSAGE, "message behind a KeyUpdate, in its record")
+            self._take_key_update(message[4:])
+
+    def _take_key_update(self, body: bytes) -> None:
+        if len(body) != 1:
+            raise PeerError(Alert.DECODE_ERROR, f"KeyUpdate of {len(body)} bytes")
+        if body[0] > 1:  # RFC 8446 section 4.6.3
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"KeyUpdate with request_update {body[0]}")
+        self._key_updates += 1
+        if self._key_updates > MAX_KEY_UPDATES:
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"more than {MAX_KEY_UPDATES} KeyUpdates and no data")
+        self.records.update(Direction.RECEIVE)
+        if body[0] == 1 and not self._closed_out:
+            self._update_sending_key()
+
+    def _update_sending_key(self) -> None:
+        message = bytes([_KEY_UPDATE, 0, 0, 1, 0])
+        self._outgoing += self.records.protect(Level.APPLICATION, ContentType.HANDSHAKE, message)
+        self.records.update(Direction.SEND)
+
+    def _carry_out(self, happened: list[Event], events: list[StreamEvent]) -> None:
+        """Do what a handshake's events ask of the record layer; the rest is the caller's."""
+        for event in happened:
+            match event:
+                case CryptoData():
+                    self._send_messages(event)
+                case TrafficSecret():
+                    self.records.install(event)
+                case HandshakeFailed():
+                    events.append(self.fail(HandshakeError(event.alert, event.reason, event.status)))
+                    return
+                case _:
+                    self._complete = self._complete or isinstance(event, HandshakeComplete)
+                    events.append(event)
+
+    def _send_messages(self, event: CryptoData) -> None:
+        self._outgoing += self.records.protect(event.level, ContentType.HANDSHAKE, event.data)
+
+    def _change_cipher_spec(self) -> None:
+        self._outgoing += self.records.protect(Level.INITIAL, ContentType.CHANGE_CIPHER_SPEC, b"\x01")
+
+    def _send_alert(self, alert: Alert) -> None:
+        if not self._closed_out:
+            self._closed_out = True
+            self._outgoing += self.records.protect(self.records.send_level, ContentType.ALERT, push_alert(alert))
+
+
+class ServerStream(_Stream):
+    """The server's side. When `client_hello` is there, the stream waits for `proceed`."""
+
+    def __init__(self, handshake: _ServerHandshake) -> None:
+        super().__init__(Role.SERVER, handshake)
+        self._server_handshake = handshake
+        self._proceeded = False
+        self._hello_sent = False
+
+    @property
+    def client_hello(self) -> ClientHello | None:
+        """What there is to choose a credential by, once it is in."""
+        return self._server_handshake.client_hello
+
+    def proceed(self, parameters: ServerParameters, now: float) -> list[StreamEvent]:
+        """Answer the ClientHello, and go on with what has already come."""
+        events: list[StreamEvent] = []
+        self._proceeded = True
+        handshake = self._server_handshake
+        try:
+            happened = handshake.proceed(parameters, now)
+            if parameters.record_size_limit is not None and handshake.peer_record_size_limit is not None:
+                # RFC 8449 section 4: from the first protected record on
+                self.records.limit_sent(handshake.peer_record_size_limit)
+                self.records.limit_received(parameters.record_size_limit)
+            allowed = MAX_EARLY_DATA if parameters.early_data is None else parameters.early_data.max_size
+            if handshake.early_data:
+                self.records.limit_early_data(allowed)
+            elif handshake.early_data is not None:
+                self.records.skip_early_data(allowed)
+            self._carry_out(happened, events)
+        except HandshakeError as error:
+            return [*events, self.fail(error)]
+        return events + self._go_on(now)
+
+    def _held(self) -> bool:
+        return not self._proceeded and self.client_hello is not None
+
+    def _send_messages(self, event: CryptoData) -> None:
+        super()._send_messages(event)
+        # RFC 8446 section D.4: behind the first hello, if the client's legacy_session_id asks for it
+        if not self._hello_sent:
+            self._hello_sent = True
+            if event.data[_SESSION_ID_LENGTH_AT]:
+                self._change_cipher_spec()
+
+
+class ClientStream(_Stream):
+    """The client's side; `start` begins it."""
+
+    def __init__(self, handshake: _ClientHandshake) -> None:
+        super().__init__(Role.CLIENT, handshake)
+        self._client_handshake = handshake
+        self._hello_sent = False
+        self._compatible = False
+
+    def start(self, now: float) -> list[StreamEvent]:
+        """Send the ClientHello."""
+        events: list[StreamEvent] = []
+        try:
+            self._carry_out(self._client_handshake.start(now), events)
+        except HandshakeError as error:
+            events.append(self.fail(error))
+        return events
+
+    def _send_messages(self, event: CryptoData) -> None:
+        # RFC 8446 section D.4: before the second flight, if the legacy_session_id is not empty
+        if self._compatible:
+            self._compatible = False
+            self._change_cipher_spec()
+        super()._send_messages(event)
+        if not self._hello_sent:
+            self._hello_sent = True
+            self._compatible = event.data[_SESSION_ID_LENGTH_AT] != 0

@@ -1,0 +1,190 @@
+"""Whether a peer's certificate chain is good: for a server its name, for either its purpose, at a time.
+
+The verifier is `cryptography`'s; what it leaves open is checked before it (bounds, key strength, usages of the leaf)
+and after it (revocation). Where it gives up for want of an algorithm, ``paths`` decides. What is accepted:
+
+* keys: RSA of 2048 to 8192 bits, ECDSA P-256/384/521, Ed25519, Ed448, ML-DSA; no SHA-1 in a signature below an anchor;
+* an anchor is trusted whoever signed it, a leaf that is one included; it has to be within its dates like all others;
+* a server needs its name in a subjectAltName: the common name does not count (RFC 9525 section 2);
+* an extended key usage has to name the purpose; none at all allows any (RFC 5280 section 4.2.1.12).
+
+Stricter than OpenSSL: the points above on names, digests and key sizes; unsupported name constraints; EC keys on other
+curves; names that are equal only up to case or spaces do not chain. More lenient: an intermediate may be an anchor.
+"""
+
+import ipaddress
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import idna
+from cryptography import x509
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    Policy,
+    PolicyBuilder,
+    Store,
+    VerificationError,
+)
+
+from handshaked.errors import Alert, CallerError, PeerError, Status
+from handshaked.tls import certificates as cert
+from handshaked.tls import paths
+from handshaked.tls.certificates import Purpose
+from handshaked.tls.revocation import RevocationLists
+from handshaked.tls.trust import TrustStore
+
+_NO_LISTS = RevocationLists()
+_ANY = Criticality.AGNOSTIC
+
+
+def _authority_policy(purpose: Purpose) -> ExtensionPolicy:
+    """What an authority's extensions must be: less than the Web's rules, so that private ones can be used."""
+
+    def check_usage(_policy: Policy, certificate: x509.Certificate, _usage: object) -> None:
+        cert.check_issuer_usage(certificate, purpose)
+
+    policy = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, _ANY, None)
+    policy = policy.may_be_present(x509.KeyUsage, _ANY, check_usage)
+    return policy.may_be_present(x509.CertificatePolicies, _ANY, None)
+
+
+def _leaf_policy(purpose: Purpose) -> ExtensionPolicy:
+    policy = ExtensionPolicy.permit_all().may_be_present(x509.CertificatePolicies, _ANY, None)
+    if purpose is Purpose.SERVER:
+        return policy.require_present(x509.SubjectAlternativeName, _ANY, None)
+    return policy
+
+
+_BUILDERS = {
+    purpose: PolicyBuilder().extension_policies(ca_policy=_authority_policy(purpose), ee_policy=_leaf_policy(purpose))
+    for purpose in Purpose
+}
+
+
+class _ChainVerifier:
+    """What both purposes share."""
+
+    def __init__(self, purpose: Purpose, trust: TrustStore, revocations: RevocationLists) -> None:
+        self._purpose = purpose
+        self._trust = trust
+        self._revocations = revocations
+        self._builder = _BUILDERS[purpose].store(trust.store)
+
+    def _verify(self, encoded: tuple[bytes, ...], subject: x509.verification.Subject | None, now: float) -> None:
+        leaf, *others = cert.pull_chain(encoded)
+        with cert.well_formed():
+            cert.check_dates(leaf, now)
+            cert.check_key(leaf)
+            cert.check_leaf_usage(leaf, self._purpose)
+            try:
+                path = tuple(self._build(self._builder, leaf, others, subject, now))
+            except VerificationError as error:
+                path = self._way(leaf, others, subject, now, cert.shown(str(error)))
+            for certificate, authority in pairwise(path):
+                self._revocations.check(certificate, authority, now)
+
+    def _build(
+        self,
+        builder: PolicyBuilder,
+        leaf: x509.Certificate,
+        others: list[x509.Certificate],
+        subject: x509.verification.Subject | None,
+        now: float,
+    ) -> list[x509.Certificate]:
+        """The path that `cryptography` finds, from leaf to anchor; raises VerificationError."""
+        builder = builder.time(datetime.fromtimestamp(now, UTC))
+        if subject is None:
+            return builder.build_client_verifier().verify(leaf, others).chain
+        return builder.build_server_verifier(subject).verify(leaf, others)
+
+    def _way(
+        self,
+        leaf: x509.Certificate,
+        others: list[x509.Certificate],
+        subject: x509.verification.Subject | None,
+        now: float,
+        refusal: str,
+    ) -> paths.Path:
+        """The path in spite of the verifier's `refusal`, if that was for want of an algorithm; PeerError if not."""
+        self._check_leaf_alone(leaf, subject, now)
+        fault: PeerError | None = None
+        for path in paths.ways(leaf, others, self._trust):
+            try:
+                paths.check_way(path, self._purpose, now)
+                if not paths.is_beyond_verifier(path):
+                    raise PeerError(Alert.BAD_CERTIFICATE, f"the certificate of {cert.subject(leaf)}: {refusal}")
+                paths.check_understood(path)
+            except PeerError as error:
+                fault = fault or error
+            else:
+                return path
+        raise fault or PeerError(
+            Alert.UNKNOWN_CA,
+            f"no trusted authority vouches for {cert.subject(leaf)}, issued by {cert.issuer(leaf)}:"
+            " trust that issuer, or have the peer send its whole chain",
+        )
+
+    def _check_leaf_alone(self, leaf: x509.Certificate, subject: x509.verification.Subject | None, now: float) -> None:
+        """Refuse a leaf that would not do even if it was trusted itself: a matter of names, or of its extensions."""
+        if subject is None and leaf.version is x509.Version.v1:
+            return  # nothing in it could be wrong, and the verifier takes no such certificate
+        try:
+            self._build(_BUILDERS[self._purpose].store(Store([leaf])), leaf, [], subject, now)
+        except VerificationError as error:
+            wanted = f" for {cert.shown(str(subject.value))}" if subject else ""
+            raise PeerError(
+                Alert.BAD_CERTIFICATE,
+                f"the certificate of {cert.subject(leaf)} is not good{wanted} ({_names(leaf)}):"
+                f" {cert.shown(str(error).removeprefix('validation failed: '))}",
+            ) from None
+
+
+class ServerChainVerifier(_ChainVerifier):
+    """Verifies servers' certificates, for clients. Implements ``PeerVerifier``."""
+
+    def __init__(self, trust: TrustStore, revocations: RevocationLists = _NO_LISTS) -> None:
+        super().__init__(Purpose.SERVER, trust, revocations)
+
+    def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
+        """As ``PeerVerifier.verify``; CallerError if `server_name` is no host name and no IP address."""
+        try:
+            subject = _subject(server_name)
+            self._builder.build_server_verifier(subject)
+        except (ValueError, idna.IDNAError) as error:
+            raise CallerError(
+                Alert.INTERNAL_ERROR,
+                f"{cert.shown(server_name)} is neither a host name nor an IP address to verify: {error}",
+                Status.INVALID,
+            ) from None
+        self._verify(chain, subject, now)
+
+
+class ClientChainVerifier(_ChainVerifier):
+    """Verifies clients' certificates, for servers. Implements ``ClientCertificateVerifier``."""
+
+    def __init__(self, trust: TrustStore, revocations: RevocationLists = _NO_LISTS) -> None:
+        super().__init__(Purpose.CLIENT, trust, revocations)
+
+    def verify(self, chain: tuple[bytes, ...], now: float) -> None:
+        """As ``ClientCertificateVerifier.verify``."""
+        self._verify(chain, None, now)
+
+
+def _subject(server_name: str) -> x509.verification.Subject:
+    """What to look for in a certificate (RFC 9525 section 4): an address, or a host name in A-labels."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(server_name.partition("%")[0]))  # without the zone of a link
+    except ValueError:
+        pass
+    name = server_name if server_name.isascii() else idna.encode(server_name, uts46=True).decode("ascii")
+    return x509.DNSName(name.removesuffix("."))
+
+
+def _names(leaf: x509.Certificate) -> str:
+    """The names that a certificate is for, fit for a log."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return "it has no subjectAltName"
+    return "it is for " + cert.shown(", ".join(str(name.value) for name in names))

@@ -1,0 +1,81 @@
+"""External pre-shared keys: with and without certificates beside them."""
+
+import pytest
+
+from handshaked.errors import Alert, PeerError
+from handshaked.model import CipherSuite, Group
+from handshaked.tls.parameters import Tickets
+from handshaked.tls.psk import ExternalPsk
+from tests.tls.pair import client_parameters, pair, server_parameters
+from tests.tls.test_resumption import KEYS, first, tickets_of
+
+PSK = ExternalPsk(b"NVMe1R01 host subsystem", bytes(range(32)))
+LONG = ExternalPsk(b"NVMe1R02 host subsystem", bytes(range(48)), "sha384")
+
+
+class Source(dict[bytes, ExternalPsk]):
+    """Keys by identity."""
+
+    def __init__(self, *keys: ExternalPsk) -> None:
+        super().__init__({key.identity: key for key in keys})
+
+    def find(self, identity: bytes) -> ExternalPsk | None:
+        return self.get(identity)
+
+
+@pytest.mark.parametrize("psk", [PSK, LONG])
+@pytest.mark.parametrize("group", [Group.X25519, Group.SECP384R1])
+@pytest.mark.parametrize("quic", [True, False])
+def test_psk_alone(psk: ExternalPsk, group: Group, quic: bool) -> None:
+    server = server_parameters(credential=None, psks=Source(PSK, LONG), groups=(group,))
+    done = pair(client_parameters(psk=psk), server, quic=quic).run()
+    assert [each.psk_identity for each in done.completed] == [psk.identity] * 2
+    assert not any(each.resumed for each in done.completed)
+    assert done.completed[0].cipher_suite is (
+        CipherSuite.AES_256_GCM_SHA384 if psk is LONG else CipherSuite.AES_128_GCM_SHA256
+    )
+    assert done.server.client_hello is not None
+    assert done.server.client_hello.offers_psk
+
+
+def test_identity_that_is_not_known() -> None:
+    with pytest.raises(PeerError) as caught:
+        pair(client_parameters(psk=PSK), server_parameters(credential=None, psks=Source(LONG))).run()
+    assert caught.value.alert is Alert.UNKNOWN_PSK_IDENTITY
+
+
+def test_wrong_key() -> None:
+    wrong = ExternalPsk(PSK.identity, bytes(32))
+    with pytest.raises(PeerError) as caught:
+        pair(client_parameters(psk=wrong), server_parameters(psks=Source(PSK))).run()
+    assert caught.value.alert is Alert.DECRYPT_ERROR
+
+
+def test_client_without_a_psk() -> None:
+    with pytest.raises(PeerError) as caught:
+        pair(server=server_parameters(credential=None, psks=Source(PSK))).run()
+    assert caught.value.alert is Alert.HANDSHAKE_FAILURE
+
+
+def test_client_does_not_fall_back_to_an_unverified_certificate() -> None:
+    with pytest.raises(PeerError) as caught:
+        pair(client_parameters(psk=PSK)).run()
+    assert caught.value.alert is Alert.HANDSHAKE_FAILURE
+
+
+def test_a_ticket_and_a_psk_side_by_side() -> None:
+    ticketed = server_parameters(tickets=Tickets(KEYS))
+    state = first(server=ticketed)
+    client = client_parameters(session_ticket=state, psk=PSK)
+    assert pair(client, ticketed).run().completed[1].resumed
+    done = pair(client, server_parameters(psks=Source(PSK))).run()
+    assert [each.psk_identity for each in done.completed] == [PSK.identity] * 2
+
+
+def test_no_tickets_after_an_external_psk() -> None:
+    done = pair(client_parameters(psk=PSK), server_parameters(psks=Source(PSK), tickets=Tickets(KEYS))).run()
+    assert tickets_of(done) == []
+
+
+def test_the_key_shows_in_no_repr() -> None:
+    assert repr(PSK.key)[2:-1] not in repr(client_parameters(psk=PSK))

@@ -1,0 +1,268 @@
+"""Session tickets and early data, from both sides."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import pytest
+
+from handshaked.errors import Alert, PeerError
+from handshaked.events import SessionTicket
+from handshaked.model import CipherSuite, ClientAuth, Group, Level
+from handshaked.tls.parameters import ClientParameters, EarlyData, ServerParameters, Tickets
+from handshaked.tls.tickets import RotatingTicketKeys
+from tests.tls.pair import NOW, Pair, client_parameters, credential, kinds, pair, server_parameters
+from tests.tls.test_client_auth import Verifier
+
+DAY = 24 * 3600
+KEYS = RotatingTicketKeys([(NOW - DAY, bytes(range(32)))])
+TICKETS = Tickets(KEYS)
+
+
+@dataclass
+class Guard:
+    """Remembers tickets in memory."""
+
+    known: set[bytes] = field(default_factory=set)
+
+    def first_use(self, ticket: bytes, expires: float, now: float) -> bool:
+        fresh = ticket not in self.known
+        self.known.add(ticket)
+        return fresh
+
+
+def tickets_of(done: Pair) -> list[SessionTicket]:
+    return [each for each in done.client_events if isinstance(each, SessionTicket)]
+
+
+def first(
+    client: ClientParameters | None = None, server: ServerParameters | None = None, *, quic: bool = True
+) -> bytes:
+    """The state of the ticket that a full handshake gives."""
+    done = pair(client, server or server_parameters(tickets=TICKETS), quic=quic).run()
+    assert not done.completed[0].resumed
+    (ticket,) = tickets_of(done)
+    return ticket.state
+
+
+def resume(
+    state: bytes, client: ClientParameters | None = None, server: ServerParameters | None = None, **how: object
+) -> Pair:
+    again = dataclasses.replace(client or client_parameters(), session_ticket=state)
+    done = pair(again, server or server_parameters(tickets=TICKETS), **how).run()
+    assert done.completed[0].resumed == done.completed[1].resumed
+    return done
+
+
+def resumes(done: Pair) -> bool:
+    return done.completed[1].resumed
+
+
+def test_resumption() -> None:
+    done = resume(first(), now=NOW + 60)
+    assert resumes(done)
+    assert len(done.secrets()) == 4
+    assert done.completed[0].alpn == b"h3"
+    assert len(tickets_of(done)) == 1
+    assert resumes(resume(tickets_of(done)[0].state, now=NOW + 120))
+
+
+def test_no_tickets_unless_there_are_keys() -> None:
+    assert tickets_of(pair().run()) == []
+
+
+def test_count_of_tickets() -> None:
+    done = pair(server=server_parameters(tickets=Tickets(KEYS, count=3))).run()
+    assert len({each.state for each in tickets_of(done)}) == 3
+    assert all(resumes(resume(each.state)) for each in tickets_of(done))
+
+
+@pytest.mark.parametrize("suite", CipherSuite)
+def test_cipher_suites(suite: CipherSuite) -> None:
+    server = server_parameters(tickets=TICKETS, cipher_suites=(suite,))
+    client = client_parameters(cipher_suites=(suite,))
+    assert resumes(resume(first(client, server), client, server))
+
+
+def test_another_suite_of_the_same_hash() -> None:
+    state = first(server=server_parameters(tickets=TICKETS, cipher_suites=(CipherSuite.AES_128_GCM_SHA256,)))
+    other = server_parameters(tickets=TICKETS, cipher_suites=(CipherSuite.CHACHA20_POLY1305_SHA256,))
+    assert resumes(resume(state, server=other))
+
+
+def test_a_suite_of_another_hash() -> None:
+    state = first(server=server_parameters(tickets=TICKETS, cipher_suites=(CipherSuite.AES_128_GCM_SHA256,)))
+    other = server_parameters(tickets=TICKETS, cipher_suites=(CipherSuite.AES_256_GCM_SHA384,))
+    assert not resumes(resume(state, server=other))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alpn": b"h2"},
+        {"registration": "other"},
+        {"client_policy": b"other"},
+        {"client_auth": ClientAuth.REQUEST, "client_verifier": Verifier()},
+        {"tickets": None},
+        {"tickets": Tickets(RotatingTicketKeys([(NOW - DAY, bytes(32))]))},
+    ],
+)
+def test_a_ticket_is_bound_to_where_it_was_issued(change: dict[str, object]) -> None:
+    assert not resumes(resume(first(), server=server_parameters(**{"tickets": TICKETS, **change})))
+
+
+def test_a_ticket_of_one_name_does_not_resume_under_another() -> None:
+    # A client that breaks RFC 8446 section 4.6.1 in offering it: the name is replaced in its state, length and all.
+    state = first(client_parameters(server_name="b.test")).replace(b"b.test", b"a.test")
+    done = resume(state)
+    assert not resumes(done)
+
+
+def test_a_client_keeps_a_ticket_to_its_name() -> None:
+    assert not resumes(resume(first(client_parameters(server_name="b.test"))))
+
+
+def test_a_client_that_verifies_does_not_use_an_unverified_ticket() -> None:
+    class Accepting:
+        def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
+            return
+
+    verifying = client_parameters(verifier=Accepting())
+    assert not resumes(resume(first(), verifying))
+    assert resumes(resume(first(verifying), verifying))
+
+
+def test_lifetime() -> None:
+    server = server_parameters(tickets=Tickets(KEYS, lifetime=100))
+    state = first(server=server)
+    assert resumes(resume(state, server=server, now=NOW + 99))
+    assert not resumes(resume(state, server=server, now=NOW + 101))
+
+
+def test_lifetime_is_at_most_seven_days() -> None:
+    keys = RotatingTicketKeys([(NOW, bytes(32))], rotation=100 * DAY)
+    done = pair(server=server_parameters(tickets=Tickets(keys, lifetime=30 * DAY))).run()
+    assert tickets_of(done)[0].expires == NOW + 7 * DAY
+
+
+def test_a_ticket_does_not_outlive_the_servers_certificate() -> None:
+    late = NOW + 29 * DAY
+    keys = RotatingTicketKeys([(late - DAY, bytes(32))])
+    server = server_parameters(tickets=Tickets(keys, lifetime=7 * DAY))
+    done = pair(server=server, now=late).run()
+    (ticket,) = tickets_of(done)
+    assert ticket.expires == NOW + 30 * DAY
+    again = resume(ticket.state, server=server, now=late + 3600)
+    assert tickets_of(again)[0].expires == NOW + 30 * DAY
+
+
+def test_keys_that_survive_a_restart() -> None:
+    state = first()
+    same = RotatingTicketKeys([(NOW, bytes(range(32, 64))), (NOW - DAY, bytes(range(32)))])
+    assert resumes(resume(state, server=server_parameters(tickets=Tickets(same)), now=NOW + 5))
+
+
+@pytest.mark.parametrize("state", [b"", b"\0", bytes(60), b"\x01" + bytes(80)])
+def test_a_state_that_is_none_is_left_aside(state: bytes) -> None:
+    assert not resumes(resume(state))
+
+
+def test_resumption_after_a_retry() -> None:
+    state = first()
+    done = resume(state, server=server_parameters(tickets=TICKETS, groups=(Group.SECP256R1,)))
+    assert resumes(done)
+    assert done.flights == 3
+    assert len(done.secrets()) == 4
+
+
+def test_client_certificate_comes_back_and_is_verified_again() -> None:
+    ours = credential(name="client")
+    verifier = Verifier()
+    client = client_parameters(credential=ours)
+    server = server_parameters(tickets=TICKETS, client_auth=ClientAuth.REQUIRE, client_verifier=verifier)
+    state = first(client, server)
+    done = resume(state, client, server)
+    assert resumes(done)
+    assert done.completed[1].peer_certificates == ours.chain
+    assert verifier.seen == [ours.chain] * 2
+    verifier.alert = Alert.CERTIFICATE_REVOKED
+    with pytest.raises(PeerError) as caught:
+        resume(state, client, server)
+    assert caught.value.alert is Alert.CERTIFICATE_REVOKED
+
+
+# Early data
+
+
+def early_pair(guard: Guard, **changes: object) -> tuple[ClientParameters, ServerParameters]:
+    return client_parameters(early_data=True), server_parameters(
+        tickets=TICKETS, early_data=EarlyData(guard), **changes
+    )
+
+
+@pytest.mark.parametrize("quic", [True, False])
+def test_early_data(quic: bool) -> None:
+    client, server = early_pair(Guard())
+    done = resume(first(client, server, quic=quic), client, server, quic=quic, now=NOW + 3)
+    assert [each.early_data_accepted for each in done.completed] == [True, True]
+    assert done.client.early_data is done.server.early_data is True
+    assert len(done.secrets()) == 5
+    assert kinds(done.client_events)[:2] == ["crypto initial", "secret early send"]
+    assert kinds(done.server_events)[:2] == ["secret early receive", "crypto initial"]
+    assert ("crypto early" in kinds(done.client_events)) is not quic
+
+
+def test_end_of_early_data_moves_the_server_to_handshake_keys() -> None:
+    client, server = early_pair(Guard())
+    done = resume(first(client, server, quic=False), client, server, quic=False)
+    order = kinds(done.server_events)
+    assert order.index("secret handshake receive") > order.index("secret application send")
+
+
+def test_early_data_is_off_by_default() -> None:
+    client = client_parameters(early_data=True)
+    done = resume(first(client), client)
+    assert resumes(done)
+    assert done.client.early_data is None
+
+
+def test_early_data_is_taken_once() -> None:
+    client, server = early_pair(Guard())
+    state = first(client, server)
+    assert resume(state, client, server).completed[1].early_data_accepted
+    done = resume(state, client, server)
+    assert resumes(done)
+    assert [each.early_data_accepted for each in done.completed] == [False, False]
+    assert done.server.early_data is False
+
+
+def test_early_data_of_another_context() -> None:
+    client, server = early_pair(Guard())
+    state = first(client, server)
+    other = dataclasses.replace(server, early_data=EarlyData(Guard(), context=b"other"))
+    assert not resume(state, client, other).completed[1].early_data_accepted
+
+
+@pytest.mark.parametrize(("late", "accepted"), [(9, True), (11, False), (-9, True), (-11, False)])
+def test_early_data_out_of_the_age_window(late: float, accepted: bool) -> None:
+    client, server = early_pair(Guard())
+    state = first(client, server)
+    done = pair(dataclasses.replace(client, session_ticket=state), server, now=NOW + 100)
+    hello = done.client.start(NOW + 100)
+    done.server.receive(Level.INITIAL, hello[0].data, NOW + 100 + late)
+    done.server.proceed(server, NOW + 100 + late)
+    assert done.server.early_data is accepted
+
+
+def test_early_data_ends_with_a_retry() -> None:
+    client, server = early_pair(Guard())
+    done = resume(first(client, server), client, dataclasses.replace(server, groups=(Group.SECP384R1,)))
+    assert resumes(done)
+    assert done.client.early_data is done.server.early_data is False
+
+
+def test_a_ticket_without_consent_brings_no_early_data() -> None:
+    client = client_parameters(early_data=True)
+    state = first(client)
+    done = resume(state, client, early_pair(Guard())[1])
+    assert done.client.early_data is None
+    assert resumes(done)
