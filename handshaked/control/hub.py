@@ -38,9 +38,11 @@ class Filter:
 
 
 class Subscription:
-    """Events that `caller` may see and that pass `wanted`, handed to `deliver` a batch at a time."""
+    """Events that `caller` may see, handed to `deliver` a batch at a time; of handshakes those that pass `wanted`, or
+    none if that is None.
+    """
 
-    def __init__(self, caller: Caller, wanted: Filter, deliver: Callable[[list[Event]], None]) -> None:
+    def __init__(self, caller: Caller, wanted: Filter | None, deliver: Callable[[list[Event]], None]) -> None:
         self._caller = caller
         self._wanted = wanted
         self._deliver = deliver
@@ -52,7 +54,7 @@ class Subscription:
             self._deliver(chosen)
 
     def _passes(self, event: Event) -> bool:
-        return event["type"] != "handshake" or self._wanted.wants(event)
+        return event["type"] != "handshake" or (self._wanted is not None and self._wanted.wants(event))
 
     def _may_see(self, event: Event, owners: Callable[[str], int | None]) -> bool:
         if is_administrator(self._caller) or event.get("caller") == self._caller.uid:

@@ -21,7 +21,7 @@ from handshaked.control.hub import Filter, Hub
 from handshaked.control.loading import load_all
 from handshaked.control.renewal import Renewal
 from handshaked.control.request import pull_request, warnings
-from handshaked.errors import HandshakeError, RefusedError, UnavailableError
+from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn
 from handshaked.registry.registration import Grant, Registration
@@ -225,14 +225,24 @@ class Manager:
             )
             self.hub.publish("certificate", registration=name, subject=subject, not_after=end)
 
-    def erase_unused(self) -> None:
-        """Erase the keys that no registration uses any more. Only when no handshake can use them any more."""
-        try:
-            if self._store.has_unused():
-                self._store.forget_unused()
-                log.info("erased the keys that are not registered any more")
-        except UnavailableError as error:
-            log.error("keys that are not registered any more cannot be erased yet: %s", error)
+    def expiries(self, limit: int) -> dict[str, float]:
+        """When the first certificate of each registration ends, for the `limit` that end first."""
+        found: dict[str, float] = {}
+        for name, _, end in self._store.expiries(float("inf")):
+            if not name.startswith("."):
+                found.setdefault(name, end)
+            if len(found) >= limit:
+                break
+        return found
+
+    def unused_credentials(self) -> list[int]:
+        """The credentials that no registration uses any more."""
+        return self._store.unused()
+
+    def erase(self, unused: list[int]) -> None:
+        """Erase the credentials `unused`, which no handshake can use any more."""
+        self._store.erase(unused)
+        log.info("erased %d keys that are not registered any more", len(unused))
 
     async def _changed(self) -> Snapshot:
         self.snapshot = self._store.refresh(self.snapshot)
