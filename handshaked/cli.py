@@ -268,7 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     command("show", show, "show one registration").add_argument("name")
     sub = command("explain", explain, "tell what a ClientHello would get, and why")
     sub.add_argument("--server-name", metavar="N", help="the SNI; without it, a client that sends none")
-    sub.add_argument("--alpn", action="append", default=[], required=True, metavar="A", help="in the client's order")
+    sub.add_argument(
+        "--alpn", action="append", default=[], metavar="A", help="in the client's order; none: it sends none"
+    )
     sub.add_argument("--user", metavar="U", help="on behalf of this user (or uid, or 'kernel')")
     command("status", status, "show how the daemon does")
     command("reload", reload, "read all certificate and key files again")
@@ -281,7 +283,7 @@ def _add_register_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--key", action="append", default=[], metavar="F", help="PEM private key of that --cert")
     sub.add_argument("--pkcs12", action="append", default=[], metavar="F", help="key and chain in one PKCS#12 file")
     sub.add_argument("--passphrase-file", action="append", default=[], metavar="F", help="holds the key's passphrase")
-    sub.add_argument("--alpn", action="append", required=True, metavar="A", help="protocol; \\xNN for other bytes")
+    sub.add_argument("--alpn", action="append", default=[], metavar="A", help="protocol; \\xNN for other bytes")
     sub.add_argument("--server-name", action="append", default=[], metavar="N", help="name or *.name; none: any name")
     sub.add_argument("--allow-user", action="append", default=[], metavar="U", help="who else may use it")
     sub.add_argument("--allow-group", action="append", default=[], metavar="G", help="whose members may use it")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handshaked import __version__, directories
+from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.channel import Message
 from handshaked.control.commands import Commands
 from handshaked.control.dbus import OFF, Bus
@@ -24,9 +25,10 @@ from handshaked.control.watchdog import Watchdog
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.journal import FORMATS
 from handshaked.model import Caller
-from handshaked.process import LEVELS, forbid_core_dumps, start_logging
+from handshaked.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
 from handshaked.registry.store import Store
 from handshaked.selftest import SelfTest
+from handshaked.sides import check_sides
 from handshaked.supervisor import Supervisor
 from handshaked.systemd import listening_sockets, notify, notify_reloading
 from handshaked.upcall.unix import caller_of
@@ -48,16 +50,20 @@ class Settings:
     runtime_directory: Path
     configuration_directory: Path
     workers: int
-    log_level: str
+    log_level: str | None
     log_format: str
     bus: str
     metrics: str | None
+    configuration: Path | None
+    check_config: bool
+    kernel: bool | None
+    netns: list[str]
 
 
 class Daemon:
     """The parent process: the registry's only writer, the control socket, and the workers' keeper."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, configuration: Configuration) -> None:
         passed = listening_sockets()
         self._settings = settings
         self._store = Store(settings.state_directory / directories.DATABASE)
@@ -68,8 +74,9 @@ class Daemon:
         self._control = _socket(passed, settings.runtime_directory / directories.CONTROL_SOCKET)
         options = (
             f"--state-directory={settings.state_directory}",
-            f"--log-level={settings.log_level}",
+            f"--log-level={settings.log_level or configuration.log_level or DEFAULT_LEVEL}",
             f"--log-format={settings.log_format}",
+            *_door_options(settings, configuration),
         )
         self._supervisor = Supervisor(self._listener, settings.workers, options, self._on_outcomes)
         self._manager = Manager(
@@ -160,21 +167,37 @@ class Daemon:
 
 def main() -> None:
     """Run the daemon in the foreground."""
-    arguments = command_line().parse_args()
-    settings = Settings(**vars(arguments))
+    settings = Settings(**vars(command_line().parse_args()))
+    try:
+        configuration = load_configuration(
+            settings.configuration or DEFAULT_PATH, required=settings.configuration is not None
+        )
+        check_sides(configuration)
+    except RefusedError as error:
+        sys.exit(f"handshaked: {error}")
+    if settings.check_config:
+        return
     forbid_core_dumps()
-    start_logging(settings.log_level, "handshaked", settings.log_format)
+    start_logging(settings.log_level or configuration.log_level or DEFAULT_LEVEL, "handshaked", settings.log_format)
     try:
         lock = _lock(settings.state_directory)
-        asyncio.run(_run(settings))
+        asyncio.run(_run(settings, configuration))
         os.close(lock)
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
         sys.exit(1)
 
 
-async def _run(settings: Settings) -> None:
-    await Daemon(settings).run()
+async def _run(settings: Settings, configuration: Configuration) -> None:
+    await Daemon(settings, configuration).run()
+
+
+def _door_options(settings: Settings, configuration: Configuration) -> list[str]:
+    wanted = configuration.kernel.enabled if settings.kernel is None else settings.kernel
+    options = [f"--configuration={settings.configuration or DEFAULT_PATH}"]
+    if may_administer_network() if wanted is None else wanted:
+        options += ["--kernel", *(f"--netns={name}" for name in settings.netns)]
+    return options
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -193,7 +216,7 @@ def command_line() -> argparse.ArgumentParser:
             f"--{name}-directory", type=Path, default=default, metavar="DIR", help=f"{words} (default: {default})"
         )
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="worker processes")
-    parser.add_argument("--log-level", choices=LEVELS, default="info", help="log from this level up")
+    parser.add_argument("--log-level", choices=LEVELS, help="info, unless the configuration says otherwise")
     parser.add_argument(
         "--log-format",
         choices=FORMATS,
@@ -210,6 +233,20 @@ def command_line() -> argparse.ArgumentParser:
         "--metrics",
         metavar="ADDRESS",
         help="serve OpenMetrics at this path, or port of a loopback address, e.g. 127.0.0.1:9464; default: not at all",
+    )
+    parser.add_argument("--configuration", type=Path, metavar="FILE", help=f"settings in TOML, {DEFAULT_PATH} if there")
+    parser.add_argument("--check-config", action="store_true", help="only say what is wrong with the configuration")
+    parser.add_argument(
+        "--kernel",
+        action=argparse.BooleanOptionalAction,
+        help="answer upcalls of the kernel; without it, if the daemon has the privilege (CAP_NET_ADMIN)",
+    )
+    parser.add_argument(
+        "--netns",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take upcalls of this network namespace",
     )
     return parser
 

@@ -100,6 +100,9 @@ class Request:
     those allowed, in order of preference (empty: the daemon's). ``trust_anchors`` are DER certificates that replace
     the daemon's trust store. ``registration`` and ``credential`` (SHA-256 of the leaf,
     32 bytes) narrow the choice on a server and name the client certificate on a client.
+
+    The kernel names keys by their serials: ``identity_keys`` are PSKs, ``certificate_keys`` pairs of certificate and
+    private key, ``keyring`` is where to look for more.
     """
 
     role: Role
@@ -114,11 +117,18 @@ class Request:
     cipher_suites: tuple[CipherSuite, ...] = ()
     trust_anchors: tuple[bytes, ...] = ()
     peer_address: str | None = None
+    identity_keys: tuple[int, ...] = ()
+    certificate_keys: tuple[tuple[int, int], ...] = ()
+    keyring: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request ended: the one report it gets. Fails closed: nothing but a full set makes success."""
+    """How a request ended: the one report it gets. Fails closed: nothing but a full set makes success.
+
+    ``peer_keys`` are the serials of keys that stand for the authenticated peer, ``tags`` what its certificate was
+    found to be.
+    """
 
     status: int = Status.FAILED
     alert: Alert | None = None
@@ -129,6 +139,8 @@ class Outcome:
     cipher_suite: CipherSuite | None = None
     resumed: bool = False
     peer_certificates: tuple[bytes, ...] = ()
+    peer_keys: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 class SignatureScheme(enum.IntEnum):

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from handshaked.driver import DataPath, Driver, Observer
+from handshaked.driver import Attempt, DataPath, Driver, Observer
 from handshaked.errors import Alert, CallerError, LocalError, PeerError, Status
 from handshaked.model import Caller, Level, Outcome, Request
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.session import CredentialLoader, open_session
-from handshaked.tls.parameters import ClientHello, PeerVerifier
+from handshaked.tls.parameters import ClientHello, Credential, PeerVerifier
 from handshaked.tls.server import ServerHandshake
 from handshaked.tls.trust import TrustStore
 from handshaked.tls.verification import ServerChainVerifier
@@ -37,6 +37,16 @@ class HandshakeService:
         driver = Driver(request, session, data_path, self._ended)
         self.in_flight += 1
         return driver
+
+    def attempt(self, request: Request, data_path: DataPath) -> Attempt:
+        """What runs `request` for a `data_path` that has a session of its own."""
+        attempt = Attempt(request, data_path, self._ended)
+        self.in_flight += 1
+        return attempt
+
+    def credential(self, identity: int) -> Credential:
+        """The credential of a selection; LocalError if it cannot be had."""
+        return self._load_credential(identity)
 
     def look_up(
         self, caller: Caller, client_hello: bytes | None, datagrams: tuple[bytes, ...]

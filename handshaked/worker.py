@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from handshaked.control.parent import ParentChannel
 from handshaked.directories import DATABASE
@@ -23,6 +24,9 @@ from handshaked.registry.store import Store
 from handshaked.service import HandshakeService
 from handshaked.upcall.unix import Limits, UnixDoor
 
+if TYPE_CHECKING:  # see where it is imported for good
+    from handshaked.kernel_doors import KernelDoors
+
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 10.0
@@ -31,8 +35,8 @@ DRAIN_SECONDS = 10.0
 class Worker:
     """Wires the door to the service and follows the parent's commands."""
 
-    def __init__(self, listener: socket.socket, parent: socket.socket, state_directory: Path) -> None:
-        self._store = Store(state_directory / DATABASE, read_only=True)
+    def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
+        self._store = Store(arguments.state_directory / DATABASE, read_only=True)
         self._outcomes = OutcomeRecorder(lambda batch: self._channel.report(batch))
         self._service = HandshakeService(self._store.load(), self._store.credential, self._outcomes)
         # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
@@ -40,6 +44,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(20_000, 20, 100)
         self._door = UnixDoor(listener, self._service, Limits())
+        self._kernel = _kernel_doors(self._service, arguments)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._stopping = False
@@ -50,6 +55,8 @@ class Worker:
         self._channel.tell({"event": "ready", "generation": self._service.snapshot.generation})
         await self._stopped.wait()
         self._door.close()
+        if self._kernel is not None:
+            self._kernel.close()
         self._outcomes.flush()
         self._store.close()
 
@@ -59,7 +66,9 @@ class Worker:
         elif command == "forget":
             self._service.forget_credentials()
         elif command == "status":
-            self._channel.tell({"event": "status", "in_flight": self._service.in_flight, **self._outcomes.counts})
+            kernel = None if self._kernel is None else self._kernel.status
+            counts = self._outcomes.counts
+            self._channel.tell({"event": "status", "in_flight": self._service.in_flight, "kernel": kernel, **counts})
         elif command == "stop":
             self._begin_to_stop()
 
@@ -68,6 +77,8 @@ class Worker:
             self._service.snapshot = self._store.refresh(self._service.snapshot)
         except UnavailableError as error:
             log.error("cannot take over the new registrations, the old ones stay: %s", error)
+        if self._kernel is not None:
+            self._kernel.reload()
         self._channel.tell({"event": "refreshed", "generation": self._service.snapshot.generation})
 
     def _begin_to_stop(self) -> None:
@@ -75,8 +86,19 @@ class Worker:
             return
         self._stopping = True
         self._door.stop_accepting()
+        if self._kernel is not None:
+            self._kernel.stop_accepting()
         self._loop.call_later(DRAIN_SECONDS, self._stopped.set)
         self._service.when_idle(self._stopped.set)
+
+
+def _kernel_doors(service: HandshakeService, arguments: argparse.Namespace) -> "KernelDoors | None":
+    if not arguments.kernel:
+        return None
+    # Only here: pyroute2 takes a sixth of a second and 20 MB, which those without the privilege need not pay.
+    from handshaked.kernel_doors import KernelDoors
+
+    return KernelDoors(service, arguments.configuration, tuple(arguments.netns))
 
 
 async def _run(arguments: argparse.Namespace) -> None:
@@ -85,7 +107,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     # Signals that a terminal sends to the whole group are the parent's to handle.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    await Worker(listener, parent, arguments.state_directory).run()
+    await Worker(listener, parent, arguments).run()
 
 
 def main() -> None:
@@ -96,6 +118,9 @@ def main() -> None:
     parser.add_argument("--state-directory", type=Path, required=True)
     parser.add_argument("--log-level", required=True)
     parser.add_argument("--log-format", required=True)
+    parser.add_argument("--kernel", action="store_true")
+    parser.add_argument("--netns", action="append", default=[])
+    parser.add_argument("--configuration", type=Path, required=True)
     arguments = parser.parse_args()
     forbid_core_dumps()
     start_logging(arguments.log_level, f"worker[{os.getpid()}]", arguments.log_format)

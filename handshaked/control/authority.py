@@ -45,6 +45,8 @@ def require_grant(caller: Caller, new: NewRegistration, grants: Iterable[Grant],
             f"uid {caller.uid} may not register: root may run: handshakectl grant --user {caller.uid} --alpn A"
             " --server-name N"
         )
+    if not new.alpns:
+        raise DeniedError(f"uid {caller.uid} may not register without ALPN: grants name protocols")
     for server_name in new.server_names or (None,):
         for alpn in new.alpns:
             if not any(grant.covers(server_name, alpn) for grant in own):

@@ -132,6 +132,7 @@ class Manager:
         """Look at all files again; what cannot be used leaves the old in place."""
         require_administrator(caller, "reload")
         renewed, errors = await self.renewal.reload()
+        await self._publish(self.snapshot)  # workers have files of their own to look at
         log.info("reloaded: %d registrations renewed, %d errors", len(renewed), len(errors))
         return {"renewed": renewed, "errors": errors}
 

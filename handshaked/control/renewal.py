@@ -75,7 +75,7 @@ class Renewal:
         fresh = [one for one in current.values() if self._sources.get(one.id, (None,))[0] is not one]
         for registration in fresh:
             self._drop(registration.id)
-            sources = tuple(one.source for one in self._store.details(registration))
+            sources = tuple(one.source for one in self._store.details(registration) if paths_of(one.source))
             self._sources[registration.id] = (registration, sources)
             for path in _files(sources):
                 self._users.setdefault(path, set()).add(registration.id)
@@ -136,6 +136,8 @@ class Renewal:
 
     def _renew_one(self, registration: Registration, sources: tuple[Source, ...]) -> bool:
         """Whether `registration` has other credentials now."""
+        if not sources:
+            return False
         try:
             seen = _digest(sources)
             if self._seen.get(registration.id) == seen:

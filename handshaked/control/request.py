@@ -62,8 +62,8 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         sources=tuple(_source(one) for one in arguments.objects("credentials")),
         force=arguments.flag("force"),
     )
-    if not request.alpns:
-        raise ArgumentError("alpns", "give at least one ALPN: certificates are chosen by server name and ALPN")
+    if not request.alpns and not request.access.kernel:
+        raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
     if len(request.alpns) > MAX_ALPNS:
         raise ArgumentError("alpns", f"a registration has at most {MAX_ALPNS} ALPNs")
     if len(request.server_names) > MAX_NAMES:

@@ -109,6 +109,18 @@ def load_pkcs12(data: bytes, passphrase: bytes | None = None, *, name: str = "PK
     return _checked(chain, store.key, (name, name))
 
 
+def load_keys(certificate: bytes, key: bytes) -> LoadedCredential:
+    """A credential out of the payloads of two keys of the kernel: DER, or PEM as in files."""
+    if certificate.lstrip().startswith(b"-----"):
+        return load_pem(certificate, key)
+    try:
+        leaf = x509.load_der_x509_certificate(certificate)
+        private_key = serialization.load_der_private_key(key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise RefusedError(f"neither PEM nor DER: {_first_line(error)}") from None
+    return _checked([leaf], private_key, ("certificate", "key"))
+
+
 def check_validity(credential: LoadedCredential, now: float) -> None:
     """Refuse a leaf that is expired or not yet valid at `now` (Unix seconds)."""
     if now > credential.not_after:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from handshaked.model import Caller, KeyType
 
+NO_ALPN = b""
+"""Stands for the absence of ALPN, which is matched like a protocol: consumers of the kernel's TCP may do without."""
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -30,13 +33,18 @@ class CredentialReference:
 class Policy:
     """How handshakes of a registration are run: settings with defaults, of plain types (strings, numbers, tuples).
 
-    The store keeps them by name, those that differ from their default only.
+    The store keeps them by name, those that differ from their default only. ``peers`` are rules on the certificates of
+    the kernel's clients (``registry.authorisation``).
     """
+
+    peers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order, never empty.
+    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order.
+
+    Without ``alpns`` it serves clients that send none, as the kernel's consumers of TCP may.
 
     ``origin`` is the drop-in file that asks for it; empty: it was registered by a command.
     """
@@ -70,7 +78,7 @@ class Registration:
     @property
     def pairs(self) -> list[tuple[str | None, bytes]]:
         """The (server name, ALPN) pairs this registration claims; each may be claimed once."""
-        return [(name, alpn) for name in self.server_names or (None,) for alpn in self.alpns]
+        return [(name, alpn) for name in self.server_names or (None,) for alpn in self.alpns or (NO_ALPN,)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from handshaked.errors import LocalError, RefusedError, Status
 from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential, chain_digest, open_credential
 from handshaked.registry.names import show_alpn
-from handshaked.registry.registration import Access, CredentialReference, Grant, Policy, Registration
+from handshaked.registry.registration import NO_ALPN, Access, CredentialReference, Grant, Policy, Registration
 from handshaked.registry.rows import (
     dump_access,
     dump_policy,
@@ -256,7 +256,7 @@ class Store:
                 raise RefusedError(f"registration {new.name!r} exists already; to change it, register with --replace")
             self._remove(row[0])
         for server_name in new.server_names or ("",):
-            for alpn in new.alpns:
+            for alpn in new.alpns or (NO_ALPN,):
                 self._check_free(server_name, alpn)
         cursor = self._db.execute(
             "INSERT INTO registration (name, owner, server_names, alpns, access, policy, created, origin)"
@@ -275,7 +275,11 @@ class Store:
         identity = _row_id(cursor)
         self._db.executemany(
             "INSERT INTO pair VALUES (?, ?, ?)",
-            [(server_name, alpn, identity) for server_name in new.server_names or ("",) for alpn in new.alpns],
+            [
+                (server_name, alpn, identity)
+                for server_name in new.server_names or ("",)
+                for alpn in new.alpns or (NO_ALPN,)
+            ],
         )
         self._insert_credentials(identity, new.credentials)
         self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
@@ -316,7 +320,7 @@ class Store:
         ).fetchone()
         if row is not None:
             raise RefusedError(
-                f"server name {server_name or '(any)'} with ALPN {show_alpn(alpn)} is held by registration"
+                f"server name {server_name or '(any)'} with ALPN {show_alpn(alpn) or '(none)'} is held by registration"
                 f" {row[0]!r} of uid {row[1]}"
             )
 

@@ -1,0 +1,19 @@
+#!/bin/bash
+# PID 1 inside: mounts, modules, loopback, then the program named on the kernel's command line; its status in /lab/rc.
+export PATH=/opt/handshaked/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root PYTHONPATH=/lab PYTHONUNBUFFERED=1
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+for directory in /run /tmp /var/lib/nfs; do mount -t tmpfs tmpfs $directory; done
+mkdir -p /var/lib/nfs/{sm,sm.bak,v4recovery,rpc_pipefs,nfsdcld} /run/rpcbind
+touch /var/lib/nfs/etab /var/lib/nfs/rmtab
+ip link set lo up
+hostname lab
+echo "127.0.0.1 localhost server.test one.test two.test unknown.test" >/etc/hosts
+modprobe -a tls sunrpc nfsd nfs nfsv4
+program=$(sed -n 's/.*lab_program=\([^ ]*\).*/\1/p' /proc/cmdline)
+cd /tmp
+keyctl session lab timeout --kill-after=5 "${LAB_SECONDS:-300}" python -X faulthandler "/lab/$program" >/lab/out 2>&1
+echo $? >/lab/rc
+sync
+echo o >/proc/sysrq-trigger
+sleep 5
