@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handshaked import __version__, directories
+from handshaked.command_line import RecordingParser
 from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.channel import Message
 from handshaked.control.commands import Commands
@@ -200,9 +201,9 @@ def _door_options(settings: Settings, configuration: Configuration) -> list[str]
     return options
 
 
-def command_line() -> argparse.ArgumentParser:
+def command_line() -> RecordingParser:
     """The options of ``handshaked``, for itself and for its manual page."""
-    parser = argparse.ArgumentParser(
+    parser = RecordingParser(
         prog="handshaked",
         description="TLS 1.3 handshakes for QUIC endpoints, with certificates chosen by server name and ALPN.",
     )
