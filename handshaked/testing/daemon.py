@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -115,6 +116,14 @@ class RunningDaemon:
             credentials=[{"certificate": str(certificate), "key": str(key)} for certificate, key in credentials],
             **arguments,
         )
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Wait until `holds` does; RuntimeError with the daemon's log if that takes too long."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not holds():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"this did not come about:\n{self.log.read_text()}")
+            self._ready.wait(0.02)
 
     def worker_pids(self) -> list[int]:
         """The workers that answer."""

@@ -46,7 +46,13 @@ def serve_nfs(*, security: str = "tls:mtls", threads: int = 4) -> None:
     must("exportfs", "-o", options, f"*:{EXPORT}")
     must("rpc.mountd")
     must("rpc.nfsd", "--no-nfs-version", "3", str(threads))
-    print(run("sh", "-c", "cat /proc/fs/nfsd/threads /proc/fs/nfsd/v4_end_grace /proc/fs/nfsd/versions; dmesg | tail -5; sleep 1; echo Y >/proc/fs/nfsd/v4_end_grace; dmesg | tail -5"))
+    print(
+        run(
+            "sh",
+            "-c",
+            "cat /proc/fs/nfsd/threads /proc/fs/nfsd/v4_end_grace /proc/fs/nfsd/versions; dmesg | tail -5; sleep 1; echo Y >/proc/fs/nfsd/v4_end_grace; dmesg | tail -5",
+        )
+    )
     MOUNT.mkdir()
 
 
