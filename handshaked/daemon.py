@@ -119,10 +119,10 @@ class Daemon:
 
     async def _start(self) -> None:
         await self._supervisor.start()
+        self._manager.start()
         await self._watchdog.beat()
         log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._settings.workers} workers")
-        self._manager.start()
         self._keep(self._watchdog.run())
         self._keep(self._warn_of_expiry())
         self._keep(self._erase_unregistered())

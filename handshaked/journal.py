@@ -23,6 +23,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, who: str, path: Path = SOCKET) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))
         self._who = who
         self._path = path
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

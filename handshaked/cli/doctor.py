@@ -17,6 +17,7 @@ from rich.text import Text
 
 from handshaked import __version__, directories
 from handshaked.cli.output import Result, ask, console, date, days_left, print_json
+from handshaked.control.watchdog import NOT_YET
 from handshaked.errors import RefusedError
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "bold red"}
@@ -80,7 +81,7 @@ def _daemon(status: Result) -> Iterator[Finding]:
         yield Finding("ok", f"handshaked {status['version']} answers")
     if status["self_test"] == "ok":
         yield Finding("ok", "it does handshakes with itself")
-    else:
+    elif status["self_test"] != NOT_YET:
         what = f"it cannot do a handshake with itself: {status['self_test']}"
         yield Finding("fault", what, "journalctl -u handshaked; systemctl restart handshaked")
     silent = [worker["pid"] for worker in status["workers"] if not worker["answers"]]

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from handshaked.cli.output import Result, ask, console, date, days_left, duration, print_fields, print_json, urgency
 from handshaked.control.client import ControlClient
+from handshaked.control.watchdog import NOT_YET
 from handshaked.tally import BUCKETS, Latency, Tally
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -82,7 +83,7 @@ def top(arguments: argparse.Namespace) -> int:
 def _healthy(result: Result) -> bool:
     return (
         not result["problems"]
-        and result["self_test"] == "ok"
+        and result["self_test"] in ("ok", NOT_YET)
         and all(worker["answers"] for worker in result["workers"])
         and all(one["not_after"] > time.time() for one in result["expiring"])
     )
@@ -104,7 +105,10 @@ def _print_status(result: Result) -> None:
             "kernel": _kernel(workers),
             "bus": result["bus"],
         },
-        {"self-test": good if result["self_test"] == "ok" else bad, "workers": bad if answering < len(workers) else ""},
+        {
+            "self-test": good if result["self_test"] == "ok" else "" if result["self_test"] == NOT_YET else bad,
+            "workers": bad if answering < len(workers) else "",
+        },
     )
     for one in result["expiring"]:
         days = days_left(one["not_after"])

@@ -51,12 +51,16 @@ class Renewal:
 
     def start(self) -> None:
         """Watch from now on."""
+        self._begin_to_watch()
+        self._keep(self._check_regularly())
+
+    def _begin_to_watch(self) -> None:
         try:
             self._watch = Watch(self._on_change, QUIET_SECONDS)
         except OSError as error:
-            log.error("files cannot be watched, they are looked at every %g s: %s", CHECK_SECONDS, error)
-            self.problems["inotify"] = f"files are not watched: {error}"
-        self._keep(self._check_regularly())
+            self._note("inotify(7)", f"files cannot be watched, they are looked at every {CHECK_SECONDS:g} s: {error}")
+        else:
+            self._mended("inotify(7)")
 
     async def close(self) -> None:
         """Watch no more."""
@@ -119,6 +123,9 @@ class Renewal:
 
     async def _retry(self) -> None:
         """Look again at what had a problem, which may have passed: a full disk, a clock that was wrong."""
+        if self._watch is None:
+            self._begin_to_watch()
+            self._follow_paths()
         async with self._lock:
             await self._read_drop_ins()
             await self._renew([id_ for id_, (one, _) in self._sources.items() if one.name in self.problems])
@@ -141,6 +148,7 @@ class Renewal:
         try:
             seen = _digest(sources)
             if self._seen.get(registration.id) == seen:
+                self._mended(registration.name)
                 return False
             loaded = [open_again(source, registration.owner) for source in sources]
             old = [(one.reference.leaf_digest, one.chain_digest) for one in self._store.details(registration)]

@@ -9,13 +9,14 @@ from handshaked.systemd import notify, watchdog_interval
 log = logging.getLogger(__name__)
 
 _DEFAULT_SECONDS = 30.0
+NOT_YET = "not done yet"
 
 
 class Watchdog:
     """Runs `self_test` (None, or why it failed) and `check_workers` in turn. ``state`` says how the last one went."""
 
     def __init__(self, self_test: Callable[[], Awaitable[str | None]], check: Callable[[], Awaitable[None]]) -> None:
-        self.state = "not done yet"
+        self.state = NOT_YET
         self._self_test = self_test
         self._check_workers = check
         interval = watchdog_interval()
@@ -32,7 +33,7 @@ class Watchdog:
         await self._check_workers()
         failure = await self._self_test()
         if failure is None:
-            if self.state not in ("ok", "not done yet"):
+            if self.state not in ("ok", NOT_YET):
                 log.info("the self-test is done again")
             self.state = "ok"
             notify(WATCHDOG="1")

@@ -30,6 +30,7 @@ class RunningDaemon:
         user: int | None = None,
         log_level: str = "info",
         options: tuple[str, ...] = ("--no-kernel",),
+        launcher: tuple[str, ...] = (),
     ) -> None:
         self.state_directory = directory / "state"
         self.runtime_directory = directory / "run"
@@ -41,6 +42,7 @@ class RunningDaemon:
         self._user = user
         self._log_level = log_level
         self._options = options
+        self._launcher = launcher
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
 
@@ -63,7 +65,7 @@ class RunningDaemon:
     def start(self) -> None:
         """Start the daemon and wait until it serves; RuntimeError with its log if it does not."""
         command = [
-            sys.executable, "-m", "handshaked.daemon",
+            *self._launcher, sys.executable, "-m", "handshaked.daemon",
             f"--state-directory={self.state_directory}", f"--runtime-directory={self.runtime_directory}",
             f"--configuration-directory={self.drop_ins.parent}",
             f"--workers={self._workers}", f"--log-level={self._log_level}",
@@ -131,6 +133,8 @@ class RunningDaemon:
 
     def _serves(self) -> bool:
         try:
-            return len(self.worker_pids()) == self._workers
+            status = self.ask("status")
+            answering = [one for one in status["workers"] if one["answers"]]
+            return bool(status["self_test"] == "ok") and len(answering) == self._workers
         except (RefusedError, OSError):
             return False

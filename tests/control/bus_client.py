@@ -1,7 +1,8 @@
 """A client on the bus, a program of its own so that it can be anybody: steps come in as JSON, answers go out so.
 
-A step has ``member`` with ``path``, ``interface``, ``signature``, ``body``, ``files`` (paths to open); or ``wait`` with the
-name of a signal, and maybe its ``path``. An answer is the body, ``{"error": name, "text": ..}``, or the signal's body.
+A step has ``member`` with ``path``, ``interface``, ``kinds`` (signatures), ``body``, ``files`` (paths to open); or
+``wait`` with the name of a signal, and maybe its ``path``. An answer is the body, ``{"error": name, "text": ..}``, or
+the signal's body.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The bus as a way in: a real dbus-daemon with the shipped policy, callers of different uids, a polkit that ships here."""
+"""The bus as a way in: a real dbus-daemon with the shipped policy, callers of different uids, a polkit of our own."""
 
 import os
 import pwd

@@ -26,8 +26,13 @@ _PYTHON = "3.13"
 _PACKAGES = (
     "ca-certificates", "iproute2", "iptables", "procps", "kmod", "openssl", "keyutils", "strace",
     "python3", "python3-venv", "user-mode-linux", "nfs-common", "nfs-kernel-server", "ktls-utils", "nvme-cli",
+    "systemd", "dbus",
 )  # fmt: skip
 _BOOT_SECONDS = 420
+_SYSTEMD = (
+    "init=/usr/lib/systemd/systemd selinux=0 systemd.run=/lab/init.sh systemd.run_success_action=poweroff-force"
+    " systemd.run_failure_action=poweroff-force"
+)
 
 
 class LabError(RuntimeError):
@@ -42,8 +47,8 @@ class Result:
     output: str
 
 
-def boot(program: str, *, memory: str = "1G") -> Result:
-    """Run the Python program `program` of ``inside/`` in a kernel of its own."""
+def boot(program: str, *, memory: str = "1G", systemd: bool = False) -> Result:
+    """Run the Python program `program` of ``inside/`` in a kernel of its own; with `systemd` that is PID 1 in it."""
     root = _base()
     project = _project_layer(root)
     with tempfile.TemporaryDirectory(prefix="handshaked-lab-", ignore_cleanup_errors=True) as name:
@@ -51,9 +56,10 @@ def boot(program: str, *, memory: str = "1G") -> Result:
         lab = layer / "upper" / "lab"
         shutil.copytree(_HERE / "inside", lab)
         shutil.copy(_HERE / "init.sh", lab)
+        init = _SYSTEMD if systemd else "init=/lab/init.sh"
         command = (
             f"chroot {layer}/merged linux.uml mem={memory} rootfstype=hostfs rootflags=/ rw"
-            f" init=/lab/init.sh lab_program={program} con=null con0=fd:0,fd:1 quiet; exit $?"
+            f" {init} lab_program={program} con=null con0=fd:0,fd:1 quiet; exit $?"
         )
         console = _in_overlay(layer, (project, root), command, timeout=_BOOT_SECONDS)
         try:
@@ -112,7 +118,8 @@ def _install_dependencies(root: Path, wheels: Path, dependencies: list[str]) -> 
 
 def _project_layer(root: Path) -> Path:
     """The files that installing this checkout adds to `root`."""
-    sources = sorted([*CHECKOUT.glob("handshaked/**/*.py"), CHECKOUT / "pyproject.toml"])
+    shipped = [*CHECKOUT.glob("handshaked/**/*.py"), *CHECKOUT.glob("handshaked/systemd_files/*")]
+    sources = sorted([*shipped, CHECKOUT / "pyproject.toml"])
     digest = _digest(*(f"{path.relative_to(CHECKOUT)}\0{path.read_text()}" for path in sources))
     directory = root.parent / f"project-{digest}"
     with _locked(directory):
