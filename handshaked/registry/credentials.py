@@ -49,6 +49,11 @@ class LoadedCredential:
     not_after: float
     ocsp_response: bytes | None = field(default=None, repr=False)
 
+    @property
+    def chain_digest(self) -> bytes:
+        """The SHA-256 of all certificates."""
+        return chain_digest(self.chain)
+
 
 def read_file(fd: int, path: str, *, secret: bool) -> bytes:
     """The content of the open file `fd`; `path` is for error texts.

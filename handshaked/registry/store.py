@@ -49,6 +49,14 @@ class Source:
     passphrase: str = ""
 
 
+class ConflictError(RefusedError):
+    """One of several registrations cannot be kept: `name`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
+
+
 @dataclass(frozen=True, slots=True)
 class NewRegistration:
     """A registration as it is asked for, in canonical form, before it has an id."""
@@ -127,6 +135,34 @@ class Store:
             self._insert_credentials(registration.id, credentials)
             self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
 
+    def exchange(self, gone: Iterable[str], news: Iterable[NewRegistration]) -> list[Registration]:
+        """Remove the registrations `gone` and put `news` in the place of those of their names, in one transaction:
+        all of it or, with ConflictError that tells which one, nothing.
+        """
+        news = list(news)
+        with self._transaction():
+            for name in [*gone, *(new.name for new in news)]:
+                row = self._db.execute("SELECT id FROM registration WHERE name = ?", (name,)).fetchone()
+                if row is not None:
+                    self._remove(row[0])
+            done = []
+            for new in news:
+                try:
+                    done.append(self._register(new, replace=False))
+                except RefusedError as error:
+                    raise ConflictError(new.name, str(error)) from None
+            return done
+
+    def expiries(self, before: float) -> list[tuple[str, str, float]]:
+        """Registration, subject and end of each certificate in use that ends before `before` (Unix seconds)."""
+        with self._reading():
+            return self._db.execute(
+                "SELECT r.name, c.subject, c.not_after FROM registration r"
+                " JOIN registration_credential rc ON rc.registration = r.id JOIN credential c ON c.id = rc.credential"
+                " WHERE c.not_after < ? ORDER BY c.not_after",
+                (before,),
+            ).fetchall()
+
     def load(self) -> Snapshot:
         """All registrations."""
         with self._reading():
@@ -184,12 +220,13 @@ class Store:
 
     def details(self, registration: Registration) -> list[CredentialDetails]:
         """The credentials of `registration`, in order, for people."""
-        rows = self._db.execute(
-            "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source"
-            " FROM registration_credential r JOIN credential c ON c.id = r.credential"
-            " WHERE r.registration = ? ORDER BY r.position",
-            (registration.id,),
-        )
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source"
+                " FROM registration_credential r JOIN credential c ON c.id = r.credential"
+                " WHERE r.registration = ? ORDER BY r.position",
+                (registration.id,),
+            ).fetchall()
         return [
             CredentialDetails(
                 CredentialReference(row[0], KeyType(row[1]), row[2]),
@@ -218,12 +255,20 @@ class Store:
             # Erased rows are zeroed in the database; the log of past writes must go too.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def has_unused(self) -> bool:
-        """Whether ``forget_unused`` has something to erase."""
-        row = self._db.execute(
-            "SELECT 1 FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential) LIMIT 1"
-        ).fetchone()
-        return row is not None
+    def unused(self) -> list[int]:
+        """The credentials that no registration uses. None of them will be used again: a new one gets a new id."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT id FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)"
+            )
+            return [row[0] for row in rows]
+
+    def erase(self, unused: Iterable[int]) -> None:
+        """Erase the credentials `unused`, their keys above all, from the file and from the log of past writes."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM credential WHERE id = ?", ((identity,) for identity in unused))
+        with unavailable_for(self._path):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def add_grant(self, grant: Grant) -> Grant:
         """Keep `grant` under a new id."""
@@ -242,7 +287,10 @@ class Store:
 
     def grants(self) -> list[Grant]:
         """All grants, oldest first."""
-        rows = self._db.execute("SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id")
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id"
+            ).fetchall()
         return [
             Grant(row[0], row[1], row[2], tuple(json.loads(row[3])), load_alpns(row[4]), bool(row[5])) for row in rows
         ]
