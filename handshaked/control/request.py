@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import gid_of, uid_of
+from handshaked.control.policies import TrustSource, pull_policy, pull_trust
 from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
 from handshaked.registry.names import canonical_server_name, parse_alpn
-from handshaked.registry.registration import Access
-from handshaked.registry.store import NewRegistration, Source
+from handshaked.registry.registration import Access, Policy
+from handshaked.registry.store import NewRegistration, NewTrust, Source
 from handshaked.selftest import SERVER_NAME
 
 MAX_NAMES = 100
@@ -29,9 +30,11 @@ class RegistrationRequest:
     access: Access
     sources: tuple[Source, ...]
     force: bool
+    policy: Policy
+    trust: TrustSource
 
     def with_credentials(
-        self, credentials: Iterable[LoadedCredential], owner: int, origin: str = ""
+        self, credentials: Iterable[LoadedCredential], trust: NewTrust | None, owner: int, origin: str = ""
     ) -> NewRegistration:
         """What the store is to keep. RefusedError if a certificate is out of date, unless that is asked for."""
         credentials = tuple(credentials)
@@ -44,12 +47,15 @@ class RegistrationRequest:
             alpns=self.alpns,
             credentials=tuple(zip(credentials, self.sources, strict=True)),
             access=self.access,
+            policy=self.policy,
             origin=origin,
+            client_trust=trust,
         )
 
 
 def pull_request(arguments: Arguments) -> RegistrationRequest:
     """The request in `arguments`; what it does not know stays in there."""
+    policy = pull_policy(arguments)
     request = RegistrationRequest(
         name=_registration_name(arguments.text("name")),
         server_names=arguments.each("server_names", _server_name, "server name"),
@@ -61,6 +67,8 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         ),
         sources=tuple(_source(one) for one in arguments.objects("credentials")),
         force=arguments.flag("force"),
+        policy=policy,
+        trust=pull_trust(arguments, policy),
     )
     if not request.alpns and not request.access.kernel:
         raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
@@ -91,6 +99,7 @@ def _source(arguments: Arguments) -> Source:
         certificate=arguments.text("certificate"),
         key=arguments.optional_text("key") or "",
         passphrase=arguments.optional_text("passphrase") or "",
+        ocsp=arguments.optional_text("ocsp") or "",
     )
     arguments.end()
     return source
