@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _SELF = Caller(os.geteuid())
+_ROTATION_CHECK_SECONDS = 600.0
 _EXPIRY_SECONDS = 3600.0
 # A snapshot that a handshake pinned lives no longer than this: the longest timeout, and as much again for safety.
 _LONGEST_HANDSHAKE = 120.0
@@ -71,6 +72,7 @@ class Daemon:
         self._self_test = SelfTest.make(os.geteuid())
         self._store.register(self._self_test.registration, replace=True)
         self._store.forget_unused()
+        self._store.rotate_ticket_keys(time.time())
         self._listener = _socket(passed, settings.runtime_directory / directories.HANDSHAKE_SOCKET)
         self._control = _socket(passed, settings.runtime_directory / directories.CONTROL_SOCKET)
         options = (
@@ -126,8 +128,15 @@ class Daemon:
         self._keep(self._watchdog.run())
         self._keep(self._warn_of_expiry())
         self._keep(self._erase_unregistered())
+        self._keep(self._rotate_ticket_keys())
         self._keep(self._bus.run())
         await self._exporter.start(self._metrics, self._settings.metrics)
+
+    async def _rotate_ticket_keys(self) -> None:
+        while True:
+            await asyncio.sleep(_ROTATION_CHECK_SECONDS)
+            if self._store.rotate_ticket_keys(time.time()):
+                await self._supervisor.publish(self._manager.snapshot)
 
     async def _reload(self) -> None:
         notify_reloading()

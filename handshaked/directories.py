@@ -7,6 +7,7 @@ HANDSHAKE_SOCKET = "handshake.sock"
 CONTROL_SOCKET = "control.sock"
 DATABASE = "registry.db"
 DROP_INS = "registrations.d"
+REPLAY_RECORD = "used-tickets.db"
 
 
 def state_directory() -> Path:

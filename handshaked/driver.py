@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from handshaked.errors import Status
-from handshaked.events import Event, HandshakeComplete, HandshakeFailed
+from handshaked.events import Event, HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import Level, Outcome, Request
 from handshaked.session import Session
 
@@ -36,25 +36,37 @@ Observer = Callable[[Request, Outcome, float], None]
 
 
 class Attempt:
-    """Takes the steps that `request` asks for until its outcome has been reported to `data_path` and `observe`."""
+    """Takes the steps that `request` asks for until its outcome has been reported to `data_path` and `observe`.
 
-    def __init__(self, request: Request, data_path: DataPath, observe: Observer) -> None:
+    That of a client who asked for session tickets stays open for them for a while after that. `registration` tells
+    which one was chosen, as soon as one is.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        data_path: DataPath,
+        observe: Observer,
+        registration: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._request = request
+        self._registration = registration
         self._data_path = data_path
         self._observe = observe
         self._started = time.monotonic()
         self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._expire)
         self._over = False
+        self.takes_tickets = False
+
+    @property
+    def ticket_seconds(self) -> float:
+        """How long a client's endpoint wants session tickets after the handshake."""
+        return self._request.ticket_seconds
 
     @property
     def finished(self) -> bool:
         """Whether the outcome has been reported."""
         return self._over
-
-    @property
-    def registration(self) -> str | None:
-        """The registration that serves it, as soon as one is chosen."""
-        return None
 
     def abort(self, status: int, reason: str) -> None:
         """End the handshake with `status`, unless it is over."""
@@ -66,6 +78,7 @@ class Attempt:
     def step(self, step: Callable[[float], list[Event]]) -> None:
         """Take one step: `step` is called with the time and gives events, of which the last may end the handshake."""
         if self.finished:
+            self._take_tickets(step)
             return
         try:
             events = step(time.time())
@@ -81,30 +94,41 @@ class Attempt:
             log.exception("handshake of %s failed unexpectedly", self._request.caller)
             self._finish(Outcome(reason="internal error; the daemon's log has the details"))
 
+    def _take_tickets(self, step: Callable[[float], list[Event]]) -> None:
+        """Whatever goes wrong behind the handshake costs the tickets, not the connection."""
+        if not self.takes_tickets:
+            return
+        try:
+            events = step(time.time())
+        except Exception:
+            log.exception("a session ticket for %s failed unexpectedly", self._request.caller)
+            events = []
+            self.takes_tickets = False
+        self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
+
     def _finish(self, outcome: Outcome) -> None:
         if self._over:
             return
         self._over = True
+        self.takes_tickets = outcome.status == 0 and self._request.ticket_seconds > 0
         self._deadline.cancel()
         try:
             self._data_path.finish(outcome)
-        finally:
-            # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
-            outcome = replace(outcome, registration=outcome.registration or self.registration)
-            self._observe(self._request, outcome, time.monotonic() - self._started)
+        except Exception:  # of the same boundary: an abort comes from a timer or a door, which have others to serve
+            log.exception("the outcome of a handshake of %s cannot be reported", self._request.caller)
+            outcome = Outcome(reason="the outcome could not be reported")
+        # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
+        if outcome.status:
+            outcome = replace(outcome, registration=self._registration())
+        self._observe(self._request, outcome, time.monotonic() - self._started)
 
 
 class Driver(Attempt):
     """Runs a `session` that is fed with handshake messages."""
 
     def __init__(self, request: Request, session: Session, data_path: DataPath, observe: Observer) -> None:
-        super().__init__(request, data_path, observe)
+        super().__init__(request, data_path, observe, lambda: session.registration)
         self._session = session
-
-    @property
-    def registration(self) -> str | None:
-        """The registration that serves it, as soon as one is chosen."""
-        return self._session.registration
 
     def start(self) -> None:
         """Begin the handshake."""
@@ -130,6 +154,7 @@ def _outcome(event: HandshakeComplete | HandshakeFailed) -> Outcome:
         registration=event.registration,
         cipher_suite=event.cipher_suite,
         resumed=event.resumed,
+        early_data_accepted=event.early_data_accepted,
         peer_certificates=event.peer_certificates,
         peer_keys=event.peer_keys,
         tags=event.tags,

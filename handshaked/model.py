@@ -1,7 +1,7 @@
 """The words all parts share: who calls, what is asked, where in a handshake bytes belong, how it ended."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from handshaked.errors import Alert, Status
 
@@ -96,10 +96,14 @@ class Request:
     """One handshake asked for, whichever door it came through.
 
     ``timeout`` is in seconds. ``alpns`` are what a client offers, or what a server limits itself to (empty: all
-    that is registered). ``server_name`` is the name a client sends and verifies. ``cipher_suites`` are
-    those allowed, in order of preference (empty: the daemon's). ``trust_anchors`` are DER certificates that replace
-    the daemon's trust store. ``registration`` and ``credential`` (SHA-256 of the leaf,
-    32 bytes) narrow the choice on a server and name the client certificate on a client.
+    that is registered). ``server_name`` is the name a client sends and verifies. ``cipher_suites`` are those allowed,
+    in order of preference (empty: the daemon's). ``trust_anchors`` are DER certificates that replace the daemon's
+    trust store. ``registration`` and ``credential`` (SHA-256 of the leaf, 32 bytes) narrow the choice on a server and
+    name the client certificate on a client.
+
+    ``session_ticket`` is what a client resumes with; it is sent new ones for ``ticket_seconds`` after the handshake.
+    ``early_data`` consents to 0-RTT; on a server its bytes stand for what the early data relies on: a ticket brings
+    early data only to an endpoint with the same.
 
     The kernel names keys by their serials: ``identity_keys`` are PSKs, ``certificate_keys`` pairs of certificate and
     private key, ``keyring`` is where to look for more.
@@ -116,6 +120,9 @@ class Request:
     credential: bytes | None = None
     cipher_suites: tuple[CipherSuite, ...] = ()
     trust_anchors: tuple[bytes, ...] = ()
+    session_ticket: bytes | None = field(default=None, repr=False)
+    early_data: bytes | None = None
+    ticket_seconds: float = 0.0
     peer_address: str | None = None
     identity_keys: tuple[int, ...] = ()
     certificate_keys: tuple[tuple[int, int], ...] = ()
@@ -138,6 +145,7 @@ class Outcome:
     registration: str | None = None
     cipher_suite: CipherSuite | None = None
     resumed: bool = False
+    early_data_accepted: bool = False
     peer_certificates: tuple[bytes, ...] = ()
     peer_keys: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()

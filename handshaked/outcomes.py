@@ -113,6 +113,8 @@ def describe(request: Request, outcome: Outcome, seconds: float) -> str:
         words.append(f"cipher={outcome.cipher_suite.name}")
     if outcome.resumed:
         words.append("resumed=yes")
+    if outcome.tags:
+        words.append(_word("tags", ",".join(outcome.tags)))
     if outcome.status:
         words.append(_word("status", status_text(outcome.status)))
         if outcome.alert is not None:

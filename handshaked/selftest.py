@@ -18,7 +18,7 @@ from handshaked.model import Outcome, Request, Role
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.store import NewRegistration, Source
 from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
-from handshaked.wire.family import Done, Start
+from handshaked.wire.messages import Done, Start
 
 REGISTRATION = ".self-test"
 SERVER_NAME = "self-test.handshaked.invalid"

@@ -4,12 +4,14 @@ No I/O and no clock: bytes and the time come in, events go out (their order: ``h
 kind ends it with one HandshakeFailed, behind which nothing follows.
 """
 
+import ipaddress
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Protocol
 
-from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, Status
-from handshaked.events import Event, HandshakeComplete, HandshakeFailed, PeerTransportParameters
+from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, RefusedError, Status
+from handshaked.events import Event, HandshakeFailed, PeerTransportParameters
 from handshaked.model import AuthMode, Level, Request, Role
+from handshaked.registry.names import canonical_server_name
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import (
@@ -24,10 +26,21 @@ from handshaked.tls.server import ServerHandshake
 
 MAX_TRANSPORT_PARAMETERS = 4096
 
-CredentialLoader = Callable[[int], Credential]
-"""Gives the credential of an id; LocalError if it cannot."""
-TrustLoader = Callable[[Request], PeerVerifier]
-"""Gives what verifies the peer of a request; HandshakeError if it cannot."""
+
+class Resources(Protocol):
+    """Where a session gets what it needs; each may raise HandshakeError."""
+
+    def credential(self, identity: int, /) -> Credential:
+        """The credential of an id."""
+        ...
+
+    def server_verifier(self, request: Request) -> PeerVerifier:
+        """What verifies the server that a client's request is for."""
+        ...
+
+    def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
+        """With what a server goes on after the selection."""
+        ...
 
 
 class Session:
@@ -77,11 +90,11 @@ class Session:
 class ServerSession(Session):
     """A server's handshake, served out of the snapshot that is current when it begins."""
 
-    def __init__(self, request: Request, snapshot: Snapshot, load_credential: CredentialLoader) -> None:
+    def __init__(self, request: Request, snapshot: Snapshot, resources: Resources) -> None:
         super().__init__()
         self._request = request
         self._snapshot = snapshot
-        self._load_credential = load_credential
+        self._resources = resources
         self._engine = ServerHandshake()
         self._selection: Selection | None = None
         self._transport_parameters: bytes | None = None
@@ -92,6 +105,7 @@ class ServerSession(Session):
         return None if self._selection is None else self._selection.registration.name
 
     def _start(self, now: float) -> list[Event]:
+        _check_auth_mode(self._request)
         if self._request.transport_parameters is not None:
             self._transport_parameters = _checked(self._request.transport_parameters)
         return []
@@ -100,8 +114,6 @@ class ServerSession(Session):
         events = self._engine.receive(level, data, now)
         if self._selection is None and self._engine.client_hello is not None:
             return [*events, *self._choose(self._engine.client_hello, now)]
-        if events and isinstance(events[-1], HandshakeComplete) and self._selection is not None:
-            events[-1] = replace(events[-1], registration=self._selection.registration.name)
         return events
 
     def _choose(self, hello: ClientHello, now: float) -> list[Event]:
@@ -135,46 +147,40 @@ class ServerSession(Session):
         """The server's flight, as soon as both the choice and the own transport parameters are there."""
         if self._selection is None or self._transport_parameters is None:
             return []
-        credential = self._load_credential(self._selection.credential.id)
-        parameters = ServerParameters(
-            credential=credential,
-            alpn=self._selection.alpn,
-            transport_parameters=self._transport_parameters,
-            cipher_suites=self._request.cipher_suites or DEFAULT_CIPHER_SUITES,
-            registration=self._selection.registration.name,
-        )
+        parameters = self._resources.answer(self._request, self._selection, self._transport_parameters)
         return self._engine.proceed(parameters, now)
 
 
 class ClientSession(Session):
-    """A client's handshake; `load_trust` gives what verifies the server, unless the request is unauthenticated."""
+    """A client's handshake; its server is verified unless the request is unauthenticated."""
 
-    def __init__(
-        self, request: Request, snapshot: Snapshot, load_credential: CredentialLoader, load_trust: TrustLoader
-    ) -> None:
+    def __init__(self, request: Request, snapshot: Snapshot, resources: Resources) -> None:
         super().__init__()
         self._request = request
         self._snapshot = snapshot
-        self._load_credential = load_credential
-        self._load_trust = load_trust
+        self._resources = resources
         self._engine: ClientHandshake | None = None
 
     def _start(self, now: float) -> list[Event]:
         request = self._request
+        _check_auth_mode(request)
         if not request.alpns:
             raise _unfit("a client needs at least one ALPN (RFC 9001 section 8.1)")
         if request.transport_parameters is None:
             raise _unfit("a client needs transport parameters when it starts (RFC 9001 section 8.2)")
-        if request.auth_mode is AuthMode.X509 and not request.server_name:
+        verifies = request.auth_mode is not AuthMode.UNAUTH  # whatever is not asked to do without, verifies
+        if verifies and not request.server_name:
             raise _unfit("a client that verifies its server needs a server name; or ask for auth mode unauth")
         self._engine = ClientHandshake(
             ClientParameters(
                 alpns=request.alpns,
-                server_name=request.server_name,
+                server_name=_host(request.server_name) if request.server_name else None,
                 transport_parameters=_checked(request.transport_parameters),
-                verifier=self._load_trust(request) if request.auth_mode is AuthMode.X509 else None,
+                verifier=self._resources.server_verifier(request) if verifies else None,
                 credential=self._client_credential(),
                 cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
+                session_ticket=request.session_ticket,
+                early_data=request.early_data is not None,
             )
         )
         return self._engine.start(now)
@@ -189,7 +195,7 @@ class ClientSession(Session):
         wanted = self._request.credential
         for reference in registration.credentials:
             if wanted in (None, reference.leaf_digest):
-                return self._load_credential(reference.id)
+                return self._resources.credential(reference.id)
         raise _unfit(f"registration {name!r} has no such credential", Status.NO_KEY)
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
@@ -198,13 +204,30 @@ class ClientSession(Session):
         return self._engine.receive(level, data, now)
 
 
-def open_session(
-    request: Request, snapshot: Snapshot, load_credential: CredentialLoader, load_trust: TrustLoader
-) -> Session:
+def open_session(request: Request, snapshot: Snapshot, resources: Resources) -> Session:
     """The session that runs `request`; it pins `snapshot`."""
     if request.role is Role.SERVER:
-        return ServerSession(request, snapshot, load_credential)
-    return ClientSession(request, snapshot, load_credential, load_trust)
+        return ServerSession(request, snapshot, resources)
+    return ClientSession(request, snapshot, resources)
+
+
+def _check_auth_mode(request: Request) -> None:
+    if request.auth_mode is AuthMode.PSK:
+        raise _unfit("there are no pre-shared keys: ask for auth mode x509", Status.UNSUPPORTED)
+
+
+def _host(name: str) -> str:
+    """The host name or address `name` as it is sent and verified."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    try:
+        if name.startswith("*"):
+            raise RefusedError(f"a client asks for a server, not for {name!r}")
+        return canonical_server_name(name)
+    except RefusedError as error:
+        raise _unfit(str(error)) from None
 
 
 def _checked(transport_parameters: bytes) -> bytes:

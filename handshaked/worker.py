@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handshaked.control.parent import ParentChannel
-from handshaked.directories import DATABASE
+from handshaked.directories import DATABASE, REPLAY_RECORD
 from handshaked.errors import HandshakedError, UnavailableError
 from handshaked.outcomes import OutcomeRecorder
 from handshaked.process import forbid_core_dumps, start_logging
+from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
+from handshaked.resources import StoredResources
 from handshaked.service import HandshakeService
 from handshaked.upcall.unix import Limits, UnixDoor
 
@@ -38,7 +40,8 @@ class Worker:
     def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
         self._store = Store(arguments.state_directory / DATABASE, read_only=True)
         self._outcomes = OutcomeRecorder(lambda batch: self._channel.report(batch))
-        self._service = HandshakeService(self._store.load(), self._store.credential, self._outcomes)
+        self._resources = StoredResources(self._store, ReplayRecord(arguments.state_directory / REPLAY_RECORD))
+        self._service = HandshakeService(self._store.load(), self._resources, self._outcomes)
         # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
         gc.collect()
         gc.freeze()
@@ -64,7 +67,7 @@ class Worker:
         if command == "refresh":
             self._refresh()
         elif command == "forget":
-            self._service.forget_credentials()
+            self._resources.forget()
         elif command == "status":
             kernel = None if self._kernel is None else self._kernel.status
             state = {"in_flight": self._service.in_flight, "queue": self._door.unsent_bytes, "kernel": kernel}
@@ -75,6 +78,7 @@ class Worker:
     def _refresh(self) -> None:
         try:
             self._service.snapshot = self._store.refresh(self._service.snapshot)
+            self._resources.refresh()
         except UnavailableError as error:
             log.error("cannot take over the new registrations, the old ones stay: %s", error)
         if self._kernel is not None:

@@ -126,5 +126,8 @@ def _add_register_options(sub: RecordingParser) -> None:
     sub.add_argument("--allow-user", action="append", default=[], metavar="U", help="who else may use it")
     sub.add_argument("--allow-group", action="append", default=[], metavar="G", help="whose members may use it")
     sub.add_argument("--allow-kernel", action="store_true", help="upcalls of the kernel may use it")
+    sub.add_argument(
+        "--peer", action="append", default=[], metavar="RULE", help="on the kernel's peers: 'allow san=dns:*.a tag=b'"
+    )
     sub.add_argument("--replace", action="store_true", help="replace the registration of that name")
     sub.add_argument("--force", action="store_true", help="accept expired or not yet valid certificates, for testing")

@@ -17,7 +17,7 @@ from handshaked.events import CryptoData
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.registry.names import parse_alpn
 from handshaked.shim.client import BlockingClient, Message
-from handshaked.wire.family import Done, Start
+from handshaked.wire.messages import Done, Start
 
 _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
 _SECONDS = 8.0

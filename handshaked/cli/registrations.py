@@ -36,6 +36,7 @@ def register(arguments: argparse.Namespace) -> int:
                 "allow_users": arguments.allow_user,
                 "allow_groups": arguments.allow_group,
                 "allow_kernel": arguments.allow_kernel,
+                "peers": arguments.peer,
                 "credentials": credentials,
                 "force": arguments.force,
                 "replace": arguments.replace,

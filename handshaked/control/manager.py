@@ -210,6 +210,7 @@ class Manager:
             "allow_groups": sorted(registration.access.gids),
             "allow_kernel": registration.access.kernel,
             "origin": registration.origin,
+            "peers": list(registration.policy.peers),
             "credentials": [_shown_credential(one) for one in self._store.details(registration)],
         }
 

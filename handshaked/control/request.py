@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import gid_of, uid_of
 from handshaked.errors import RefusedError
+from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
 from handshaked.registry.names import canonical_server_name, parse_alpn
-from handshaked.registry.registration import Access
+from handshaked.registry.registration import Access, Policy
 from handshaked.registry.store import NewRegistration, Source
 from handshaked.selftest import SERVER_NAME
 
 MAX_NAMES = 100
 MAX_ALPNS = 32
+MAX_RULES = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
 
@@ -27,6 +29,7 @@ class RegistrationRequest:
     server_names: tuple[str, ...]
     alpns: tuple[bytes, ...]
     access: Access
+    policy: Policy
     sources: tuple[Source, ...]
     force: bool
 
@@ -44,6 +47,7 @@ class RegistrationRequest:
             alpns=self.alpns,
             credentials=tuple(zip(credentials, self.sources, strict=True)),
             access=self.access,
+            policy=self.policy,
             origin=origin,
         )
 
@@ -59,6 +63,7 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
             gids=frozenset(arguments.each("allow_groups", gid_of, "group")),
             kernel=arguments.flag("allow_kernel"),
         ),
+        policy=Policy(peers=arguments.each("peers", _rule, "rule")),
         sources=tuple(_source(one) for one in arguments.objects("credentials")),
         force=arguments.flag("force"),
     )
@@ -66,6 +71,8 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
     if len(request.alpns) > MAX_ALPNS:
         raise ArgumentError("alpns", f"a registration has at most {MAX_ALPNS} ALPNs")
+    if len(request.policy.peers) > MAX_RULES:
+        raise ArgumentError("peers", f"a registration has at most {MAX_RULES} rules on peers")
     if len(request.server_names) > MAX_NAMES:
         raise ArgumentError("server_names", f"a registration has at most {MAX_NAMES} server names")
     return request
@@ -94,6 +101,11 @@ def _source(arguments: Arguments) -> Source:
     )
     arguments.end()
     return source
+
+
+def _rule(text: str) -> str:
+    parse_rule(text)
+    return text
 
 
 def _server_name(name: str) -> str:

@@ -97,6 +97,8 @@ class TcpPath:
         if isinstance(last, HandshakeComplete):
             self._complete = last
             self._loop.remove_reader(self._sock)
+            # A client that uses Nagle's algorithm holds its first request back until its Finished is acknowledged.
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._unsent += self._session.pull_outgoing()
         if not self._send() and not isinstance(last, HandshakeFailed):
             return []

@@ -5,6 +5,7 @@ Sans-IO. CRYPTO frames may come split, shuffled, repeated or padded, over severa
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -21,9 +22,10 @@ _SALTS = {
 _INITIAL_TYPE = {1: 0, 0x6B3343CF: 1}
 _LABELS = {1: (b"quic key", b"quic iv", b"quic hp"), 0x6B3343CF: (b"quicv2 key", b"quicv2 iv", b"quicv2 hp")}
 _MAX_CID = 20
-_TAG = 16
 _SAMPLE = 16
 _MAX_FRAGMENTS = 256
+_MAX_BYTES = 2 * MAX_HANDSHAKE_MESSAGE
+_ZEROS = re.compile(rb"\0*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class _Reader:
 
     def skip_zeros(self) -> int:
         """Pass over zero bytes; how many bytes are left."""
-        self.position = len(self.data) - len(self.data[self.position :].lstrip(b"\0"))
+        match = _ZEROS.match(self.data, self.position)
+        self.position = match.end() if match is not None else self.position
         return self.left
 
     @property
@@ -163,8 +166,13 @@ class ClientHelloAssembler:
     def _keep(self, offset: int, data: bytes) -> None:
         if offset + len(data) > 4 + MAX_HANDSHAKE_MESSAGE or len(self._fragments) >= _MAX_FRAGMENTS:
             raise PeerError(Alert.DECODE_ERROR, "the ClientHello is too large, or in too many pieces")
-        if len(data) > len(self._fragments.get(offset, b"")):
-            self._fragments[offset] = data
+        known = len(self._fragments.get(offset, b""))
+        if len(data) <= known:
+            return
+        self._size += len(data) - known
+        if self._size > _MAX_BYTES:
+            raise PeerError(Alert.DECODE_ERROR, "the pieces of the ClientHello overlap too much")
+        self._fragments[offset] = data
 
     def _message(self) -> bytes | None:
         stream = bytearray()

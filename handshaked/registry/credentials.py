@@ -47,6 +47,7 @@ class LoadedCredential:
     names: tuple[str, ...]
     not_before: float
     not_after: float
+    ocsp_response: bytes | None = field(default=None, repr=False)
 
     @property
     def chain_digest(self) -> bytes:
@@ -140,9 +141,9 @@ def chain_digest(chain: tuple[bytes, ...]) -> bytes:
     return hashlib.sha256(b"".join(chain)).digest()
 
 
-def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType) -> Credential:
+def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocsp: bytes | None = None) -> Credential:
     """The credential a handshake uses, out of what the store keeps."""
-    return Credential(chain, serialization.load_der_private_key(key, None), key_type)
+    return Credential(chain, serialization.load_der_private_key(key, None), key_type, ocsp)
 
 
 def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[str, str]) -> LoadedCredential:

@@ -54,8 +54,11 @@ def load_access(text: str) -> Access:
 @lru_cache(maxsize=4096)
 def load_policy(text: str) -> Policy:
     """What ``dump_policy`` has written."""
-    settings: dict[str, Any] = json.loads(text)
-    return Policy(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+    stored: dict[str, Any] = json.loads(text)
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    return Policy(**settings)
 
 
 @lru_cache(maxsize=4096)

@@ -38,7 +38,14 @@ CREATE TABLE grant_ (
     kernel INTEGER NOT NULL, created REAL NOT NULL
 );
 """
-_STEPS = (_FIRST, _SECOND)
+_THIRD = """
+ALTER TABLE credential ADD COLUMN ocsp BLOB;
+CREATE TABLE trust (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, anchors BLOB NOT NULL, revocations BLOB NOT NULL, source TEXT NOT NULL
+);
+CREATE TABLE ticket_key (begins REAL PRIMARY KEY, secret BLOB NOT NULL) WITHOUT ROWID;
+"""
+_STEPS = (_FIRST, _SECOND, _THIRD)
 """The step at index n leads from schema n to schema n + 1. A released step is never changed."""
 SCHEMA_VERSION = len(_STEPS)
 

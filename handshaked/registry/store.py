@@ -6,6 +6,7 @@ pinned finds its credential even after the registration has changed, until ``for
 
 import dataclasses
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,11 @@ from handshaked.registry.rows import (
 from handshaked.registry.schema import open_for_reading, open_for_writing, unavailable_for
 from handshaked.registry.snapshot import Snapshot
 from handshaked.tls.parameters import Credential
+from handshaked.tls.tickets import MAX_TICKET_LIFETIME
 
+TICKET_KEY_ROTATION = 24 * 3600.0
+"""How long a ticket key is used to seal, in seconds."""
+_AHEAD = 3600.0  # a new key is there this long before its time: all workers have it then
 _REGISTRATION_COLUMNS = "id, name, owner, server_names, alpns, access, policy, origin"
 
 
@@ -64,6 +69,17 @@ class NewRegistration:
     access: Access = field(default=Access())
     policy: Policy = field(default=Policy())
     origin: str = ""
+    client_trust: "NewTrust | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewTrust:
+    """Trust anchors and revocation lists for client certificates: PEM, checked already, and where they come from."""
+
+    anchors: bytes
+    revocations: bytes = b""
+    anchors_path: str = ""
+    revocations_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +187,36 @@ class Store:
 
     def credential(self, identity: int) -> Credential:
         """The credential with the id `identity`, ready for use; LocalError (ENOKEY) if it is gone."""
-        row = self._db.execute("SELECT chain, key, key_type FROM credential WHERE id = ?", (identity,)).fetchone()
+        row = self._db.execute("SELECT chain, key, key_type, ocsp FROM credential WHERE id = ?", (identity,)).fetchone()
         if row is None:
             raise LocalError("the credential was removed while the handshake ran", Status.NO_KEY)
-        return open_credential(split(row[0], 4), row[1], KeyType(row[2]))
+        return open_credential(split(row[0], 4), row[1], KeyType(row[2]), row[3])
+
+    def trust(self, identity: int) -> tuple[bytes, bytes]:
+        """Trust anchors and revocation lists, in PEM, by their id; LocalError (ENOKEY) if they are gone."""
+        row = self._db.execute("SELECT anchors, revocations FROM trust WHERE id = ?", (identity,)).fetchone()
+        if row is None:
+            raise LocalError("the trust anchors were removed while the handshake ran", Status.NO_KEY)
+        return row[0], row[1]
+
+    def ticket_keys(self) -> list[tuple[float, bytes]]:
+        """The secrets of session tickets, each with the time from which it is used (Unix seconds), oldest first."""
+        return list(self._db.execute("SELECT begins, secret FROM ticket_key ORDER BY begins"))
+
+    def rotate_ticket_keys(self, now: float) -> bool:
+        """Add a ticket key if one is due at `now`, ahead of its time, and erase those that open no ticket any more.
+
+        Whether anything has changed: then workers are to be told.
+        """
+        newest = self._db.execute("SELECT max(begins) FROM ticket_key").fetchone()[0]
+        if newest is not None and now < newest + TICKET_KEY_ROTATION - _AHEAD:
+            return False
+        begins = now if newest is None else max(now, newest + TICKET_KEY_ROTATION)
+        with self._transaction():
+            self._db.execute("INSERT INTO ticket_key VALUES (?, ?)", (begins, os.urandom(32)))
+            expired = now - TICKET_KEY_ROTATION - MAX_TICKET_LIFETIME
+            self._db.execute("DELETE FROM ticket_key WHERE begins < ?", (expired,))
+        return True
 
     def details(self, registration: Registration) -> list[CredentialDetails]:
         """The credentials of `registration`, in order, for people."""
@@ -204,6 +246,10 @@ class Store:
         """
         with self._transaction():
             self._db.execute("DELETE FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)")
+            self._db.execute(
+                "DELETE FROM trust WHERE id NOT IN"
+                " (SELECT json_extract(policy, '$.client_trust') FROM registration WHERE policy LIKE '%client_trust%')"
+            )
             self._db.execute("DELETE FROM change WHERE generation < (SELECT max(generation) FROM change)")
         with unavailable_for(self._path):
             # Erased rows are zeroed in the database; the log of past writes must go too.
@@ -267,7 +313,7 @@ class Store:
                 json.dumps(new.server_names),
                 join(new.alpns, 1),
                 dump_access(new.access),
-                dump_policy(new.policy),
+                dump_policy(self._with_trust(new)),
                 time.time(),
                 new.origin,
             ),
@@ -285,6 +331,16 @@ class Store:
         self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
         return next(self._registrations(identity))
 
+    def _with_trust(self, new: NewRegistration) -> Policy:
+        trust = new.client_trust
+        if trust is None:
+            return new.policy
+        cursor = self._db.execute(
+            "INSERT INTO trust (anchors, revocations, source) VALUES (?, ?, ?)",
+            (trust.anchors, trust.revocations, json.dumps([trust.anchors_path, trust.revocations_path])),
+        )
+        return dataclasses.replace(new.policy, client_trust=_row_id(cursor))
+
     def _insert_credentials(self, identity: int, credentials: Iterable[tuple[LoadedCredential, Source]]) -> None:
         for position, (credential, source) in enumerate(credentials):
             self._db.execute(
@@ -299,8 +355,8 @@ class Store:
 
     def _insert_credential(self, credential: LoadedCredential) -> int:
         cursor = self._db.execute(
-            "INSERT INTO credential (digest, key_type, subject, not_before, not_after, chain, key)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO credential (digest, key_type, subject, not_before, not_after, chain, key, ocsp)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 credential.leaf_digest,
                 credential.key_type.value,
@@ -309,6 +365,7 @@ class Store:
                 credential.not_after,
                 join(credential.chain, 4),
                 credential.key,
+                credential.ocsp_response,
             ),
         )
         return _row_id(cursor)

@@ -8,6 +8,7 @@ from handshaked.errors import Alert, PeerError
 from handshaked.model import SignatureScheme
 from handshaked.tls import extensions as ext
 from handshaked.tls import messages
+from handshaked.tls.certificates import well_formed
 from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import compress, decompress
 from handshaked.tls.parameters import Credential
@@ -24,12 +25,12 @@ def certificate_message(
     *,
     ocsp: bool,
 ) -> bytes:
-    """The Certificate of `credential`, encoded once, by the first of `compressions` that is `offered`.
+    """The Certificate of `credential`, encoded once, by the first algorithm `offered` that is one of `compressions`.
 
     With its OCSP response if `ocsp`; without compression if that would not make it smaller.
     """
     ocsp = ocsp and credential.ocsp_response is not None
-    algorithm = next((each for each in compressions if each in offered), None) if offered else None
+    algorithm = next((CertificateCompression(each) for each in offered if each in compressions), None)
     encoded = credential.messages.get((ocsp, algorithm or _PLAIN))
     if encoded is None:
         response = credential.ocsp_response
@@ -78,10 +79,8 @@ def parse_chain(message: messages.CertificateMessage) -> PeerCertificate:
     if message.extension_types:
         # Section 4.4.2: they "MUST correspond to ones from the ClientHello" or the CertificateRequest.
         raise PeerError(Alert.UNSUPPORTED_EXTENSION, "extensions in Certificate that were not asked for")
-    try:
+    with well_formed():
         return PeerCertificate(message.chain, x509.load_der_x509_certificate(message.chain[0]))
-    except ValueError:
-        raise PeerError(Alert.BAD_CERTIFICATE, "the certificate is not an X.509 certificate") from None
 
 
 def check_certificate_verify(

@@ -40,6 +40,7 @@ class ClientHandshake(Machine):
     ``peer_record_size_limit`` is for the record layer of TCP.
     """
 
+    connected: ClassVar = ClientState.CONNECTED
     failed: ClassVar = ClientState.FAILED
 
     # Set on the way; no state leads to where they are read before they are set.
@@ -339,7 +340,7 @@ class ClientHandshake(Machine):
             self._alpn or b"",
             new.ticket,
         )
-        events.append(SessionTicket(push_resumption(state), state.expires / 1000))
+        events.append(SessionTicket(push_resumption(state), state.expires / 1000, new.max_early_data > 0))
         return ClientState.CONNECTED
 
     handlers: ClassVar[dict[int, Handler]] = {

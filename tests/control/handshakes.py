@@ -10,7 +10,7 @@ from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, PeerVerifier
 from handshaked.tls.trust import TrustStore
 from handshaked.tls.verification import ServerChainVerifier
-from handshaked.wire.family import Done, Start
+from handshaked.wire.messages import Done, Start
 
 PARAMETERS = b"\x04\x01\x00"
 

@@ -175,7 +175,7 @@ import sys
 from pathlib import Path
 from handshaked.model import Role
 from handshaked.shim.client import BlockingClient
-from handshaked.wire.family import Start
+from handshaked.wire.messages import Start
 with BlockingClient(Path(sys.argv[1])) as client:
     while True:
         client.start(Start(role=Role.CLIENT))

@@ -19,7 +19,7 @@ from handshaked.model import Role
 from handshaked.shim.client import BlockingClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.wire.family import Done, Start
+from handshaked.wire.messages import Done, Start
 from tests.control.handshakes import handshake, verifier
 
 NAME = "www.example.com"

@@ -6,7 +6,7 @@ if [ $$ = 1 ]; then
     mount -t proc proc /proc
     mount -t sysfs sys /sys
     for directory in /run /tmp /var/lib/nfs; do mount -t tmpfs tmpfs $directory; done
-    mkdir -p /var/lib/nfs/{sm,sm.bak,v4recovery,rpc_pipefs,nfsdcld} /run/rpcbind
+    mkdir -p /var/lib/nfs/{sm,sm.bak,v4recovery,nfsdcld} /run/rpcbind
     touch /var/lib/nfs/etab /var/lib/nfs/rmtab
 fi
 ip link set lo up
@@ -15,7 +15,7 @@ echo "127.0.0.1 localhost server.test one.test two.test unknown.test" >/etc/host
 modprobe -a tls sunrpc nfsd nfs nfsv4
 program=$(sed -n 's/.*lab_program=\([^ ]*\).*/\1/p' /proc/cmdline)
 cd /tmp
-keyctl session lab timeout --kill-after=5 "${LAB_SECONDS:-300}" python -X faulthandler "/lab/$program" >/lab/out 2>&1
+keyctl session lab timeout --kill-after=5 "${LAB_SECONDS:-300}" python -X faulthandler -m "tests.kernel.inside.$program" $(cat /lab/arguments) >/lab/out 2>/lab/err
 echo $? >/lab/rc
 sync
 [ $$ = 1 ] || exit 0

@@ -9,6 +9,8 @@ booting process sees.
 import fcntl
 import hashlib
 import os
+import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,29 +47,39 @@ class Result:
 
     status: int
     output: str
+    cpu_seconds: float
 
 
-def boot(program: str, *, memory: str = "1G", systemd: bool = False) -> Result:
-    """Run the Python program `program` of ``inside/`` in a kernel of its own; with `systemd` that is PID 1 in it."""
+def boot(program: str, *arguments: str, memory: str = "1G", systemd: bool = False) -> Result:
+    """Run the Python module `program` of ``inside/`` in a kernel of its own; with `systemd` that is PID 1 in it."""
     root = _base()
     project = _project_layer(root)
     with tempfile.TemporaryDirectory(prefix="handshaked-lab-", ignore_cleanup_errors=True) as name:
         layer = Path(name)
         lab = layer / "upper" / "lab"
-        shutil.copytree(_HERE / "inside", lab)
+        shutil.copytree(_HERE / "inside", lab / "tests" / "kernel" / "inside")
         shutil.copy(_HERE / "init.sh", lab)
         init = _SYSTEMD if systemd else "init=/lab/init.sh"
+        (lab / "arguments").write_text(shlex.join(arguments))
         command = (
             f"chroot {layer}/merged linux.uml mem={memory} rootfstype=hostfs rootflags=/ rw"
             f" {init} lab_program={program} con=null con0=fd:0,fd:1 quiet; exit $?"
         )
+        before = _cpu_seconds()
         console = _in_overlay(layer, (project, root), command, timeout=_BOOT_SECONDS)
+        cpu_seconds = _cpu_seconds() - before
+        said = [path.read_text(errors="replace") for path in (lab / "err", lab / "out") if path.exists()]
+        output = "\n".join(said)
         try:
-            return Result(int((lab / "rc").read_text()), (lab / "out").read_text(errors="replace"))
+            return Result(int((lab / "rc").read_text()), output, cpu_seconds)
         except (FileNotFoundError, ValueError):
-            output = lab / "out"
-            said = output.read_text(errors="replace") if output.exists() else ""
-            return Result(125, f"{said}\nthe kernel ended early:\n{console}")
+            return Result(125, f"{output}\nthe kernel ended early:\n{console}", cpu_seconds)
+
+
+def _cpu_seconds() -> float:
+    """What all processes that this one started and saw the end of took, user and system."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _base() -> Path:

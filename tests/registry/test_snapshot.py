@@ -31,7 +31,7 @@ def registration(
 
 
 def query(name: str | None, *alpns: bytes, caller: Caller = OWNER, **limits: object) -> Query:
-    return Query(caller, name, alpns, **limits)  # type: ignore[arg-type] # the fields of a query, by name
+    return Query(caller, name, alpns, **limits)  # the fields of a query, by name
 
 
 def refusal(snapshot: Snapshot, asked: Query) -> PeerError:

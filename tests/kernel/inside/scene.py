@@ -1,6 +1,8 @@
 """What the programs in the lab share: an NFS server on loopback, mounts of it, a daemon that answers upcalls."""
 
+import atexit
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,12 @@ from handshaked.testing.daemon import RunningDaemon
 HERE = Path.cwd()
 MOUNT = HERE / "mnt"
 EXPORT = HERE / "export"
+
+
+def refused(process: subprocess.CompletedProcess[str]) -> None:
+    """The mount was refused with EACCES."""
+    assert process.returncode != 0, "mounted"
+    assert "access denied" in process.stdout or "Permission denied" in process.stdout, process.stdout
 
 
 def run(*command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -38,21 +46,16 @@ def authority(name: str = "lab CA") -> Authority:
 def serve_nfs(*, security: str = "tls:mtls", threads: int = 4) -> None:
     """An NFS server that exports a directory under these transport securities, past its grace period."""
     must("mount", "-t", "nfsd", "nfsd", "/proc/fs/nfsd")
-    must("mount", "-t", "rpc_pipefs", "rpc_pipefs", "/var/lib/nfs/rpc_pipefs")
+    Path("/run/rpc_pipefs").mkdir()
+    must("mount", "-t", "rpc_pipefs", "rpc_pipefs", "/run/rpc_pipefs")
     EXPORT.mkdir()
     must("mount", "-t", "tmpfs", "tmpfs", str(EXPORT))
     (EXPORT / "greeting").write_text("hello")
     options = f"rw,fsid=0,no_root_squash,insecure,no_subtree_check,xprtsec={security}"
     must("exportfs", "-o", options, f"*:{EXPORT}")
+    must("nfsdcld")  # without it the grace period lasts 90 s
     must("rpc.mountd")
     must("rpc.nfsd", "--no-nfs-version", "3", str(threads))
-    print(
-        run(
-            "sh",
-            "-c",
-            "cat /proc/fs/nfsd/threads /proc/fs/nfsd/v4_end_grace /proc/fs/nfsd/versions; dmesg | tail -5; sleep 1; echo Y >/proc/fs/nfsd/v4_end_grace; dmesg | tail -5",
-        )
-    )
     MOUNT.mkdir()
 
 
@@ -88,7 +91,9 @@ def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -
     directory.mkdir(exist_ok=True)
     file = directory / "handshaked.toml"
     file.write_text(configuration)
-    return RunningDaemon(directory, workers=workers, options=("--kernel", f"--configuration={file}"))
+    running = RunningDaemon(directory, workers=workers, options=("--kernel", f"--configuration={file}"))
+    atexit.register(_show, running)
+    return running
 
 
 def serving(running: RunningDaemon) -> None:
@@ -108,11 +113,18 @@ def descriptors(pid: int) -> list[str]:
     return sorted(str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def logged(running: RunningDaemon, outcome: str) -> list[str]:
-    """The log's lines of handshakes that ended so (``ok``, ``failed``)."""
-    return [line for line in running.log.read_text().splitlines() if f"outcome={outcome} " in line]
+def logged(running: RunningDaemon, *words: str, count: int = 1) -> list[str]:
+    """The lines of the log that have all `words`, as soon as there are `count` of them: outcomes come in batches."""
+    deadline = time.monotonic() + 10
+    while True:
+        lines = [line for line in running.log.read_text().splitlines() if all(word in line for word in words)]
+        if len(lines) >= count:
+            return lines
+        assert time.monotonic() < deadline, f"{len(lines)} of {count} lines with {words}"
+        time.sleep(0.05)
 
 
-def show(running: RunningDaemon) -> None:
-    """Print the daemon's log, for the test's report."""
-    print("--- the daemon's log ---", running.log.read_text(), sep="\n")
+def _show(running: RunningDaemon) -> None:
+    """Print the daemon's log, for whoever reads of a failure."""
+    if running.log.exists():
+        print("--- the daemon's log ---", running.log.read_text(), sep="\n", file=sys.stderr)
