@@ -4,6 +4,7 @@ CPU is that of the process, in microseconds, the median of interleaved rounds; m
 it waits for its credential, in bytes.
 """
 
+import dataclasses
 import gc
 import json
 import statistics
@@ -18,7 +19,7 @@ from aioquic._buffer import Buffer  # aioquic.buffer re-exports it in no way myp
 from cryptography import x509
 
 from handshaked.events import CryptoData, Event, SessionTicket
-from handshaked.model import CipherSuite, Group, Level
+from handshaked.model import CipherSuite, Group, KeyType, Level
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, ServerParameters, Tickets
 from handshaked.tls.server import ServerHandshake
@@ -35,6 +36,7 @@ TICKETED = server_parameters(
     compressions=(),
     tickets=Tickets(RotatingTicketKeys([(NOW, bytes(32))])),
 )
+RSA = dataclasses.replace(TICKETED, credential=credential(KeyType.RSA))
 EPOCHS = (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE, tls.Epoch.ONE_RTT)
 
 
@@ -155,13 +157,18 @@ def main() -> None:
     again = client_parameters(
         alpns=(b"h3",), groups=(Group.X25519,), cipher_suites=SUITES, compressions=(), session_ticket=state
     )
-    full, foreign, ticketed, resumed = interleaved(
-        lambda: ours(SERVER)[0], theirs, lambda: ours(TICKETED)[0], lambda: ours(TICKETED, again)[0]
+    full, foreign, ticketed, resumed, rsa = interleaved(
+        lambda: ours(SERVER)[0],
+        theirs,
+        lambda: ours(TICKETED)[0],
+        lambda: ours(TICKETED, again)[0],
+        lambda: ours(RSA)[0],
     )
     report("server CPU, full handshake, ECDSA P-256 and X25519", full, "us", "aioquic.tls", foreign)
     report("server CPU, full handshake with a ticket", ticketed, "us", "aioquic.tls without", foreign)
     report("server CPU, resumed handshake with a ticket", resumed, "us", "full handshake with a ticket", ticketed)
     report("server CPU, resumed handshake with a ticket", resumed, "us", "aioquic.tls full", foreign)
+    report("server CPU, resumed handshake with a ticket", resumed, "us", "full handshake with RSA-2048", rsa)
     report("memory of a waiting handshake", waiting_bytes(wait), "bytes", "limit", 32 * 1024)
 
 

@@ -26,7 +26,7 @@ def main() -> None:
 
 def run(agent: str, *counts: int) -> Result:
     """A boot in which `agent` does so many handshakes."""
-    result = boot("benchmark.py", agent, *map(str, counts), memory=MEMORY)
+    result = boot("benchmark", agent, *map(str, counts), memory=MEMORY)
     if result.status != 0:
         raise SystemExit(result.output)
     return result

@@ -121,6 +121,9 @@ def _parsed(
     if ("certificate" in content) != ("private_key" in content):
         key = "certificate" if "certificate" in content else "private_key"
         raise _refusal(name, text, table, key, "certificate and private_key go together")
+    for key in ("revocation_lists", "require_revocation_lists"):
+        if key in content and "trust" not in content:
+            raise _refusal(name, text, table, key, f"{key} goes with trust")
     return values
 
 

@@ -7,6 +7,7 @@ HANDSHAKE_SOCKET = "handshake.sock"
 CONTROL_SOCKET = "control.sock"
 DATABASE = "registry.db"
 REPLAY_RECORD = "used-tickets.db"
+DROP_INS = "registrations.d"
 
 
 def state_directory() -> Path:
@@ -17,6 +18,11 @@ def state_directory() -> Path:
 def runtime_directory() -> Path:
     """``$RUNTIME_DIRECTORY``, else /run/handshaked for root, else below ``$XDG_RUNTIME_DIR``."""
     return _directory("RUNTIME_DIRECTORY", "/run", os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/run-{os.getuid()}")  # noqa: S108 - made with mode 0700 and checked by its maker
+
+
+def configuration_directory() -> Path:
+    """``$CONFIGURATION_DIRECTORY``, else /etc/handshaked for root, else below ``$XDG_CONFIG_HOME``."""
+    return _directory("CONFIGURATION_DIRECTORY", "/etc", os.environ.get("XDG_CONFIG_HOME") or "~/.config")
 
 
 def _directory(variable: str, system: str, user: str) -> Path:

@@ -36,26 +36,37 @@ Observer = Callable[[Request, Outcome, float], None]
 
 
 class Attempt:
-    """Takes the steps that `request` asks for until its outcome has been reported to `data_path` and `observe`."""
+    """Takes the steps that `request` asks for until its outcome has been reported to `data_path` and `observe`.
 
-    def __init__(self, request: Request, data_path: DataPath, observe: Observer) -> None:
+    That of a client who asked for session tickets stays open for them for a while after that. `registration` tells
+    which one was chosen, as soon as one is.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        data_path: DataPath,
+        observe: Observer,
+        registration: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._request = request
+        self._registration = registration
         self._data_path = data_path
         self._observe = observe
         self._started = time.monotonic()
         self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._expire)
         self._over = False
-        self._succeeded = False
+        self.takes_tickets = False
+
+    @property
+    def ticket_seconds(self) -> float:
+        """How long a client's endpoint wants session tickets after the handshake."""
+        return self._request.ticket_seconds
 
     @property
     def finished(self) -> bool:
         """Whether the outcome has been reported."""
         return self._over
-
-    @property
-    def registration(self) -> str | None:
-        """The registration that was chosen, as far as is known."""
-        return None
 
     def abort(self, status: int, reason: str) -> None:
         """End the handshake with `status`, unless it is over."""
@@ -67,6 +78,7 @@ class Attempt:
     def step(self, step: Callable[[float], list[Event]]) -> None:
         """Take one step: `step` is called with the time and gives events, of which the last may end the handshake."""
         if self.finished:
+            self._take_tickets(step)
             return
         try:
             events = step(time.time())
@@ -82,11 +94,23 @@ class Attempt:
             log.exception("handshake of %s failed unexpectedly", self._request.caller)
             self._finish(Outcome(reason="internal error; the daemon's log has the details"))
 
+    def _take_tickets(self, step: Callable[[float], list[Event]]) -> None:
+        """Whatever goes wrong behind the handshake costs the tickets, not the connection."""
+        if not self.takes_tickets:
+            return
+        try:
+            events = step(time.time())
+        except Exception:
+            log.exception("a session ticket for %s failed unexpectedly", self._request.caller)
+            events = []
+            self.takes_tickets = False
+        self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
+
     def _finish(self, outcome: Outcome) -> None:
         if self._over:
             return
         self._over = True
-        self._succeeded = outcome.status == 0
+        self.takes_tickets = outcome.status == 0 and self._request.ticket_seconds > 0
         self._deadline.cancel()
         try:
             self._data_path.finish(outcome)
@@ -95,30 +119,16 @@ class Attempt:
             outcome = Outcome(reason="the outcome could not be reported")
         # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
         if outcome.status:
-            outcome = replace(outcome, registration=self.registration)
+            outcome = replace(outcome, registration=self._registration())
         self._observe(self._request, outcome, time.monotonic() - self._started)
 
 
 class Driver(Attempt):
-    """Runs a `session` that is fed with handshake messages.
-
-    A client's driver that asked for session tickets stays open for them for a while after the outcome.
-    """
+    """Runs a `session` that is fed with handshake messages."""
 
     def __init__(self, request: Request, session: Session, data_path: DataPath, observe: Observer) -> None:
-        super().__init__(request, data_path, observe)
+        super().__init__(request, data_path, observe, lambda: session.registration)
         self._session = session
-        self._ticket_seconds = request.ticket_seconds
-
-    @property
-    def registration(self) -> str | None:
-        """The registration that was chosen, as soon as one is."""
-        return self._session.registration
-
-    @property
-    def ticket_seconds(self) -> float:
-        """How long the endpoint is sent session tickets from now on; 0 if the handshake runs, or has failed."""
-        return self._ticket_seconds if self._succeeded else 0.0
 
     def start(self) -> None:
         """Begin the handshake."""
@@ -126,26 +136,11 @@ class Driver(Attempt):
 
     def receive(self, level: Level, data: bytes) -> None:
         """CRYPTO `data` of `level` came from the peer."""
-        if self.finished:
-            self._take_tickets(level, data)
-            return
         self.step(lambda now: self._session.receive(level, data, now))
 
     def proceed(self, transport_parameters: bytes) -> None:
         """The endpoint's own transport parameters came."""
         self.step(lambda now: self._session.proceed(transport_parameters, now))
-
-    def _take_tickets(self, level: Level, data: bytes) -> None:
-        """Whatever goes wrong behind the handshake costs the tickets, not the connection."""
-        if not self.ticket_seconds:
-            return
-        try:
-            events = self._session.receive(level, data, time.time())
-        except Exception:
-            log.exception("a session ticket for %s failed unexpectedly", self._request.caller)
-            self._ticket_seconds = 0.0
-            return
-        self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
 
 
 def _outcome(event: HandshakeComplete | HandshakeFailed) -> Outcome:

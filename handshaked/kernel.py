@@ -7,11 +7,9 @@ by: its consumer decides what an anonymous client may do.
 
 import hashlib
 import logging
-import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 from handshaked import keyring
 from handshaked.configuration import Configuration
@@ -20,16 +18,15 @@ from handshaked.datapath.tcp import HandOver, TcpPath
 from handshaked.driver import Attempt
 from handshaked.errors import Alert, CallerError, LocalError, RefusedError, Status
 from handshaked.events import HandshakeComplete
+from handshaked.keyring_psks import KeyringPsks
 from handshaked.model import AuthMode, CipherSuite, ClientAuth, Outcome, Request, Role
 from handshaked.registry.authorisation import PeerRules
 from handshaked.registry.credentials import load_keys, open_credential
-from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Query
 from handshaked.service import HandshakeService
 from handshaked.sides import RuledClients, RuledServers, Side, load_side
 from handshaked.stream_session import ClientStreamSession, ServerStreamSession, StreamSession
 from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, ServerParameters
-from handshaked.tls.psk import ExternalPsk
 from handshaked.tls.record import MAX_INNER
 
 log = logging.getLogger(__name__)
@@ -40,7 +37,6 @@ _SUITES = (
     CipherSuite.CHACHA20_POLY1305_SHA256,
     CipherSuite.AES_128_CCM_SHA256,
 )
-_NVME_IDENTITY = re.compile(rb"NVMe[01][RG](01|02) ")
 _PEER_KEY_SECONDS = 24 * 3600
 _AUTHENTICATED = -1
 """What stands for an authenticated peer for which no key could be made (TLS_NO_PEERID is 0)."""
@@ -73,7 +69,7 @@ class KernelHandshakes:
             report(outcome)
 
         path = TcpPath(sock, run.open_session, self._hand_over, run.conclude, finish)
-        attempt = self._service.attempt(request, path)
+        attempt = self._service.attempt(request, path, lambda: run.registration)
         path.start(attempt)
         return attempt
 
@@ -87,8 +83,9 @@ class _Run:
         self._snapshot = service.snapshot
         self._request = request
         self._rules = PeerRules()
-        self._psk_serials: dict[bytes, int] = {}
+        self._psks = KeyringPsks(request.identity_keys, handshakes.psk_keyrings)
         self._keyring: int | None = None
+        self.registration: str | None = None
 
     def open_session(self) -> StreamSession:
         """The session for the request; HandshakeError if it cannot be run."""
@@ -105,7 +102,7 @@ class _Run:
     def conclude(self, complete: HandshakeComplete) -> HandshakeComplete:
         """`complete` with the keys that stand for the peer, and with its tags."""
         if complete.psk_identity is not None:
-            serial = self._psk_serials.get(complete.psk_identity)
+            serial = self._psks.serial(complete.psk_identity)
             return complete if serial is None else replace(complete, peer_keys=(serial,))
         if not complete.peer_certificates:
             return complete
@@ -134,7 +131,7 @@ class _Run:
             alpns=side.alpns,
             server_name=request.server_name or request.peer_address,
             transport_parameters=None,
-            verifier=RuledServers(side.servers, side.rules),
+            verifier=RuledServers(side.servers or self._service.resources.server_verifier(request), side.rules),
             credential=self._client_credential() if request.auth_mode is AuthMode.X509 else None,
             cipher_suites=suites,
             record_size_limit=MAX_INNER if limits else None,
@@ -155,22 +152,9 @@ class _Run:
             transport_parameters=None,
             verifier=None,
             cipher_suites=suites,
-            psk=self._own_psk(),
+            psk=self._psks.own(),
             record_size_limit=MAX_INNER if limits else None,
         )
-
-    def _own_psk(self) -> ExternalPsk:
-        failure = "the request names no key"
-        for serial in self._request.identity_keys:
-            try:
-                _, identity = keyring.describe_key(serial)
-                key = keyring.read_key(serial)
-            except OSError as error:
-                failure = f"key {serial} cannot be read: {error.strerror}"
-                continue
-            self._psk_serials[identity] = serial
-            return ExternalPsk(identity, key, _hash_name(identity))
-        raise LocalError(f"no pre-shared key: {failure}", Status.NO_KEY)
 
     # Server
 
@@ -185,73 +169,43 @@ class _Run:
             record_size_limit=MAX_INNER if limits else None,
         )
         if request.auth_mode is AuthMode.PSK:
-            return replace(parameters, psks=self)
+            return replace(parameters, psks=self._psks)
         credential = self._credential_of_keys()
         if credential is not None:
-            self._rules = self._handshakes.server.rules
-            return self._asking_for_certificates(replace(parameters, credential=credential))
+            return self._asking_for_certificates(replace(parameters, credential=credential), PeerRules())
         query = Query(request.caller, hello.server_name, hello.alpns, hello.signature_schemes)
         selection = self._snapshot.select(query)
-        self._rules = self._rules_of(selection.registration)
-        return self._asking_for_certificates(
-            replace(
-                parameters,
-                credential=self._service.credential(selection.credential.id),
-                alpn=selection.alpn or None,
-                registration=selection.registration.name,
-            )
+        self.registration = selection.registration.name
+        policy = selection.registration.policy
+        answer = self._service.resources.answer(request, selection, None)
+        parameters = replace(
+            parameters,
+            credential=answer.credential,
+            alpn=selection.alpn or None,
+            groups=answer.groups,
+            registration=self.registration,
+            client_auth=answer.client_auth,
+            client_verifier=answer.client_verifier,
         )
+        if policy.cipher_suites:
+            parameters = replace(parameters, cipher_suites=tuple(one for one in answer.cipher_suites if one in suites))
+        return self._asking_for_certificates(parameters, PeerRules(policy.peers))
 
-    def _rules_of(self, registration: Registration) -> PeerRules:
-        peers = registration.policy.peers
-        return PeerRules(peers) if peers else self._handshakes.server.rules
-
-    def _asking_for_certificates(self, parameters: ServerParameters) -> ServerParameters:
-        clients = self._handshakes.server.clients
-        if self._request.auth_mode is not AuthMode.X509 or clients is None:
-            if self._rules.demand:
-                raise LocalError("rules on peers need [server] trust to verify them by", Status.NO_KEY)
-            return parameters
+    def _asking_for_certificates(self, parameters: ServerParameters, rules: PeerRules) -> ServerParameters:
+        """`parameters` with what the client's certificate has to meet: the registration's conditions, or else ours."""
+        side = self._handshakes.server
+        self._rules = rules = rules or side.rules
+        verifier = parameters.client_verifier or side.clients
+        if self._request.auth_mode is not AuthMode.X509 or verifier is None:
+            if rules.demand:
+                raise LocalError("rules on peers need certificates, and a trust store to verify them by", Status.NO_KEY)
+            return replace(parameters, client_auth=ClientAuth.NONE, client_verifier=None)
+        demanded = ClientAuth.REQUIRE if rules.demand else ClientAuth.REQUEST
         return replace(
             parameters,
-            client_auth=ClientAuth.REQUIRE if self._rules.demand else ClientAuth.REQUEST,
-            client_verifier=RuledClients(clients, self._rules),
+            client_auth=max(parameters.client_auth, demanded),
+            client_verifier=RuledClients(verifier, rules),
         )
-
-    def find(self, identity: bytes) -> ExternalPsk | None:
-        """As ``PskSource.find``: the key of that description, among those that the request allows."""
-        try:
-            serial = self._psk_serial(identity)
-            if serial is None:
-                return None
-            key = keyring.read_key(serial)
-        except OSError as error:
-            log.info("the PSK %r cannot be used: %s", identity[:256], error.strerror)
-            return None
-        self._psk_serials[identity] = serial
-        return ExternalPsk(identity, key, _hash_name(identity))
-
-    def _psk_serial(self, identity: bytes) -> int | None:
-        allowed = self._request.identity_keys
-        if allowed:
-            return next((serial for serial in allowed if keyring.describe_key(serial)[1] == identity), None)
-        if b"\0" in identity:
-            return None
-        # A key of type user may hold anything, a public certificate for one: only where the administrator keeps PSKs.
-        places = [(keyring.PROCESS_KEYRING, "psk"), (keyring.SESSION_KEYRING, "psk")]
-        named = map(keyring.find_keyring, (*keyring.WELL_KNOWN, *self._handshakes.psk_keyrings))
-        places += [(serial, "psk") for serial in named if serial is not None]
-        places += [
-            (serial, "user")
-            for serial in map(keyring.find_keyring, self._handshakes.psk_keyrings)
-            if serial is not None
-        ]
-        for place, kind in places:
-            try:
-                return keyring.search_key(place, kind, identity)
-            except OSError as error:
-                log.debug("no key of type %s in %d: %s", kind, place, error.strerror)
-        return None
 
     # Both
 
@@ -283,9 +237,3 @@ class _Run:
 def _capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
     there, limits = capabilities()
     return tuple(suite for suite in _SUITES if suite in there), limits
-
-
-def _hash_name(identity: bytes) -> Literal["sha256", "sha384"]:
-    """The hash of a PSK: NVMe/TCP says it in the identity, all others use SHA-256 (RFC 8446 section 4.2.11)."""
-    match = _NVME_IDENTITY.match(identity)
-    return "sha384" if match and match[1] == b"02" else "sha256"

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class KernelDoors:
     def __init__(self, service: HandshakeService, path: Path, namespaces: tuple[str, ...]) -> None:
         self._path = path
         configuration = load_configuration(path, required=False)
+        self._files = _files(path, configuration)
         self._handshakes = KernelHandshakes(service, configuration, hand_over)
         capabilities()  # found out now, not while somebody waits
         limits = _limits(configuration)
@@ -38,7 +40,11 @@ class KernelDoors:
     def reload(self) -> None:
         """Read the configuration and the files it names again; what cannot be used leaves the old in place."""
         try:
-            self._handshakes.configure(load_configuration(self._path, required=False))
+            configuration = load_configuration(self._path, required=False)
+            files = _files(self._path, configuration)
+            if files != self._files:
+                self._handshakes.configure(configuration)
+                self._files = files
         except RefusedError as error:
             log.error("the configuration stays as it was: %s", error)
 
@@ -51,6 +57,20 @@ class KernelDoors:
         """Answer what is open and let go."""
         for door in self._doors.values():
             door.close()
+
+
+def _files(path: Path, configuration: Configuration) -> list[tuple[Path, int, int]]:
+    """The files that the configuration is made of, and what tells whether one was changed."""
+    files = [path]
+    for side in (configuration.client, configuration.server):
+        files += [one for one in (side.trust, side.certificate, side.private_key) if one is not None]
+        files += side.revocation_lists
+    stamps = []
+    for file in files:
+        with suppress(OSError):
+            status = file.stat()
+            stamps.append((file, status.st_mtime_ns, status.st_size))
+    return stamps
 
 
 def _limits(configuration: Configuration) -> KernelLimits:

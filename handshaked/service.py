@@ -9,7 +9,7 @@ from handshaked.model import Caller, Level, Outcome, Request
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.session import Resources, open_session
-from handshaked.tls.parameters import ClientHello, Credential
+from handshaked.tls.parameters import ClientHello
 from handshaked.tls.server import ServerHandshake
 
 
@@ -19,26 +19,22 @@ class HandshakeService:
     def __init__(self, snapshot: Snapshot, resources: Resources, observe: Observer) -> None:
         self.snapshot = snapshot
         self.in_flight = 0
-        self._resources = resources
+        self.resources = resources
         self._observe = observe
         self._on_idle: Callable[[], object] = lambda: None
 
     def open(self, request: Request, data_path: DataPath) -> Driver:
         """The driver for `request`; the caller starts it."""
-        session = open_session(request, self.snapshot, self._resources)
+        session = open_session(request, self.snapshot, self.resources)
         driver = Driver(request, session, data_path, self._ended)
         self.in_flight += 1
         return driver
 
-    def attempt(self, request: Request, data_path: DataPath) -> Attempt:
-        """What runs `request` for a `data_path` that has a session of its own."""
-        attempt = Attempt(request, data_path, self._ended)
+    def attempt(self, request: Request, data_path: DataPath, registration: Callable[[], str | None]) -> Attempt:
+        """What runs `request` for a `data_path` that has a session of its own; `registration` is the one chosen."""
+        attempt = Attempt(request, data_path, self._ended, registration)
         self.in_flight += 1
         return attempt
-
-    def credential(self, identity: int) -> Credential:
-        """The credential of a selection; LocalError if it cannot be had."""
-        return self._resources.credential(identity)
 
     def look_up(
         self, caller: Caller, client_hello: bytes | None, datagrams: tuple[bytes, ...]

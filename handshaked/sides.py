@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from handshaked.configuration import Configuration, SideDefaults
-from handshaked.errors import Alert, CallerError, RefusedError, Status
+from handshaked.errors import RefusedError
 from handshaked.model import Role
 from handshaked.registry.authorisation import PeerRules
 from handshaked.registry.credentials import load_pem, open_credential, read_file
@@ -13,12 +13,10 @@ from handshaked.tls.revocation import RevocationList, RevocationLists
 from handshaked.tls.trust import MAX_BUNDLE, TrustStore
 from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
 
-SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
-
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side, loaded. `servers` verifies the peers of a client, `clients` those of a server; each may be None."""
+    """One side, loaded. ``servers`` verifies a client's peers, ``clients`` a server's, where trust is configured."""
 
     servers: PeerVerifier | None
     clients: ClientCertificateVerifier | None
@@ -28,14 +26,8 @@ class Side:
 
 
 def load_side(defaults: SideDefaults, role: Role) -> Side:
-    """The side that plays `role`, out of its files; RefusedError names the one that cannot be used.
-
-    A client without a trust store of its own uses the system's; if that is missing it can verify nobody.
-    """
-    path = defaults.trust
-    if path is None and role is Role.CLIENT and SYSTEM_TRUST.exists():
-        path = SYSTEM_TRUST
-    trust = None if path is None else _trust(path)
+    """The side that plays `role`, out of its files; RefusedError names the one that cannot be used."""
+    trust = None if defaults.trust is None else _trust(defaults.trust)
     lists = map(_revocation_list, defaults.revocation_lists)
     revocations = RevocationLists(lists, required=defaults.require_revocation_lists)
     client = role is Role.CLIENT
@@ -57,15 +49,12 @@ def check_sides(configuration: Configuration) -> None:
 class RuledServers:
     """Servers that `verifier` accepts and `rules` allow. Implements ``PeerVerifier``."""
 
-    def __init__(self, verifier: PeerVerifier | None, rules: PeerRules) -> None:
+    def __init__(self, verifier: PeerVerifier, rules: PeerRules) -> None:
         self._verifier = verifier
         self._rules = rules
 
     def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
         """As ``PeerVerifier.verify``."""
-        if self._verifier is None:
-            reason = f"nothing to verify servers by: configure [client] trust, or install {SYSTEM_TRUST}"
-            raise CallerError(Alert.INTERNAL_ERROR, reason, Status.NO_KEY)
         self._verifier.verify(chain, server_name, now)
         self._rules.authorise(chain[0])
 

@@ -87,6 +87,9 @@ class PeerRules:
     def __init__(self, rules: Sequence[str] = ()) -> None:
         self._rules = tuple(map(parse_rule, rules))
 
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
     @property
     def demand(self) -> bool:
         """Whether a peer without a certificate cannot be allowed."""

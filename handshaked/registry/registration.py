@@ -38,8 +38,8 @@ class Policy:
     ``client_auth`` is ``none``, ``request`` or ``require``; client certificates are verified by the store's trust
     ``client_trust`` (an id; 0: the system's trust store). ``tickets`` is how many session tickets a client gets.
     ``early_data`` lets tickets bring 0-RTT data, if the endpoint takes it too. ``cipher_suites`` and ``groups`` are
-    names in the order of preference (empty: the engine's). ``peers`` are rules on the certificates of the kernel's
-    clients (``registry.authorisation``).
+    names in the order of preference (empty: the engine's). ``peers`` are rules on client
+    certificates of the kernel's peers (``registry.authorisation``).
     """
 
     client_auth: str = "none"

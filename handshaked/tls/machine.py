@@ -24,6 +24,7 @@ class Machine:
     """One side of a handshake. Messages are dispatched to `handlers` by type, if the state's table has that type."""
 
     handlers: ClassVar[dict[int, Handler]]
+    connected: ClassVar[State]
     failed: ClassVar[State]
 
     # Set on the way; no state leads to where they are read before they are set.
@@ -43,7 +44,7 @@ class Machine:
     @property
     def complete(self) -> bool:
         """Whether the peer's Finished was verified."""
-        return self._state.name == "CONNECTED"
+        return self._state is self.connected
 
     def receive(self, level: Level, data: bytes, now: float) -> list[Event]:
         """Take in handshake bytes received at `level` at `now` (Unix seconds); the events they lead to, in order.

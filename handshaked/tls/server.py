@@ -45,6 +45,7 @@ class ServerHandshake(Machine):
     ``legacy_session_id`` and ``peer_record_size_limit`` are for the record layer of TCP.
     """
 
+    connected: ClassVar = ServerState.CONNECTED
     failed: ClassVar = ServerState.FAILED
 
     # Set on the way; no state leads to where they are read before they are set.

@@ -311,7 +311,7 @@ class _Connection:
     def _finished(self, sequence: int) -> None:
         self._usage.handshakes -= 1
         driver = self._drivers[sequence]
-        if driver.ticket_seconds and self._usage.awaiting_tickets < self._limits.handshakes:
+        if driver.takes_tickets and self._usage.awaiting_tickets < self._limits.handshakes:
             self._usage.awaiting_tickets += 1
             self._awaiting_tickets[sequence] = self._loop.call_later(
                 driver.ticket_seconds, self._stop_awaiting_tickets, sequence

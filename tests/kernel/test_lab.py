@@ -10,20 +10,20 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="the laboratory is made of mounts, for which one has to be root"),
 ]
-MEMORY = {"nfs_many.py": "9G"}  # The kernel lets 3 to 50 requests wait, by its memory; it is taken as it is used.
+MEMORY = {"nfs_many": "9G"}  # The kernel lets 3 to 50 requests wait, by its memory; it is taken as it is used.
 
 
 @pytest.mark.parametrize(
     "program",
     [
-        "nfs_tls.py",
-        "nfs_mtls.py",
-        "nfs_refused.py",
-        "nfs_names.py",
-        "nfs_many.py",
-        "nfs_restart.py",
-        "keys.py",
-        "tlshd.py",
+        "nfs_tls",
+        "nfs_mtls",
+        "nfs_refused",
+        "nfs_names",
+        "nfs_many",
+        "nfs_restart",
+        "keys",
+        "tlshd",
     ],
 )
 def test_in_the_kernel(program: str) -> None:

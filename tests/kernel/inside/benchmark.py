@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from rpc import context, handshake
-from scene import HERE, authority, daemon, serve_nfs, serving
+from tests.kernel.inside.rpc import context, handshake
+from tests.kernel.inside.scene import HERE, authority, daemon, serve_nfs, serving
 
 agent, row, at_once, rounds = sys.argv[1], *map(int, sys.argv[2:])
 ca = authority()

@@ -2,8 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from rpc import context, handshake
-from scene import authority, daemon, descriptors, logged, serve_nfs, serving
+from tests.kernel.inside.rpc import context, handshake
+from tests.kernel.inside.scene import authority, daemon, descriptors, logged, serve_nfs, serving
 
 ca = authority()
 server = ca.issue("server.test")

@@ -1,6 +1,16 @@
 """``xprtsec=mtls`` mounts: by both sides' certificates, not without the client's, for peers that the rules allow."""
 
-from scene import authority, daemon, logged, mount, mounted, refused, serve_nfs, serving, write_and_read
+from tests.kernel.inside.scene import (
+    authority,
+    daemon,
+    logged,
+    mount,
+    mounted,
+    refused,
+    serve_nfs,
+    serving,
+    write_and_read,
+)
 
 ca = authority()
 server = ca.issue("server.test")

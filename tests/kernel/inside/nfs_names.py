@@ -3,10 +3,19 @@
 import ssl
 from contextlib import suppress
 
-from rpc import context, handshake
-from scene import authority, daemon, logged, mount, mounted, refused, serve_nfs, serving, write_and_read
-
 from handshaked.model import KeyType
+from tests.kernel.inside.rpc import context, handshake
+from tests.kernel.inside.scene import (
+    authority,
+    daemon,
+    logged,
+    mount,
+    mounted,
+    refused,
+    serve_nfs,
+    serving,
+    write_and_read,
+)
 
 ca = authority()
 one = ca.issue("one.test")

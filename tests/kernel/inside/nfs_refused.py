@@ -2,7 +2,17 @@
 
 import time
 
-from scene import authority, daemon, logged, mount, mounted, refused, serve_nfs, serving, write_and_read
+from tests.kernel.inside.scene import (
+    authority,
+    daemon,
+    logged,
+    mount,
+    mounted,
+    refused,
+    serve_nfs,
+    serving,
+    write_and_read,
+)
 
 ca = authority()
 other = authority("other CA")

@@ -6,8 +6,8 @@ import socket
 import ssl
 from contextlib import suppress
 
-from rpc import context, handshake, start_tls
-from scene import authority, daemon, mounted, serve_nfs, serving, write_and_read
+from tests.kernel.inside.rpc import context, handshake, start_tls
+from tests.kernel.inside.scene import authority, daemon, mounted, serve_nfs, serving, write_and_read
 
 ca = authority()
 server = ca.issue("server.test")

@@ -1,6 +1,6 @@
 """An ``xprtsec=tls`` mount, handshakes of both sides by the daemon: a file is written and read back."""
 
-from scene import authority, daemon, logged, mounted, serve_nfs, serving, write_and_read
+from tests.kernel.inside.scene import authority, daemon, logged, mounted, serve_nfs, serving, write_and_read
 
 ca = authority()
 server = ca.issue("server.test")
