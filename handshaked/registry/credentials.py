@@ -18,10 +18,11 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from handshaked.errors import RefusedError
 from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
+from handshaked.tls.certificates import MAX_CERTIFICATES
 from handshaked.tls.parameters import Credential
 
 MAX_FILE = 1024 * 1024
-MAX_CHAIN = 16
+MAX_CHAIN = MAX_CERTIFICATES  # what our own client takes from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 MIN_RSA_BITS = 2048
 _CURVES: dict[type[ec.EllipticCurve], KeyType] = {
