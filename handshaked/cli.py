@@ -50,6 +50,8 @@ def register(arguments: argparse.Namespace) -> int:
                 "allow_users": arguments.allow_user,
                 "allow_groups": arguments.allow_group,
                 "allow_kernel": arguments.allow_kernel,
+                "deliver": " ".join(arguments.deliver),
+                "proxy_protocol": arguments.proxy_protocol,
                 "credentials": credentials,
                 "force": arguments.force,
                 "replace": arguments.replace,
@@ -106,6 +108,7 @@ def show(arguments: argparse.Namespace) -> int:
             "server names": ", ".join(registration["server_names"]) or "(any)",
             "ALPN": ", ".join(registration["alpns"]),
             "may use it": _users(registration),
+            "delivered by": registration["deliver"] + " with PROXY protocol" * registration["proxy_protocol"],
         }
     )
     for credential in registration["credentials"]:
@@ -184,7 +187,7 @@ def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]
     certificates, keys, passphrases = arguments.cert, arguments.key, arguments.passphrase_file
     if len(certificates) != len(keys) or (passphrases and len(passphrases) != len(certificates + arguments.pkcs12)):
         arguments.parser.error("give as many --key as --cert, and --passphrase-file for all credentials or for none")
-    if not certificates and not arguments.pkcs12:
+    if not certificates and not arguments.pkcs12 and arguments.deliver[0] != "forward":
         arguments.parser.error("give a credential: --cert and --key, or --pkcs12")
     pairs = [*zip(certificates, keys, strict=True), *((path, None) for path in arguments.pkcs12)]
     credentials: list[Result] = []
@@ -286,6 +289,14 @@ def _add_register_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--allow-user", action="append", default=[], metavar="U", help="who else may use it")
     sub.add_argument("--allow-group", action="append", default=[], metavar="G", help="whose members may use it")
     sub.add_argument("--allow-kernel", action="store_true", help="upcalls of the kernel may use it")
+    sub.add_argument(
+        "--deliver",
+        nargs="+",
+        default=["accept"],
+        metavar="HOW",
+        help="how handshaked-demux delivers connections: accept, relay, or forward HOST:PORT",
+    )
+    sub.add_argument("--proxy-protocol", action="store_true", help="forward with a PROXY protocol v2 header")
     sub.add_argument("--replace", action="store_true", help="replace the registration of that name")
     sub.add_argument("--force", action="store_true", help="accept expired or not yet valid certificates, for testing")
 

@@ -5,6 +5,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -14,11 +15,13 @@ from pathlib import Path
 from handshaked import __version__, directories
 from handshaked.control.arguments import Arguments
 from handshaked.control.channel import Message
+from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
 from handshaked.control.server import ControlServer
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.model import Caller
 from handshaked.process import LEVELS, forbid_core_dumps, log_to_stderr
+from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import Store
 from handshaked.supervisor import Supervisor
 from handshaked.upcall.unix import caller_of
@@ -34,14 +37,18 @@ _FORGET_SECONDS = 120.0
 class Daemon:
     """The parent process: the registry's only writer, the control socket, and the workers' keeper."""
 
-    def __init__(self, state_directory: Path, runtime_directory: Path, workers: int, log_level: str) -> None:
+    def __init__(
+        self, state_directory: Path, runtime_directory: Path, workers: int, log_level: str, demux_uid: int | None
+    ) -> None:
         self._started = time.time()
         self._store = Store(state_directory / directories.DATABASE)
         self._store.forget_unused()
         self._listener = _listen(runtime_directory / directories.HANDSHAKE_SOCKET)
         self._control = _listen(runtime_directory / directories.CONTROL_SOCKET)
         self._supervisor = Supervisor(self._listener, state_directory, workers, log_level)
-        self._manager = Manager(self._store, self._supervisor.publish)
+        self._manager = Manager(self._store, self._publish)
+        self._followers = Followers(self._manager.snapshot)
+        self._may_follow = {0, os.geteuid(), demux_uid}
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -61,6 +68,9 @@ class Daemon:
         await control.close()
         await self._supervisor.stop()
         self._store.close()
+
+    async def _publish(self, snapshot: Snapshot) -> None:
+        await asyncio.gather(self._supervisor.publish(snapshot), self._followers.publish(snapshot))
 
     def _say_ready(self, start: asyncio.Task[None]) -> None:
         if start.cancelled():
@@ -85,6 +95,10 @@ class Daemon:
             return manager.show(caller, arguments)
         if command == "explain":
             return manager.explain(caller, arguments)
+        if command == "follow":
+            if caller.uid not in self._may_follow:
+                raise RefusedError(f"uid {caller.uid} may not follow the registrations; see --demux-user")
+            return await self._followers.follow(arguments)
         arguments.end()
         if command == "status":
             return await self._status()
@@ -118,7 +132,13 @@ def main() -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    await Daemon(arguments.state_directory, arguments.runtime_directory, arguments.workers, arguments.log_level).run()
+    await Daemon(
+        arguments.state_directory,
+        arguments.runtime_directory,
+        arguments.workers,
+        arguments.log_level,
+        _uid(arguments.demux_user),
+    ).run()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,8 +150,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state-directory", type=Path, default=directories.state_directory(), metavar="DIR")
     parser.add_argument("--runtime-directory", type=Path, default=directories.runtime_directory(), metavar="DIR")
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="worker processes")
+    parser.add_argument(
+        "--demux-user",
+        default="handshaked-demux",
+        metavar="USER",
+        help="user (or uid) whose programs may follow all registrations, without their keys",
+    )
     parser.add_argument("--log-level", choices=LEVELS, default="info")
     return parser
+
+
+def _uid(user: str) -> int | None:
+    """The uid of `user`; None if there is no such user."""
+    try:
+        return int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
 
 
 def _positive(text: str) -> int:

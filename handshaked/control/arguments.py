@@ -38,6 +38,13 @@ class Arguments:
             raise RefusedError(f"{name} is not true or false")
         return value
 
+    def number(self, name: str) -> int | None:
+        """A number that is not negative, or None if it is not given."""
+        value = self._values.pop(name, None)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise RefusedError(f"{name} is not a number, or negative")
+        return value
+
     def objects(self, name: str) -> "list[Arguments]":
         """A list of objects, empty if it is not given."""
         values = self._values.pop(name, [])

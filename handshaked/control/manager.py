@@ -20,8 +20,9 @@ from handshaked.registry.credentials import (
     read_file,
     uncovered_names,
 )
+from handshaked.registry.delivery import parse_delivery
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn
-from handshaked.registry.registration import Access, Registration
+from handshaked.registry.registration import Access, Policy, Registration
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.store import CredentialDetails, NewRegistration, Source, Store
 
@@ -49,12 +50,19 @@ class Manager:
         _require_administrator(caller, "register")
         force, replace = arguments.flag("force"), arguments.flag("replace")
         sources = [_source(one) for one in arguments.objects("credentials")]
+        policy = Policy(
+            deliver=parse_delivery(arguments.optional_text("deliver") or "accept").text,
+            proxy_protocol=arguments.flag("proxy_protocol"),
+        )
+        if not sources and not policy.deliver.startswith("forward "):
+            raise RefusedError("give --cert and --key: only a registration that forwards can do without")
         new = NewRegistration(
             name=_registration_name(arguments.text("name")),
             owner=caller.uid,
             server_names=_distinct("server name", map(canonical_server_name, arguments.texts("server_names"))),
             alpns=_distinct("ALPN", map(parse_alpn, arguments.texts("alpns"))),
             credentials=tuple(zip(_load_all(sources, descriptors), sources, strict=True)),
+            policy=policy,
             access=Access(
                 uids=frozenset(map(_uid, arguments.texts("allow_users"))),
                 gids=frozenset(map(_gid, arguments.texts("allow_groups"))),
@@ -173,6 +181,8 @@ class Manager:
             "allow_users": sorted(registration.access.uids),
             "allow_groups": sorted(registration.access.gids),
             "allow_kernel": registration.access.kernel,
+            "deliver": registration.policy.deliver,
+            "proxy_protocol": registration.policy.proxy_protocol,
             "credentials": [_shown_credential(one) for one in self._store.details(registration)],
         }
 
@@ -222,8 +232,8 @@ def _source(arguments: Arguments) -> Source:
 
 
 def _load_all(sources: list[Source], descriptors: tuple[int, ...]) -> list[LoadedCredential]:
-    if not 1 <= len(sources) <= MAX_CREDENTIALS:
-        raise RefusedError(f"a registration has 1 to {MAX_CREDENTIALS} credentials; give --cert and --key")
+    if len(sources) > MAX_CREDENTIALS:
+        raise RefusedError(f"a registration has at most {MAX_CREDENTIALS} credentials")
     if len(descriptors) != sum(len(_paths(source)) for source in sources):
         raise RefusedError(f"{len(descriptors)} file descriptors came for the files of {len(sources)} credentials")
     left = iter(descriptors)

@@ -31,7 +31,14 @@ class Policy:
     """How handshakes of a registration are run: settings with defaults, of plain types (strings, numbers, tuples).
 
     The store keeps them by name, those that differ from their default only.
+
+    ``deliver`` is how ``handshaked-demux`` delivers the connections: ``accept`` (a socket to the application),
+    ``relay`` (one whose datagrams pass through the demultiplexer), or ``forward HOST:PORT`` (to a server there), with
+    ``proxy_protocol`` behind a header that tells the client's address.
     """
+
+    deliver: str = "accept"
+    proxy_protocol: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -379,7 +379,8 @@ def _load_access(text: str) -> Access:
 @lru_cache(maxsize=4096)
 def _load_policy(text: str) -> Policy:
     settings: dict[str, Any] = json.loads(text)
-    return Policy(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return Policy(**settings)
 
 
 @lru_cache(maxsize=4096)

@@ -77,7 +77,7 @@ async def connect(
     """
     _check(configuration)
     anchors = await asyncio.to_thread(_trust_anchors, configuration)
-    create = partial(_create, create_protocol, client, registration, anchors)
+    create = partial(create_adapted, create_protocol, client, registration, anchors)
     async with aioquic_client.connect(
         host, port, configuration=configuration, create_protocol=create, **options
     ) as protocol:
@@ -99,11 +99,24 @@ async def serve(
     `configuration.alpn_protocols` (None: all) and `registration` (None: any that this user may use) limit the choice.
     ValueError if `configuration` holds a private key.
     """
+    create = partial(create_adapted, create_protocol, client, registration, ())
+    return await aioquic_server.serve(
+        host, port, configuration=server_configuration(configuration), create_protocol=create, **options
+    )
+
+
+def server_configuration(
+    configuration: QuicConfiguration, connection_id_length: int | None = None
+) -> QuicConfiguration:
+    """`configuration` for a server whose TLS is in the daemon. ValueError if it holds a private key."""
     _check(configuration)
-    create = partial(_create, create_protocol, client, registration, ())
     # aioquic insists on a certificate and a key for a server; it gives them to the tls.Context that is replaced.
-    placeholder = replace(configuration, certificate=_IN_THE_DAEMON, private_key=_IN_THE_DAEMON)
-    return await aioquic_server.serve(host, port, configuration=placeholder, create_protocol=create, **options)
+    return replace(
+        configuration,
+        certificate=_IN_THE_DAEMON,
+        private_key=_IN_THE_DAEMON,
+        connection_id_length=connection_id_length or configuration.connection_id_length,
+    )
 
 
 def outcome_of(protocol: QuicConnectionProtocol) -> Outcome | None:
@@ -112,7 +125,7 @@ def outcome_of(protocol: QuicConnectionProtocol) -> Outcome | None:
     return remote.outcome if isinstance(remote, _RemoteTls) else None
 
 
-def _create(
+def create_adapted(
     create_protocol: Callable[..., QuicConnectionProtocol],
     client: HandshakeClient,
     registration: str | None,
@@ -120,6 +133,7 @@ def _create(
     connection: QuicConnection,
     stream_handler: QuicStreamHandler | None = None,
 ) -> QuicConnectionProtocol:
+    """A protocol for `connection`, its TLS in the daemon."""
     protocol = create_protocol(connection, stream_handler=stream_handler)
     _Adapter(connection, protocol, client, registration, trust_anchors)
     return protocol
