@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _SELF = Caller(os.geteuid())
+_ROTATION_CHECK_SECONDS = 600.0
 # A snapshot that a handshake pinned lives as long as the longest handshake: then old credentials may go.
 _FORGET_SECONDS = 120.0
 
@@ -43,6 +44,7 @@ class Daemon:
         self._started = time.time()
         self._store = Store(state_directory / directories.DATABASE)
         self._store.forget_unused()
+        self._store.rotate_ticket_keys(time.time())
         self._listener = _listen(runtime_directory / directories.HANDSHAKE_SOCKET)
         self._control = _listen(runtime_directory / directories.CONTROL_SOCKET)
         self._supervisor = Supervisor(self._listener, state_directory, workers, log_level)
@@ -61,7 +63,9 @@ class Daemon:
         control = ControlServer(self._control, self._handle, caller_of)
         ready = asyncio.create_task(self._supervisor.start())
         ready.add_done_callback(self._say_ready)
+        rotation = asyncio.create_task(self._rotate_ticket_keys())
         await stop.wait()
+        rotation.cancel()
         _notify("STOPPING=1")
         log.info("stopping")
         ready.cancel()
@@ -71,6 +75,12 @@ class Daemon:
 
     async def _publish(self, snapshot: Snapshot) -> None:
         await asyncio.gather(self._supervisor.publish(snapshot), self._followers.publish(snapshot))
+
+    async def _rotate_ticket_keys(self) -> None:
+        while True:
+            await asyncio.sleep(_ROTATION_CHECK_SECONDS)
+            if self._store.rotate_ticket_keys(time.time()):
+                await self._supervisor.publish(self._manager.snapshot)
 
     def _say_ready(self, start: asyncio.Task[None]) -> None:
         if start.cancelled():

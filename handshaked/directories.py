@@ -6,6 +6,7 @@ from pathlib import Path
 HANDSHAKE_SOCKET = "handshake.sock"
 CONTROL_SOCKET = "control.sock"
 DATABASE = "registry.db"
+REPLAY_RECORD = "used-tickets.db"
 DEMUX_SOCKET = "accept.sock"
 
 

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from handshaked.errors import Status
-from handshaked.events import Event, HandshakeComplete, HandshakeFailed
+from handshaked.events import Event, HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import Level, Outcome, Request
 from handshaked.session import Session
 
@@ -35,7 +36,10 @@ Observer = Callable[[Request, Outcome, float], None]
 
 
 class Driver:
-    """Runs `session` for `request` until its outcome has been reported to `data_path` and `observe`."""
+    """Runs `session` for `request` until its outcome has been reported to `data_path` and `observe`.
+
+    A client's driver that asked for session tickets stays open for them for a while after that.
+    """
 
     def __init__(self, request: Request, session: Session, data_path: DataPath, observe: Observer) -> None:
         self._request = request
@@ -45,6 +49,12 @@ class Driver:
         self._started = time.monotonic()
         self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._expire)
         self.finished = False
+        self.takes_tickets = False
+
+    @property
+    def ticket_seconds(self) -> float:
+        """How long a client's endpoint wants session tickets after the handshake."""
+        return self._request.ticket_seconds
 
     def start(self) -> None:
         """Begin the handshake."""
@@ -67,6 +77,7 @@ class Driver:
 
     def _step(self, step: Callable[[float], list[Event]]) -> None:
         if self.finished:
+            self._take_tickets(step)
             return
         try:
             events = step(time.time())
@@ -80,14 +91,29 @@ class Driver:
             log.exception("handshake of %s failed unexpectedly", self._request.caller)
             self._finish(Outcome(reason="internal error; the daemon's log has the details"))
 
+    def _take_tickets(self, step: Callable[[float], list[Event]]) -> None:
+        """Whatever goes wrong behind the handshake costs the tickets, not the connection."""
+        if not self.takes_tickets:
+            return
+        try:
+            events = step(time.time())
+        except Exception:
+            log.exception("a session ticket for %s failed unexpectedly", self._request.caller)
+            events = []
+            self.takes_tickets = False
+        self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
+
     def _finish(self, outcome: Outcome) -> None:
         if self.finished:
             return
         self.finished = True
+        self.takes_tickets = outcome.status == 0 and self._request.ticket_seconds > 0
         self._deadline.cancel()
         try:
             self._data_path.finish(outcome)
         finally:
+            # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
+            outcome = replace(outcome, registration=outcome.registration or self._session.registration)
             self._observe(self._request, outcome, time.monotonic() - self._started)
 
 
@@ -102,5 +128,6 @@ def _outcome(event: HandshakeComplete | HandshakeFailed) -> Outcome:
         registration=event.registration,
         cipher_suite=event.cipher_suite,
         resumed=event.resumed,
+        early_data_accepted=event.early_data_accepted,
         peer_certificates=event.peer_certificates,
     )

@@ -129,6 +129,14 @@ class RefusedError(HandshakedError):
     """The registry or the control interface refuses a change or a question; the text says why and what to do."""
 
 
+class DeniedError(RefusedError):
+    """Who asks may not have this done; somebody else may."""
+
+
+class UnavailableError(RefusedError):
+    """Something the daemon needs (disk, descriptors, a file) fails for now; the same request may work later."""
+
+
 class WireError(HandshakedError):
     """A netlink-format message is malformed.
 

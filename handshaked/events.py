@@ -72,10 +72,14 @@ class HandshakeComplete:
 
 @dataclass(frozen=True, slots=True)
 class SessionTicket:
-    """What a client needs to resume: opaque, to be kept as secret as a key, for use once, until ``expires``."""
+    """What a client needs to resume: opaque, to be kept as secret as a key, for use once, until ``expires``.
+
+    ``early_data``: the server lets it bring early data.
+    """
 
     state: bytes = field(repr=False)
     expires: float
+    early_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The words all parts share: who calls, what is asked, where in a handshake bytes belong, how it ended."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from handshaked.errors import Alert, Status
 
@@ -48,8 +48,10 @@ class Group(enum.IntEnum):
     SECP384R1 = 0x0018
     SECP521R1 = 0x0019
     X25519 = 0x001D
+    X448 = 0x001E
     SECP256R1MLKEM768 = 0x11EB
     X25519MLKEM768 = 0x11EC
+    SECP384R1MLKEM1024 = 0x11ED
 
 
 class AuthMode(enum.IntEnum):
@@ -90,10 +92,14 @@ class Request:
     """One handshake asked for, whichever door it came through.
 
     ``timeout`` is in seconds. ``alpns`` are what a client offers, or what a server limits itself to (empty: all
-    that is registered). ``server_name`` is the name a client sends and verifies. ``cipher_suites`` are
-    those allowed, in order of preference (empty: the daemon's). ``trust_anchors`` are DER certificates that replace
-    the daemon's trust store. ``registration`` and ``credential`` (SHA-256 of the leaf,
-    32 bytes) narrow the choice on a server and name the client certificate on a client.
+    that is registered). ``server_name`` is the name a client sends and verifies. ``cipher_suites`` are those allowed,
+    in order of preference (empty: the daemon's). ``trust_anchors`` are DER certificates that replace the daemon's
+    trust store. ``registration`` and ``credential`` (SHA-256 of the leaf, 32 bytes) narrow the choice on a server and
+    name the client certificate on a client.
+
+    ``session_ticket`` is what a client resumes with; it is sent new ones for ``ticket_seconds`` after the handshake.
+    ``early_data`` consents to 0-RTT; on a server its bytes stand for what the early data relies on: a ticket brings
+    early data only to an endpoint with the same.
     """
 
     role: Role
@@ -107,6 +113,9 @@ class Request:
     credential: bytes | None = None
     cipher_suites: tuple[CipherSuite, ...] = ()
     trust_anchors: tuple[bytes, ...] = ()
+    session_ticket: bytes | None = field(default=None, repr=False)
+    early_data: bytes | None = None
+    ticket_seconds: float = 0.0
     peer_address: str | None = None
 
 
@@ -122,6 +131,7 @@ class Outcome:
     registration: str | None = None
     cipher_suite: CipherSuite | None = None
     resumed: bool = False
+    early_data_accepted: bool = False
     peer_certificates: tuple[bytes, ...] = ()
 
 

@@ -34,5 +34,7 @@ def log_to_stderr(level: str, who: str) -> None:
     else:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    # What the format does not show need not be found out for each line.
     logging.logThreads = False
+    logging.logProcesses = False
     logging.logMultiprocessing = False

@@ -2,38 +2,30 @@
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 
 from handshaked.driver import DataPath, Driver, Observer
-from handshaked.errors import Alert, CallerError, LocalError, PeerError, Status
+from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller, Level, Outcome, Request
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.registry.snapshot import Query, Selection, Snapshot
-from handshaked.session import CredentialLoader, open_session
-from handshaked.tls.parameters import ClientHello, PeerVerifier
+from handshaked.session import Resources, open_session
+from handshaked.tls.parameters import ClientHello
 from handshaked.tls.server import ServerHandshake
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ServerChainVerifier
-
-SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
-_CACHED_CREDENTIALS = 4096
-_CACHED_TRUST_STORES = 64
 
 
 class HandshakeService:
     """Opens drivers. ``snapshot`` may be replaced at any time: a handshake keeps the one it began with."""
 
-    def __init__(self, snapshot: Snapshot, load_credential: CredentialLoader, observe: Observer) -> None:
+    def __init__(self, snapshot: Snapshot, resources: Resources, observe: Observer) -> None:
         self.snapshot = snapshot
         self.in_flight = 0
-        self._load_credential = lru_cache(maxsize=_CACHED_CREDENTIALS)(load_credential)
+        self._resources = resources
         self._observe = observe
         self._on_idle: Callable[[], object] = lambda: None
 
     def open(self, request: Request, data_path: DataPath) -> Driver:
         """The driver for `request`; the caller starts it."""
-        session = open_session(request, self.snapshot, self._load_credential, _load_trust)
+        session = open_session(request, self.snapshot, self._resources)
         driver = Driver(request, session, data_path, self._ended)
         self.in_flight += 1
         return driver
@@ -72,27 +64,3 @@ def _assemble(datagrams: tuple[bytes, ...]) -> bytes:
         if message is not None:
             return message
     raise PeerError(Alert.DECODE_ERROR, f"{len(datagrams)} datagrams hold no whole ClientHello of QUIC v1 or v2")
-
-
-def _load_trust(request: Request) -> PeerVerifier:
-    if not request.trust_anchors:
-        return _system_trust()
-    try:
-        return _trust_in(request.trust_anchors)
-    except ValueError as error:
-        raise CallerError(
-            Alert.INTERNAL_ERROR, f"a trust anchor of the request cannot be parsed: {error}", Status.INVALID
-        ) from None
-
-
-@lru_cache(maxsize=_CACHED_TRUST_STORES)
-def _trust_in(anchors: tuple[bytes, ...]) -> PeerVerifier:
-    return ServerChainVerifier(TrustStore.from_der(anchors))
-
-
-@lru_cache(maxsize=1)
-def _system_trust() -> PeerVerifier:
-    try:
-        return ServerChainVerifier(TrustStore.from_pem(SYSTEM_TRUST.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise LocalError(f"the system's trust store {SYSTEM_TRUST} cannot be used: {error}", Status.NO_KEY) from None

@@ -6,6 +6,7 @@ kind ends it with one HandshakeFailed, behind which nothing follows.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, Status
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed, PeerTransportParameters
@@ -24,10 +25,21 @@ from handshaked.tls.server import ServerHandshake
 
 MAX_TRANSPORT_PARAMETERS = 4096
 
-CredentialLoader = Callable[[int], Credential]
-"""Gives the credential of an id; LocalError if it cannot."""
-TrustLoader = Callable[[Request], PeerVerifier]
-"""Gives what verifies the peer of a request; HandshakeError if it cannot."""
+
+class Resources(Protocol):
+    """Where a session gets what it needs; each may raise HandshakeError."""
+
+    def credential(self, identity: int, /) -> Credential:
+        """The credential of an id."""
+        ...
+
+    def server_verifier(self, request: Request) -> PeerVerifier:
+        """What verifies the server that a client's request is for."""
+        ...
+
+    def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
+        """With what a server goes on after the selection."""
+        ...
 
 
 class Session:
@@ -47,6 +59,11 @@ class Session:
     def proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
         """Go on with a server's own `transport_parameters`, if the request did not bring them."""
         return self._guarded(lambda: self._proceed(transport_parameters, now))
+
+    @property
+    def registration(self) -> str | None:
+        """The registration that was chosen, as soon as one is."""
+        return None
 
     def _guarded(self, step: Callable[[], list[Event]]) -> list[Event]:
         if self._over:
@@ -72,14 +89,19 @@ class Session:
 class ServerSession(Session):
     """A server's handshake, served out of the snapshot that is current when it begins."""
 
-    def __init__(self, request: Request, snapshot: Snapshot, load_credential: CredentialLoader) -> None:
+    def __init__(self, request: Request, snapshot: Snapshot, resources: Resources) -> None:
         super().__init__()
         self._request = request
         self._snapshot = snapshot
-        self._load_credential = load_credential
+        self._resources = resources
         self._engine = ServerHandshake()
         self._selection: Selection | None = None
         self._transport_parameters: bytes | None = None
+
+    @property
+    def registration(self) -> str | None:
+        """The registration that was chosen, as soon as one is."""
+        return None if self._selection is None else self._selection.registration.name
 
     def _start(self, now: float) -> list[Event]:
         if self._request.transport_parameters is not None:
@@ -125,28 +147,18 @@ class ServerSession(Session):
         """The server's flight, as soon as both the choice and the own transport parameters are there."""
         if self._selection is None or self._transport_parameters is None:
             return []
-        credential = self._load_credential(self._selection.credential.id)
-        parameters = ServerParameters(
-            credential=credential,
-            alpn=self._selection.alpn,
-            transport_parameters=self._transport_parameters,
-            cipher_suites=self._request.cipher_suites or DEFAULT_CIPHER_SUITES,
-            registration=self._selection.registration.name,
-        )
+        parameters = self._resources.answer(self._request, self._selection, self._transport_parameters)
         return self._engine.proceed(parameters, now)
 
 
 class ClientSession(Session):
-    """A client's handshake; `load_trust` gives what verifies the server, unless the request is unauthenticated."""
+    """A client's handshake; its server is verified unless the request is unauthenticated."""
 
-    def __init__(
-        self, request: Request, snapshot: Snapshot, load_credential: CredentialLoader, load_trust: TrustLoader
-    ) -> None:
+    def __init__(self, request: Request, snapshot: Snapshot, resources: Resources) -> None:
         super().__init__()
         self._request = request
         self._snapshot = snapshot
-        self._load_credential = load_credential
-        self._load_trust = load_trust
+        self._resources = resources
         self._engine: ClientHandshake | None = None
 
     def _start(self, now: float) -> list[Event]:
@@ -162,9 +174,11 @@ class ClientSession(Session):
                 alpns=request.alpns,
                 server_name=request.server_name,
                 transport_parameters=_checked(request.transport_parameters),
-                verifier=self._load_trust(request) if request.auth_mode is AuthMode.X509 else None,
+                verifier=self._resources.server_verifier(request) if request.auth_mode is AuthMode.X509 else None,
                 credential=self._client_credential(),
                 cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
+                session_ticket=request.session_ticket,
+                early_data=request.early_data is not None,
             )
         )
         return self._engine.start(now)
@@ -179,7 +193,7 @@ class ClientSession(Session):
         wanted = self._request.credential
         for reference in registration.credentials:
             if wanted in (None, reference.leaf_digest):
-                return self._load_credential(reference.id)
+                return self._resources.credential(reference.id)
         raise _unfit(f"registration {name!r} has no such credential", Status.NO_KEY)
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
@@ -188,13 +202,11 @@ class ClientSession(Session):
         return self._engine.receive(level, data, now)
 
 
-def open_session(
-    request: Request, snapshot: Snapshot, load_credential: CredentialLoader, load_trust: TrustLoader
-) -> Session:
+def open_session(request: Request, snapshot: Snapshot, resources: Resources) -> Session:
     """The session that runs `request`; it pins `snapshot`."""
     if request.role is Role.SERVER:
-        return ServerSession(request, snapshot, load_credential)
-    return ClientSession(request, snapshot, load_credential, load_trust)
+        return ServerSession(request, snapshot, resources)
+    return ClientSession(request, snapshot, resources)
 
 
 def _checked(transport_parameters: bytes) -> bytes:

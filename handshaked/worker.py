@@ -14,10 +14,12 @@ import socket
 from pathlib import Path
 
 from handshaked.control.channel import Message, receive_message, send_message
-from handshaked.directories import DATABASE
+from handshaked.directories import DATABASE, REPLAY_RECORD
 from handshaked.outcomes import OutcomeRecorder
 from handshaked.process import forbid_core_dumps, log_to_stderr
+from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
+from handshaked.resources import StoredResources
 from handshaked.service import HandshakeService
 from handshaked.upcall.unix import Limits, UnixDoor
 
@@ -33,10 +35,12 @@ class Worker:
         self._parent = parent
         self._store = Store(state_directory / DATABASE, read_only=True)
         self._outcomes = OutcomeRecorder()
-        self._service = HandshakeService(self._store.load(), self._store.credential, self._outcomes)
-        # The snapshot lives long and holds no cycles: keep the collector from walking it.
+        self._resources = StoredResources(self._store, ReplayRecord(state_directory / REPLAY_RECORD))
+        self._service = HandshakeService(self._store.load(), self._resources, self._outcomes)
+        # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 100)
         self._door = UnixDoor(listener, self._service, Limits())
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
@@ -49,6 +53,7 @@ class Worker:
         self._tell({"event": "ready", "generation": self._service.snapshot.generation})
         await self._stopped.wait()
         self._door.close()
+        self._outcomes.flush()
         self._store.close()
 
     def _on_command(self) -> None:
@@ -59,6 +64,7 @@ class Worker:
         command = received[0].get("command")
         if command == "refresh":
             self._service.snapshot = self._store.refresh(self._service.snapshot)
+            self._resources.refresh()
             self._tell({"event": "refreshed", "generation": self._service.snapshot.generation})
         elif command == "status":
             self._tell({"event": "status", "in_flight": self._service.in_flight, **self._outcomes.counts})

@@ -2,9 +2,15 @@
 
 from collections.abc import Callable
 
-from handshaked.events import CryptoData, Event, PeerTransportParameters, TrafficSecret
+from handshaked.events import CryptoData, Event, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import Outcome
-from handshaked.wire.family import push_crypto, push_done, push_peer_transport_parameters, push_secret
+from handshaked.wire.family import (
+    push_crypto,
+    push_done,
+    push_peer_transport_parameters,
+    push_secret,
+    push_session_ticket,
+)
 
 
 class Relay:
@@ -24,6 +30,8 @@ class Relay:
                 self._send(push_secret(self._sequence, event))
             elif isinstance(event, PeerTransportParameters):
                 self._send(push_peer_transport_parameters(self._sequence, event))
+            elif isinstance(event, SessionTicket):
+                self._send(push_session_ticket(self._sequence, event))
 
     def finish(self, outcome: Outcome) -> None:
         """Send DONE."""

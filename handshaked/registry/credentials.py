@@ -1,5 +1,6 @@
 """Certificates and private keys as people keep them, read, checked, and brought into one form."""
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from handshaked.errors import RefusedError
-from handshaked.model import KeyType
+from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
 from handshaked.tls.parameters import Credential
 
 MAX_FILE = 1024 * 1024
 MAX_CHAIN = 16
+MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 MIN_RSA_BITS = 2048
 _CURVES: dict[type[ec.EllipticCurve], KeyType] = {
     ec.SECP256R1: KeyType.ECDSA_P256,
@@ -45,6 +47,7 @@ class LoadedCredential:
     names: tuple[str, ...]
     not_before: float
     not_after: float
+    ocsp_response: bytes | None = field(default=None, repr=False)
 
 
 def read_file(fd: int, path: str, *, secret: bool) -> bytes:
@@ -116,15 +119,24 @@ def uncovered_names(credential: LoadedCredential, server_names: tuple[str, ...])
     return [name for name in server_names if name not in covered and f"*.{name.partition('.')[2]}" not in covered]
 
 
-def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType) -> Credential:
+def chain_digest(chain: tuple[bytes, ...]) -> bytes:
+    """The SHA-256 of all certificates of `chain`."""
+    return hashlib.sha256(b"".join(chain)).digest()
+
+
+def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocsp: bytes | None = None) -> Credential:
     """The credential a handshake uses, out of what the store keeps."""
-    return Credential(chain, serialization.load_der_private_key(key, None), key_type)
+    return Credential(chain, serialization.load_der_private_key(key, None), key_type, ocsp)
 
 
 def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[str, str]) -> LoadedCredential:
     key_type = _key_type(key, names[1])
     if len(chain) > MAX_CHAIN:
         raise RefusedError(f"{names[0]}: {len(chain)} certificates, the limit is {MAX_CHAIN}")
+    der = tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in chain)
+    size = sum(map(len, der))
+    if size > MAX_CHAIN_BYTES:
+        raise RefusedError(f"{names[0]}: {size} bytes of certificates, the limit is {MAX_CHAIN_BYTES}")
     leaf = chain[0]
     if _public_bytes(leaf.public_key()) != _public_bytes(key.public_key()):
         others = any(_public_bytes(other.public_key()) == _public_bytes(key.public_key()) for other in chain[1:])
@@ -133,7 +145,7 @@ def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[s
     if leaf.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
         key_type = KeyType.RSA_PSS
     return LoadedCredential(
-        chain=tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in chain),
+        chain=der,
         key=key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),

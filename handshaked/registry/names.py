@@ -43,12 +43,16 @@ def lookup_names(server_name: str | None) -> tuple[str | None, ...]:
     if server_name is None:
         return (None,)
     name = server_name.lower().removesuffix(".")
-    _, dot, parent = name.partition(".")
+    label, dot, parent = name.partition(".")
+    if label in ("", "*"):  # no host name has these labels: neither may be taken for the wildcard's one label
+        return (None,)
     return (name, f"*.{parent}", None) if dot else (name, None)
 
 
 def parse_alpn(text: str) -> bytes:
     """The protocol that `text` writes: UTF-8, with ``\\xNN`` for any byte and ``\\\\`` for a backslash."""
+    if not _is_utf8(text):
+        raise RefusedError(f"ALPN {text!r} is not UTF-8: write other bytes as \\xNN")
     out = bytearray()
     position = 0
     for match in _ESCAPE.finditer(text):
@@ -74,6 +78,11 @@ def check_alpn(alpn: bytes) -> bytes:
 def show_alpn(alpn: bytes) -> str:
     """`alpn` for people: printable ASCII as it is, all else escaped; ``parse_alpn`` reads it back."""
     return "".join("\\\\" if byte == 0x5C else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in alpn)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether `text` has no lone surrogates, as which Python hands in bytes that are not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_ip_address(name: str) -> bool:

@@ -32,18 +32,31 @@ class Policy:
 
     The store keeps them by name, those that differ from their default only.
 
+    ``client_auth`` is ``none``, ``request`` or ``require``; client certificates are verified by the store's trust
+    ``client_trust`` (an id; 0: the system's trust store). ``tickets`` is how many session tickets a client gets.
+    ``early_data`` lets tickets bring 0-RTT data, if the endpoint takes it too. ``cipher_suites`` and ``groups`` are
+    names in the order of preference (empty: the engine's).
     ``deliver`` is how ``handshaked-demux`` delivers the connections: ``accept`` (a socket to the application),
     ``relay`` (one whose datagrams pass through the demultiplexer), or ``forward HOST:PORT`` (to a server there), with
     ``proxy_protocol`` behind a header that tells the client's address.
     """
 
+    client_auth: str = "none"
+    client_trust: int = 0
+    tickets: int = 1
+    early_data: bool = False
+    cipher_suites: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     deliver: str = "accept"
     proxy_protocol: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order, never empty."""
+    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order, never empty.
+
+    ``origin`` is the drop-in file that asks for it; empty: it was registered by a command.
+    """
 
     id: int
     name: str
@@ -53,6 +66,12 @@ class Registration:
     credentials: tuple[CredentialReference, ...]
     access: Access = field(default=Access())
     policy: Policy = field(default=Policy())
+    origin: str = ""
+
+    @property
+    def internal(self) -> bool:
+        """Whether it is the daemon's own, for its self-test: people cannot choose a name that starts with a dot."""
+        return self.name.startswith(".")
 
     def allows(self, caller: Caller) -> bool:
         """Whether `caller` may have handshakes done with this registration."""
@@ -69,3 +88,31 @@ class Registration:
     def pairs(self) -> list[tuple[str | None, bytes]]:
         """The (server name, ALPN) pairs this registration claims; each may be claimed once."""
         return [(name, alpn) for name in self.server_names or (None,) for alpn in self.alpns]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave for a user (or for the members of a group) to register `server_names` with `alpns` on their own.
+
+    ``server_names`` are canonical; ``*.example.com`` covers every name one label below, and itself. Empty: only
+    registrations without a name. ``kernel``: they may let the kernel use their registrations.
+    """
+
+    id: int
+    uid: int | None
+    gid: int | None
+    server_names: tuple[str, ...]
+    alpns: tuple[bytes, ...]
+    kernel: bool = False
+
+    def is_for(self, caller: Caller) -> bool:
+        """Whether `caller` holds it."""
+        return (self.uid is not None and caller.uid == self.uid) or (self.gid is not None and self.gid in caller.gids)
+
+    def covers(self, server_name: str | None, alpn: bytes) -> bool:
+        """Whether the pair (`server_name` in canonical form, `alpn`) may be claimed by it."""
+        if alpn not in self.alpns:
+            return False
+        if server_name is None:
+            return not self.server_names
+        return server_name in self.server_names or f"*.{server_name.partition('.')[2]}" in self.server_names

@@ -121,13 +121,18 @@ class Snapshot:
             answer = self.select(query)
         except HandshakeError as error:
             answer = error
-        winner = answer.registration if isinstance(answer, Selection) else None
-        verdicts: list[Verdict] = []
-        for name in lookup_names(query.server_name):
-            for registration in self._by_server_name.get(name, ()):
-                chosen = registration is winner and not any(verdict.chosen for verdict in verdicts)
-                reason = _reason(registration, name, query, answer, chosen)
-                verdicts.append(Verdict(registration, name, chosen, reason))
+        matching = [
+            (registration, name)
+            for name in lookup_names(query.server_name)
+            for registration in self._by_server_name.get(name, ())
+        ]
+        winning = None
+        if isinstance(answer, Selection):
+            winning = next(match for match in matching if match[0] is answer.registration)
+        verdicts = []
+        for match in matching:
+            reason = "chosen" if match is winning else _reason(*match, query, answer, winning)
+            verdicts.append(Verdict(*match, match is winning, reason))
         return answer, verdicts
 
     def _no_match(self, query: Query, names: tuple[str | None, ...]) -> HandshakeError:
@@ -189,10 +194,12 @@ def _credential(registration: Registration, query: Query) -> CredentialReference
 
 
 def _reason(
-    registration: Registration, name: str | None, query: Query, answer: Selection | HandshakeError, chosen: bool
+    registration: Registration,
+    name: str | None,
+    query: Query,
+    answer: Selection | HandshakeError,
+    winning: tuple[Registration, str | None] | None,
 ) -> str:
-    if chosen:
-        return "chosen"
     if not registration.allows(query.caller):
         return f"{query.caller} may not use it"
     if query.registration not in (None, registration.name):
@@ -202,10 +209,10 @@ def _reason(
         return "shares no ALPN with the client"
     if query.served_alpns and not any(alpn in query.served_alpns for alpn in shared):
         return "the caller does not serve the ALPN they share"
-    if isinstance(answer, HandshakeError):
-        return answer.reason
-    if registration is answer.registration:
+    if isinstance(answer, HandshakeError) or winning is None:
+        return str(answer)
+    if registration is winning[0]:
         return "chosen already by a more specific name"
-    if name not in (answer.registration.server_names or (None,)):
-        return f"its name {name or '(any)'} is less specific than that of {answer.registration.name!r}"
+    if name != winning[1]:
+        return f"its name {name or '(any)'} is less specific than that of {winning[0].name!r}"
     return f"the client prefers ALPN {show_alpn(answer.alpn)} to {show_alpn(shared[0])}"

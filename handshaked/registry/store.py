@@ -4,50 +4,40 @@ One process writes (the daemon's parent); workers read. Credentials are immutabl
 pinned finds its credential even after the registration has changed, until ``forget_unused`` is called.
 """
 
+import dataclasses
 import json
 import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from handshaked.errors import LocalError, RefusedError, Status
 from handshaked.model import KeyType
-from handshaked.registry.credentials import LoadedCredential, open_credential
+from handshaked.registry.credentials import LoadedCredential, chain_digest, open_credential
 from handshaked.registry.names import show_alpn
-from handshaked.registry.registration import Access, CredentialReference, Policy, Registration
+from handshaked.registry.registration import Access, CredentialReference, Grant, Policy, Registration
+from handshaked.registry.rows import (
+    dump_access,
+    dump_policy,
+    join,
+    load_access,
+    load_alpns,
+    load_key_type,
+    load_policy,
+    split,
+)
+from handshaked.registry.schema import open_for_reading, open_for_writing, unavailable_for
 from handshaked.registry.snapshot import Snapshot
 from handshaked.tls.parameters import Credential
+from handshaked.tls.tickets import MAX_TICKET_LIFETIME
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE registration (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, owner INTEGER NOT NULL,
-    server_names TEXT NOT NULL, alpns BLOB NOT NULL, access TEXT NOT NULL, policy TEXT NOT NULL, created REAL NOT NULL
-);
-CREATE TABLE pair (
-    server_name TEXT NOT NULL, alpn BLOB NOT NULL,
-    registration INTEGER NOT NULL REFERENCES registration ON DELETE CASCADE,
-    PRIMARY KEY (server_name, alpn)
-) WITHOUT ROWID;
-CREATE INDEX pair_registration ON pair (registration);
-CREATE TABLE credential (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL, key_type TEXT NOT NULL, subject TEXT NOT NULL,
-    not_before REAL NOT NULL, not_after REAL NOT NULL, chain BLOB NOT NULL, key BLOB NOT NULL
-);
-CREATE TABLE registration_credential (
-    registration INTEGER NOT NULL REFERENCES registration ON DELETE CASCADE, position INTEGER NOT NULL,
-    credential INTEGER NOT NULL REFERENCES credential, source TEXT NOT NULL,
-    PRIMARY KEY (registration, position)
-) WITHOUT ROWID;
-CREATE INDEX registration_credential_credential ON registration_credential (credential);
-CREATE TABLE change (generation INTEGER PRIMARY KEY AUTOINCREMENT, registration INTEGER NOT NULL);
-"""
-_REGISTRATION_COLUMNS = "id, name, owner, server_names, alpns, access, policy"
+TICKET_KEY_ROTATION = 24 * 3600.0
+"""How long a ticket key is used to seal, in seconds."""
+_AHEAD = 3600.0  # a new key is there this long before its time: all workers have it then
+_REGISTRATION_COLUMNS = "id, name, owner, server_names, alpns, access, policy, origin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +60,29 @@ class NewRegistration:
     credentials: tuple[tuple[LoadedCredential, Source], ...]
     access: Access = field(default=Access())
     policy: Policy = field(default=Policy())
+    origin: str = ""
+    client_trust: "NewTrust | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewTrust:
+    """Trust anchors and revocation lists for client certificates: PEM, checked already, and where they come from."""
+
+    anchors: bytes
+    revocations: bytes = b""
+    anchors_path: str = ""
+    revocations_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialDetails:
-    """What people are shown of a registration's credential; times are Unix seconds."""
+    """What people are shown of a registration's credential; times are Unix seconds.
+
+    ``chain_digest`` is the SHA-256 of all certificates of the chain.
+    """
 
     reference: CredentialReference
+    chain_digest: bytes
     subject: str
     not_before: float
     not_after: float
@@ -88,10 +94,7 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
-        if read_only:
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-        else:
-            self._db = _open_for_writing(path)
+        self._db = open_for_reading(path) if read_only else open_for_writing(path)
         self._db.execute("PRAGMA foreign_keys = ON")
 
     def close(self) -> None:
@@ -135,6 +138,8 @@ class Store:
             generation = self._generation()
             if generation == snapshot.generation:
                 return snapshot
+            if snapshot.generation < self._forgotten():
+                return Snapshot(self._registrations(None), generation)
             ids = {
                 row[0]
                 for row in self._db.execute(
@@ -146,15 +151,41 @@ class Store:
 
     def credential(self, identity: int) -> Credential:
         """The credential with the id `identity`, ready for use; LocalError (ENOKEY) if it is gone."""
-        row = self._db.execute("SELECT chain, key, key_type FROM credential WHERE id = ?", (identity,)).fetchone()
+        row = self._db.execute("SELECT chain, key, key_type, ocsp FROM credential WHERE id = ?", (identity,)).fetchone()
         if row is None:
             raise LocalError("the credential was removed while the handshake ran", Status.NO_KEY)
-        return open_credential(_split(row[0], 4), row[1], KeyType(row[2]))
+        return open_credential(split(row[0], 4), row[1], KeyType(row[2]), row[3])
+
+    def trust(self, identity: int) -> tuple[bytes, bytes]:
+        """Trust anchors and revocation lists, in PEM, by their id; LocalError (ENOKEY) if they are gone."""
+        row = self._db.execute("SELECT anchors, revocations FROM trust WHERE id = ?", (identity,)).fetchone()
+        if row is None:
+            raise LocalError("the trust anchors were removed while the handshake ran", Status.NO_KEY)
+        return row[0], row[1]
+
+    def ticket_keys(self) -> list[tuple[float, bytes]]:
+        """The secrets of session tickets, each with the time from which it is used (Unix seconds), oldest first."""
+        return list(self._db.execute("SELECT begins, secret FROM ticket_key ORDER BY begins"))
+
+    def rotate_ticket_keys(self, now: float) -> bool:
+        """Add a ticket key if one is due at `now`, ahead of its time, and erase those that open no ticket any more.
+
+        Whether anything has changed: then workers are to be told.
+        """
+        newest = self._db.execute("SELECT max(begins) FROM ticket_key").fetchone()[0]
+        if newest is not None and now < newest + TICKET_KEY_ROTATION - _AHEAD:
+            return False
+        begins = now if newest is None else max(now, newest + TICKET_KEY_ROTATION)
+        with self._transaction():
+            self._db.execute("INSERT INTO ticket_key VALUES (?, ?)", (begins, os.urandom(32)))
+            expired = now - TICKET_KEY_ROTATION - MAX_TICKET_LIFETIME
+            self._db.execute("DELETE FROM ticket_key WHERE begins < ?", (expired,))
+        return True
 
     def details(self, registration: Registration) -> list[CredentialDetails]:
         """The credentials of `registration`, in order, for people."""
         rows = self._db.execute(
-            "SELECT c.id, c.key_type, c.digest, c.subject, c.not_before, c.not_after, r.source"
+            "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source"
             " FROM registration_credential r JOIN credential c ON c.id = r.credential"
             " WHERE r.registration = ? ORDER BY r.position",
             (registration.id,),
@@ -162,10 +193,11 @@ class Store:
         return [
             CredentialDetails(
                 CredentialReference(row[0], KeyType(row[1]), row[2]),
-                row[3],
+                chain_digest(split(row[3], 4)),
                 row[4],
                 row[5],
-                Source(*json.loads(row[6])),
+                row[6],
+                Source(*json.loads(row[7])),
             )
             for row in rows
         ]
@@ -177,7 +209,43 @@ class Store:
         """
         with self._transaction():
             self._db.execute("DELETE FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)")
+            self._db.execute(
+                "DELETE FROM trust WHERE id NOT IN"
+                " (SELECT json_extract(policy, '$.client_trust') FROM registration WHERE policy LIKE '%client_trust%')"
+            )
             self._db.execute("DELETE FROM change WHERE generation < (SELECT max(generation) FROM change)")
+        with unavailable_for(self._path):
+            # Erased rows are zeroed in the database; the log of past writes must go too.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def has_unused(self) -> bool:
+        """Whether ``forget_unused`` has something to erase."""
+        row = self._db.execute(
+            "SELECT 1 FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential) LIMIT 1"
+        ).fetchone()
+        return row is not None
+
+    def add_grant(self, grant: Grant) -> Grant:
+        """Keep `grant` under a new id."""
+        with self._transaction():
+            cursor = self._db.execute(
+                "INSERT INTO grant_ (uid, gid, server_names, alpns, kernel, created) VALUES (?, ?, ?, ?, ?, ?)",
+                (grant.uid, grant.gid, json.dumps(grant.server_names), join(grant.alpns, 1), grant.kernel, time.time()),
+            )
+        return dataclasses.replace(grant, id=_row_id(cursor))
+
+    def remove_grant(self, identity: int) -> None:
+        """Take the grant `identity` back; RefusedError if there is none. What was registered by it stays."""
+        with self._transaction():
+            if self._db.execute("DELETE FROM grant_ WHERE id = ?", (identity,)).rowcount == 0:
+                raise RefusedError(f"there is no grant {identity}")
+
+    def grants(self) -> list[Grant]:
+        """All grants, oldest first."""
+        rows = self._db.execute("SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id")
+        return [
+            Grant(row[0], row[1], row[2], tuple(json.loads(row[3])), load_alpns(row[4]), bool(row[5])) for row in rows
+        ]
 
     def _register(self, new: NewRegistration, *, replace: bool) -> Registration:
         row = self._db.execute("SELECT id FROM registration WHERE name = ?", (new.name,)).fetchone()
@@ -189,16 +257,17 @@ class Store:
             for alpn in new.alpns:
                 self._check_free(server_name, alpn)
         cursor = self._db.execute(
-            "INSERT INTO registration (name, owner, server_names, alpns, access, policy, created)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO registration (name, owner, server_names, alpns, access, policy, created, origin)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 new.name,
                 new.owner,
                 json.dumps(new.server_names),
-                _join(new.alpns, 1),
-                _dump_access(new.access),
-                _dump_policy(new.policy),
+                join(new.alpns, 1),
+                dump_access(new.access),
+                dump_policy(self._with_trust(new)),
                 time.time(),
+                new.origin,
             ),
         )
         identity = _row_id(cursor)
@@ -209,6 +278,16 @@ class Store:
         self._insert_credentials(identity, new.credentials)
         self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
         return next(self._registrations(identity))
+
+    def _with_trust(self, new: NewRegistration) -> Policy:
+        trust = new.client_trust
+        if trust is None:
+            return new.policy
+        cursor = self._db.execute(
+            "INSERT INTO trust (anchors, revocations, source) VALUES (?, ?, ?)",
+            (trust.anchors, trust.revocations, json.dumps([trust.anchors_path, trust.revocations_path])),
+        )
+        return dataclasses.replace(new.policy, client_trust=_row_id(cursor))
 
     def _insert_credentials(self, identity: int, credentials: Iterable[tuple[LoadedCredential, Source]]) -> None:
         for position, (credential, source) in enumerate(credentials):
@@ -224,16 +303,17 @@ class Store:
 
     def _insert_credential(self, credential: LoadedCredential) -> int:
         cursor = self._db.execute(
-            "INSERT INTO credential (digest, key_type, subject, not_before, not_after, chain, key)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO credential (digest, key_type, subject, not_before, not_after, chain, key, ocsp)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 credential.leaf_digest,
                 credential.key_type.value,
                 credential.subject,
                 credential.not_before,
                 credential.not_after,
-                _join(credential.chain, 4),
+                join(credential.chain, 4),
                 credential.key,
+                credential.ocsp_response,
             ),
         )
         return _row_id(cursor)
@@ -273,10 +353,11 @@ class Store:
                 name=row[1],
                 owner=row[2],
                 server_names=tuple(json.loads(row[3])),
-                alpns=_alpns(row[4]),
+                alpns=load_alpns(row[4]),
                 credentials=tuple(references.pop(row[0], ())),
-                access=_load_access(row[5]),
-                policy=_load_policy(row[6]),
+                access=load_access(row[5]),
+                policy=load_policy(row[6]),
+                origin=row[7],
             )
 
     def _references(self, identity: int | None) -> dict[int, list[CredentialReference]]:
@@ -289,9 +370,14 @@ class Store:
         )
         references: dict[int, list[CredentialReference]] = {}
         for registration, credential, key_type, digest in rows:
-            reference = CredentialReference(credential, _key_type(key_type), digest)
+            reference = CredentialReference(credential, load_key_type(key_type), digest)
             references.setdefault(registration, []).append(reference)
         return references
+
+    def _forgotten(self) -> int:
+        """The oldest generation from which the list of changes is complete."""
+        row = self._db.execute("SELECT min(generation) FROM change").fetchone()
+        return int(row[0]) - 1 if row[0] is not None else 0
 
     def _generation(self) -> int:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'change'").fetchone()
@@ -299,93 +385,26 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with unavailable_for(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk may have rolled it back already
+                    self._db.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("COMMIT")
-
-
-def _open_for_writing(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    db = sqlite3.connect(path, isolation_level=None)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA secure_delete = ON")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        db.close()
-        raise RefusedError(
-            f"{path}: made by a newer handshaked (schema {version}, this one knows {SCHEMA_VERSION}); upgrade it"
-        )
-    if version == 0:
-        db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    return db
+        with unavailable_for(self._path):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("COMMIT")
 
 
 def _row_id(cursor: sqlite3.Cursor) -> int:
     assert cursor.lastrowid is not None  # noqa: S101 - an INSERT has a row id; this is for the type checker
     return cursor.lastrowid
-
-
-def _join(items: Iterable[bytes], width: int) -> bytes:
-    return b"".join(len(item).to_bytes(width) + item for item in items)
-
-
-def _split(data: bytes, width: int) -> tuple[bytes, ...]:
-    items = []
-    position = 0
-    while position < len(data):
-        end = position + width + int.from_bytes(data[position : position + width])
-        items.append(data[position + width : end])
-        position = end
-    return tuple(items)
-
-
-def _dump_policy(policy: Policy) -> str:
-    """Only what differs from the defaults: rows are small, and a new setting needs no new schema."""
-    default = Policy()
-    return json.dumps(
-        {
-            setting.name: getattr(policy, setting.name)
-            for setting in fields(Policy)
-            if getattr(policy, setting.name) != getattr(default, setting.name)
-        }
-    )
-
-
-def _dump_access(access: Access) -> str:
-    return json.dumps([sorted(access.uids), sorted(access.gids), access.kernel])
-
-
-# Rows repeat these values by the thousand: one object serves all of them.
-@lru_cache(maxsize=4096)
-def _load_access(text: str) -> Access:
-    uids, gids, kernel = json.loads(text)
-    return Access(frozenset(uids), frozenset(gids), kernel)
-
-
-@lru_cache(maxsize=4096)
-def _load_policy(text: str) -> Policy:
-    settings: dict[str, Any] = json.loads(text)
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    return Policy(**settings)
-
-
-@lru_cache(maxsize=4096)
-def _alpns(data: bytes) -> tuple[bytes, ...]:
-    return _split(data, 1)
-
-
-_key_type = lru_cache(maxsize=None)(KeyType)

@@ -5,7 +5,8 @@ question goes to the daemon, and until the answer is there the connection holds 
 further datagrams, so that nothing is dropped for want of keys. Then the datagram that was interrupted is fed in
 again: what was handled already aioquic knows by its packet number.
 
-Not there yet: session tickets and 0-RTT; a configuration that asks for them is refused, a peer's ticket is ignored.
+Session tickets are the daemon's: a server issues them as the registration has it, and the ticket that a client's
+handler is given is opaque, good for another connection through a daemon.
 
 What is touched of aioquic's private members is touched in this module, and nowhere else.
 """
@@ -14,7 +15,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +34,8 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
+from handshaked.errors import Alert
+from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
 from handshaked.wire.family import Done, Start
@@ -56,6 +59,8 @@ _DIRECTIONS = {Direction.SEND: tls.Direction.ENCRYPT, Direction.RECEIVE: tls.Dir
 _MAX_HELD = 64
 _IN_THE_DAEMON = object()
 _MAX_TICKET = 65536
+_TICKET_SECONDS = 10
+_QUIC_EARLY_DATA = 0xFFFFFFFF  # RFC 9001 section 4.6.1
 
 
 @asynccontextmanager
@@ -72,12 +77,11 @@ async def connect(
     """As ``aioquic.asyncio.connect``, with TLS done by the daemon that `client` talks to.
 
     Trust anchors of `configuration` (cafile, cadata) go along, else the daemon's trust store decides. `registration`
-    names the client certificate, if the server wants one. ValueError if `configuration` holds a private key or a
-    ticket.
+    names the client certificate, if the server wants one. ValueError if `configuration` holds a private key.
     """
     _check(configuration)
     anchors = await asyncio.to_thread(_trust_anchors, configuration)
-    create = partial(create_adapted, create_protocol, client, registration, anchors)
+    create = partial(create_adapted, create_protocol, client, Options(registration, anchors))
     async with aioquic_client.connect(
         host, port, configuration=configuration, create_protocol=create, **options
     ) as protocol:
@@ -91,15 +95,19 @@ async def serve(
     configuration: QuicConfiguration,
     client: HandshakeClient,
     registration: str | None = None,
+    early_data: bytes | None = None,
     create_protocol: Callable[..., QuicConnectionProtocol] = QuicConnectionProtocol,
     **options: Any,
 ) -> QuicServer:
     """As ``aioquic.asyncio.serve``, with the certificate that is registered for the client's server name and ALPN.
 
     `configuration.alpn_protocols` (None: all) and `registration` (None: any that this user may use) limit the choice.
+    `early_data` consents to 0-RTT where the registration allows it; its bytes stand for all that the data of an
+    earlier visit relies on (limits, settings): change them with it. Early data can be replayed by an attacker at
+    other daemons that share the ticket keys, so it must be harmless to do twice.
     ValueError if `configuration` holds a private key.
     """
-    create = partial(create_adapted, create_protocol, client, registration, ())
+    create = partial(create_adapted, create_protocol, client, Options(registration, (), early_data))
     return await aioquic_server.serve(
         host, port, configuration=server_configuration(configuration), create_protocol=create, **options
     )
@@ -128,22 +136,32 @@ def outcome_of(protocol: QuicConnectionProtocol) -> Outcome | None:
 def create_adapted(
     create_protocol: Callable[..., QuicConnectionProtocol],
     client: HandshakeClient,
-    registration: str | None,
-    trust_anchors: tuple[bytes, ...],
+    options: "Options",
     connection: QuicConnection,
     stream_handler: QuicStreamHandler | None = None,
 ) -> QuicConnectionProtocol:
     """A protocol for `connection`, its TLS in the daemon."""
     protocol = create_protocol(connection, stream_handler=stream_handler)
-    _Adapter(connection, protocol, client, registration, trust_anchors)
+    _Adapter(connection, protocol, client, options)
     return protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What goes into a Start besides aioquic's configuration."""
+
+    registration: str | None = None
+    trust_anchors: tuple[bytes, ...] = ()
+    early_data: bytes | None = None
 
 
 class _RemoteTls:
     """Stands where aioquic has its tls.Context: the members aioquic uses, kept up to date by the adapter."""
 
-    def __init__(self, local: tls.Context, adapter: "_Adapter", *, is_client: bool) -> None:
+    def __init__(self, local: tls.Context, adapter: "_Adapter", configuration: QuicConfiguration) -> None:
+        self.server_name = configuration.server_name
         self.handshake_extensions = local.handshake_extensions
+        self.session_ticket = local.session_ticket
         self.alpn_cb = local.alpn_cb
         self.update_traffic_key_cb = local.update_traffic_key_cb
         self.state = local.state
@@ -154,7 +172,7 @@ class _RemoteTls:
         self.client_random = bytes(32)
         self.legacy_session_id = b""
         self.outcome: Outcome | None = None
-        self.is_client = is_client
+        self.is_client = configuration.is_client
         self._adapter = adapter
         self._first = bytearray()
         self._tickets = bytearray()
@@ -167,7 +185,7 @@ class _RemoteTls:
     def handle_message(self, data: bytes, _buffers: object) -> None:
         """aioquic's call into TLS."""
         if self.outcome is not None:
-            self._ignore_tickets(data)
+            self._behind_handshake(data)
             return
         if not self.is_client:
             self.note_client_hello(data)
@@ -180,8 +198,8 @@ class _RemoteTls:
             self.client_random = bytes(self._first[6:38])
             self.legacy_session_id = bytes(self._first[39 : 39 + self._first[38]]) if len(self._first) > 38 else b""
 
-    def _ignore_tickets(self, data: bytes) -> None:
-        """Behind the handshake only a server's session tickets may come (RFC 9001 section 6); they are not used."""
+    def _behind_handshake(self, data: bytes) -> None:
+        """Only a server's session tickets may come behind the handshake (RFC 9001 section 6)."""
         self._tickets += data
         while self._tickets:
             if not self.is_client or self._tickets[0] != tls.HandshakeType.NEW_SESSION_TICKET:
@@ -191,6 +209,7 @@ class _RemoteTls:
                 raise tls.AlertDecodeError("session ticket too long")
             if len(self._tickets) < max(end, 4):
                 return
+            self._adapter.pass_ticket_on(bytes(self._tickets[:end]))
             del self._tickets[:end]
 
 
@@ -202,14 +221,12 @@ class _Adapter:
         connection: QuicConnection,
         protocol: QuicConnectionProtocol,
         client: HandshakeClient,
-        registration: str | None,
-        trust_anchors: tuple[bytes, ...],
+        options: Options,
     ) -> None:
         self._quic = cast("Any", connection)  # what is used of it is private to aioquic, and untyped
         self._protocol = cast("Any", protocol)
         self._client = client
-        self._registration = registration
-        self._trust_anchors = trust_anchors
+        self._options = options
         self._is_client = connection.configuration.is_client
         self._handshake: PendingHandshake | None = None
         self._tls: _RemoteTls | None = None
@@ -233,10 +250,10 @@ class _Adapter:
 
     def _initialize(self, peer_cid: bytes) -> None:
         if self._handshake is not None:
-            self._handshake.cancel()
+            self._handshake.cancel("the connection begins anew, after Retry or Version Negotiation")
             self._handshake = None
         self._original["_initialize"](peer_cid)
-        self._tls = _RemoteTls(self._quic.tls, self, is_client=self._is_client)
+        self._tls = _RemoteTls(self._quic.tls, self, self._quic.configuration)
         self._quic.tls = self._tls
 
     def _handle_crypto_frame(self, handle: Callable[..., None], context: Any, frame_type: int, buf: Any) -> None:
@@ -261,8 +278,9 @@ class _Adapter:
 
     @property
     def _holds_back(self) -> bool:
-        if self._quic._close_event is not None and self._handshake is not None:
-            self._handshake.cancel()
+        closed = self._quic._close_event
+        if closed is not None and self._handshake is not None:
+            self._handshake.cancel(f"connection closed with {_error_text(closed.error_code)} {closed.reason_phrase!r}")
             self._handshake = None
             self._awaiting = False
         return self._awaiting
@@ -284,9 +302,15 @@ class _Adapter:
             self._handshake.receive(_LEVELS[self._epoch], data)
         self._awaiting = True
 
+    def pass_ticket_on(self, message: bytes) -> None:
+        """Let the daemon make a ticket of a NewSessionTicket `message`, if anybody wants one; nothing waits for it."""
+        if self._handshake is not None:
+            self._handshake.receive(Level.APPLICATION, message)
+
     def _start(self) -> Start:
         assert self._tls is not None  # noqa: S101 - for the type checker: _initialize comes first
         configuration: QuicConfiguration = self._quic.configuration
+        ticket = self._tls.session_ticket
         return Start(
             role=Role.CLIENT if self._is_client else Role.SERVER,
             auth_mode=AuthMode.UNAUTH if configuration.verify_mode == 0 else AuthMode.X509,
@@ -294,10 +318,22 @@ class _Adapter:
             alpns=tuple(alpn.encode() for alpn in configuration.alpn_protocols or ()),
             # A server's parameters depend on the version, which the client's parameters decide.
             transport_parameters=self._tls.transport_parameters if self._is_client else None,
-            registration=self._registration,
+            registration=self._options.registration,
             cipher_suites=tuple(CipherSuite(suite) for suite in configuration.cipher_suites or ()),
-            trust_anchors=self._trust_anchors,
+            trust_anchors=self._options.trust_anchors,
+            session_ticket=None if ticket is None else ticket.ticket,
+            early_data=self._early_data(ticket),
+            ticket_seconds=_TICKET_SECONDS if self._wants_tickets else 0,
         )
+
+    @property
+    def _wants_tickets(self) -> bool:
+        return self._is_client and self._quic._session_ticket_handler is not None
+
+    def _early_data(self, ticket: tls.SessionTicket | None) -> bytes | None:
+        if not self._is_client:
+            return self._options.early_data
+        return b"" if ticket is not None and ticket.max_early_data_size is not None else None
 
     # From the daemon.
 
@@ -330,6 +366,8 @@ class _Adapter:
             self._quic._crypto_streams[_EPOCHS[message.level]].sender.write(message.data)
         elif isinstance(message, PeerTransportParameters):
             self._agree(remote, message)
+        elif isinstance(message, SessionTicket):
+            self._quic._session_ticket_handler(_aioquic_ticket(remote, message))
         else:
             self._finish(remote, message)
 
@@ -343,7 +381,8 @@ class _Adapter:
 
     def _finish(self, remote: _RemoteTls, done: Done) -> None:
         outcome = remote.outcome = done.outcome
-        self._handshake = None
+        if outcome.status != 0 or not self._wants_tickets:
+            self._handshake = None
         if outcome.status != 0:
             if outcome.alert is not None:
                 error_code = QuicErrorCode.CRYPTO_ERROR + outcome.alert
@@ -351,6 +390,7 @@ class _Adapter:
                 error_code = QuicErrorCode.INTERNAL_ERROR
             raise QuicConnectionError(error_code, QuicFrameType.CRYPTO, outcome.reason)
         remote.session_resumed = outcome.resumed
+        remote.early_data_accepted = outcome.early_data_accepted
         quic = self._quic
         quic._handshake_complete = True
         if self._is_client:
@@ -362,7 +402,9 @@ class _Adapter:
         quic._replenish_connection_ids()
         quic._events.append(
             quic_events.HandshakeCompleted(
-                alpn_protocol=remote.alpn_negotiated, early_data_accepted=False, session_resumed=outcome.resumed
+                alpn_protocol=remote.alpn_negotiated,
+                early_data_accepted=outcome.early_data_accepted,
+                session_resumed=outcome.resumed,
             )
         )
         quic._unblock_streams(is_unidirectional=False)
@@ -391,8 +433,27 @@ class _Adapter:
 def _check(configuration: QuicConfiguration) -> None:
     if configuration.private_key is not None:
         raise ValueError("the configuration holds a private key: register it with the daemon instead")
-    if configuration.session_ticket is not None:
-        raise ValueError("session tickets are not supported yet with TLS in the daemon")
+
+
+def _error_text(error_code: int) -> str:
+    """A QUIC error code for people: by its alert if it carries one we know."""
+    alerts = {alert.quic_error: alert.label for alert in Alert}
+    return alerts.get(error_code, f"error {error_code:#x}")
+
+
+def _aioquic_ticket(remote: _RemoteTls, ticket: SessionTicket) -> tls.SessionTicket:
+    """`ticket` in aioquic's clothes: what is inside is for the daemon only."""
+    return tls.SessionTicket(
+        age_add=0,
+        cipher_suite=tls.CipherSuite.AES_128_GCM_SHA256,  # says nothing: it is in the ticket
+        not_valid_before=datetime.now(UTC),
+        not_valid_after=datetime.fromtimestamp(ticket.expires, UTC),
+        resumption_secret=b"",
+        server_name=remote.server_name or "",
+        ticket=ticket.state,
+        max_early_data_size=_QUIC_EARLY_DATA if ticket.early_data else None,
+        other_extensions=remote.received_extensions,
+    )
 
 
 def _trust_anchors(configuration: QuicConfiguration) -> tuple[bytes, ...]:

@@ -19,7 +19,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import NetworkAddress, QuicConnection
 
 from handshaked.demux.addresses import Address, parse_address
-from handshaked.shim.aioquic import create_adapted, server_configuration
+from handshaked.shim.aioquic import Options, create_adapted, server_configuration
 from handshaked.shim.client import HandshakeClient
 from handshaked.shim.listening import DemuxClient
 from handshaked.wire.demux import Datagram, Flow
@@ -38,13 +38,15 @@ async def listen(
     path: Path | None = None,
     create_protocol: Callable[..., QuicConnectionProtocol] = QuicConnectionProtocol,
     stream_handler: QuicStreamHandler | None = None,
+    early_data: bytes | None = None,
 ) -> "DemuxServer":
     """Serve the connections for `registration` on the port that the demultiplexer at `path` shares.
 
-    Handshakes are done by the daemon that `client` talks to. OSError if the demultiplexer cannot be reached, or if
+    Handshakes are done by the daemon that `client` talks to; `early_data` as with ``handshaked.shim.aioquic.serve``. OSError if the demultiplexer cannot be reached, or if
     it refuses: there is no such registration, or not for this user.
     """
-    server = DemuxServer(registration, server_configuration(configuration, _CID_LENGTH), client, path, create_protocol)
+    server_side = server_configuration(configuration, _CID_LENGTH)
+    server = DemuxServer(registration, server_side, client, path, create_protocol, early_data)
     await server.start(stream_handler)
     return server
 
@@ -59,8 +61,9 @@ class DemuxServer:
         client: HandshakeClient,
         path: Path | None,
         create_protocol: Callable[..., QuicConnectionProtocol],
+        early_data: bytes | None,
     ) -> None:
-        self._create = partial(create_adapted, create_protocol, client, registration, ())
+        self._create = partial(create_adapted, create_protocol, client, Options(registration, (), early_data))
         self._configuration = configuration
         self._demux = DemuxClient((registration,), self._on_flow, self._on_datagram, path)
         self._sockets: dict[Address, socket.socket] = {}

@@ -18,7 +18,7 @@ from typing import Self
 
 from handshaked import directories
 from handshaked.errors import FramingError, Status
-from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
+from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import Level, Outcome
 from handshaked.wire.family import (
     MAX_PACKET,
@@ -39,7 +39,7 @@ from handshaked.wire.family import (
     push_transport_parameters,
 )
 
-Message = CryptoData | TrafficSecret | PeerTransportParameters | Done
+Message = CryptoData | TrafficSecret | PeerTransportParameters | Done | SessionTicket
 OnMessage = Callable[[Message], None]
 
 _GRACE = 1.0  # seconds beyond a handshake's own deadline after which the daemon itself is taken for lost
@@ -54,8 +54,9 @@ def default_socket() -> Path:
 class PendingHandshake:
     """A handshake in the daemon's hands.
 
-    ``on_message`` gets its messages, the last of which is a Done. ``on_idle`` is called when the daemon has answered
-    everything it was given, which may be without a message: it waits for more CRYPTO data then.
+    ``on_message`` gets its messages. A Done ends them, but for the session tickets that a client may have asked for:
+    those it gets as long as it passes on what the server sends behind the handshake. ``on_idle`` is called when the
+    daemon has answered everything it was given, which may be without a message: it waits for more CRYPTO data then.
     """
 
     def __init__(
@@ -64,13 +65,16 @@ class PendingHandshake:
         sequence: int,
         on_message: OnMessage,
         on_idle: Callable[[], object],
-        timeout: float,
+        start: Start,
     ) -> None:
+        timeout = start.timeout or _DEFAULT_TIMEOUT
+        self._ticket_seconds = start.ticket_seconds
         self._client = client
         self._sequence = sequence
         self._on_message: OnMessage | None = on_message
         self._on_idle = on_idle
         self._unanswered = 0
+        self._done = False
         self._lost = asyncio.get_running_loop().call_later(timeout + _GRACE, self._time_out)
 
     def start(self, start: Start) -> None:
@@ -85,10 +89,10 @@ class PendingHandshake:
         """Give a server's own `transport_parameters`, if they were not in the Start."""
         self._send(push_transport_parameters(self._sequence, transport_parameters, ack=True))
 
-    def cancel(self) -> None:
-        """Give the handshake up; no message comes any more."""
+    def cancel(self, reason: str = "") -> None:
+        """Give the handshake up, for a `reason` that the daemon's log shall tell; no message comes any more."""
         if self._on_message is not None:
-            self._client.send(push_cancel(self._sequence))
+            self._client.send(push_cancel(self._sequence, reason))
             self._end()
 
     def deliver(self, message: FromDaemon) -> None:
@@ -102,8 +106,16 @@ class PendingHandshake:
                 self._on_idle()
             return
         known = _message(message)
-        if isinstance(known, Done):
+        if self._done and not isinstance(known, SessionTicket):
             self._end()
+            return
+        if isinstance(known, Done):
+            self._done = True
+            self._lost.cancel()
+            if known.outcome.status == 0 and self._ticket_seconds:
+                self._lost = asyncio.get_running_loop().call_later(self._ticket_seconds, self._end)
+            else:
+                self._end()
         on_message(known)
 
     def _send(self, message: bytes) -> None:
@@ -145,7 +157,7 @@ class HandshakeClient:
         if self._sock is None:
             self._sock = self._connect()
         sequence = next(self._sequences) & 0xFFFFFFFF
-        handshake = PendingHandshake(self, sequence, on_message, on_idle, start.timeout or _DEFAULT_TIMEOUT)
+        handshake = PendingHandshake(self, sequence, on_message, on_idle, start)
         self._handshakes[sequence] = handshake
         handshake.start(start)
         return handshake

@@ -1,5 +1,6 @@
 """A certificate authority for demonstrations and tests: real certificates of every key type, in files."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -7,13 +8,18 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from handshaked.model import KeyType
 
-_PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey | rsa.RSAPrivateKey
+_MLDSA: dict[KeyType, Callable[[], CertificateIssuerPrivateKeyTypes]] = {
+    KeyType.MLDSA44: mldsa.MLDSA44PrivateKey.generate,
+    KeyType.MLDSA65: mldsa.MLDSA65PrivateKey.generate,
+    KeyType.MLDSA87: mldsa.MLDSA87PrivateKey.generate,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +93,15 @@ class Authority:
         return issued
 
 
-def _generate(key_type: KeyType) -> _PrivateKey:
-    if key_type is KeyType.RSA:
+def _generate(key_type: KeyType) -> CertificateIssuerPrivateKeyTypes:
+    if key_type in (KeyType.RSA, KeyType.RSA_PSS):
         return rsa.generate_private_key(65537, 2048)
     if key_type is KeyType.ED25519:
         return ed25519.Ed25519PrivateKey.generate()
     if key_type is KeyType.ED448:
         return ed448.Ed448PrivateKey.generate()
+    if key_type in _MLDSA:
+        return _MLDSA[key_type]()
     curves: dict[KeyType, ec.EllipticCurve] = {
         KeyType.ECDSA_P256: ec.SECP256R1(),
         KeyType.ECDSA_P384: ec.SECP384R1(),

@@ -8,6 +8,7 @@ from handshaked.errors import Alert, PeerError
 from handshaked.model import SignatureScheme
 from handshaked.tls import extensions as ext
 from handshaked.tls import messages
+from handshaked.tls.certificates import well_formed
 from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import compress, decompress
 from handshaked.tls.parameters import Credential
@@ -78,10 +79,8 @@ def parse_chain(message: messages.CertificateMessage) -> PeerCertificate:
     if message.extension_types:
         # Section 4.4.2: they "MUST correspond to ones from the ClientHello" or the CertificateRequest.
         raise PeerError(Alert.UNSUPPORTED_EXTENSION, "extensions in Certificate that were not asked for")
-    try:
+    with well_formed():
         return PeerCertificate(message.chain, x509.load_der_x509_certificate(message.chain[0]))
-    except ValueError:
-        raise PeerError(Alert.BAD_CERTIFICATE, "the certificate is not an X.509 certificate") from None
 
 
 def check_certificate_verify(

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
 from handshaked.errors import Alert, PeerError
@@ -22,6 +22,7 @@ MAX_CERTIFICATE = 32 * 1024
 
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
+MAX_RSA_EXPONENT_BITS = 64
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _OTHER_KEYS = (
@@ -31,13 +32,12 @@ _OTHER_KEYS = (
     mldsa.MLDSA65PublicKey,
     mldsa.MLDSA87PublicKey,
 )
-_EDWARDS_KEYS = (PublicKeyAlgorithmOID.ED25519, PublicKeyAlgorithmOID.ED448)
+_RARE_KEYS = (PublicKeyAlgorithmOID.ED25519, PublicKeyAlgorithmOID.ED448, PublicKeyAlgorithmOID.RSASSA_PSS)
 _oids = SignatureAlgorithmOID
 _SIGNATURES = {
     _oids.RSA_WITH_SHA256,
     _oids.RSA_WITH_SHA384,
     _oids.RSA_WITH_SHA512,
-    _oids.RSASSA_PSS,
     _oids.ECDSA_WITH_SHA256,
     _oids.ECDSA_WITH_SHA384,
     _oids.ECDSA_WITH_SHA512,
@@ -47,6 +47,7 @@ _SIGNATURES = {
     _oids.ML_DSA_65,
     _oids.ML_DSA_87,
 }
+_PSS_DIGESTS = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _MAX_SHOWN = 80
 
 # What `cryptography` raises on certificates that are not well-formed, at the first look at the part that is not.
@@ -88,15 +89,24 @@ def pull_chain(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
                 f"the peer sent a certificate of {len(certificate)} bytes, the limit is {MAX_CERTIFICATE}",
             )
     with well_formed():
-        return [x509.load_der_x509_certificate(certificate) for certificate in dict.fromkeys(chain)]
+        return [_pull_certificate(certificate) for certificate in dict.fromkeys(chain)]
+
+
+def _pull_certificate(encoded: bytes) -> x509.Certificate:
+    certificate = x509.load_der_x509_certificate(encoded)
+    # The signature comes last, a BIT STRING of whole bytes. Its count of unused bits is signed by nobody, and nobody
+    # else looks at it: a certificate is to have one encoding.
+    if encoded[-len(certificate.signature) - 1]:
+        raise ValueError("the signature is not of whole bytes")
+    return certificate
 
 
 @contextmanager
 def well_formed() -> Iterator[None]:
     """Turns whatever `cryptography` says about malformed certificates into bad_certificate."""
     with warnings.catch_warnings():
-        # Of oddities that it will refuse one day; a peer shall not write to the log by them.
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        # Of oddities that it reads all the same; a peer shall not write to the log by them.
+        warnings.simplefilter("ignore", UserWarning)
         try:
             yield
         except MALFORMED as error:
@@ -149,6 +159,8 @@ def check_key(certificate: x509.Certificate) -> None:
     if isinstance(key, rsa.RSAPublicKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
             raise _unsupported(certificate, f"has an RSA key of {key.key_size} bits, not {MIN_RSA_BITS}-{MAX_RSA_BITS}")
+        if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
+            raise _unsupported(certificate, "has an RSA key with a huge exponent")
     elif isinstance(key, ec.EllipticCurvePublicKey):
         if not isinstance(key.curve, _CURVES):
             raise _unsupported(certificate, f"has a key on the curve {key.curve.name}")
@@ -168,6 +180,8 @@ def check_signature_algorithm(certificate: x509.Certificate) -> None:
 
 def has_sound_signature_algorithm(signed: x509.Certificate | x509.CertificateRevocationList) -> bool:
     """Whether something is signed with one of the algorithms that are accepted."""
+    if signed.signature_algorithm_oid == _oids.RSASSA_PSS:
+        return isinstance(signed.signature_hash_algorithm, _PSS_DIGESTS)
     return signed.signature_algorithm_oid in _SIGNATURES
 
 
@@ -223,9 +237,13 @@ def is_plain_root(certificate: x509.Certificate) -> bool:
     return certificate.version is x509.Version.v1 or (key_usage is not None and key_usage.key_cert_sign)
 
 
-def has_edwards_key(certificate: x509.Certificate) -> bool:
-    """Whether the key is of Ed25519 or Ed448."""
-    return certificate.public_key_algorithm_oid in _EDWARDS_KEYS
+def is_rarely_signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether a signature is sound, but of a kind that `cryptography`'s verifier has no place for.
+
+    That is by a key of Ed25519, Ed448 or for RSA-PSS alone, or RSA-PSS with parameters such as OpenSSL's.
+    """
+    rare = authority.public_key_algorithm_oid in _RARE_KEYS
+    return rare or certificate.signature_algorithm_oid == _oids.RSASSA_PSS
 
 
 def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

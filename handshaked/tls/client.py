@@ -339,7 +339,7 @@ class ClientHandshake(Machine):
             self._alpn or b"",
             new.ticket,
         )
-        events.append(SessionTicket(push_resumption(state), state.expires / 1000))
+        events.append(SessionTicket(push_resumption(state), state.expires / 1000, new.max_early_data > 0))
         return ClientState.CONNECTED
 
     handlers: ClassVar[dict[int, Handler]] = {

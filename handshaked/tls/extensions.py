@@ -97,8 +97,10 @@ def pull_key_shares(body: bytes) -> dict[int, bytes]:
     shares: dict[int, bytes] = {}
     at = 0
     while at < len(entries):
-        share, end = pull_vector16(entries, at + 2, "key_share", 1)
+        share, end = pull_vector16(entries, at + 2, "key_share")
         group = entries[at] << 8 | entries[at + 1]
+        if not share:
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"empty key share for group {group:#06x}")
         if group in shares:
             # "Clients MUST NOT offer multiple KeyShareEntry values for the same group."
             raise PeerError(Alert.ILLEGAL_PARAMETER, f"two key shares for group {group:#06x}")

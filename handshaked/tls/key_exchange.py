@@ -1,6 +1,7 @@
 """Key exchange groups: a client's key share, and a server's answer to one (RFC 8446 section 4.2.8)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -12,7 +13,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePublicKey,
     generate_private_key,
 )
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import (
+    MLKEM768PrivateKey,
+    MLKEM768PublicKey,
+    MLKEM1024PrivateKey,
+    MLKEM1024PublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.x448 import X448PrivateKey, X448PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -20,8 +27,6 @@ from handshaked.errors import Alert, PeerError
 from handshaked.model import Group
 
 _UNCOMPRESSED = 4
-_MLKEM_KEY = 1184
-_MLKEM_CIPHERTEXT = 1088
 _ECDH = ECDH()
 _CURVES: dict[Group, tuple[EllipticCurve, int]] = {
     Group.SECP256R1: (SECP256R1(), 65),
@@ -65,6 +70,21 @@ class _X25519Share:
         return _exchange_x25519(self._private, share)
 
 
+class _X448Share:
+    __slots__ = ("_private", "group", "public")
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self._private = X448PrivateKey.generate()
+        self.public = self._private.public_key().public_bytes_raw()
+
+    def finish(self, share: bytes) -> bytes:
+        try:
+            return self._private.exchange(X448PublicKey.from_public_bytes(share))
+        except ValueError:
+            raise _illegal(self.group) from None
+
+
 class _CurveShare:
     __slots__ = ("_curve", "_private", "_size", "group", "public")
 
@@ -84,64 +104,80 @@ class _CurveShare:
             raise _illegal(self.group) from None
 
 
-class _HybridShare:
-    """ML-KEM-768 and an elliptic curve side by side (draft-ietf-tls-ecdhe-mlkem section 4).
+@dataclass(frozen=True, slots=True)
+class _Hybrid:
+    """ML-KEM and an elliptic curve side by side (draft-ietf-tls-ecdhe-mlkem section 4).
 
-    X25519MLKEM768 puts ML-KEM first, SecP256r1MLKEM768 the curve; shares and secrets alike.
+    X25519MLKEM768 puts ML-KEM first, the others the curve; shares and secrets alike.
     """
 
-    __slots__ = ("_curve", "_private", "group", "public")
+    group: Group
+    curve: Group
+    point_size: int
+    private: type[MLKEM768PrivateKey | MLKEM1024PrivateKey]
+    public: type[MLKEM768PublicKey | MLKEM1024PublicKey]
+    key_size: int
+    ciphertext_size: int
+    mlkem_first: bool = False
+
+    def join(self, mlkem: bytes, curve: bytes) -> bytes:
+        return mlkem + curve if self.mlkem_first else curve + mlkem
+
+    def split(self, share: bytes, mlkem_size: int) -> tuple[bytes, bytes]:
+        """The ML-KEM part and the curve's."""
+        if len(share) != mlkem_size + self.point_size:
+            raise _illegal(self.group)
+        if self.mlkem_first:
+            return share[:mlkem_size], share[mlkem_size:]
+        return share[self.point_size :], share[: self.point_size]
+
+
+_HYBRIDS = {
+    each.group: each
+    for each in (
+        _Hybrid(
+            Group.X25519MLKEM768, Group.X25519, 32, MLKEM768PrivateKey, MLKEM768PublicKey, 1184, 1088, mlkem_first=True
+        ),
+        _Hybrid(Group.SECP256R1MLKEM768, Group.SECP256R1, 65, MLKEM768PrivateKey, MLKEM768PublicKey, 1184, 1088),
+        _Hybrid(Group.SECP384R1MLKEM1024, Group.SECP384R1, 97, MLKEM1024PrivateKey, MLKEM1024PublicKey, 1568, 1568),
+    )
+}
+
+
+class _HybridShare:
+    __slots__ = ("_curve", "_hybrid", "_private", "group", "public")
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self._private = MLKEM768PrivateKey.generate()
-        self._curve = _SHARES[_HYBRIDS[group]](_HYBRIDS[group])
-        self.public = _join(group, self._private.public_key().public_bytes_raw(), self._curve.public)
+        self._hybrid = hybrid = _HYBRIDS[group]
+        self._private = hybrid.private.generate()
+        self._curve = offer(hybrid.curve)
+        self.public = hybrid.join(self._private.public_key().public_bytes_raw(), self._curve.public)
 
     def finish(self, share: bytes) -> bytes:
-        ciphertext, point = _split(self.group, share, _MLKEM_CIPHERTEXT)
+        ciphertext, point = self._hybrid.split(share, self._hybrid.ciphertext_size)
         secret = self._curve.finish(point)
         try:
-            return _join(self.group, self._private.decapsulate(ciphertext), secret)
+            return self._hybrid.join(self._private.decapsulate(ciphertext), secret)
         except ValueError:
             raise _illegal(self.group) from None
 
 
-_HYBRIDS = {Group.X25519MLKEM768: Group.X25519, Group.SECP256R1MLKEM768: Group.SECP256R1}
-
-
-def _join(group: Group, mlkem: bytes, curve: bytes) -> bytes:
-    return mlkem + curve if group is Group.X25519MLKEM768 else curve + mlkem
-
-
-def _split(group: Group, share: bytes, mlkem_size: int) -> tuple[bytes, bytes]:
-    """The ML-KEM part and the curve's."""
-    if group is Group.X25519MLKEM768:
-        mlkem, curve = share[:mlkem_size], share[mlkem_size:]
-    else:
-        curve, mlkem = share[:65], share[65:]
-    if len(mlkem) != mlkem_size:
-        raise _illegal(group)
-    return mlkem, curve
-
-
-def _respond_hybrid(group: Group, share: bytes) -> tuple[bytes, bytes]:
-    mlkem, point = _split(group, share, _MLKEM_KEY)
-    public, secret = respond(_HYBRIDS[group], point)
+def _respond_hybrid(hybrid: _Hybrid, share: bytes) -> tuple[bytes, bytes]:
+    key, point = hybrid.split(share, hybrid.key_size)
+    public, secret = respond(hybrid.curve, point)
     try:
-        encapsulated, ciphertext = MLKEM768PublicKey.from_public_bytes(mlkem).encapsulate()
+        encapsulated, ciphertext = hybrid.public.from_public_bytes(key).encapsulate()
     except ValueError:
-        raise _illegal(group) from None
-    return _join(group, ciphertext, public), _join(group, encapsulated, secret)
+        raise _illegal(hybrid.group) from None
+    return hybrid.join(ciphertext, public), hybrid.join(encapsulated, secret)
 
 
 _SHARES: dict[Group, Callable[[Group], KeyShare]] = {
     Group.X25519: _X25519Share,
-    Group.SECP256R1: _CurveShare,
-    Group.SECP384R1: _CurveShare,
-    Group.SECP521R1: _CurveShare,
-    Group.X25519MLKEM768: _HybridShare,
-    Group.SECP256R1MLKEM768: _HybridShare,
+    Group.X448: _X448Share,
+    **dict.fromkeys(_CURVES, _CurveShare),
+    **dict.fromkeys(_HYBRIDS, _HybridShare),
 }
 
 
@@ -156,6 +192,6 @@ def respond(group: Group, share: bytes) -> tuple[bytes, bytes]:
         private = X25519PrivateKey.generate()
         return private.public_key().public_bytes_raw(), _exchange_x25519(private, share)
     if group in _HYBRIDS:
-        return _respond_hybrid(group, share)
-    answer = _CurveShare(group)
+        return _respond_hybrid(_HYBRIDS[group], share)
+    answer = offer(group)
     return answer.public, answer.finish(share)

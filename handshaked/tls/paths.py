@@ -1,10 +1,11 @@
 """Ways from a leaf up to a trust anchor, and what is wrong with one.
 
 `cryptography`'s verifier decides about nearly all chains. This module tells why it refused one, and decides about
-those that it cannot: whose issuer has an Ed25519 or Ed448 key, or whose root has no basic constraints.
+those that it cannot: with signatures of Ed25519, Ed448 or some kinds of RSA-PSS, or a root without basic constraints.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from cryptography import x509
 
@@ -14,7 +15,7 @@ from handshaked.tls.certificates import Purpose
 from handshaked.tls.trust import TrustStore
 
 MAX_SIGNATURE_CHECKS = 40
-"""How many signatures are checked in search of ways; a peer decides how many there could be."""
+"""How many signatures are checked in search of ways."""
 
 Path = tuple[x509.Certificate, ...]
 
@@ -29,7 +30,10 @@ _UNDERSTOOD = (
 
 
 def ways(leaf: x509.Certificate, others: list[x509.Certificate], trust: TrustStore) -> Iterator[Path]:
-    """Ways from `leaf` to an anchor, each certificate signed by the next one, shortest first."""
+    """Ways from `leaf` to an anchor, each certificate signed by the next one, shortest first.
+
+    `others` are to be vouched for: no signature is checked with a key of a stranger's choosing.
+    """
     budget = MAX_SIGNATURE_CHECKS
     unfinished: list[Path] = [(leaf,)]
     while unfinished:
@@ -45,13 +49,8 @@ def ways(leaf: x509.Certificate, others: list[x509.Certificate], trust: TrustSto
             budget -= 1
             if budget < 0:
                 return
-            if _leads(last, issuer):
+            if cert.is_signed_by(last, issuer):
                 unfinished.append((*path, issuer))
-
-
-def _leads(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether there is a signature, or one of a kind that cannot be checked: `check_way` says so then."""
-    return not cert.has_sound_signature_algorithm(certificate) or cert.is_signed_by(certificate, issuer)
 
 
 def check_way(path: Path, purpose: Purpose, now: float) -> None:
@@ -87,7 +86,7 @@ def check_understood(path: Path) -> None:
                 raise PeerError(
                     Alert.UNSUPPORTED_CERTIFICATE,
                     f"the certificate of {cert.subject(certificate)} has the extension {extension.oid.dotted_string},"
-                    " which is not supported below an Ed25519 or Ed448 authority or a root without basic constraints",
+                    " which is not supported together with rare signatures or a root without basic constraints",
                 )
 
 
@@ -96,7 +95,6 @@ def is_beyond_verifier(path: Path) -> bool:
 
     That is for want of an algorithm, of basic constraints, or of X.509 version 3 in a client's certificate.
     """
-    leaf, authorities = path[0], path[1:]
-    if leaf.version is x509.Version.v1 or any(cert.has_edwards_key(authority) for authority in authorities):
+    if path[0].version is x509.Version.v1 or any(cert.is_rarely_signed(*link) for link in pairwise(path)):
         return True
-    return bool(authorities) and cert.is_plain_root(authorities[-1])
+    return len(path) > 1 and cert.is_plain_root(path[-1])

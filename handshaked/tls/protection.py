@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20
 
 from handshaked.errors import Alert, LocalError, PeerError
 from handshaked.model import CipherSuite
-from handshaked.tls.key_schedule import expand_label, profile_of, updated_secret
+from handshaked.tls.key_schedule import expand_label, profile_of
 
 TAG_LENGTH = 16
 """What every cipher suite of TLS 1.3 that is supported here adds to a record (RFC 5116, RFC 8439)."""
@@ -60,7 +60,6 @@ class RecordProtection:
         suite = _SUITES[cipher_suite]
         hash_name = profile_of(cipher_suite).name
         self._cipher_suite = cipher_suite
-        self._secret = secret
         # RFC 8446 section 7.3
         self._key = expand_label(secret, b"key", b"", suite.key_length, hash_name)
         self._iv = expand_label(secret, b"iv", b"", _IV_LENGTH, hash_name)
@@ -74,18 +73,9 @@ class RecordProtection:
         """How many records were protected so far: the number of the next one."""
         return self._sequence
 
-    @property
-    def remaining(self) -> int:
-        """How many more records may be sealed before the key has to be replaced (RFC 8446 section 5.5)."""
-        return self._limit - self._sequence
-
     def state(self) -> RecordState:
         """A copy of the keys and of the place in the stream."""
         return RecordState(self._cipher_suite, self._key, self._iv, self._sequence)
-
-    def next_generation(self) -> "RecordProtection":
-        """The protection after a KeyUpdate (RFC 8446 section 7.2)."""
-        return RecordProtection(self._cipher_suite, updated_secret(self._cipher_suite, self._secret))
 
     def seal(self, header: bytes, inner: bytes) -> bytes:
         """The encrypted_record of a TLSInnerPlaintext; `header` is the record's, with the final length."""

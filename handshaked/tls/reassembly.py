@@ -2,8 +2,10 @@
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import MAX_HANDSHAKE_MESSAGE, Level
+from handshaked.tls.codepoints import HandshakeType
 
 _HEADER = 4
+_CERTIFICATES = (HandshakeType.CERTIFICATE, HandshakeType.COMPRESSED_CERTIFICATE)
 
 
 class MessageReassembler:
@@ -39,7 +41,7 @@ class MessageReassembler:
         length = int.from_bytes(self._buffer[1:_HEADER])
         if length > MAX_HANDSHAKE_MESSAGE:
             raise PeerError(
-                Alert.ILLEGAL_PARAMETER,
+                Alert.BAD_CERTIFICATE if self._buffer[0] in _CERTIFICATES else Alert.ILLEGAL_PARAMETER,
                 f"handshake message of {length} bytes, the limit is {MAX_HANDSHAKE_MESSAGE}",
             )
         end = _HEADER + length

@@ -28,6 +28,9 @@ MIN_RECORD_SIZE_LIMIT = 64
 MAX_EMPTY_RECORDS = 32
 """How many records without content may follow each other (they are allowed, and cost work)."""
 
+KEY_LIFETIME = 2**22
+"""How many records are sent under one key: less than the limit of any cipher suite."""
+
 _HEADER = 5
 _ORDER = (Level.INITIAL, Level.EARLY, Level.HANDSHAKE, Level.APPLICATION)
 
@@ -100,6 +103,7 @@ class RecordLayer:
         self._send_protections: dict[Level, RecordProtection] = {}
         self._send_limit = MAX_INNER
         self._sent = False
+        self.key_lifetime = KEY_LIFETIME
 
     # What comes in
 
@@ -245,7 +249,8 @@ class RecordLayer:
     def install(self, secret: TrafficSecret) -> None:
         """Protect a direction with `secret` from the next record on.
 
-        What is sent stays possible at the levels before, until something is sent at the new one.
+        What is sent stays possible at the levels before, until something is sent at the new one. A KeyUpdate (RFC 8446
+        section 4.6.3) is one more secret of the application level.
         """
         protection = RecordProtection(secret.cipher_suite, secret.secret)
         if secret.direction is Direction.SEND:
@@ -255,14 +260,6 @@ class RecordLayer:
         self._check_aligned()
         self._receive_protection = protection
         self._receive_level = secret.level
-
-    def update(self, direction: Direction) -> None:
-        """Move a direction on to its next application traffic secret, for KeyUpdate (RFC 8446 section 4.6.3)."""
-        if direction is Direction.SEND:
-            self._send_protections[Level.APPLICATION] = self._sending(Level.APPLICATION).next_generation()
-            return
-        self._check_aligned()
-        self._receive_protection = self._receiving().next_generation()
 
     def _check_aligned(self) -> None:
         if self._boundary.inside:  # RFC 8446 section 5.1
@@ -308,8 +305,8 @@ class RecordLayer:
 
     @property
     def update_due(self) -> bool:
-        """Whether the sending key is near its limit and a KeyUpdate has to be sent (RFC 8446 section 5.5)."""
-        return self._sending(Level.APPLICATION).remaining < 2**10
+        """Whether a KeyUpdate has to be sent before more application data (RFC 8446 section 5.5)."""
+        return self._sending(Level.APPLICATION).sequence >= self.key_lifetime
 
     def protect(self, level: Level, content_type: ContentType, data: bytes, padding: int = 0) -> bytes:
         """The records that carry `data` at `level`; empty application data makes one empty record.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from handshaked.model import CipherSuite
+from handshaked.tls.certificates import well_formed
 
 _FORMAT = 1
 _FIXED = struct.Struct(">BHBQQQII")
@@ -42,7 +43,10 @@ def trusted_until(leaf: x509.Certificate | None, before: ResumptionState | None)
     """When what vouches for the server ends: its certificate, in this handshake or in the one that it resumes."""
     if before is not None:
         return before.trusted_until
-    return _MAX_TIME if leaf is None else max(0, int(leaf.not_valid_after_utc.timestamp() * 1000))
+    if leaf is None:
+        return _MAX_TIME
+    with well_formed():
+        return max(0, int(leaf.not_valid_after_utc.timestamp() * 1000))
 
 
 def push_resumption(state: ResumptionState) -> bytes:

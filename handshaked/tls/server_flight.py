@@ -55,8 +55,8 @@ def certificate_request(parameters: ServerParameters) -> bytes:
 
 
 def takes_tickets(hello: ClientHelloMessage) -> bool:
-    """Whether the client could use a ticket (RFC 8446 section 4.2.9)."""
-    return PskMode.PSK_DHE_KE in (hello.psk_modes or b"")
+    """Whether a ticket is compatible with the modes that the client advertises, if any (RFC 8446 section 4.2.9)."""
+    return hello.psk_modes is None or PskMode.PSK_DHE_KE in hello.psk_modes
 
 
 def new_session_tickets(

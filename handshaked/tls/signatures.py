@@ -11,6 +11,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from handshaked.errors import Alert, LocalError, PeerError
 from handshaked.model import KeyType, SignatureScheme
+from handshaked.tls.certificates import MALFORMED
 
 SUPPORTED_SCHEMES = (
     SignatureScheme.ECDSA_SECP256R1_SHA256,
@@ -105,7 +106,7 @@ def verify(certificate: x509.Certificate, scheme: int, signature: bytes, content
     """Check a peer's `signature`; raises PeerError."""
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except MALFORMED:
         raise PeerError(Alert.UNSUPPORTED_CERTIFICATE, "the certificate's public key is of no use here") from None
     # "If the CertificateVerify message is sent by ..., the signature algorithm MUST be one offered ...", and fit
     # the key: anything else is an illegal_parameter.

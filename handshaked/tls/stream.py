@@ -12,19 +12,17 @@ from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
 from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, TrafficSecret
 from handshaked.model import Direction, Level, Role
 from handshaked.tls.parameters import ClientHello, ServerParameters
-from handshaked.tls.reassembly import MessageReassembler
 from handshaked.tls.record import ContentType, Record, RecordLayer, pull_alert, push_alert
 
 MAX_KEY_UPDATES = 64
-"""How many KeyUpdates a peer may send in a row without any application data."""
+"""How many KeyUpdates a peer may send in a row without any application data: each costs an answer."""
+
+MIN_EARLY_DATA_SKIPPED = 2**14
+"""How much rejected early data is skipped at least, whatever limit the server has set."""
 
 MAX_WARNINGS = 8
 """How many user_canceled alerts are ignored while the close_notify that has to follow them does not come."""
 
-MAX_EARLY_DATA = 16384
-"""How many bytes of early data are skipped where none was ever allowed."""
-
-_KEY_UPDATE = 24
 _SESSION_ID_LENGTH_AT = 4 + 2 + 32  # handshake header, legacy_version, random: the same in both hellos
 
 
@@ -45,13 +43,18 @@ StreamEvent = Event | ApplicationData | PeerClosed
 
 
 class _Handshake(Protocol):
+    @property
+    def early_data(self) -> bool | None: ...
+
+    @property
+    def peer_record_size_limit(self) -> int | None: ...
+
     def receive(self, level: Level, data: bytes, now: float) -> list[Event]: ...
+
+    def update_keys(self, *, request: bool) -> list[Event]: ...
 
 
 class _ServerHandshake(_Handshake, Protocol):
-    early_data: bool | None
-    peer_record_size_limit: int | None
-
     @property
     def client_hello(self) -> ClientHello | None: ...
 
@@ -59,8 +62,6 @@ class _ServerHandshake(_Handshake, Protocol):
 
 
 class _ClientHandshake(_Handshake, Protocol):
-    peer_record_size_limit: int | None
-
     def start(self, now: float) -> list[Event]: ...
 
 
@@ -70,7 +71,6 @@ class _Stream:
     def __init__(self, role: Role, handshake: _Handshake) -> None:
         self.records = RecordLayer(role)
         self._handshake = handshake
-        self._messages = MessageReassembler(Level.APPLICATION)
         self._outgoing = bytearray()
         self._complete = False
         self._closed_in = False
@@ -94,7 +94,7 @@ class _Stream:
         if not self._complete or self._closed_out:
             raise LocalError("application data before the handshake is complete, or after the end")
         if self.records.update_due:
-            self._update_sending_key()
+            self._carry_out(self._handshake.update_keys(request=False), [])
         self._outgoing += self.records.protect(Level.APPLICATION, ContentType.APPLICATION_DATA, data)
 
     def close(self) -> None:
@@ -135,8 +135,6 @@ class _Stream:
         elif record.content_type is ContentType.APPLICATION_DATA:
             self._key_updates = 0
             events.append(ApplicationData(record.level, record.fragment))
-        elif self._complete:
-            self._take_post_handshake(record, events, now)
         else:
             self._carry_out(self._handshake.receive(record.level, record.fragment, now), events)
 
@@ -157,33 +155,10 @@ class _Stream:
         name = alert.label if alert == description else f"number {description}"
         events.append(HandshakeFailed.of(PeerError(alert, f"the peer sent the alert {name}")))
 
-    def _take_post_handshake(self, record: Record, events: list[StreamEvent], now: float) -> None:
-        """KeyUpdate belongs to the records (RFC 8446 section 4.6.3), all other messages to the handshake."""
-        self._messages.receive(record.level, record.fragment)
-        while (message := self._messages.pull()) is not None:
-            if message[0] != _KEY_UPDATE:
-                self._carry_out(self._handshake.receive(record.level, message, now), events)
-                continue
-            if self._messages.pull() is not None:  # RFC 8446 section 5.1; records looks after incomplete ones
-                raise PeerError(Alert.UNEXPECTED_MESSAGE, "message behind a KeyUpdate, in its record")
-            self._take_key_update(message[4:])
-
-    def _take_key_update(self, body: bytes) -> None:
-        if len(body) != 1:
-            raise PeerError(Alert.DECODE_ERROR, f"KeyUpdate of {len(body)} bytes")
-        if body[0] > 1:  # RFC 8446 section 4.6.3
-            raise PeerError(Alert.ILLEGAL_PARAMETER, f"KeyUpdate with request_update {body[0]}")
+    def _count_key_update(self) -> None:
         self._key_updates += 1
         if self._key_updates > MAX_KEY_UPDATES:
             raise PeerError(Alert.UNEXPECTED_MESSAGE, f"more than {MAX_KEY_UPDATES} KeyUpdates and no data")
-        self.records.update(Direction.RECEIVE)
-        if body[0] == 1 and not self._closed_out:
-            self._update_sending_key()
-
-    def _update_sending_key(self) -> None:
-        message = bytes([_KEY_UPDATE, 0, 0, 1, 0])
-        self._outgoing += self.records.protect(Level.APPLICATION, ContentType.HANDSHAKE, message)
-        self.records.update(Direction.SEND)
 
     def _carry_out(self, happened: list[Event], events: list[StreamEvent]) -> None:
         """Do what a handshake's events ask of the record layer; the rest is the caller's."""
@@ -192,6 +167,8 @@ class _Stream:
                 case CryptoData():
                     self._send_messages(event)
                 case TrafficSecret():
+                    if self._complete and event.direction is Direction.RECEIVE:
+                        self._count_key_update()
                     self.records.install(event)
                 case HandshakeFailed():
                     events.append(self.fail(HandshakeError(event.alert, event.reason, event.status)))
@@ -201,7 +178,8 @@ class _Stream:
                     events.append(event)
 
     def _send_messages(self, event: CryptoData) -> None:
-        self._outgoing += self.records.protect(event.level, ContentType.HANDSHAKE, event.data)
+        if not self._closed_out:  # not even a KeyUpdate that was asked for
+            self._outgoing += self.records.protect(event.level, ContentType.HANDSHAKE, event.data)
 
     def _change_cipher_spec(self) -> None:
         self._outgoing += self.records.protect(Level.INITIAL, ContentType.CHANGE_CIPHER_SPEC, b"\x01")
@@ -226,29 +204,40 @@ class ServerStream(_Stream):
         """What there is to choose a credential by, once it is in."""
         return self._server_handshake.client_hello
 
+    @property
+    def waits(self) -> bool:
+        """Whether the ClientHello is in and `proceed` has to come before anything is read."""
+        return not self._proceeded and self.client_hello is not None
+
     def proceed(self, parameters: ServerParameters, now: float) -> list[StreamEvent]:
         """Answer the ClientHello, and go on with what has already come."""
         events: list[StreamEvent] = []
         self._proceeded = True
-        handshake = self._server_handshake
         try:
-            happened = handshake.proceed(parameters, now)
-            if parameters.record_size_limit is not None and handshake.peer_record_size_limit is not None:
-                # RFC 8449 section 4: from the first protected record on
-                self.records.limit_sent(handshake.peer_record_size_limit)
-                self.records.limit_received(parameters.record_size_limit)
-            allowed = MAX_EARLY_DATA if parameters.early_data is None else parameters.early_data.max_size
-            if handshake.early_data:
-                self.records.limit_early_data(allowed)
-            elif handshake.early_data is not None:
-                self.records.skip_early_data(allowed)
-            self._carry_out(happened, events)
+            self._limit_records(parameters)
+            self._carry_out(self._server_handshake.proceed(parameters, now), events)
+            self._limit_early_data(parameters)
         except HandshakeError as error:
             return [*events, self.fail(error)]
         return events + self._go_on(now)
 
+    def _limit_records(self, parameters: ServerParameters) -> None:
+        """RFC 8449 section 4: each side's limit counts if both have one; a peer's is respected in any case."""
+        limit = self._handshake.peer_record_size_limit
+        if limit is not None:
+            self.records.limit_sent(limit)
+            if parameters.record_size_limit is not None:
+                self.records.limit_received(parameters.record_size_limit)
+
+    def _limit_early_data(self, parameters: ServerParameters) -> None:
+        limit = 0 if parameters.early_data is None else parameters.early_data.max_size
+        if self._handshake.early_data is False:
+            self.records.skip_early_data(max(limit, MIN_EARLY_DATA_SKIPPED))
+        elif self._handshake.early_data:
+            self.records.limit_early_data(limit)
+
     def _held(self) -> bool:
-        return not self._proceeded and self.client_hello is not None
+        return self.waits
 
     def _send_messages(self, event: CryptoData) -> None:
         super()._send_messages(event)
@@ -260,16 +249,17 @@ class ServerStream(_Stream):
 
 
 class ClientStream(_Stream):
-    """The client's side; `start` begins it."""
+    """The client's side; `start` begins it. `record_size_limit` is the one of the handshake's parameters."""
 
-    def __init__(self, handshake: _ClientHandshake) -> None:
+    def __init__(self, handshake: _ClientHandshake, record_size_limit: int | None = None) -> None:
         super().__init__(Role.CLIENT, handshake)
         self._client_handshake = handshake
+        self._record_size_limit = record_size_limit
         self._hello_sent = False
         self._compatible = False
 
     def start(self, now: float) -> list[StreamEvent]:
-        """Send the ClientHello."""
+        """Send the ClientHello; early data may follow if the handshake offers it."""
         events: list[StreamEvent] = []
         try:
             self._carry_out(self._client_handshake.start(now), events)
@@ -277,12 +267,27 @@ class ClientStream(_Stream):
             events.append(self.fail(error))
         return events
 
+    def send_early(self, data: bytes) -> None:
+        """Send early data behind the ClientHello; what it may be, and how much, is the ticket's matter."""
+        self._send_change_cipher_spec_once()
+        self._outgoing += self.records.protect(Level.EARLY, ContentType.APPLICATION_DATA, data)
+
+    def _carry_out(self, happened: list[Event], events: list[StreamEvent]) -> None:
+        limit = self._handshake.peer_record_size_limit
+        if limit is not None and self._record_size_limit is not None:  # RFC 8449 section 4, as in EncryptedExtensions
+            self.records.limit_sent(limit)
+            self.records.limit_received(self._record_size_limit)
+        super()._carry_out(happened, events)
+
     def _send_messages(self, event: CryptoData) -> None:
-        # RFC 8446 section D.4: before the second flight, if the legacy_session_id is not empty
-        if self._compatible:
-            self._compatible = False
-            self._change_cipher_spec()
+        self._send_change_cipher_spec_once()
         super()._send_messages(event)
         if not self._hello_sent:
             self._hello_sent = True
             self._compatible = event.data[_SESSION_ID_LENGTH_AT] != 0
+
+    def _send_change_cipher_spec_once(self) -> None:
+        """RFC 8446 section D.4: before the second flight or early data, if the legacy_session_id is not empty."""
+        if self._compatible:
+            self._compatible = False
+            self._change_cipher_spec()

@@ -5,11 +5,16 @@ from collections.abc import Iterable
 from cryptography import x509
 from cryptography.x509.verification import Store
 
+from handshaked.tls.certificates import is_signed_by
+
 MAX_ANCHORS = 4096
 """Most certificates a trust store may have (the usual bundles have 150)."""
 
 MAX_BUNDLE = 16 * 1024 * 1024
 """Largest PEM bundle that is parsed, in bytes."""
+
+
+_MAX_REMEMBERED = 1024
 
 
 class TrustStore:
@@ -28,6 +33,7 @@ class TrustStore:
         for anchor in self._anchors:
             self._named[anchor.subject] = (*self._named.get(anchor.subject, ()), anchor)
         self.store = Store(list(self._anchors))
+        self._vouched_for: set[x509.Certificate] = set()
 
     @classmethod
     def from_der(cls, anchors: Iterable[bytes]) -> "TrustStore":
@@ -39,7 +45,10 @@ class TrustStore:
         """The store of the certificates of a PEM bundle; ValueError as above."""
         if len(bundle) > MAX_BUNDLE:
             raise ValueError(f"a trust store of {len(bundle)} bytes, the limit is {MAX_BUNDLE}")
-        return cls(x509.load_pem_x509_certificates(bundle))
+        try:
+            return cls(x509.load_pem_x509_certificates(bundle))
+        except ValueError as error:
+            raise ValueError(f"the trust store cannot be parsed: {error}") from None
 
     def __len__(self) -> int:
         return len(self._anchors)
@@ -51,6 +60,27 @@ class TrustStore:
     def named(self, name: x509.Name) -> tuple[x509.Certificate, ...]:
         """The anchors of that name."""
         return self._named.get(name, ())
+
+    def vouched_for(self, certificates: list[x509.Certificate]) -> list[x509.Certificate]:
+        """Those of a peer's certificates that anchors signed, or others of them so signed.
+
+        The rest is left aside before any way is searched: its keys are the peer's own choice, and checking signatures
+        with them can be made as dear as it likes. Signatures found good are remembered, which is all that changes here.
+        """
+        found = [each for each in certificates if each in self._anchors or each in self._vouched_for]
+        waiting = [each for each in certificates if each not in found]
+        while new := [each for each in waiting if self._is_signed_by_one_of(found, each)]:
+            found += new
+            waiting = [each for each in waiting if each not in new]
+            if len(self._vouched_for) + len(new) > _MAX_REMEMBERED:
+                self._vouched_for.clear()
+            self._vouched_for.update(new)
+        return found
+
+    def _is_signed_by_one_of(self, found: list[x509.Certificate], certificate: x509.Certificate) -> bool:
+        name = certificate.issuer
+        issuers = (*self.named(name), *(each for each in found if each.subject == name))
+        return any(is_signed_by(certificate, issuer) for issuer in issuers)
 
 
 def _parsed(number: int, anchor: bytes) -> x509.Certificate:

@@ -15,6 +15,7 @@ curves; names that are equal only up to case or spaces do not chain. More lenien
 import ipaddress
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import NoReturn
 
 import idna
 from cryptography import x509
@@ -36,6 +37,7 @@ from handshaked.tls.trust import TrustStore
 
 _NO_LISTS = RevocationLists()
 _ANY = Criticality.AGNOSTIC
+_MAX_REFUSAL = 160
 
 
 def _authority_policy(purpose: Purpose) -> ExtensionPolicy:
@@ -46,7 +48,17 @@ def _authority_policy(purpose: Purpose) -> ExtensionPolicy:
 
     policy = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, _ANY, None)
     policy = policy.may_be_present(x509.KeyUsage, _ANY, check_usage)
+    policy = policy.may_be_present(x509.NameConstraints, _ANY, _check_constraints)
     return policy.may_be_present(x509.CertificatePolicies, _ANY, None)
+
+
+def _check_constraints(
+    _policy: Policy, _certificate: x509.Certificate, constraints: x509.NameConstraints | None
+) -> None:
+    """Refuse what the verifier would pass over where it is not critical."""
+    subtrees = constraints and (*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ()))
+    if subtrees and any(isinstance(subtree, x509.DirectoryName) for subtree in subtrees):
+        raise ValueError("a name constraint on directory names is not supported")
 
 
 def _leaf_policy(purpose: Purpose) -> ExtensionPolicy:
@@ -72,15 +84,17 @@ class _ChainVerifier:
         self._builder = _BUILDERS[purpose].store(trust.store)
 
     def _verify(self, encoded: tuple[bytes, ...], subject: x509.verification.Subject | None, now: float) -> None:
-        leaf, *others = cert.pull_chain(encoded)
+        leaf, *sent = cert.pull_chain(encoded)
         with cert.well_formed():
             cert.check_dates(leaf, now)
             cert.check_key(leaf)
             cert.check_leaf_usage(leaf, self._purpose)
+            others = self._trust.vouched_for(sent)
             try:
                 path = tuple(self._build(self._builder, leaf, others, subject, now))
             except VerificationError as error:
-                path = self._way(leaf, others, subject, now, cert.shown(str(error)))
+                refusal = cert.shown(str(error), _MAX_REFUSAL)
+                path = self._way(leaf, others, subject, now, refusal) or self._refuse(leaf, sent)
             for certificate, authority in pairwise(path):
                 self._revocations.check(certificate, authority, now)
 
@@ -105,7 +119,7 @@ class _ChainVerifier:
         subject: x509.verification.Subject | None,
         now: float,
         refusal: str,
-    ) -> paths.Path:
+    ) -> paths.Path | None:
         """The path in spite of the verifier's `refusal`, if that was for want of an algorithm; PeerError if not."""
         self._check_leaf_alone(leaf, subject, now)
         fault: PeerError | None = None
@@ -119,7 +133,15 @@ class _ChainVerifier:
                 fault = fault or error
             else:
                 return path
-        raise fault or PeerError(
+        if fault is not None:
+            raise fault
+        return None
+
+    def _refuse(self, leaf: x509.Certificate, sent: list[x509.Certificate]) -> NoReturn:
+        """Say why no way was found at all."""
+        for certificate in (leaf, *sent):
+            cert.check_signature_algorithm(certificate)
+        raise PeerError(
             Alert.UNKNOWN_CA,
             f"no trusted authority vouches for {cert.subject(leaf)}, issued by {cert.issuer(leaf)}:"
             " trust that issuer, or have the peer send its whole chain",
@@ -136,7 +158,7 @@ class _ChainVerifier:
             raise PeerError(
                 Alert.BAD_CERTIFICATE,
                 f"the certificate of {cert.subject(leaf)} is not good{wanted} ({_names(leaf)}):"
-                f" {cert.shown(str(error).removeprefix('validation failed: '))}",
+                f" {cert.shown(str(error).removeprefix('validation failed: '), _MAX_REFUSAL)}",
             ) from None
 
 

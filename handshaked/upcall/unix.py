@@ -150,6 +150,7 @@ class _Connection:
         self._output: list[bytes] = []
         self._unsent: list[bytes] = []
         self._flush_planned = False
+        self._waits_to_write = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -189,6 +190,7 @@ class _Connection:
             self.close()
             return
         messages = 1
+        self._flush_planned = True  # below
         try:
             if flags & socket.MSG_TRUNC:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
@@ -229,7 +231,7 @@ class _Connection:
                 driver.proceed(message.transport_parameters)
         elif isinstance(message, Cancel):
             if driver is not None:
-                driver.abort(Status.CANCELED, "canceled by the endpoint")
+                driver.abort(Status.CANCELED, message.reason or "canceled by the endpoint")
         elif isinstance(message, Lookup):
             self._send(push_lookup_answer(sequence, self._look_up(message)))
         elif isinstance(message, Malformed):
@@ -269,12 +271,19 @@ class _Connection:
             credential=start.credential,
             cipher_suites=start.cipher_suites,
             trust_anchors=start.trust_anchors,
+            session_ticket=start.session_ticket,
+            early_data=start.early_data,
+            ticket_seconds=float(start.ticket_seconds),
             peer_address=start.peer_address,
         )
 
     def _finished(self, sequence: int) -> None:
         self._usage.handshakes -= 1
-        self._drivers.pop(sequence, None)
+        driver = self._drivers[sequence]
+        if driver.takes_tickets:
+            self._loop.call_later(driver.ticket_seconds, self._drivers.pop, sequence, None)
+        else:
+            del self._drivers[sequence]
 
     def _look_up(self, lookup: Lookup) -> LookupAnswer:
         try:
@@ -311,14 +320,17 @@ class _Connection:
                 if sum(map(len, self._unsent)) > self._limits.unsent_bytes:
                     log.warning("%s (pid %d) does not read its answers", self._caller, self._caller.pid)
                     self.close()
-                else:
+                elif not self._waits_to_write:
+                    self._waits_to_write = True
                     self._loop.add_writer(self._sock, self._write)
                 return
             except OSError:
                 self.close()
                 return
             del self._unsent[0]
-        self._loop.remove_writer(self._sock)
+        if self._waits_to_write:
+            self._waits_to_write = False
+            self._loop.remove_writer(self._sock)
 
 
 def caller_of(sock: socket.socket) -> Caller:

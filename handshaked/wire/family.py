@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handshaked.errors import Alert, Status, WireError
-from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
+from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.wire.netlink import (
     NLM_F_ACK,
@@ -46,6 +46,7 @@ class Command(enum.IntEnum):
     DONE = 5
     CANCEL = 6
     LOOKUP = 7
+    SESSION_TICKET = 8
 
 
 class StartAttribute(enum.IntEnum):
@@ -62,6 +63,9 @@ class StartAttribute(enum.IntEnum):
     TRUST_ANCHOR = 36
     PEER_ADDRESS = 37
     CIPHER_SUITE = 38
+    SESSION_TICKET = 39
+    TICKET_SECONDS = 40
+    EARLY_DATA = 41
 
 
 class CryptoAttribute(enum.IntEnum):
@@ -99,6 +103,7 @@ class DoneAttribute(enum.IntEnum):
     CIPHER_SUITE = 37
     RESUMED = 38
     PEER_CERTIFICATE = 39
+    EARLY_DATA_ACCEPTED = 40
 
 
 class LookupAttribute(enum.IntEnum):
@@ -112,6 +117,20 @@ class LookupAttribute(enum.IntEnum):
     SERVER_NAME = 6
     ALERT = 7
     REASON = 8
+
+
+class CancelAttribute(enum.IntEnum):
+    """Why the endpoint gives up."""
+
+    REASON = 1
+
+
+class SessionTicketAttribute(enum.IntEnum):
+    """What a client resumes with, and until when (seconds since 1970, rounded down)."""
+
+    STATE = 1
+    EXPIRES = 2
+    EARLY_DATA = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +147,9 @@ class Start:
     credential: bytes | None = None
     cipher_suites: tuple[CipherSuite, ...] = ()
     trust_anchors: tuple[bytes, ...] = ()
+    session_ticket: bytes | None = field(default=None, repr=False)
+    early_data: bytes | None = None
+    ticket_seconds: int = 0
     peer_address: str | None = None
 
 
@@ -147,7 +169,9 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The endpoint has no use for the handshake any more; it gets no DONE."""
+    """The endpoint has no use for the handshake any more, for a `reason` that the log shall tell. DONE follows."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +230,9 @@ _START = {
     StartAttribute.TRUST_ANCHOR: Policy("trust-anchor", Kind.BINARY, 16384, multi=True),
     StartAttribute.PEER_ADDRESS: Policy("peer-address", Kind.STRING, 64),
     StartAttribute.CIPHER_SUITE: Policy("cipher-suite", Kind.U32, 0xFFFF, multi=True),
+    StartAttribute.SESSION_TICKET: Policy("session-ticket", Kind.BINARY, 65000),
+    StartAttribute.TICKET_SECONDS: Policy("ticket-seconds", Kind.U32, 60),
+    StartAttribute.EARLY_DATA: Policy("early-data", Kind.BINARY, 255),
 }
 _CRYPTO = {
     CryptoAttribute.LEVEL: Policy("level", Kind.U32, max(Level), required=True),
@@ -231,6 +258,13 @@ _DONE = {
     DoneAttribute.CIPHER_SUITE: Policy("cipher-suite", Kind.U32, 0xFFFF),
     DoneAttribute.RESUMED: Policy("resumed", Kind.FLAG),
     DoneAttribute.PEER_CERTIFICATE: Policy("peer-certificate", Kind.BINARY, 65531, multi=True),
+    DoneAttribute.EARLY_DATA_ACCEPTED: Policy("early-data-accepted", Kind.FLAG),
+}
+_CANCEL = {CancelAttribute.REASON: Policy("reason", Kind.STRING, 1024)}
+_SESSION_TICKET = {
+    SessionTicketAttribute.STATE: Policy("state", Kind.BINARY, 65000, required=True),
+    SessionTicketAttribute.EXPIRES: Policy("expires", Kind.U32, required=True),
+    SessionTicketAttribute.EARLY_DATA: Policy("early-data", Kind.FLAG),
 }
 _LOOKUP = {
     LookupAttribute.CLIENT_HELLO: Policy("client-hello", Kind.BINARY, 65531),
@@ -248,8 +282,9 @@ POLICIES: dict[Command, dict[Any, Policy]] = {
     Command.SECRET: {**_SECRET},
     Command.TRANSPORT_PARAMETERS: {**_TRANSPORT_PARAMETERS},
     Command.DONE: {**_DONE},
-    Command.CANCEL: {},
+    Command.CANCEL: {**_CANCEL},
     Command.LOOKUP: {**_LOOKUP},
+    Command.SESSION_TICKET: {**_SESSION_TICKET},
 }
 
 
@@ -270,6 +305,12 @@ def push_start(sequence: int, start: Start, *, ack: bool = False) -> bytes:
         parts.append(push_binary(a.CREDENTIAL, start.credential))
     parts += [push_binary(a.TRUST_ANCHOR, anchor) for anchor in start.trust_anchors]
     parts += [push_u32(a.CIPHER_SUITE, suite) for suite in start.cipher_suites]
+    if start.session_ticket is not None:
+        parts.append(push_binary(a.SESSION_TICKET, start.session_ticket))
+    if start.ticket_seconds:
+        parts.append(push_u32(a.TICKET_SECONDS, start.ticket_seconds))
+    if start.early_data is not None:
+        parts.append(push_binary(a.EARLY_DATA, start.early_data))
     if start.peer_address is not None:
         parts.append(push_string(a.PEER_ADDRESS, start.peer_address))
     return push_message(FAMILY, sequence, Command.START, b"".join(parts), NLM_F_REQUEST | _ack(ack))
@@ -286,7 +327,7 @@ def push_crypto(sequence: int, data: CryptoData, *, ack: bool = False) -> bytes:
             level + push_binary(CryptoAttribute.DATA, data.data[start : start + MAX_CRYPTO]),
             _ack(ack and start + MAX_CRYPTO >= len(data.data)),
         )
-        for start in range(0, len(data.data), MAX_CRYPTO)
+        for start in range(0, max(len(data.data), 1), MAX_CRYPTO)
     )
 
 
@@ -339,13 +380,25 @@ def push_done(sequence: int, outcome: Outcome) -> bytes:
         parts.append(push_u32(a.CIPHER_SUITE, outcome.cipher_suite))
     if outcome.resumed:
         parts.append(push_binary(a.RESUMED, b""))
+    if outcome.early_data_accepted:
+        parts.append(push_binary(a.EARLY_DATA_ACCEPTED, b""))
     parts += [push_binary(a.PEER_CERTIFICATE, certificate) for certificate in outcome.peer_certificates]
     return push_message(FAMILY, sequence, Command.DONE, b"".join(parts))
 
 
-def push_cancel(sequence: int) -> bytes:
+def push_session_ticket(sequence: int, ticket: SessionTicket) -> bytes:
+    """SESSION_TICKET, from the daemon."""
+    a = SessionTicketAttribute
+    body = push_binary(a.STATE, ticket.state) + push_u32(a.EXPIRES, int(ticket.expires))
+    if ticket.early_data:
+        body += push_binary(a.EARLY_DATA, b"")
+    return push_message(FAMILY, sequence, Command.SESSION_TICKET, body)
+
+
+def push_cancel(sequence: int, reason: str = "") -> bytes:
     """CANCEL, from the endpoint."""
-    return push_message(FAMILY, sequence, Command.CANCEL, b"")
+    body = push_string(CancelAttribute.REASON, printable(reason)) if reason else b""
+    return push_message(FAMILY, sequence, Command.CANCEL, body)
 
 
 def push_lookup(sequence: int, lookup: Lookup) -> bytes:
@@ -402,22 +455,21 @@ def pull_from_daemon(packet: bytes) -> Iterator[tuple[int, FromDaemon]]:
 
 def join_packets(messages: list[bytes]) -> list[bytes]:
     """`messages` in as few packets as the limit allows."""
-    found: list[bytes] = []
-    size = MAX_PACKET
+    packets: list[list[bytes]] = [[]]
+    size = 0
     for message in messages:
-        if size + len(message) > MAX_PACKET:
-            found.append(message)
-            size = len(message)
-        else:
-            found[-1] += message
-            size += len(message)
-    return found
+        if packets[-1] and size + len(message) > MAX_PACKET:
+            packets.append([])
+            size = 0
+        packets[-1].append(message)
+        size += len(message)
+    return [b"".join(packet) for packet in packets if packet]
 
 
 def printable(text: str, limit: int = 1000) -> str:
     """`text` with everything unprintable escaped and cut to `limit` bytes: peers may have a hand in it."""
     escaped = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-    return escaped.encode()[:limit].decode(errors="ignore")
+    return escaped if 4 * len(escaped) <= limit else escaped.encode()[:limit].decode(errors="ignore")
 
 
 def _ack(wanted: bool) -> int:
@@ -459,6 +511,9 @@ def _pull_start(values: dict[int, Any]) -> Start:
         credential=values.get(a.CREDENTIAL),
         cipher_suites=tuple(map(_cipher_suite, values.get(a.CIPHER_SUITE, ()))),
         trust_anchors=tuple(values.get(a.TRUST_ANCHOR, ())),
+        session_ticket=values.get(a.SESSION_TICKET),
+        ticket_seconds=values.get(a.TICKET_SECONDS, 0),
+        early_data=values.get(a.EARLY_DATA),
         peer_address=values.get(a.PEER_ADDRESS),
     )
 
@@ -501,9 +556,15 @@ def _pull_done(values: dict[int, Any]) -> Done:
             registration=values.get(a.REGISTRATION),
             cipher_suite=None if suite is None else _cipher_suite(suite),
             resumed=values.get(a.RESUMED, False),
+            early_data_accepted=values.get(a.EARLY_DATA_ACCEPTED, False),
             peer_certificates=tuple(values.get(a.PEER_CERTIFICATE, ())),
         )
     )
+
+
+def _pull_session_ticket(values: dict[int, Any]) -> SessionTicket:
+    a = SessionTicketAttribute
+    return SessionTicket(values[a.STATE], values[a.EXPIRES], values.get(a.EARLY_DATA, False))
 
 
 def _pull_lookup(values: dict[int, Any]) -> Lookup:
@@ -545,7 +606,7 @@ _FROM_ENDPOINT: dict[Command, Callable[[dict[int, Any]], Any]] = {
     Command.START: _pull_start,
     Command.CRYPTO: _pull_crypto,
     Command.TRANSPORT_PARAMETERS: _pull_transport_parameters,
-    Command.CANCEL: lambda _: Cancel(),
+    Command.CANCEL: lambda values: Cancel(values.get(CancelAttribute.REASON, "")),
     Command.LOOKUP: _pull_lookup,
 }
 _FROM_DAEMON: dict[Command, Callable[[dict[int, Any]], Any]] = {
@@ -554,4 +615,5 @@ _FROM_DAEMON: dict[Command, Callable[[dict[int, Any]], Any]] = {
     Command.TRANSPORT_PARAMETERS: _pull_peer_transport_parameters,
     Command.DONE: _pull_done,
     Command.LOOKUP: _pull_lookup_answer,
+    Command.SESSION_TICKET: _pull_session_ticket,
 }

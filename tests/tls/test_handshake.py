@@ -78,7 +78,7 @@ def test_server_prefers_its_own_cipher_suite() -> None:
 
 @pytest.mark.parametrize("group", Group)
 def test_groups(group: Group) -> None:
-    done = pair(client_parameters(groups=(group,), key_shares=(group,))).run()
+    done = pair(client_parameters(groups=(group,), key_shares=(group,)), server_parameters(groups=(group,))).run()
     assert len(done.secrets()) == 4
     assert done.flights == 2
 
@@ -86,7 +86,8 @@ def test_groups(group: Group) -> None:
 @pytest.mark.parametrize("group", [each for each in Group if each is not Group.X25519])
 @pytest.mark.parametrize("suite", [CipherSuite.AES_128_GCM_SHA256, CipherSuite.AES_256_GCM_SHA384])
 def test_hello_retry_request(group: Group, suite: CipherSuite) -> None:
-    done = pair(server=server_parameters(groups=(group,), cipher_suites=(suite,))).run()
+    client = client_parameters(groups=tuple(Group))
+    done = pair(client, server_parameters(groups=(group,), cipher_suites=(suite,))).run()
     assert done.flights == 3
     assert kinds(done.server_events) == ["crypto initial", *SERVER_ORDER]
     assert kinds(done.client_events) == ["crypto initial", *CLIENT_ORDER]

@@ -15,11 +15,7 @@ from tests.tls.pair import NOW, client_parameters, credential, pair, server_para
 
 
 def flight_size(done: object) -> int:
-    return sum(
-        len(each.data)
-        for each in done.server_events  # type: ignore[attr-defined]  # a Pair
-        if isinstance(each, CryptoData)
-    )
+    return sum(len(each.data) for each in done.server_events if isinstance(each, CryptoData))
 
 
 def big() -> Credential:

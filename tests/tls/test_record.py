@@ -379,11 +379,11 @@ class TestKeys:
         with pytest.raises(LocalError):
             layer.protect(Level.HANDSHAKE, HANDSHAKE, message(1))
 
-    def test_key_update_both_ways(self):
+    def test_a_new_secret_at_the_same_level_starts_anew(self):
         out, layer = sender(Level.APPLICATION), receiver(Level.APPLICATION)
         pull_all(layer, out.protect(Level.APPLICATION, DATA, b"x"))
-        out.update(Direction.SEND)
-        layer.update(Direction.RECEIVE)
+        out.install(secret(Level.APPLICATION, Direction.SEND, fill=8))
+        layer.install(secret(Level.APPLICATION, Direction.RECEIVE, fill=8))
         assert layer.state(Direction.RECEIVE) == out.state(Direction.SEND)
         assert layer.state(Direction.RECEIVE).sequence == 0
         assert pull_all(layer, out.protect(Level.APPLICATION, DATA, b"y"))[0].fragment == b"y"

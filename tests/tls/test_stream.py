@@ -1,18 +1,18 @@
-"""A handshake joined with the record layer: two streams against each other, with a scripted handshake between them."""
+"""A handshake joined with the record layer: two streams against each other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
-from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, TrafficSecret
-from handshaked.model import CipherSuite, Direction, Level
-from handshaked.tls.parameters import ClientHello, ServerParameters
+from handshaked.errors import Alert, LocalError
+from handshaked.events import HandshakeComplete, HandshakeFailed, SessionTicket
+from handshaked.model import CipherSuite, Direction, Group, Level
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.parameters import EarlyData, Tickets
 from handshaked.tls.record import ContentType, push_alert
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import (
     MAX_KEY_UPDATES,
     MAX_WARNINGS,
@@ -21,87 +21,50 @@ from handshaked.tls.stream import (
     PeerClosed,
     ServerStream,
 )
+from handshaked.tls.tickets import RotatingTicketKeys
+from tests.tls.pair import NOW, client_parameters, server_parameters
+from tests.tls.test_resumption import Guard
 
-SUITE = CipherSuite.AES_128_GCM_SHA256
-COMPLETE = HandshakeComplete(None, None, SUITE, resumed=False)
-HELLO = ClientHello(None, (), (), None)
-PARAMETERS = ServerParameters(None, None, None)  # type: ignore[arg-type]  # the script never signs
 CCS = bytes.fromhex("140303000101")
+TICKETS = Tickets(RotatingTicketKeys([(NOW - 3600, bytes(32))]))
 
 
-def message(kind: int, body: bytes) -> bytes:
-    return bytes([kind]) + len(body).to_bytes(3) + body
+def new_client(**changes) -> ClientStream:
+    parameters = client_parameters(**{"transport_parameters": None, "alpns": (), **changes})
+    return ClientStream(ClientHandshake(parameters, quic=False), parameters.record_size_limit)
 
 
-def hello(kind: int, session_id: bytes) -> bytes:
-    return message(kind, bytes(34) + bytes([len(session_id)]) + session_id + bytes(8))
+def new_server() -> ServerStream:
+    return ServerStream(ServerHandshake(quic=False))
 
 
-def secret(level: Level, direction: Direction, sender: str) -> TrafficSecret:
-    return TrafficSecret(level, direction, SUITE, f"{level.name} {sender}".ljust(32).encode())
+def answer(**changes):
+    return server_parameters(**{"transport_parameters": None, "alpn": None, **changes})
 
 
-@dataclass
-class Script:
-    """Plays one side of a handshake in the order that events.py fixes; messages are recognised by their first byte."""
-
-    session_id: bytes = bytes(32)
-    fault: HandshakeError | None = None
-    client_hello: ClientHello | None = None
-    early_data: bool | None = None
-    peer_record_size_limit: int | None = None
-
-    def start(self, now: float) -> list[Event]:
-        return [CryptoData(Level.INITIAL, hello(1, self.session_id))]
-
-    def proceed(self, parameters: ServerParameters, now: float) -> list[Event]:
-        if self.fault:
-            raise self.fault
-        return [
-            CryptoData(Level.INITIAL, hello(2, self.session_id)),
-            secret(Level.HANDSHAKE, Direction.SEND, "server"),
-            secret(Level.HANDSHAKE, Direction.RECEIVE, "client"),
-            CryptoData(Level.HANDSHAKE, message(8, b"") + message(20, b"server")),
-            secret(Level.APPLICATION, Direction.SEND, "server"),
-        ]
-
-    def receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        if data[0] == 1:
-            self.client_hello = HELLO
-            return []
-        if data[0] == 2:
-            return [
-                secret(Level.HANDSHAKE, Direction.RECEIVE, "server"),
-                secret(Level.HANDSHAKE, Direction.SEND, "client"),
-            ]
-        if data[0] == 8:
-            return [
-                secret(Level.APPLICATION, Direction.RECEIVE, "server"),
-                secret(Level.APPLICATION, Direction.SEND, "client"),
-                CryptoData(Level.HANDSHAKE, message(20, b"client")),
-                COMPLETE,
-            ]
-        if data[0] == 20:
-            return [
-                secret(Level.APPLICATION, Direction.RECEIVE, "client"),
-                CryptoData(Level.APPLICATION, message(4, b"ticket")),
-                COMPLETE,
-            ]
-        if data[0] == 4:
-            return []
-        raise PeerError(Alert.UNEXPECTED_MESSAGE, f"message {data[0]}")
+def talk(client: ClientStream, server: ServerStream, **changes) -> tuple[list, list]:
+    """All that happens until both are silent."""
+    client_events, server_events = client.start(NOW), []
+    while True:
+        up = client.pull_outgoing()
+        server_events += server.receive(up, NOW)
+        if server.client_hello and not any(isinstance(e, HandshakeComplete) for e in server_events):
+            server_events += proceed_once(server, changes)
+        down = server.pull_outgoing()
+        client_events += client.receive(down, NOW)
+        if not up and not down:
+            return client_events, server_events
 
 
-def connected(session_id: bytes = b"") -> tuple[ClientStream, ServerStream]:
+def proceed_once(server: ServerStream, changes) -> list:
+    return server.proceed(answer(**changes), NOW) if server.waits else []
+
+
+def connected(client: ClientStream | None = None, **changes) -> tuple[ClientStream, ServerStream]:
     """Two streams with the handshake behind them."""
-    client, server = ClientStream(Script(session_id)), ServerStream(Script(session_id))
-    assert client.start(0) == []
-    assert server.receive(client.pull_outgoing(), 0) == []
-    assert server.client_hello is HELLO
-    assert server.proceed(PARAMETERS, 0) == []
-    assert client.receive(server.pull_outgoing(), 0) == [COMPLETE]
-    assert server.receive(client.pull_outgoing(), 0) == [COMPLETE]
-    assert client.receive(server.pull_outgoing(), 0) == []
+    client, server = client or new_client(), new_server()
+    for events in talk(client, server, **changes):
+        assert any(isinstance(event, HandshakeComplete) for event in events), events
     return client, server
 
 
@@ -110,98 +73,171 @@ def inject(sender: ClientStream | ServerStream, kind: ContentType, data: bytes) 
     return sender.records.protect(Level.APPLICATION, kind, data)
 
 
+def types(events: list) -> list[type]:
+    return [type(event) for event in events]
+
+
 class TestHandshake:
-    def test_data_both_ways_and_the_end(self):
-        client, server = connected()
+    @pytest.mark.parametrize("suite", list(CipherSuite))
+    def test_data_both_ways_and_the_end(self, suite):
+        client, server = connected(new_client(cipher_suites=(suite,)), cipher_suites=(suite,))
         client.send(b"ping")
-        assert server.receive(client.pull_outgoing(), 0) == [ApplicationData(Level.APPLICATION, b"ping")]
+        assert server.receive(client.pull_outgoing(), NOW) == [ApplicationData(Level.APPLICATION, b"ping")]
         server.send(b"pong")
         server.close()
-        assert client.receive(server.pull_outgoing(), 0) == [
+        assert client.receive(server.pull_outgoing(), NOW) == [
             ApplicationData(Level.APPLICATION, b"pong"),
             PeerClosed(),
         ]
         assert client.needed() == 0
-        assert client.receive(b"junk behind the end", 0) == []
+        assert client.receive(b"junk behind the end", NOW) == []
         client.send(b"half-closed streams may go on sending")
-        assert len(server.receive(client.pull_outgoing(), 0)) == 1
+        assert len(server.receive(client.pull_outgoing(), NOW)) == 1
         with pytest.raises(LocalError):
             server.send(b"x")
 
-    @given(cut=st.integers(1, 100))
+    @settings(max_examples=25, deadline=None)
+    @given(cut=st.integers(1, 400))
     def test_any_split(self, cut):
-        client, server = ClientStream(Script()), ServerStream(Script())
-        client.start(0)
+        client, server = new_client(), new_server()
+        client.start(NOW)
 
         def feed(stream, data):
-            return [e for at in range(0, len(data), cut) for e in stream.receive(data[at : at + cut], 0)]
+            return [e for at in range(0, len(data), cut) for e in stream.receive(data[at : at + cut], NOW)]
 
         assert feed(server, client.pull_outgoing()) == []
-        server.proceed(PARAMETERS, 0)
-        assert feed(client, server.pull_outgoing()) == [COMPLETE]
-        assert feed(server, client.pull_outgoing()) == [COMPLETE]
+        assert server.proceed(answer(tickets=TICKETS), NOW) == []
+        assert types(feed(client, server.pull_outgoing())) == [HandshakeComplete]
+        assert types(feed(server, client.pull_outgoing())) == [HandshakeComplete]
+        assert types(feed(client, server.pull_outgoing())) == [SessionTicket]
 
-    @pytest.mark.parametrize("session_id", [b"", bytes(32)])
-    def test_change_cipher_spec_where_the_session_id_asks_for_it(self, session_id):
-        client, server = ClientStream(Script(session_id)), ServerStream(Script(session_id))
-        client.start(0)
+    def test_retry(self):
+        client = new_client(groups=(Group.X25519, Group.SECP384R1))
+        connected(client, groups=(Group.SECP384R1,))
+
+    def test_one_change_cipher_spec_from_each_side(self):
+        client, server = new_client(groups=(Group.X25519, Group.SECP384R1)), new_server()
+        client.start(NOW)
         first = client.pull_outgoing()
-        server.receive(first, 0)
-        server.proceed(PARAMETERS, 0)
+        server.receive(first, NOW)
+        server.proceed(answer(groups=(Group.SECP384R1,)), NOW)
+        retry = server.pull_outgoing()
+        client.receive(retry, NOW)
+        second = client.pull_outgoing()
+        server.receive(second, NOW)
         flight = server.pull_outgoing()
-        client.receive(flight, 0)
-        assert CCS not in first
-        assert flight.count(CCS) == bool(session_id)
-        assert client.pull_outgoing().startswith(CCS) == bool(session_id)
+        client.receive(flight, NOW)
+        last = client.pull_outgoing()
+        assert [CCS in each for each in (first, retry, second, flight, last)] == [False, True, True, False, False]
+        assert second.startswith(CCS)
+        assert types(server.receive(last, NOW)) == [HandshakeComplete]
 
     def test_the_server_reads_nothing_while_it_waits(self):
-        client, server = ClientStream(Script()), ServerStream(Script())
-        client.start(0)
-        server.receive(client.pull_outgoing() + CCS + b"\xff", 0)
-        assert (server.needed(), server.pull_outgoing()) == (0, b"")
-        assert server.proceed(PARAMETERS, 0) == []  # and takes the change_cipher_spec then
-        assert server.needed() == 4
+        client, server = new_client(), new_server()
+        client.start(NOW)
+        assert not server.waits
+        server.receive(client.pull_outgoing() + CCS + b"\x17", NOW)
+        assert (server.waits, server.needed(), server.pull_outgoing()) == (True, 0, b"")
+        assert server.proceed(answer(), NOW) == []  # and takes the change_cipher_spec then
+        assert (server.waits, server.needed()) == (False, 4)
 
     def test_nothing_behind_finished_is_read(self):
-        client, server = ClientStream(Script()), ServerStream(Script())
-        client.start(0)
-        server.receive(client.pull_outgoing(), 0)
-        server.proceed(PARAMETERS, 0)
-        client.receive(server.pull_outgoing(), 0)
+        client, server = new_client(), new_server()
+        client.start(NOW)
+        server.receive(client.pull_outgoing(), NOW)
+        server.proceed(answer(tickets=TICKETS), NOW)
+        client.receive(server.pull_outgoing(), NOW)
         client.send(b"early bird")
         wire, at, events = client.pull_outgoing(), 0, []
         while not events:
             needed = server.needed()
-            events = server.receive(wire[at : at + needed], 0)
+            events = server.receive(wire[at : at + needed], NOW)
             at += needed
-        assert (events, server.records.buffered) == ([COMPLETE], 0)
+        assert (types(events), server.records.buffered) == ([HandshakeComplete], 0)
         assert server.records.state(Direction.RECEIVE).sequence == 0
         assert server.records.state(Direction.SEND).sequence == 1  # the ticket
-        assert server.receive(wire[at:], 0) == [ApplicationData(Level.APPLICATION, b"early bird")]
+        assert server.receive(wire[at:], NOW) == [ApplicationData(Level.APPLICATION, b"early bird")]
 
     def test_no_data_before_the_handshake_is_complete(self):
-        client = ClientStream(Script())
-        client.start(0)
+        client = new_client()
+        client.start(NOW)
         with pytest.raises(LocalError):
             client.send(b"x")
+
+    @pytest.mark.parametrize(("limits", "fragments"), [((100, 200), [99, 99, 2]), ((100, None), [99, 99, 2])])
+    def test_record_size_limit(self, limits, fragments):
+        theirs, ours = limits
+        client, server = connected(new_client(record_size_limit=theirs), record_size_limit=ours)
+        server.send(bytes(200))
+        assert [len(e.data) for e in client.receive(server.pull_outgoing(), NOW)] == fragments
+        client.send(bytes(200))
+        events = server.receive(client.pull_outgoing(), NOW)
+        assert [len(e.data) for e in events] == ([199, 1] if ours else [200])
+
+
+class TestEarlyData:
+    def state(self, **changes) -> tuple[bytes, dict]:
+        """A ticket's state, and the server that gave it."""
+        how = {"tickets": TICKETS, "early_data": EarlyData(Guard(), max_size=1000), **changes}
+        client_events, _ = talk(new_client(), new_server(), **how)
+        (ticket,) = (event for event in client_events if isinstance(event, SessionTicket))
+        return ticket.state, how
+
+    def flight(self, data: bytes, state: bytes, **changes) -> tuple[ClientStream, ServerStream, list]:
+        client, server = new_client(session_ticket=state, early_data=True), new_server()
+        client.start(NOW)
+        client.send_early(data)
+        server.receive(client.pull_outgoing(), NOW)
+        return client, server, server.proceed(answer(**changes), NOW)
+
+    def test_accepted(self):
+        state, how = self.state()
+        client, server, events = self.flight(b"0-RTT", state, **how)
+        assert events == [ApplicationData(Level.EARLY, b"0-RTT")]
+        [complete] = client.receive(server.pull_outgoing(), NOW)
+        assert complete.early_data_accepted
+        client.send(b"1-RTT")
+        events = server.receive(client.pull_outgoing(), NOW)
+        assert types(events) == [HandshakeComplete, ApplicationData]
+
+    def test_more_than_the_limit(self):
+        state, how = self.state()
+        *_, [failed] = self.flight(bytes(1001), state, **how)
+        assert failed.alert is Alert.UNEXPECTED_MESSAGE
+
+    @pytest.mark.parametrize("size", [1, 5000])
+    @pytest.mark.parametrize("groups", [(Group.X25519,), (Group.SECP256R1,)])
+    def test_rejected_and_skipped_with_and_without_retry(self, size, groups):
+        state, how = self.state()
+        client, server, events = self.flight(bytes(size), state, **{**how, "early_data": None, "groups": groups})
+        assert events == []
+        while not events:
+            client_events = client.receive(server.pull_outgoing(), NOW)
+            events = server.receive(client.pull_outgoing(), NOW)
+        assert not events[0].early_data_accepted
+        assert types(client_events) == [HandshakeComplete]
+
+    def test_rejected_and_too_much(self):
+        state, how = self.state()
+        *_, [failed] = self.flight(bytes(20_000), state, **{**how, "early_data": None})
+        assert failed.alert is Alert.UNEXPECTED_MESSAGE
 
 
 class TestFaults:
     def test_a_fault_of_the_handshake_becomes_an_alert(self):
-        server = ServerStream(Script(fault=HandshakeError(Alert.UNRECOGNIZED_NAME, "nobody has that name")))
-        client = ClientStream(Script())
-        client.start(0)
-        server.receive(client.pull_outgoing(), 0)
-        [failed] = server.proceed(PARAMETERS, 0)
-        assert failed == HandshakeFailed(Alert.UNRECOGNIZED_NAME, "nobody has that name", 13)
-        assert server.pull_outgoing() == bytes.fromhex("15030300020270")
-        assert (server.needed(), server.receive(b"more", 0)) == (0, [])
+        client, server = new_client(cipher_suites=(CipherSuite.AES_128_CCM_SHA256,)), new_server()
+        client.start(NOW)
+        server.receive(client.pull_outgoing(), NOW)
+        [failed] = server.proceed(answer(), NOW)
+        assert failed.alert is Alert.HANDSHAKE_FAILURE
+        assert server.pull_outgoing() == bytes.fromhex("15030300020228")
+        assert (server.needed(), server.receive(b"more", NOW)) == (0, [])
 
     def test_an_alert_goes_out_under_the_highest_keys(self):
         client, server = connected()
-        [failed] = server.receive(inject(client, ContentType.CHANGE_CIPHER_SPEC, b"\1"), 0)
+        [failed] = server.receive(inject(client, ContentType.CHANGE_CIPHER_SPEC, b"\1"), NOW)
         assert failed.alert is Alert.UNEXPECTED_MESSAGE
-        [told] = client.receive(server.pull_outgoing(), 0)
+        [told] = client.receive(server.pull_outgoing(), NOW)
         assert told.alert is Alert.UNEXPECTED_MESSAGE
         assert "peer sent" in told.reason
         assert client.pull_outgoing() == b""
@@ -210,75 +246,102 @@ class TestFaults:
     @pytest.mark.parametrize("level", [1, 2, 9])
     def test_every_error_alert_ends_it_whatever_its_level(self, description, alert, level):
         client, server = connected()
-        [failed] = server.receive(inject(client, ContentType.ALERT, bytes([level, description])), 0)
+        [failed] = server.receive(inject(client, ContentType.ALERT, bytes([level, description])), NOW)
         assert failed.alert is alert
         assert server.pull_outgoing() == b""
 
     def test_close_notify_within_the_handshake_is_a_failure(self):
-        server = ServerStream(Script())
-        [failed] = server.receive(b"\x15\3\3\0\2" + push_alert(Alert.CLOSE_NOTIFY), 0)
+        server = new_server()
+        [failed] = server.receive(b"\x15\3\3\0\2" + push_alert(Alert.CLOSE_NOTIFY), NOW)
         assert failed.alert is Alert.CLOSE_NOTIFY
+        assert server.pull_outgoing() == b""
 
     def test_user_canceled_is_ignored_but_not_for_ever(self):
         client, server = connected()
         canceled = [inject(client, ContentType.ALERT, push_alert(Alert.USER_CANCELED)) for _ in range(MAX_WARNINGS)]
-        assert server.receive(b"".join(canceled), 0) == []
-        [failed] = server.receive(inject(client, ContentType.ALERT, push_alert(Alert.USER_CANCELED)), 0)
+        assert server.receive(b"".join(canceled), NOW) == []
+        [failed] = server.receive(inject(client, ContentType.ALERT, push_alert(Alert.USER_CANCELED)), NOW)
         assert failed.alert is Alert.USER_CANCELED
 
+    @settings(max_examples=100, deadline=None)
     @given(st.data())
-    def test_any_mutation_fails_once_and_never_otherwise(self, data):
-        client, server = ClientStream(Script()), ServerStream(Script())
-        client.start(0)
-        server.receive(client.pull_outgoing(), 0)
-        server.proceed(PARAMETERS, 0)
+    def test_any_mutation_of_the_servers_flight_fails_once_and_never_otherwise(self, data):
+        client, server = new_client(), new_server()
+        client.start(NOW)
+        server.receive(client.pull_outgoing(), NOW)
+        server.proceed(answer(), NOW)
         flight = bytearray(server.pull_outgoing())
-        flight[data.draw(st.integers(0, len(flight) - 1))] ^= data.draw(st.integers(1, 255))
-        events = client.receive(bytes(flight), 0)
-        assert [type(event) for event in events] in ([], [HandshakeComplete], [HandshakeFailed])
+        flight[data.draw(st.integers(0, 9999)) % len(flight)] ^= data.draw(st.integers(1, 255))
+        assert types(client.receive(bytes(flight), NOW)) in ([], [HandshakeComplete], [HandshakeFailed])
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.data())
+    def test_any_mutation_of_the_clients_flight_fails_once_and_never_otherwise(self, data):
+        client, server = new_client(), new_server()
+        client.start(NOW)
+        flight = bytearray(client.pull_outgoing())
+        flight[data.draw(st.integers(0, 9999)) % len(flight)] ^= data.draw(st.integers(1, 255))
+        events = server.receive(bytes(flight), NOW)
+        if server.waits:
+            assert events == []
+            events = server.proceed(answer(), NOW)
+        assert types(events) in ([], [HandshakeFailed])
 
 
 class TestKeyUpdate:
     @pytest.mark.parametrize("asked", [0, 1])
     def test_the_peers(self, asked):
         client, server = connected()
-        update = inject(client, ContentType.HANDSHAKE, message(24, bytes([asked])))
-        client.records.update(Direction.SEND)
-        assert server.receive(update, 0) == []
-        client.send(b"under the new key")
-        server.send(b"answer")
-        assert len(server.receive(client.pull_outgoing(), 0)) == 1
+        update = inject(client, ContentType.HANDSHAKE, b"\x18\0\0\1" + bytes([asked]))
+        refused = server.receive(update[:-1], NOW)
+        assert refused == []
         before = client.records.state(Direction.RECEIVE).key
-        assert client.receive(server.pull_outgoing(), 0) == [ApplicationData(Level.APPLICATION, b"answer")]
-        assert (client.records.state(Direction.RECEIVE).key != before) == asked
+        assert server.receive(update[-1:], NOW) == []
+        assert bool(server.pull_outgoing()) == asked
+        assert server.records.state(Direction.RECEIVE).sequence == 0
+        assert (server.records.state(Direction.SEND).key != before) == asked
+
+    def test_our_own_when_the_key_is_used_up(self):
+        client, server = connected()
+        client.records.key_lifetime = 1
+        for text in (b"one", b"two", b"three"):
+            client.send(text)
+            assert server.receive(client.pull_outgoing(), NOW) == [ApplicationData(Level.APPLICATION, text)]
 
     @pytest.mark.parametrize(
         ("wrong", "alert"),
         [
-            (message(24, b""), Alert.DECODE_ERROR),
-            (message(24, b"\0\0"), Alert.DECODE_ERROR),
-            (message(24, b"\2"), Alert.ILLEGAL_PARAMETER),
-            (message(24, b"\0") * 2, Alert.UNEXPECTED_MESSAGE),
-            (message(24, b"\0") + b"\4", Alert.UNEXPECTED_MESSAGE),
-            (message(13, b""), Alert.UNEXPECTED_MESSAGE),
+            (b"\x18\0\0\0", Alert.DECODE_ERROR),
+            (b"\x18\0\0\2\0\0", Alert.DECODE_ERROR),
+            (b"\x18\0\0\1\2", Alert.ILLEGAL_PARAMETER),
+            (b"\x18\0\0\1\0" * 2, Alert.UNEXPECTED_MESSAGE),
+            (b"\x18\0\0\1\0\4", Alert.UNEXPECTED_MESSAGE),
+            (b"\x0d\0\0\0", Alert.UNEXPECTED_MESSAGE),
         ],
     )
     def test_wrong_ones(self, wrong, alert):
         client, server = connected()
-        [failed] = server.receive(inject(client, ContentType.HANDSHAKE, wrong), 0)
+        [failed] = server.receive(inject(client, ContentType.HANDSHAKE, wrong), NOW)
         assert failed.alert is alert
+
+    def test_none_is_sent_after_the_end(self):
+        client, server = connected()
+        server.close()
+        client.receive(server.pull_outgoing(), NOW)
+        assert server.receive(inject(client, ContentType.HANDSHAKE, b"\x18\0\0\1\1"), NOW) == []
+        assert server.pull_outgoing() == b""
 
     def test_fragmented_over_records(self):
         client, server = connected()
-        pieces = [inject(client, ContentType.HANDSHAKE, bytes([byte])) for byte in message(24, b"\0")]
-        client.records.update(Direction.SEND)
-        assert server.receive(b"".join(pieces), 0) == []
-        client.send(b"x")
-        assert len(server.receive(client.pull_outgoing(), 0)) == 1
+        pieces = [inject(client, ContentType.HANDSHAKE, bytes([byte])) for byte in b"\x18\0\0\1\0"]
+        assert server.receive(b"".join(pieces), NOW) == []
+        assert server.records.state(Direction.RECEIVE).sequence == 0
 
     def test_not_for_ever(self):
-        client, server = connected()
+        client = ClientHandshake(client_parameters(transport_parameters=None, alpns=()), quic=False)
+        stream, server = connected(ClientStream(client))
         for left in range(MAX_KEY_UPDATES, -1, -1):
-            events = server.receive(inject(client, ContentType.HANDSHAKE, message(24, b"\0")), 0)
-            client.records.update(Direction.SEND)
+            message, secret = client.update_keys(request=False)
+            events = server.receive(inject(stream, ContentType.HANDSHAKE, message.data), NOW)
+            stream.records.install(secret)
             assert bool(events) == (left == 0)

@@ -1,0 +1,70 @@
+"""How values that are not numbers or text lie in the rows of the database."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any
+
+from handshaked.model import KeyType
+from handshaked.registry.registration import Access, Policy
+
+
+def join(items: Iterable[bytes], width: int) -> bytes:
+    """`items` in a row, each behind its length of `width` bytes."""
+    return b"".join(len(item).to_bytes(width) + item for item in items)
+
+
+def split(data: bytes, width: int) -> tuple[bytes, ...]:
+    """The items that ``join`` has put into `data`."""
+    items = []
+    position = 0
+    while position < len(data):
+        end = position + width + int.from_bytes(data[position : position + width])
+        items.append(data[position + width : end])
+        position = end
+    return tuple(items)
+
+
+def dump_policy(policy: Policy) -> str:
+    """Only what differs from the defaults: rows are small, and a new setting needs no new schema."""
+    default = Policy()
+    return json.dumps(
+        {
+            setting.name: getattr(policy, setting.name)
+            for setting in fields(Policy)
+            if getattr(policy, setting.name) != getattr(default, setting.name)
+        }
+    )
+
+
+def dump_access(access: Access) -> str:
+    """`access` as JSON."""
+    return json.dumps([sorted(access.uids), sorted(access.gids), access.kernel])
+
+
+# Rows repeat these values by the thousand: one object serves all of them.
+@lru_cache(maxsize=4096)
+def load_access(text: str) -> Access:
+    """What ``dump_access`` has written."""
+    uids, gids, kernel = json.loads(text)
+    return Access(frozenset(uids), frozenset(gids), kernel)
+
+
+@lru_cache(maxsize=4096)
+def load_policy(text: str) -> Policy:
+    """What ``dump_policy`` has written."""
+    stored: dict[str, Any] = json.loads(text)
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    return Policy(**settings)
+
+
+@lru_cache(maxsize=4096)
+def load_alpns(data: bytes) -> tuple[bytes, ...]:
+    """Application protocols."""
+    return split(data, 1)
+
+
+load_key_type = lru_cache(maxsize=None)(KeyType)

@@ -1,0 +1,114 @@
+"""The database's schema: opened, made, brought from an older version to this one; a newer one is refused."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from handshaked.errors import RefusedError, UnavailableError
+
+_FIRST = """
+CREATE TABLE registration (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, owner INTEGER NOT NULL,
+    server_names TEXT NOT NULL, alpns BLOB NOT NULL, access TEXT NOT NULL, policy TEXT NOT NULL, created REAL NOT NULL
+);
+CREATE TABLE pair (
+    server_name TEXT NOT NULL, alpn BLOB NOT NULL,
+    registration INTEGER NOT NULL REFERENCES registration ON DELETE CASCADE,
+    PRIMARY KEY (server_name, alpn)
+) WITHOUT ROWID;
+CREATE INDEX pair_registration ON pair (registration);
+CREATE TABLE credential (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL, key_type TEXT NOT NULL, subject TEXT NOT NULL,
+    not_before REAL NOT NULL, not_after REAL NOT NULL, chain BLOB NOT NULL, key BLOB NOT NULL
+);
+CREATE TABLE registration_credential (
+    registration INTEGER NOT NULL REFERENCES registration ON DELETE CASCADE, position INTEGER NOT NULL,
+    credential INTEGER NOT NULL REFERENCES credential, source TEXT NOT NULL,
+    PRIMARY KEY (registration, position)
+) WITHOUT ROWID;
+CREATE INDEX registration_credential_credential ON registration_credential (credential);
+CREATE TABLE change (generation INTEGER PRIMARY KEY AUTOINCREMENT, registration INTEGER NOT NULL);
+"""
+_SECOND = """
+ALTER TABLE registration ADD COLUMN origin TEXT NOT NULL DEFAULT '';
+CREATE TABLE grant_ (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, uid INTEGER, gid INTEGER, server_names TEXT NOT NULL, alpns BLOB NOT NULL,
+    kernel INTEGER NOT NULL, created REAL NOT NULL
+);
+"""
+_THIRD = """
+ALTER TABLE credential ADD COLUMN ocsp BLOB;
+CREATE TABLE trust (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, anchors BLOB NOT NULL, revocations BLOB NOT NULL, source TEXT NOT NULL
+);
+CREATE TABLE ticket_key (begins REAL PRIMARY KEY, secret BLOB NOT NULL) WITHOUT ROWID;
+"""
+_STEPS = (_FIRST, _SECOND, _THIRD)
+"""The step at index n leads from schema n to schema n + 1. A released step is never changed."""
+SCHEMA_VERSION = len(_STEPS)
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """The database at `path`, made or migrated if need be; RefusedError if a newer handshaked has made it."""
+    with unavailable_for(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(path, isolation_level=None)
+        try:
+            version = _version(db)
+            if version > SCHEMA_VERSION:
+                raise RefusedError(
+                    f"{path}: made by a newer handshaked (schema {version}, this one knows {SCHEMA_VERSION}): "
+                    "install that version again, or move the file away to start without registrations"
+                )
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA secure_delete = ON")
+            for number in range(version, SCHEMA_VERSION):
+                db.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """The database at `path`, which must have this schema: a worker and its parent are of one version."""
+    with unavailable_for(path):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        version = _version(db)
+        if version != SCHEMA_VERSION:
+            db.close()
+            raise RefusedError(
+                f"{path}: has schema {version}, this program knows {SCHEMA_VERSION}; "
+                "handshaked was upgraded while it ran: restart it"
+            )
+    return db
+
+
+@contextmanager
+def unavailable_for(path: Path) -> Iterator[None]:
+    """Make UnavailableError, with words that help, of what goes wrong with the database at `path`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise UnavailableError(f"{path}: {error}{_mend(error)}") from None
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _mend(error: sqlite3.Error) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL":
+        return "; nothing was changed: make room there and try again"
+    if name.startswith("SQLITE_IOERR"):
+        return "; nothing was changed: the disk is full or fails"
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return "; check the directory's owner and mode, and that files can be opened"
+    if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+        return "; it is damaged: restore it from a backup, or move it away and register again"
+    return ""

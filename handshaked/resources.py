@@ -1,0 +1,128 @@
+"""What handshakes are run with: credentials, verifiers and ticket keys, each read once and kept.
+
+Everything here belongs to one worker. What a registration asks for becomes the engine's parameters here.
+"""
+
+import hashlib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from handshaked.errors import Alert, CallerError, LocalError, Status
+from handshaked.model import CipherSuite, ClientAuth, Group, Request
+from handshaked.registry.registration import Policy
+from handshaked.registry.snapshot import Selection
+from handshaked.registry.store import TICKET_KEY_ROTATION, Store
+from handshaked.tls.parameters import (
+    DEFAULT_CIPHER_SUITES,
+    DEFAULT_GROUPS,
+    ClientCertificateVerifier,
+    EarlyData,
+    PeerVerifier,
+    ReplayGuard,
+    ServerParameters,
+    Tickets,
+)
+from handshaked.tls.revocation import RevocationList, RevocationLists
+from handshaked.tls.tickets import RotatingTicketKeys
+from handshaked.tls.trust import TrustStore
+from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+
+SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
+_PEM_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_CACHED_CREDENTIALS = 4096
+_CACHED_TRUST_STORES = 64
+
+
+class StoredResources:
+    """Resources out of `store`; early data is never taken without a `replay_guard`. Implements ``Resources``."""
+
+    def __init__(self, store: Store, replay_guard: ReplayGuard | None = None) -> None:
+        self._store = store
+        self._replay_guard = replay_guard
+        self._ticket_keys = RotatingTicketKeys([])
+        self.credential = lru_cache(maxsize=_CACHED_CREDENTIALS)(store.credential)
+        self._client_trust = lru_cache(maxsize=_CACHED_TRUST_STORES)(self._load_client_trust)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the ticket keys that the store has now."""
+        self._ticket_keys = RotatingTicketKeys(self._store.ticket_keys(), TICKET_KEY_ROTATION)
+
+    def forget(self) -> None:
+        """Let go of all credentials and trust anchors; those still in use are read again."""
+        self.credential.cache_clear()
+        self._client_trust.cache_clear()
+
+    def server_verifier(self, request: Request) -> PeerVerifier:
+        """What verifies the server that a client's `request` is for."""
+        if not request.trust_anchors:
+            return _system_trust()
+        try:
+            return _trust_in(request.trust_anchors)
+        except ValueError as error:
+            raise CallerError(
+                Alert.INTERNAL_ERROR, f"a trust anchor of the request cannot be parsed: {error}", Status.INVALID
+            ) from None
+
+    def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
+        """The engine's parameters for what was selected, as the registration's policy has them."""
+        policy = selection.registration.policy
+        client_auth = ClientAuth[policy.client_auth.upper()]
+        verifier: ClientCertificateVerifier | None = None
+        client_policy = b""
+        if client_auth is not ClientAuth.NONE:
+            verifier, client_policy = self._client_trust(policy.client_trust)
+        return ServerParameters(
+            credential=self.credential(selection.credential.id),
+            alpn=selection.alpn,
+            transport_parameters=transport_parameters,
+            cipher_suites=_cipher_suites(request, policy),
+            groups=tuple(Group[name] for name in policy.groups) or DEFAULT_GROUPS,
+            registration=selection.registration.name,
+            client_auth=client_auth,
+            client_verifier=verifier,
+            client_policy=client_policy,
+            tickets=Tickets(self._ticket_keys, policy.tickets) if policy.tickets else None,
+            early_data=self._early_data(request, policy),
+        )
+
+    def _early_data(self, request: Request, policy: Policy) -> EarlyData | None:
+        if not policy.early_data or request.early_data is None or self._replay_guard is None:
+            return None
+        return EarlyData(self._replay_guard, request.early_data)
+
+    def _load_client_trust(self, identity: int) -> tuple[ClientCertificateVerifier, bytes]:
+        """The verifier of that id, and a digest of what it accepts."""
+        if identity == 0:
+            return ClientChainVerifier(_system_anchors()), b"system"
+        anchors, revocations = self._store.trust(identity)
+        lists = [RevocationList(block) for block in _PEM_LIST.findall(revocations)]
+        verifier = ClientChainVerifier(TrustStore.from_pem(anchors), RevocationLists(lists))
+        return verifier, hashlib.sha256(hashlib.sha256(anchors).digest() + revocations).digest()
+
+
+def _cipher_suites(request: Request, policy: Policy) -> tuple[CipherSuite, ...]:
+    """The registration's cipher suites, narrowed and ordered by those of the request."""
+    allowed = tuple(CipherSuite[name] for name in policy.cipher_suites) or tuple(CipherSuite)
+    if request.cipher_suites:
+        return tuple(suite for suite in request.cipher_suites if suite in allowed)
+    return allowed if policy.cipher_suites else DEFAULT_CIPHER_SUITES
+
+
+@lru_cache(maxsize=_CACHED_TRUST_STORES)
+def _trust_in(anchors: tuple[bytes, ...]) -> PeerVerifier:
+    return ServerChainVerifier(TrustStore.from_der(anchors))
+
+
+@lru_cache(maxsize=1)
+def _system_trust() -> PeerVerifier:
+    return ServerChainVerifier(_system_anchors())
+
+
+@lru_cache(maxsize=1)
+def _system_anchors() -> TrustStore:
+    try:
+        return TrustStore.from_pem(SYSTEM_TRUST.read_bytes())
+    except (OSError, ValueError) as error:
+        raise LocalError(f"the system's trust store {SYSTEM_TRUST} cannot be used: {error}", Status.NO_KEY) from None

@@ -1,0 +1,72 @@
+"""What many tests need: a certificate authority, certificates that are made once, and daemons of their own."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from handshaked.model import KeyType
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+
+# How long a generated example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("handshaked", deadline=None, max_examples=100)
+hypothesis.settings.load_profile("handshaked")
+
+Issue = Callable[..., Issued]
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def issue(authority: Authority) -> Issue:
+    """Certificates for names by key type; the same one for the same question."""
+    made: dict[tuple[tuple[str, ...], KeyType], Issued] = {}
+
+    def issued(*names: str, key_type: KeyType = KeyType.ECDSA_P256) -> Issued:
+        if (names, key_type) not in made:
+            made[names, key_type] = authority.issue(*names, key_type=key_type, file_name=f"issued-{len(made)}")
+        return made[names, key_type]
+
+    return issued
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """A directory that every user can reach, unlike pytest's own; short enough for the paths of sockets."""
+    path = Path(tempfile.mkdtemp(prefix="handshaked-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def shared_daemon() -> Iterator[RunningDaemon]:
+    """A daemon that tests share which neither stop it nor leave registrations behind that others may meet."""
+    path = Path(tempfile.mkdtemp(prefix="handshaked-"))
+    path.chmod(0o755)
+    with RunningDaemon(path) as daemon:
+        yield daemon
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def daemon(public_directory: Path) -> Iterator[RunningDaemon]:
+    """A daemon with two workers for one test."""
+    with RunningDaemon(public_directory) as running:
+        yield running
+
+
+@pytest.fixture
+def as_root() -> None:
+    """Skips a test that needs to become other users."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become other users")

@@ -1,0 +1,75 @@
+"""Foreign programs as peers: started, waited for without sleeping, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.authority import Issued
+from tests.interop.tcp import TIMEOUT
+
+OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+GNUTLS = pytest.mark.skipif(shutil.which("gnutls-serv") is None, reason="needs gnutls-bin")
+CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A credential as programs want it; `above` are the certificates that go with the leaf."""
+
+    chain: Path
+    key: Path
+    above: Path
+
+
+def files(directory: Path, leaf: Issued, *above: Issued, stem: str = "leaf") -> Files:
+    made = Files(directory / f"{stem}.pem", directory / f"{stem}.key", directory / f"{stem}-above.pem")
+    made.chain.write_bytes(b"".join(each.pem for each in (leaf, *above)))
+    made.above.write_bytes(b"".join(each.pem for each in above))
+    made.key.write_bytes(leaf.key_pem)
+    return made
+
+
+def run(*command: object, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """A program that ends by itself; what it says on both outputs is in `stdout`."""
+    return subprocess.run(
+        [*map(str, command)],
+        input=text,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def program(*command: object, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A server program that listens at `port`, for as long as the block takes."""
+    process = subprocess.Popen(
+        [*map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        _await_listener(process, port)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _await_listener(process: subprocess.Popen[bytes], port: int) -> None:
+    while process.poll() is None:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), TIMEOUT):
+            return
+    raise AssertionError(process.communicate()[0])

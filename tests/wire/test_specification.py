@@ -1,0 +1,157 @@
+"""``netlink/handshaked.yaml`` and the codec say the same, both ways."""
+
+import enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from handshaked.model import AuthMode, CipherSuite, Direction, Level, Role
+from handshaked.wire import family
+from handshaked.wire.family import Command, Malformed, pull_from_daemon, pull_from_endpoint
+from handshaked.wire.netlink import Kind, Policy, push_binary, push_message, push_u32
+
+SPECIFICATION = yaml.safe_load((Path(__file__).parents[2] / "netlink" / "handshaked.yaml").read_text())
+SETS = {
+    one["name"]: {attribute["name"]: attribute for attribute in one["attributes"]}
+    for one in SPECIFICATION["attribute-sets"]
+}
+DEFINITIONS = {one["name"]: one for one in SPECIFICATION["definitions"]}
+OPERATIONS = {one["name"]: one for one in SPECIFICATION["operations"]["list"]}
+NUMBERS: dict[Command, type[enum.IntEnum]] = {
+    Command.START: family.StartAttribute,
+    Command.CRYPTO: family.CryptoAttribute,
+    Command.SECRET: family.SecretAttribute,
+    Command.TRANSPORT_PARAMETERS: family.TransportParametersAttribute,
+    Command.DONE: family.DoneAttribute,
+    Command.LOOKUP: family.LookupAttribute,
+    Command.CANCEL: family.CancelAttribute,
+    Command.SESSION_TICKET: family.SessionTicketAttribute,
+}
+ENUMS: dict[str, type[enum.IntEnum]] = {
+    "msg-type": Role,
+    "auth": AuthMode,
+    "level": Level,
+    "direction": Direction,
+    "cipher-suite": CipherSuite,
+}
+
+
+def spec_name(member: enum.IntEnum) -> str:
+    return member.name.lower().replace("_", "-")
+
+
+def policy_of(attribute: dict[str, Any]) -> tuple[str, Kind, int, bool]:
+    """What the specification says of an attribute, in the codec's terms."""
+    checks = attribute.get("checks", {})
+    limit = checks.get("max", checks.get("max-len", checks.get("exact-len")))
+    kind = Kind[attribute["type"].upper()]
+    return attribute["name"], kind, limit if limit is not None else Policy("", kind).maximum, "multi-attr" in attribute
+
+
+def test_it_is_a_generic_netlink_family_of_this_version() -> None:
+    assert SPECIFICATION["name"] == "handshaked"
+    assert SPECIFICATION["protocol"] == "genetlink"
+    assert SPECIFICATION["version"] == family.VERSION
+    assert {one["type"] for one in DEFINITIONS.values()} == {"const", "enum"}
+
+
+def test_the_constants_are_those_of_the_codec() -> None:
+    constants = {name: one["value"] for name, one in DEFINITIONS.items() if one["type"] == "const"}
+    assert constants == {
+        "unix-family": family.FAMILY,
+        "max-packet": family.MAX_PACKET,
+        "max-crypto": family.MAX_CRYPTO,
+        "max-repeats": 64,
+    }
+
+
+def test_the_enums_are_those_of_the_model() -> None:
+    found = {}
+    for name, definition in DEFINITIONS.items():
+        if definition["type"] == "enum":
+            entries = definition["entries"]
+            if isinstance(entries[0], str):
+                entries = [{"name": entry, "value": definition["value-start"] + i} for i, entry in enumerate(entries)]
+            found[name] = {entry["name"]: entry["value"] for entry in entries}
+    assert found == {name: {spec_name(one): one.value for one in kind} for name, kind in ENUMS.items()}
+
+
+def test_the_commands_are_those_of_the_codec() -> None:
+    assert {name: one["value"] for name, one in OPERATIONS.items()} == {spec_name(one): one.value for one in Command}
+    assert all(one["attribute-set"] == name for name, one in OPERATIONS.items())
+    assert set(SETS) == {spec_name(command) for command in NUMBERS}
+
+
+@pytest.mark.parametrize("command", NUMBERS)
+def test_every_attribute_has_the_same_number_type_and_limit(command: Command) -> None:
+    specified = SETS[spec_name(command)]
+    assert {attribute["name"]: attribute["value"] for attribute in specified.values()} == {
+        spec_name(number): number.value for number in NUMBERS[command]
+    }
+    codec = {
+        number: (policy.name, policy.kind, policy.maximum, policy.multi)
+        for number, policy in family.POLICIES[command].items()
+    }
+    assert codec == {attribute["value"]: policy_of(attribute) for attribute in specified.values()}
+
+
+@pytest.mark.parametrize("command", NUMBERS)
+def test_every_enum_has_its_attribute_limited_to_it(command: Command) -> None:
+    for attribute in SETS[spec_name(command)].values():
+        if "enum" in attribute and attribute["enum"] != "cipher-suite":
+            assert attribute["checks"]["max"] == max(ENUMS[attribute["enum"]])
+
+
+def message_with(command: Command, names: list[str]) -> bytes:
+    """A message of `command` with the attributes `names`, each with a value that is always right."""
+    parts = []
+    for name in names:
+        attribute = SETS[spec_name(command)][name]
+        if attribute["type"] == "u32":
+            parts.append(push_u32(attribute["value"], {"cipher-suite": 0x1301, "alert": 40}.get(name, 1)))
+        elif attribute["type"] == "flag":
+            parts.append(push_binary(attribute["value"], b""))
+        elif attribute["type"] == "string":
+            parts.append(push_binary(attribute["value"], b"a\0"))
+        else:
+            parts.append(push_binary(attribute["value"], bytes(32)))
+    return push_message(family.FAMILY, 1, command, b"".join(parts))
+
+
+def listed(command: Command, *directions: str) -> list[str]:
+    """The attributes that the specification lists for `command` in one of `directions`."""
+    operation = OPERATIONS[spec_name(command)]
+    places = [operation.get("event"), operation.get("do", {}).get("reply"), operation.get("do", {}).get("request")]
+    for direction, place in zip(("event", "reply", "request"), places, strict=True):
+        if direction in directions and place is not None:
+            return list(place["attributes"])
+    return []
+
+
+@pytest.mark.parametrize("command", Command)
+def test_an_endpoint_may_say_exactly_what_is_listed_as_a_request(command: Command) -> None:
+    requested = listed(command, "request")
+    if command is Command.LOOKUP:  # one or the other
+        assert requested == ["client-hello", "datagram"]
+        packets = [message_with(command, [name]) for name in requested]
+    else:
+        packets = [message_with(command, requested)]
+    understood = [
+        not isinstance(message, Malformed) for packet in packets for _, message, _ in pull_from_endpoint(packet)
+    ]
+    assert all(understood) == ("request" in OPERATIONS[spec_name(command)].get("do", {}))
+    if not any(understood):
+        return
+    for name in SETS.get(spec_name(command), {}):
+        if name not in requested:
+            ((_, message, _),) = pull_from_endpoint(message_with(command, [*requested[:1], name]))
+            assert isinstance(message, Malformed), name
+
+
+@pytest.mark.parametrize("command", Command)
+def test_the_daemon_may_say_what_is_listed_as_a_reply_or_event(command: Command) -> None:
+    said = listed(command, "reply", "event")
+    ((_, message),) = pull_from_daemon(message_with(command, said))
+    assert isinstance(message, Malformed) == (not said)
