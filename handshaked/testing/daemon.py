@@ -21,7 +21,15 @@ _STOP_SECONDS = 30.0
 class RunningDaemon:
     """A daemon below `directory`; a context manager. Its log is in ``log``, a file."""
 
-    def __init__(self, directory: Path, *, workers: int = 2, user: int | None = None, log_level: str = "info") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        workers: int = 2,
+        user: int | None = None,
+        log_level: str = "info",
+        options: tuple[str, ...] = (),
+    ) -> None:
         self.state_directory = directory / "state"
         self.runtime_directory = directory / "run"
         self.handshake_socket = self.runtime_directory / directories.HANDSHAKE_SOCKET
@@ -30,6 +38,7 @@ class RunningDaemon:
         self._workers = workers
         self._user = user
         self._log_level = log_level
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
 
@@ -55,6 +64,7 @@ class RunningDaemon:
             sys.executable, "-m", "handshaked.daemon",
             f"--state-directory={self.state_directory}", f"--runtime-directory={self.runtime_directory}",
             f"--workers={self._workers}", f"--log-level={self._log_level}",
+            *self._options,
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
