@@ -17,6 +17,7 @@ from typing import Any
 from handshaked.demux.routes import Routes
 from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import Caller
+from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
 from handshaked.upcall.unix import caller_of
@@ -64,23 +65,32 @@ class Application:
         self.held = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ApplicationEvents:
+    """Who is told what applications want: sockets of connections that have moved; that a registration is served; how
+    the demultiplexer does.
+    """
+
+    open_path: Callable[[Application, int, Path], None]
+    on_served: Callable[[str], None]
+    metrics: Callable[[], str]
+
+
 class Applications:
-    """Serves `listener`. `open_path` is asked for sockets of connections that have moved, `metrics` for the status."""
+    """Serves `listener`."""
 
     def __init__(
         self,
         listener: socket.socket,
         routes: Routes[Application, Any],
         bounds: AcceptBounds,
-        open_path: Callable[[Application, int, Path], None],
-        metrics: Callable[[], str],
+        events: ApplicationEvents,
     ) -> None:
         self.snapshot = Snapshot()
         self._listener = listener
         self._routes = routes
         self._bounds = bounds
-        self._open_path = open_path
-        self._metrics = metrics
+        self._events = events
         self._loop = asyncio.get_running_loop()
         self._by_registration: dict[str, list[Application]] = {}
         self._all: set[Application] = set()
@@ -95,6 +105,15 @@ class Applications:
     def held(self) -> int:
         """Sockets that applications hold."""
         return sum(application.held for application in self._all)
+
+    def serves(self, name: str) -> bool:
+        """Whether an application is there for the registration `name`."""
+        return name in self._by_registration
+
+    def relayed(self, application: Application) -> bool:
+        """Whether `application` serves a registration whose sockets are not to be those of the port."""
+        served = map(self.snapshot.named, application.registrations)
+        return any(one is not None and parse_delivery(one.policy.deliver).way is Way.RELAY for one in served)
 
     def deliver(self, registration: Registration, flow: Flow, sock: socket.socket) -> Application | None:
         """Hand `flow` over to one of the registration's applications, in turn; None if none of them takes it."""
@@ -181,9 +200,9 @@ class Applications:
         elif isinstance(message, Path):
             if application.route is None:
                 raise WireError("is for applications that listen", status=Status.REFUSED, attribute="path")
-            self._open_path(application, sequence, message)
+            self._events.open_path(application, sequence, message)
         elif isinstance(message, StatusQuery):
-            self._send(application, push_status(sequence, StatusAnswer(self._metrics())))
+            self._send(application, push_status(sequence, StatusAnswer(self._events.metrics())))
         else:
             raise message.error
 
@@ -205,6 +224,7 @@ class Applications:
         application.held = max(application.held, listen.held)
         self._send(application, push_listening(sequence, Listening(listen.registration, application.route)))
         log.info("%s (pid %d) serves %s", application.caller, application.caller.pid, listen.registration)
+        self._events.on_served(listen.registration)
 
     def _send(self, application: Application, packet: bytes) -> None:
         try:

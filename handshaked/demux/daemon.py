@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handshaked.demux.accepting import AcceptBounds, Application, Applications
+from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEvents, Applications
 from handshaked.demux.addresses import Address, parse_address, show_address, source_of
 from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
 from handshaked.demux.following import RegistryFollower
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 1.0
 _LOGGED_PER_SECOND = 200
 _PASSED_PER_SECOND = 2000
+# Behind a restart applications need a moment to come back: connections for them wait, at most that long and many.
+_GRACE_SECONDS = 1.5
+_MAX_WAITING = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,18 @@ class Demux:
         self._dispatcher = Dispatcher(settings.bounds)
         self._relays = Relays(settings.relays, self._routes)
         self._relays.on_unreachable = self._unreachable
-        self._applications = Applications(listener, self._routes, settings.applications, self._open_path, self.metrics)
+        self._applications = Applications(
+            listener,
+            self._routes,
+            settings.applications,
+            ApplicationEvents(self._open_path, self._deliver_waiting, self.metrics),
+        )
         self._follower = RegistryFollower(settings.control_socket, self._take_over)
         self._recent: dict[Local, dict[Address, Application | Relay]] = {}
         self._shared = shared
         self._ports: list[SharedPort] = []
+        self._waiting: dict[tuple[Address, bytes], tuple[Deliver, Local]] = {}
+        self._grace_ends = float("inf")
         self._said = self._passed = 0
 
     async def run(self) -> None:
@@ -108,6 +118,8 @@ class Demux:
             ]
             log.info("serving %s", ", ".join(show_address(port.address) for port in self._ports))
             notify("READY=1")
+            self._grace_ends = self._loop.time() + _GRACE_SECONDS
+            self._loop.call_at(self._grace_ends, self._deliver_waiting)
 
     async def _sweep(self) -> None:
         while True:
@@ -176,8 +188,28 @@ class Demux:
 
     # New connections.
 
+    def _waits(self, new: Deliver, local: Local, peer: Address) -> bool:
+        """Whether `new` has been put by: its application may not have come back yet."""
+        if self._loop.time() >= self._grace_ends or self._applications.serves(new.registration.name):
+            return False
+        key = (peer, new.header.destination_cid)
+        if key not in self._waiting and len(self._waiting) < _MAX_WAITING:
+            self._waiting[key] = (new, local)
+        return True
+
+    def _deliver_waiting(self, name: str | None = None) -> None:
+        """Deliver what waits for the registration `name`, now that it is served; all, now that the time is up."""
+        if name is None:
+            self._grace_ends = 0.0
+        for key, (new, local) in list(self._waiting.items()):
+            if name in (None, new.registration.name):
+                del self._waiting[key]
+                self._deliver(new, local, key[0])
+
     def _deliver(self, new: Deliver, local: Local, peer: Address) -> None:
         delivery = parse_delivery(new.registration.policy.deliver)
+        if delivery.way is not Way.FORWARD and self._waits(new, local, peer):
+            return
         if delivery.way is Way.FORWARD:
             target: Application | Relay | None = self._forward(new, local, peer, delivery)
         else:
@@ -209,15 +241,10 @@ class Demux:
         return relay
 
     def _hand_over(self, new: Deliver, local: Local, peer: Address, *, relayed: bool) -> Application | Relay | None:
-        sock = None
-        if not relayed and self._applications.held < self._settings.relays.connected:
-            sock = local.open_flow(peer)
-        relay: Relay | None = None
-        if sock is None:
-            pair = self._relays.pair(local, peer, source_of(peer), time.monotonic())
-            if pair is None:
-                return None
-            relay, sock = pair
+        end = self._open_end(local, peer, relayed=relayed)
+        if end is None:
+            return None
+        sock, relay = end
         flow = wire.Flow(
             peer=show_address(peer),
             local=local.name,
@@ -234,19 +261,30 @@ class Demux:
             self._relays.close(relay)
         return application and (relay or application)
 
+    def _open_end(self, local: Local, peer: Address, *, relayed: bool) -> tuple[socket.socket, Relay | None] | None:
+        """What an application gets for `peer`: a socket of the port, or one end of a pair and the relay behind it."""
+        if not relayed and self._applications.held < self._settings.relays.connected:
+            sock = local.open_flow(peer)
+            if sock is not None:
+                return sock, None
+        pair = self._relays.pair(local, peer, source_of(peer), time.monotonic())
+        return None if pair is None else (pair[1], pair[0])
+
     def _open_path(self, application: Application, sequence: int, path: wire.Path) -> None:
         try:
             peer, address = parse_address(path.peer), parse_address(path.local)
         except ValueError as error:
             raise WireError(str(error), attribute="peer") from None
         local = next((found for port in self._ports if (found := port.local(address)) is not None), None)
-        sock = None if local is None else local.open_flow(peer)
-        if local is None or sock is None:
+        end = None if local is None else self._open_end(local, peer, relayed=self._applications.relayed(application))
+        if local is None or end is None:
             raise WireError("no socket can be had for that path", status=Status.NO_SUCH, attribute="peer")
+        sock, relay = end
         with sock:
-            if self._applications.hand_over(application, sequence, wire.Flow(path.peer, path.local), sock):
+            flow = wire.Flow(path.peer, path.local, relayed=relay is not None)
+            if self._applications.hand_over(application, sequence, flow, sock):
                 self._counts["flows/moved"] += 1
-                self._remember(local, peer, application)
+                self._remember(local, peer, relay or application)
 
     def _unreachable(self, relay: Relay) -> None:
         self._counts["flows/unreachable"] += 1
