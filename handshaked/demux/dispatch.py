@@ -200,12 +200,15 @@ class Dispatcher:
     def _advance(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, now: float) -> Decision:
         try:
             message = flight.assembler.receive(datagram)
-            if message is None:
-                return self._keep(key, flight, datagram)
-            self._forget(key)
-            return self._route(key, flight, datagram, message, now, busy=False)
         except PeerError as error:
             self._forget(key)
+            return _closing(flight.header, error)
+        if message is None:
+            return self._keep(key, flight, datagram)
+        self._forget(key)
+        try:
+            return self._route(key, flight, datagram, message, now, busy=False)
+        except PeerError as error:
             return _closing(flight.header, error)
 
     def _route(
