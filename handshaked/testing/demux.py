@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from handshaked.demux.addresses import parse_address
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
 _STOP_SECONDS = 30.0
@@ -38,7 +38,7 @@ class RunningDemux:
     ) -> None:
         self.socket = directory / "demux" / "accept.sock"
         self.log = directory / "demux.log"
-        self.port = _free_port(host)
+        self.port = free_port(host)
         user = user if os.geteuid() == 0 else None
         program = ["handshaked.demux.main"] if user is None else ["handshaked.testing.demux_as_user", str(user)]
         self._command = [
@@ -138,7 +138,14 @@ def smb_server(
             process.terminate()
 
 
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(parse_address(f"[{host}]:0" if ":" in host else f"{host}:0"))
-        return int(sock.getsockname()[1])
+@contextmanager
+def smb_server_at_a_port(daemon: RunningDaemon) -> Iterator[int]:
+    """A server of the same kind at a UDP port of its own, which it yields."""
+    command = [sys.executable, "-m", "handshaked.testing.smb_server", f"--daemon={daemon.handshake_socket}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+        try:
+            if process.stdout is None:
+                raise RuntimeError("no output to read the port from")
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
