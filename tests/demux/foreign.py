@@ -106,7 +106,8 @@ def nginx(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Ite
     home = debian.directory("nginx", user)
     blocks = "".join(
         f"server {{ listen 127.0.0.1:{port} quic; server_name {name}; ssl_certificate {debian.put(one.certificate, user)};"
-        f' ssl_certificate_key {debian.put(one.key, user)}; location / {{ return 200 "nginx $host\\n"; }} }}\n'
+        f' ssl_certificate_key {debian.put(one.key, user)}; location / {{ return 200 "nginx $host\\n"; }}'
+        f" location = /body {{ root {home}; }} }}\n"
         for name, one in sites.items()
     )
     paths = "".join(
@@ -153,6 +154,17 @@ def curl(debian: Debian, name: str, port: int, root: Path) -> Visit:
         "--cacert", str(debian.inside / "root.pem"), f"https://{name}:{port}/",
     )  # fmt: skip
     return Visit(run.stdout, run.stderr if run.returncode else "")
+
+
+def download(debian: Debian, name: str, port: int, root: Path) -> float:
+    """Bytes a second that curl gets of nginx's ``/body``."""
+    trust = debian.outside / "root.pem"
+    trust.write_bytes(root.read_bytes())
+    run = debian.run(
+        "curl", "-sS", "--http3-only", "--max-time", "60", "--resolve", f"{name}:{port}:127.0.0.1", "-o", "/dev/null",
+        "--cacert", str(debian.inside / "root.pem"), "-w", "%{speed_download}", f"https://{name}:{port}/body",
+    )  # fmt: skip
+    return float(run.stdout)
 
 
 def chromium(debian: Debian, name: str, port: int, certificates: list[x509.Certificate]) -> Visit:

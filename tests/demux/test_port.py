@@ -11,6 +11,7 @@ import pytest
 
 from handshaked.demux.addresses import Address
 from handshaked.demux.port import Local, SharedPort, open_shared
+from handshaked.testing.smb_server import free_port
 
 HOSTS = ["127.0.0.1", "::1"]
 
@@ -50,8 +51,8 @@ class Reader:
 
 
 def any_address(host: str) -> Address:
-    """Any address of the family of `host`, and a port that is free."""
-    return ("::", 0, 0, 0) if ":" in host else ("0.0.0.0", 0)  # noqa: S104 - within the test
+    """Any address of the family of `host`, and a port that is free (0 might give one that others share)."""
+    return ("::", free_port(host), 0, 0) if ":" in host else ("0.0.0.0", free_port(host))  # noqa: S104 - within the test
 
 
 @pytest.fixture(params=HOSTS)
