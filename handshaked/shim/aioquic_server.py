@@ -42,7 +42,8 @@ async def listen(
 ) -> "DemuxServer":
     """Serve the connections for `registration` on the port that the demultiplexer at `path` shares.
 
-    Handshakes are done by the daemon that `client` talks to; `early_data` as with ``handshaked.shim.aioquic.serve``. OSError if the demultiplexer cannot be reached, or if
+    Handshakes are done by the daemon that `client` talks to; `early_data` as with ``handshaked.shim.aioquic.serve``.
+    OSError if the demultiplexer cannot be reached, or if
     it refuses: there is no such registration, or not for this user.
     """
     server_side = server_configuration(configuration, _CID_LENGTH)

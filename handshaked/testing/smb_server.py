@@ -1,7 +1,8 @@
 """A server behind the demultiplexer that speaks as SMB over QUIC does: messages in frames of a zero and three bytes of
 length ([MS-SMB2] section 2.1). It echoes each, behind the name of the registration that the connection came by.
 
-Prints ``ready`` once it listens; without ``--demux`` it serves a port of its own, and prints that. As root it drops to ``--user`` and ``--group`` before it serves anybody.
+Prints ``ready`` once it listens; without ``--demux`` it serves a port of its own, and prints that. As root it drops
+to ``--user`` and ``--group`` before it serves anybody.
 """
 
 import argparse

@@ -105,7 +105,8 @@ def nginx(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Ite
     """nginx with HTTP/3 at `port` of the loopback."""
     home = debian.directory("nginx", user)
     blocks = "".join(
-        f"server {{ listen 127.0.0.1:{port} quic; server_name {name}; ssl_certificate {debian.put(one.certificate, user)};"
+        f"server {{ listen 127.0.0.1:{port} quic; server_name {name};"
+        f" ssl_certificate {debian.put(one.certificate, user)};"
         f' ssl_certificate_key {debian.put(one.key, user)}; location / {{ return 200 "nginx $host\\n"; }}'
         f" location = /body {{ root {home}; }} }}\n"
         for name, one in sites.items()
@@ -127,7 +128,8 @@ def caddy(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Ite
     """Caddy at `port` of the loopback."""
     debian.directory("caddy", user)
     blocks = "".join(
-        f"https://{name}:{port} {{\nbind 127.0.0.1\ntls {debian.put(one.certificate, user)} {debian.put(one.key, user)}\n"
+        f"https://{name}:{port} {{\nbind 127.0.0.1\n"
+        f"tls {debian.put(one.certificate, user)} {debian.put(one.key, user)}\n"
         f'respond "caddy {name}"\n}}\n'
         for name, one in sites.items()
     )

@@ -1,4 +1,4 @@
-"""A link between clients and a server that loses, repeats and reorders datagrams, and can give clients new addresses."""
+"""A link between clients and a server: it loses, repeats and reorders, and can give clients new addresses."""
 
 import asyncio
 import contextlib

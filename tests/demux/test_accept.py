@@ -144,7 +144,10 @@ def test_new_connections_need_no_daemon_to_be_dispatched(
         assert served(target, "other.example.com", "smb")[0] == "other"
 
 
-@pytest.mark.parametrize(("host", "listen"), [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::1", "::1")])
+@pytest.mark.parametrize(
+    ("host", "listen"),
+    [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::1", "::1")],  # noqa: S104 - the loopback is what clients see of it
+)
 def test_a_port_at_any_address(
     host: str,
     listen: str,

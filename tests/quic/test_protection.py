@@ -1,4 +1,4 @@
-"""Initial protection and the Retry tag, by the examples of RFC 9001 and RFC 9369 (appendix A of each), and aioquic's."""
+"""Initial protection and the Retry tag, by the examples of RFC 9001 and RFC 9369 (appendices A), and aioquic's."""
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
