@@ -7,6 +7,7 @@ HANDSHAKE_SOCKET = "handshake.sock"
 CONTROL_SOCKET = "control.sock"
 DATABASE = "registry.db"
 REPLAY_RECORD = "used-tickets.db"
+DROP_INS = "registrations.d"
 DEMUX_SOCKET = "accept.sock"
 
 
@@ -18,6 +19,11 @@ def state_directory() -> Path:
 def runtime_directory() -> Path:
     """``$RUNTIME_DIRECTORY``, else /run/handshaked for root, else below ``$XDG_RUNTIME_DIR``."""
     return _directory("RUNTIME_DIRECTORY", "/run", _user_runtime())
+
+
+def configuration_directory() -> Path:
+    """``$CONFIGURATION_DIRECTORY``, else /etc/handshaked for root, else below ``$XDG_CONFIG_HOME``."""
+    return _directory("CONFIGURATION_DIRECTORY", "/etc", os.environ.get("XDG_CONFIG_HOME") or "~/.config")
 
 
 def daemon_directory() -> Path:

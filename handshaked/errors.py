@@ -83,6 +83,28 @@ class Status:
     TOO_LONG: ClassVar = errno.EMSGSIZE
     UNSUPPORTED: ClassVar = errno.EOPNOTSUPP
     RATE_LIMITED: ClassVar = errno.EDQUOT
+    NOTHING_YET: ClassVar = errno.EAGAIN
+    NO_BUFFERS: ClassVar = errno.ENOBUFS
+    BAD_DESCRIPTOR: ClassVar = errno.EBADF
+    NO_OPTION: ClassVar = errno.ENOPROTOOPT
+    NOT_CONNECTED: ClassVar = errno.ENOTCONN
+
+
+_KERNEL_STATUSES = frozenset(
+    (
+        Status.OK, Status.REFUSED, Status.TIMED_OUT, Status.NO_KEY, Status.UNSUPPORTED, Status.INVALID,
+        errno.EKEYREJECTED, errno.ENOMEM,
+    )
+)  # fmt: skip
+# The consumer may try again after these: nothing was decided.
+_KERNEL_RETRY = frozenset((Status.PEER_GONE, Status.SHUTTING_DOWN, Status.BUSY))
+
+
+def kernel_status(status: int) -> int:
+    """What a consumer in the kernel is told of an outcome with `status`: one of those that it knows."""
+    if status in _KERNEL_RETRY:
+        return Status.TIMED_OUT
+    return status if status in _KERNEL_STATUSES else Status.FAILED
 
 
 def status_text(status: int) -> str:

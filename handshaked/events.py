@@ -57,7 +57,8 @@ class CryptoData:
 class HandshakeComplete:
     """The peer's Finished was verified. ``peer_certificates`` are DER, leaf first, verified if that was asked for.
 
-    ``psk_identity`` is that of the external PSK that authenticated both, if one did.
+    ``psk_identity`` is that of the external PSK that authenticated both, if one did. ``peer_keys`` and ``tags`` are as
+    in the outcome.
     """
 
     alpn: bytes | None
@@ -68,6 +69,8 @@ class HandshakeComplete:
     registration: str | None = None
     psk_identity: bytes | None = None
     early_data_accepted: bool = False
+    peer_keys: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

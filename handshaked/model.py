@@ -73,12 +73,16 @@ class ClientAuth(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, as the kernel attests it (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself."""
+    """Who asks, as the kernel attests it (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself.
+
+    ``authorized``: polkit has allowed the one thing asked for.
+    """
 
     uid: int
     gids: frozenset[int] = frozenset()
     kernel: bool = False
     pid: int = 0
+    authorized: bool = False
 
     def __str__(self) -> str:
         return "kernel" if self.kernel else f"uid {self.uid}"
@@ -100,6 +104,9 @@ class Request:
     ``session_ticket`` is what a client resumes with; it is sent new ones for ``ticket_seconds`` after the handshake.
     ``early_data`` consents to 0-RTT; on a server its bytes stand for what the early data relies on: a ticket brings
     early data only to an endpoint with the same.
+
+    The kernel names keys by their serials: ``identity_keys`` are PSKs, ``certificate_keys`` pairs of certificate and
+    private key, ``keyring`` is where to look for more.
     """
 
     role: Role
@@ -117,11 +124,18 @@ class Request:
     early_data: bytes | None = None
     ticket_seconds: float = 0.0
     peer_address: str | None = None
+    identity_keys: tuple[int, ...] = ()
+    certificate_keys: tuple[tuple[int, int], ...] = ()
+    keyring: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request ended: the one report it gets. Fails closed: nothing but a full set makes success."""
+    """How a request ended: the one report it gets. Fails closed: nothing but a full set makes success.
+
+    ``peer_keys`` are the serials of keys that stand for the authenticated peer, ``tags`` what its certificate was
+    found to be.
+    """
 
     status: int = Status.FAILED
     alert: Alert | None = None
@@ -133,6 +147,8 @@ class Outcome:
     resumed: bool = False
     early_data_accepted: bool = False
     peer_certificates: tuple[bytes, ...] = ()
+    peer_keys: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 class SignatureScheme(enum.IntEnum):

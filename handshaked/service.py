@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from handshaked.driver import DataPath, Driver, Observer
+from handshaked.driver import Attempt, DataPath, Driver, Observer
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller, Level, Outcome, Request
 from handshaked.quic.initial import ClientHelloAssembler
@@ -19,16 +19,22 @@ class HandshakeService:
     def __init__(self, snapshot: Snapshot, resources: Resources, observe: Observer) -> None:
         self.snapshot = snapshot
         self.in_flight = 0
-        self._resources = resources
+        self.resources = resources
         self._observe = observe
         self._on_idle: Callable[[], object] = lambda: None
 
     def open(self, request: Request, data_path: DataPath) -> Driver:
         """The driver for `request`; the caller starts it."""
-        session = open_session(request, self.snapshot, self._resources)
+        session = open_session(request, self.snapshot, self.resources)
         driver = Driver(request, session, data_path, self._ended)
         self.in_flight += 1
         return driver
+
+    def attempt(self, request: Request, data_path: DataPath, registration: Callable[[], str | None]) -> Attempt:
+        """What runs `request` for a `data_path` that has a session of its own; `registration` is the one chosen."""
+        attempt = Attempt(request, data_path, self._ended, registration)
+        self.in_flight += 1
+        return attempt
 
     def look_up(
         self, caller: Caller, client_hello: bytes | None, datagrams: tuple[bytes, ...]

@@ -4,13 +4,14 @@ No I/O and no clock: bytes and the time come in, events go out (their order: ``h
 kind ends it with one HandshakeFailed, behind which nothing follows.
 """
 
+import ipaddress
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
-from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, Status
-from handshaked.events import Event, HandshakeComplete, HandshakeFailed, PeerTransportParameters
+from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, RefusedError, Status
+from handshaked.events import Event, HandshakeFailed, PeerTransportParameters
 from handshaked.model import AuthMode, Level, Request, Role
+from handshaked.registry.names import canonical_server_name
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import (
@@ -104,6 +105,7 @@ class ServerSession(Session):
         return None if self._selection is None else self._selection.registration.name
 
     def _start(self, now: float) -> list[Event]:
+        _check_auth_mode(self._request)
         if self._request.transport_parameters is not None:
             self._transport_parameters = _checked(self._request.transport_parameters)
         return []
@@ -112,8 +114,6 @@ class ServerSession(Session):
         events = self._engine.receive(level, data, now)
         if self._selection is None and self._engine.client_hello is not None:
             return [*events, *self._choose(self._engine.client_hello, now)]
-        if events and isinstance(events[-1], HandshakeComplete) and self._selection is not None:
-            events[-1] = replace(events[-1], registration=self._selection.registration.name)
         return events
 
     def _choose(self, hello: ClientHello, now: float) -> list[Event]:
@@ -163,18 +163,20 @@ class ClientSession(Session):
 
     def _start(self, now: float) -> list[Event]:
         request = self._request
+        _check_auth_mode(request)
         if not request.alpns:
             raise _unfit("a client needs at least one ALPN (RFC 9001 section 8.1)")
         if request.transport_parameters is None:
             raise _unfit("a client needs transport parameters when it starts (RFC 9001 section 8.2)")
-        if request.auth_mode is AuthMode.X509 and not request.server_name:
+        verifies = request.auth_mode is not AuthMode.UNAUTH  # whatever is not asked to do without, verifies
+        if verifies and not request.server_name:
             raise _unfit("a client that verifies its server needs a server name; or ask for auth mode unauth")
         self._engine = ClientHandshake(
             ClientParameters(
                 alpns=request.alpns,
-                server_name=request.server_name,
+                server_name=_host(request.server_name) if request.server_name else None,
                 transport_parameters=_checked(request.transport_parameters),
-                verifier=self._resources.server_verifier(request) if request.auth_mode is AuthMode.X509 else None,
+                verifier=self._resources.server_verifier(request) if verifies else None,
                 credential=self._client_credential(),
                 cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
                 session_ticket=request.session_ticket,
@@ -207,6 +209,25 @@ def open_session(request: Request, snapshot: Snapshot, resources: Resources) -> 
     if request.role is Role.SERVER:
         return ServerSession(request, snapshot, resources)
     return ClientSession(request, snapshot, resources)
+
+
+def _check_auth_mode(request: Request) -> None:
+    if request.auth_mode is AuthMode.PSK:
+        raise _unfit("there are no pre-shared keys: ask for auth mode x509", Status.UNSUPPORTED)
+
+
+def _host(name: str) -> str:
+    """The host name or address `name` as it is sent and verified."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    try:
+        if name.startswith("*"):
+            raise RefusedError(f"a client asks for a server, not for {name!r}")
+        return canonical_server_name(name)
+    except RefusedError as error:
+        raise _unfit(str(error)) from None
 
 
 def _checked(transport_parameters: bytes) -> bytes:

@@ -11,14 +11,17 @@ from typing import Any
 
 from handshaked.control.arguments import Arguments
 from handshaked.errors import RefusedError
+from handshaked.model import Caller
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
+from handshaked.selftest import SERVER_NAME
 
 PAGE = 200
 _WAIT_SECONDS = 20.0
 _CONFIRM_SECONDS = 1.0
 _REMEMBERED = 64  # changes
 _MAX_FOLLOWERS = 64
+_MOST = 1 << 62
 
 Result = dict[str, Any]
 
@@ -31,9 +34,10 @@ class _Change:
 
 
 class Followers:
-    """Answers followers out of the newest snapshot; ``publish`` waits until they have it."""
+    """Answers followers (programs of the users `uids`) out of the newest snapshot; ``publish`` waits for them."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, uids: frozenset[int]) -> None:
+        self._uids = uids
         self._snapshot = snapshot
         self._changes: deque[_Change] = deque(maxlen=_REMEMBERED)
         self._confirmed: dict[str, int] = {}
@@ -59,14 +63,18 @@ class Followers:
                 name: generation for name, generation in self._confirmed.items() if generation >= snapshot.generation
             }
 
-    async def follow(self, arguments: Arguments) -> Result:
+    async def follow(self, caller: Caller, arguments: Arguments) -> Result:
         """The registrations, a page at a time behind the id ``after``, or what changed since ``generation``."""
+        if caller.uid not in self._uids:
+            raise RefusedError(f"{caller} may not follow the registrations; see --demux-user")
         follower = arguments.text("follower")
-        generation, after = arguments.number("generation"), arguments.number("after")
+        # Generations begin with 1: 0 asks for all registrations.
+        generation = arguments.number("generation", 0, limit=_MOST)
+        after = arguments.number("after", 0, limit=_MOST)
         arguments.end()
-        if generation is None:
+        if not generation:
             self._confirmed.pop(follower, None)
-            return self._page(after or 0)
+            return self._page(after)
         self._confirm(follower, generation)
         if generation == self._snapshot.generation:
             await self._wait()
@@ -86,7 +94,8 @@ class Followers:
             return
 
     def _page(self, after: int) -> Result:
-        ordered = sorted((one for one in self._snapshot.registrations if one.id > after), key=lambda one: one.id)
+        others = (one for one in self._snapshot.registrations if one.id > after and _is_of_interest(one))
+        ordered = sorted(others, key=lambda one: one.id)
         return {
             "generation": self._snapshot.generation,
             "registrations": [_shown(one) for one in ordered[:PAGE]],
@@ -107,9 +116,15 @@ class Followers:
             return {"generation": None}
         return {
             "generation": self._snapshot.generation,
-            "registrations": [_shown(one) for one in changed.values() if one.id not in removed],
+            "registrations": [
+                _shown(one) for one in changed.values() if one.id not in removed and _is_of_interest(one)
+            ],
             "removed": sorted(removed),
         }
+
+
+def _is_of_interest(registration: Registration) -> bool:
+    return registration.server_names != (SERVER_NAME,)
 
 
 def _shown(registration: Registration) -> Result:

@@ -19,7 +19,7 @@ from handshaked.demux.port import open_shared
 from handshaked.demux.relay import RelayBounds
 from handshaked.demux.systemd import inherited_sockets
 from handshaked.errors import HandshakedError, RefusedError
-from handshaked.process import LEVELS, forbid_core_dumps, log_to_stderr
+from handshaked.process import LEVELS, forbid_core_dumps, start_logging
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def main() -> None:
     if arguments.status:
         sys.exit(_show_status(arguments.socket))
     forbid_core_dumps()
-    log_to_stderr(arguments.log_level, "handshaked-demux")
+    start_logging(arguments.log_level, "handshaked-demux")
     try:
         _raise_descriptor_limit()
         asyncio.run(_run(arguments))

@@ -18,8 +18,8 @@ _MAX_FRAMES = 1024
 class ClientHelloAssembler:
     """Puts one ClientHello, of `limit` bytes at most, together out of a client's datagrams.
 
-    The first Initial packet that opens decides which connection this is. Packets of another one, and what does not
-    open, are passed over: anyone may send such things from anywhere.
+    The first Initial packet that opens decides which connection this is: its keys hold, also when the client calls the
+    server by another connection ID. What does not open is passed over: anyone may send such things from anywhere.
     """
 
     __slots__ = ("_covered", "_frames", "_keys", "_limit", "_stream", "connection")
@@ -39,9 +39,7 @@ class ClientHelloAssembler:
         PeerError for what the connection's own client sent and no client may send, or beyond the bounds.
         """
         for packet in pull_initials(datagram):
-            connection = (packet.version, packet.destination_cid)
-            if self.connection not in (None, connection):
-                continue
+            connection = self.connection or (packet.version, packet.destination_cid)
             keys = self._keys or InitialKeys(*connection)
             frames = keys.open(packet)
             if frames is not None:

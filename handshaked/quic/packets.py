@@ -1,5 +1,6 @@
 """Packet headers as anyone on path can read them (RFC 8999; RFC 9000 section 17; RFC 9369)."""
 
+import re
 from dataclasses import dataclass
 
 from handshaked.errors import Alert, PeerError
@@ -13,6 +14,7 @@ SMALLEST_INITIAL = 1200
 """Smallest datagram that a client may send an Initial packet in (RFC 9000 section 14.1)."""
 _INITIAL_TYPE = {VERSION_1: 0, VERSION_2: 1}
 _LONG = 0x80
+_ZEROS = re.compile(rb"\0*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class Reader:
 
     def skip_zeros(self) -> int:
         """Pass over zero bytes; how many bytes are left."""
-        self.position = len(self.data) - len(self.data[self.position :].lstrip(b"\0"))
+        match = _ZEROS.match(self.data, self.position)
+        self.position = match.end() if match is not None else self.position
         return self.left
 
     @property

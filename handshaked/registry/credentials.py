@@ -49,6 +49,11 @@ class LoadedCredential:
     not_after: float
     ocsp_response: bytes | None = field(default=None, repr=False)
 
+    @property
+    def chain_digest(self) -> bytes:
+        """The SHA-256 of all certificates."""
+        return chain_digest(self.chain)
+
 
 def read_file(fd: int, path: str, *, secret: bool) -> bytes:
     """The content of the open file `fd`; `path` is for error texts.
@@ -103,6 +108,18 @@ def load_pkcs12(data: bytes, passphrase: bytes | None = None, *, name: str = "PK
         raise RefusedError(f"{name}: holds no private key with its certificate")
     chain = [store.cert.certificate, *(extra.certificate for extra in store.additional_certs)]
     return _checked(chain, store.key, (name, name))
+
+
+def load_keys(certificate: bytes, key: bytes) -> LoadedCredential:
+    """A credential out of the payloads of two keys of the kernel: DER, or PEM as in files."""
+    if certificate.lstrip().startswith(b"-----"):
+        return load_pem(certificate, key)
+    try:
+        leaf = x509.load_der_x509_certificate(certificate)
+        private_key = serialization.load_der_private_key(key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise RefusedError(f"neither PEM nor DER: {_first_line(error)}") from None
+    return _checked([leaf], private_key, ("certificate", "key"))
 
 
 def check_validity(credential: LoadedCredential, now: float) -> None:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from handshaked.model import Caller, KeyType
 
+NO_ALPN = b""
+"""Stands for the absence of ALPN, which is matched like a protocol: consumers of the kernel's TCP may do without."""
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -35,7 +38,8 @@ class Policy:
     ``client_auth`` is ``none``, ``request`` or ``require``; client certificates are verified by the store's trust
     ``client_trust`` (an id; 0: the system's trust store). ``tickets`` is how many session tickets a client gets.
     ``early_data`` lets tickets bring 0-RTT data, if the endpoint takes it too. ``cipher_suites`` and ``groups`` are
-    names in the order of preference (empty: the engine's).
+    names in the order of preference (empty: the engine's). ``peers`` are rules on client
+    certificates of the kernel's peers (``registry.authorisation``).
     ``deliver`` is how ``handshaked-demux`` delivers the connections: ``accept`` (a socket to the application),
     ``relay`` (one whose datagrams pass through the demultiplexer), or ``forward HOST:PORT`` (to a server there), with
     ``proxy_protocol`` behind a header that tells the client's address.
@@ -47,13 +51,16 @@ class Policy:
     early_data: bool = False
     cipher_suites: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
     deliver: str = "accept"
     proxy_protocol: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order, never empty.
+    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order.
+
+    Without ``alpns`` it serves clients that send none, as the kernel's consumers of TCP may.
 
     ``origin`` is the drop-in file that asks for it; empty: it was registered by a command.
     """
@@ -87,7 +94,7 @@ class Registration:
     @property
     def pairs(self) -> list[tuple[str | None, bytes]]:
         """The (server name, ALPN) pairs this registration claims; each may be claimed once."""
-        return [(name, alpn) for name in self.server_names or (None,) for alpn in self.alpns]
+        return [(name, alpn) for name in self.server_names or (None,) for alpn in self.alpns or (NO_ALPN,)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from handshaked.errors import Alert, HandshakeError, PeerError
 from handshaked.model import Caller
 from handshaked.registry.names import lookup_names, show_alpn
-from handshaked.registry.registration import CredentialReference, Registration
+from handshaked.registry.registration import NO_ALPN, CredentialReference, Registration
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """What is known when a credential must be chosen.
 
-    ``alpns`` are the client's, in its order. ``signature_schemes`` None asks without a client: any key will do.
-    The caller may set limits: ``served_alpns`` (empty: all), ``registration``, ``credential`` (SHA-256 of the leaf).
+    ``alpns`` are the client's, in its order (empty: it sends none, which only TCP allows). ``signature_schemes`` None
+    asks without a client: any key will do. The caller may set limits: ``served_alpns`` (empty: all), ``registration``,
+    ``credential`` (SHA-256 of the leaf).
     """
 
     caller: Caller
@@ -28,7 +29,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What was chosen: the registration, the application protocol, and the credential to authenticate with."""
+    """What was chosen: the registration, the application protocol, and the credential to authenticate with.
+
+    ``alpn`` is empty for a client that sends none.
+    """
 
     registration: Registration
     alpn: bytes
@@ -108,7 +112,7 @@ class Snapshot:
         """The registration and the application protocol that ``select`` chooses, whether or not a credential fits."""
         names = lookup_names(query.server_name)
         for name in names:
-            for alpn in query.alpns:
+            for alpn in query.alpns or (NO_ALPN,):
                 registration = self._by_pair.get((name, alpn))
                 if registration is not None and _usable(registration, alpn, query):
                     return registration, alpn
@@ -204,7 +208,7 @@ def _reason(
         return f"{query.caller} may not use it"
     if query.registration not in (None, registration.name):
         return f"the caller asked for registration {query.registration!r}"
-    shared = [alpn for alpn in query.alpns if alpn in registration.alpns]
+    shared = [alpn for alpn in query.alpns or (NO_ALPN,) if alpn in (registration.alpns or (NO_ALPN,))]
     if not shared:
         return "shares no ALPN with the client"
     if query.served_alpns and not any(alpn in query.served_alpns for alpn in shared):

@@ -18,7 +18,7 @@ from handshaked.errors import LocalError, RefusedError, Status
 from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential, chain_digest, open_credential
 from handshaked.registry.names import show_alpn
-from handshaked.registry.registration import Access, CredentialReference, Grant, Policy, Registration
+from handshaked.registry.registration import NO_ALPN, Access, CredentialReference, Grant, Policy, Registration
 from handshaked.registry.rows import (
     dump_access,
     dump_policy,
@@ -47,6 +47,14 @@ class Source:
     certificate: str = ""
     key: str = ""
     passphrase: str = ""
+
+
+class ConflictError(RefusedError):
+    """One of several registrations cannot be kept: `name`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,34 @@ class Store:
             self._insert_credentials(registration.id, credentials)
             self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
 
+    def exchange(self, gone: Iterable[str], news: Iterable[NewRegistration]) -> list[Registration]:
+        """Remove the registrations `gone` and put `news` in the place of those of their names, in one transaction:
+        all of it or, with ConflictError that tells which one, nothing.
+        """
+        news = list(news)
+        with self._transaction():
+            for name in [*gone, *(new.name for new in news)]:
+                row = self._db.execute("SELECT id FROM registration WHERE name = ?", (name,)).fetchone()
+                if row is not None:
+                    self._remove(row[0])
+            done = []
+            for new in news:
+                try:
+                    done.append(self._register(new, replace=False))
+                except RefusedError as error:
+                    raise ConflictError(new.name, str(error)) from None
+            return done
+
+    def expiries(self, before: float) -> list[tuple[str, str, float]]:
+        """Registration, subject and end of each certificate in use that ends before `before` (Unix seconds)."""
+        with self._reading():
+            return self._db.execute(
+                "SELECT r.name, c.subject, c.not_after FROM registration r"
+                " JOIN registration_credential rc ON rc.registration = r.id JOIN credential c ON c.id = rc.credential"
+                " WHERE c.not_after < ? ORDER BY c.not_after",
+                (before,),
+            ).fetchall()
+
     def load(self) -> Snapshot:
         """All registrations."""
         with self._reading():
@@ -184,12 +220,13 @@ class Store:
 
     def details(self, registration: Registration) -> list[CredentialDetails]:
         """The credentials of `registration`, in order, for people."""
-        rows = self._db.execute(
-            "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source"
-            " FROM registration_credential r JOIN credential c ON c.id = r.credential"
-            " WHERE r.registration = ? ORDER BY r.position",
-            (registration.id,),
-        )
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source"
+                " FROM registration_credential r JOIN credential c ON c.id = r.credential"
+                " WHERE r.registration = ? ORDER BY r.position",
+                (registration.id,),
+            ).fetchall()
         return [
             CredentialDetails(
                 CredentialReference(row[0], KeyType(row[1]), row[2]),
@@ -218,12 +255,20 @@ class Store:
             # Erased rows are zeroed in the database; the log of past writes must go too.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def has_unused(self) -> bool:
-        """Whether ``forget_unused`` has something to erase."""
-        row = self._db.execute(
-            "SELECT 1 FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential) LIMIT 1"
-        ).fetchone()
-        return row is not None
+    def unused(self) -> list[int]:
+        """The credentials that no registration uses. None of them will be used again: a new one gets a new id."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT id FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)"
+            )
+            return [row[0] for row in rows]
+
+    def erase(self, unused: Iterable[int]) -> None:
+        """Erase the credentials `unused`, their keys above all, from the file and from the log of past writes."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM credential WHERE id = ?", ((identity,) for identity in unused))
+        with unavailable_for(self._path):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def add_grant(self, grant: Grant) -> Grant:
         """Keep `grant` under a new id."""
@@ -242,7 +287,10 @@ class Store:
 
     def grants(self) -> list[Grant]:
         """All grants, oldest first."""
-        rows = self._db.execute("SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id")
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id"
+            ).fetchall()
         return [
             Grant(row[0], row[1], row[2], tuple(json.loads(row[3])), load_alpns(row[4]), bool(row[5])) for row in rows
         ]
@@ -254,7 +302,7 @@ class Store:
                 raise RefusedError(f"registration {new.name!r} exists already; to change it, register with --replace")
             self._remove(row[0])
         for server_name in new.server_names or ("",):
-            for alpn in new.alpns:
+            for alpn in new.alpns or (NO_ALPN,):
                 self._check_free(server_name, alpn)
         cursor = self._db.execute(
             "INSERT INTO registration (name, owner, server_names, alpns, access, policy, created, origin)"
@@ -273,7 +321,11 @@ class Store:
         identity = _row_id(cursor)
         self._db.executemany(
             "INSERT INTO pair VALUES (?, ?, ?)",
-            [(server_name, alpn, identity) for server_name in new.server_names or ("",) for alpn in new.alpns],
+            [
+                (server_name, alpn, identity)
+                for server_name in new.server_names or ("",)
+                for alpn in new.alpns or (NO_ALPN,)
+            ],
         )
         self._insert_credentials(identity, new.credentials)
         self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
@@ -325,7 +377,7 @@ class Store:
         ).fetchone()
         if row is not None:
             raise RefusedError(
-                f"server name {server_name or '(any)'} with ALPN {show_alpn(alpn)} is held by registration"
+                f"server name {server_name or '(any)'} with ALPN {show_alpn(alpn) or '(none)'} is held by registration"
                 f" {row[0]!r} of uid {row[1]}"
             )
 

@@ -38,7 +38,7 @@ from handshaked.errors import Alert
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
-from handshaked.wire.family import Done, Start
+from handshaked.wire.messages import Done, Start
 
 _TESTED = ((1, 3), (1, 7))
 _VERSION = tuple(int(part) for part in aioquic.__version__.split(".")[:2])

@@ -21,6 +21,15 @@ from handshaked.errors import FramingError, Status
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import Level, Outcome
 from handshaked.wire.family import (
+    join_packets,
+    pull_from_daemon,
+    push_cancel,
+    push_crypto,
+    push_lookup,
+    push_start,
+    push_transport_parameters,
+)
+from handshaked.wire.messages import (
     MAX_PACKET,
     Acknowledged,
     Done,
@@ -30,13 +39,6 @@ from handshaked.wire.family import (
     Malformed,
     Refused,
     Start,
-    join_packets,
-    pull_from_daemon,
-    push_cancel,
-    push_crypto,
-    push_lookup,
-    push_start,
-    push_transport_parameters,
 )
 
 Message = CryptoData | TrafficSecret | PeerTransportParameters | Done | SessionTicket

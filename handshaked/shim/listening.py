@@ -29,7 +29,7 @@ from handshaked.wire.demux import (
     push_release,
 )
 from handshaked.wire.demux import Path as FlowPath
-from handshaked.wire.family import Refused
+from handshaked.wire.messages import Refused
 
 log = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ def certificate_message(
     *,
     ocsp: bool,
 ) -> bytes:
-    """The Certificate of `credential`, encoded once, by the first of `compressions` that is `offered`.
+    """The Certificate of `credential`, encoded once, by the first algorithm `offered` that is one of `compressions`.
 
     With its OCSP response if `ocsp`; without compression if that would not make it smaller.
     """
     ocsp = ocsp and credential.ocsp_response is not None
-    algorithm = next((each for each in compressions if each in offered), None) if offered else None
+    algorithm = next((CertificateCompression(each) for each in offered if each in compressions), None)
     encoded = credential.messages.get((ocsp, algorithm or _PLAIN))
     if encoded is None:
         response = credential.ocsp_response

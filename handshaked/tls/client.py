@@ -40,6 +40,7 @@ class ClientHandshake(Machine):
     ``peer_record_size_limit`` is for the record layer of TCP.
     """
 
+    connected: ClassVar = ClientState.CONNECTED
     failed: ClassVar = ClientState.FAILED
 
     # Set on the way; no state leads to where they are read before they are set.

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 from handshaked.errors import Alert, PeerError
+from handshaked.model import CipherSuite, Group
 from handshaked.tls import extensions as ext
-from handshaked.tls.codec import decode_error, pull_extensions, pull_vector8, pull_vector16, unpack_u16s
+from handshaked.tls.codec import decode_error, known_among, pull_extensions, pull_vector8, pull_vector16, unpack_u16s
 from handshaked.tls.codepoints import CLIENT_HELLO_EXTENSIONS, TLS_1_3, ExtensionType
 
 _RANDOM = 6
 _SESSION_ID = 38
 _KNOWN = frozenset(ExtensionType)
+_GROUPS = frozenset(Group)
+_SUITES = frozenset(CipherSuite)
 
 
 @dataclass(slots=True)
@@ -54,10 +57,15 @@ def pull_client_hello(message: bytes) -> ClientHelloMessage:
         # "For every TLS 1.3 ClientHello, this vector MUST contain exactly one byte, set to zero"
         raise PeerError(Alert.ILLEGAL_PARAMETER, "legacy_compression_methods is not null alone")
     hello = ClientHelloMessage(
-        message, message[_RANDOM:_SESSION_ID], session_id, unpack_u16s(suites, "cipher_suites"), fields
+        message,
+        message[_RANDOM:_SESSION_ID],
+        session_id,
+        known_among(unpack_u16s(suites, "cipher_suites"), _SUITES),
+        fields,
     )
     _pull_fields(hello, fields)
     _check_fields(hello)
+    hello.groups = known_among(hello.groups, _GROUPS)
     return hello
 
 

@@ -130,7 +130,7 @@ class ClientOffer:
         binders = b""
         for psk in self.psks:
             digest = psk.profile.new(partial).digest() if schedule is None else schedule.hash_with(partial)
-            binders += push_vector8(psk.profile.binder(psk.key, psk.binder_label, digest))
+            binders += push_vector8(psk.profile.binder(psk.profile.early_secret(psk.key), psk.binder_label, digest))
         return push_vector16(binders)
 
     def _extensions(self, cookie: bytes) -> list[bytes]:

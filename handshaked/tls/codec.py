@@ -9,6 +9,8 @@ from collections.abc import Container
 
 from handshaked.errors import Alert, PeerError
 
+_MANY = 256
+
 
 def decode_error(what: str) -> PeerError:
     """The error for bytes that cannot be what they claim to be (RFC 8446 section 6.2)."""
@@ -68,6 +70,13 @@ def unpack_u16s(body: bytes, what: str) -> tuple[int, ...]:
     if odd:
         raise decode_error(what)
     return struct.unpack(f">{count}H", body)
+
+
+def known_among(numbers: tuple[int, ...], known: Container[int]) -> tuple[int, ...]:
+    """`numbers`; only those that are `known`, if they are so many that a peer would fill memory with them."""
+    if len(numbers) <= _MANY:
+        return numbers
+    return tuple(dict.fromkeys(number for number in numbers if number in known))
 
 
 def whole_u16s(data: bytes, what: str) -> tuple[int, ...]:

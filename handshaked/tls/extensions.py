@@ -1,11 +1,14 @@
 """Bodies of extensions: what a ``pull_x`` returns is valid, what a ``push_x`` returns is the whole extension."""
 
+import functools
 import re
 from dataclasses import dataclass
 
 from handshaked.errors import Alert, PeerError
+from handshaked.model import SignatureScheme
 from handshaked.tls.codec import (
     decode_error,
+    known_among,
     pull_vector8,
     pull_vector16,
     pull_vector24,
@@ -25,6 +28,7 @@ _HOST_NAME = 0
 _OCSP = 1
 _MIN_RECORD_SIZE_LIMIT = 64
 _MIN_BINDER = 32
+_SCHEMES = frozenset(SignatureScheme)
 _DNS_NAME = re.compile(rb"[A-Za-z0-9_.-]+")
 
 
@@ -74,6 +78,7 @@ def pull_alpn(body: bytes) -> tuple[bytes, ...]:
     return tuple(protocols)
 
 
+@functools.lru_cache(maxsize=64)
 def push_alpn(protocols: tuple[bytes, ...]) -> bytes:
     """application_layer_protocol_negotiation."""
     return push_extension(ExtensionType.ALPN, push_vector16(b"".join(map(push_vector8, protocols))))
@@ -246,7 +251,7 @@ def pull_empty(body: bytes, what: str) -> bool:
 
 def pull_schemes(body: bytes) -> tuple[int, ...]:
     """A list of signature schemes (RFC 8446 section 4.2.3)."""
-    return whole_u16s(body, "signature_algorithms")
+    return known_among(whole_u16s(body, "signature_algorithms"), _SCHEMES)
 
 
 def pull_groups(body: bytes) -> tuple[int, ...]:

@@ -62,9 +62,13 @@ class HashProfile:
         """The content of a Finished, or a binder (RFC 8446 section 4.4.4)."""
         return hmac.digest(hmac.digest(base_secret, self.finished, self.name), transcript_hash, self.name)
 
-    def binder(self, psk: bytes, label: bytes, transcript_hash: bytes) -> bytes:
+    def early_secret(self, psk: bytes) -> bytes:
+        """The Early Secret of a PSK."""
+        return hmac.digest(b"", psk, self.name)
+
+    def binder(self, early_secret: bytes, label: bytes, transcript_hash: bytes) -> bytes:
         """The binder of a PSK over a ClientHello without its binders (RFC 8446 section 4.2.11.2)."""
-        return self.verify_data(self.derive(hmac.digest(b"", psk, self.name), label, self.empty), transcript_hash)
+        return self.verify_data(self.derive(early_secret, label, self.empty), transcript_hash)
 
     def resumption_psk(self, resumption_secret: bytes, nonce: bytes) -> bytes:
         """The PSK of a session ticket with a nonce of two bytes or any other length (section 4.6.1)."""
@@ -102,7 +106,11 @@ class KeySchedule:
 
     def use_psk(self, psk: bytes) -> None:
         """Begin with `psk`; at the early stage only."""
-        self._secret = hmac.digest(b"", psk, self.profile.name)
+        self._secret = self.profile.early_secret(psk)
+
+    def binder(self, label: bytes, partial_hello: bytes) -> bytes:
+        """The binder of the PSK in use, over a ClientHello without its binders."""
+        return self.profile.binder(self._secret, label, self.hash_with(partial_hello))
 
     def update(self, messages: bytes) -> None:
         """Take handshake messages into the transcript."""
@@ -151,17 +159,7 @@ def updated_secret(suite: CipherSuite, secret: bytes) -> bytes:
     return expand_label(secret, b"traffic upd", b"", profile.size, profile.name)
 
 
-class Exporter:
-    """Keying material for the application (section 7.5)."""
-
-    __slots__ = ("_profile", "_secret")
-
-    def __init__(self, suite: CipherSuite, secret: bytes) -> None:
-        self._profile = _SUITE_PROFILES[suite]
-        self._secret = secret
-
-    def export(self, label: bytes, context: bytes, length: int) -> bytes:
-        """TLS-Exporter(label, context, length)."""
-        profile = self._profile
-        secret = expand_label(self._secret, label, profile.empty, profile.size, profile.name)
-        return expand_label(secret, b"exporter", profile.new(context).digest(), length, profile.name)
+def export(profile: HashProfile, exporter_secret: bytes, label: bytes, context: bytes, length: int) -> bytes:
+    """TLS-Exporter: keying material for the application (section 7.5)."""
+    secret = expand_label(exporter_secret, label, profile.empty, profile.size, profile.name)
+    return expand_label(secret, b"exporter", profile.new(context).digest(), length, profile.name)

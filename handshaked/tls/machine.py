@@ -8,7 +8,7 @@ from handshaked.events import CryptoData, Event, TrafficSecret
 from handshaked.model import Direction, Level
 from handshaked.tls import messages
 from handshaked.tls.codepoints import HandshakeType
-from handshaked.tls.key_schedule import Exporter, KeySchedule, updated_secret
+from handshaked.tls.key_schedule import KeySchedule, export, updated_secret
 from handshaked.tls.keylog import KeyLog, exporter_line, traffic_line
 from handshaked.tls.reassembly import MessageReassembler
 from handshaked.tls.state import ClientState, State, Transitions
@@ -16,6 +16,7 @@ from handshaked.tls.state import ClientState, State, Transitions
 Handler = Callable[[Any, bytes, list[Event], float], State]
 """Takes a message, adds events, and names the next state."""
 
+_MAX_EXPORTER_LABEL = 249  # HkdfLabel.label<7..255>, of which "tls13 " takes six
 _NAMES = {int(kind): kind.name.lower() for kind in HandshakeType}
 
 
@@ -23,10 +24,12 @@ class Machine:
     """One side of a handshake. Messages are dispatched to `handlers` by type, if the state's table has that type."""
 
     handlers: ClassVar[dict[int, Handler]]
+    connected: ClassVar[State]
     failed: ClassVar[State]
 
     # Set on the way; no state leads to where they are read before they are set.
     _schedule: KeySchedule
+    _application_hash: bytes
     _receive_secret: bytes
     _send_secret: bytes
 
@@ -37,12 +40,11 @@ class Machine:
         self._is_client = isinstance(state, ClientState)
         self._keylog: KeyLog | None = None
         self._client_random = b""
-        self._exporter: Exporter | None = None
 
     @property
     def complete(self) -> bool:
         """Whether the peer's Finished was verified."""
-        return self._state.name == "CONNECTED"
+        return self._state is self.connected
 
     def receive(self, level: Level, data: bytes, now: float) -> list[Event]:
         """Take in handshake bytes received at `level` at `now` (Unix seconds); the events they lead to, in order.
@@ -79,9 +81,12 @@ class Machine:
 
     def export(self, label: bytes, context: bytes, length: int) -> bytes:
         """Keying material for the application, once the handshake is complete (RFC 8446 section 7.5)."""
-        if not self.complete or self._exporter is None:
+        if not self.complete:
             raise LocalError("no keying material to export before the handshake is complete")
-        return self._exporter.export(label, context, length)
+        if not 0 < length <= 255 * self._schedule.profile.size or len(label) > _MAX_EXPORTER_LABEL:
+            raise LocalError("keying material of an impossible length or label")
+        secret = self._schedule.derive(b"exp master", self._application_hash)
+        return export(self._schedule.profile, secret, label, context, length)
 
     def update_keys(self, *, request: bool) -> list[Event]:
         """Send a KeyUpdate (RFC 8446 section 4.6.3), with the `request` that the peer does the same; TCP only."""
@@ -124,7 +129,7 @@ class Machine:
         client = schedule.derive(b"c ap traffic", transcript_hash)
         server = schedule.derive(b"s ap traffic", transcript_hash)
         self._send_secret, self._receive_secret = (client, server) if self._is_client else (server, client)
-        exporter_secret = schedule.derive(b"exp master", transcript_hash)
-        self._exporter = Exporter(schedule.suite, exporter_secret)
+        self._application_hash = transcript_hash
         if self._keylog is not None:
-            self._keylog(exporter_line(self._client_random, exporter_secret))
+            secret = schedule.derive(b"exp master", transcript_hash)
+            self._keylog(exporter_line(self._client_random, secret))

@@ -122,8 +122,7 @@ def check_binder(schedule: KeySchedule, hello: ClientHelloMessage, selected: Sel
         return
     schedule.use_psk(selected.key)
     label = b"ext binder" if selected.external is not None else b"res binder"
-    partial = schedule.hash_with(hello.raw[: -psks.binders_length])
-    expected = schedule.profile.binder(selected.key, label, partial)
+    expected = schedule.binder(label, hello.raw[: -psks.binders_length])
     if not compare_digest(expected, psks.binders[selected.index]):
         # "If this value is not present or does not validate, the server MUST abort the handshake": section 6.2 has
         # decrypt_error for "unable to correctly ... validate a Finished message or a PSK binder".

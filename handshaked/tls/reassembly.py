@@ -5,7 +5,12 @@ from handshaked.model import MAX_HANDSHAKE_MESSAGE, Level
 from handshaked.tls.codepoints import HandshakeType
 
 _HEADER = 4
-_CERTIFICATES = (HandshakeType.CERTIFICATE, HandshakeType.COMPRESSED_CERTIFICATE)
+_HELLO_FIELDS = 1024  # extensions are limited to 64 KiB by themselves; the fields before them come on top
+_TOO_LONG: dict[int, Alert] = {
+    HandshakeType.CERTIFICATE: Alert.BAD_CERTIFICATE,
+    HandshakeType.COMPRESSED_CERTIFICATE: Alert.BAD_CERTIFICATE,
+    HandshakeType.FINISHED: Alert.DECODE_ERROR,
+}
 
 
 class MessageReassembler:
@@ -40,16 +45,24 @@ class MessageReassembler:
             return None
         length = int.from_bytes(self._buffer[1:_HEADER])
         if length > MAX_HANDSHAKE_MESSAGE:
-            raise PeerError(
-                Alert.BAD_CERTIFICATE if self._buffer[0] in _CERTIFICATES else Alert.ILLEGAL_PARAMETER,
-                f"handshake message of {length} bytes, the limit is {MAX_HANDSHAKE_MESSAGE}",
-            )
+            self._check_length(length)
         end = _HEADER + length
         if len(self._buffer) < end:
             return None
         message = bytes(self._buffer[:end])
         del self._buffer[:end]
         return message
+
+    def _check_length(self, length: int) -> None:
+        kind = self._buffer[0]
+        limit = MAX_HANDSHAKE_MESSAGE
+        if kind == HandshakeType.CLIENT_HELLO:
+            limit += _HELLO_FIELDS
+        if length > limit:
+            raise PeerError(
+                _TOO_LONG.get(kind, Alert.ILLEGAL_PARAMETER),
+                f"handshake message of {length} bytes, the limit is {limit}",
+            )
 
     def expect(self, level: Level) -> None:
         """From here on messages belong to `level`."""

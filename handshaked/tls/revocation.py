@@ -17,6 +17,7 @@ MAX_LIST = 64 * 1024 * 1024
 """Largest list that is parsed, in bytes."""
 
 _MAX_ISSUERS = 16
+_PEM_END = b"-----END X509 CRL-----"
 _UNDERSTOOD = (x509.CRLNumber, x509.AuthorityKeyIdentifier, x509.IssuingDistributionPoint)
 
 
@@ -37,6 +38,16 @@ class RevocationList:
             self._begin, self._end = self._list.last_update_utc, self._list.next_update_utc
         except cert.MALFORMED as error:
             raise ValueError(f"the revocation list cannot be used: {error}") from None
+
+    @classmethod
+    def all_of(cls, encoded: bytes) -> "list[RevocationList]":
+        """The lists of a file: one in DER, or any number in PEM; ValueError as above, and if there is none."""
+        if not encoded.lstrip().startswith(b"-----"):
+            return [cls(encoded)]
+        blocks = encoded.split(_PEM_END)[:-1]
+        if not blocks:
+            raise ValueError("the revocation list cannot be used: no end of a PEM block")
+        return [cls(block + _PEM_END) for block in blocks]
 
     def _scope(self) -> tuple[bool, bool]:
         """Whether the list is about users' and about authorities' certificates (RFC 5280 section 5.2.5)."""

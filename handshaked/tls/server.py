@@ -45,6 +45,7 @@ class ServerHandshake(Machine):
     ``legacy_session_id`` and ``peer_record_size_limit`` are for the record layer of TCP.
     """
 
+    connected: ClassVar = ServerState.CONNECTED
     failed: ClassVar = ServerState.FAILED
 
     # Set on the way; no state leads to where they are read before they are set.
@@ -287,6 +288,7 @@ class ServerHandshake(Machine):
                 schedule.suite,
                 resumed,
                 chain,
+                parameters.registration,
                 psk_identity=psk.external.identity if psk is not None and psk.external is not None else None,
                 early_data_accepted=self.early_data is True,
             )

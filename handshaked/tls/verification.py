@@ -95,6 +95,7 @@ class _ChainVerifier:
             except VerificationError as error:
                 refusal = cert.shown(str(error), _MAX_REFUSAL)
                 path = self._way(leaf, others, subject, now, refusal) or self._refuse(leaf, sent)
+            _check_no_wide_wildcard(leaf, subject)
             for certificate, authority in pairwise(path):
                 self._revocations.check(certificate, authority, now)
 
@@ -201,6 +202,18 @@ def _subject(server_name: str) -> x509.verification.Subject:
         pass
     name = server_name if server_name.isascii() else idna.encode(server_name, uts46=True).decode("ascii")
     return x509.DNSName(name.removesuffix("."))
+
+
+def _check_no_wide_wildcard(leaf: x509.Certificate, subject: x509.verification.Subject | None) -> None:
+    """Refuse ``*.example`` as a name of ``a.example``, as all do: it would be the name of a whole top-level domain."""
+    if isinstance(subject, x509.DNSName) and subject.value.count(".") == 1:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if subject.value.lower() not in [name.lower() for name in names.get_values_for_type(x509.DNSName)]:
+            raise PeerError(
+                Alert.BAD_CERTIFICATE,
+                f"the certificate of {cert.subject(leaf)} is not good for {cert.shown(subject.value)} ({_names(leaf)}):"
+                " a wildcard needs at least two labels behind it",
+            )
 
 
 def _names(leaf: x509.Certificate) -> str:

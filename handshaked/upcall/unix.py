@@ -17,7 +17,8 @@ from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
 from handshaked.model import Caller, Outcome, Request
 from handshaked.service import HandshakeService
-from handshaked.wire.family import (
+from handshaked.wire.family import join_packets, pull_from_endpoint, push_done, push_lookup_answer
+from handshaked.wire.messages import (
     MAX_PACKET,
     Cancel,
     FromEndpoint,
@@ -26,10 +27,6 @@ from handshaked.wire.family import (
     Malformed,
     Start,
     TransportParameters,
-    join_packets,
-    pull_from_endpoint,
-    push_done,
-    push_lookup_answer,
 )
 from handshaked.wire.netlink import push_ack, push_error
 
@@ -102,10 +99,19 @@ class UnixDoor:
 
     def _closed(self, connection: "_Connection", caller: Caller) -> None:
         self._connections.discard(connection)
-        usage = self._usage[caller.uid]
-        usage.connections -= 1
-        if usage.connections == 0:
-            del self._usage[caller.uid]
+        self._usage[caller.uid].connections -= 1
+        self._forget_usage(caller.uid)
+
+    def _forget_usage(self, uid: int) -> None:
+        """Let go of what `uid` has used when that is paid for: connecting anew is no way around the limits."""
+        usage = self._usage.get(uid)
+        if usage is None or usage.connections:
+            return
+        left = usage.seconds_to_full(self._loop.time())
+        if left > 0:
+            self._loop.call_later(left, self._forget_usage, uid)
+        else:
+            del self._usage[uid]
 
 
 class _Usage:
@@ -114,18 +120,31 @@ class _Usage:
     def __init__(self, limits: Limits, now: float) -> None:
         self.connections = 0
         self.handshakes = 0
+        self.awaiting_tickets = 0
         self._rates = (limits.messages_per_second, limits.bytes_per_second)
         self._tokens = [float(rate) for rate in self._rates]
         self._filled = now
 
-    def take(self, messages: int, size: int, now: float) -> float:
-        """Account for a packet; the seconds to wait before the next one is read."""
+    def take(self, messages: int, size: int, now: float) -> None:
+        """Account for a packet."""
+        self._fill(now)
+        self._tokens[0] -= messages
+        self._tokens[1] -= size
+
+    def debt(self, now: float) -> float:
+        """The seconds to wait before the next packet is read."""
+        self._fill(now)
+        return max(-tokens / rate for tokens, rate in zip(self._tokens, self._rates, strict=True))
+
+    def seconds_to_full(self, now: float) -> float:
+        """The seconds until nothing is left of what was taken."""
+        self._fill(now)
+        return max(1 - tokens / rate for tokens, rate in zip(self._tokens, self._rates, strict=True))
+
+    def _fill(self, now: float) -> None:
         elapsed, self._filled = now - self._filled, now
-        wait = 0.0
-        for index, (rate, amount) in enumerate(zip(self._rates, (messages, size), strict=True)):
-            self._tokens[index] = min(rate, self._tokens[index] + rate * elapsed) - amount
-            wait = max(wait, -self._tokens[index] / rate)
-        return wait
+        for index, rate in enumerate(self._rates):
+            self._tokens[index] = min(rate, self._tokens[index] + rate * elapsed)
 
 
 class _Connection:
@@ -147,6 +166,7 @@ class _Connection:
         self._usage = usage
         self._on_close = on_close
         self._drivers: dict[int, Driver] = {}
+        self._awaiting_tickets: dict[int, asyncio.TimerHandle] = {}
         self._output: list[bytes] = []
         self._unsent: list[bytes] = []
         self._flush_planned = False
@@ -170,6 +190,8 @@ class _Connection:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._abort_all(Status.CANCELED, "the endpoint went away")
+        for sequence in list(self._awaiting_tickets):
+            self._stop_awaiting_tickets(sequence)
         self._sock.close()
         self._on_close(self, self._caller)
 
@@ -178,6 +200,11 @@ class _Connection:
             driver.abort(status, reason)
 
     def _read(self) -> None:
+        debt = self._usage.debt(self._loop.time())
+        if debt > 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.call_later(debt, self._resume)
+            return
         try:
             # No room for control data: file descriptors that come along are closed by the kernel.
             size, _, flags, _ = self._sock.recvmsg_into([_INPUT])
@@ -191,6 +218,7 @@ class _Connection:
             return
         messages = 1
         self._flush_planned = True  # below
+        framing: FramingError | None = None
         try:
             if flags & socket.MSG_TRUNC:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
@@ -200,13 +228,12 @@ class _Connection:
                 if ack:
                     self._send(push_ack(sequence))
         except FramingError as error:
-            self._lose_framing(error)
-            return
-        self._flush()
-        wait = self._usage.take(messages, len(packet), self._loop.time())
-        if wait > 0 and not self._closed:
-            self._loop.remove_reader(self._sock)
-            self._loop.call_later(wait, self._resume)
+            framing = error
+        self._usage.take(messages, len(packet), self._loop.time())
+        if framing is None:
+            self._flush()
+        else:
+            self._lose_framing(framing)
 
     def _resume(self) -> None:
         if not self._closed:
@@ -230,7 +257,9 @@ class _Connection:
             if driver is not None:
                 driver.proceed(message.transport_parameters)
         elif isinstance(message, Cancel):
-            if driver is not None:
+            if sequence in self._awaiting_tickets:
+                self._stop_awaiting_tickets(sequence)
+            elif driver is not None:
                 driver.abort(Status.CANCELED, message.reason or "canceled by the endpoint")
         elif isinstance(message, Lookup):
             self._send(push_lookup_answer(sequence, self._look_up(message)))
@@ -244,6 +273,8 @@ class _Connection:
             driver.abort(Status.INVALID, f"malformed message: {error.attribute or 'header'} {error.reason}")
 
     def _start(self, sequence: int, start: Start) -> None:
+        if sequence in self._awaiting_tickets:  # its handshake is over: the number is free
+            self._stop_awaiting_tickets(sequence)
         if sequence in self._drivers:
             self._refuse(sequence, WireError("this sequence number has a handshake already", status=Status.EXISTS))
             return
@@ -280,10 +311,18 @@ class _Connection:
     def _finished(self, sequence: int) -> None:
         self._usage.handshakes -= 1
         driver = self._drivers[sequence]
-        if driver.takes_tickets:
-            self._loop.call_later(driver.ticket_seconds, self._drivers.pop, sequence, None)
+        if driver.takes_tickets and self._usage.awaiting_tickets < self._limits.handshakes:
+            self._usage.awaiting_tickets += 1
+            self._awaiting_tickets[sequence] = self._loop.call_later(
+                driver.ticket_seconds, self._stop_awaiting_tickets, sequence
+            )
         else:
             del self._drivers[sequence]
+
+    def _stop_awaiting_tickets(self, sequence: int) -> None:
+        self._awaiting_tickets.pop(sequence).cancel()
+        self._usage.awaiting_tickets -= 1
+        del self._drivers[sequence]
 
     def _look_up(self, lookup: Lookup) -> LookupAnswer:
         try:

@@ -7,7 +7,7 @@ import enum
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from handshaked.errors import FramingError, Status, WireError
 
@@ -51,8 +51,7 @@ class Policy:
     required: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One message of a packet; `attributes` is what lies behind the two headers."""
 
     family: int

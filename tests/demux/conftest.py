@@ -17,7 +17,7 @@ FIRST_USER, SECOND_USER = 2001, 2002
 @pytest.fixture
 def demux_daemon(public_directory: Path) -> Iterator[RunningDaemon]:
     """A daemon whose registrations the demultiplexer's user may follow."""
-    with RunningDaemon(public_directory, options=(f"--demux-user={DEMUX_USER}",)) as daemon:
+    with RunningDaemon(public_directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")) as daemon:
         yield daemon
 
 

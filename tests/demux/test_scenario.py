@@ -63,7 +63,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
     certificates = {name: authority.issue(name, file_name=f"scene-{name}") for name in NAMES}
     with ExitStack() as stack:
         stack.callback(debian.close)
-        daemon = stack.enter_context(RunningDaemon(directory, options=(f"--demux-user={DEMUX_USER}",)))
+        daemon = stack.enter_context(RunningDaemon(directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")))
         demux = stack.enter_context(RunningDemux(directory, daemon, user=DEMUX_USER))
         ports = {"nginx": _free_port(), "apache": _free_port()}
         _register(daemon, certificates, ports)

@@ -51,6 +51,12 @@ class Scenario:
         self.client = client
         self.server = server
         self.quic = quic
+        self.messages = 0
+        self.run(self._count)
+
+    def _count(self, index: int, sent: CryptoData) -> bytes:
+        self.messages = index + 1
+        return sent.data
 
     def run(self, tamper: Tamper) -> bool:
         """Whether both sides complete. `tamper` sees each message in turn and says what arrives of it."""
@@ -150,7 +156,7 @@ def run(count: int, seed: int, wanted: Sequence[Scenario]) -> collections.Counte
     for number in range(seed, seed + count):
         rng = random.Random(number)  # repeatable, not secret
         scenario = rng.choice(wanted)
-        target = rng.randrange(6)
+        target = rng.randrange(scenario.messages)
         changed = False
 
         def tamper(index: int, sent: CryptoData) -> bytes:

@@ -1,128 +1,226 @@
-"""ClientHellos out of Initials, however they were split, shuffled, repeated, padded, or meddled with."""
+"""ClientHellos out of client Initials: the RFCs' examples, aioquic's packets, and everything a peer may do to them."""
 
 import random
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handshaked.errors import Alert, PeerError
 from handshaked.quic.initial import ClientHelloAssembler
-from handshaked.quic.packets import VERSION_1, VERSION_2
+from handshaked.quic.packets import pull_initials
 from handshaked.quic.protection import InitialKeys
-from tests.quic.initials import DCID, PING, SCID, client_hello, crypto, initial, initials
+from tests.quic.datagrams import CID, V1, V2, Frame, datagram, datagrams, sealed
 
-HELLO = client_hello()
+VECTORS = Path(__file__).parents[1] / "vectors"
 
 
-def assembled(datagrams: list[bytes], limit: int = 65540) -> bytes | None:
-    """What comes of `datagrams`, at the first moment that something does."""
-    assembler = ClientHelloAssembler(limit)
-    for datagram in datagrams:
-        found = assembler.receive(datagram)
-        if found is not None:
-            return found
-    return None
+def assembled(parts: Iterable[bytes]) -> bytes | None:
+    """The first whole ClientHello out of `parts`."""
+    assembler = ClientHelloAssembler()
+    return next((message for part in parts if (message := assembler.receive(part)) is not None), None)
+
+
+def message(size: int, seed: int = 1) -> bytes:
+    """A handshake message with a body of `size` bytes that differ."""
+    return b"\1" + size.to_bytes(3) + random.Random(seed).randbytes(size)
+
+
+@pytest.mark.parametrize("name", ["rfc9001-a2-client-initial", "rfc9369-a2-client-initial"])
+def test_the_example_of_the_rfc_is_opened(name: str) -> None:
+    packet = bytes.fromhex((VECTORS / f"{name}.hex").read_text())
+    found = assembled([packet])
+    assert found is not None
+    assert found[:10].hex() == "010000ed0303ebf8fa56"
+    assert b"example.com" in found
+    (initial,) = pull_initials(packet)
+    assert (initial.destination_cid, initial.source_cid, initial.token) == (CID, b"", b"")
+    assert initial.version == (V1 if "9001" in name else V2)
+
+
+@pytest.mark.parametrize("version", [V1, V2])
+@pytest.mark.parametrize("size", [0, 1, 300, 1800, 5000])
+def test_a_message_over_any_number_of_datagrams_is_put_together(version: int, size: int) -> None:
+    sent = message(size)
+    parts = datagrams(sent, version=version)
+    assert assembled(parts) == sent
+    assert assembled(parts[:-1]) is None
+
+
+@pytest.mark.parametrize("version", [V1, V2])
+def test_what_aioquic_sends_is_put_together(version: int) -> None:
+    configuration = QuicConfiguration(
+        is_client=True,
+        alpn_protocols=[f"protocol-{number}" for number in range(150)],  # more than a datagram
+        server_name="a.example.com",
+        original_version=version,
+    )
+    connection = QuicConnection(configuration=configuration)
+    connection.connect(("192.0.2.1", 443), now=0.0)
+    sent = [data for data, _ in connection.datagrams_to_send(now=0.0)]
+    assert len(sent) > 1
+    found = assembled(sent)
+    assert found is not None
+    assert b"a.example.com" in found
+    assert assembled(reversed(sent)) == found
 
 
 @st.composite
-def splits(draw: st.DrawFn) -> list[bytes]:
-    """Datagrams that together hold HELLO: overlapping frames in any order, with padding, pings and repetitions."""
-    cuts = sorted(draw(st.sets(st.integers(1, len(HELLO) - 1), max_size=12)))
-    edges = [0, *cuts, len(HELLO)]
-    frames = []
-    for start, end in pairwise(edges):
-        longer = min(len(HELLO), end + draw(st.integers(0, 40)))
-        frames.append(crypto(start, HELLO[start:longer]))
-    frames += draw(st.lists(st.sampled_from([*frames, PING, bytes(3), b"\x02\x01\x00\x00\x01"]), max_size=6))
-    frames = draw(st.permutations(frames))
-    datagrams: list[bytes] = [b""]
-    for frame in frames:
-        if len(datagrams[-1]) + len(frame) > 1100 or draw(st.booleans()):
-            datagrams.append(b"")
-        datagrams[-1] += frame
-    return datagrams
+def disorder(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
+    """A message, and datagrams with all of it: split, shuffled, overlapping, repeated, mixed with other frames."""
+    sent = message(draw(st.integers(0, 3000)), draw(st.integers(0, 100)))
+    cuts = sorted({0, len(sent), *draw(st.lists(st.integers(0, len(sent)), max_size=12))})
+    pieces = []
+    for start, end in pairwise(cuts):
+        for place in range(start, end, 500):
+            until = min(place + 500, end)
+            before, behind = draw(st.integers(0, 40)), draw(st.integers(0, 40))
+            first = max(0, place - before)
+            pieces.append((first, sent[first : until + behind]))
+    pieces += draw(st.lists(st.sampled_from(pieces), max_size=5))
+    pieces = draw(st.permutations(pieces))
+    parts = []
+    for number, piece in enumerate(pieces):
+        others: list[Frame] = draw(st.lists(st.sampled_from(["ping", "padding", "ack"]), max_size=4))
+        frames: list[Frame] = [*others[:2], piece, *others[2:]]
+        parts.append(datagram(frames, packet_number=number))
+    return sent, parts
 
 
-@given(splits(), st.sampled_from([VERSION_1, VERSION_2]))
-def test_every_way_to_split_it_gives_the_same(pieces: list[bytes], version: int) -> None:
-    datagrams = initials(pieces, version=version)
-    assert assembled(datagrams) == HELLO
-    assert assembled([*datagrams[::-1]]) == HELLO
+@given(disorder())
+def test_the_order_and_number_of_crypto_frames_do_not_matter(made: tuple[bytes, list[bytes]]) -> None:
+    sent, parts = made
+    assert assembled(parts) == sent
 
 
-@given(splits(), st.data())
-def test_while_a_byte_is_missing_nothing_comes(pieces: list[bytes], data: st.DataObject) -> None:
-    missing = data.draw(st.integers(0, len(HELLO) - 1))
-    frames = [crypto(0, HELLO[:missing]), crypto(missing + 1, HELLO[missing + 1 :])]
-    assert assembled(initials(frames)) is None
-    assert assembled(initials([*frames, *pieces])) == HELLO
-
-
-@given(splits(), st.binary(max_size=1500), st.integers(0, 2**32))
-def test_what_others_send_in_between_changes_nothing(pieces: list[bytes], junk: bytes, seed: int) -> None:
+@given(st.integers(0, 2**32))
+@settings(max_examples=200)
+def test_a_damaged_datagram_is_a_peers_fault_or_of_no_consequence(seed: int) -> None:
     chance = random.Random(seed)
-    genuine = initials(pieces)
-    spoiled = bytearray(chance.choice(genuine))
-    spoiled[chance.randrange(len(spoiled))] ^= 1 << chance.randrange(8)
-    others = [junk, bytes(spoiled), initial(crypto(0, b"\1\0\0\1x"), dcid=b"another one")]
-    mixed = [genuine[0]]
-    for datagram in genuine[1:]:
-        mixed += [chance.choice(others), datagram]
-    assert assembled([*mixed]) == HELLO
+    sent = message(300)
+    assembler = ClientHelloAssembler()
+    for part in (*datagrams(sent, 200), *datagrams(sent, 200)):
+        spoiled = bytearray(part)
+        for _ in range(chance.randrange(3)):
+            spoiled[chance.randrange(min(len(spoiled), 60))] = chance.randrange(256)
+        try:
+            found = assembler.receive(bytes(spoiled[: chance.choice((len(spoiled), chance.randrange(1200)))]))
+        except PeerError:
+            continue
+        assert found in (None, sent)
 
 
-@given(st.binary(max_size=1500))
-def test_datagrams_of_any_bytes_are_passed_over(datagram: bytes) -> None:
-    assert assembled([datagram, initial(crypto(0, HELLO))]) == HELLO
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_peers_fault_or_of_no_consequence(data: bytes) -> None:
+    for prefix in (b"", b"\xc0\0\0\0\1", b"\xd0" + V2.to_bytes(4)):
+        with suppress(PeerError):
+            assert ClientHelloAssembler().receive(prefix + data) is None
 
 
-@given(st.binary(min_size=1, max_size=1100))
-def test_frames_of_any_bytes_raise_nothing_but_peer_errors(frames: bytes) -> None:
+@given(
+    st.lists(
+        st.sampled_from([bytes(3), b"\1", b"\2", b"\3", b"\6", b"\x1c", b"\0\5", b"\x40\5"]) | st.binary(max_size=9)
+    )
+)
+def test_any_frames_are_a_peers_fault_or_understood(frames: list[bytes]) -> None:
+    # The right keys do not make a peer honest.
     with suppress(PeerError):
-        assembled([initial(frames)])
-
-
-def test_coalesced_packets_are_all_read() -> None:
-    first = _unpadded(crypto(0, HELLO[:100]), 0)
-    assert assembled([first + initial(crypto(100, HELLO[100:]), 1)]) == HELLO
-
-
-def test_behind_the_initial_anything_may_come() -> None:
-    handshake = b"\xe0\0\0\0\1\x09to server\x09of client\x05abcde"
-    assert assembled([_unpadded(crypto(0, HELLO), 0) + handshake + b"\x40short"]) == HELLO
+        ClientHelloAssembler().receive(sealed(b"".join(frames)))
 
 
 @pytest.mark.parametrize(
-    ("frames", "alert"),
+    ("frames", "reason", "alert"),
     [
-        (crypto(0, HELLO[:50]) + crypto(40, b"x" * 20), Alert.ILLEGAL_PARAMETER),  # contradicts itself
-        (crypto(0, b"\2" + HELLO[1:]), Alert.UNEXPECTED_MESSAGE),  # no ClientHello
-        (crypto(0, b"\1\1\0\1"), Alert.ILLEGAL_PARAMETER),  # longer than the limit
-        (crypto(70000, b"x"), Alert.DECODE_ERROR),
-        (b"\x06\x00\x44\xff" + bytes(10), Alert.DECODE_ERROR),  # cut off
-        (b"\x08\x00", Alert.DECODE_ERROR),  # a STREAM frame
-        (b"\x1c\x00\x00\x00", Alert.USER_CANCELED),
-        (b"\x02\x01\x00\x7f\xff\x00", Alert.DECODE_ERROR),  # an ACK of many ranges
-        (crypto(0, b"") * 1100, Alert.DECODE_ERROR),
+        (b"\x1c\0\0\0", "closed the connection", Alert.USER_CANCELED),
+        (b"\x08\0\0\0", "frame type 0x8 in an Initial", Alert.DECODE_ERROR),
+        (b"\6\0\x40\x99abc", "ends before its content", Alert.DECODE_ERROR),
+        (b"\2\0\0\x44\0\0\0", "more ranges than bytes", Alert.DECODE_ERROR),
+        (b"\1\2\0\0\2\0\0", "ends before its content", Alert.DECODE_ERROR),
     ],
-    ids=["contradiction", "not-a-hello", "too-long", "too-far", "cut-off", "stream", "close", "ack", "too-many"],
 )
-def test_what_no_client_may_send(frames: bytes, alert: Alert) -> None:
+def test_frames_that_have_no_business_there_are_refused(frames: bytes, reason: str, alert: Alert) -> None:
+    error = refusal([sealed(frames)])
+    assert (reason in error.reason, error.alert) == (True, alert)
+
+
+def test_an_ack_with_ecn_counts_is_passed_over() -> None:
+    assert assembled([sealed(b"\3\0\0\0\0\1\1\1\6\0\5\1\0\0\1x")]) == b"\1\0\0\1x"
+
+
+def refusal(parts: Iterable[bytes]) -> PeerError:
     with pytest.raises(PeerError) as caught:
-        assembled([initial(frames)])
-    assert caught.value.alert is alert
+        assembled(parts)
+    return caught.value
 
 
-def test_a_limit_is_kept() -> None:
-    assert assembled([initial(crypto(0, HELLO))], limit=len(HELLO)) == HELLO
-    with pytest.raises(PeerError):
-        assembled([initial(crypto(0, HELLO))], limit=len(HELLO) - 1)
+def test_what_no_client_sends_is_refused() -> None:
+    assert "too large" in refusal([datagram([(70_000, b"far")])]).reason
+    assert "too large" in refusal([datagram([(2**40, b"far")])]).reason
+    assert refusal([datagram([(0, b"\1\xff\xff\xff")])]).alert is Alert.ILLEGAL_PARAMETER
+    many = [datagram([(2 * number, b"x")], packet_number=number) for number in range(1, 1026)]
+    assert "too many pieces" in refusal(many).reason
 
 
-def _unpadded(frames: bytes, number: int) -> bytes:
-    """An Initial packet that is not padded, to be coalesced with others."""
-    header = b"\xc3\0\0\0\1" + bytes([len(DCID)]) + DCID + bytes([len(SCID)]) + SCID + b"\0"
-    return InitialKeys(VERSION_1, DCID).seal(header, number, frames)
+def test_overlapping_pieces_are_bounded_in_bytes() -> None:
+    parts = [datagram([(number, bytes(15_000))], packet_number=number, size=16_000) for number in range(1, 1200)]
+    assert "too many pieces" in refusal(parts).reason
+
+
+def test_a_large_message_is_taken_up_to_the_limit() -> None:
+    sent = message(64 * 1024)
+    assert assembled(datagrams(sent, 1100, size=1400)) == sent
+
+
+def test_packets_of_another_connection_are_passed_over() -> None:
+    first, second = datagrams(message(1500))
+    other = datagram([(900, b"evil")], cid=b"anothercid", packet_number=1)
+    assembler = ClientHelloAssembler()
+    assert assembler.receive(first) is None
+    assert assembler.receive(other) is None
+    assert assembler.receive(second) == message(1500)
+
+
+def test_a_second_flight_to_the_servers_connection_id_keeps_its_keys() -> None:
+    sent = message(1200)
+    first = datagram([(0, sent[:600])])
+    second = datagram([(600, sent[600:])], packet_number=1, peer_cid=b"servers")
+    assert assembled([first, second]) == sent
+
+
+def test_a_retry_token_is_passed_over() -> None:
+    part = datagram([(0, message(100))], token=b"token" * 20)
+    assert assembled([part]) == message(100)
+    assert pull_initials(part)[0].token == b"token" * 20
+
+
+def test_other_packets_behind_and_before_the_initial_do_not_matter() -> None:
+    part = datagram([(0, message(100))], size=1200)
+    (initial,) = pull_initials(part)
+    zero_rtt = b"\xd0" + part[1:5] + b"\x08" + CID + b"\0" + b"\x40\x20" + bytes(32)
+    assert assembled([initial.packet + zero_rtt]) == message(100)
+    assert assembled([zero_rtt + initial.packet]) == message(100)
+    assert assembled([initial.packet + bytes(100)]) == message(100)
+    assert assembled([initial.packet + b"\x40short header"]) == message(100)
+
+
+@pytest.mark.parametrize("version", [0, 2, 0xFF00001D, 0x0A1A2A3A])
+def test_other_versions_are_of_no_consequence(version: int) -> None:
+    part = datagram([(0, message(100))])
+    assert pull_initials(part[:1] + version.to_bytes(4) + part[5:]) == []
+
+
+def test_keys_are_told_apart_by_connection_id_and_version() -> None:
+    (initial,) = pull_initials(datagram([(0, message(100))]))
+    assert InitialKeys(V1, CID).open(initial)
+    for keys in (InitialKeys(V2, CID), InitialKeys(V1, CID + b"x")):
+        assert keys.open(initial) is None
+
+
+def test_large_packet_numbers_are_taken_as_they_are() -> None:
+    assert assembled([datagram([(0, message(50))], packet_number=1000)]) == message(50)

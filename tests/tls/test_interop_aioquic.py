@@ -1,5 +1,6 @@
 """Our client against aioquic's server and the other way round, in memory."""
 
+import datetime
 from typing import Any
 
 import pytest
@@ -7,12 +8,15 @@ from aioquic import tls
 from aioquic.buffer import Buffer
 from cryptography import x509
 
-from handshaked.events import TrafficSecret
+from handshaked.events import HandshakeComplete, SessionTicket, TrafficSecret
 from handshaked.model import CipherSuite, Direction, Group, KeyType, Level
 from handshaked.tls.client import ClientHandshake
+from handshaked.tls.parameters import Tickets
 from handshaked.tls.server import ServerHandshake
+from handshaked.tls.tickets import RotatingTicketKeys
 from tests.tls.pair import NOW, client_parameters, credential, data, kinds, server_parameters
 
+TICKETS = Tickets(RotatingTicketKeys([(NOW, bytes(32))]))
 EPOCHS = {Level.INITIAL: tls.Epoch.INITIAL, Level.HANDSHAKE: tls.Epoch.HANDSHAKE, Level.APPLICATION: tls.Epoch.ONE_RTT}
 
 
@@ -81,3 +85,53 @@ def test_their_server(key_type: KeyType, group: Group) -> None:
     foreign.receive(data(events, Level.HANDSHAKE))
     assert kinds(events)[-1] == "HandshakeComplete"
     agree(foreign, events)
+
+
+@pytest.fixture
+def at_our_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clock, set to the one of the tests."""
+    monkeypatch.setattr(tls, "utcnow", lambda: datetime.datetime.fromtimestamp(NOW, datetime.UTC))
+
+
+@pytest.mark.usefixtures("at_our_time")
+def test_their_client_resumes_with_our_ticket() -> None:
+    tickets: list[tls.SessionTicket] = []
+    parameters = server_parameters(tickets=TICKETS)
+    resumed = []
+    for _ in range(2):
+        foreign, server = Foreign(is_client=True), ServerHandshake()
+        foreign.context.new_session_ticket_cb = tickets.append
+        foreign.context.session_ticket = tickets[-1] if tickets else None
+        ((level, hello),) = foreign.receive()
+        server.receive(level, hello, NOW)
+        events = server.proceed(parameters, NOW)
+        for level, finished in foreign.receive(data(events)):
+            events += server.receive(level, finished, NOW)
+        foreign.receive(data(events, Level.APPLICATION))
+        resumed.append(events[-1].resumed)
+        assert foreign.context.session_resumed is resumed[-1]
+        agree(foreign, events)
+    assert resumed == [False, True]
+
+
+@pytest.mark.usefixtures("at_our_time")
+@pytest.mark.parametrize("early", [False, True])
+def test_our_client_resumes_with_their_ticket(early: bool) -> None:
+    kept: dict[bytes, tls.SessionTicket] = {}
+    state = None
+    resumed = []
+    for _ in range(2):
+        foreign = Foreign(is_client=False)
+        foreign.context._max_early_data = 0xFFFFFFFF if early else None  # noqa: SLF001  # it takes it when it is made
+        foreign.context.new_session_ticket_cb = lambda ticket: kept.update({ticket.ticket: ticket})
+        foreign.context.get_session_ticket_cb = kept.get
+        client = ClientHandshake(client_parameters(session_ticket=state, early_data=early))
+        events = client.start(NOW)
+        for level, flight in foreign.receive(data(events)):
+            events += client.receive(level, flight, NOW)
+        for level, ticket in foreign.receive(data(events, Level.HANDSHAKE)):
+            events += client.receive(level, ticket, NOW)
+        resumed += [each.resumed for each in events if isinstance(each, HandshakeComplete)]
+        state = next((each.state for each in events if isinstance(each, SessionTicket)), None)
+    assert resumed == [False, True]
+    assert client.early_data is (True if early else None)

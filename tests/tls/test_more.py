@@ -9,9 +9,12 @@ from handshaked.errors import Alert, LocalError, PeerError
 from handshaked.events import CryptoData
 from handshaked.model import Level
 from handshaked.tls import compression
-from handshaked.tls.codepoints import CertificateCompression
+from handshaked.tls.codepoints import CertificateCompression, ExtensionType
+from handshaked.tls.extensions import pull_ocsp_response, push_ocsp_response
 from handshaked.tls.parameters import Credential
-from tests.tls.pair import NOW, client_parameters, credential, pair, server_parameters
+from handshaked.tls.server import ServerHandshake
+from tests.tls.pair import NOW, client_parameters, credential, data, kinds, pair, server_parameters
+from tests.tls.test_client_hello import hello
 
 
 def flight_size(done: object) -> int:
@@ -106,7 +109,31 @@ def test_key_log() -> None:
     assert logged["SERVER_HANDSHAKE_TRAFFIC_SECRET"] == done.secrets()[Level.HANDSHAKE, "down"].hex()
 
 
-def test_a_stapled_response_is_sent_to_those_who_ask() -> None:
-    stapled = dataclasses.replace(credential(), ocsp_response=b"an OCSP response")
-    done = pair(server=server_parameters(credential=stapled)).run()
-    assert not any(b"an OCSP response" in each.data for each in done.server_events if isinstance(each, CryptoData))
+STAPLED = dataclasses.replace(credential(), ocsp_response=b"an OCSP response")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_stapled_response_is_for_those_who_ask(asked: bool) -> None:
+    message = hello(client_parameters(compressions=()))
+    if asked:
+        message.put(ExtensionType.STATUS_REQUEST, b"\x01\0\0\0\0")
+    server = ServerHandshake()
+    server.receive(Level.INITIAL, message.encode(), NOW)
+    flight = data(server.proceed(server_parameters(credential=STAPLED), NOW), Level.HANDSHAKE)
+    assert (push_ocsp_response(b"an OCSP response") in flight) is asked
+
+
+def test_a_status_request_of_another_type() -> None:
+    message = hello().put(ExtensionType.STATUS_REQUEST, b"\x02whatever")
+    server = ServerHandshake()
+    server.receive(Level.INITIAL, message.encode(), NOW)
+    assert kinds(server.proceed(server_parameters(credential=STAPLED), NOW))[-1] == "secret application send"
+
+
+def test_an_ocsp_response_as_it_is_encoded() -> None:
+    extension = push_ocsp_response(b"response")
+    assert pull_ocsp_response(extension[4:]) == b"response"
+    for body in (b"", b"\x01\0\0\0", b"\x02" + extension[5:], extension[4:] + b"\0"):
+        with pytest.raises(PeerError) as caught:
+            pull_ocsp_response(body)
+        assert caught.value.alert is Alert.DECODE_ERROR

@@ -142,7 +142,7 @@ def test_binder() -> None:
     assert hello.psks is not None
     assert hello.early_data
     partial = SHA256.new(hello.raw[: -hello.psks.binders_length]).digest()
-    binder = SHA256.binder(bytes.fromhex(trace["psk"]), b"res binder", partial)
+    binder = SHA256.binder(SHA256.early_secret(bytes.fromhex(trace["psk"])), b"res binder", partial)
     assert binder == hello.psks.binders[0] == bytes.fromhex(trace["secrets"]["binder"])
 
 

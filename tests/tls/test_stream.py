@@ -136,8 +136,9 @@ class TestHandshake:
         client, server = new_client(), new_server()
         client.start(NOW)
         assert not server.waits
-        server.receive(client.pull_outgoing() + CCS + b"\x17", NOW)
+        server.receive(client.pull_outgoing(), NOW)
         assert (server.waits, server.needed(), server.pull_outgoing()) == (True, 0, b"")
+        assert server.receive(CCS + b"\x17", NOW) == []
         assert server.proceed(answer(), NOW) == []  # and takes the change_cipher_spec then
         assert (server.waits, server.needed()) == (False, 4)
 
@@ -248,6 +249,7 @@ class TestFaults:
         client, server = connected()
         [failed] = server.receive(inject(client, ContentType.ALERT, bytes([level, description])), NOW)
         assert failed.alert is alert
+        server.close()
         assert server.pull_outgoing() == b""
 
     def test_close_notify_within_the_handshake_is_a_failure(self):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from handshaked.errors import Alert
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
-from handshaked.wire.family import Done, Lookup, LookupAnswer, Start
+from handshaked.wire.messages import Done, Lookup, LookupAnswer, Start
 
 PRINTABLE = st.characters(codec="utf-8").filter(str.isprintable)
 ALPNS = st.binary(min_size=1, max_size=255)

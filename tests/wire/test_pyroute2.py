@@ -10,11 +10,6 @@ from pyroute2.netlink import genlmsg  # type: ignore[import-untyped] # it has no
 from handshaked.model import Role
 from handshaked.wire import family
 from handshaked.wire.family import (
-    FAMILY,
-    Cancel,
-    Command,
-    Lookup,
-    Start,
     pull_from_daemon,
     pull_from_endpoint,
     push_cancel,
@@ -26,6 +21,7 @@ from handshaked.wire.family import (
     push_secret,
     push_start,
 )
+from handshaked.wire.messages import FAMILY, Cancel, Command, Lookup, Start
 from handshaked.wire.netlink import NLM_F_ACK, NLM_F_REQUEST, Kind
 from tests.wire import messages
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Role
-from handshaked.wire import family
-from handshaked.wire.family import Command, Malformed, pull_from_daemon, pull_from_endpoint
+from handshaked.wire import messages
+from handshaked.wire.family import pull_from_daemon, pull_from_endpoint
+from handshaked.wire.messages import Command, Malformed
 from handshaked.wire.netlink import Kind, Policy, push_binary, push_message, push_u32
 
 SPECIFICATION = yaml.safe_load((Path(__file__).parents[2] / "netlink" / "handshaked.yaml").read_text())
@@ -20,14 +21,14 @@ SETS = {
 DEFINITIONS = {one["name"]: one for one in SPECIFICATION["definitions"]}
 OPERATIONS = {one["name"]: one for one in SPECIFICATION["operations"]["list"]}
 NUMBERS: dict[Command, type[enum.IntEnum]] = {
-    Command.START: family.StartAttribute,
-    Command.CRYPTO: family.CryptoAttribute,
-    Command.SECRET: family.SecretAttribute,
-    Command.TRANSPORT_PARAMETERS: family.TransportParametersAttribute,
-    Command.DONE: family.DoneAttribute,
-    Command.LOOKUP: family.LookupAttribute,
-    Command.CANCEL: family.CancelAttribute,
-    Command.SESSION_TICKET: family.SessionTicketAttribute,
+    Command.START: messages.StartAttribute,
+    Command.CRYPTO: messages.CryptoAttribute,
+    Command.SECRET: messages.SecretAttribute,
+    Command.TRANSPORT_PARAMETERS: messages.TransportParametersAttribute,
+    Command.DONE: messages.DoneAttribute,
+    Command.LOOKUP: messages.LookupAttribute,
+    Command.CANCEL: messages.CancelAttribute,
+    Command.SESSION_TICKET: messages.SessionTicketAttribute,
 }
 ENUMS: dict[str, type[enum.IntEnum]] = {
     "msg-type": Role,
@@ -53,16 +54,16 @@ def policy_of(attribute: dict[str, Any]) -> tuple[str, Kind, int, bool]:
 def test_it_is_a_generic_netlink_family_of_this_version() -> None:
     assert SPECIFICATION["name"] == "handshaked"
     assert SPECIFICATION["protocol"] == "genetlink"
-    assert SPECIFICATION["version"] == family.VERSION
+    assert SPECIFICATION["version"] == messages.VERSION
     assert {one["type"] for one in DEFINITIONS.values()} == {"const", "enum"}
 
 
 def test_the_constants_are_those_of_the_codec() -> None:
     constants = {name: one["value"] for name, one in DEFINITIONS.items() if one["type"] == "const"}
     assert constants == {
-        "unix-family": family.FAMILY,
-        "max-packet": family.MAX_PACKET,
-        "max-crypto": family.MAX_CRYPTO,
+        "unix-family": messages.FAMILY,
+        "max-packet": messages.MAX_PACKET,
+        "max-crypto": messages.MAX_CRYPTO,
         "max-repeats": 64,
     }
 
@@ -92,7 +93,7 @@ def test_every_attribute_has_the_same_number_type_and_limit(command: Command) ->
     }
     codec = {
         number: (policy.name, policy.kind, policy.maximum, policy.multi)
-        for number, policy in family.POLICIES[command].items()
+        for number, policy in messages.POLICIES[command].items()
     }
     assert codec == {attribute["value"]: policy_of(attribute) for attribute in specified.values()}
 
@@ -117,7 +118,7 @@ def message_with(command: Command, names: list[str]) -> bytes:
             parts.append(push_binary(attribute["value"], b"a\0"))
         else:
             parts.append(push_binary(attribute["value"], bytes(32)))
-    return push_message(family.FAMILY, 1, command, b"".join(parts))
+    return push_message(messages.FAMILY, 1, command, b"".join(parts))
 
 
 def listed(command: Command, *directions: str) -> list[str]:

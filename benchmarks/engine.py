@@ -1,0 +1,176 @@
+"""What a handshake costs a server, beside aioquic.tls in the same run: one JSON object a line.
+
+CPU is that of the process, in microseconds, the median of interleaved rounds; memory is what a handshake holds while
+it waits for its credential, in bytes.
+"""
+
+import dataclasses
+import gc
+import json
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+from aioquic import tls
+from aioquic._buffer import Buffer  # aioquic.buffer re-exports it in no way mypy accepts
+from cryptography import x509
+
+from handshaked.events import CryptoData, Event, SessionTicket
+from handshaked.model import CipherSuite, Group, KeyType, Level
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.parameters import ClientParameters, ServerParameters, Tickets
+from handshaked.tls.server import ServerHandshake
+from handshaked.tls.tickets import RotatingTicketKeys
+from tests.tls.pair import NOW, client_parameters, credential, server_parameters
+
+ROUNDS = 1500
+WAITING = 300
+SUITES = (CipherSuite.AES_128_GCM_SHA256,)
+CLIENT = client_parameters(alpns=(b"h3",), groups=(Group.X25519,), cipher_suites=SUITES, compressions=())
+SERVER = server_parameters(cipher_suites=SUITES, compressions=())
+TICKETED = server_parameters(
+    cipher_suites=SUITES,
+    compressions=(),
+    tickets=Tickets(RotatingTicketKeys([(NOW, bytes(32))])),
+)
+RSA = dataclasses.replace(TICKETED, credential=credential(KeyType.RSA))
+EPOCHS = (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE, tls.Epoch.ONE_RTT)
+
+
+def crypto(events: list[Event], level: Level) -> bytes:
+    """The CRYPTO bytes at a level."""
+    return b"".join(each.data for each in events if isinstance(each, CryptoData) and each.level is level)
+
+
+def ours(server: ServerParameters, client: ClientParameters = CLIENT) -> tuple[float, list[Event], list[Event]]:
+    """CPU seconds that our server takes for a handshake, its events, and the client's."""
+    peer = ClientHandshake(client)
+    hello = crypto(peer.start(NOW), Level.INITIAL)
+    began = time.process_time()
+    handshake = ServerHandshake()
+    handshake.receive(Level.INITIAL, hello, NOW)
+    events = handshake.proceed(server, NOW)
+    spent = time.process_time() - began
+    answer = peer.receive(Level.INITIAL, crypto(events, Level.INITIAL), NOW)
+    answer += peer.receive(Level.HANDSHAKE, crypto(events, Level.HANDSHAKE), NOW)
+    finished = crypto(answer, Level.HANDSHAKE)
+    began = time.process_time()
+    events += handshake.receive(Level.HANDSHAKE, finished, NOW)
+    spent += time.process_time() - began
+    if tickets := crypto(events, Level.APPLICATION):
+        answer += peer.receive(Level.APPLICATION, tickets, NOW)
+    assert handshake.complete  # noqa: S101  # a benchmark of failures would be fast
+    return spent, events, answer
+
+
+class Foreign:
+    """aioquic's server, with what it is given parsed once, as a process that serves many connections has it."""
+
+    chain = x509.load_der_x509_certificate(credential().chain[0])
+
+    def __init__(self) -> None:
+        self.secrets = 0
+        context = tls.Context(
+            is_client=False, alpn_protocols=["h3"], cipher_suites=[tls.CipherSuite.AES_128_GCM_SHA256]
+        )
+        context.certificate = self.chain
+        context.certificate_private_key = credential().private_key  # type: ignore[assignment]  # it takes fewer
+        context.handshake_extensions = [(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS, b"server-tp")]
+        context.update_traffic_key_cb = self.count
+        self.context = context
+
+    def count(self, *secret: Any) -> None:
+        """Take a secret as a connection would."""
+        self.secrets += 1
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """The bytes for each epoch that `data` leads to."""
+        buffers = {epoch: Buffer(capacity=4096) for epoch in EPOCHS}
+        self.context.handle_message(data, buffers)
+        return [buffers[epoch].data for epoch in EPOCHS]
+
+
+def theirs() -> float:
+    """CPU seconds that aioquic's server takes for the same handshake with the same client."""
+    peer = ClientHandshake(CLIENT)
+    hello = crypto(peer.start(NOW), Level.INITIAL)
+    began = time.process_time()
+    handshake = Foreign()
+    initial, flight, _ = handshake.receive(hello)
+    spent = time.process_time() - began
+    answer = peer.receive(Level.INITIAL, initial, NOW) + peer.receive(Level.HANDSHAKE, flight, NOW)
+    finished = crypto(answer, Level.HANDSHAKE)
+    began = time.process_time()
+    handshake.receive(finished)
+    spent += time.process_time() - began
+    assert handshake.context.state is tls.State.SERVER_POST_HANDSHAKE  # noqa: S101  # as above
+    return spent
+
+
+def interleaved(*measures: Callable[[], float]) -> list[float]:
+    """Medians in microseconds; the measures take turns, so that the machine's moods are shared."""
+    samples: list[list[float]] = [[] for _ in measures]
+    gc.collect()
+    for _ in range(ROUNDS):
+        for measure, taken in zip(measures, samples, strict=True):
+            taken.append(measure())
+    return [statistics.median(taken) * 1e6 for taken in samples]
+
+
+def waiting_bytes(make: Callable[[bytes], object]) -> float:
+    """Bytes that one of many handshakes holds, when the ClientHello is in and nothing is chosen."""
+    hellos = [crypto(ClientHandshake(CLIENT).start(NOW), Level.INITIAL) for _ in range(WAITING)]
+    make(hellos[0])
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    held = [make(bytes(bytearray(hello))) for hello in hellos]
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return (after - before) / len(held)
+
+
+def wait(hello: bytes) -> ServerHandshake:
+    """A handshake of ours that waits."""
+    handshake = ServerHandshake()
+    handshake.receive(Level.INITIAL, hello, NOW)
+    return handshake
+
+
+def report(name: str, value: float, unit: str, peer: str = "", peer_value: float = 0.0) -> None:
+    """Print one measure."""
+    line: dict[str, object] = {"name": name, "value": round(value, 1), "unit": unit}
+    if peer:
+        line |= {"peer": peer, "peer_value": round(peer_value, 1), "ratio": round(value / peer_value, 3)}
+    json.dump(line, sys.stdout)
+    print(flush=True)
+
+
+def main() -> None:
+    """Run all."""
+    _, _, answer = ours(TICKETED)
+    state = next(each.state for each in answer if isinstance(each, SessionTicket))
+    again = client_parameters(
+        alpns=(b"h3",), groups=(Group.X25519,), cipher_suites=SUITES, compressions=(), session_ticket=state
+    )
+    full, foreign, ticketed, resumed, rsa = interleaved(
+        lambda: ours(SERVER)[0],
+        theirs,
+        lambda: ours(TICKETED)[0],
+        lambda: ours(TICKETED, again)[0],
+        lambda: ours(RSA)[0],
+    )
+    report("server CPU, full handshake, ECDSA P-256 and X25519", full, "us", "aioquic.tls", foreign)
+    report("server CPU, full handshake with a ticket", ticketed, "us", "aioquic.tls without", foreign)
+    report("server CPU, resumed handshake with a ticket", resumed, "us", "full handshake with a ticket", ticketed)
+    report("server CPU, resumed handshake with a ticket", resumed, "us", "aioquic.tls full", foreign)
+    report("server CPU, resumed handshake with a ticket", resumed, "us", "full handshake with RSA-2048", rsa)
+    report("memory of a waiting handshake", waiting_bytes(wait), "bytes", "limit", 32 * 1024)
+
+
+if __name__ == "__main__":
+    main()

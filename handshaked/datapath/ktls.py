@@ -1,0 +1,100 @@
+"""Handing a TCP connection over to the kernel's TLS (include/uapi/linux/tls.h), whose numbers are kept here."""
+
+import logging
+import socket
+import struct
+from functools import lru_cache
+
+from handshaked.errors import LocalError, Status
+from handshaked.model import CipherSuite, Direction
+from handshaked.tls.protection import RecordState
+from handshaked.tls.record import MAX_PLAINTEXT, RecordLayer
+
+log = logging.getLogger(__name__)
+
+_TCP_ULP = 31
+_SOL_TLS = 282
+_TLS_TX = 1
+_TLS_RX = 2
+_TLS_TX_MAX_PAYLOAD_LEN = 5
+_TLS_1_3 = 0x0304
+_SALT_LENGTH = 4
+# TLS_CIPHER_*; what comes first in the nonce is the salt, except for ChaCha20-Poly1305, which has none.
+_CIPHERS = {
+    CipherSuite.AES_128_GCM_SHA256: 51,
+    CipherSuite.AES_256_GCM_SHA384: 52,
+    CipherSuite.AES_128_CCM_SHA256: 53,
+    CipherSuite.CHACHA20_POLY1305_SHA256: 54,
+}
+_STATUSES = {
+    Status.NO_SUCH: Status.UNSUPPORTED,  # no module tls, or none for the cipher
+    Status.NO_OPTION: Status.UNSUPPORTED,
+    Status.NOT_CONNECTED: Status.PEER_GONE,
+}
+_OPTIONS = {Direction.SEND: _TLS_TX, Direction.RECEIVE: _TLS_RX}
+
+
+def push_crypto_info(state: RecordState) -> bytes:
+    """The ``tls12_crypto_info_*`` of one direction: version, cipher, iv, key, salt, number of the next record."""
+    salt_length = 0 if state.cipher_suite is CipherSuite.CHACHA20_POLY1305_SHA256 else _SALT_LENGTH
+    salt, iv = state.iv[:salt_length], state.iv[salt_length:]
+    header = struct.pack("=HH", _TLS_1_3, _CIPHERS[state.cipher_suite])
+    return header + iv + state.key + salt + state.sequence.to_bytes(8)
+
+
+def hand_over(sock: socket.socket, records: RecordLayer) -> None:
+    """Let the kernel protect what is sent and received on `sock` from here on; LocalError if it does not."""
+    if records.buffered:
+        raise LocalError(f"{records.buffered} bytes were read beyond the end of the handshake")
+    try:
+        sock.setsockopt(socket.SOL_TCP, _TCP_ULP, b"tls")
+        for direction, option in _OPTIONS.items():
+            sock.setsockopt(_SOL_TLS, option, push_crypto_info(records.state(direction)))
+        if records.max_payload < MAX_PLAINTEXT:
+            sock.setsockopt(_SOL_TLS, _TLS_TX_MAX_PAYLOAD_LEN, struct.pack("=H", records.max_payload))
+    except OSError as error:
+        status = _STATUSES.get(error.errno or 0, Status.FAILED)
+        raise LocalError(f"the kernel does not take the connection over (kTLS): {error.strerror}", status) from None
+
+
+@lru_cache(maxsize=1)
+def capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
+    """The cipher suites that this kernel's TLS has, and whether it can limit record sizes; found out once.
+
+    All of them and no, if it cannot be found out: then the handshakes will tell.
+    """
+    suites = []
+    limits = False
+    try:
+        for suite in _CIPHERS:
+            ours, theirs = _established()
+            with ours as sock, theirs:
+                sock.setsockopt(socket.SOL_TCP, _TCP_ULP, b"tls")
+                if _takes(sock, _TLS_TX, push_crypto_info(_example(suite))):
+                    suites.append(suite)
+                    limits = _takes(sock, _TLS_TX_MAX_PAYLOAD_LEN, struct.pack("=H", MAX_PLAINTEXT))
+    except OSError as error:
+        log.warning("the kernel's TLS cannot be examined: %s; is the module tls there?", error)
+        return tuple(_CIPHERS), False
+    log.info("kTLS: %s%s", ", ".join(suite.name for suite in suites), ", record size limit" if limits else "")
+    return tuple(suites), limits
+
+
+def _established() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection on the loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname(), timeout=1)
+        return ours, listener.accept()[0]
+
+
+def _takes(sock: socket.socket, option: int, value: bytes) -> bool:
+    try:
+        sock.setsockopt(_SOL_TLS, option, value)
+    except OSError:
+        return False
+    return True
+
+
+def _example(suite: CipherSuite) -> RecordState:
+    key_length = 16 if "128" in suite.name else 32
+    return RecordState(suite, bytes(key_length), bytes(12), 0)

@@ -1,0 +1,239 @@
+"""Handshakes of the kernel over TCP: what they are made of, out of request, keyrings, configuration and registry.
+
+A client always verifies its server; ``unauth`` means that it shows no certificate itself (RFC 9289, ``xprtsec=tls``),
+``x509`` that it does. A server asks for client certificates, without insisting, where there is something to verify them
+by: its consumer decides what an anonymous client may do.
+"""
+
+import hashlib
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+from handshaked import keyring
+from handshaked.configuration import Configuration
+from handshaked.datapath.ktls import capabilities
+from handshaked.datapath.tcp import HandOver, TcpPath
+from handshaked.driver import Attempt
+from handshaked.errors import Alert, CallerError, LocalError, RefusedError, Status
+from handshaked.events import HandshakeComplete
+from handshaked.keyring_psks import KeyringPsks
+from handshaked.model import AuthMode, CipherSuite, ClientAuth, Outcome, Request, Role
+from handshaked.registry.authorisation import PeerRules
+from handshaked.registry.credentials import load_keys, open_credential
+from handshaked.registry.snapshot import Query
+from handshaked.service import HandshakeService
+from handshaked.sides import RuledClients, RuledServers, Side, load_side
+from handshaked.stream_session import ClientStreamSession, ServerStreamSession, StreamSession
+from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, ServerParameters
+from handshaked.tls.record import MAX_INNER
+
+log = logging.getLogger(__name__)
+
+_SUITES = (
+    CipherSuite.AES_128_GCM_SHA256,
+    CipherSuite.AES_256_GCM_SHA384,
+    CipherSuite.CHACHA20_POLY1305_SHA256,
+    CipherSuite.AES_128_CCM_SHA256,
+)
+_PEER_KEY_SECONDS = 24 * 3600
+_AUTHENTICATED = -1
+"""What stands for an authenticated peer for which no key could be made (TLS_NO_PEERID is 0)."""
+
+
+class KernelHandshakes:
+    """Opens handshakes of the kernel at `service`, as `configuration` says. RefusedError if that names a bad file."""
+
+    def __init__(self, service: HandshakeService, configuration: Configuration, hand_over: HandOver) -> None:
+        self._service = service
+        self._hand_over = hand_over
+        self.keyrings = keyring.RequestKeyrings()
+        self.configure(configuration)
+
+    def configure(self, configuration: Configuration) -> None:
+        """Go by `configuration` from here on; RefusedError leaves everything as it was."""
+        client, server = load_side(configuration.client, Role.CLIENT), load_side(configuration.server, Role.SERVER)
+        self.client: Side = client
+        self.server: Side = server
+        self.psk_keyrings = configuration.kernel.keyrings
+        linked = keyring.link_keyrings((*keyring.WELL_KNOWN, *self.psk_keyrings))
+        log.debug("keyrings linked: %s", ", ".join(linked) or "none")
+
+    def open(self, request: Request, sock: socket.socket, report: Callable[[Outcome], None]) -> Attempt:
+        """Begin the handshake of `request` on `sock`; `report` is told how it ended."""
+        run = _Run(self, self._service, request)
+
+        def finish(outcome: Outcome) -> None:
+            run.close()
+            report(outcome)
+
+        path = TcpPath(sock, run.open_session, self._hand_over, run.conclude, finish)
+        attempt = self._service.attempt(request, path, lambda: run.registration)
+        path.start(attempt)
+        return attempt
+
+
+class _Run:
+    """One handshake: its session, and what is known of the peer in the end."""
+
+    def __init__(self, handshakes: KernelHandshakes, service: HandshakeService, request: Request) -> None:
+        self._handshakes = handshakes
+        self._service = service
+        self._snapshot = service.snapshot
+        self._request = request
+        self._rules = PeerRules()
+        self._psks = KeyringPsks(request.identity_keys, handshakes.psk_keyrings)
+        self._keyring: int | None = None
+        self.registration: str | None = None
+
+    def open_session(self) -> StreamSession:
+        """The session for the request; HandshakeError if it cannot be run."""
+        request = self._request
+        if request.keyring is not None:
+            self._link(request.keyring)
+        if request.auth_mode not in (AuthMode.UNAUTH, AuthMode.X509, AuthMode.PSK):
+            raise CallerError(Alert.INTERNAL_ERROR, "the request names no way to authenticate", Status.INVALID)
+        if request.role is Role.SERVER:
+            return ServerStreamSession(self._choose)
+        psk = request.auth_mode is AuthMode.PSK
+        return ClientStreamSession(self._psk_client() if psk else self._certificate_client())
+
+    def conclude(self, complete: HandshakeComplete) -> HandshakeComplete:
+        """`complete` with the keys that stand for the peer, and with its tags."""
+        if complete.psk_identity is not None:
+            serial = self._psks.serial(complete.psk_identity)
+            return complete if serial is None else replace(complete, peer_keys=(serial,))
+        if not complete.peer_certificates:
+            return complete
+        leaf = complete.peer_certificates[0]
+        return replace(complete, peer_keys=(self._peer_key(leaf),), tags=self._rules.authorise(leaf))
+
+    def close(self) -> None:
+        """The handshake is over."""
+        if self._keyring is not None:
+            self._handshakes.keyrings.release(self._keyring)
+
+    def _link(self, serial: int) -> None:
+        try:
+            self._handshakes.keyrings.use(serial)
+        except OSError as error:
+            raise LocalError(f"the request's keyring {serial} is of no use: {error.strerror}", Status.NO_KEY) from None
+        self._keyring = serial
+
+    # Client
+
+    def _certificate_client(self) -> ClientParameters:
+        request, side = self._request, self._handshakes.client
+        suites, limits = _capabilities()
+        self._rules = side.rules
+        return ClientParameters(
+            alpns=side.alpns,
+            server_name=request.server_name or request.peer_address,
+            transport_parameters=None,
+            verifier=RuledServers(side.servers or self._service.resources.server_verifier(request), side.rules),
+            credential=self._client_credential() if request.auth_mode is AuthMode.X509 else None,
+            cipher_suites=suites,
+            record_size_limit=MAX_INNER if limits else None,
+        )
+
+    def _client_credential(self) -> Credential:
+        credential = self._credential_of_keys() or self._handshakes.client.credential
+        if credential is None:
+            reason = "there is no client certificate to show: configure [client] certificate and private_key"
+            raise LocalError(reason, Status.NO_KEY)
+        return credential
+
+    def _psk_client(self) -> ClientParameters:
+        suites, limits = _capabilities()
+        return ClientParameters(
+            alpns=(),
+            server_name=None,
+            transport_parameters=None,
+            verifier=None,
+            cipher_suites=suites,
+            psk=self._psks.own(),
+            record_size_limit=MAX_INNER if limits else None,
+        )
+
+    # Server
+
+    def _choose(self, hello: ClientHello) -> ServerParameters:
+        request = self._request
+        suites, limits = _capabilities()
+        parameters = ServerParameters(
+            credential=None,
+            alpn=None,
+            transport_parameters=None,
+            cipher_suites=suites,
+            record_size_limit=MAX_INNER if limits else None,
+        )
+        if request.auth_mode is AuthMode.PSK:
+            return replace(parameters, psks=self._psks)
+        credential = self._credential_of_keys()
+        if credential is not None:
+            return self._asking_for_certificates(replace(parameters, credential=credential), PeerRules())
+        query = Query(request.caller, hello.server_name, hello.alpns, hello.signature_schemes)
+        selection = self._snapshot.select(query)
+        self.registration = selection.registration.name
+        policy = selection.registration.policy
+        answer = self._service.resources.answer(request, selection, None)
+        parameters = replace(
+            parameters,
+            credential=answer.credential,
+            alpn=selection.alpn or None,
+            groups=answer.groups,
+            registration=self.registration,
+            client_auth=answer.client_auth,
+            client_verifier=answer.client_verifier,
+        )
+        if policy.cipher_suites:
+            parameters = replace(parameters, cipher_suites=tuple(one for one in answer.cipher_suites if one in suites))
+        return self._asking_for_certificates(parameters, PeerRules(policy.peers))
+
+    def _asking_for_certificates(self, parameters: ServerParameters, rules: PeerRules) -> ServerParameters:
+        """`parameters` with what the client's certificate has to meet: the registration's conditions, or else ours."""
+        side = self._handshakes.server
+        self._rules = rules = rules or side.rules
+        verifier = parameters.client_verifier or side.clients
+        if self._request.auth_mode is not AuthMode.X509 or verifier is None:
+            if rules.demand:
+                raise LocalError("rules on peers need certificates, and a trust store to verify them by", Status.NO_KEY)
+            return replace(parameters, client_auth=ClientAuth.NONE, client_verifier=None)
+        demanded = ClientAuth.REQUIRE if rules.demand else ClientAuth.REQUEST
+        return replace(
+            parameters,
+            client_auth=max(parameters.client_auth, demanded),
+            client_verifier=RuledClients(verifier, rules),
+        )
+
+    # Both
+
+    def _credential_of_keys(self) -> Credential | None:
+        """The credential that the request names by serials, if it does."""
+        for certificate, key in self._request.certificate_keys:
+            try:
+                loaded = load_keys(keyring.read_key(certificate), keyring.read_key(key))
+            except OSError as error:
+                raise LocalError(f"keys {certificate}, {key} cannot be read: {error.strerror}", Status.NO_KEY) from None
+            except RefusedError as error:
+                raise LocalError(f"keys {certificate}, {key} cannot be used: {error}", Status.NO_KEY) from None
+            return open_credential(loaded.chain, loaded.key, loaded.key_type)
+        return None
+
+    def _peer_key(self, leaf: bytes) -> int:
+        """The serial of a key that holds the peer's certificate; it is good for a day."""
+        name = self._request.server_name or self._request.peer_address or "peer"
+        digest = hashlib.sha256(leaf).hexdigest()[:32]
+        try:
+            serial = keyring.add_key("asymmetric", f"TLS x509 {name} {digest}", leaf, keyring.USER_KEYRING)
+            keyring.expire_key(serial, _PEER_KEY_SECONDS)
+        except OSError as error:
+            log.debug("no key for the peer's certificate: %s", error.strerror)
+            return _AUTHENTICATED
+        return serial
+
+
+def _capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
+    there, limits = capabilities()
+    return tuple(suite for suite in _SUITES if suite in there), limits

@@ -1,0 +1,83 @@
+"""The kernel's doors of one worker, one for each network namespace: made, configured anew, and closed together."""
+
+import logging
+import socket
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from handshaked.configuration import Configuration, load_configuration
+from handshaked.datapath.ktls import capabilities, hand_over
+from handshaked.errors import RefusedError
+from handshaked.kernel import KernelHandshakes
+from handshaked.service import HandshakeService
+from handshaked.upcall.kernel import KernelDoor, KernelLimits
+from handshaked.upcall.netlink import NetlinkLink
+
+log = logging.getLogger(__name__)
+
+
+class KernelDoors:
+    """The doors that the configuration in the file at `path` asks for, and those in `namespaces`."""
+
+    def __init__(self, service: HandshakeService, path: Path, namespaces: tuple[str, ...]) -> None:
+        self._path = path
+        configuration = load_configuration(path, required=False)
+        self._files = _files(path, configuration)
+        self._handshakes = KernelHandshakes(service, configuration, hand_over)
+        capabilities()  # found out now, not while somebody waits
+        limits = _limits(configuration)
+        paths = {socket.IPPROTO_TCP: self._handshakes.open}
+        wanted = dict.fromkeys(namespaces or configuration.kernel.network_namespaces or (None,))
+        self._doors = {name: KernelDoor(partial(NetlinkLink, name), paths, limits) for name in wanted}
+
+    @property
+    def status(self) -> list[dict[str, Any]]:
+        """How the doors do, for people."""
+        return [{"network_namespace": name, **door.status} for name, door in self._doors.items()]
+
+    def reload(self) -> None:
+        """Read the configuration and the files it names again; what cannot be used leaves the old in place."""
+        try:
+            configuration = load_configuration(self._path, required=False)
+            files = _files(self._path, configuration)
+            if files != self._files:
+                self._handshakes.configure(configuration)
+                self._files = files
+        except RefusedError as error:
+            log.error("the configuration stays as it was: %s", error)
+
+    def stop_accepting(self) -> None:
+        """Take no new requests."""
+        for door in self._doors.values():
+            door.stop_accepting()
+
+    def close(self) -> None:
+        """Answer what is open and let go."""
+        for door in self._doors.values():
+            door.close()
+
+
+def _files(path: Path, configuration: Configuration) -> list[tuple[Path, int, int]]:
+    """The files that the configuration is made of, and what tells whether one was changed."""
+    files = [path]
+    for side in (configuration.client, configuration.server):
+        files += [one for one in (side.trust, side.certificate, side.private_key) if one is not None]
+        files += side.revocation_lists
+    stamps = []
+    for file in files:
+        with suppress(OSError):
+            status = file.stat()
+            stamps.append((file, status.st_mtime_ns, status.st_size))
+    return stamps
+
+
+def _limits(configuration: Configuration) -> KernelLimits:
+    limits = configuration.limits
+    return KernelLimits(
+        handshakes=limits.kernel_handshakes,
+        client_timeout=limits.client_timeout,
+        server_timeout=limits.server_timeout,
+        longest_timeout=limits.longest_timeout,
+    )

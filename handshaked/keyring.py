@@ -1,0 +1,137 @@
+"""The kernel's keyrings (keyrings(7)), by system call: what serials name, and keys that stand for peers.
+
+Serials are the only thing consumers in the kernel and this daemon share. Every call is a quick one.
+"""
+
+import ctypes
+import logging
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from handshaked.errors import Status
+
+log = logging.getLogger(__name__)
+
+PROCESS_KEYRING = -2
+SESSION_KEYRING = -3
+USER_KEYRING = -4
+WELL_KNOWN = (".nvme", ".nfs", ".nfsd")
+"""Keyrings in which consumers in the kernel keep what they name in requests."""
+
+MAX_KEY = 1 << 20
+_ADD_KEY, _KEYCTL = {"aarch64": (217, 219), "riscv64": (217, 219)}.get(platform.machine(), (248, 250))
+_LINK = 8
+_UNLINK = 9
+_DESCRIBE = 6
+_SEARCH = 10
+_READ = 11
+_SET_TIMEOUT = 15
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def read_key(serial: int) -> bytes:
+    """The payload of a key; OSError says why not (ENOKEY, EKEYEXPIRED, EKEYREVOKED, EACCES)."""
+    return _sized(_READ, serial)
+
+
+def describe_key(serial: int) -> tuple[str, bytes]:
+    """Type and description of a key."""
+    kind, _, _, _, description = _sized(_DESCRIBE, serial).rstrip(b"\0").split(b";", 4)
+    return kind.decode(), description
+
+
+def search_key(keyring: int, kind: str, description: bytes) -> int:
+    """The serial of a key in `keyring`, or in one that it links; OSError (ENOKEY) if there is none."""
+    return _keyctl(_SEARCH, ctypes.c_int(keyring), kind.encode(), description, ctypes.c_int(0))
+
+
+def add_key(kind: str, description: str, payload: bytes, keyring: int) -> int:
+    """Add a key, or replace the one of that description; its serial."""
+    return _checked(
+        _libc.syscall(
+            ctypes.c_long(_ADD_KEY), kind.encode(), description.encode(), payload, ctypes.c_size_t(len(payload)),
+            ctypes.c_int(keyring),
+        )
+    )  # fmt: skip
+
+
+def expire_key(serial: int, seconds: int) -> None:
+    """Have the kernel drop a key after so many seconds."""
+    _keyctl(_SET_TIMEOUT, ctypes.c_int(serial), ctypes.c_uint(seconds))
+
+
+def find_keyring(name: str) -> int | None:
+    """The serial of the keyring called `name`, if this process may see it."""
+    with Path("/proc/keys").open(errors="replace") as keys:
+        for line in keys:
+            fields = line.split(None, 8)
+            if len(fields) == 9 and fields[7] == "keyring" and fields[8].rpartition(":")[0] == name:
+                return int(fields[0], 16)
+    return None
+
+
+def link_keyrings(names: Iterable[str]) -> list[str]:
+    """Link the keyrings called `names` to the session's, so that their keys can be read; those that were there."""
+    linked = []
+    for name in names:
+        serial = find_keyring(name)
+        if serial is None:
+            log.debug("there is no keyring %s", name)
+            continue
+        try:
+            _keyctl(_LINK, ctypes.c_int(serial), ctypes.c_int(SESSION_KEYRING))
+        except OSError as error:
+            log.warning("keyring %s cannot be linked: %s", name, error.strerror)
+        else:
+            linked.append(name)
+    return linked
+
+
+class RequestKeyrings:
+    """Links keyrings for as long as requests that name them run."""
+
+    def __init__(self) -> None:
+        self._users: Counter[int] = Counter()
+
+    def use(self, keyring: int) -> None:
+        """A request that names `keyring` has begun; OSError if it cannot be linked."""
+        if not self._users[keyring]:
+            _keyctl(_LINK, ctypes.c_int(keyring), ctypes.c_int(PROCESS_KEYRING))
+        self._users[keyring] += 1
+
+    def release(self, keyring: int) -> None:
+        """It is over."""
+        self._users[keyring] -= 1
+        if self._users[keyring] > 0:
+            return
+        del self._users[keyring]
+        try:
+            _keyctl(_UNLINK, ctypes.c_int(keyring), ctypes.c_int(PROCESS_KEYRING))
+        except OSError as error:
+            log.debug("keyring %d is gone already: %s", keyring, error.strerror)
+
+
+def _sized(operation: int, serial: int) -> bytes:
+    """What an operation that fills a buffer gives; it is asked again when the key has grown meanwhile."""
+    size = 256
+    while size <= MAX_KEY:
+        buffer = ctypes.create_string_buffer(size)
+        length = _keyctl(operation, ctypes.c_int(serial), buffer, ctypes.c_size_t(size))
+        if length <= size:
+            return buffer.raw[:length]
+        size = length
+    raise OSError(Status.TOO_LONG, f"a key of {size} bytes, the limit is {MAX_KEY}")
+
+
+def _keyctl(operation: int, *arguments: object) -> int:
+    return _checked(_libc.syscall(ctypes.c_long(_KEYCTL), ctypes.c_int(operation), *arguments))
+
+
+def _checked(result: int) -> int:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -1,0 +1,108 @@
+"""The two sides of the kernel's handshakes as configured: what verifies the peer, which rules it meets."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handshaked.configuration import Configuration, SideDefaults
+from handshaked.errors import RefusedError
+from handshaked.model import Role
+from handshaked.registry.authorisation import PeerRules
+from handshaked.registry.credentials import load_pem, open_credential, read_file
+from handshaked.tls.parameters import ClientCertificateVerifier, Credential, PeerVerifier
+from handshaked.tls.revocation import RevocationList, RevocationLists
+from handshaked.tls.trust import MAX_BUNDLE, TrustStore
+from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side, loaded. ``servers`` verifies a client's peers, ``clients`` a server's, where trust is configured."""
+
+    servers: PeerVerifier | None
+    clients: ClientCertificateVerifier | None
+    credential: Credential | None = field(repr=False)
+    rules: PeerRules
+    alpns: tuple[bytes, ...]
+
+
+def load_side(defaults: SideDefaults, role: Role) -> Side:
+    """The side that plays `role`, out of its files; RefusedError names the one that cannot be used."""
+    trust = None if defaults.trust is None else _trust(defaults.trust)
+    lists = map(_revocation_list, defaults.revocation_lists)
+    revocations = RevocationLists(lists, required=defaults.require_revocation_lists)
+    client = role is Role.CLIENT
+    return Side(
+        servers=ServerChainVerifier(trust, revocations) if client and trust is not None else None,
+        clients=ClientChainVerifier(trust, revocations) if not client and trust is not None else None,
+        credential=_credential(defaults) if client else None,
+        rules=PeerRules(defaults.peers),
+        alpns=defaults.alpns,
+    )
+
+
+def check_sides(configuration: Configuration) -> None:
+    """Load what both sides need; RefusedError says what cannot be used."""
+    load_side(configuration.client, Role.CLIENT)
+    load_side(configuration.server, Role.SERVER)
+
+
+class RuledServers:
+    """Servers that `verifier` accepts and `rules` allow. Implements ``PeerVerifier``."""
+
+    def __init__(self, verifier: PeerVerifier, rules: PeerRules) -> None:
+        self._verifier = verifier
+        self._rules = rules
+
+    def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
+        """As ``PeerVerifier.verify``."""
+        self._verifier.verify(chain, server_name, now)
+        self._rules.authorise(chain[0])
+
+
+class RuledClients:
+    """Clients that `verifier` accepts and `rules` allow. Implements ``ClientCertificateVerifier``."""
+
+    def __init__(self, verifier: ClientCertificateVerifier, rules: PeerRules) -> None:
+        self._verifier = verifier
+        self._rules = rules
+
+    def verify(self, chain: tuple[bytes, ...], now: float) -> None:
+        """As ``ClientCertificateVerifier.verify``."""
+        self._verifier.verify(chain, now)
+        self._rules.authorise(chain[0])
+
+
+def _trust(path: Path) -> TrustStore:
+    try:
+        return TrustStore.from_pem(_content(path, MAX_BUNDLE))
+    except ValueError as error:
+        raise RefusedError(f"{path}: {error}") from None
+
+
+def _revocation_list(path: Path) -> RevocationList:
+    try:
+        return RevocationList(_content(path, None))
+    except ValueError as error:
+        raise RefusedError(f"{path}: {error}") from None
+
+
+def _credential(defaults: SideDefaults) -> Credential | None:
+    if defaults.certificate is None or defaults.private_key is None:
+        return None
+    contents = []
+    for path, secret in ((defaults.certificate, False), (defaults.private_key, True)):
+        try:
+            with path.open("rb") as file:
+                contents.append(read_file(file.fileno(), str(path), secret=secret))
+        except OSError as error:
+            raise RefusedError(f"{path}: {error.strerror}") from None
+    loaded = load_pem(*contents, names=(str(defaults.certificate), str(defaults.private_key)))
+    return open_credential(loaded.chain, loaded.key, loaded.key_type)
+
+
+def _content(path: Path, limit: int | None) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(-1 if limit is None else limit + 1)
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}") from None

@@ -1,0 +1,288 @@
+"""The kernel's generic netlink family ``handshake``: its messages, by pyroute2, and the sockets they travel on.
+
+The family is described in ``netlink/handshake.yaml``. Two sockets are used: what READY messages do to the buffer of
+one can not cost an answer on the other.
+"""
+
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pyroute2.netlink import CTRL_CMD_GETFAMILY, GENL_ID_CTRL, NLM_F_ACK, NLM_F_REQUEST, ctrlmsg, genlmsg, nla
+from pyroute2.netlink.exceptions import NetlinkDecodeError
+
+from handshaked.errors import FramingError, Status
+from handshaked.model import AuthMode, Role
+
+FAMILY_NAME = "handshake"
+GROUP_NAME = "tlshd"
+NOTIFY_GROUP = 16
+"""The controller's multicast group, which tells of families that come and go."""
+MAX_PEER_KEYS = 5
+MAX_MESSAGE = 32 * 1024
+_HANDLER_CLASS = 1
+_READY, _ACCEPT, _DONE = 1, 2, 3
+_CTRL_NEWFAMILY, _CTRL_DELFAMILY = 1, 2
+_NLMSG_ERROR = 2
+_SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
+_CLONE_NEWNET = 0x40000000
+_NAMESPACES = Path("/run/netns")
+_HEADER = struct.Struct("=IHHII")
+_ERROR = struct.Struct("=i")
+
+
+class _Certificate(nla):  # type: ignore[misc] # pyroute2 has no types
+    nla_map: ClassVar = ((1, "CERT", "int32"), (2, "PRIVKEY", "int32"))
+
+
+class _Accept(genlmsg):  # type: ignore[misc] # pyroute2 has no types
+    nla_map: ClassVar = (
+        (1, "SOCKFD", "int32"),
+        (2, "HANDLER_CLASS", "uint32"),
+        (3, "MESSAGE_TYPE", "uint32"),
+        (4, "TIMEOUT", "uint32"),
+        (5, "AUTH_MODE", "uint32"),
+        (6, "PEER_IDENTITY", "int32"),
+        (7, "CERTIFICATE", "certificate"),
+        (8, "PEERNAME", "asciiz"),
+        (9, "KEYRING", "int32"),
+    )
+    certificate = _Certificate
+
+
+class _Done(genlmsg):  # type: ignore[misc] # pyroute2 has no types
+    nla_map: ClassVar = (
+        (1, "STATUS", "uint32"),
+        (2, "SOCKFD", "int32"),
+        (3, "REMOTE_AUTH", "int32"),
+        (4, "TAG", "asciiz"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A request is pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that is ours now: the fields of the ACCEPT reply. ``timeout`` is in seconds."""
+
+    descriptor: int
+    role: Role
+    auth_mode: AuthMode
+    timeout: float | None
+    peer_name: str | None
+    identity_keys: tuple[int, ...]
+    certificate_keys: tuple[tuple[int, int], ...]
+    keyring: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unintelligible:
+    """An ACCEPT reply that asks for nothing known; `descriptor` None: without even a socket."""
+
+    descriptor: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The numbers that this kernel gave to the family; `group` is that of READY, None if it has none."""
+
+    number: int
+    group: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyChange:
+    """The family came, or went."""
+
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What became of a command without other answer: 0, or the errno why not."""
+
+    status: int
+
+
+FromKernel = Ready | Accepted | Unintelligible | Family | FamilyChange | Acknowledgement
+
+
+class NetlinkLink:
+    """The sockets to the kernel in the network namespace called `namespace`, or in that of this process."""
+
+    def __init__(self, namespace: str | None = None) -> None:
+        with _inside(namespace):
+            self.commands, self.events = _netlink_socket(), _netlink_socket()
+        self.join(NOTIFY_GROUP)
+
+    def join(self, group: int) -> None:
+        """Be sent the messages of a multicast group."""
+        self.events.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self.commands.close()
+        self.events.close()
+
+
+def push_get_family(sequence: int) -> bytes:
+    """The question for the family's numbers."""
+    return _push(ctrlmsg(), GENL_ID_CTRL, sequence, CTRL_CMD_GETFAMILY, [("CTRL_ATTR_FAMILY_NAME", FAMILY_NAME)])
+
+
+def push_accept(family: int, sequence: int) -> bytes:
+    """ACCEPT: hand over the next request."""
+    return _push(_Accept(), family, sequence, _ACCEPT, [("HANDLER_CLASS", _HANDLER_CLASS)])
+
+
+def push_done(
+    family: int,
+    sequence: int,
+    descriptor: int,
+    status: int,
+    peer_keys: tuple[int, ...] = (),
+    tags: tuple[str, ...] = (),
+) -> bytes:
+    """DONE: how the request of `descriptor` ended."""
+    attributes: list[tuple[str, Any]] = [("STATUS", status), ("SOCKFD", descriptor)]
+    attributes += [("REMOTE_AUTH", serial) for serial in peer_keys[:MAX_PEER_KEYS]]
+    attributes += [("TAG", tag) for tag in tags]
+    return _push(_Done(), family, sequence, _DONE, attributes, NLM_F_ACK)
+
+
+def pull_from_kernel(packet: bytes, family: int | None) -> Iterator[tuple[int, FromKernel]]:
+    """The messages of a packet that matter here, each with its sequence number; FramingError if it falls apart."""
+    position = 0
+    while position < len(packet):
+        if len(packet) - position < _HEADER.size:
+            raise FramingError("a netlink message is cut short", offset=position)
+        length, kind, _, sequence, _ = _HEADER.unpack_from(packet, position)
+        if not _HEADER.size + 4 <= length <= len(packet) - position:
+            raise FramingError(f"a netlink message of {length} bytes", offset=position)
+        message = packet[position : position + length]
+        if kind == _NLMSG_ERROR:
+            yield sequence, Acknowledgement(-_ERROR.unpack_from(message, _HEADER.size)[0])
+        elif kind == GENL_ID_CTRL:
+            yield from ((sequence, one) for one in _pull_control(message))
+        elif kind == family:
+            yield from ((sequence, one) for one in _pull_handshake(message))
+        position += (length + 3) & ~3
+
+
+def _pull_control(message: bytes) -> Iterator[FromKernel]:
+    decoded = _decoded(ctrlmsg, message)
+    if decoded is None or decoded.get_attr("CTRL_ATTR_FAMILY_NAME") != FAMILY_NAME:
+        return
+    if decoded["cmd"] == _CTRL_DELFAMILY:
+        yield FamilyChange(present=False)
+    if decoded["cmd"] != _CTRL_NEWFAMILY:
+        return
+    if not decoded["header"]["sequence_number"]:
+        yield FamilyChange(present=True)
+        return
+    groups = {
+        group.get_attr("CTRL_ATTR_MCAST_GRP_NAME"): group.get_attr("CTRL_ATTR_MCAST_GRP_ID")
+        for group in decoded.get_attr("CTRL_ATTR_MCAST_GROUPS") or ()
+    }
+    number = decoded.get_attr("CTRL_ATTR_FAMILY_ID")
+    if number is not None:
+        yield Family(number, groups.get(GROUP_NAME))
+
+
+def _pull_handshake(message: bytes) -> Iterator[FromKernel]:
+    command = message[_HEADER.size]
+    if command == _READY:
+        yield Ready()
+    elif command == _ACCEPT:
+        decoded = _decoded(_Accept, message)
+        yield Unintelligible(None, "an ACCEPT reply that falls apart") if decoded is None else _pull_accept(decoded)
+
+
+def _pull_accept(message: Any) -> FromKernel:
+    descriptor = message.get_attr("SOCKFD")
+    try:
+        role = Role(message.get_attr("MESSAGE_TYPE") or 0)
+        auth_mode = AuthMode(message.get_attr("AUTH_MODE") or 0)
+    except ValueError as error:
+        return Unintelligible(descriptor, f"an ACCEPT reply that asks for the impossible: {error}")
+    if descriptor is None:
+        return Unintelligible(None, "an ACCEPT reply without a socket")
+    timeout = message.get_attr("TIMEOUT")
+    certificates = [
+        (certificate.get_attr("CERT") or 0, certificate.get_attr("PRIVKEY") or 0)
+        for certificate in message.get_attrs("CERTIFICATE")
+    ]
+    return Accepted(
+        descriptor=descriptor,
+        role=role,
+        auth_mode=auth_mode,
+        timeout=timeout / 1000 if timeout else None,
+        peer_name=message.get_attr("PEERNAME") or None,
+        identity_keys=tuple(serial for serial in message.get_attrs("PEER_IDENTITY") if serial),
+        certificate_keys=tuple(pair for pair in certificates if all(pair)),
+        keyring=message.get_attr("KEYRING") or None,
+    )
+
+
+def _push(
+    message: Any, family: int, sequence: int, command: int, attributes: list[tuple[str, Any]], flags: int = 0
+) -> bytes:
+    message["cmd"] = command
+    message["version"] = 1
+    message["attrs"] = attributes
+    message["header"]["type"] = family
+    message["header"]["flags"] = NLM_F_REQUEST | flags
+    message["header"]["sequence_number"] = sequence
+    message.encode()
+    return bytes(message.data)
+
+
+def _decoded(kind: Any, message: bytes) -> Any | None:
+    """`message` with its attributes decoded, None if that is not possible."""
+    decoded = kind(message)
+    try:
+        decoded.decode()
+        for name, value, *_ in decoded["attrs"]:  # nested ones are decoded when they are looked at
+            if name == "CERTIFICATE":
+                _ = value["attrs"]
+    except (NetlinkDecodeError, struct.error, ValueError):
+        return None
+    return decoded
+
+
+def _netlink_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 16)  # NETLINK_GENERIC
+    sock.bind((0, 0))
+    return sock
+
+
+@contextmanager
+def _inside(namespace: str | None) -> Iterator[None]:
+    """Have sockets made in the network namespace `namespace` (ip-netns(8)); OSError if there is none."""
+    if namespace is None:
+        yield
+        return
+    with Path("/proc/thread-self/ns/net").open("rb") as before, (_NAMESPACES / namespace).open("rb") as wanted:
+        _enter(wanted.fileno())
+        try:
+            yield
+        finally:
+            _enter(before.fileno())
+
+
+def _enter(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno() or Status.FAILED
+        raise OSError(number, os.strerror(number))

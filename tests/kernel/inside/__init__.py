@@ -1,0 +1,1 @@
+"""What runs in the laboratory: ``scene`` and ``rpc`` are what the programs share."""

@@ -1,0 +1,32 @@
+"""200 handshakes in a row, then 20 at once, again and again: no request and no descriptor is lost."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.kernel.inside.rpc import context, handshake
+from tests.kernel.inside.scene import authority, daemon, descriptors, logged, serve_nfs, serving
+
+ca = authority()
+server = ca.issue("server.test")
+serve_nfs(threads=24)
+tls = context(ca.root)
+
+with daemon(workers=2) as running:
+    running.register("nfs", (server.certificate, server.key), alpns=["sunrpc"], allow_kernel=True)
+    serving(running)
+    handshake(tls).close()
+    before = {pid: descriptors(pid) for pid in running.worker_pids()}
+    for _ in range(200):
+        handshake(tls).close()
+    with ThreadPoolExecutor(20) as pool:
+        for _ in range(5):
+            open_at_once = list(pool.map(lambda _: handshake(tls), range(20)))
+            for sock in open_at_once:
+                sock.close()
+    status = running.ask("status")
+    doors = [door for worker in status["workers"] for door in worker["kernel"]]
+    print(doors)
+    assert sum(door["accepted"] for door in doors) == sum(door["answered"] for door in doors) == 301
+    assert not any(door["in_flight"] or door["answers_refused"] for door in doors)
+    assert before == {pid: descriptors(pid) for pid in running.worker_pids()}
+    assert len(logged(running, "outcome=ok", count=301)) == 301
+    assert "outcome=failed" not in running.log.read_text()

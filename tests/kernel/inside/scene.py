@@ -1,0 +1,130 @@
+"""What the programs in the lab share: an NFS server on loopback, mounts of it, a daemon that answers upcalls."""
+
+import atexit
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+
+HERE = Path.cwd()
+MOUNT = HERE / "mnt"
+EXPORT = HERE / "export"
+
+
+def refused(process: subprocess.CompletedProcess[str]) -> None:
+    """The mount was refused with EACCES."""
+    assert process.returncode != 0, "mounted"
+    assert "access denied" in process.stdout or "Permission denied" in process.stdout, process.stdout
+
+
+def run(*command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, however it ends."""
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+    )
+
+
+def must(*command: str) -> str:
+    """Run a command that has to succeed; what it printed."""
+    process = run(*command)
+    assert process.returncode == 0, f"{command}: {process.stdout}"
+    return process.stdout
+
+
+def authority(name: str = "lab CA") -> Authority:
+    """A certificate authority with its files in a place of its own."""
+    directory = HERE / name.replace(" ", "-")
+    directory.mkdir()
+    return Authority(directory, name)
+
+
+def serve_nfs(*, security: str = "tls:mtls", threads: int = 4) -> None:
+    """An NFS server that exports a directory under these transport securities, past its grace period."""
+    must("mount", "-t", "nfsd", "nfsd", "/proc/fs/nfsd")
+    Path("/run/rpc_pipefs").mkdir()
+    must("mount", "-t", "rpc_pipefs", "rpc_pipefs", "/run/rpc_pipefs")
+    EXPORT.mkdir()
+    must("mount", "-t", "tmpfs", "tmpfs", str(EXPORT))
+    (EXPORT / "greeting").write_text("hello")
+    options = f"rw,fsid=0,no_root_squash,insecure,no_subtree_check,xprtsec={security}"
+    must("exportfs", "-o", options, f"*:{EXPORT}")
+    must("nfsdcld")  # without it the grace period lasts 90 s
+    must("rpc.mountd")
+    must("rpc.nfsd", "--no-nfs-version", "3", str(threads))
+    MOUNT.mkdir()
+
+
+def mount(server: str = "server.test", *, security: str = "tls") -> subprocess.CompletedProcess[str]:
+    """Try to mount the export."""
+    return run("mount", "-t", "nfs4", "-o", f"xprtsec={security},vers=4.2", f"{server}:/", str(MOUNT))
+
+
+@contextmanager
+def mounted(server: str = "server.test", *, security: str = "tls") -> Iterator[Path]:
+    """The export, mounted."""
+    process = mount(server, security=security)
+    assert process.returncode == 0, f"mount failed ({process.returncode}): {process.stdout}"
+    try:
+        yield MOUNT
+    finally:
+        must("umount", str(MOUNT))
+
+
+def write_and_read(directory: Path) -> None:
+    """A file goes to the server, and comes back."""
+    content = b"0123456789abcdef" * 20_000
+    (directory / "file").write_bytes(content)
+    assert (EXPORT / "file").read_bytes() == content
+    assert (directory / "greeting").read_text() == "hello"
+    (EXPORT / "answer").write_bytes(content[::-1])
+    assert (directory / "answer").read_bytes() == content[::-1]
+
+
+def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -> RunningDaemon:
+    """A daemon that answers the kernel, not started yet."""
+    directory = HERE / name
+    directory.mkdir(exist_ok=True)
+    file = directory / "handshaked.toml"
+    file.write_text(configuration)
+    running = RunningDaemon(directory, workers=workers, options=("--kernel", f"--configuration={file}"))
+    atexit.register(_show, running)
+    return running
+
+
+def serving(running: RunningDaemon) -> None:
+    """Wait until the kernel's door is open in all workers."""
+    deadline = time.monotonic() + 30
+    while True:
+        status = running.ask("status")
+        doors = [door for worker in status["workers"] for door in worker.get("kernel") or ()]
+        if doors and all(door["state"] == "serving" for door in doors):
+            return
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open."""
+    return sorted(str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def logged(running: RunningDaemon, *words: str, count: int = 1) -> list[str]:
+    """The lines of the log that have all `words`, as soon as there are `count` of them: outcomes come in batches."""
+    deadline = time.monotonic() + 10
+    while True:
+        lines = [line for line in running.log.read_text().splitlines() if all(word in line for word in words)]
+        if len(lines) >= count:
+            return lines
+        assert time.monotonic() < deadline, f"{len(lines)} of {count} lines with {words}"
+        time.sleep(0.05)
+
+
+def _show(running: RunningDaemon) -> None:
+    """Print the daemon's log, for whoever reads of a failure."""
+    if running.log.exists():
+        print("--- the daemon's log ---", running.log.read_text(), sep="\n", file=sys.stderr)

@@ -1,0 +1,31 @@
+"""The daemon under real consumers in a real kernel; each program of ``inside/`` is one boot."""
+
+import os
+
+import pytest
+
+from tests.kernel.lab import boot
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the laboratory is made of mounts, for which one has to be root"),
+]
+MEMORY = {"nfs_many": "9G"}  # The kernel lets 3 to 50 requests wait, by its memory; it is taken as it is used.
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "nfs_tls",
+        "nfs_mtls",
+        "nfs_refused",
+        "nfs_names",
+        "nfs_many",
+        "nfs_restart",
+        "keys",
+        "tlshd",
+    ],
+)
+def test_in_the_kernel(program: str) -> None:
+    result = boot(program, memory=MEMORY.get(program, "1G"))
+    assert result.status == 0, result.output

@@ -1,0 +1,432 @@
+"""The daemon as processes: workers that die, signals, users, and what is left in its log."""
+
+import asyncio
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from handshaked import directories
+from handshaked.control.channel import send_message
+from handshaked.control.client import ControlClient
+from handshaked.errors import RefusedError, Status
+from handshaked.model import Outcome
+from handshaked.shim.client import HandshakeClient, Message
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.wire.family import push_cancel, push_crypto, push_start
+from handshaked.wire.messages import Acknowledged, Done
+from tests.conftest import Issue
+from tests.doors import Door, client_hello, client_start, eventually, secrets_of, server_start, shake_hands
+
+NAME = "a.example.com"
+OK = (Status.OK, Status.OK)
+
+
+def register(daemon: RunningDaemon, issued: Issued, name: str = "web", server_name: str = NAME) -> None:
+    daemon.register(name, (issued.certificate, issued.key), alpns=["h3"], server_names=[server_name])
+
+
+def succeeds(door: Door, first: int = 100) -> bool:
+    client, server = shake_hands(door, first, first + 1, client_start(NAME, b"h3"), server_start())
+    return (client.status, server.status) == OK
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process `pid` does nothing meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def door_at(daemon: RunningDaemon, worker: int) -> Door:
+    """A connection that `worker` serves, with handshake 1 begun: the others are stopped while it is made."""
+    others = [pid for pid in daemon.worker_pids() if pid != worker]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        door = Door(daemon.handshake_socket)
+        door.send(push_start(1, server_start(), ack=True))
+        assert door.until(1, Acknowledged) == [Acknowledged()]
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+    return door
+
+
+# Workers that die.
+
+
+def test_a_killed_worker_costs_its_own_handshakes_only(daemon: RunningDaemon, issue: Issue) -> None:
+    register(daemon, issue(NAME))
+    victim, survivor = daemon.worker_pids()
+    with door_at(daemon, victim) as lost, door_at(daemon, survivor) as kept:
+        os.kill(victim, signal.SIGKILL)
+        lost.sock.settimeout(1)  # seconds: the requirement
+        assert lost.closed()
+        hello = client_hello(kept, 2, client_start(NAME, b"h3"))
+        kept.send(push_crypto(1, hello, ack=True))
+        assert len(secrets_of(kept.until(1, Acknowledged))) == 3
+        with Door(daemon.handshake_socket) as following:
+            assert succeeds(following)
+    assert eventually(lambda: len(daemon.worker_pids()) == 2)
+    assert victim not in daemon.worker_pids()
+    assert survivor in daemon.worker_pids()
+    assert daemon.ask("status")["worker_restarts"] == 1
+
+
+def test_a_caller_of_a_killed_worker_gets_an_error_within_a_second(daemon: RunningDaemon, issue: Issue) -> None:
+    register(daemon, issue(NAME))
+
+    async def run() -> Outcome:
+        client = HandshakeClient(daemon.handshake_socket)
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        begun = asyncio.Event()
+
+        def note(message: Message) -> None:
+            if isinstance(message, Done):
+                outcome.set_result(message.outcome)
+
+        client.start(server_start(), note, begun.set)
+        await begun.wait()
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        try:
+            return await asyncio.wait_for(outcome, 1)
+        finally:
+            client.close()
+
+    workers = daemon.worker_pids()
+    assert asyncio.run(run()).status == Status.PEER_GONE
+    assert eventually(lambda: len(daemon.worker_pids()) == 2)
+    with Door(daemon.handshake_socket) as door:
+        assert succeeds(door)
+
+
+def test_a_worker_that_starts_again_knows_what_was_registered_meanwhile(daemon: RunningDaemon, issue: Issue) -> None:
+    first, second = daemon.worker_pids()
+    for pid in (first, second):
+        os.kill(pid, signal.SIGKILL)
+    register(daemon, issue(NAME))
+    assert eventually(lambda: len(daemon.worker_pids()) == 2)
+    for pid in daemon.worker_pids():
+        with door_at(daemon, pid) as door:
+            assert succeeds(door)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_answer_does_not_keep_others_from_new_registrations(
+    daemon: RunningDaemon, issue: Issue
+) -> None:
+    silent, busy = daemon.worker_pids()
+    with stopped(silent):
+        register(daemon, issue(NAME))
+        with Door(daemon.handshake_socket) as door:
+            assert succeeds(door)
+        status = daemon.ask("status")
+        assert [worker["pid"] for worker in status["workers"] if worker["answers"]] == [busy]
+    # A worker that was away catches up, and its late answers are not taken for those to later questions.
+    assert eventually(lambda: len(daemon.worker_pids()) == 2)
+    for pid in daemon.worker_pids():
+        with door_at(daemon, pid) as door:
+            assert succeeds(door)
+
+
+@pytest.mark.slow
+def test_stopping_does_not_wait_for_an_answer_that_does_not_come(daemon: RunningDaemon) -> None:
+    silent, _ = daemon.worker_pids()
+    os.kill(silent, signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(str(daemon.control_socket))
+        send_message(sock, {"command": "status"})
+        for _ in range(3):
+            daemon.ask("list")  # meanwhile the question has come in
+        assert daemon.stop() == 0  # and not killed by its keeper, after 30 s
+
+
+def test_without_its_parent_a_worker_ends(public_directory: Path) -> None:
+    with RunningDaemon(public_directory) as daemon:
+        workers = daemon.worker_pids()
+        daemon.stop(signal.SIGKILL)
+        assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+def test_registrations_survive_a_crash_of_all(public_directory: Path, issue: Issue) -> None:
+    daemon = RunningDaemon(public_directory)
+    with daemon:
+        register(daemon, issue(NAME))
+        daemon.stop(signal.SIGKILL)
+    with daemon, Door(daemon.handshake_socket) as door:
+        assert succeeds(door)
+
+
+# Signals.
+
+
+def test_sigterm_lets_handshakes_finish(daemon: RunningDaemon, issue: Issue) -> None:
+    register(daemon, issue(NAME))
+    with Door(daemon.handshake_socket) as door:
+        hello = client_hello(door, 1, client_start(NAME, b"h3"))
+        door.send(push_start(2, server_start(), ack=True), push_crypto(2, hello, ack=True))
+        flight = [*door.until(2, Acknowledged), *door.until(2, Acknowledged)]
+        os.kill(daemon.pid, signal.SIGTERM)
+        assert eventually(lambda: "stopping" in daemon.log.read_text())
+        for message in flight:
+            if hasattr(message, "data"):
+                door.send(push_crypto(1, message))
+        client = door.until(1, Done)
+        assert client[-1].outcome.status == Status.OK
+        door.send(*(push_crypto(2, message) for message in client if hasattr(message, "data")))
+        assert door.outcome(2).status == Status.OK
+        assert door.closed()
+        assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_daemon_stops_at_once(daemon: RunningDaemon, number: int) -> None:
+    with Door(daemon.handshake_socket) as door:
+        assert daemon.stop(number) == 0
+        assert door.closed()
+
+
+@pytest.mark.slow
+def test_sigterm_does_not_wait_forever(daemon: RunningDaemon) -> None:
+    with Door(daemon.handshake_socket) as door:
+        door.send(push_start(1, server_start(timeout=60), ack=True))
+        door.until(1, Acknowledged)
+        os.kill(daemon.pid, signal.SIGTERM)
+        outcome = door.outcome(1)
+        assert (outcome.status, outcome.reason) == (Status.SHUTTING_DOWN, "the daemon is shutting down")
+    assert daemon.stop() == 0
+
+
+def certificate_served(daemon: RunningDaemon, name: str = NAME) -> bytes:
+    """The digest of the leaf that a client of `name` gets."""
+    with Door(daemon.handshake_socket) as door:
+        client, _ = shake_hands(door, 1, 2, client_start(name, b"h3"), server_start())
+        digest = hashes.Hash(hashes.SHA256())
+        digest.update(client.peer_certificates[0])
+        return digest.finalize()
+
+
+def test_sighup_takes_over_renewed_files(daemon: RunningDaemon, authority: Authority) -> None:
+    first = authority.issue(NAME, file_name="renewed")
+    register(daemon, first)
+    with Door(daemon.handshake_socket) as door:
+        # A handshake that began before goes on with what it began with.
+        door.send(push_start(2, server_start(), ack=True))
+        door.until(2, Acknowledged)
+        second = authority.issue(NAME, file_name="renewed")
+        assert second.certificate == first.certificate
+        assert certificate_served(daemon) == first.leaf.fingerprint(hashes.SHA256())
+        os.kill(daemon.pid, signal.SIGHUP)
+        assert eventually(lambda: certificate_served(daemon) == second.leaf.fingerprint(hashes.SHA256()))
+        hello = client_hello(door, 1, client_start(NAME, b"h3"))
+        door.send(push_crypto(2, hello, ack=True))
+        for message in door.until(2, Acknowledged):
+            if hasattr(message, "data"):
+                door.send(push_crypto(1, message))
+        (outcome,) = [one.outcome for one in door.until(1, Done) if isinstance(one, Done)]
+        assert outcome.peer_certificates == (first.leaf.public_bytes(Encoding.DER),)
+        door.send(push_cancel(2))
+
+
+def test_a_bad_file_leaves_the_old_credential_and_renews_the_others(
+    daemon: RunningDaemon, authority: Authority
+) -> None:
+    bad = authority.issue(NAME, file_name="bad")
+    good = authority.issue("good.example.com", file_name="good")
+    register(daemon, bad, "bad")
+    register(daemon, good, "good", "good.example.com")
+    bad.certificate.write_bytes(b"half a file")
+    renewed = authority.issue("good.example.com", file_name="good")
+    os.kill(daemon.pid, signal.SIGHUP)
+    assert eventually(
+        lambda: certificate_served(daemon, "good.example.com") == renewed.leaf.fingerprint(hashes.SHA256())
+    )
+    assert certificate_served(daemon) == bad.leaf.fingerprint(hashes.SHA256())
+    log = daemon.log.read_text()
+    assert str(bad.certificate) in log
+    assert "no certificate in PEM form" in log
+
+
+# Who runs it, and where.
+
+
+def test_a_second_daemon_on_the_same_state_is_refused(daemon: RunningDaemon, public_directory: Path) -> None:
+    with pytest.raises(RuntimeError, match="another handshaked runs on"):
+        RunningDaemon(public_directory).start()
+    assert len(daemon.worker_pids()) == 2  # and the first one has kept its sockets
+
+
+def reachable_python() -> str | None:
+    """An interpreter of this version that every user can run."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (os.path.realpath(sys.executable), f"/usr/bin/{version}"):
+        parents = [Path(candidate), *Path(candidate).parents]
+        if Path(candidate).exists() and all(path.stat().st_mode & 0o001 for path in parents):
+            return candidate
+    return None
+
+
+@contextmanager
+def daemon_of(user: int, directory: Path) -> Iterator[int]:
+    """A daemon of an ordinary user in `directory`: its process id."""
+    python = reachable_python()
+    if python is None:
+        pytest.skip("no interpreter that another user can run")
+    packages = [path for path in sys.path if path]
+    command = [
+        python, "-m", "handshaked.daemon", "--workers=2",
+        f"--state-directory={directory}/state", f"--runtime-directory={directory}/run",
+    ]  # fmt: skip
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, user=user, group=user, extra_groups=[],
+            env={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *packages])},
+        )  # fmt: skip
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0, (directory / "log").read_text()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_it_runs_as_an_ordinary_user(public_directory: Path, issue: Issue) -> None:
+    nobody = 65534
+    os.chown(public_directory, nobody, nobody)
+    control = public_directory / "run" / directories.CONTROL_SOCKET
+
+    def workers() -> list[int]:
+        try:
+            with ControlClient(control) as client:
+                return [worker["pid"] for worker in client.ask("status", {})["workers"] if worker["answers"]]
+        except RefusedError:
+            return []
+
+    with daemon_of(nobody, public_directory) as pid:
+        assert eventually(lambda: len(workers()) == 2), (public_directory / "log").read_text()
+        issued = issue(NAME)
+        with ControlClient(control) as client, issued.certificate.open() as certificate, issued.key.open() as key:
+            client.ask(
+                "register",
+                {
+                    "name": "web",
+                    "alpns": ["h3"],
+                    "server_names": [NAME],
+                    "credentials": [{"certificate": str(issued.certificate), "key": str(issued.key)}],
+                },
+                (certificate.fileno(), key.fileno()),
+            )
+        with Door(public_directory / "run" / directories.HANDSHAKE_SOCKET) as door:
+            assert succeeds(door)
+        for one in (pid, *workers()):
+            assert Path(f"/proc/{one}").stat().st_uid in (0, nobody)
+            status = Path(f"/proc/{one}/status").read_text()
+            assert f"\nUid:\t{nobody}\t{nobody}\t{nobody}\t{nobody}\n" in status
+            # What is not dumpable belongs to root there, and the same user cannot trace it or read its memory.
+            assert Path(f"/proc/{one}/environ").stat().st_uid == 0
+        state = public_directory / "state"
+        assert {file.stat().st_uid for file in state.iterdir()} == {nobody}
+        assert [file.name for file in state.iterdir() if file.stat().st_mode & 0o077] == []
+
+
+def test_no_process_leaves_a_core_dump(daemon: RunningDaemon) -> None:
+    for pid in (daemon.pid, *daemon.worker_pids()):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+        assert line.split()[4:6] == ["0", "0"]
+
+
+# The log.
+
+
+def test_the_log_has_a_line_for_each_handshake(daemon: RunningDaemon, issue: Issue) -> None:
+    register(daemon, issue(NAME))
+    with Door(daemon.handshake_socket) as door:
+        for number in range(3):
+            assert succeeds(door, 10 * number)
+            door.inbox.clear()
+        hello = client_hello(door, 1, client_start("u.example.com", b"h3"))
+        door.send(push_start(2, server_start(peer_address="192.0.2.1:443")), push_crypto(2, hello))
+        assert door.outcome(2).status == Status.REFUSED
+        door.send(push_cancel(1))
+        door.outcome(1)
+        door.send(push_start(3, server_start(timeout=0.01)))
+        door.outcome(3)
+    daemon.stop()
+    lines = [line for line in daemon.log.read_text().splitlines() if "outcome=" in line]
+    assert len(lines) == 6 + 3
+    assert sum("outcome=ok role=server" in line for line in lines) == 3
+    assert sum("outcome=ok role=client" in line for line in lines) == 3
+    served = next(line for line in lines if "outcome=ok role=server" in line)
+    for word in (
+        "registration=web",
+        f"server_name={NAME}",
+        "alpn=h3",
+        "cipher=AES_128_GCM_SHA256",
+        f"pid={os.getpid()}",
+    ):
+        assert word in served
+    (refused,) = [line for line in lines if "unrecognized_name" in line]
+    assert "peer=192.0.2.1:443" in refused
+    assert sum("ETIMEDOUT" in line for line in lines) == 1
+    assert sum("ECANCELED" in line for line in lines) == 1
+
+
+def test_a_peer_cannot_forge_a_line_of_the_log(daemon: RunningDaemon, issue: Issue) -> None:
+    register(daemon, issue(NAME))
+    with Door(daemon.handshake_socket) as door:
+        hello = client_hello(door, 1, client_start(NAME, b"x\noutcome=ok role=server alpn=h3"))
+        door.send(push_start(2, server_start()), push_crypto(2, hello))
+        assert door.outcome(2).status == Status.REFUSED
+    daemon.stop()
+    lines = daemon.log.read_text().splitlines()
+    assert not [
+        line for line in lines if line.startswith("outcome=") or " outcome=ok role=server" in line.split('"')[0]
+    ]
+
+
+def shown(secret: bytes) -> list[str]:
+    """The ways a secret could show in a text."""
+    return [secret.hex(), secret.hex().upper(), base64.b64encode(secret).decode()[:24], repr(secret)[2:20]]
+
+
+def test_the_log_has_neither_key_nor_secret(public_directory: Path, issue: Issue) -> None:
+    issued = issue(NAME)
+    with RunningDaemon(public_directory, log_level="debug") as daemon:
+        register(daemon, issued)
+        seen = []
+        with Door(daemon.handshake_socket) as door:
+            for number in range(1, 6):
+                hello = client_hello(door, number, client_start(NAME, b"h3"))
+                door.send(push_start(10 + number, server_start()), push_crypto(10 + number, hello, ack=True))
+                seen += [secret.secret for secret in secrets_of(door.until(10 + number, Acknowledged))]
+        assert len(seen) == 15
+        daemon.ask("reload")
+        daemon.stop()
+        log = daemon.log.read_text()
+    assert "outcome=" in log
+    pem = issued.key.read_text()
+    key = load_pem_private_key(pem.encode(), None)
+    scalar = key.private_numbers().private_value.to_bytes(32)  # type: ignore[union-attr] # an EC key
+    der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    for secret in [*seen, scalar, der[-40:]]:
+        for form in shown(secret):
+            assert form not in log
+    for line in pem.splitlines()[1:-1]:
+        assert line not in log
+    assert "PRIVATE KEY" not in log

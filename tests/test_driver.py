@@ -1,0 +1,197 @@
+"""One request, one outcome, whatever happens: with a real event loop, real sessions where they do, and faults."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from handshaked.driver import Driver
+from handshaked.errors import Alert, Status
+from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed
+from handshaked.model import Caller, CipherSuite, Level, Outcome, Request, Role
+from handshaked.session import Session
+
+COMPLETE = HandshakeComplete(b"h3", "a.example.com", CipherSuite.AES_128_GCM_SHA256, resumed=False, registration="web")
+FAILED = HandshakeFailed(Alert.UNRECOGNIZED_NAME, "nobody serves it", Status.REFUSED)
+DATA = CryptoData(Level.HANDSHAKE, b"data")
+
+
+class Scripted(Session):
+    """A session that gives what the test put in; an exception is raised."""
+
+    def __init__(self, *steps: list[Event] | Exception) -> None:
+        super().__init__()
+        self.steps = list(steps)
+
+    def start(self, now: float) -> list[Event]:
+        return self.next()
+
+    def receive(self, level: Level, data: bytes, now: float) -> list[Event]:
+        return self.next()
+
+    def proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
+        return self.next()
+
+    def next(self) -> list[Event]:
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+@dataclass
+class Recorder:
+    """A data path and an observer that keep what they are told; one of them may fail."""
+
+    fails_in: str = ""
+    delivered: list[Event] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    observed: list[Outcome] = field(default_factory=list)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def deliver(self, events: list[Event]) -> None:
+        if self.fails_in == "deliver":
+            raise RuntimeError("no way")
+        self.delivered += events
+
+    def finish(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if self.fails_in == "finish":
+            raise RuntimeError("no way")
+
+    def observe(self, request: Request, outcome: Outcome, seconds: float) -> None:
+        assert seconds >= 0
+        self.observed.append(outcome)
+        self.over.set()
+
+
+def drive(
+    session: Session, act: Callable[[Driver, Recorder], Awaitable[None]], *, timeout: float = 8, fails_in: str = ""
+) -> Recorder:
+    """Run `act` on a driver of `session`: what became of it."""
+
+    async def run() -> Recorder:
+        recorder = Recorder(fails_in)
+        request = Request(Role.SERVER, Caller(uid=1), timeout)
+        await act(Driver(request, session, recorder, recorder.observe), recorder)
+        return recorder
+
+    return asyncio.run(run())
+
+
+def test_a_complete_handshake_delivers_all_and_then_reports_success() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        driver.receive(Level.INITIAL, b"hello")
+        assert recorder.outcomes == []
+        driver.receive(Level.HANDSHAKE, b"finished")
+
+    recorder = drive(Scripted([], [DATA], [DATA, COMPLETE]), act)
+    assert recorder.delivered == [DATA, DATA]
+    (outcome,) = recorder.outcomes
+    assert (outcome.status, outcome.alert, outcome.alpn, outcome.registration) == (Status.OK, None, b"h3", "web")
+    assert recorder.observed == recorder.outcomes
+
+
+def test_a_failed_handshake_reports_alert_and_reason() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+
+    (outcome,) = drive(Scripted([DATA, FAILED]), act).outcomes
+    assert (outcome.status, outcome.alert, outcome.reason) == (FAILED.status, FAILED.alert, FAILED.reason)
+
+
+def test_an_outcome_starts_as_a_failure() -> None:
+    assert Outcome().status == Status.FAILED != Status.OK
+
+
+def test_after_the_outcome_nothing_happens_any_more() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        driver.receive(Level.INITIAL, b"more")
+        driver.proceed(b"")
+        driver.abort(Status.CANCELED, "too late")
+        driver.start()
+
+    recorder = drive(Scripted([COMPLETE], [DATA]), act)
+    assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]
+    assert len(recorder.observed) == 1
+    assert recorder.delivered == []
+
+
+@pytest.mark.parametrize("step", ["start", "receive", "proceed"])
+def test_an_unexpected_fault_of_the_session_is_one_failed_outcome_without_details(step: str) -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        if step == "start":
+            driver.start()
+        elif step == "receive":
+            driver.receive(Level.INITIAL, b"")
+        else:
+            driver.proceed(b"")
+
+    recorder = drive(Scripted(ZeroDivisionError("secret 123")), act)
+    (outcome,) = recorder.outcomes
+    assert (outcome.status, outcome.alert) == (Status.FAILED, None)
+    assert "secret" not in outcome.reason
+    assert recorder.observed == [outcome]
+
+
+def test_success_that_cannot_be_delivered_is_no_success() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+
+    recorder = drive(Scripted([DATA, COMPLETE]), act, fails_in="deliver")
+    assert [outcome.status for outcome in recorder.outcomes] == [Status.FAILED]
+
+
+@pytest.mark.parametrize("step", [[COMPLETE], [FAILED], ZeroDivisionError(), []])
+def test_a_report_that_fails_is_not_tried_again_and_does_not_reach_the_door(step: list[Event] | Exception) -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        driver.abort(Status.CANCELED, "closed")
+        driver.abort(Status.CANCELED, "closed")
+
+    recorder = drive(Scripted(step), act, fails_in="finish")
+    assert len(recorder.outcomes) == 1
+    assert [outcome.status for outcome in recorder.observed] == [Status.FAILED]
+
+
+def test_an_abort_reports_its_status() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        driver.abort(Status.SHUTTING_DOWN, "the daemon is shutting down")
+        assert driver.finished
+
+    (outcome,) = drive(Scripted([DATA]), act).outcomes
+    assert (outcome.status, outcome.reason) == (Status.SHUTTING_DOWN, "the daemon is shutting down")
+
+
+def test_the_deadline_ends_a_handshake_whatever_it_does() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        loop = asyncio.get_running_loop()
+
+        def keep_busy() -> None:
+            driver.receive(Level.INITIAL, b"byte")
+            if not driver.finished:
+                loop.call_soon(keep_busy)
+
+        keep_busy()
+        await recorder.over.wait()
+
+    recorder = drive(Scripted(*([] for _ in range(1_000_000))), act, timeout=0.05)
+    (outcome,) = recorder.outcomes
+    assert outcome.status == Status.TIMED_OUT
+    assert outcome.reason == "no Finished from the peer within 0.05 s"
+
+
+def test_a_handshake_that_is_over_has_no_deadline() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        late = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.1, late.set)
+        await late.wait()
+
+    recorder = drive(Scripted([COMPLETE]), act, timeout=0.01)
+    assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]

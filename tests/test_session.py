@@ -1,0 +1,486 @@
+"""One handshake without I/O: two sessions that talk to each other, and what each does with a peer that misbehaves."""
+
+import random
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handshaked.errors import Alert, Status
+from handshaked.events import (
+    CryptoData,
+    Event,
+    HandshakeComplete,
+    HandshakeFailed,
+    PeerTransportParameters,
+    TrafficSecret,
+)
+from handshaked.model import AuthMode, Caller, CipherSuite, Direction, KeyType, Level, Role
+from handshaked.session import Session
+from handshaked.testing.authority import Authority
+from tests.conftest import Issue
+from tests.registered import Registered
+
+NAME = "a.example.com"
+CLIENT_PARAMETERS, SERVER_PARAMETERS = b"client's", b"server's"
+NOW = time.time()
+# There is no making RSA-PSS keys with `cryptography`.
+KEY_TYPES = [key_type for key_type in KeyType if key_type is not KeyType.RSA_PSS]
+
+
+@pytest.fixture(scope="module")
+def registered(authority: Authority, issue: Issue) -> Registered:
+    made = Registered(authority)
+    made.add("web", (KeyType.ECDSA_P256, issue(NAME)), names=(NAME,), alpns=(b"h3", b"hq"))
+    made.add("smb", (KeyType.RSA, issue(NAME, key_type=KeyType.RSA)), names=(NAME,), alpns=(b"smb",))
+    made.add("wild", (KeyType.ECDSA_P256, issue("*.w.example.com")), names=("*.w.example.com",))
+    for key_type in KEY_TYPES:
+        name = f"{key_type.value}.example.com"
+        made.add(key_type.value, (key_type, issue(name, key_type=key_type)), names=(name,))
+    return made
+
+
+def client(registered: Registered, **request: object) -> Session:
+    asked = {
+        "server_name": NAME,
+        "alpns": (b"h3",),
+        "transport_parameters": CLIENT_PARAMETERS,
+        **request,
+    }
+    return registered.session(Role.CLIENT, **asked)
+
+
+def server(registered: Registered, **request: object) -> Session:
+    return registered.session(Role.SERVER, **{"transport_parameters": SERVER_PARAMETERS, **request})
+
+
+def flight(events: list[Event]) -> list[CryptoData]:
+    return [event for event in events if isinstance(event, CryptoData)]
+
+
+def whole(data: CryptoData) -> list[bytes]:
+    return [data.data]
+
+
+def byte_by_byte(data: CryptoData) -> list[bytes]:
+    return [bytes([byte]) for byte in data.data]
+
+
+def run(
+    ours: Session, theirs: Session, cut: Callable[[CryptoData], list[bytes]] = whole
+) -> tuple[list[Event], list[Event]]:
+    """Let a client and a server talk until neither has more to say: their events."""
+    events: tuple[list[Event], list[Event]] = (ours.start(NOW), theirs.start(NOW))
+    said = [flight(events[0]), flight(events[1])]
+    while said[0] or said[1]:
+        for me, session in ((1, theirs), (0, ours)):
+            heard, said[1 - me] = said[1 - me], []
+            for data in heard:
+                for piece in cut(data):
+                    found = session.receive(data.level, piece, NOW)
+                    events[me].extend(found)
+                    said[me] += flight(found)
+    return events
+
+
+def kinds(events: list[Event]) -> list[object]:
+    """What happened, in short."""
+    found: list[object] = []
+    for event in events:
+        if isinstance(event, TrafficSecret):
+            found.append((event.level, event.direction))
+        elif isinstance(event, CryptoData):
+            found.append(event.level)
+        else:
+            found.append(type(event))
+    return found
+
+
+def failure(events: list[Event]) -> HandshakeFailed:
+    assert isinstance(events[-1], HandshakeFailed), kinds(events)
+    assert sum(isinstance(event, HandshakeFailed) for event in events) == 1
+    return events[-1]
+
+
+def secrets(events: list[Event]) -> dict[tuple[Level, Direction], bytes]:
+    return {(event.level, event.direction): event.secret for event in events if isinstance(event, TrafficSecret)}
+
+
+# The order of events is part of the interface.
+
+SERVER_ORDER = [
+    PeerTransportParameters,
+    Level.INITIAL,
+    (Level.HANDSHAKE, Direction.SEND),
+    (Level.HANDSHAKE, Direction.RECEIVE),
+    Level.HANDSHAKE,
+    (Level.APPLICATION, Direction.SEND),
+    (Level.APPLICATION, Direction.RECEIVE),
+    HandshakeComplete,
+]
+CLIENT_ORDER = [
+    Level.INITIAL,
+    (Level.HANDSHAKE, Direction.RECEIVE),
+    (Level.HANDSHAKE, Direction.SEND),
+    PeerTransportParameters,
+    (Level.APPLICATION, Direction.RECEIVE),
+    (Level.APPLICATION, Direction.SEND),
+    Level.HANDSHAKE,
+    HandshakeComplete,
+]
+
+
+@pytest.mark.parametrize("cut", [whole, byte_by_byte])
+def test_the_events_come_in_the_documented_order_however_the_bytes_come(
+    registered: Registered, cut: Callable[[CryptoData], list[bytes]]
+) -> None:
+    ours, theirs = run(client(registered), server(registered), cut)
+    assert kinds(ours) == CLIENT_ORDER
+    assert kinds(theirs) == SERVER_ORDER
+
+
+@given(number=st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_it_does_not_matter_where_the_bytes_are_cut(registered: Registered, number: int) -> None:
+    seed = random.Random(number)
+
+    def anyhow(data: CryptoData) -> list[bytes]:
+        cuts = sorted({0, len(data.data), *(seed.randrange(len(data.data)) for _ in range(4))})
+        return [data.data[start:end] for start, end in pairwise(cuts)]
+
+    ours, theirs = run(client(registered), server(registered), anyhow)
+    assert (kinds(ours), kinds(theirs)) == (CLIENT_ORDER, SERVER_ORDER)
+
+
+def test_both_sides_derive_the_same_secrets_and_agree_on_everything(registered: Registered) -> None:
+    ours, theirs = run(client(registered, alpns=(b"hq", b"h3")), server(registered))
+    flipped = {(level, Direction(1 - direction)): secret for (level, direction), secret in secrets(ours).items()}
+    assert secrets(theirs) == flipped
+    assert len(flipped) == 4
+    assert next(e for e in theirs if isinstance(e, PeerTransportParameters)) == PeerTransportParameters(
+        CLIENT_PARAMETERS, b"hq"
+    )
+    assert next(e for e in ours if isinstance(e, PeerTransportParameters)) == PeerTransportParameters(
+        SERVER_PARAMETERS, b"hq"
+    )
+    mine, other = ours[-1], theirs[-1]
+    assert isinstance(mine, HandshakeComplete)
+    assert isinstance(other, HandshakeComplete)
+    assert (mine.alpn, mine.server_name, mine.resumed) == (other.alpn, other.server_name, other.resumed)
+    assert (other.alpn, other.server_name, other.resumed, other.registration) == (b"hq", NAME, False, "web")
+    assert mine.cipher_suite is other.cipher_suite
+    assert mine.peer_certificates == registered.credentials[0].chain
+    assert other.peer_certificates == ()
+
+
+def test_no_secret_shows(registered: Registered) -> None:
+    ours, theirs = run(client(registered), server(registered))
+    shown = repr(ours) + repr(theirs)
+    for secret in [*secrets(ours).values(), *secrets(theirs).values()]:
+        assert repr(secret)[2:14] not in shown
+        assert secret.hex() not in shown
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_every_type_of_key_makes_a_handshake(registered: Registered, key_type: KeyType) -> None:
+    ours, theirs = run(client(registered, server_name=f"{key_type.value}.example.com"), server(registered))
+    assert isinstance(ours[-1], HandshakeComplete)
+    assert theirs[-1].registration == key_type.value
+
+
+@pytest.mark.parametrize("suite", [suite for suite in CipherSuite if suite is not CipherSuite.AES_128_CCM_SHA256])
+@pytest.mark.parametrize("side", [Role.CLIENT, Role.SERVER])
+def test_either_side_can_choose_the_cipher_suite(registered: Registered, suite: CipherSuite, side: Role) -> None:
+    limits = {"cipher_suites": (suite,)}
+    ours, theirs = run(
+        client(registered, **(limits if side is Role.CLIENT else {})),
+        server(registered, **(limits if side is Role.SERVER else {})),
+    )
+    assert ours[-1].cipher_suite is theirs[-1].cipher_suite is suite
+    length = 48 if suite is CipherSuite.AES_256_GCM_SHA384 else 32
+    assert {len(secret) for secret in secrets(ours).values()} == {length}
+
+
+# A server stops when the ClientHello is in, and goes on when it has what it needs.
+
+
+def test_a_server_waits_for_its_own_transport_parameters(registered: Registered) -> None:
+    ours, theirs = client(registered), server(registered, transport_parameters=None)
+    theirs.start(NOW)
+    (hello,) = flight(ours.start(NOW))
+    found = theirs.receive(Level.INITIAL, hello.data, NOW)
+    assert kinds(found) == [PeerTransportParameters]
+    assert kinds(theirs.proceed(SERVER_PARAMETERS, NOW)) == SERVER_ORDER[1:6]
+
+
+def test_transport_parameters_may_come_before_the_client_hello(registered: Registered) -> None:
+    ours, theirs = client(registered), server(registered, transport_parameters=None)
+    theirs.start(NOW)
+    assert theirs.proceed(SERVER_PARAMETERS, NOW) == []
+    (hello,) = flight(ours.start(NOW))
+    assert kinds(theirs.receive(Level.INITIAL, hello.data, NOW)) == SERVER_ORDER[:6]
+
+
+@pytest.mark.parametrize(
+    ("asked", "alert"),
+    [
+        ({"server_name": "unknown.example.com"}, Alert.UNRECOGNIZED_NAME),
+        ({"alpns": (b"unknown",)}, Alert.NO_APPLICATION_PROTOCOL),
+        ({"server_name": "a.b.w.example.com"}, Alert.UNRECOGNIZED_NAME),
+        ({"server_name": "192.0.2.1"}, Alert.MISSING_EXTENSION),  # an address is no SNI
+    ],
+)
+def test_a_client_that_nothing_serves_is_refused_with_the_alert_of_the_rules(
+    registered: Registered, asked: dict[str, object], alert: Alert
+) -> None:
+    _, theirs = run(client(registered, **asked), server(registered))
+    assert (failure(theirs).alert, failure(theirs).status) == (alert, Status.REFUSED)
+    assert kinds(theirs) == [HandshakeFailed]
+
+
+def test_a_caller_that_may_not_use_a_registration_does_not_see_it(registered: Registered) -> None:
+    _, theirs = run(client(registered), server(registered, caller=Caller(uid=2000)))
+    assert failure(theirs).alert is Alert.UNRECOGNIZED_NAME
+
+
+def test_the_request_limits_protocols_and_registrations(registered: Registered) -> None:
+    _, theirs = run(client(registered, alpns=(b"h3", b"smb")), server(registered, alpns=(b"smb",)))
+    assert theirs[-1].registration == "smb"
+    _, theirs = run(client(registered), server(registered, registration="smb"))
+    assert failure(theirs).alert is Alert.NO_APPLICATION_PROTOCOL
+
+
+def test_a_handshake_pins_the_registrations_that_it_began_with(authority: Authority, issue: Issue) -> None:
+    registered = Registered(authority)
+    registered.add("web", (KeyType.ECDSA_P256, issue(NAME)), names=(NAME,))
+    theirs = server(registered)
+    registered.registrations.clear()
+    _, events = run(client(registered), theirs)
+    assert events[-1].registration == "web"
+
+
+def test_a_credential_that_is_gone_is_our_fault_not_the_peers(authority: Authority, issue: Issue) -> None:
+    registered = Registered(authority)
+    registered.add("web", (KeyType.ECDSA_P256, issue(NAME)), names=(NAME,))
+    theirs = server(registered)
+    registered.credentials.clear()
+    _, events = run(client(registered), theirs)
+    assert (failure(events).alert, failure(events).status) == (Alert.INTERNAL_ERROR, Status.NO_KEY)
+
+
+def test_transport_parameters_that_are_too_large_are_refused(registered: Registered) -> None:
+    for session in (
+        client(registered, transport_parameters=bytes(4097)),
+        server(registered, transport_parameters=bytes(4097)),
+    ):
+        assert failure(session.start(NOW)).status == Status.INVALID
+    theirs = server(registered, transport_parameters=None)
+    assert failure(theirs.proceed(bytes(4097), NOW)).status == Status.INVALID
+
+
+def test_transport_parameters_given_twice_are_the_callers_fault(registered: Registered) -> None:
+    theirs = server(registered)
+    theirs.start(NOW)
+    assert failure(theirs.proceed(SERVER_PARAMETERS, NOW)).status == Status.INVALID
+
+
+# A client verifies.
+
+
+def test_a_client_that_does_not_trust_the_authority_refuses(
+    registered: Registered, tmp_path: object, issue: Issue
+) -> None:
+    other = Registered(Authority(tmp_path, "another CA"))  # type: ignore[arg-type] # a path
+    ours, _ = run(client(other), server(registered))
+    assert failure(ours).alert is Alert.UNKNOWN_CA
+
+
+def test_a_client_refuses_a_certificate_for_another_name(authority: Authority, issue: Issue) -> None:
+    registered = Registered(authority)
+    registered.add("web", (KeyType.ECDSA_P256, issue("other.example.com")), names=(NAME,))
+    ours, _ = run(client(registered), server(registered))
+    assert failure(ours).alert is Alert.BAD_CERTIFICATE
+
+
+def test_a_client_refuses_an_expired_certificate(authority: Authority, issue: Issue) -> None:
+    registered = Registered(authority)
+    expired = authority.issue(NAME, valid=(-3, -1), file_name="expired")
+    registered.add("web", (KeyType.ECDSA_P256, expired), names=(NAME,))
+    ours, _ = run(client(registered), server(registered))
+    assert failure(ours).alert is Alert.CERTIFICATE_EXPIRED
+
+
+def test_a_client_verifies_an_address(authority: Authority, issue: Issue) -> None:
+    registered = Registered(authority)
+    registered.add("web", (KeyType.ECDSA_P256, issue("192.0.2.1")))
+    ours, theirs = run(client(registered, server_name="192.0.2.1"), server(registered))
+    assert isinstance(ours[-1], HandshakeComplete)
+    assert theirs[-1].server_name is None
+    ours, _ = run(client(registered, server_name="192.0.2.2"), server(registered))
+    assert failure(ours).alert is Alert.BAD_CERTIFICATE
+
+
+def test_a_client_that_need_not_verify_takes_any_certificate(authority: Authority, issue: Issue) -> None:
+    registered = Registered(authority)
+    expired = authority.issue("other.example.com", valid=(-3, -1), file_name="other-expired")
+    registered.add("web", (KeyType.ECDSA_P256, expired))
+    ours, _ = run(client(registered, auth_mode=AuthMode.UNAUTH, server_name=None), server(registered))
+    assert isinstance(ours[-1], HandshakeComplete)
+    assert len(ours[-1].peer_certificates) == 1
+
+
+def test_an_unspecified_auth_mode_verifies(registered: Registered, tmp_path: object) -> None:
+    other = Registered(Authority(tmp_path, "another CA"))  # type: ignore[arg-type] # a path
+    ours, _ = run(client(other, auth_mode=AuthMode.UNSPEC), server(registered))
+    assert failure(ours).alert is Alert.UNKNOWN_CA
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_psk_that_nobody_has_is_no_reason_to_do_without_verification(registered: Registered, role: Role) -> None:
+    make = client if role is Role.CLIENT else server
+    assert failure(make(registered, auth_mode=AuthMode.PSK).start(NOW)).status == Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"alpns": ()},
+        {"transport_parameters": None},
+        {"server_name": None},
+        {"server_name": ""},
+        {"server_name": "not a host name"},
+        {"server_name": "*.example.com"},
+        {"server_name": "a..example.com"},
+        {"server_name": "not a host name", "auth_mode": AuthMode.UNAUTH},
+    ],
+)
+def test_a_client_request_that_cannot_work_is_the_callers_fault(
+    registered: Registered, asked: dict[str, object]
+) -> None:
+    failed = failure(client(registered, **asked).start(NOW))
+    assert (failed.alert, failed.status) == (Alert.INTERNAL_ERROR, Status.INVALID)
+
+
+def test_a_client_asks_for_a_name_in_its_canonical_form(authority: Authority, issue: Issue) -> None:
+    registered = Registered(authority)
+    registered.add("web", (KeyType.ECDSA_P256, issue("xn--bcher-kva.example")), names=("xn--bcher-kva.example",))
+    ours, theirs = run(client(registered, server_name="Bücher.example."), server(registered))
+    assert ours[-1].server_name == theirs[-1].server_name == "xn--bcher-kva.example"
+
+
+def test_a_client_credential_that_the_caller_may_not_use_is_refused(registered: Registered) -> None:
+    for asked in (
+        {"registration": "unknown"},
+        {"registration": "web", "caller": Caller(uid=2000)},
+        {"registration": "web", "credential": bytes(32)},
+    ):
+        assert failure(client(registered, **asked).start(NOW)).status == Status.NO_KEY
+
+
+def test_a_client_sends_its_transport_parameters_when_it_starts_not_later(registered: Registered) -> None:
+    ours = client(registered)
+    ours.start(NOW)
+    assert failure(ours.proceed(CLIENT_PARAMETERS, NOW)).status == Status.INVALID
+
+
+def test_crypto_data_before_the_start_is_the_callers_fault(registered: Registered) -> None:
+    assert failure(client(registered).receive(Level.INITIAL, b"\2", NOW)).status == Status.INVALID
+
+
+# A peer that misbehaves.
+
+
+@pytest.mark.parametrize("level", [Level.HANDSHAKE, Level.APPLICATION, Level.EARLY])
+def test_messages_at_another_level_are_unexpected(registered: Registered, level: Level) -> None:
+    ours, theirs = client(registered), server(registered)
+    (hello,) = flight(ours.start(NOW))
+    theirs.start(NOW)
+    assert failure(theirs.receive(level, hello.data, NOW)).alert is Alert.UNEXPECTED_MESSAGE
+    assert failure(ours.receive(level, b"\2\0\0\0", NOW)).alert is Alert.UNEXPECTED_MESSAGE
+
+
+def test_a_server_takes_nothing_behind_the_client_hello(registered: Registered) -> None:
+    ours, theirs = client(registered), server(registered, transport_parameters=None)
+    theirs.start(NOW)
+    (hello,) = flight(ours.start(NOW))
+    theirs.receive(Level.INITIAL, hello.data, NOW)
+    assert failure(theirs.receive(Level.INITIAL, hello.data, NOW)).alert is Alert.UNEXPECTED_MESSAGE
+
+
+@pytest.mark.parametrize("length", [65 * 1024 + 1, 2**24 - 1])
+def test_a_message_beyond_the_limit_is_refused_before_it_is_there(registered: Registered, length: int) -> None:
+    theirs = server(registered)
+    theirs.start(NOW)
+    failed = failure(theirs.receive(Level.INITIAL, b"\1" + length.to_bytes(3), NOW))
+    assert failed.alert is Alert.ILLEGAL_PARAMETER
+    assert f"message of {length} bytes" in failed.reason
+
+
+def test_after_a_failure_nothing_follows(registered: Registered) -> None:
+    ours, theirs = client(registered), server(registered)
+    (hello,) = flight(ours.start(NOW))
+    theirs.start(NOW)
+    failure(theirs.receive(Level.HANDSHAKE, b"", NOW) or theirs.receive(Level.HANDSHAKE, b"\1", NOW))
+    assert theirs.receive(Level.INITIAL, hello.data, NOW) == []
+    assert theirs.proceed(SERVER_PARAMETERS, NOW) == []
+    assert theirs.start(NOW) == []
+
+
+def damaged(data: bytes, seed: random.Random) -> bytes:
+    """`data` with some bytes changed, left out or repeated."""
+    damage = bytearray(data)
+    for _ in range(seed.randrange(1, 4)):
+        place = seed.randrange(len(damage))
+        what = seed.randrange(4)
+        if what == 0:
+            damage[place] ^= 1 << seed.randrange(8)
+        elif what == 1:
+            damage[place] = seed.choice((0, 1, 127, 128, 255))
+        elif what == 2:
+            del damage[place : place + seed.randrange(1, 8)]
+        else:
+            damage[place:place] = damage[place : place + seed.randrange(1, 8)]
+        if not damage:
+            damage = bytearray(b"\0")
+    return bytes(damage)
+
+
+@given(number=st.integers(0, 2**32))
+@settings(max_examples=300)
+def test_a_damaged_client_hello_is_answered_or_refused_and_nothing_else(registered: Registered, number: int) -> None:
+    seed = random.Random(number)
+    (hello,) = flight(client(registered).start(NOW))
+    theirs = server(registered)
+    theirs.start(NOW)
+    events = theirs.receive(Level.INITIAL, damaged(hello.data, seed), NOW)
+    assert not any(isinstance(event, HandshakeComplete) for event in events)
+    for event in events:
+        if isinstance(event, HandshakeFailed):
+            assert event is events[-1]
+            assert event.status == Status.REFUSED
+            assert event.alert is not Alert.INTERNAL_ERROR
+
+
+@given(number=st.integers(0, 2**32))
+@settings(max_examples=150)
+def test_damage_anywhere_never_completes_a_handshake_on_both_sides(registered: Registered, number: int) -> None:
+    seed = random.Random(number)
+    victim = seed.randrange(4)  # of the flights: ClientHello, ServerHello, the server's handshake flight, Finished
+    count = -1
+
+    def spoil(data: CryptoData) -> list[bytes]:
+        nonlocal count
+        count += 1
+        spoiled = damaged(data.data, seed) if count == victim else data.data
+        return [spoiled]
+
+    ours, theirs = run(client(registered), server(registered), spoil)
+    complete = [isinstance(events[-1], HandshakeComplete) for events in (ours, theirs) if events]
+    same = secrets(theirs) == {(level, Direction(1 - way)): s for (level, way), s in secrets(ours).items()}
+    assert not all(complete) or same
+    for event in (*ours, *theirs):
+        if isinstance(event, HandshakeFailed):
+            assert event.alert is not Alert.INTERNAL_ERROR

@@ -1,0 +1,50 @@
+"""A root, an intermediate, and short ways to have a chain verified or refused."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from handshaked.errors import Alert, PeerError
+from handshaked.tls.revocation import RevocationLists
+from handshaked.tls.trust import TrustStore
+from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from tests.authority import (
+    NOW,
+    Issued,
+    authority,
+    issue,
+    root,
+)
+
+T = NOW.timestamp()
+NO_LISTS = RevocationLists()
+ROOT = root()
+INTERMEDIATE = issue("intermediate", ROOT, authority(), number=101)
+
+
+def trust(*anchors: Issued) -> TrustStore:
+    return TrustStore.from_der([anchor.der for anchor in anchors or (ROOT,)])
+
+
+def verify(*chain: Issued, anchors=(), server_name="a.example", now=T, revocations=NO_LISTS) -> None:
+    ServerChainVerifier(trust(*anchors), revocations).verify(tuple(c.der for c in chain), server_name, now)
+
+
+def verify_client(*chain: Issued, anchors=(), now=T, revocations=NO_LISTS) -> None:
+    ClientChainVerifier(trust(*anchors), revocations).verify(tuple(c.der for c in chain), now)
+
+
+def refused(alert: Alert, *chain: Issued, check=verify, saying: str = "", **options) -> str:
+    with pytest.raises(PeerError) as caught:
+        check(*chain, **options)
+    assert (caught.value.alert, saying in caught.value.reason) == (alert, True), caught.value.reason
+    assert len(caught.value.reason) < 600
+    return caught.value.reason
+
+
+def openssl(directory: Path, *commands: str) -> None:
+    for command in commands:
+        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)

@@ -1,0 +1,66 @@
+"""Handshake messages out of pieces, and what is refused of them."""
+
+import pytest
+
+from handshaked.errors import Alert, PeerError
+from handshaked.model import MAX_HANDSHAKE_MESSAGE, Level
+from handshaked.tls.reassembly import MessageReassembler
+
+MESSAGES = [b"\x01\0\0\0", b"\x02\0\0\x03abc", b"\x14\0\x01\0" + bytes(256)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 7, 1000])
+def test_pieces(size: int) -> None:
+    reassembler = MessageReassembler(Level.INITIAL)
+    stream = b"".join(MESSAGES)
+    pulled = []
+    for at in range(0, len(stream), size):
+        reassembler.receive(Level.INITIAL, stream[at : at + size])
+        while (message := reassembler.pull()) is not None:
+            pulled.append(message)
+    assert pulled == MESSAGES
+
+
+def test_next_type() -> None:
+    reassembler = MessageReassembler(Level.INITIAL)
+    assert reassembler.next_type() is None
+    reassembler.receive(Level.INITIAL, b"\x0b")
+    assert reassembler.next_type() == 11
+    assert reassembler.pull() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "alert"),
+    [
+        (1, Alert.ILLEGAL_PARAMETER),
+        (11, Alert.BAD_CERTIFICATE),
+        (25, Alert.BAD_CERTIFICATE),
+        (20, Alert.DECODE_ERROR),
+    ],
+)
+def test_too_long(kind: int, alert: Alert) -> None:
+    reassembler = MessageReassembler(Level.HANDSHAKE)
+    reassembler.receive(Level.HANDSHAKE, bytes([kind]) + (MAX_HANDSHAKE_MESSAGE + 1025).to_bytes(3))
+    with pytest.raises(PeerError) as caught:
+        reassembler.pull()
+    assert caught.value.alert is alert
+
+
+def test_as_long_as_may_be() -> None:
+    reassembler = MessageReassembler(Level.HANDSHAKE)
+    message = b"\x0b" + MAX_HANDSHAKE_MESSAGE.to_bytes(3) + bytes(MAX_HANDSHAKE_MESSAGE)
+    reassembler.receive(Level.HANDSHAKE, message)
+    assert reassembler.pull() == message
+
+
+def test_levels() -> None:
+    reassembler = MessageReassembler(Level.INITIAL)
+    with pytest.raises(PeerError) as caught:
+        reassembler.receive(Level.HANDSHAKE, b"")
+    assert caught.value.alert is Alert.UNEXPECTED_MESSAGE
+    reassembler.expect(Level.HANDSHAKE)
+    reassembler.receive(Level.HANDSHAKE, b"\x01")
+    reassembler.expect(Level.HANDSHAKE)
+    with pytest.raises(PeerError) as caught:
+        reassembler.expect(Level.APPLICATION)
+    assert caught.value.alert is Alert.UNEXPECTED_MESSAGE

@@ -1,0 +1,118 @@
+"""Revocation lists: fresh, stale, forged, missing, of another scope."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handshaked.errors import Alert, PeerError
+from handshaked.tls.revocation import RevocationList, RevocationLists
+from tests.authority import (
+    DAY,
+    NOW,
+    authority,
+    client,
+    issue,
+    key_usage,
+    revocation_list,
+    root,
+    server,
+)
+from tests.tls.chains import INTERMEDIATE, ROOT, refused, verify, verify_client
+
+
+class TestRevocation:
+    LEAF = server(INTERMEDIATE)
+    CLEAR = (RevocationList(revocation_list(ROOT)), RevocationList(revocation_list(INTERMEDIATE)))
+
+    def check(self, *lists: bytes, required=False):
+        revocations = RevocationLists(map(RevocationList, lists), required=required)
+        verify(self.LEAF, INTERMEDIATE, revocations=revocations)
+
+    def refused(self, alert: Alert, *lists: bytes, required=False, saying=""):
+        with pytest.raises(PeerError) as caught:
+            self.check(*lists, required=required)
+        assert (caught.value.alert, saying in caught.value.reason) == (alert, True), caught.value.reason
+
+    def test_not_revoked(self):
+        self.check(revocation_list(ROOT), revocation_list(INTERMEDIATE, [server(INTERMEDIATE)]), required=True)
+
+    def test_revoked(self):
+        self.refused(Alert.CERTIFICATE_REVOKED, revocation_list(INTERMEDIATE, [self.LEAF]), saying="CN=leaf")
+        self.refused(Alert.CERTIFICATE_REVOKED, revocation_list(ROOT, [INTERMEDIATE]), saying="CN=intermediate")
+
+    def test_pem(self):
+        encoded = x509.load_der_x509_crl(revocation_list(INTERMEDIATE, [self.LEAF]))
+        self.refused(Alert.CERTIFICATE_REVOKED, encoded.public_bytes(Encoding.PEM))
+
+    def test_files(self):
+        lists = [revocation_list(INTERMEDIATE), revocation_list(ROOT, [INTERMEDIATE])]
+        pem = b"".join(x509.load_der_x509_crl(each).public_bytes(Encoding.PEM) + b"\n" for each in lists)
+        loaded = RevocationList.all_of(pem)
+        assert [each.issuer for each in loaded] == [c.certificate.subject for c in (INTERMEDIATE, ROOT)]
+        assert loaded[1].revokes(INTERMEDIATE.certificate)
+        assert len(RevocationList.all_of(lists[0])) == 1
+        with pytest.raises(ValueError, match="revocation list"):
+            RevocationList.all_of(pem[:200])
+
+    def test_a_client(self):
+        leaf = client(ROOT)
+        lists = RevocationLists([RevocationList(revocation_list(ROOT, [leaf]))])
+        refused(Alert.CERTIFICATE_REVOKED, leaf, check=verify_client, revocations=lists)
+
+    def test_below_an_edwards_authority(self):
+        top = root(kind="ed25519")
+        leaf = server(top)
+        lists = RevocationLists([RevocationList(revocation_list(top, [leaf]))])
+        refused(Alert.CERTIFICATE_REVOKED, leaf, anchors=[top], revocations=lists)
+
+    def test_out_of_date(self):
+        for dates in [{"end": NOW - DAY / 2}, {"begin": NOW + DAY / 2}]:
+            self.refused(Alert.CERTIFICATE_UNKNOWN, revocation_list(INTERMEDIATE, **dates), saying="out of date")
+            self.check(revocation_list(INTERMEDIATE, **dates), revocation_list(INTERMEDIATE))
+
+    def test_out_of_date_but_revoked(self):
+        stale = revocation_list(INTERMEDIATE, [self.LEAF], end=NOW - DAY / 2)
+        self.refused(Alert.CERTIFICATE_REVOKED, stale)
+        self.refused(Alert.CERTIFICATE_REVOKED, stale, revocation_list(INTERMEDIATE))
+
+    def test_forged(self):
+        forger = issue("intermediate", None, authority(), number=5)
+        self.refused(Alert.CERTIFICATE_UNKNOWN, revocation_list(forger), saying="not signed by it")
+        self.check(revocation_list(forger, [self.LEAF]), revocation_list(INTERMEDIATE))
+
+    def test_issuer_that_may_not_sign_lists(self):
+        middle = issue("intermediate", ROOT, authority(), key_usage("key_cert_sign"), number=101)
+        lists = RevocationLists([RevocationList(revocation_list(middle))])
+        refused(Alert.CERTIFICATE_UNKNOWN, server(middle), middle, revocations=lists)
+
+    def test_missing(self):
+        self.check(revocation_list(INTERMEDIATE))
+        self.refused(Alert.CERTIFICATE_UNKNOWN, revocation_list(INTERMEDIATE), required=True, saying="is missing")
+
+    def test_scope(self):
+        def scoped(**only):
+            fields = {
+                "full_name": None,
+                "relative_name": None,
+                "only_contains_user_certs": False,
+                "only_contains_ca_certs": False,
+                "only_some_reasons": None,
+                "indirect_crl": False,
+                "only_contains_attribute_certs": False,
+            }
+            return [(x509.IssuingDistributionPoint(**{**fields, **only}), True)]
+
+        for_users = revocation_list(ROOT, [INTERMEDIATE], extensions=scoped(only_contains_user_certs=True))
+        self.check(for_users)
+        self.refused(Alert.CERTIFICATE_UNKNOWN, for_users, revocation_list(INTERMEDIATE), required=True)
+        with pytest.raises(ValueError, match="not supported"):
+            RevocationList(revocation_list(ROOT, extensions=scoped(indirect_crl=True)))
+        with pytest.raises(ValueError, match="not supported"):
+            RevocationList(revocation_list(ROOT, extensions=[(x509.DeltaCRLIndicator(1), True)]))
+
+    @pytest.mark.parametrize("junk", [b"", b"junk", b"-----BEGIN X509 CRL-----\njunk", revocation_list(ROOT)[:-9]])
+    def test_not_a_list(self, junk):
+        with pytest.raises(ValueError, match="revocation list"):
+            RevocationList(junk)

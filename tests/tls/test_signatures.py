@@ -1,0 +1,67 @@
+"""Which schemes go with which keys, and signatures that are none."""
+
+import pytest
+from cryptography import x509
+
+from handshaked.errors import Alert, LocalError, PeerError
+from handshaked.model import KeyType, SignatureScheme
+from handshaked.tls.signatures import SUPPORTED_SCHEMES, choose_scheme, sign, signed_content, verify
+from tests.tls.pair import credential
+
+KEY_TYPES = [each for each in KeyType if each is not KeyType.RSA_PSS]
+CONTENT = signed_content(bytes(32), by_server=True)
+
+
+def certificate(key_type: KeyType) -> x509.Certificate:
+    return x509.load_der_x509_certificate(credential(key_type).chain[0])
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_every_scheme_of_a_key(key_type: KeyType) -> None:
+    for scheme in key_type.schemes:
+        verify(certificate(key_type), scheme, sign(credential(key_type).private_key, scheme, CONTENT), CONTENT)
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_no_other_scheme_fits(key_type: KeyType) -> None:
+    for scheme in {*SUPPORTED_SCHEMES, 0x0401, 0x0201, 0xFFFF} - set(key_type.schemes):
+        with pytest.raises(PeerError) as caught:
+            verify(certificate(key_type), scheme, bytes(64), CONTENT)
+        assert caught.value.alert is Alert.ILLEGAL_PARAMETER
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+@pytest.mark.parametrize("signature", [b"", b"\0", bytes(64), b"\x30\x06\x02\x01\0\x02\x01\0", bytes(5000)])
+def test_signatures_that_are_none(key_type: KeyType, signature: bytes) -> None:
+    with pytest.raises(PeerError) as caught:
+        verify(certificate(key_type), key_type.schemes[0], signature, CONTENT)
+    assert caught.value.alert is Alert.DECRYPT_ERROR
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_a_signature_of_the_other_side(key_type: KeyType) -> None:
+    scheme = key_type.schemes[0]
+    signature = sign(credential(key_type).private_key, scheme, signed_content(bytes(32), by_server=False))
+    with pytest.raises(PeerError) as caught:
+        verify(certificate(key_type), scheme, signature, CONTENT)
+    assert caught.value.alert is Alert.DECRYPT_ERROR
+
+
+def test_the_content_that_is_signed() -> None:
+    # RFC 8446 section 4.4.3: 64 spaces, the context, a zero, the transcript hash
+    assert signed_content(b"hash", by_server=True) == b" " * 64 + b"TLS 1.3, server CertificateVerify\0hash"
+    assert signed_content(b"hash", by_server=False) == b" " * 64 + b"TLS 1.3, client CertificateVerify\0hash"
+
+
+def test_a_key_that_cannot_sign_so_is_our_fault() -> None:
+    with pytest.raises(LocalError):
+        sign(credential(KeyType.RSA).private_key, SignatureScheme.ED25519, CONTENT)
+    with pytest.raises(LocalError):
+        sign(credential(KeyType.ECDSA_P256).private_key, SignatureScheme.RSA_PSS_RSAE_SHA256, CONTENT)
+
+
+def test_the_best_scheme_of_a_key_that_is_offered() -> None:
+    rsa = KeyType.RSA
+    assert choose_scheme(rsa, (0x0806, 0x0804)) is SignatureScheme.RSA_PSS_RSAE_SHA256
+    assert choose_scheme(rsa, (0x0806,)) is SignatureScheme.RSA_PSS_RSAE_SHA512
+    assert choose_scheme(rsa, (0x0401, 0x0809)) is None

@@ -1,0 +1,554 @@
+"""The Unix door: many handshakes on one connection, and callers of every kind of bad manners."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from handshaked.errors import Alert, Status, WireError
+from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket
+from handshaked.model import AuthMode, CipherSuite, Direction, KeyType, Level, Request
+from handshaked.registry.snapshot import Selection
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.tls.parameters import ServerParameters, Tickets
+from handshaked.tls.tickets import RotatingTicketKeys
+from handshaked.upcall.unix import Limits
+from handshaked.wire.family import push_cancel, push_crypto, push_lookup, push_start, push_transport_parameters
+from handshaked.wire.messages import FAMILY, MAX_PACKET, Acknowledged, Command, Done, Lookup, Start, StartAttribute
+from handshaked.wire.netlink import push_error, push_message, push_u32
+from tests.conftest import Issue
+from tests.doors import (
+    PARAMETERS,
+    Door,
+    GoneError,
+    client_hello,
+    client_start,
+    eventually,
+    parameters_of,
+    secrets_of,
+    served,
+    server_start,
+    shake_hands,
+)
+from tests.quic.datagrams import V1, V2, datagrams
+from tests.registered import Registered
+
+NAME = "unix.example.com"
+MALFORMED = push_message(FAMILY, 7, Command.START, push_u32(StartAttribute.MESSAGE_TYPE, 9))
+
+
+@pytest.fixture(scope="module")
+def registered(authority: Authority, issue: Issue) -> Registered:
+    made = Registered(authority)
+    made.add("unix", (KeyType.ECDSA_P256, issue(NAME)), names=(NAME,), alpns=(b"h3", b"smb"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def socket_path(shared_daemon: RunningDaemon, issue: Issue) -> Path:
+    issued = issue(NAME)
+    shared_daemon.register("unix", (issued.certificate, issued.key), alpns=["h3", "smb"], server_names=[NAME])
+    return shared_daemon.handshake_socket
+
+
+@pytest.fixture
+def door(socket_path: Path) -> Iterator[Door]:
+    with Door(socket_path) as opened:
+        yield opened
+
+
+# What it is for.
+
+
+def test_a_client_and_a_server_complete_a_handshake_on_one_connection(door: Door) -> None:
+    client, server = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+    assert (client.status, server.status) == (Status.OK, Status.OK)
+    assert (server.alpn, server.server_name, server.registration) == (b"h3", NAME, "unix")
+    assert (client.alpn, client.server_name, client.registration) == (b"h3", NAME, None)
+    assert len(client.peer_certificates) == 1
+    assert client.cipher_suite is server.cipher_suite is not None
+
+
+def test_many_handshakes_on_one_connection_do_not_mix(door: Door) -> None:
+    hellos = {n: client_hello(door, n, client_start(NAME, b"h3", transport_parameters=b"%d" % n)) for n in range(1, 30)}
+    door.send(
+        *(push_start(100 + n, server_start()) + push_crypto(100 + n, hello, ack=True) for n, hello in hellos.items())
+    )
+    seen = set()
+    for number in hellos:
+        messages = door.until(100 + number, Acknowledged)
+        assert parameters_of(messages) == [PeerTransportParameters(b"%d" % number, b"h3")]
+        seen |= {secret.secret for secret in secrets_of(messages)}
+    assert len(seen) == 3 * len(hellos)
+
+
+def test_a_whole_flight_is_one_packet_each_way(door: Door) -> None:
+    hello = client_hello(door, 1, client_start(NAME, b"h3"))
+    before = door.packets
+    door.send(push_start(2, server_start()), push_crypto(2, hello, ack=True))
+    messages = door.until(2, Acknowledged)
+    assert door.packets == before + 1
+    kinds = [(m.level, m.direction) if hasattr(m, "direction") else getattr(m, "level", type(m)) for m in messages]
+    assert kinds == [
+        PeerTransportParameters,
+        Level.INITIAL,
+        (Level.HANDSHAKE, Direction.SEND),
+        (Level.HANDSHAKE, Direction.RECEIVE),
+        Level.HANDSHAKE,
+        (Level.APPLICATION, Direction.SEND),
+        Acknowledged,
+    ]
+
+
+def test_a_server_may_give_its_transport_parameters_later(door: Door) -> None:
+    hello = client_hello(door, 1, client_start(NAME, b"h3"))
+    door.send(push_start(2, server_start(transport_parameters=None)), push_crypto(2, hello, ack=True))
+    messages = door.until(2, Acknowledged)
+    assert parameters_of(messages) == [PeerTransportParameters(PARAMETERS, b"h3")]
+    assert secrets_of(messages) == []
+    door.send(push_transport_parameters(2, b"mine", ack=True))
+    assert len(secrets_of(door.until(2, Acknowledged))) == 3
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (client_start(NAME), Status.INVALID),
+        (client_start(NAME, b"h3", transport_parameters=None), Status.INVALID),
+        (client_start(None, b"h3", auth_mode=AuthMode.X509), Status.INVALID),
+        (client_start("not a name", b"h3"), Status.INVALID),
+        (client_start(NAME, b"h3", registration="unknown"), Status.NO_KEY),
+        (client_start(NAME, b"h3", auth_mode=AuthMode.PSK), Status.UNSUPPORTED),
+        (client_start(NAME, b"h3", auth_mode=AuthMode.X509, trust_anchors=(b"x",)), Status.INVALID),
+    ],
+)
+def test_a_start_that_cannot_work_ends_at_once_with_the_reason(door: Door, start: Start, status: int) -> None:
+    door.send(push_start(1, start))
+    outcome = door.outcome(1)
+    assert (outcome.status, bool(outcome.reason)) == (status, True)
+
+
+def test_a_refused_client_hello_says_which_alert(door: Door) -> None:
+    for number, (name, alpn, alert) in enumerate(
+        [
+            ("unknown.example.com", b"h3", Alert.UNRECOGNIZED_NAME),
+            (NAME, b"unknown", Alert.NO_APPLICATION_PROTOCOL),
+            (None, b"h3", Alert.MISSING_EXTENSION),
+        ]
+    ):
+        hello = client_hello(door, 1 + 2 * number, client_start(name, alpn))
+        door.send(push_start(2 + 2 * number, server_start(registration="unix")), push_crypto(2 + 2 * number, hello))
+        assert door.outcome(2 + 2 * number).alert is alert
+
+
+def test_the_cipher_suite_can_be_limited(door: Door) -> None:
+    suite = CipherSuite.CHACHA20_POLY1305_SHA256
+    client, _ = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start(cipher_suites=(suite,)))
+    assert client.cipher_suite is suite
+
+
+def test_a_sequence_number_is_free_again_after_done(door: Door) -> None:
+    for _ in range(3):
+        door.inbox.clear()
+        client, server = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+        assert (client.status, server.status) == (Status.OK, Status.OK)
+
+
+def test_a_sequence_number_in_use_is_refused_and_ends(door: Door) -> None:
+    door.send(push_start(1, server_start()), push_start(1, server_start()))
+    assert door.refusal(1).error.status == Status.EXISTS
+    assert door.outcome(1).status == Status.INVALID
+
+
+# Giving up.
+
+
+def test_a_canceled_handshake_says_so_and_others_go_on(door: Door) -> None:
+    door.send(push_start(1, server_start()), push_start(2, server_start()), push_cancel(1))
+    assert door.outcome(1).status == Status.CANCELED
+    client, server = shake_hands(door, 3, 4, client_start(NAME, b"h3"), server_start())
+    assert (client.status, server.status) == (Status.OK, Status.OK)
+    door.send(push_cancel(2))
+    assert door.outcome(2).status == Status.CANCELED
+
+
+def test_what_comes_for_a_handshake_that_is_over_is_passed_over(door: Door) -> None:
+    data = CryptoData(Level.INITIAL, b"late")
+    door.send(push_cancel(1), push_crypto(1, data), push_transport_parameters(1, b"late"))
+    door.send(push_start(2, server_start(), ack=True))
+    assert door.until(2, Acknowledged) == [Acknowledged()]
+    assert door.inbox[1] == []
+
+
+def test_a_handshake_that_takes_too_long_ends_with_etimedout(door: Door) -> None:
+    door.send(push_start(1, server_start(timeout=0.05)), push_start(2, server_start()))
+    outcome = door.outcome(1)
+    assert (outcome.status, outcome.reason) == (Status.TIMED_OUT, "no Finished from the peer within 0.05 s")
+    assert door.inbox[2] == []
+
+
+def test_the_deadline_is_absolute(door: Door) -> None:
+    door.send(push_start(1, server_start(timeout=0.2)))
+    door.send(push_crypto(1, CryptoData(Level.INITIAL, b"\1\0\xea\x60")))  # a ClientHello of 60,000 bytes begins
+    while not any(isinstance(message, Done) for message in door.inbox[1]):
+        door.send(push_crypto(1, CryptoData(Level.INITIAL, b"x")), push_start(2, server_start()), push_cancel(2))
+        door.outcome(2)
+    assert door.outcome(1).status == Status.TIMED_OUT
+
+
+# Lookup.
+
+
+def test_a_lookup_by_client_hello_or_by_datagrams_gets_the_same_answer(door: Door) -> None:
+    hello = client_hello(door, 1, client_start(NAME, b"smb", b"h3")).data
+    questions = [
+        Lookup(client_hello=hello),
+        Lookup(datagrams=tuple(datagrams(hello, 150, version=V1))),
+        Lookup(datagrams=tuple(datagrams(hello, 150, version=V2)[::-1])),
+    ]
+    for sequence, question in enumerate(questions, 10):
+        door.send(push_lookup(sequence, question))
+        answer = door.answer(sequence)
+        assert (answer.status, answer.registration, answer.alpn, answer.server_name) == (0, "unix", b"smb", NAME)
+
+
+def test_a_lookup_of_what_nothing_serves_gets_the_alert(door: Door) -> None:
+    hello = client_hello(door, 1, client_start("unknown.example.com", b"h3")).data
+    door.send(push_lookup(2, Lookup(client_hello=hello)))
+    answer = door.answer(2)
+    assert (answer.status, answer.alert, answer.registration) == (Status.REFUSED, Alert.UNRECOGNIZED_NAME, None)
+
+
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        Lookup(client_hello=b""),
+        Lookup(client_hello=b"\1"),
+        Lookup(client_hello=b"\1\0\0\0"),
+        Lookup(client_hello=b"\2\0\0\1x"),
+        Lookup(client_hello=b"\1\0\0\1xtail"),
+        Lookup(client_hello=b"\1\xff\xff\xff"),
+        Lookup(datagrams=(b"",)),
+        Lookup(datagrams=(b"\x40short",)),
+        Lookup(datagrams=tuple(datagrams(b"\1\0\x10\0" + bytes(4096))[:2])),
+        Lookup(datagrams=(b"\xc0\0\0\0\1" + bytes(60),)),
+    ],
+)
+def test_a_lookup_that_cannot_be_read_is_answered_with_an_alert(door: Door, lookup: Lookup) -> None:
+    door.send(push_lookup(1, lookup), push_start(2, server_start(), ack=True))
+    answer = door.answer(1)
+    assert (answer.status, answer.registration) == (Status.REFUSED, None)
+    assert answer.alert is not None
+    assert door.until(2, Acknowledged) == [Acknowledged()]
+
+
+# Malformed messages.
+
+
+def test_a_malformed_message_ends_its_handshake_only(door: Door) -> None:
+    door.send(push_start(7, server_start()), push_start(8, server_start()))
+    door.send(MALFORMED)
+    error = door.refusal(7).error
+    assert (error.status, error.reason) == (Status.OUT_OF_RANGE, "message-type: is 9, the limit is 2")
+    assert door.outcome(7).status == Status.INVALID
+    client, server = shake_hands(door, 9, 10, client_start(NAME, b"h3"), server_start())
+    assert (client.status, server.status) == (Status.OK, Status.OK)
+    assert door.inbox[8] == []
+
+
+def test_an_error_message_of_an_endpoint_is_refused_too(door: Door) -> None:
+    door.send(push_error(3, WireError("I do not like it")))
+    assert door.refusal(3).error.status == Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize("tail", [b"abc", b"\xff\xff\xff\xff" + bytes(16), bytes(20)])
+def test_lost_framing_ends_all_with_an_error_and_closes(door: Door, tail: bytes) -> None:
+    door.send(push_start(1, server_start()), push_start(2, server_start()))
+    door.send(push_start(3, server_start()) + tail)
+    for sequence in (1, 2, 3):
+        outcome = door.outcome(sequence)
+        assert outcome.status == Status.INVALID
+        assert "falls apart" in outcome.reason
+    assert door.refusal(0).error.status == Status.INVALID
+    assert door.closed()
+
+
+def test_a_packet_beyond_the_limit_loses_the_framing(door: Door) -> None:
+    door.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_PACKET)
+    door.send(bytes(MAX_PACKET + 4))
+    assert door.refusal(0).error.status == Status.TOO_LONG
+    assert door.closed()
+
+
+def test_descriptors_that_come_along_are_closed(door: Door) -> None:
+    reading, writing = os.pipe()
+    try:
+        door.send(push_start(1, server_start(), ack=True), descriptors=(writing,))
+        os.close(writing)
+        assert door.until(1, Acknowledged) == [Acknowledged()]
+        assert os.read(reading, 1) == b""  # the end: nobody else holds the other side
+    finally:
+        os.close(reading)
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def resident(pid: int) -> int:
+    """VmRSS in KiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+
+def bad_packets(count: int) -> Iterator[bytes]:
+    """Packets that are malformed in turn in every way."""
+    good = push_start(1, server_start(alpns=(b"h3",)))
+    for number in range(count):
+        kind = number % 8
+        if kind == 0:
+            yield os.urandom(1 + number % 200)
+        elif kind == 1:
+            yield good[: 1 + number % len(good)]
+        elif kind == 2:
+            damaged = bytearray(good)
+            damaged[number % len(good)] ^= 1 << number % 8
+            yield bytes(damaged)
+        elif kind == 3:
+            yield MALFORMED * (1 + number % 50)
+        elif kind == 4:
+            yield push_start(number, server_start()) + MALFORMED + b"tail"
+        elif kind == 5:
+            yield push_message(FAMILY, number, Command(1 + number % 7), os.urandom(number % 64))
+        elif kind == 6:
+            yield push_crypto(number, CryptoData(Level.INITIAL, os.urandom(100)))
+        else:
+            yield push_lookup(number, Lookup(client_hello=os.urandom(50)))
+
+
+@pytest.mark.slow
+def test_ten_thousand_malformed_packets_leave_nothing_behind(
+    public_directory: Path, issue: Issue, as_root: None
+) -> None:
+    issued = issue(NAME)
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        daemon.register("unix", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
+        (worker,) = daemon.worker_pids()
+        count = descriptors(worker)
+
+        def send(packets: Iterator[bytes]) -> None:
+            """Send each, and wait until it was handled."""
+            with ExitStack() as stack:
+                door = stack.enter_context(Door(daemon.handshake_socket))
+                for packet in packets:
+                    try:
+                        door.send(packet)
+                        door.send(push_start(1, server_start(), ack=True), push_cancel(1))
+                        door.until(1, Acknowledged)
+                    except (GoneError, ConnectionError):
+                        stack.close()
+                        door = stack.enter_context(Door(daemon.handshake_socket))
+
+        send(bad_packets(2000))  # what is allocated once
+        memory = resident(worker)
+        send(bad_packets(10_000))
+        assert daemon.worker_pids() == [worker]
+        assert eventually(lambda: descriptors(worker) == count)
+        assert resident(worker) < memory + 8 * 1024
+        with Door(daemon.handshake_socket) as door:
+            client, server = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+            assert (client.status, server.status) == (Status.OK, Status.OK)
+        status = daemon.ask("status")
+        assert status["worker_restarts"] == 0
+        assert sum(one["in_flight"] for one in status["workers"]) == 0
+
+
+# Who may what.
+
+_ASK = """
+import os, sys
+from pathlib import Path
+from tests.doors import *  # all there is to import, as long as the interpreter can be read
+os.setgroups([int(group) for group in sys.argv[3].split(",") if group])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[2]))
+with Door(Path(sys.argv[1])) as door:
+    client, server = shake_hands(door, 1, 2, client_start(sys.argv[4], b"h3"), server_start())
+print(server.status, server.alert.label if server.alert else server.registration)
+"""
+
+
+def ask_as(path: Path, uid: int, groups: str, name: str) -> str:
+    """What a process of another user gets."""
+    run = subprocess.run(
+        [sys.executable, "-c", _ASK, str(path), str(uid), groups, name], capture_output=True, text=True, check=False
+    )
+    return run.stdout.strip() or run.stderr
+
+
+@pytest.mark.usefixtures("as_root")
+def test_only_those_allowed_may_use_a_registration(shared_daemon: RunningDaemon, issue: Issue) -> None:
+    name = "allowed.example.com"
+    issued = issue(name)
+    shared_daemon.register(
+        "allowed",
+        (issued.certificate, issued.key),
+        alpns=["h3"],
+        server_names=[name],
+        allow_users=["54321"],
+        allow_groups=["54322"],
+    )
+    path = shared_daemon.handshake_socket
+    assert ask_as(path, 54321, "", name) == "0 allowed"
+    assert ask_as(path, 54322, "", name) == "0 allowed"  # by its first group
+    assert ask_as(path, 54323, "54325,54322", name) == "0 allowed"  # by one of the others
+    assert ask_as(path, 54323, "54325", name) == f"{Status.REFUSED} unrecognized_name"
+    assert ask_as(path, 54323, "54321", name) == f"{Status.REFUSED} unrecognized_name"  # a gid is no uid
+    assert ask_as(path, 0, "", name) == "0 allowed"
+
+
+# Limits.
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "door"
+
+
+def test_handshakes_of_a_caller_are_limited_over_all_its_connections(registered: Registered, path: Path) -> None:
+    with served(registered, path, Limits(handshakes=4)), Door(path) as one, Door(path) as two:
+        one.send(*(push_start(n, server_start(), ack=True) for n in range(3)))
+        for number in range(3):
+            one.until(number, Acknowledged)
+        two.send(push_start(1, server_start(), ack=True))
+        two.until(1, Acknowledged)
+        two.send(push_start(2, server_start()))
+        outcome = two.outcome(2)
+        assert (outcome.status, "4 handshakes in flight" in outcome.reason) == (Status.RATE_LIMITED, True)
+        one.send(push_cancel(0))
+        assert one.outcome(0).status == Status.CANCELED
+        two.send(push_start(3, server_start(), ack=True))
+        assert two.until(3, Acknowledged) == [Acknowledged()]
+
+
+def test_a_closed_connection_gives_its_handshakes_back(registered: Registered, path: Path) -> None:
+    with served(registered, path, Limits(handshakes=4)) as service:
+        for _ in range(3):
+            with Door(path) as door:
+                door.send(*(push_start(n, server_start(), ack=True) for n in range(4)))
+                for number in range(4):
+                    assert door.until(number, Acknowledged) == [Acknowledged()]
+            assert eventually(lambda: service.in_flight == 0)
+
+
+def test_connections_of_a_caller_are_limited(registered: Registered, path: Path) -> None:
+    with served(registered, path, Limits(connections=2)), Door(path) as one, Door(path):
+        with Door(path) as third:
+            assert third.closed()
+        one.send(push_start(1, server_start(), ack=True))
+        assert one.until(1, Acknowledged) == [Acknowledged()]
+
+
+def test_a_timeout_beyond_the_limit_is_cut(registered: Registered, path: Path) -> None:
+    with served(registered, path, Limits(longest_timeout=0.05, default_timeout=0.04)), Door(path) as door:
+        door.send(push_start(1, server_start(timeout=600)), push_start(2, server_start()))
+        door.send(push_start(3, server_start(timeout=0)))
+        assert door.outcome(1).reason.endswith("within 0.05 s")
+        assert door.outcome(2).reason.endswith("within 0.04 s")
+        assert door.outcome(3).reason.endswith("within 0.04 s")
+
+
+def burst(door: Door, messages: int) -> None:
+    """Send so many messages, and wait until they are handled."""
+    while messages > 0:
+        count = min(messages, 1000)
+        door.send(push_cancel(1) * (count - 1), push_start(2, server_start(), ack=True))
+        door.until(2, Acknowledged)
+        door.send(push_cancel(2))
+        door.outcome(2)
+        messages -= count + 1
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_messages_of_a_caller_are_limited_however_often_it_connects(
+    registered: Registered, path: Path, reconnect: bool
+) -> None:
+    rate, seconds = 2000, 2
+    with served(registered, path, Limits(messages_per_second=rate)):
+        started = time.monotonic()
+        door = Door(path)
+        for _ in range(seconds + 1):  # a second's worth is free
+            if reconnect:
+                door.sock.close()
+                door = Door(path)
+            burst(door, rate)
+        door.sock.close()
+    # Slower is always possible, faster is not; the last thousand are paid for by who comes next.
+    assert time.monotonic() - started > seconds - 1.2 + 0.5
+
+
+def test_bytes_of_a_caller_are_limited(registered: Registered, path: Path) -> None:
+    lookup = push_lookup(1, Lookup(client_hello=bytes(60_000)))
+    with served(registered, path, Limits(bytes_per_second=300_000)), Door(path) as door:
+        started = time.monotonic()
+        for _ in range(10):
+            door.send(lookup)
+            door.answer(1)
+    assert time.monotonic() - started > 0.7
+
+
+def test_who_does_not_read_is_cut_off(registered: Registered, path: Path) -> None:
+    with served(registered, path, Limits(unsent_bytes=100_000)) as service, Door(path) as door:
+        door.sock.settimeout(0.2)
+        door.send(push_start(1, server_start()))
+        with suppress(OSError):  # whichever way the connection ends
+            for _ in range(1000):
+                with suppress(TimeoutError):
+                    door.send(MALFORMED * 500)
+        assert eventually(lambda: service.in_flight == 0)
+
+
+class Ticketed(Registered):
+    """Registrations whose servers issue a session ticket."""
+
+    def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
+        keys = RotatingTicketKeys([(0.0, bytes(32))], 1e12)
+        return replace(super().answer(request, selection, transport_parameters), tickets=Tickets(keys))
+
+
+def test_a_client_is_not_sent_tickets_for_more_handshakes_than_it_may_have(
+    authority: Authority, issue: Issue, path: Path
+) -> None:
+    ticketed = Ticketed(authority)
+    ticketed.add("unix", (KeyType.ECDSA_P256, issue(NAME)))
+    waiting = client_start(NAME, b"h3", ticket_seconds=60)
+    with served(ticketed, path, Limits(handshakes=3)), Door(path) as door:
+        received = []
+        for number in range(0, 12, 2):
+            client, server = shake_hands(door, number, number + 1, waiting, server_start())
+            assert (client.status, server.status) == (Status.OK, Status.OK)
+            (ticket,) = door.inbox[number + 1]
+            assert isinstance(ticket, CryptoData)
+            door.send(push_crypto(number, ticket, ack=True))
+            received.append([type(one) for one in door.until(number, Acknowledged)] == [SessionTicket, Acknowledged])
+        assert received == [True, True, True, False, False, False]
+        door.send(push_start(0, server_start(), ack=True))  # the number of a handshake that is over is free
+        assert door.until(0, Acknowledged) == [Acknowledged()]
+
+
+def test_a_door_that_closes_tells_everybody(registered: Registered, path: Path) -> None:
+    with ExitStack() as stack:
+        with served(registered, path, Limits()):
+            door = stack.enter_context(Door(path))
+            door.send(push_start(1, server_start(), ack=True))
+            door.until(1, Acknowledged)
+        assert door.outcome(1).status == Status.SHUTTING_DOWN
+        assert door.closed()
