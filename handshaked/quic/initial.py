@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from handshaked.errors import Alert, PeerError
-from handshaked.model import MAX_HANDSHAKE_MESSAGE
+from handshaked.model import MAX_CLIENT_HELLO
 
 _SALTS = {
     1: bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"),
@@ -24,7 +24,7 @@ _LABELS = {1: (b"quic key", b"quic iv", b"quic hp"), 0x6B3343CF: (b"quicv2 key",
 _MAX_CID = 20
 _SAMPLE = 16
 _MAX_FRAGMENTS = 256
-_MAX_BYTES = 2 * MAX_HANDSHAKE_MESSAGE
+_MAX_BYTES = 2 * MAX_CLIENT_HELLO
 _ZEROS = re.compile(rb"\0*")
 
 
@@ -164,7 +164,7 @@ class ClientHelloAssembler:
                 raise PeerError(Alert.DECODE_ERROR, f"frame type {kind:#x} in an Initial packet")
 
     def _keep(self, offset: int, data: bytes) -> None:
-        if offset + len(data) > 4 + MAX_HANDSHAKE_MESSAGE or len(self._fragments) >= _MAX_FRAGMENTS:
+        if offset + len(data) > 4 + MAX_CLIENT_HELLO or len(self._fragments) >= _MAX_FRAGMENTS:
             raise PeerError(Alert.DECODE_ERROR, "the ClientHello is too large, or in too many pieces")
         known = len(self._fragments.get(offset, b""))
         if len(data) <= known:
@@ -183,7 +183,7 @@ class ClientHelloAssembler:
         if len(stream) < 4:
             return None
         end = 4 + int.from_bytes(stream[1:4])
-        if end > 4 + MAX_HANDSHAKE_MESSAGE:
+        if end > 4 + MAX_CLIENT_HELLO:
             raise PeerError(Alert.ILLEGAL_PARAMETER, f"a ClientHello of {end} bytes")
         return bytes(stream[:end]) if len(stream) >= end else None
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handshaked.errors import Alert, PeerError
+from handshaked.model import MAX_CLIENT_HELLO
 from handshaked.quic.initial import ClientHelloAssembler, InitialKeys, pull_initials
 from tests.quic.datagrams import CID, V1, V2, Frame, datagram, datagrams, sealed
 
@@ -171,8 +172,10 @@ def test_overlapping_pieces_are_bounded_in_bytes() -> None:
 
 
 def test_a_large_message_is_taken_up_to_the_limit() -> None:
-    sent = message(64 * 1024)
+    sent = message(MAX_CLIENT_HELLO)
     assert assembled(datagrams(sent, 1100, size=1400)) == sent
+    longer = message(MAX_CLIENT_HELLO + 1)
+    assert refusal(datagrams(longer, 1100, size=1400)).alert is Alert.ILLEGAL_PARAMETER
 
 
 def test_packets_of_another_connection_are_refused() -> None:
