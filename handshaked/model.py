@@ -76,12 +76,16 @@ class ClientAuth(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, as the kernel attests it (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself."""
+    """Who asks, as the kernel attests it (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself.
+
+    ``authorized``: polkit has allowed the one thing asked for.
+    """
 
     uid: int
     gids: frozenset[int] = frozenset()
     kernel: bool = False
     pid: int = 0
+    authorized: bool = False
 
     def __str__(self) -> str:
         return "kernel" if self.kernel else f"uid {self.uid}"
