@@ -70,8 +70,8 @@ class Worker:
             self._resources.forget()
         elif command == "status":
             kernel = None if self._kernel is None else self._kernel.status
-            counts = self._outcomes.counts
-            self._channel.tell({"event": "status", "in_flight": self._service.in_flight, "kernel": kernel, **counts})
+            state = {"in_flight": self._service.in_flight, "queue": self._door.unsent_bytes, "kernel": kernel}
+            self._channel.tell({"event": "status", **state, **self._outcomes.counts})
         elif command == "stop":
             self._begin_to_stop()
 

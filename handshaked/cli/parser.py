@@ -115,17 +115,7 @@ def _add_grant_options(sub: RecordingParser) -> None:
     sub.add_argument("--allow-kernel", action="store_true", help="they may let upcalls of the kernel use them")
 
 
-def _add_register_options(sub: RecordingParser) -> None:
-    sub.add_argument("name", help="what to call the registration")
-    sub.add_argument("--cert", action="append", default=[], metavar="F", help="PEM chain, leaf first; may be repeated")
-    sub.add_argument("--key", action="append", default=[], metavar="F", help="PEM private key of that --cert")
-    sub.add_argument("--pkcs12", action="append", default=[], metavar="F", help="key and chain in one PKCS#12 file")
-    sub.add_argument("--passphrase-file", action="append", default=[], metavar="F", help="holds the key's passphrase")
-    sub.add_argument("--alpn", action="append", default=[], metavar="A", help="protocol; \\xNN for other bytes")
-    sub.add_argument("--server-name", action="append", default=[], metavar="N", help="name or *.name; none: any name")
-    sub.add_argument("--allow-user", action="append", default=[], metavar="U", help="who else may use it")
-    sub.add_argument("--allow-group", action="append", default=[], metavar="G", help="whose members may use it")
-    sub.add_argument("--allow-kernel", action="store_true", help="upcalls of the kernel may use it")
+def _add_policy_options(sub: RecordingParser) -> None:
     sub.add_argument(
         "--client-auth", choices=("none", "request", "require"), default="none", help="ask clients for certificates"
     )
@@ -145,5 +135,27 @@ def _add_register_options(sub: RecordingParser) -> None:
     sub.add_argument(
         "--group", action="append", default=[], metavar="G", help="allow these key exchange groups only, best first"
     )
+    sub.add_argument(
+        "--deliver",
+        nargs="+",
+        default=["accept"],
+        metavar="HOW",
+        help="how handshaked-demux delivers connections: accept, relay, or forward ADDRESS:PORT",
+    )
+    sub.add_argument("--proxy-protocol", action="store_true", help="forward with a PROXY protocol v2 header")
+
+
+def _add_register_options(sub: RecordingParser) -> None:
+    sub.add_argument("name", help="what to call the registration")
+    sub.add_argument("--cert", action="append", default=[], metavar="F", help="PEM chain, leaf first; may be repeated")
+    sub.add_argument("--key", action="append", default=[], metavar="F", help="PEM private key of that --cert")
+    sub.add_argument("--pkcs12", action="append", default=[], metavar="F", help="key and chain in one PKCS#12 file")
+    sub.add_argument("--passphrase-file", action="append", default=[], metavar="F", help="holds the key's passphrase")
+    sub.add_argument("--alpn", action="append", default=[], metavar="A", help="protocol; \\xNN for other bytes")
+    sub.add_argument("--server-name", action="append", default=[], metavar="N", help="name or *.name; none: any name")
+    sub.add_argument("--allow-user", action="append", default=[], metavar="U", help="who else may use it")
+    sub.add_argument("--allow-group", action="append", default=[], metavar="G", help="whose members may use it")
+    sub.add_argument("--allow-kernel", action="store_true", help="upcalls of the kernel may use it")
+    _add_policy_options(sub)
     sub.add_argument("--replace", action="store_true", help="replace the registration of that name")
     sub.add_argument("--force", action="store_true", help="accept expired or not yet valid certificates, for testing")

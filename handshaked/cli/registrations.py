@@ -38,6 +38,9 @@ def register(arguments: argparse.Namespace) -> int:
                 "allow_users": arguments.allow_user,
                 "allow_groups": arguments.allow_group,
                 "allow_kernel": arguments.allow_kernel,
+                "peers": arguments.peer,
+                "deliver": " ".join(arguments.deliver),
+                "proxy_protocol": arguments.proxy_protocol,
                 "credentials": credentials,
                 "force": arguments.force,
                 "client_auth": arguments.client_auth,
@@ -45,7 +48,6 @@ def register(arguments: argparse.Namespace) -> int:
                 "early_data": arguments.early_data,
                 "cipher_suites": arguments.cipher_suite,
                 "groups": arguments.group,
-                "peers": arguments.peer,
                 **trust,
                 "replace": arguments.replace,
             },
@@ -101,6 +103,7 @@ def show(arguments: argparse.Namespace) -> int:
             "server names": ", ".join(registration["server_names"]) or "(any)",
             "ALPN": ", ".join(registration["alpns"]),
             "may use it": _users(registration),
+            "delivered by": registration["deliver"] + " with PROXY protocol" * registration["proxy_protocol"],
             **({"from": registration["origin"]} if registration["origin"] else {}),
         }
     )
@@ -147,7 +150,7 @@ def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]
     responses = arguments.ocsp
     if responses and len(responses) != len(certificates + arguments.pkcs12):
         arguments.parser.error("give --ocsp for all credentials or for none")
-    if not certificates and not arguments.pkcs12:
+    if not certificates and not arguments.pkcs12 and arguments.deliver[0] != "forward":
         arguments.parser.error("give a credential: --cert and --key, or --pkcs12")
     pairs = [*zip(certificates, keys, strict=True), *((path, None) for path in arguments.pkcs12)]
     credentials: list[Result] = []
