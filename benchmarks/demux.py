@@ -30,7 +30,7 @@ from tests.quic.initials import client_hello, crypto, initial
 
 CONNECTIONS = 150
 FLOWS = 10_000
-WINDOW = 200  # first datagrams on their way at a time
+WINDOW = 50  # first datagrams on their way at a time
 DATAGRAMS = 20_000
 DOWNLOAD = 100_000_000
 _TICKS = os.sysconf("SC_CLK_TCK")
