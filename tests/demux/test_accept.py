@@ -214,3 +214,35 @@ def test_an_application_that_does_not_read_keeps_its_clients_waiting(
             continue
         with pytest.raises(BlockingIOError):
             client.recv(2000, socket.MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_with_sockets_held_for_it_a_restart_loses_nothing(
+    number: int,
+    public_directory: Path,
+    demux_daemon: RunningDaemon,
+    register: Callable[..., None],
+    authority: Authority,
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+
+    async def scenario(demux: RunningDemux) -> None:
+        target = Target(demux.port, authority.root, "127.0.0.1")
+        async with connected(target, "smb.example.com", "smb") as old:
+            await asyncio.to_thread(demux.stop, number)
+            assert await echo(old, b"meanwhile") == ("smb", b"meanwhile")
+
+            async def newcomer() -> tuple[str, bytes]:
+                async with connected(target, "smb.example.com", "smb") as new:
+                    return await echo(new, b"in the gap")
+
+            waiting = asyncio.create_task(newcomer())
+            await asyncio.to_thread(demux.start)
+            assert await waiting == ("smb", b"in the gap")
+            assert await echo(old, b"after") == ("smb", b"after")
+
+    with (
+        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host="0.0.0.0", activated=True) as demux,  # noqa: S104 - the loopback is what clients see of it
+        smb_server(demux_daemon, demux, "smb", user=FIRST_USER),
+    ):
+        asyncio.run(scenario(demux))
