@@ -7,6 +7,7 @@ that of nginx and curl (Debian 13's), where those can be had.
 import asyncio
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 
 from benchmarks._report import report
 from handshaked.demux.port import open_shared
@@ -30,7 +32,7 @@ from tests.quic.initials import client_hello, crypto, initial
 
 CONNECTIONS = 150
 FLOWS = 10_000
-WINDOW = 200  # first datagrams on their way at a time
+WINDOW = 50  # first datagrams on their way at a time
 DATAGRAMS = 20_000
 DOWNLOAD = 100_000_000
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -99,6 +101,27 @@ def measure_connections(directory: Path, daemon: RunningDaemon, authority: Autho
             used = cpu_seconds(demux.pid) - before
             report(f"demux.{way}.connections", rate, "1/s", "direct", direct)
             report(f"demux.{way}.cpu_per_connection", used / CONNECTIONS * 1e6, "us")
+
+
+def measure_restart(directory: Path, daemon: RunningDaemon, authority: Authority) -> None:
+    """From the start of a demultiplexer whose predecessor was killed to a new connection of a server that stayed."""
+    issued = authority.issue("restart.example.com")
+    daemon.register("restart", (issued.certificate, issued.key), alpns=["smb"], server_names=["restart.example.com"])
+
+    async def connection(port: int) -> None:
+        async with connected(Target(port, authority.root), "restart.example.com", "smb"):
+            pass
+
+    place = Path(tempfile.mkdtemp(dir=directory))
+    with RunningDemux(place, daemon, activated=True) as demux, smb_server(daemon, demux, "restart"):
+        took = []
+        for _ in range(5):
+            demux.stop(signal.SIGKILL)
+            started = time.perf_counter()
+            demux.start()
+            asyncio.run(connection(demux.port))
+            took.append(time.perf_counter() - started)
+    report("demux.restart", median(took), "s")
 
 
 def initials(count: int) -> list[bytes]:
@@ -284,6 +307,7 @@ def main() -> None:
         directory.chmod(0o755)
         authority = Authority(directory)
         with RunningDaemon(directory, log_level="warning") as daemon:
+            measure_restart(directory, daemon, authority)
             measure_flows(directory, daemon, authority)
             measure_connections(Path(tempfile.mkdtemp(dir=directory)), daemon, authority)
             if os.geteuid() == 0:

@@ -214,12 +214,15 @@ class Demux:
             target: Application | Relay | None = self._forward(new, local, peer, delivery)
         else:
             target = self._hand_over(new, local, peer, relayed=delivery.way is Way.RELAY)
-        outcome = "refused" if target is None else delivery.way.value
-        self._counts[f"flows/{outcome}"] += 1
-        if target is None:
-            local.send(self._dispatcher.refuse(new, CONNECTION_REFUSED, "nobody takes it"), peer)
-        else:
+        outcome = delivery.way.value
+        if target is not None:
             self._remember(local, peer, target)
+        elif self._applications.may_take(new.registration):
+            outcome = "busy"  # as with a full queue of connections: the client will try again
+        else:
+            outcome = "refused"
+            local.send(push_close(new.header, CONNECTION_REFUSED, "nobody takes it"), peer)
+        self._counts[f"flows/{outcome}"] += 1
         self._say(
             outcome,
             local,
