@@ -24,7 +24,7 @@ from handshaked.control.manager import Manager
 from handshaked.control.metrics import Exporter
 from handshaked.control.server import ControlServer
 from handshaked.control.watchdog import Watchdog
-from handshaked.errors import HandshakedError, RefusedError
+from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.journal import FORMATS
 from handshaked.model import Caller
 from handshaked.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _SELF = Caller(os.geteuid())
-_ROTATION_CHECK_SECONDS = 600.0
 _EXPIRY_SECONDS = 3600.0
+_ROTATION_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class Daemon:
         self._settings = settings
         self._store = Store(settings.state_directory / directories.DATABASE)
         self._self_test = SelfTest.make(os.geteuid())
+        self._store.rotate_ticket_keys(time.time())
         self._store.register(self._self_test.registration, replace=True)
         self._store.forget_unused()
-        self._store.rotate_ticket_keys(time.time())
         self._listener = _socket(passed, settings.runtime_directory / directories.HANDSHAKE_SOCKET)
         self._control = _socket(passed, settings.runtime_directory / directories.CONTROL_SOCKET)
         options = (
@@ -137,12 +137,6 @@ class Daemon:
         self._keep(self._bus.run())
         await self._exporter.start(self._metrics, self._settings.metrics)
 
-    async def _rotate_ticket_keys(self) -> None:
-        while True:
-            await asyncio.sleep(_ROTATION_CHECK_SECONDS)
-            if self._store.rotate_ticket_keys(time.time()):
-                await self._supervisor.publish(self._manager.snapshot)
-
     async def _reload(self) -> None:
         notify_reloading()
         await self._manager.reload(_SELF)
@@ -152,6 +146,15 @@ class Daemon:
         while True:
             self._manager.warn_of_expiry(time.time())
             await asyncio.sleep(_EXPIRY_SECONDS)
+
+    async def _rotate_ticket_keys(self) -> None:
+        while True:
+            try:
+                if self._store.rotate_ticket_keys(time.time()):
+                    await self._supervisor.publish(self._manager.snapshot)
+            except UnavailableError as error:
+                log.error("ticket keys cannot be renewed, the old ones stay: %s", error)
+            await asyncio.sleep(_ROTATION_SECONDS)
 
     def _on_outcomes(self, batch: Message) -> None:
         self._manager.hub.receive(batch)

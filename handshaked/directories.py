@@ -6,8 +6,8 @@ from pathlib import Path
 HANDSHAKE_SOCKET = "handshake.sock"
 CONTROL_SOCKET = "control.sock"
 DATABASE = "registry.db"
-DROP_INS = "registrations.d"
 REPLAY_RECORD = "used-tickets.db"
+DROP_INS = "registrations.d"
 
 
 def state_directory() -> Path:

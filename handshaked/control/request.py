@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import gid_of, uid_of
+from handshaked.control.policies import TrustSource, pull_policy, pull_trust
 from handshaked.errors import RefusedError
-from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
 from handshaked.registry.names import canonical_server_name, parse_alpn
 from handshaked.registry.registration import Access, Policy
-from handshaked.registry.store import NewRegistration, Source
+from handshaked.registry.store import NewRegistration, NewTrust, Source
 from handshaked.selftest import SERVER_NAME
 
 MAX_NAMES = 100
 MAX_ALPNS = 32
-MAX_RULES = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
 
@@ -29,12 +28,13 @@ class RegistrationRequest:
     server_names: tuple[str, ...]
     alpns: tuple[bytes, ...]
     access: Access
-    policy: Policy
     sources: tuple[Source, ...]
     force: bool
+    policy: Policy
+    trust: TrustSource
 
     def with_credentials(
-        self, credentials: Iterable[LoadedCredential], owner: int, origin: str = ""
+        self, credentials: Iterable[LoadedCredential], trust: NewTrust | None, owner: int, origin: str = ""
     ) -> NewRegistration:
         """What the store is to keep. RefusedError if a certificate is out of date, unless that is asked for."""
         credentials = tuple(credentials)
@@ -49,11 +49,13 @@ class RegistrationRequest:
             access=self.access,
             policy=self.policy,
             origin=origin,
+            client_trust=trust,
         )
 
 
 def pull_request(arguments: Arguments) -> RegistrationRequest:
     """The request in `arguments`; what it does not know stays in there."""
+    policy = pull_policy(arguments)
     request = RegistrationRequest(
         name=_registration_name(arguments.text("name")),
         server_names=arguments.each("server_names", _server_name, "server name"),
@@ -63,16 +65,15 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
             gids=frozenset(arguments.each("allow_groups", gid_of, "group")),
             kernel=arguments.flag("allow_kernel"),
         ),
-        policy=Policy(peers=arguments.each("peers", _rule, "rule")),
         sources=tuple(_source(one) for one in arguments.objects("credentials")),
         force=arguments.flag("force"),
+        policy=policy,
+        trust=pull_trust(arguments, policy),
     )
     if not request.alpns and not request.access.kernel:
         raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
     if len(request.alpns) > MAX_ALPNS:
         raise ArgumentError("alpns", f"a registration has at most {MAX_ALPNS} ALPNs")
-    if len(request.policy.peers) > MAX_RULES:
-        raise ArgumentError("peers", f"a registration has at most {MAX_RULES} rules on peers")
     if len(request.server_names) > MAX_NAMES:
         raise ArgumentError("server_names", f"a registration has at most {MAX_NAMES} server names")
     return request
@@ -98,14 +99,10 @@ def _source(arguments: Arguments) -> Source:
         certificate=arguments.text("certificate"),
         key=arguments.optional_text("key") or "",
         passphrase=arguments.optional_text("passphrase") or "",
+        ocsp=arguments.optional_text("ocsp") or "",
     )
     arguments.end()
     return source
-
-
-def _rule(text: str) -> str:
-    parse_rule(text)
-    return text
 
 
 def _server_name(name: str) -> str:

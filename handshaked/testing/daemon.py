@@ -135,6 +135,6 @@ class RunningDaemon:
         try:
             status = self.ask("status")
             answering = [one for one in status["workers"] if one["answers"]]
-            return bool(status["pid"] == self.pid and status["self_test"] == "ok") and len(answering) == self._workers
+            return status["pid"] == self.pid and status["self_test"] == "ok" and len(answering) == self._workers
         except (RefusedError, OSError):
             return False

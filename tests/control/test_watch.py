@@ -94,11 +94,11 @@ async def changed(watch_for: Callable[[Watch], object], act: Callable[[], object
     """What a watch tells of when `act` is done."""
     found: asyncio.Future[set[str]] = asyncio.get_running_loop().create_future()
 
-    def note(paths: set[str]) -> None:
+    def tell(paths: set[str]) -> None:
         if not found.done():
             found.set_result(paths)
 
-    watch = Watch(note, 0.01)
+    watch = Watch(tell, 0.01)
     try:
         watch_for(watch)
         act()

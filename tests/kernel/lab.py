@@ -59,8 +59,8 @@ def boot(program: str, *arguments: str, memory: str = "1G", systemd: bool = Fals
         lab = layer / "upper" / "lab"
         shutil.copytree(_HERE / "inside", lab / "tests" / "kernel" / "inside")
         shutil.copy(_HERE / "init.sh", lab)
-        init = _SYSTEMD if systemd else "init=/lab/init.sh"
         (lab / "arguments").write_text(shlex.join(arguments))
+        init = _SYSTEMD if systemd else "init=/lab/init.sh"
         command = (
             f"chroot {layer}/merged linux.uml mem={memory} rootfstype=hostfs rootflags=/ rw"
             f" {init} lab_program={program} con=null con0=fd:0,fd:1 quiet; exit $?"
