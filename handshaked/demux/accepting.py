@@ -97,7 +97,10 @@ class Applications:
         self._all: set[Application] = set()
         self._users: Counter[int] = Counter()
         listener.setblocking(False)
-        self._loop.add_reader(listener, self._accept)
+
+    def open(self) -> None:
+        """Begin to accept; the snapshot is there."""
+        self._loop.add_reader(self._listener, self._accept)
 
     def __len__(self) -> int:
         return len(self._all)

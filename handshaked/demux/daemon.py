@@ -116,6 +116,7 @@ class Demux:
             self._ports = [
                 SharedPort(sock, self._loop.add_reader, self._receive, self._drained) for sock in self._shared
             ]
+            self._applications.open()
             log.info("serving %s", ", ".join(show_address(port.address) for port in self._ports))
             notify("READY=1")
             self._grace_ends = self._loop.time() + _GRACE_SECONDS
