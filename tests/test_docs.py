@@ -53,6 +53,23 @@ def test_every_setting_is_named() -> None:
     assert not missing
 
 
+def test_every_key_of_a_drop_in_is_named() -> None:
+    reference = (CHECKOUT / "docs/reference.md").read_text()
+    keys = {
+        node.args[0].value.replace("_", "-")
+        for name in ("request", "policies", "dropins")
+        for node in ast.walk(ast.parse((CHECKOUT / f"handshaked/control/{name}.py").read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "arguments"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert {"server-names", "alpns", "client-auth", "owner"} <= keys
+    assert not {key for key in keys - {"name"} if f"`{key}`" not in reference}
+
+
 def test_every_file_that_is_installed_is_named() -> None:
     reference = (CHECKOUT / "docs/reference.md").read_text()
     for path in (CHECKOUT / "systemd").iterdir():
