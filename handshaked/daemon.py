@@ -155,6 +155,8 @@ def _worker_options(arguments: argparse.Namespace, configuration: Configuration)
     options = [f"--configuration={arguments.configuration or DEFAULT_PATH}"]
     if may_administer_network() if wanted is None else wanted:
         options += ["--kernel", *(f"--netns={name}" for name in arguments.netns)]
+    if arguments.emulated_quic_sockets:
+        options.append("--emulated-quic-sockets")
     return options
 
 
@@ -181,6 +183,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="take upcalls of this network namespace",
+    )
+    parser.add_argument(
+        "--emulated-quic-sockets",
+        action="store_true",
+        help="for tests: take socket pairs whose other end stands in for the kernel's QUIC, and no QUIC sockets",
     )
     return parser
 
