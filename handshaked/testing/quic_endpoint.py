@@ -152,10 +152,15 @@ class _Handshake:
             raise SocketError(Status.INVALID)
         return b""
 
+    def close(self) -> None:
+        """Close the socket from this side."""
+        if self._end.fileno() >= 0:
+            self._loop.remove_reader(self._end)
+            self._end.close()
+
     def _gone(self) -> None:
         """Everybody has closed the socket; with a handshake under way that ends the connection."""
-        self._loop.remove_reader(self._end)
-        self._end.close()
+        self.close()
         if not self._done:
             self._done = True
             code = self.connection.socket.error_code
@@ -168,15 +173,30 @@ class _Echo(QuicConnectionProtocol):
 
     closed_with: int | None = None
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.echo: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._data = b""
+
+    def begin(self, data: bytes) -> None:
+        """Send `data` on a stream of its own; ``echo`` is what comes back."""
+        self._quic.send_stream_data(self._quic.get_next_available_stream_id(), data, end_stream=True)
+        self.transmit()
+
     def quic_event_received(self, event: QuicEvent) -> None:
         """Echo, and note how the connection ended."""
         if isinstance(event, StreamDataReceived) and not self._quic.configuration.is_client:
             if not event.stream_id & 2:  # one-way streams have no way back
                 self._quic.send_stream_data(event.stream_id, event.data, event.end_stream)
                 self.transmit()
+        elif isinstance(event, StreamDataReceived):
+            self._data += event.data
+            if event.end_stream:
+                self.echo.set_result(self._data)
         elif isinstance(event, ConnectionTerminated):
             self.closed_with = event.error_code
-        super().quic_event_received(event)
+            if not self.echo.done():
+                self.echo.set_result(b"")
 
 
 class KernelLikeEndpoint:
@@ -195,6 +215,7 @@ class KernelLikeEndpoint:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._servers: list[Any] = []
+        self._handshakes: list[_Handshake] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -219,6 +240,7 @@ class KernelLikeEndpoint:
     def start(self, start: Start, on_message: OnMessage, on_idle: Callable[[], object] = lambda: None) -> _Handshake:
         """As ``HandshakeClient.start``: the adapter's call."""
         handshake = _Handshake(start, on_message, on_idle, self._ticket, self._config)
+        self._handshakes.append(handshake)
         self.connections.put(handshake.connection)
         return handshake
 
@@ -259,10 +281,12 @@ class KernelLikeEndpoint:
                 create_protocol=create,
                 session_ticket_handler=lambda ticket: None,
             ) as client:
-                reader, writer = await client.create_stream()
-                writer.write(data)
-                writer.write_eof()
-                return await asyncio.wait_for(reader.read(), PATIENCE), None
+                clients[0].begin(data)
+                echoed = await asyncio.wait_for(clients[0].echo, PATIENCE)
+                if not echoed:
+                    return b"", clients[0].closed_with
+                await client.ping()  # what the server sent with the echo, tickets among it, is in by then
+                return echoed, None
         except ConnectionError:
             return b"", clients[0].closed_with
 
@@ -273,3 +297,6 @@ class KernelLikeEndpoint:
     async def _close(self) -> None:
         for server in self._servers:
             server.close()
+        for handshake in self._handshakes:
+            handshake.close()
+        await asyncio.sleep(0)  # a transport closes its socket in a turn of its own
