@@ -18,10 +18,8 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, QuicEvent, StreamDataReceived
 from aioquic.tls import SessionTicket
 
-from handshaked.errors import Alert
-from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 
 PATIENCE = 20.0
 Result = TypeVar("Result")
@@ -179,7 +177,8 @@ class StockServer:
             session_ticket_fetcher=fetch,
             session_ticket_handler=keep,
         )
-        self.port = self._server._transport.get_extra_info("sockname")[1]
+        transport = self._server._transport  # noqa: SLF001 - aioquic tells the address of a server in no other way
+        self.port = transport.get_extra_info("sockname")[1]
 
 
 def ask_with_gtlsclient(port: int, name: str, directory: Path, *options: str) -> str:
@@ -207,10 +206,3 @@ def descriptors_of(pid: int) -> list[str]:
         except FileNotFoundError:
             continue
     return sorted(found)
-
-
-def refused_with(alert: Alert) -> int:
-    return alert.quic_error
-
-
-__all__ = ["Authority", "KernelLikeEndpoint"]

@@ -1,4 +1,4 @@
-"""What endpoints import: clients of the daemon's Unix door, QUIC sockets, and adapters of QUIC stacks on top of them."""
+"""What endpoints import: clients of the daemon's Unix door, handshakes on QUIC sockets, adapters of QUIC stacks."""
 
 from handshaked.shim.client import BlockingClient, HandshakeClient, PendingHandshake
 from handshaked.shim.quic import (

@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -18,9 +19,10 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from tests.conftest import Issue
-from tests.quic_sockets import PATIENCE, Echoed, StockServer, ask, ask_with_gtlsclient, in_thread, socket_daemon
+from tests.quic_sockets import PATIENCE, StockServer, ask, ask_with_gtlsclient, in_thread, socket_daemon
 
 NAME = "quic.example.com"
+Seen = TypeVar("Seen")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def serve_one(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, **options: ob
         return quic_server_handshake(connection.agent, options=Options(path=daemon.handshake_socket, **options))
 
 
-def served(daemon: RunningDaemon, client: object, **options: object) -> tuple[Outcome, Echoed]:
+def served(daemon: RunningDaemon, client: Callable[[int], Seen], **options: object) -> tuple[Outcome, Seen]:
     """An endpoint serves `client`, which is called with its port."""
     endpoint_options = {key: options.pop(key) for key in ("config", "session_ticket", "alpns") if key in options}
     with KernelLikeEndpoint(**endpoint_options) as endpoint:
@@ -250,7 +252,7 @@ def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Is
                 started, quic_server_handshake_async(theirs.agent, ("h3",), Options(path=path))
             )
         assert (await asyncio.wrap_future(asking))[0] == b"hello"
-        return outcomes
+        return list(outcomes)
 
     with KernelLikeEndpoint() as server, KernelLikeEndpoint() as client:
         outcomes = asyncio.run(both(server, client, server.listen()))
