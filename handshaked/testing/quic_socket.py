@@ -78,11 +78,19 @@ class KernelLikeSocket:
         self._peer_parameters: bytes | None = None
         self._secrets: set[tuple[Level, Direction]] = set()
         self._chunks: deque[tuple[Level, bytes]] = deque()
+        self._left: dict[Level, int] = {}
         self._flight: list[tuple[Level, bytes]] = []
 
     def queue(self, level: Level, data: bytes) -> None:
-        """CRYPTO data came from the peer; the agent gets it a frame's worth at a time."""
-        self._chunks.extend((level, data[start : start + _FRAME]) for start in range(0, len(data), _FRAME))
+        """CRYPTO data came from the peer; the agent gets it a frame's worth at a time, each of one message."""
+        while data:
+            left = self._left.get(level, 0)
+            if not left and len(data) >= 4:
+                left = 4 + int.from_bytes(data[1:4])
+            size = min(left or len(data), _FRAME, len(data))
+            self._left[level] = max(left - size, 0)
+            self._chunks.append((level, data[:size]))
+            data = data[size:]
 
     def get(self, option: int) -> bytes:
         """The agent's getsockopt."""

@@ -182,7 +182,7 @@ def test_a_caller_that_goes_in_mid_handshake_leaves_nothing(quic_daemon: Running
     with KernelLikeEndpoint() as endpoint:
         with Door(quic_daemon.handshake_socket) as door:
             begun(quic_daemon, endpoint, door, Start(Role.CLIENT, timeout=20.0, server_name="a.example", socket=True))
-        assert eventually(lambda: quic_daemon.ask("status")["in_flight"] == 0)
+        assert eventually(lambda: quic_daemon.ask("status")["workers"][0]["in_flight"] == 0)
 
 
 def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon) -> None:
