@@ -62,6 +62,7 @@ class Settings:
     configuration: Path | None
     check_config: bool
     kernel: bool | None
+    emulated_quic_sockets: bool
     netns: list[str]
     demux_user: str
 
@@ -210,6 +211,8 @@ def _door_options(settings: Settings, configuration: Configuration) -> list[str]
     options = [f"--configuration={settings.configuration or DEFAULT_PATH}"]
     if may_administer_network() if wanted is None else wanted:
         options += ["--kernel", *(f"--netns={name}" for name in settings.netns)]
+    if settings.emulated_quic_sockets:
+        options.append("--emulated-quic-sockets")
     return options
 
 
@@ -276,6 +279,11 @@ def command_line() -> RecordingParser:
         default=[],
         metavar="NAME",
         help="take upcalls of this network namespace",
+    )
+    parser.add_argument(
+        "--emulated-quic-sockets",
+        action="store_true",
+        help="for tests: take socket pairs whose other end stands in for the kernel's QUIC, and no QUIC sockets",
     )
     return parser
 
