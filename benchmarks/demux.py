@@ -7,14 +7,16 @@ that of nginx and curl (Debian 13's), where those can be had.
 import asyncio
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 from benchmarks._report import report
 from handshaked.demux.port import open_shared
@@ -28,11 +30,14 @@ from tests.demux import foreign
 from tests.demux.clients import Target, connected
 from tests.quic.initials import client_hello, crypto, initial
 
-CONNECTIONS = 150
+CONNECTIONS = 60
+ROUNDS = 7
 FLOWS = 10_000
-WINDOW = 200  # first datagrams on their way at a time
+WINDOW = 50  # first datagrams on their way at a time
 DATAGRAMS = 20_000
-DOWNLOAD = 100_000_000
+DOWNLOAD = 50_000_000
+DOWNLOADS = 5
+_WAYS = {"direct": "accept", "accept": "accept", "relay": "relay", "forward": "forward 127.0.0.1:{port}"}
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -74,31 +79,47 @@ async def connections(target: Target, server_name: str, count: int) -> float:
 
 
 def measure_connections(directory: Path, daemon: RunningDaemon, authority: Authority) -> None:
-    """Full connections of aioquic, directly, accepted, relayed and forwarded."""
-    for name, delivery in (("direct", "accept"), ("accept", "accept"), ("relay", "relay")):
-        issued = authority.issue(f"{name}.example.com")
-        daemon.register(
-            name, (issued.certificate, issued.key), alpns=["smb"], server_names=[f"{name}.example.com"],
-            deliver=delivery,
-        )  # fmt: skip
-    with RunningDemux(directory, daemon) as demux, ExitStack() as stack:
-        port = stack.enter_context(smb_server_at_a_port(daemon))
-        stack.enter_context(smb_server(daemon, demux, "accept", "relay"))
-        direct = asyncio.run(connections(Target(port, authority.root), "direct.example.com", CONNECTIONS))
-        for way in ("accept", "relay", "forward"):
-            if way == "forward":
-                # The server behind finds its certificate in this registration too.
-                issued = authority.issue("forward.example.com")
-                daemon.register(
-                    way, (issued.certificate, issued.key), alpns=["smb"], server_names=["forward.example.com"],
-                    deliver=f"forward 127.0.0.1:{port}",
-                )  # fmt: skip
-            name = f"{way}.example.com"
-            before = cpu_seconds(demux.pid)
-            rate = asyncio.run(connections(Target(demux.port, authority.root), name, CONNECTIONS))
-            used = cpu_seconds(demux.pid) - before
-            report(f"demux.{way}.connections", rate, "1/s", "direct", direct)
-            report(f"demux.{way}.cpu_per_connection", used / CONNECTIONS * 1e6, "us")
+    """Full connections of aioquic, directly, accepted, relayed and forwarded, in turns."""
+    with RunningDemux(directory, daemon) as demux, smb_server_at_a_port(daemon) as port:
+        for way, delivery in _WAYS.items():
+            # The server that is forwarded to finds its certificate in that registration too.
+            issued = authority.issue(f"{way}.example.com")
+            daemon.register(
+                way, (issued.certificate, issued.key), alpns=["smb"], server_names=[f"{way}.example.com"],
+                deliver=delivery.format(port=port),
+            )  # fmt: skip
+        rates: dict[str, list[float]] = {way: [] for way in _WAYS}
+        used = dict.fromkeys(_WAYS, 0.0)
+        with smb_server(daemon, demux, "accept", "relay"):
+            for way in list(_WAYS) * ROUNDS:
+                target = Target(port if way == "direct" else demux.port, authority.root)
+                before = cpu_seconds(demux.pid)
+                rates[way].append(asyncio.run(connections(target, f"{way}.example.com", CONNECTIONS)))
+                used[way] += cpu_seconds(demux.pid) - before
+    for way in ("accept", "relay", "forward"):
+        report(f"demux.{way}.connections", median(rates[way]), "1/s", "direct", median(rates["direct"]))
+        report(f"demux.{way}.cpu_per_connection", used[way] / CONNECTIONS / ROUNDS * 1e6, "us")
+
+
+def measure_restart(directory: Path, daemon: RunningDaemon, authority: Authority) -> None:
+    """From the start of a demultiplexer whose predecessor was killed to a new connection of a server that stayed."""
+    issued = authority.issue("restart.example.com")
+    daemon.register("restart", (issued.certificate, issued.key), alpns=["smb"], server_names=["restart.example.com"])
+
+    async def connection(port: int) -> None:
+        async with connected(Target(port, authority.root), "restart.example.com", "smb"):
+            pass
+
+    place = Path(tempfile.mkdtemp(dir=directory))
+    with RunningDemux(place, daemon, activated=True) as demux, smb_server(daemon, demux, "restart"):
+        took = []
+        for _ in range(5):
+            demux.stop(signal.SIGKILL)
+            started = time.perf_counter()
+            demux.start()
+            asyncio.run(connection(demux.port))
+            took.append(time.perf_counter() - started)
+    report("demux.restart", median(took), "s")
 
 
 def initials(count: int) -> list[bytes]:
@@ -232,12 +253,14 @@ def measure_throughput(directory: Path, daemon: RunningDaemon, authority: Author
             with body.open("wb") as file:
                 file.truncate(DOWNLOAD)
             daemon.register("web", alpns=["h3"], server_names=["web.example.com"], deliver=f"forward 127.0.0.1:{port}")
-            direct = foreign.download(debian, "web.example.com", port, authority.root)
             before = cpu_seconds(demux.pid)
-            forwarded = foreign.download(debian, "web.example.com", demux.port, authority.root)
+            direct, forwarded = [], []
+            for _ in range(DOWNLOADS):
+                direct.append(foreign.download(debian, "web.example.com", port, authority.root))
+                forwarded.append(foreign.download(debian, "web.example.com", demux.port, authority.root))
             used = cpu_seconds(demux.pid) - before
-        report("demux.forward.throughput", forwarded * 8 / 1e6, "Mbit/s", "direct", direct * 8 / 1e6)
-        report("demux.forward.cpu_per_megabyte", used / (DOWNLOAD / 1e6) * 1e3, "ms")
+        report("demux.forward.throughput", median(forwarded) * 8e-6, "Mbit/s", "direct", median(direct) * 8e-6)
+        report("demux.forward.cpu_per_megabyte", used / DOWNLOADS / DOWNLOAD * 1e9, "ms")
     finally:
         debian.close()
 
@@ -284,8 +307,9 @@ def main() -> None:
         directory.chmod(0o755)
         authority = Authority(directory)
         with RunningDaemon(directory, log_level="warning") as daemon:
-            measure_flows(directory, daemon, authority)
+            measure_restart(directory, daemon, authority)
             measure_connections(Path(tempfile.mkdtemp(dir=directory)), daemon, authority)
+            measure_flows(directory, daemon, authority)
             if os.geteuid() == 0:
                 measure_throughput(directory, daemon, authority)
 

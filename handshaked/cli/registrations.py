@@ -103,7 +103,8 @@ def show(arguments: argparse.Namespace) -> int:
             "server names": ", ".join(registration["server_names"]) or "(any)",
             "ALPN": ", ".join(registration["alpns"]),
             "may use it": _users(registration),
-            "delivered by": registration["deliver"] + " with PROXY protocol" * registration["proxy_protocol"],
+            "delivered by": registration["policy"]["deliver"]
+            + " with PROXY protocol" * registration["policy"]["proxy_protocol"],
             **({"from": registration["origin"]} if registration["origin"] else {}),
         }
     )

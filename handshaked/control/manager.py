@@ -250,15 +250,6 @@ class Manager:
                 break
         return found
 
-    def unused_credentials(self) -> list[int]:
-        """The credentials that no registration uses any more."""
-        return self._store.unused()
-
-    def erase(self, unused: list[int]) -> None:
-        """Erase the credentials `unused`, which no handshake can use any more."""
-        self._store.erase(unused)
-        log.info("erased %d keys that are not registered any more", len(unused))
-
     async def _changed(self) -> Snapshot:
         self.snapshot = self._store.refresh(self.snapshot)
         self.renewal.follow(self.snapshot)

@@ -77,7 +77,7 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         trust=pull_trust(arguments, policy),
     )
     if not request.sources and not request.forwards:
-        raise ArgumentError("credentials", "give --cert and --key: only a registration that forwards can do without")
+        raise ArgumentError("certificate", "give a certificate and a key: only a registration that forwards needs none")
     if not request.alpns and not request.access.kernel:
         raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
     if len(request.alpns) > MAX_ALPNS:

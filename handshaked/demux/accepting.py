@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _MAX_REGISTRATIONS = 64
+_BUFFER = 1024 * 1024  # connections that an application has not taken yet; the system may allow less
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,10 @@ class Applications:
         self._all: set[Application] = set()
         self._users: Counter[int] = Counter()
         listener.setblocking(False)
-        self._loop.add_reader(listener, self._accept)
+
+    def open(self) -> None:
+        """Begin to accept; the snapshot is there."""
+        self._loop.add_reader(self._listener, self._accept)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -109,6 +113,10 @@ class Applications:
     def serves(self, name: str) -> bool:
         """Whether an application is there for the registration `name`."""
         return name in self._by_registration
+
+    def may_take(self, registration: Registration) -> bool:
+        """Whether an application is there that may have the registration's connections, be it busy."""
+        return any(registration.allows(one.caller) for one in self._by_registration.get(registration.name, ()))
 
     def relayed(self, application: Application) -> bool:
         """Whether `application` serves a registration whose sockets are not to be those of the port."""
@@ -165,6 +173,7 @@ class Applications:
             sock.close()
             return
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         application = Application(sock, caller)
         self._all.add(application)
         self._users[caller.uid] += 1

@@ -116,6 +116,7 @@ class Demux:
             self._ports = [
                 SharedPort(sock, self._loop.add_reader, self._receive, self._drained) for sock in self._shared
             ]
+            self._applications.open()
             log.info("serving %s", ", ".join(show_address(port.address) for port in self._ports))
             notify("READY=1")
             self._grace_ends = self._loop.time() + _GRACE_SECONDS
@@ -214,12 +215,15 @@ class Demux:
             target: Application | Relay | None = self._forward(new, local, peer, delivery)
         else:
             target = self._hand_over(new, local, peer, relayed=delivery.way is Way.RELAY)
-        outcome = "refused" if target is None else delivery.way.value
-        self._counts[f"flows/{outcome}"] += 1
-        if target is None:
-            local.send(self._dispatcher.refuse(new, CONNECTION_REFUSED, "nobody takes it"), peer)
-        else:
+        outcome = delivery.way.value
+        if target is not None:
             self._remember(local, peer, target)
+        elif self._applications.may_take(new.registration):
+            outcome = "busy"  # as with a full queue of connections: the client will try again
+        else:
+            outcome = "refused"
+            local.send(push_close(new.header, CONNECTION_REFUSED, "nobody takes it"), peer)
+        self._counts[f"flows/{outcome}"] += 1
         self._say(
             outcome,
             local,

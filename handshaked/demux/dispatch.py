@@ -173,10 +173,6 @@ class Dispatcher:
             count += 1
         return count
 
-    def refuse(self, delivery: Deliver, error: int, reason: str) -> bytes:
-        """The answer for a client whose connection nobody takes."""
-        return push_close(delivery.header, error, reason)
-
     def _admit(self, key: tuple[Address, bytes], header: LongHeader, datagram: bytes, now: float) -> Decision:
         peer = show_address(key[0])
         token = next((packet.token for packet in pull_initials(datagram)), b"")

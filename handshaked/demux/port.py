@@ -90,6 +90,7 @@ class SharedPort:
         self._on_drained = on_drained
         self._locals: dict[str, Local] = {}
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was inherited may not have it
         self._socket = sock
         if self.address[0] in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
             if sock.family == socket.AF_INET6:

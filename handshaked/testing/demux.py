@@ -13,18 +13,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from handshaked.demux.accepting import open_listener
+from handshaked.demux.port import open_shared
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
 _STOP_SECONDS = 30.0
 _ANSWER_SECONDS = 30.0
+_ACTIVATION = """
+import fcntl, os, sys
+for place, held in enumerate([fcntl.fcntl(int(given), fcntl.F_DUPFD, 10) for given in sys.argv[1:3]], 3):
+    os.dup2(held, place)
+    os.close(held)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class RunningDemux:
     """A demultiplexer at the loopback's ``port``, its socket below `directory`; a context manager.
 
-    As root it runs as `user`, whom the daemon must allow to follow its registrations.
+    As root it runs as `user`, whom the daemon must allow to follow its registrations. `activated`: its sockets are
+    opened here and stay open while it restarts, as with systemd.
     """
 
     def __init__(
@@ -35,6 +46,7 @@ class RunningDemux:
         user: int | None = None,
         options: tuple[str, ...] = (),
         host: str = "127.0.0.1",
+        activated: bool = False,
     ) -> None:
         self.socket = directory / "demux" / "accept.sock"
         self.log = directory / "demux.log"
@@ -49,6 +61,12 @@ class RunningDemux:
         self.socket.parent.mkdir()
         if user is not None:
             os.chown(self.socket.parent, user, user)
+        self._held: list[socket.socket] = []
+        if activated:
+            address = (host, self.port, 0, 0) if ":" in host else (host, self.port)
+            self._held = [open_shared(address), open_listener(self.socket)]
+            shared, listener = (sock.fileno() for sock in self._held)
+            self._command = [sys.executable, "-c", _ACTIVATION, str(shared), str(listener), *self._command]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -59,6 +77,8 @@ class RunningDemux:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+        for sock in self._held:
+            sock.close()
 
     @property
     def pid(self) -> int:
@@ -81,6 +101,7 @@ class RunningDemux:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "NOTIFY_SOCKET": os.fspath(notices)},
+                pass_fds=[sock.fileno() for sock in self._held],
             )
             if not self._comes_up(ready):
                 self.stop()

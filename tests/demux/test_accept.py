@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from handshaked.quic.answers import CONNECTION_REFUSED
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
+from handshaked.wire.demux import Listen, push_listen
 from tests.demux.clients import Target, connected, echo, refusal, served
 from tests.demux.conftest import DEMUX_USER, FIRST_USER, SECOND_USER
+from tests.quic.initials import client_hello, crypto, initial
 
 
 @pytest.fixture
@@ -187,3 +190,59 @@ def _udp_sockets(pid: int) -> int:
     inodes = {line.split()[9] for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
     links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
+
+
+def test_an_application_that_does_not_read_keeps_its_clients_waiting(
+    demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("smb", "smb.example.com", "smb")
+    hello = client_hello("smb.example.com", ["smb"])
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        idle.connect(os.fspath(demux.socket))
+        idle.send(push_listen(1, Listen("smb")))
+        assert len(idle.recv(1000)) > 16
+        client.connect(("127.0.0.1", target.port))
+        while 'flows_total{reason="busy"}' not in demux.metrics():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
+                another.sendto(initial(crypto(0, hello), dcid=os.urandom(8)), ("127.0.0.1", target.port))
+        client.send(initial(crypto(0, hello), dcid=os.urandom(8)))
+        busy = demux.metrics()['flows_total{reason="busy"}']
+        while demux.metrics()['flows_total{reason="busy"}'] < busy:
+            continue
+        with pytest.raises(BlockingIOError):
+            client.recv(2000, socket.MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_with_sockets_held_for_it_a_restart_loses_nothing(
+    number: int,
+    public_directory: Path,
+    demux_daemon: RunningDaemon,
+    register: Callable[..., None],
+    authority: Authority,
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+
+    async def scenario(demux: RunningDemux) -> None:
+        target = Target(demux.port, authority.root, "127.0.0.1")
+        async with connected(target, "smb.example.com", "smb") as old:
+            await asyncio.to_thread(demux.stop, number)
+            assert await echo(old, b"meanwhile") == ("smb", b"meanwhile")
+
+            async def newcomer() -> tuple[str, bytes]:
+                async with connected(target, "smb.example.com", "smb") as new:
+                    return await echo(new, b"in the gap")
+
+            waiting = asyncio.create_task(newcomer())
+            await asyncio.to_thread(demux.start)
+            assert await waiting == ("smb", b"in the gap")
+            assert await echo(old, b"after") == ("smb", b"after")
+
+    with (
+        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host="0.0.0.0", activated=True) as demux,  # noqa: S104 - the loopback is what clients see of it
+        smb_server(demux_daemon, demux, "smb", user=FIRST_USER),
+    ):
+        asyncio.run(scenario(demux))
