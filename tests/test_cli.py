@@ -248,6 +248,7 @@ def test_refusals_say_what_is_wrong_and_change_nothing(
         ([*files(issued), "--server-name=192.0.2.1"], "is an IP address"),
         ([*files(issued), "--allow-user=nobody-of-this-name"], "there is no user 'nobody-of-this-name'"),
         ([*files(issued), "--allow-group=nobody-of-this-name"], "there is no group 'nobody-of-this-name'"),
+        ([*files(issued), "--allow-user=99999999999"], "99999999999"),
     ]
     for words, reason in cases:
         run = control("register", "web", "--alpn=h3", f"--server-name={NAME}", *words)

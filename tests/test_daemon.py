@@ -243,6 +243,18 @@ def test_sighup_takes_over_renewed_files(daemon: RunningDaemon, authority: Autho
         door.send(push_cancel(2))
 
 
+def test_a_reload_takes_over_a_chain_with_the_same_leaf(daemon: RunningDaemon, authority: Authority) -> None:
+    issued = authority.issue(NAME, file_name="chain")
+    register(daemon, issued)
+    with issued.certificate.open("ab") as file:
+        file.write(authority.root.read_bytes())
+    assert daemon.ask("reload") == {"renewed": ["web"], "errors": []}
+    with Door(daemon.handshake_socket) as door:
+        client, _ = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+        assert len(client.peer_certificates) == 2
+    assert daemon.ask("reload") == {"renewed": [], "errors": []}
+
+
 def test_a_bad_file_leaves_the_old_credential_and_renews_the_others(
     daemon: RunningDaemon, authority: Authority
 ) -> None:
