@@ -74,8 +74,10 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         sources=tuple(_source(one) for one in arguments.objects("credentials")),
         force=arguments.flag("force"),
     )
-    if not request.sources and not request.forwards:
-        raise ArgumentError("credentials", "give --cert and --key: only a registration that forwards can do without")
+    if not (request.sources or request.forwards):
+        raise ArgumentError(
+            "credentials", "give a certificate and a key; only a registration that forwards can do without"
+        )
     if not request.alpns and not request.access.kernel:
         raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
     if len(request.alpns) > MAX_ALPNS:
