@@ -21,6 +21,7 @@ from handshaked.control.authority import uid_of
 from handshaked.control.channel import Message
 from handshaked.control.commands import Commands
 from handshaked.control.dbus import OFF, Bus
+from handshaked.control.erasure import Erasure
 from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
 from handshaked.control.metrics import Exporter
@@ -44,8 +45,6 @@ _BACKLOG = 4096
 _SELF = Caller(os.geteuid())
 _EXPIRY_SECONDS = 3600.0
 _ROTATION_SECONDS = 600.0
-# A snapshot that a handshake pinned lives no longer than this: the longest timeout, and as much again for safety.
-_LONGEST_HANDSHAKE = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,7 @@ class Settings:
     configuration: Path | None
     check_config: bool
     kernel: bool | None
+    emulated_quic_sockets: bool
     netns: list[str]
     demux_user: str
 
@@ -98,6 +98,12 @@ class Daemon:
             {"self_test": lambda: self._watchdog.state, "bus": lambda: self._bus.state},
         )
         self._bus = Bus(settings.bus, self._commands, self._manager, lambda: self._watchdog.state)
+        self._erasure = Erasure(
+            self._store,
+            lambda: self._manager.snapshot,
+            self._supervisor.up_to_date,
+            self._supervisor.forget_credentials,
+        )
         self._exporter = Exporter(self._manager, self._supervisor)
         self._metrics = passed.get("metrics")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +141,7 @@ class Daemon:
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._settings.workers} workers")
         self._keep(self._watchdog.run())
         self._keep(self._warn_of_expiry())
-        self._keep(self._erase_unregistered())
+        self._keep(self._erasure.run())
         self._keep(self._rotate_ticket_keys())
         self._keep(self._bus.run())
         await self._exporter.start(self._metrics, self._settings.metrics)
@@ -158,19 +164,6 @@ class Daemon:
             except UnavailableError as error:
                 log.error("ticket keys cannot be renewed, the old ones stay: %s", error)
             await asyncio.sleep(_ROTATION_SECONDS)
-
-    async def _erase_unregistered(self) -> None:
-        """Erase keys that have been out of use for longer than any handshake may last: none can have them pinned."""
-        while True:
-            try:
-                snapshot, unused = self._manager.snapshot, self._manager.unused_credentials()
-                await asyncio.sleep(_LONGEST_HANDSHAKE)
-                if unused and self._supervisor.up_to_date(snapshot):
-                    self._manager.erase(unused)
-                    self._supervisor.forget_credentials()
-            except UnavailableError as error:
-                log.error("unregistered keys cannot be erased yet: %s", error)
-                await asyncio.sleep(_LONGEST_HANDSHAKE)
 
     def _on_outcomes(self, batch: Message) -> None:
         self._manager.hub.receive(batch)
@@ -218,6 +211,8 @@ def _door_options(settings: Settings, configuration: Configuration) -> list[str]
     options = [f"--configuration={settings.configuration or DEFAULT_PATH}"]
     if may_administer_network() if wanted is None else wanted:
         options += ["--kernel", *(f"--netns={name}" for name in settings.netns)]
+    if settings.emulated_quic_sockets:
+        options.append("--emulated-quic-sockets")
     return options
 
 
@@ -229,13 +224,23 @@ def command_line() -> RecordingParser:
     )
     parser.add_argument("--version", action="version", version=f"handshaked {__version__}")
     for name, default, words in (
-        ("state", directories.state_directory(), "where registrations and their keys are kept"),
-        ("runtime", directories.runtime_directory(), "where the sockets are, unless systemd opens them"),
-        ("configuration", directories.configuration_directory(), "whose registrations.d is followed"),
+        (
+            "state",
+            directories.state_directory(),
+            "where registrations and their keys are kept; for root: /var/lib/handshaked",
+        ),
+        (
+            "runtime",
+            directories.runtime_directory(),
+            "where the sockets are, unless systemd opens them; for root: /run/handshaked",
+        ),
+        (
+            "configuration",
+            directories.configuration_directory(),
+            "whose registrations.d is followed; for root: /etc/handshaked",
+        ),
     ):
-        parser.add_argument(
-            f"--{name}-directory", type=Path, default=default, metavar="DIR", help=f"{words} (default: {default})"
-        )
+        parser.add_argument(f"--{name}-directory", type=Path, default=default, metavar="DIR", help=words)
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="worker processes")
     parser.add_argument(
         "--demux-user",
@@ -274,6 +279,11 @@ def command_line() -> RecordingParser:
         default=[],
         metavar="NAME",
         help="take upcalls of this network namespace",
+    )
+    parser.add_argument(
+        "--emulated-quic-sockets",
+        action="store_true",
+        help="for tests: take socket pairs whose other end stands in for the kernel's QUIC, and no QUIC sockets",
     )
     return parser
 

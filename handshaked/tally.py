@@ -38,7 +38,7 @@ class Latency:
             if count and seen + count >= wanted:
                 low = BUCKETS[index - 1] if index else 0.0
                 high = BUCKETS[min(index, len(BUCKETS) - 1)]
-                return low + (high - low) * (wanted - seen) / count
+                return min(high, low + (high - low) * (wanted - seen) / count)  # the sum may be rounded upwards
             seen += count
         return 0.0
 

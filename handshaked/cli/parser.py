@@ -115,6 +115,36 @@ def _add_grant_options(sub: RecordingParser) -> None:
     sub.add_argument("--allow-kernel", action="store_true", help="they may let upcalls of the kernel use them")
 
 
+def _add_policy_options(sub: RecordingParser) -> None:
+    sub.add_argument(
+        "--client-auth", choices=("none", "request", "require"), default="none", help="ask clients for certificates"
+    )
+    sub.add_argument("--client-ca", metavar="F", help="PEM trust anchors for them; else the system's")
+    sub.add_argument("--client-crl", metavar="F", help="PEM revocation lists for them")
+    sub.add_argument(
+        "--peer", action="append", default=[], metavar="RULE", help="on the kernel's peers: 'allow san=dns:*.a tag=b'"
+    )
+    sub.add_argument(
+        "--ocsp", action="append", default=[], metavar="F", help="DER OCSP response to staple, one a credential"
+    )
+    sub.add_argument("--tickets", type=int, default=1, metavar="N", help="session tickets a client gets (1; 0: none)")
+    sub.add_argument(
+        "--early-data", action="store_true", help="let tickets bring 0-RTT data, where the endpoint takes it"
+    )
+    sub.add_argument("--cipher-suite", action="append", default=[], metavar="C", help="allow these only, best first")
+    sub.add_argument(
+        "--group", action="append", default=[], metavar="G", help="allow these key exchange groups only, best first"
+    )
+    sub.add_argument(
+        "--deliver",
+        nargs="+",
+        default=["accept"],
+        metavar="HOW",
+        help="how handshaked-demux delivers connections: accept, relay, or forward ADDRESS:PORT",
+    )
+    sub.add_argument("--proxy-protocol", action="store_true", help="forward with a PROXY protocol v2 header")
+
+
 def _add_register_options(sub: RecordingParser) -> None:
     sub.add_argument("name", help="what to call the registration")
     sub.add_argument("--cert", action="append", default=[], metavar="F", help="PEM chain, leaf first; may be repeated")
@@ -126,13 +156,6 @@ def _add_register_options(sub: RecordingParser) -> None:
     sub.add_argument("--allow-user", action="append", default=[], metavar="U", help="who else may use it")
     sub.add_argument("--allow-group", action="append", default=[], metavar="G", help="whose members may use it")
     sub.add_argument("--allow-kernel", action="store_true", help="upcalls of the kernel may use it")
-    sub.add_argument(
-        "--deliver",
-        nargs="+",
-        default=["accept"],
-        metavar="HOW",
-        help="how handshaked-demux delivers connections: accept, relay, or forward ADDRESS:PORT",
-    )
-    sub.add_argument("--proxy-protocol", action="store_true", help="forward with a PROXY protocol v2 header")
+    _add_policy_options(sub)
     sub.add_argument("--replace", action="store_true", help="replace the registration of that name")
     sub.add_argument("--force", action="store_true", help="accept expired or not yet valid certificates, for testing")

@@ -24,7 +24,9 @@ from handshaked.errors import RefusedError
 def register(arguments: argparse.Namespace) -> int:
     """``register``: opens the files as the user who calls, and hands them over."""
     credentials, paths = _credentials(arguments)
-    descriptors = _open_all(paths)
+    trust = {"client_ca": arguments.client_ca, "client_crl": arguments.client_crl}
+    trust = {name: os.path.abspath(path) for name, path in trust.items() if path}
+    descriptors = _open_all([*paths, *trust.values()])
     try:
         result = ask(
             arguments,
@@ -36,10 +38,17 @@ def register(arguments: argparse.Namespace) -> int:
                 "allow_users": arguments.allow_user,
                 "allow_groups": arguments.allow_group,
                 "allow_kernel": arguments.allow_kernel,
+                "peers": arguments.peer,
                 "deliver": " ".join(arguments.deliver),
                 "proxy_protocol": arguments.proxy_protocol,
                 "credentials": credentials,
                 "force": arguments.force,
+                "client_auth": arguments.client_auth,
+                "tickets": arguments.tickets,
+                "early_data": arguments.early_data,
+                "cipher_suites": arguments.cipher_suite,
+                "groups": arguments.group,
+                **trust,
                 "replace": arguments.replace,
             },
             descriptors,
@@ -94,7 +103,8 @@ def show(arguments: argparse.Namespace) -> int:
             "server names": ", ".join(registration["server_names"]) or "(any)",
             "ALPN": ", ".join(registration["alpns"]),
             "may use it": _users(registration),
-            "delivered by": registration["deliver"] + " with PROXY protocol" * registration["proxy_protocol"],
+            "delivered by": registration["policy"]["deliver"]
+            + " with PROXY protocol" * registration["policy"]["proxy_protocol"],
             **({"from": registration["origin"]} if registration["origin"] else {}),
         }
     )
@@ -138,6 +148,9 @@ def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]
     certificates, keys, passphrases = arguments.cert, arguments.key, arguments.passphrase_file
     if len(certificates) != len(keys) or (passphrases and len(passphrases) != len(certificates + arguments.pkcs12)):
         arguments.parser.error("give as many --key as --cert, and --passphrase-file for all credentials or for none")
+    responses = arguments.ocsp
+    if responses and len(responses) != len(certificates + arguments.pkcs12):
+        arguments.parser.error("give --ocsp for all credentials or for none")
     if not certificates and not arguments.pkcs12 and arguments.deliver[0] != "forward":
         arguments.parser.error("give a credential: --cert and --key, or --pkcs12")
     pairs = [*zip(certificates, keys, strict=True), *((path, None) for path in arguments.pkcs12)]
@@ -145,6 +158,7 @@ def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]
     paths: list[str] = []
     for index, (certificate, key) in enumerate(pairs):
         files = {"certificate": certificate, "key": key, "passphrase": passphrases[index] if passphrases else None}
+        files["ocsp"] = responses[index] if responses else None
         files = {name: os.path.abspath(path) for name, path in files.items() if path}
         credentials.append(files)
         paths += files.values()

@@ -20,6 +20,7 @@ from typing import Any
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import uid_of
 from handshaked.control.loading import open_again
+from handshaked.control.policies import open_trust_again
 from handshaked.control.request import pull_request
 from handshaked.errors import RefusedError
 from handshaked.registry.store import NewRegistration
@@ -157,7 +158,7 @@ def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistrat
     request = pull_request(arguments)
     arguments.end()
     credentials = [open_again(source, owner) for source in request.sources]
-    return request.with_credentials(credentials, owner, str(path))
+    return request.with_credentials(credentials, open_trust_again(request.trust), owner, str(path))
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int:

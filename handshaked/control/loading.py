@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from handshaked.errors import RefusedError
-from handshaked.registry.credentials import LoadedCredential, load_pem, load_pkcs12, read_file
+from handshaked.registry.credentials import LoadedCredential, load_pem, load_pkcs12, read_file, with_ocsp_response
 from handshaked.registry.store import Source
 
 MAX_CREDENTIALS = 8
@@ -13,7 +13,7 @@ CREDENTIALS_PREFIX = "$CREDENTIALS_DIRECTORY/"
 
 def paths_of(source: Source) -> list[str]:
     """The files of `source`, in the order in which descriptors of them are handed over."""
-    return [path for path in (source.certificate, source.key, source.passphrase) if path]
+    return [path for path in (source.certificate, source.key, source.passphrase, source.ocsp) if path]
 
 
 def load_all(sources: Sequence[Source], descriptors: tuple[int, ...]) -> list[LoadedCredential]:
@@ -63,5 +63,10 @@ def _load(source: Source, descriptors: list[int]) -> LoadedCredential:
     if source.passphrase:
         passphrase = read_file(next(left), source.passphrase, secret=True).rstrip(b"\r\n")
     if source.key:
-        return load_pem(certificate, key, passphrase, names=(source.certificate, source.key))
-    return load_pkcs12(certificate, passphrase, name=source.certificate)
+        loaded = load_pem(certificate, key, passphrase, names=(source.certificate, source.key))
+    else:
+        loaded = load_pkcs12(certificate, passphrase, name=source.certificate)
+    if source.ocsp:
+        response = read_file(next(left), source.ocsp, secret=False)
+        return with_ocsp_response(loaded, response, name=source.ocsp)
+    return loaded

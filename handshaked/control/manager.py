@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from handshaked.control.authority import (
     uid_of,
 )
 from handshaked.control.hub import Filter, Hub
-from handshaked.control.loading import load_all
+from handshaked.control.loading import load_all, paths_of
+from handshaked.control.policies import load_trust
 from handshaked.control.renewal import Renewal
 from handshaked.control.request import pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
@@ -62,7 +64,9 @@ class Manager:
         old = self.snapshot.named(request.name)
         if replace and old is not None:
             require_owner(caller, old, "replace")
-        new = request.with_credentials(load_all(request.sources, descriptors), caller.uid)
+        count = sum(len(paths_of(source)) for source in request.sources)
+        credentials = load_all(request.sources, descriptors[:count])
+        new = request.with_credentials(credentials, load_trust(request.trust, descriptors[count:]), caller.uid)
         held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
         require_grant(caller, new, self._store.grants(), held)
         registration = self._store.register(new, replace=replace)
@@ -201,6 +205,7 @@ class Manager:
 
     def shown(self, registration: Registration) -> Result:
         """`registration` for people; never a key."""
+        anchors, revocations = self._store.trust_paths(registration.policy.client_trust)
         return {
             "name": registration.name,
             "owner": registration.owner,
@@ -210,8 +215,15 @@ class Manager:
             "allow_groups": sorted(registration.access.gids),
             "allow_kernel": registration.access.kernel,
             "origin": registration.origin,
-            "deliver": registration.policy.deliver,
-            "proxy_protocol": registration.policy.proxy_protocol,
+            "policy": {
+                **{
+                    setting.name: getattr(registration.policy, setting.name)
+                    for setting in fields(registration.policy)
+                    if setting.name != "client_trust"
+                },
+                "client_ca": anchors,
+                "client_crl": revocations,
+            },
             "credentials": [_shown_credential(one) for one in self._store.details(registration)],
         }
 
@@ -237,15 +249,6 @@ class Manager:
             if len(found) >= limit:
                 break
         return found
-
-    def unused_credentials(self) -> list[int]:
-        """The credentials that no registration uses any more."""
-        return self._store.unused()
-
-    def erase(self, unused: list[int]) -> None:
-        """Erase the credentials `unused`, which no handshake can use any more."""
-        self._store.erase(unused)
-        log.info("erased %d keys that are not registered any more", len(unused))
 
     async def _changed(self) -> Snapshot:
         self.snapshot = self._store.refresh(self.snapshot)

@@ -9,16 +9,18 @@ import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from handshaked.control.dropins import DropIns, Problem, read_drop_ins
 from handshaked.control.loading import open_again, paths_of, resolved
+from handshaked.control.policies import TrustSource, open_trust_again
 from handshaked.control.request import check_all_valid
 from handshaked.control.watch import Watch
 from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import ConflictError, NewRegistration, Source, Store
+from handshaked.registry.store import ConflictError, NewRegistration, NewTrust, Source, Store
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Renewal:
         self._directory = directory
         self._changed = changed
         self._snapshot = Snapshot()
-        self._sources: dict[int, tuple[Registration, tuple[Source, ...]]] = {}
+        self._followed: dict[int, tuple[Registration, _Files]] = {}
         self._users: dict[str, set[int]] = {}
         self._seen: dict[int, bytes] = {}
         self._watch: Watch | None = None
@@ -74,14 +76,14 @@ class Renewal:
         """The registrations are those of `snapshot` now."""
         self._snapshot = snapshot
         current = {registration.id: registration for registration in snapshot.registrations}
-        for identity in self._sources.keys() - current.keys():
+        for identity in self._followed.keys() - current.keys():
             self._drop(identity)
-        fresh = [one for one in current.values() if self._sources.get(one.id, (None,))[0] is not one]
+        fresh = [one for one in current.values() if self._followed.get(one.id, (None,))[0] is not one]
         for registration in fresh:
             self._drop(registration.id)
-            sources = tuple(one.source for one in self._store.details(registration) if paths_of(one.source))
-            self._sources[registration.id] = (registration, sources)
-            for path in _files(sources):
+            files = self._files_of(registration)
+            self._followed[registration.id] = (registration, files)
+            for path in files.resolved:
                 self._users.setdefault(path, set()).add(registration.id)
         self._follow_paths()
         if fresh:
@@ -93,7 +95,7 @@ class Renewal:
         """Look at all files: the names of what was renewed, added, changed or removed, and what is wrong, in words."""
         async with self._lock:
             changed = await self._read_drop_ins()
-            changed += await self._renew(list(self._sources))
+            changed += await self._renew(list(self._followed))
             self._follow_paths()
             return changed, list(self.problems.values())
 
@@ -128,41 +130,59 @@ class Renewal:
             self._follow_paths()
         async with self._lock:
             await self._read_drop_ins()
-            await self._renew([id_ for id_, (one, _) in self._sources.items() if one.name in self.problems])
+            await self._renew([id_ for id_, (one, _) in self._followed.items() if one.name in self.problems])
 
     async def _renew(self, identities: Iterable[int]) -> list[str]:
         renewed = []
         for identity in identities:
             await asyncio.sleep(0)  # there may be many, and others wait to be answered
-            if identity in self._sources and self._renew_one(*self._sources[identity]):
-                renewed.append(self._sources[identity][0].name)
+            if identity in self._followed and self._renew_one(*self._followed[identity]):
+                renewed.append(self._followed[identity][0].name)
         if renewed:
             log.info("renewed the credentials of %s", ", ".join(renewed))
             await self._changed()
         return renewed
 
-    def _renew_one(self, registration: Registration, sources: tuple[Source, ...]) -> bool:
-        """Whether `registration` has other credentials now."""
-        if not sources:
+    def _files_of(self, registration: Registration) -> "_Files":
+        sources = tuple(one.source for one in self._store.details(registration) if paths_of(one.source))
+        return _Files(sources, TrustSource(*self._store.trust_paths(registration.policy.client_trust)))
+
+    def _renew_one(self, registration: Registration, files: "_Files") -> bool:
+        """Whether `registration` has other credentials, or other trust in client certificates, now."""
+        if not files.paths:
             return False
         try:
-            seen = _digest(sources)
+            seen = files.digest()
             if self._seen.get(registration.id) == seen:
                 self._mended(registration.name)
                 return False
-            loaded = [open_again(source, registration.owner) for source in sources]
-            old = [(one.reference.leaf_digest, one.chain_digest) for one in self._store.details(registration)]
-            different = [(one.leaf_digest, one.chain_digest) for one in loaded] != old
-            if different:
-                check_all_valid(loaded)
-                self._store.replace_credentials(registration, zip(loaded, sources, strict=True))
+            renewed = self._renew_credentials(registration, files.sources)
+            renewed = self._renew_trust(registration, files.trust) or renewed
         except (OSError, RefusedError) as error:
             words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
             self._note(registration.name, f"{registration.name}: {words}; the old credential stays")
             return False
         self._seen[registration.id] = seen
         self._mended(registration.name)
-        return different
+        return renewed
+
+    def _renew_credentials(self, registration: Registration, sources: tuple[Source, ...]) -> bool:
+        if not sources:
+            return False
+        loaded = [open_again(source, registration.owner) for source in sources]
+        old = [(one.reference.leaf_digest, one.chain_digest) for one in self._store.details(registration)]
+        if [(one.leaf_digest, one.chain_digest) for one in loaded] == old:
+            return False
+        check_all_valid(loaded)
+        self._store.replace_credentials(registration, zip(loaded, sources, strict=True))
+        return True
+
+    def _renew_trust(self, registration: Registration, source: TrustSource) -> bool:
+        trust = open_trust_again(source)
+        if trust is None or (trust.anchors, trust.revocations) == self._store.trust(registration.policy.client_trust):
+            return False
+        self._store.replace_trust(registration, trust)
+        return True
 
     async def _read_drop_ins(self) -> list[str]:
         found = read_drop_ins(self._directory)
@@ -205,11 +225,19 @@ class Renewal:
     def _same(self, old: Registration, new: NewRegistration) -> bool:
         details = self._store.details(old)
         return (
-            (old.owner, old.server_names, old.alpns, old.access, old.policy, old.origin)
-            == (new.owner, new.server_names, new.alpns, new.access, new.policy, new.origin)
+            (old.owner, old.server_names, old.alpns, old.access, old.origin)
+            == (new.owner, new.server_names, new.alpns, new.access, new.origin)
+            and replace(old.policy, client_trust=0) == new.policy
+            and self._same_trust(old, new.client_trust)
             and [one.source for one in details] == [source for _, source in new.credentials]
             and [one.chain_digest for one in details] == [one.chain_digest for one, _ in new.credentials]
         )
+
+    def _same_trust(self, old: Registration, new: NewTrust | None) -> bool:
+        identity = old.policy.client_trust
+        if new is None or identity == 0:
+            return new is None and identity == 0
+        return self._store.trust(identity) == (new.anchors, new.revocations)
 
     def _note_all(self, found: DropIns) -> None:
         """Problems with drop-ins stand under their places, which begin with a slash as no name does."""
@@ -230,8 +258,8 @@ class Renewal:
             log.info("mended: %s", words)
 
     def _drop(self, identity: int) -> None:
-        registration, sources = self._sources.pop(identity, (None, ()))
-        for path in _files(sources):
+        registration, files = self._followed.pop(identity, (None, _Files()))
+        for path in files.resolved:
             self._users[path].discard(identity)
             if not self._users[path]:
                 del self._users[path]
@@ -252,23 +280,35 @@ class Renewal:
         task.add_done_callback(self._tasks.discard)
 
 
-def _files(sources: Iterable[Source]) -> list[str]:
-    paths = []
-    for path in {path for source in sources for path in paths_of(source)}:
-        try:
-            paths.append(resolved(path))
-        except RefusedError:
-            continue  # there are no such files in this life of the daemon; opening them will say so
-    return paths
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files that a registration follows."""
 
+    sources: tuple[Source, ...] = ()
+    trust: TrustSource = field(default=TrustSource())
 
-def _digest(sources: Iterable[Source]) -> bytes:
-    """A digest of the files' content, and of who may have written it."""
-    digest = hashlib.sha256()
-    for source in sources:
-        for path in paths_of(source):
+    @property
+    def paths(self) -> list[str]:
+        """Their paths, as they were given."""
+        return [*(path for source in self.sources for path in paths_of(source)), *self.trust.paths]
+
+    @property
+    def resolved(self) -> set[str]:
+        """Where they are."""
+        found = set()
+        for path in self.paths:
+            try:
+                found.add(resolved(path))
+            except RefusedError:
+                continue  # there are no such files in this life of the daemon; opening them will say so
+        return found
+
+    def digest(self) -> bytes:
+        """A digest of their content, and of who may have written it."""
+        digest = hashlib.sha256()
+        for path in self.paths:
             with open(resolved(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
                 status = os.fstat(file.fileno())
                 digest.update(f"{status.st_uid} {status.st_mode} {status.st_size}\n".encode())
                 digest.update(file.read(1 << 20))
-    return digest.digest()
+        return digest.digest()

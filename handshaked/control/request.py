@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import gid_of, uid_of
+from handshaked.control.policies import TrustSource, pull_policy, pull_trust
 from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.names import canonical_server_name, parse_alpn
 from handshaked.registry.registration import Access, Policy
-from handshaked.registry.store import NewRegistration, Source
+from handshaked.registry.store import NewRegistration, NewTrust, Source
 from handshaked.selftest import SERVER_NAME
 
 MAX_NAMES = 100
@@ -28,9 +29,10 @@ class RegistrationRequest:
     server_names: tuple[str, ...]
     alpns: tuple[bytes, ...]
     access: Access
-    policy: Policy
     sources: tuple[Source, ...]
     force: bool
+    policy: Policy
+    trust: TrustSource
 
     @property
     def forwards(self) -> bool:
@@ -38,7 +40,7 @@ class RegistrationRequest:
         return parse_delivery(self.policy.deliver).way is Way.FORWARD
 
     def with_credentials(
-        self, credentials: Iterable[LoadedCredential], owner: int, origin: str = ""
+        self, credentials: Iterable[LoadedCredential], trust: NewTrust | None, owner: int, origin: str = ""
     ) -> NewRegistration:
         """What the store is to keep. RefusedError if a certificate is out of date, unless that is asked for."""
         credentials = tuple(credentials)
@@ -53,11 +55,13 @@ class RegistrationRequest:
             access=self.access,
             policy=self.policy,
             origin=origin,
+            client_trust=trust,
         )
 
 
 def pull_request(arguments: Arguments) -> RegistrationRequest:
     """The request in `arguments`; what it does not know stays in there."""
+    policy = pull_policy(arguments)
     request = RegistrationRequest(
         name=_registration_name(arguments.text("name")),
         server_names=arguments.each("server_names", _server_name, "server name"),
@@ -67,17 +71,13 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
             gids=frozenset(arguments.each("allow_groups", gid_of, "group")),
             kernel=arguments.flag("allow_kernel"),
         ),
-        policy=Policy(
-            deliver=parse_delivery(arguments.optional_text("deliver") or "accept").text,
-            proxy_protocol=arguments.flag("proxy_protocol"),
-        ),
         sources=tuple(_source(one) for one in arguments.objects("credentials")),
         force=arguments.flag("force"),
+        policy=policy,
+        trust=pull_trust(arguments, policy),
     )
-    if not (request.sources or request.forwards):
-        raise ArgumentError(
-            "credentials", "give a certificate and a key; only a registration that forwards can do without"
-        )
+    if not request.sources and not request.forwards:
+        raise ArgumentError("certificate", "give a certificate and a key: only a registration that forwards needs none")
     if not request.alpns and not request.access.kernel:
         raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
     if len(request.alpns) > MAX_ALPNS:
@@ -107,6 +107,7 @@ def _source(arguments: Arguments) -> Source:
         certificate=arguments.text("certificate"),
         key=arguments.optional_text("key") or "",
         passphrase=arguments.optional_text("passphrase") or "",
+        ocsp=arguments.optional_text("ocsp") or "",
     )
     arguments.end()
     return source

@@ -6,7 +6,7 @@ Sans-IO. CRYPTO frames may come split, shuffled, repeated or padded, over severa
 from bisect import bisect_left
 
 from handshaked.errors import Alert, PeerError
-from handshaked.model import MAX_HANDSHAKE_MESSAGE
+from handshaked.model import MAX_CLIENT_HELLO
 from handshaked.quic.packets import Reader, pull_initials
 from handshaked.quic.protection import InitialKeys
 
@@ -24,7 +24,7 @@ class ClientHelloAssembler:
 
     __slots__ = ("_covered", "_frames", "_keys", "_limit", "_stream", "connection")
 
-    def __init__(self, limit: int = _HEADER + MAX_HANDSHAKE_MESSAGE) -> None:
+    def __init__(self, limit: int = _HEADER + MAX_CLIENT_HELLO) -> None:
         self.connection: tuple[int, bytes] | None = None
         """Version and destination connection ID, once a packet has opened."""
         self._limit = limit

@@ -47,6 +47,7 @@ class Source:
     certificate: str = ""
     key: str = ""
     passphrase: str = ""
+    ocsp: str = ""
 
 
 class ConflictError(RefusedError):
@@ -199,6 +200,19 @@ class Store:
             raise LocalError("the trust anchors were removed while the handshake ran", Status.NO_KEY)
         return row[0], row[1]
 
+    def trust_paths(self, identity: int) -> tuple[str, str]:
+        """Where the trust anchors and the revocation lists of that id came from; empty: there are none."""
+        row = self._db.execute("SELECT source FROM trust WHERE id = ?", (identity,)).fetchone()
+        anchors, revocations = json.loads(row[0]) if row is not None else ("", "")
+        return anchors, revocations
+
+    def replace_trust(self, registration: Registration, trust: NewTrust) -> None:
+        """Give `registration` other trust anchors for client certificates, in one step."""
+        with self._transaction():
+            policy = self._with_trust(registration.policy, trust)
+            self._db.execute("UPDATE registration SET policy = ? WHERE id = ?", (dump_policy(policy), registration.id))
+            self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
+
     def ticket_keys(self) -> list[tuple[float, bytes]]:
         """The secrets of session tickets, each with the time from which it is used (Unix seconds), oldest first."""
         return list(self._db.execute("SELECT begins, secret FROM ticket_key ORDER BY begins"))
@@ -222,7 +236,7 @@ class Store:
         """The credentials of `registration`, in order, for people."""
         with self._reading():
             rows = self._db.execute(
-                "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source"
+                "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source, c.ocsp"
                 " FROM registration_credential r JOIN credential c ON c.id = r.credential"
                 " WHERE r.registration = ? ORDER BY r.position",
                 (registration.id,),
@@ -230,7 +244,7 @@ class Store:
         return [
             CredentialDetails(
                 CredentialReference(row[0], KeyType(row[1]), row[2]),
-                chain_digest(split(row[3], 4)),
+                chain_digest(split(row[3], 4), row[8]),
                 row[4],
                 row[5],
                 row[6],
@@ -313,7 +327,7 @@ class Store:
                 json.dumps(new.server_names),
                 join(new.alpns, 1),
                 dump_access(new.access),
-                dump_policy(self._with_trust(new)),
+                dump_policy(self._with_trust(new.policy, new.client_trust)),
                 time.time(),
                 new.origin,
             ),
@@ -331,15 +345,14 @@ class Store:
         self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
         return next(self._registrations(identity))
 
-    def _with_trust(self, new: NewRegistration) -> Policy:
-        trust = new.client_trust
+    def _with_trust(self, policy: Policy, trust: NewTrust | None) -> Policy:
         if trust is None:
-            return new.policy
+            return policy
         cursor = self._db.execute(
             "INSERT INTO trust (anchors, revocations, source) VALUES (?, ?, ?)",
             (trust.anchors, trust.revocations, json.dumps([trust.anchors_path, trust.revocations_path])),
         )
-        return dataclasses.replace(new.policy, client_trust=_row_id(cursor))
+        return dataclasses.replace(policy, client_trust=_row_id(cursor))
 
     def _insert_credentials(self, identity: int, credentials: Iterable[tuple[LoadedCredential, Source]]) -> None:
         for position, (credential, source) in enumerate(credentials):
@@ -349,7 +362,7 @@ class Store:
                     identity,
                     position,
                     self._insert_credential(credential),
-                    json.dumps([source.certificate, source.key, source.passphrase]),
+                    json.dumps([source.certificate, source.key, source.passphrase, source.ocsp]),
                 ),
             )
 

@@ -293,11 +293,14 @@ class _Adapter:
             try:
                 self._handshake = self._client.start(self._start(), self._on_message, self._plan_to_go_on)
             except OSError as error:
-                raise QuicConnectionError(
-                    error_code=QuicErrorCode.INTERNAL_ERROR,
-                    frame_type=QuicFrameType.CRYPTO,
-                    reason_phrase=f"the handshake daemon cannot be reached: {error.strerror}",
-                ) from None
+                self._fail(
+                    QuicConnectionError(
+                        error_code=QuicErrorCode.INTERNAL_ERROR,
+                        frame_type=QuicFrameType.CRYPTO,
+                        reason_phrase=f"the handshake daemon cannot be reached: {error.strerror}",
+                    )
+                )
+                return
         if data:
             self._handshake.receive(_LEVELS[self._epoch], data)
         self._awaiting = True
@@ -341,11 +344,13 @@ class _Adapter:
         try:
             self._apply(message)
         except QuicConnectionError as error:
-            self._quic.close(
-                error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase
-            )
+            self._fail(error)
         if self._quic._close_event is not None or isinstance(message, Done):
             self._plan_to_go_on()
+
+    def _fail(self, error: QuicConnectionError) -> None:
+        # aioquic does so itself with what is raised while it handles a packet, but a client also asks outside of that.
+        self._quic.close(error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase)
 
     def _apply(self, message: Message) -> None:
         remote = self._tls

@@ -93,7 +93,12 @@ LAYOUTS = [certbot, kubernetes, acme_sh, renamed, linked_directory, not_there]
 async def changed(watch_for: Callable[[Watch], object], act: Callable[[], object]) -> set[str]:
     """What a watch tells of when `act` is done."""
     found: asyncio.Future[set[str]] = asyncio.get_running_loop().create_future()
-    watch = Watch(lambda paths: found.done() or found.set_result(paths), 0.01)
+
+    def tell(paths: set[str]) -> None:
+        if not found.done():
+            found.set_result(paths)
+
+    watch = Watch(tell, 0.01)
     try:
         watch_for(watch)
         act()

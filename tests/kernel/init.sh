@@ -6,7 +6,7 @@ if [ $$ = 1 ]; then
     mount -t proc proc /proc
     mount -t sysfs sys /sys
     for directory in /run /tmp /var/lib/nfs; do mount -t tmpfs tmpfs $directory; done
-    mkdir -p /var/lib/nfs/{sm,sm.bak,v4recovery,rpc_pipefs,nfsdcld} /run/rpcbind
+    mkdir -p /var/lib/nfs/{sm,sm.bak,v4recovery,nfsdcld} /run/rpcbind
     touch /var/lib/nfs/etab /var/lib/nfs/rmtab
 fi
 ip link set lo up

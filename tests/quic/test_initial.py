@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handshaked.errors import Alert, PeerError
+from handshaked.model import MAX_CLIENT_HELLO
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.quic.packets import pull_initials
 from handshaked.quic.protection import InitialKeys
@@ -173,8 +174,9 @@ def test_overlapping_pieces_are_bounded_in_bytes() -> None:
 
 
 def test_a_large_message_is_taken_up_to_the_limit() -> None:
-    sent = message(64 * 1024)
+    sent = message(MAX_CLIENT_HELLO)
     assert assembled(datagrams(sent, 1100, size=1400)) == sent
+    assert refusal(datagrams(message(MAX_CLIENT_HELLO + 1), 1100, size=1400)).alert is Alert.ILLEGAL_PARAMETER
 
 
 def test_packets_of_another_connection_are_passed_over() -> None:

@@ -15,7 +15,7 @@ SEEN = (
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make the kernel's root file system")
 def test_the_service_lives_under_systemd() -> None:
-    result = boot("systemd_life.py", systemd=True)
+    result = boot("systemd_life", systemd=True)
     assert result.status == 0, result.output
     for what in SEEN:
         assert f"seen: {what}" in result.output
