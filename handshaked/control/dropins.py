@@ -157,8 +157,6 @@ def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistrat
             raise ArgumentError("owner", str(error)) from None
     request = pull_request(arguments)
     arguments.end()
-    if not request.sources:
-        raise ArgumentError("certificate", "give a certificate and a key")
     credentials = [open_again(source, owner) for source in request.sources]
     return request.with_credentials(credentials, open_trust_again(request.trust), owner, str(path))
 

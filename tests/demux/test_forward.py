@@ -4,9 +4,11 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from handshaked.control.dropins import read_drop_ins
 from handshaked.errors import RefusedError
 from handshaked.quic.answers import CONNECTION_REFUSED
 from handshaked.testing.authority import Authority, Issued
@@ -58,7 +60,7 @@ def test_a_registration_that_forwards_needs_no_credential(
 
 
 def test_other_registrations_need_one(demux_daemon: RunningDaemon) -> None:
-    with pytest.raises(RefusedError, match="--cert"):
+    with pytest.raises(RefusedError, match="a certificate and a key"):
         demux_daemon.register("bare", alpns=["h3"], server_names=["bare.example.com"])
 
 
@@ -107,3 +109,13 @@ async def _first_datagram(target: Target, backend: socket.socket, server_name: s
 
 def _port(sock: socket.socket) -> int:
     return int(sock.getsockname()[1])
+
+
+def test_a_drop_in_file_may_forward(tmp_path: Path) -> None:
+    (tmp_path / "web.toml").write_text(
+        '[registration.web]\nserver_names = ["web.example.com"]\nalpns = ["h3"]\ndeliver = "forward 127.0.0.1:8443"\n'
+    )
+    found = read_drop_ins(tmp_path)
+    assert not found.problems
+    wanted, _ = found.wanted["web"]
+    assert wanted.policy.deliver == "forward 127.0.0.1:8443"
