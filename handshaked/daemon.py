@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -16,10 +17,12 @@ from pathlib import Path
 from handshaked import __version__, directories
 from handshaked.command_line import RecordingParser
 from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
+from handshaked.control.authority import uid_of
 from handshaked.control.channel import Message
 from handshaked.control.commands import Commands
 from handshaked.control.dbus import OFF, Bus
 from handshaked.control.erasure import Erasure
+from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
 from handshaked.control.metrics import Exporter
 from handshaked.control.server import ControlServer
@@ -28,6 +31,7 @@ from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.journal import FORMATS
 from handshaked.model import Caller
 from handshaked.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
+from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import Store
 from handshaked.selftest import SelfTest
 from handshaked.sides import check_sides
@@ -58,7 +62,9 @@ class Settings:
     configuration: Path | None
     check_config: bool
     kernel: bool | None
+    emulated_quic_sockets: bool
     netns: list[str]
+    demux_user: str
 
 
 class Daemon:
@@ -81,14 +87,14 @@ class Daemon:
             *_door_options(settings, configuration),
         )
         self._supervisor = Supervisor(self._listener, settings.workers, options, self._on_outcomes)
-        self._manager = Manager(
-            self._store, self._supervisor.publish, settings.configuration_directory / directories.DROP_INS
-        )
+        self._manager = Manager(self._store, self._publish, settings.configuration_directory / directories.DROP_INS)
+        self._followers = Followers(self._manager.snapshot, _followers_uids(settings.demux_user))
         address = Path(self._listener.getsockname())
         self._watchdog = Watchdog(lambda: self._self_test.run(address), self._supervisor.check)
         self._commands = Commands(
             self._manager,
             self._supervisor,
+            self._followers,
             {"self_test": lambda: self._watchdog.state, "bus": lambda: self._bus.state},
         )
         self._bus = Bus(settings.bus, self._commands, self._manager, lambda: self._watchdog.state)
@@ -123,6 +129,9 @@ class Daemon:
         await self._manager.renewal.close()
         await self._supervisor.stop()
         self._store.close()
+
+    async def _publish(self, snapshot: Snapshot) -> None:
+        await asyncio.gather(self._supervisor.publish(snapshot), self._followers.publish(snapshot))
 
     async def _start(self) -> None:
         await self._supervisor.start()
@@ -202,6 +211,8 @@ def _door_options(settings: Settings, configuration: Configuration) -> list[str]
     options = [f"--configuration={settings.configuration or DEFAULT_PATH}"]
     if may_administer_network() if wanted is None else wanted:
         options += ["--kernel", *(f"--netns={name}" for name in settings.netns)]
+    if settings.emulated_quic_sockets:
+        options.append("--emulated-quic-sockets")
     return options
 
 
@@ -231,6 +242,12 @@ def command_line() -> RecordingParser:
     ):
         parser.add_argument(f"--{name}-directory", type=Path, default=default, metavar="DIR", help=words)
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="worker processes")
+    parser.add_argument(
+        "--demux-user",
+        default="handshaked-demux",
+        metavar="USER",
+        help="user (or uid) whose programs may follow all registrations, without their keys (default: %(default)s)",
+    )
     parser.add_argument("--log-level", choices=LEVELS, help="info, unless the configuration says otherwise")
     parser.add_argument(
         "--log-format",
@@ -263,7 +280,20 @@ def command_line() -> RecordingParser:
         metavar="NAME",
         help="take upcalls of this network namespace",
     )
+    parser.add_argument(
+        "--emulated-quic-sockets",
+        action="store_true",
+        help="for tests: take socket pairs whose other end stands in for the kernel's QUIC, and no QUIC sockets",
+    )
     return parser
+
+
+def _followers_uids(demux_user: str) -> frozenset[int]:
+    """Root, the daemon's own user, and the demultiplexer's if there is one."""
+    uids = {0, os.geteuid()}
+    with contextlib.suppress(RefusedError):
+        uids.add(uid_of(demux_user))
+    return frozenset(uids)
 
 
 def _positive(text: str) -> int:

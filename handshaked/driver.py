@@ -64,6 +64,11 @@ class Attempt:
         return self._request.ticket_seconds
 
     @property
+    def seconds_left(self) -> float:
+        """How long it is to the deadline."""
+        return max(0.0, self._started + self._request.timeout - time.monotonic())
+
+    @property
     def finished(self) -> bool:
         """Whether the outcome has been reported."""
         return self._over

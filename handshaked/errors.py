@@ -88,6 +88,7 @@ class Status:
     BAD_DESCRIPTOR: ClassVar = errno.EBADF
     NO_OPTION: ClassVar = errno.ENOPROTOOPT
     NOT_CONNECTED: ClassVar = errno.ENOTCONN
+    BROKEN_PIPE: ClassVar = errno.EPIPE
 
 
 _KERNEL_STATUSES = frozenset(

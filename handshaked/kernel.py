@@ -62,7 +62,7 @@ class KernelHandshakes:
 
     def open(self, request: Request, sock: socket.socket, report: Callable[[Outcome], None]) -> Attempt:
         """Begin the handshake of `request` on `sock`; `report` is told how it ended."""
-        run = _Run(self, self._service, request)
+        run = KernelRun(self, self._service, request)
 
         def finish(outcome: Outcome) -> None:
             run.close()
@@ -74,7 +74,7 @@ class KernelHandshakes:
         return attempt
 
 
-class _Run:
+class KernelRun:
     """One handshake: its session, and what is known of the peer in the end."""
 
     def __init__(self, handshakes: KernelHandshakes, service: HandshakeService, request: Request) -> None:
@@ -89,15 +89,19 @@ class _Run:
 
     def open_session(self) -> StreamSession:
         """The session for the request; HandshakeError if it cannot be run."""
-        request = self._request
+        request = self.prepare(self._request)
+        if request.role is Role.SERVER:
+            return ServerStreamSession(self.choose)
+        return ClientStreamSession(self.client_parameters())
+
+    def prepare(self, request: Request) -> Request:
+        """Go by `request` from here on; HandshakeError if it cannot be run."""
+        self._request = request
         if request.keyring is not None:
             self._link(request.keyring)
         if request.auth_mode not in (AuthMode.UNAUTH, AuthMode.X509, AuthMode.PSK):
             raise CallerError(Alert.INTERNAL_ERROR, "the request names no way to authenticate", Status.INVALID)
-        if request.role is Role.SERVER:
-            return ServerStreamSession(self._choose)
-        psk = request.auth_mode is AuthMode.PSK
-        return ClientStreamSession(self._psk_client() if psk else self._certificate_client())
+        return request
 
     def conclude(self, complete: HandshakeComplete) -> HandshakeComplete:
         """`complete` with the keys that stand for the peer, and with its tags."""
@@ -122,6 +126,10 @@ class _Run:
         self._keyring = serial
 
     # Client
+
+    def client_parameters(self) -> ClientParameters:
+        """With what a client goes into the handshake, over TCP."""
+        return self._psk_client() if self._request.auth_mode is AuthMode.PSK else self._certificate_client()
 
     def _certificate_client(self) -> ClientParameters:
         request, side = self._request, self._handshakes.client
@@ -158,7 +166,8 @@ class _Run:
 
     # Server
 
-    def _choose(self, hello: ClientHello) -> ServerParameters:
+    def choose(self, hello: ClientHello) -> ServerParameters:
+        """With what a server goes on, over TCP."""
         request = self._request
         suites, limits = _capabilities()
         parameters = ServerParameters(
@@ -173,7 +182,9 @@ class _Run:
         credential = self._credential_of_keys()
         if credential is not None:
             return self._asking_for_certificates(replace(parameters, credential=credential), PeerRules())
-        query = Query(request.caller, hello.server_name, hello.alpns, hello.signature_schemes)
+        query = Query(
+            request.caller, hello.server_name, hello.alpns, hello.signature_schemes, served_alpns=request.alpns
+        )
         selection = self._snapshot.select(query)
         self.registration = selection.registration.name
         policy = selection.registration.policy

@@ -9,10 +9,13 @@ from typing import Any
 
 from handshaked.configuration import Configuration, load_configuration
 from handshaked.datapath.ktls import capabilities, hand_over
+from handshaked.datapath.quic_options import IPPROTO_QUIC
+from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.errors import RefusedError
 from handshaked.kernel import KernelHandshakes
+from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.service import HandshakeService
-from handshaked.upcall.kernel import KernelDoor, KernelLimits
+from handshaked.upcall.kernel import KernelDoor, KernelLimits, OpenPath
 from handshaked.upcall.netlink import NetlinkLink
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,11 @@ class KernelDoors:
         self._handshakes = KernelHandshakes(service, configuration, hand_over)
         capabilities()  # found out now, not while somebody waits
         limits = _limits(configuration)
-        paths = {socket.IPPROTO_TCP: self._handshakes.open}
+        quic_sockets = QuicSocketHandshakes(service, kernel_quic_socket)
+        paths: dict[int, OpenPath] = {
+            socket.IPPROTO_TCP: self._handshakes.open,
+            IPPROTO_QUIC: partial(quic_sockets.open_for_kernel, self._handshakes),
+        }
         wanted = dict.fromkeys(namespaces or configuration.kernel.network_namespaces or (None,))
         self._doors = {name: KernelDoor(partial(NetlinkLink, name), paths, limits) for name in wanted}
 

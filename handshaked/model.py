@@ -8,6 +8,9 @@ from handshaked.errors import Alert, Status
 MAX_HANDSHAKE_MESSAGE = 64 * 1024
 """Largest handshake message accepted, in bytes of body (RFC 8446 section 4 allows 2^24)."""
 
+MAX_CLIENT_HELLO = MAX_HANDSHAKE_MESSAGE + 1024
+"""Of a ClientHello, whose extensions are limited to 64 KiB by themselves: the fields before them come on top."""
+
 
 class Role(enum.IntEnum):
     """Which side of the handshake the daemon plays; numbers of the kernel's ``msg-type``."""

@@ -110,6 +110,19 @@ def _cipher_suites(request: Request, policy: Policy) -> tuple[CipherSuite, ...]:
     return allowed if policy.cipher_suites else DEFAULT_CIPHER_SUITES
 
 
+def client_verifier(request: Request) -> tuple[ClientCertificateVerifier, bytes]:
+    """What verifies the clients of a server without registration, and a digest of what it accepts."""
+    if not request.trust_anchors:
+        return ClientChainVerifier(_system_anchors()), b"system"
+    digest = hashlib.sha256(b"".join(hashlib.sha256(anchor).digest() for anchor in request.trust_anchors)).digest()
+    try:
+        return ClientChainVerifier(TrustStore.from_der(request.trust_anchors)), digest
+    except ValueError as error:
+        raise CallerError(
+            Alert.INTERNAL_ERROR, f"a trust anchor of the request cannot be parsed: {error}", Status.INVALID
+        ) from None
+
+
 @lru_cache(maxsize=_CACHED_TRUST_STORES)
 def _trust_in(anchors: tuple[bytes, ...]) -> PeerVerifier:
     return ServerChainVerifier(TrustStore.from_der(anchors))

@@ -174,7 +174,7 @@ class ClientSession(Session):
         self._engine = ClientHandshake(
             ClientParameters(
                 alpns=request.alpns,
-                server_name=_host(request.server_name) if request.server_name else None,
+                server_name=client_host(request.server_name) if request.server_name else None,
                 transport_parameters=_checked(request.transport_parameters),
                 verifier=self._resources.server_verifier(request) if verifies else None,
                 credential=self._client_credential(),
@@ -216,7 +216,7 @@ def _check_auth_mode(request: Request) -> None:
         raise _unfit("there are no pre-shared keys: ask for auth mode x509", Status.UNSUPPORTED)
 
 
-def _host(name: str) -> str:
+def client_host(name: str) -> str:
     """The host name or address `name` as it is sent and verified."""
     try:
         return str(ipaddress.ip_address(name))

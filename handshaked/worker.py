@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handshaked.control.parent import ParentChannel
+from handshaked.datapath.emulated import emulated_quic_socket
+from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.directories import DATABASE, REPLAY_RECORD
 from handshaked.errors import HandshakedError, UnavailableError
 from handshaked.outcomes import OutcomeRecorder
 from handshaked.process import forbid_core_dumps, start_logging
+from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
 from handshaked.resources import StoredResources
@@ -46,7 +49,9 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 100)
-        self._door = UnixDoor(listener, self._service, Limits())
+        open_socket = emulated_quic_socket if arguments.emulated_quic_sockets else kernel_quic_socket
+        quic_sockets = QuicSocketHandshakes(self._service, open_socket)
+        self._door = UnixDoor(listener, self._service, Limits(), quic_sockets)
         self._kernel = _kernel_doors(self._service, arguments)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
@@ -124,6 +129,7 @@ def main() -> None:
     parser.add_argument("--log-format", required=True)
     parser.add_argument("--kernel", action="store_true")
     parser.add_argument("--netns", action="append", default=[])
+    parser.add_argument("--emulated-quic-sockets", action="store_true")
     parser.add_argument("--configuration", type=Path, required=True)
     arguments = parser.parse_args()
     forbid_core_dumps()

@@ -67,7 +67,7 @@ def test_every_key_of_a_drop_in_is_named() -> None:
         and isinstance(node.args[0], ast.Constant)
     }
     assert {"server-names", "alpns", "client-auth", "owner"} <= keys
-    assert not {key for key in keys - {"name"} if f"`{key}`" not in reference}
+    assert not {key for key in keys - {"name"} if f"`{key!s}`" not in reference}
 
 
 def test_every_file_that_is_installed_is_named() -> None:

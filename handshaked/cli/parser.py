@@ -135,6 +135,14 @@ def _add_policy_options(sub: RecordingParser) -> None:
     sub.add_argument(
         "--group", action="append", default=[], metavar="G", help="allow these key exchange groups only, best first"
     )
+    sub.add_argument(
+        "--deliver",
+        nargs="+",
+        default=["accept"],
+        metavar="HOW",
+        help="how handshaked-demux delivers connections: accept, relay, or forward ADDRESS:PORT",
+    )
+    sub.add_argument("--proxy-protocol", action="store_true", help="forward with a PROXY protocol v2 header")
 
 
 def _add_register_options(sub: RecordingParser) -> None:

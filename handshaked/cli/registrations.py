@@ -39,6 +39,8 @@ def register(arguments: argparse.Namespace) -> int:
                 "allow_groups": arguments.allow_group,
                 "allow_kernel": arguments.allow_kernel,
                 "peers": arguments.peer,
+                "deliver": " ".join(arguments.deliver),
+                "proxy_protocol": arguments.proxy_protocol,
                 "credentials": credentials,
                 "force": arguments.force,
                 "client_auth": arguments.client_auth,
@@ -101,6 +103,8 @@ def show(arguments: argparse.Namespace) -> int:
             "server names": ", ".join(registration["server_names"]) or "(any)",
             "ALPN": ", ".join(registration["alpns"]),
             "may use it": _users(registration),
+            "delivered by": registration["policy"]["deliver"]
+            + " with PROXY protocol" * registration["policy"]["proxy_protocol"],
             **({"from": registration["origin"]} if registration["origin"] else {}),
         }
     )
@@ -147,7 +151,7 @@ def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]
     responses = arguments.ocsp
     if responses and len(responses) != len(certificates + arguments.pkcs12):
         arguments.parser.error("give --ocsp for all credentials or for none")
-    if not certificates and not arguments.pkcs12:
+    if not certificates and not arguments.pkcs12 and arguments.deliver[0] != "forward":
         arguments.parser.error("give a credential: --cert and --key, or --pkcs12")
     pairs = [*zip(certificates, keys, strict=True), *((path, None) for path in arguments.pkcs12)]
     credentials: list[Result] = []

@@ -8,6 +8,7 @@ from typing import Any
 from handshaked import __version__
 from handshaked.control.arguments import Arguments
 from handshaked.control.channel import Message
+from handshaked.control.following import Followers
 from handshaked.control.hub import Subscription
 from handshaked.control.manager import Manager, pull_filter
 from handshaked.errors import RefusedError
@@ -21,7 +22,13 @@ SelfTestState = Callable[[], str]
 class Commands:
     """Callable with a command, who asks, its arguments, and the files that came with it."""
 
-    def __init__(self, manager: Manager, supervisor: Supervisor, states: dict[str, Callable[[], Any]]) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        supervisor: Supervisor,
+        followers: Followers,
+        states: dict[str, Callable[[], Any]],
+    ) -> None:
         self._manager = manager
         self._supervisor = supervisor
         self._states = states
@@ -34,6 +41,7 @@ class Commands:
             "grant": manager.grant,
             "revoke": manager.revoke,
             "recent": manager.recent,
+            "follow": followers.follow,
         }
         self._bare: dict[str, Callable[[Caller], Message | Awaitable[Message]]] = {
             "grants": manager.grants,

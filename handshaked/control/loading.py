@@ -18,8 +18,8 @@ def paths_of(source: Source) -> list[str]:
 
 def load_all(sources: Sequence[Source], descriptors: tuple[int, ...]) -> list[LoadedCredential]:
     """The credentials in the open files `descriptors`, which are those of `sources` in order."""
-    if not 1 <= len(sources) <= MAX_CREDENTIALS:
-        raise RefusedError(f"a registration has 1 to {MAX_CREDENTIALS} credentials; give --cert and --key")
+    if len(sources) > MAX_CREDENTIALS:
+        raise RefusedError(f"a registration has at most {MAX_CREDENTIALS} credentials")
     if len(descriptors) != sum(len(paths_of(source)) for source in sources):
         raise RefusedError(f"{len(descriptors)} file descriptors came for the files of {len(sources)} credentials")
     left = iter(descriptors)

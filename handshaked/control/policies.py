@@ -9,6 +9,7 @@ from handshaked.errors import RefusedError
 from handshaked.model import CipherSuite, Group
 from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.credentials import read_file
+from handshaked.registry.delivery import parse_delivery
 from handshaked.registry.registration import Policy
 from handshaked.registry.store import NewTrust
 from handshaked.tls.revocation import RevocationList
@@ -44,6 +45,8 @@ def pull_policy(arguments: Arguments) -> Policy:
         cipher_suites=arguments.each("cipher_suites", _cipher_suite, "cipher suite"),
         groups=arguments.each("groups", _group, "group"),
         peers=arguments.each("peers", _rule, "rule"),
+        deliver=parse_delivery(arguments.optional_text("deliver") or "accept").text,
+        proxy_protocol=arguments.flag("proxy_protocol"),
     )
     if policy.early_data and not policy.tickets:
         raise ArgumentError("early_data", "early data comes with session tickets: allow at least one")

@@ -10,6 +10,7 @@ from handshaked.control.authority import gid_of, uid_of
 from handshaked.control.policies import TrustSource, pull_policy, pull_trust
 from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
+from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.names import canonical_server_name, parse_alpn
 from handshaked.registry.registration import Access, Policy
 from handshaked.registry.store import NewRegistration, NewTrust, Source
@@ -32,6 +33,11 @@ class RegistrationRequest:
     force: bool
     policy: Policy
     trust: TrustSource
+
+    @property
+    def forwards(self) -> bool:
+        """Whether the connections go to a server that has keys of its own."""
+        return parse_delivery(self.policy.deliver).way is Way.FORWARD
 
     def with_credentials(
         self, credentials: Iterable[LoadedCredential], trust: NewTrust | None, owner: int, origin: str = ""
@@ -70,6 +76,8 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         policy=policy,
         trust=pull_trust(arguments, policy),
     )
+    if not request.sources and not request.forwards:
+        raise ArgumentError("certificate", "give a certificate and a key: only a registration that forwards needs none")
     if not request.alpns and not request.access.kernel:
         raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
     if len(request.alpns) > MAX_ALPNS:

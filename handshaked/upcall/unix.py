@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from handshaked.datapath.relay import Relay
-from handshaked.driver import DataPath, Driver
+from handshaked.driver import Attempt, DataPath, Driver
 from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
 from handshaked.model import Caller, Outcome, Request
+from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.service import HandshakeService
+from handshaked.upcall.descriptors import CONTROL_SPACE, Descriptors, open_on_socket
 from handshaked.wire.family import join_packets, pull_from_endpoint, push_done, push_lookup_answer
 from handshaked.wire.messages import (
     MAX_PACKET,
@@ -52,9 +54,16 @@ class Limits:
 
 
 class UnixDoor:
-    """Accepts endpoints on `listener` and opens drivers at `service` for them."""
+    """Accepts endpoints on `listener` and opens drivers at `service` for them, or at `quic_sockets` if it is given."""
 
-    def __init__(self, listener: socket.socket, service: HandshakeService, limits: Limits) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        service: HandshakeService,
+        limits: Limits,
+        quic_sockets: QuicSocketHandshakes | None = None,
+    ) -> None:
+        self._quic_sockets = quic_sockets
         self._listener = listener
         self._service = service
         self._limits = limits
@@ -95,7 +104,8 @@ class UnixDoor:
             sock.close()
             return
         usage.connections += 1
-        self._connections.add(_Connection(sock, caller, self._service, self._limits, usage, self._closed))
+        connection = _Connection(sock, caller, self._service, self._limits, usage, self._closed, self._quic_sockets)
+        self._connections.add(connection)
 
     def _pause_accepting(self) -> None:
         # Out of descriptors: the listener stays readable, so wait instead of spinning.
@@ -163,14 +173,16 @@ class _Connection:
         limits: Limits,
         usage: _Usage,
         on_close: Callable[["_Connection", Caller], None],
+        quic_sockets: QuicSocketHandshakes | None,
     ) -> None:
+        self._quic_sockets = quic_sockets
         self._sock = sock
         self._caller = caller
         self._service = service
         self._limits = limits
         self._usage = usage
         self._on_close = on_close
-        self._drivers: dict[int, Driver] = {}
+        self._drivers: dict[int, Attempt] = {}
         self._awaiting_tickets: dict[int, asyncio.TimerHandle] = {}
         self._output: list[bytes] = []
         self._unsent: list[bytes] = []
@@ -216,13 +228,19 @@ class _Connection:
             self._loop.call_later(debt, self._resume)
             return
         try:
-            # No room for control data: file descriptors that come along are closed by the kernel.
-            size, _, flags, _ = self._sock.recvmsg_into([_INPUT])
+            size, control, flags, _ = self._sock.recvmsg_into([_INPUT], CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:
-            size, flags = 0, 0
+            size, control, flags = 0, [], 0
         packet = bytes(_INPUT[:size])
+        descriptors = Descriptors(control, flags)
+        try:
+            self._take(packet, flags, descriptors)
+        finally:
+            descriptors.close()
+
+    def _take(self, packet: bytes, flags: int, descriptors: Descriptors) -> None:
         if not packet:
             self.close()
             return
@@ -234,7 +252,7 @@ class _Connection:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
             for sequence, message, ack in pull_from_endpoint(packet):
                 messages += 1
-                self._handle(sequence, message)
+                self._handle(sequence, message, descriptors)
                 if ack:
                     self._send(push_ack(sequence))
         except FramingError as error:
@@ -256,16 +274,19 @@ class _Connection:
         self._flush()
         self.close()
 
-    def _handle(self, sequence: int, message: FromEndpoint) -> None:
+    def _handle(self, sequence: int, message: FromEndpoint, descriptors: Descriptors) -> None:
         driver = self._drivers.get(sequence)
-        if isinstance(message, CryptoData):
-            if driver is not None:  # else its DONE is on the way, and the endpoint could not know
-                driver.receive(message.level, message.data)
+        if isinstance(message, CryptoData | TransportParameters):
+            # Without a driver its DONE is on the way, and the endpoint could not know.
+            if isinstance(driver, Driver):
+                if isinstance(message, CryptoData):
+                    driver.receive(message.level, message.data)
+                else:
+                    driver.proceed(message.transport_parameters)
+            elif driver is not None:
+                self._refuse(sequence, WireError("is the socket's business, which the handshake runs on"))
         elif isinstance(message, Start):
-            self._start(sequence, message)
-        elif isinstance(message, TransportParameters):
-            if driver is not None:
-                driver.proceed(message.transport_parameters)
+            self._start(sequence, message, descriptors)
         elif isinstance(message, Cancel):
             if sequence in self._awaiting_tickets:
                 self._stop_awaiting_tickets(sequence)
@@ -282,7 +303,7 @@ class _Connection:
         if driver is not None:
             driver.abort(Status.INVALID, f"malformed message: {error.attribute or 'header'} {error.reason}")
 
-    def _start(self, sequence: int, start: Start) -> None:
+    def _start(self, sequence: int, start: Start, descriptors: Descriptors) -> None:
         if sequence in self._awaiting_tickets:  # its handshake is over: the number is free
             self._stop_awaiting_tickets(sequence)
         if sequence in self._drivers:
@@ -293,10 +314,28 @@ class _Connection:
             self._send(push_done(sequence, Outcome(status=Status.RATE_LIMITED, reason=reason)))
             return
         self._usage.handshakes += 1
+        if start.descriptors:
+            self._start_on_socket(sequence, start, descriptors)
+            return
         relay: DataPath = Relay(sequence, self._send, self._finished)
         driver = self._service.open(self._request(start), relay)
         self._drivers[sequence] = driver
         driver.start()
+
+    def _start_on_socket(self, sequence: int, start: Start, descriptors: Descriptors) -> None:
+        def report(outcome: Outcome) -> None:
+            self._usage.handshakes -= 1
+            self._drivers.pop(sequence, None)
+            self._send(push_done(sequence, outcome))
+
+        try:
+            attempt = open_on_socket(self._quic_sockets, self._request(start), start, descriptors, report)
+        except WireError as error:
+            self._usage.handshakes -= 1
+            self._refuse(sequence, error)
+            return
+        if not attempt.finished:
+            self._drivers[sequence] = attempt
 
     def _request(self, start: Start) -> Request:
         timeout = start.timeout or self._limits.default_timeout

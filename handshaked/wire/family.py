@@ -77,6 +77,13 @@ def push_start(sequence: int, start: Start, *, ack: bool = False) -> bytes:
         parts.append(push_binary(a.EARLY_DATA, start.early_data))
     if start.peer_address is not None:
         parts.append(push_string(a.PEER_ADDRESS, start.peer_address))
+    flags = {
+        a.SOCKET: start.socket,
+        a.CERTIFICATE_FILE: start.certificate_file,
+        a.KEY_FILE: start.key_file,
+        a.PSK_FILE: start.psk_file,
+    }
+    parts += [push_binary(flag, b"") for flag, given in flags.items() if given]
     return push_message(FAMILY, sequence, Command.START, b"".join(parts), NLM_F_REQUEST | _ack(ack))
 
 
@@ -130,6 +137,7 @@ def push_done(sequence: int, outcome: Outcome) -> bytes:
     """DONE, from the daemon."""
     a = DoneAttribute
     parts = [push_u32(a.STATUS, outcome.status)]
+    parts += [push_string(a.TAG, printable(tag, 255)) for tag in outcome.tags]
     if outcome.alert is not None:
         parts.append(push_u32(a.ALERT, outcome.alert))
     if outcome.status:
@@ -282,6 +290,10 @@ def _pull_start(values: dict[int, Any]) -> Start:
         ticket_seconds=values.get(a.TICKET_SECONDS, 0),
         early_data=values.get(a.EARLY_DATA),
         peer_address=values.get(a.PEER_ADDRESS),
+        socket=values.get(a.SOCKET, False),
+        certificate_file=values.get(a.CERTIFICATE_FILE, False),
+        key_file=values.get(a.KEY_FILE, False),
+        psk_file=values.get(a.PSK_FILE, False),
     )
 
 
@@ -325,6 +337,7 @@ def _pull_done(values: dict[int, Any]) -> Done:
             resumed=values.get(a.RESUMED, False),
             early_data_accepted=values.get(a.EARLY_DATA_ACCEPTED, False),
             peer_certificates=tuple(values.get(a.PEER_CERTIFICATE, ())),
+            tags=tuple(values.get(a.TAG, ())),
         )
     )
 

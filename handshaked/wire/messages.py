@@ -51,6 +51,10 @@ class StartAttribute(enum.IntEnum):
     SESSION_TICKET = 39
     TICKET_SECONDS = 40
     EARLY_DATA = 41
+    SOCKET = 42
+    CERTIFICATE_FILE = 43
+    KEY_FILE = 44
+    PSK_FILE = 45
 
 
 class CryptoAttribute(enum.IntEnum):
@@ -80,6 +84,7 @@ class DoneAttribute(enum.IntEnum):
     """Numbers below 32 are those of the kernel's DONE."""
 
     STATUS = 1
+    TAG = 4
     ALERT = 32
     REASON = 33
     ALPN = 34
@@ -120,7 +125,11 @@ class SessionTicketAttribute(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Begin a handshake; fields as in ``model.Request``, `timeout` in seconds or None for the daemon's default."""
+    """Begin a handshake; fields as in ``model.Request``, `timeout` in seconds or None for the daemon's default.
+
+    With ``socket`` it is carried out on a QUIC socket, whose descriptor goes along; behind it those of the files that
+    are brought, in the order of the fields here.
+    """
 
     role: Role
     timeout: float | None = None
@@ -136,6 +145,15 @@ class Start:
     early_data: bytes | None = None
     ticket_seconds: int = 0
     peer_address: str | None = None
+    socket: bool = False
+    certificate_file: bool = False
+    key_file: bool = False
+    psk_file: bool = False
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors go along with it."""
+        return self.socket + self.certificate_file + self.key_file + self.psk_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +236,10 @@ _START = {
     StartAttribute.SESSION_TICKET: Policy("session-ticket", Kind.BINARY, 65000),
     StartAttribute.TICKET_SECONDS: Policy("ticket-seconds", Kind.U32, 60),
     StartAttribute.EARLY_DATA: Policy("early-data", Kind.BINARY, 255),
+    StartAttribute.SOCKET: Policy("socket", Kind.FLAG),
+    StartAttribute.CERTIFICATE_FILE: Policy("certificate-file", Kind.FLAG),
+    StartAttribute.KEY_FILE: Policy("key-file", Kind.FLAG),
+    StartAttribute.PSK_FILE: Policy("psk-file", Kind.FLAG),
 }
 _CRYPTO = {
     CryptoAttribute.LEVEL: Policy("level", Kind.U32, max(Level), required=True),
@@ -235,6 +257,7 @@ _TRANSPORT_PARAMETERS = {
 }
 _DONE = {
     DoneAttribute.STATUS: Policy("status", Kind.U32, 4095, required=True),
+    DoneAttribute.TAG: Policy("tag", Kind.STRING, 255, multi=True),
     DoneAttribute.ALERT: Policy("alert", Kind.U32, 255),
     DoneAttribute.REASON: Policy("reason", Kind.STRING, 1024),
     DoneAttribute.ALPN: Policy("alpn", Kind.BINARY, 255),

@@ -1,0 +1,238 @@
+"""The data path of a QUIC socket: CRYPTO data out of it and into it, secrets into it; the kernel does the rest.
+
+Of what a step of the session gives, secrets go in before any message goes out, as the kernel wants them. The socket is
+shared with whoever asked; it is out of the event loop before anybody closes it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from handshaked.datapath.quic_options import (
+    MAX_ALPN,
+    MAX_CONFIG,
+    MAX_SESSION_TICKET,
+    MAX_TRANSPORT_PARAMETERS,
+    MIN_SESSION_TICKET,
+    Config,
+    Option,
+    pull_alpns,
+    pull_config,
+    push_alpns,
+    push_connection_close,
+    push_crypto_secret,
+)
+from handshaked.datapath.quic_socket import QuicSocket
+from handshaked.driver import Attempt
+from handshaked.errors import HandshakeError, LocalError, Status
+from handshaked.events import (
+    CryptoData,
+    Event,
+    HandshakeComplete,
+    HandshakeFailed,
+    PeerTransportParameters,
+    SessionTicket,
+    TrafficSecret,
+)
+from handshaked.model import Level, Outcome, Role
+from handshaked.session import Session
+
+_NEW_SESSION_TICKET = 4
+_TICKET_INTERVAL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class SocketState:
+    """What a socket says before its handshake; a server has its ``transport_parameters`` later."""
+
+    alpns: tuple[bytes, ...]
+    session_ticket: bytes = field(repr=False)
+    config: Config
+    transport_parameters: bytes | None = None
+
+
+OpenSession = Callable[[SocketState], Session]
+"""Gives the session for a socket in that state; HandshakeError if there can be none."""
+Conclude = Callable[[HandshakeComplete], HandshakeComplete]
+"""Adds what else is to be reported of a handshake that is complete; HandshakeError if it cannot stand after all."""
+
+
+class QuicPath:
+    """Runs the session that `open_session` gives on `sock`; `report` is told the outcome, once.
+
+    A client whose socket wants session tickets, or that is asked for them by `ticket_seconds`, reports when one is
+    there: the kernel gives no event for that, so it is looked for, until `ticket_seconds` or the deadline are near.
+    """
+
+    def __init__(
+        self,
+        sock: QuicSocket,
+        role: Role,
+        open_session: OpenSession,
+        conclude: Conclude,
+        report: Callable[[Outcome], None],
+    ) -> None:
+        self._sock = sock
+        self._role = role
+        self._open_session = open_session
+        self._conclude = conclude
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._unsent: deque[tuple[Level, bytes, bool]] = deque()
+        self._complete: HandshakeComplete | None = None
+        self._ticket_timer: asyncio.TimerHandle | None = None
+        self._tickets_until = 0.0
+
+    # Set by start; nothing happens before.
+    _attempt: Attempt
+    _session: Session
+    _state: SocketState
+
+    def start(self, attempt: Attempt) -> None:
+        """Begin the handshake, as the steps of `attempt`."""
+        self._attempt = attempt
+        attempt.step(lambda now: self._guarded(self._begin, now))
+
+    def deliver(self, events: list[Event]) -> None:
+        """All has been carried out in the step that gave it."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """Let go of the socket and report; the peer is told an alert when the socket is closed."""
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        if self._ticket_timer is not None:
+            self._ticket_timer.cancel()
+        if outcome.alert is not None:
+            with suppress(OSError):  # the connection is gone already
+                self._sock.set_option(Option.CONNECTION_CLOSE, push_connection_close(outcome.alert.quic_error))
+        self._report(outcome)
+
+    def _guarded(self, step: Callable[[float], list[Event]], now: float) -> list[Event]:
+        try:
+            return step(now)
+        except HandshakeError as error:
+            return [HandshakeFailed.of(error)]
+        except OSError as error:
+            gone = isinstance(error, ConnectionError) or error.errno == Status.NOT_CONNECTED
+            status = Status.PEER_GONE if gone else Status.FAILED
+            self._attempt.abort(status, f"the QUIC socket failed: {error.strerror}")
+            return []
+
+    def _begin(self, now: float) -> list[Event]:
+        self._state = state = self._read_state()
+        self._session = self._open_session(state)
+        self._loop.add_reader(self._sock.fileno(), self._attempt.step, lambda now: self._guarded(self._read, now))
+        return self._carry_out(self._session.start(now), now) or self._read(now)
+
+    def _read_state(self) -> SocketState:
+        alpns = pull_alpns(self._sock.option(Option.ALPN, MAX_ALPN))
+        ticket = self._sock.option(Option.SESSION_TICKET, MAX_SESSION_TICKET)
+        config = pull_config(self._sock.option(Option.CONFIG, MAX_CONFIG))
+        parameters = self._own_parameters() if self._role is Role.CLIENT else None
+        return SocketState(alpns, ticket, config, parameters)
+
+    def _own_parameters(self) -> bytes:
+        return self._sock.option(Option.TRANSPORT_PARAM_EXT, MAX_TRANSPORT_PARAMETERS)
+
+    def _read(self, now: float) -> list[Event]:
+        # Behind the handshake there is nothing for us: what comes then is for whoever asked.
+        while self._complete is None:
+            received = self._sock.receive()
+            if received is None:
+                return []
+            events = self._carry_out(self._session.receive(*received, now), now)
+            if events:
+                return events
+        return []
+
+    def _write(self, now: float) -> list[Event]:
+        self._send()
+        return self._conclude_when_sent(now)
+
+    def _carry_out(self, events: list[Event], now: float) -> list[Event]:
+        """Carry out `events`; the last one is returned if it ends the handshake now."""
+        own_parameters_due = False
+        last = events[-1] if events else None
+        if isinstance(last, HandshakeFailed):
+            return [last]
+        for event in events:
+            if isinstance(event, TrafficSecret):
+                self._sock.set_option(Option.CRYPTO_SECRET, push_crypto_secret(event))
+            elif isinstance(event, PeerTransportParameters):
+                own_parameters_due = self._agree(event)
+        messages = [message for event in events if isinstance(event, CryptoData) for message in _split(event)]
+        self._unsent += [(*message, message is not messages[-1]) for message in messages]
+        self._send()
+        if isinstance(last, HandshakeComplete):
+            self._complete = last
+            self._loop.remove_reader(self._sock.fileno())
+        if own_parameters_due:
+            return self._carry_out(self._session.proceed(self._own_parameters(), now), now)
+        return self._conclude_when_sent(now)
+
+    def _agree(self, event: PeerTransportParameters) -> bool:
+        """The peer's parameters are known; whether the session now needs those of this side."""
+        self._sock.set_option(Option.TRANSPORT_PARAM_EXT, event.transport_parameters)
+        if self._role is Role.CLIENT:
+            return False
+        if event.alpn:
+            self._sock.set_option(Option.ALPN, push_alpns((event.alpn,)))
+        return True
+
+    def _send(self) -> None:
+        while self._unsent:
+            level, message, more = self._unsent[0]
+            try:
+                self._sock.send(level, message, more=more)
+            except BlockingIOError:
+                self._loop.add_writer(
+                    self._sock.fileno(), self._attempt.step, lambda now: self._guarded(self._write, now)
+                )
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._sock.fileno())
+
+    def _conclude_when_sent(self, now: float) -> list[Event]:
+        if self._complete is None or self._unsent:
+            return []
+        if self._tickets_until:
+            return []  # it is about tickets only, and a timer runs
+        self._complete = self._conclude(self._complete)
+        seconds = max(self._state.config.ticket_seconds, self._attempt.ticket_seconds)
+        if self._role is Role.SERVER or not seconds:
+            return [self._complete]
+        self._tickets_until = now + min(seconds, self._attempt.seconds_left * 0.9)
+        return self._take_ticket(now)
+
+    def _take_ticket(self, now: float) -> list[Event]:
+        """Look for a session ticket; the handshake is reported when one is there, or cannot be waited for any more."""
+        complete = self._complete
+        if complete is None:
+            raise LocalError("a session ticket is for a handshake that is complete")
+        with suppress(OSError):  # the peer may close at once; the handshake was complete all the same
+            ticket = self._sock.option(Option.SESSION_TICKET, MAX_SESSION_TICKET)
+            if ticket[:1] != bytes((_NEW_SESSION_TICKET,)) or ticket == self._state.session_ticket:
+                if now >= self._tickets_until:
+                    return [complete]
+                self._ticket_timer = self._loop.call_later(
+                    _TICKET_INTERVAL, self._attempt.step, lambda now: self._guarded(self._take_ticket, now)
+                )
+                return []
+            for event in self._session.receive(Level.APPLICATION, ticket, now):
+                # What is too long for the socket is done without.
+                if isinstance(event, SessionTicket) and MIN_SESSION_TICKET <= len(event.state) <= MAX_SESSION_TICKET:
+                    self._sock.set_option(Option.SESSION_TICKET, event.state)
+        return [complete]
+
+
+def _split(event: CryptoData) -> list[tuple[Level, bytes]]:
+    """The handshake messages of `event`, one by one (RFC 8446 section 4)."""
+    messages = []
+    position = 0
+    while position < len(event.data):
+        end = position + 4 + int.from_bytes(event.data[position + 1 : position + 4])
+        messages.append((event.level, event.data[position:end]))
+        position = end
+    return messages

@@ -1,0 +1,140 @@
+"""What the kernel's QUIC sockets (IPPROTO_QUIC) are spoken to with: all numbers and layouts, here and nowhere else.
+
+Two layouts of the option CONFIG are known; which one a kernel has is told by the length of what it gives.
+"""
+
+import enum
+import struct
+from dataclasses import dataclass
+
+from handshaked.errors import LocalError, Status
+from handshaked.events import TrafficSecret
+from handshaked.model import CipherSuite, Direction, Level
+
+IPPROTO_QUIC = 261
+SOL_QUIC = 288
+HANDSHAKE_INFO = 1
+"""The control message that tells the encryption level of CRYPTO data."""
+
+MAX_ALPN = 128
+MAX_SESSION_TICKET = 4096
+MIN_SESSION_TICKET = 64
+MAX_TRANSPORT_PARAMETERS = 256
+MAX_TOKEN = 128
+MAX_CHUNK = 65536
+NO_CLIENT_CERTIFICATE = 3
+"""The certificate_request of a client that shows no certificate."""
+
+
+class Option(enum.IntEnum):
+    """Socket options at SOL_QUIC that a handshake needs."""
+
+    CONNECTION_CLOSE = 5
+    CONFIG = 9
+    TOKEN = 10
+    ALPN = 11
+    SESSION_TICKET = 12
+    CRYPTO_SECRET = 13
+    TRANSPORT_PARAM_EXT = 14
+
+
+LEVELS = {Level.APPLICATION: 0, Level.INITIAL: 1, Level.HANDSHAKE: 2, Level.EARLY: 3}
+_LEVELS = {number: level for level, number in LEVELS.items()}
+CIPHERS = {
+    CipherSuite.AES_128_GCM_SHA256: 51,
+    CipherSuite.AES_256_GCM_SHA384: 52,
+    CipherSuite.AES_128_CCM_SHA256: 53,
+    CipherSuite.CHACHA20_POLY1305_SHA256: 54,
+}
+_SUITES = {number: suite for suite, number in CIPHERS.items()}
+_SECRET = struct.Struct("=BBHI48s")  # send, level, reserved, type, secret
+_CONNECTION_CLOSE = struct.Struct("=IB3x")  # errcode, frame; the phrase is left out
+_CONFIG = struct.Struct("=IIIIBBBBB3x")  # a keepalive_probe_interval may follow
+_OLD_CONFIG = struct.Struct("=IIQBBxxIBBB5x")
+MAX_CONFIG = _OLD_CONFIG.size
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What of CONFIG concerns a handshake; ``ticket_seconds`` is receive_session_ticket."""
+
+    version: int = 0
+    payload_cipher_type: int = 0
+    ticket_seconds: int = 0
+    certificate_request: int = 0
+
+    @property
+    def cipher_suites(self) -> tuple[CipherSuite, ...]:
+        """The one cipher suite that the payload is to have, or none: any. LocalError if there is no such suite."""
+        if not self.payload_cipher_type:
+            return ()
+        suite = _SUITES.get(self.payload_cipher_type)
+        if suite is None:
+            raise LocalError(f"the socket asks for cipher {self.payload_cipher_type}, unknown here", Status.INVALID)
+        return (suite,)
+
+
+def pull_config(data: bytes) -> Config:
+    """The option CONFIG in the layout that its length tells; LocalError if none has it."""
+    if len(data) == _OLD_CONFIG.size:
+        version, _, _, _, _, cipher, tickets, request, _ = _OLD_CONFIG.unpack(data)
+    elif len(data) in (_CONFIG.size, _CONFIG.size + 4):
+        version, _, _, cipher, _, _, _, tickets, request = _CONFIG.unpack_from(data)
+    else:
+        raise LocalError(f"CONFIG of {len(data)} bytes: a QUIC socket of another kind", Status.UNSUPPORTED)
+    return Config(version, cipher, tickets, request)
+
+
+def push_config(config: Config) -> bytes:
+    """The option CONFIG in its present layout."""
+    tickets, request = config.ticket_seconds, config.certificate_request
+    return _CONFIG.pack(config.version, 0, 333_000, config.payload_cipher_type, 0, 0, 0, tickets, request)
+
+
+def push_crypto_secret(secret: TrafficSecret) -> bytes:
+    """The option CRYPTO_SECRET."""
+    send = secret.direction is Direction.SEND
+    return _SECRET.pack(send, LEVELS[secret.level], 0, CIPHERS[secret.cipher_suite], secret.secret)
+
+
+def pull_crypto_secret(data: bytes) -> TrafficSecret | None:
+    """What a CRYPTO_SECRET installs, None if it is malformed."""
+    if len(data) != _SECRET.size:
+        return None
+    send, level, _, cipher, secret = _SECRET.unpack(data)
+    if level not in _LEVELS or cipher not in _SUITES:
+        return None
+    suite = _SUITES[cipher]
+    length = 48 if suite is CipherSuite.AES_256_GCM_SHA384 else 32
+    return TrafficSecret(_LEVELS[level], Direction.SEND if send else Direction.RECEIVE, suite, secret[:length])
+
+
+def push_connection_close(error_code: int) -> bytes:
+    """The option CONNECTION_CLOSE: what the peer is told when the socket is closed."""
+    return _CONNECTION_CLOSE.pack(error_code, 0)
+
+
+def pull_connection_close(data: bytes) -> int | None:
+    """The error code of a CONNECTION_CLOSE, None if it is malformed."""
+    return int(_CONNECTION_CLOSE.unpack_from(data)[0]) if len(data) >= _CONNECTION_CLOSE.size else None
+
+
+def push_level(level: Level) -> bytes:
+    """The payload of HANDSHAKE_INFO."""
+    return bytes((LEVELS[level],))
+
+
+def pull_level(data: bytes) -> Level | None:
+    """The level that a HANDSHAKE_INFO tells."""
+    return _LEVELS.get(data[0]) if len(data) == 1 else None
+
+
+def push_alpns(alpns: tuple[bytes, ...]) -> bytes:
+    """The option ALPN: names with commas between."""
+    return b",".join(alpns)
+
+
+def pull_alpns(data: bytes) -> tuple[bytes, ...]:
+    """The names in the option ALPN; blanks around commas do not count."""
+    names = (name.strip(b" \0") for name in data.split(b","))
+    return tuple(name for name in names if name)

@@ -1,0 +1,96 @@
+"""A QUIC socket as a handshake uses it, and the kernel's own."""
+
+import ctypes
+import os
+import socket
+from typing import Protocol
+
+from handshaked.datapath.quic_options import (
+    HANDSHAKE_INFO,
+    IPPROTO_QUIC,
+    MAX_CHUNK,
+    SOL_QUIC,
+    Option,
+    pull_level,
+    push_level,
+)
+from handshaked.errors import LocalError, Status
+from handshaked.model import Level
+
+_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class QuicSocket(Protocol):
+    """What every method raises is OSError; nothing blocks for longer than a system call does."""
+
+    def fileno(self) -> int:
+        """The descriptor, readable when ``receive`` may give something."""
+        ...
+
+    def option(self, option: Option, size: int) -> bytes:
+        """The value of an option, of at most `size` bytes."""
+        ...
+
+    def set_option(self, option: Option, value: bytes) -> None:
+        """Set an option."""
+        ...
+
+    def send(self, level: Level, message: bytes, *, more: bool) -> None:
+        """Send one handshake message; with `more`, others of the flight follow. BlockingIOError: not now."""
+        ...
+
+    def receive(self) -> tuple[Level, bytes] | None:
+        """The next CRYPTO data, a frame's worth; None if there is none yet."""
+        ...
+
+
+class KernelQuicSocket:
+    """A socket of protocol IPPROTO_QUIC. Its flags stay as they are: it is shared with whoever asks."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        """As in QuicSocket."""
+        return self._sock.fileno()
+
+    def option(self, option: Option, size: int) -> bytes:
+        """As in QuicSocket."""
+        # By libc: Python's own getsockopt stops at 1024 bytes.
+        buffer = ctypes.create_string_buffer(size)
+        length = ctypes.c_uint32(size)
+        if _libc.getsockopt(self._sock.fileno(), SOL_QUIC, int(option), buffer, ctypes.byref(length)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return buffer.raw[: min(length.value, size)]
+
+    def set_option(self, option: Option, value: bytes) -> None:
+        """As in QuicSocket."""
+        self._sock.setsockopt(SOL_QUIC, option, value)
+
+    def send(self, level: Level, message: bytes, *, more: bool) -> None:
+        """As in QuicSocket."""
+        flags = _SEND | (socket.MSG_MORE if more else 0)
+        self._sock.sendmsg([message], [(SOL_QUIC, HANDSHAKE_INFO, push_level(level))], flags)
+
+    def receive(self) -> tuple[Level, bytes] | None:
+        """As in QuicSocket."""
+        try:
+            data, control, _, _ = self._sock.recvmsg(MAX_CHUNK, socket.CMSG_SPACE(8), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        for kind, number, payload in control:
+            level = pull_level(payload) if (kind, number) == (SOL_QUIC, HANDSHAKE_INFO) else None
+            if level is not None:
+                return level, data
+        raise OSError(Status.NOT_CONNECTED, "what the socket gives is no handshake message")
+
+
+def kernel_quic_socket(sock: socket.socket) -> QuicSocket:
+    """`sock` as QUIC socket; LocalError if it is of another kind, or listens."""
+    if sock.proto != IPPROTO_QUIC:
+        raise LocalError(f"not a QUIC socket: protocol {sock.proto}", Status.UNSUPPORTED)
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise LocalError("a listening socket has no handshake of its own", Status.INVALID)
+    return KernelQuicSocket(sock)

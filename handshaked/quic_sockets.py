@@ -1,0 +1,253 @@
+"""Handshakes on QUIC sockets, from either door: what they are made of, out of socket, request, files and registry."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+from handshaked.brought import Brought
+from handshaked.datapath.quic import QuicPath, SocketState
+from handshaked.datapath.quic_options import NO_CLIENT_CERTIFICATE
+from handshaked.datapath.quic_socket import QuicSocket
+from handshaked.driver import Attempt
+from handshaked.errors import HandshakeError
+from handshaked.events import HandshakeComplete
+from handshaked.kernel import KernelHandshakes, KernelRun
+from handshaked.model import AuthMode, ClientAuth, Outcome, Request, Role
+from handshaked.quic_session import GivenClientSession, GivenServerSession, choose_alpn
+from handshaked.registry.snapshot import Selection
+from handshaked.resources import client_verifier
+from handshaked.service import HandshakeService
+from handshaked.session import Resources, Session, client_host, open_session
+from handshaked.tls.parameters import (
+    DEFAULT_CIPHER_SUITES,
+    ClientHello,
+    ClientParameters,
+    Credential,
+    PeerVerifier,
+    ServerParameters,
+    Tickets,
+)
+from handshaked.tls.tickets import RotatingTicketKeys
+
+OpenSocket = Callable[[socket.socket], QuicSocket]
+"""Gives the QUIC socket that a descriptor is; LocalError if it is none."""
+
+_SEALING_KEY = 64
+
+
+class QuicSocketHandshakes:
+    """Opens handshakes at `service` on what `open_socket` takes for QUIC sockets."""
+
+    def __init__(self, service: HandshakeService, open_socket: OpenSocket) -> None:
+        self._service = service
+        self._open_socket = open_socket
+
+    def open(
+        self, request: Request, sock: socket.socket, brought: Brought, report: Callable[[Outcome], None]
+    ) -> Attempt:
+        """Begin the handshake of `request` on `sock`, with what was brought; `report` is told how it ended."""
+        run = _Run(self._service, request, brought)
+        return self._begin(request, sock, run, report)
+
+    def open_for_kernel(
+        self, kernel: KernelHandshakes, request: Request, sock: socket.socket, report: Callable[[Outcome], None]
+    ) -> Attempt:
+        """As `open`, for a consumer in the kernel that is served as `kernel` has it."""
+        run = _KernelRun(self._service, request, kernel)
+
+        def finish(outcome: Outcome) -> None:
+            run.close()
+            report(outcome)
+
+        return self._begin(request, sock, run, finish)
+
+    def _begin(
+        self, request: Request, sock: socket.socket, run: "_Run | _KernelRun", report: Callable[[Outcome], None]
+    ) -> Attempt:
+        try:
+            quic_socket = self._open_socket(sock)
+        except HandshakeError as error:
+            failed = self._service.attempt(request, _Refused(report), lambda: None)
+            failed.abort(error.status, error.reason)
+            return failed
+        path = QuicPath(quic_socket, request.role, run.open_session, run.conclude, report)
+        attempt = self._service.attempt(request, path, lambda: run.registration)
+        path.start(attempt)
+        return attempt
+
+
+class _Refused:
+    """The data path of a request that comes with no QUIC socket."""
+
+    def __init__(self, report: Callable[[Outcome], None]) -> None:
+        self.finish = report
+
+    def deliver(self, events: object) -> None:
+        """There is nothing."""
+
+
+class _Run:
+    """One handshake of a caller: by the registry, or with what was brought."""
+
+    def __init__(self, service: HandshakeService, request: Request, brought: Brought) -> None:
+        self._service = service
+        self._request = request
+        self._brought = brought
+        self._session: Session | None = None
+
+    @property
+    def registration(self) -> str | None:
+        """The registration that was chosen."""
+        return None if self._session is None else self._session.registration
+
+    def open_session(self, state: SocketState) -> Session:
+        """As ``datapath.quic.OpenSession``."""
+        self._request = request = _asked(self._request, state)
+        psks, credential = self._brought.psks(), self._brought.credential()
+        if psks is None and credential is None:
+            self._session = self._registered(request, state)
+        elif request.role is Role.SERVER:
+            self._session = GivenServerSession(lambda hello: self._choose(hello, credential, state))
+        else:
+            own = None if psks is None else psks.own()
+            parameters = _client_parameters(request, credential, self._verifier(request) if own is None else None)
+            self._session = GivenClientSession(replace(parameters, psk=own))
+        return self._session
+
+    def conclude(self, complete: HandshakeComplete) -> HandshakeComplete:
+        """As ``datapath.quic.Conclude``."""
+        return complete
+
+    def _registered(self, request: Request, state: SocketState) -> Session:
+        resources: Resources = self._service.resources
+        if request.role is Role.SERVER and state.config.certificate_request:
+            resources = _Demanding(resources, _client_auth(state))
+        return open_session(request, self._service.snapshot, resources)
+
+    def _verifier(self, request: Request) -> PeerVerifier | None:
+        return None if request.auth_mode is AuthMode.UNAUTH else self._service.resources.server_verifier(request)
+
+    def _choose(self, hello: ClientHello, credential: Credential | None, state: SocketState) -> ServerParameters:
+        request = self._request
+        auth = _client_auth(state)
+        parameters = ServerParameters(
+            credential=credential,
+            alpn=choose_alpn(hello, request.alpns),
+            transport_parameters=None,
+            cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
+            tickets=_tickets(state),
+            psks=self._brought.psks(),
+        )
+        if auth is ClientAuth.NONE:
+            return parameters
+        verifier, client_policy = client_verifier(request)
+        return replace(parameters, client_auth=auth, client_verifier=verifier, client_policy=client_policy)
+
+
+class _KernelRun:
+    """One handshake of a consumer in the kernel, as over TCP, with what QUIC adds."""
+
+    def __init__(self, service: HandshakeService, request: Request, kernel: KernelHandshakes) -> None:
+        self._service = service
+        self._kernel = kernel
+        self._request = request
+        self._run = KernelRun(kernel, service, request)
+        self.conclude = self._run.conclude
+        self.close = self._run.close
+
+    @property
+    def registration(self) -> str | None:
+        """The registration that was chosen."""
+        return self._run.registration
+
+    def open_session(self, state: SocketState) -> Session:
+        """As ``datapath.quic.OpenSession``."""
+        request = self._run.prepare(_asked(self._request, state))
+        if request.role is Role.SERVER:
+            return GivenServerSession(lambda hello: self._choose(hello, request, state))
+        parameters = self._run.client_parameters()
+        shows = state.config.certificate_request != NO_CLIENT_CERTIFICATE
+        return GivenClientSession(
+            replace(
+                parameters,
+                alpns=request.alpns or parameters.alpns,
+                transport_parameters=state.transport_parameters,
+                cipher_suites=request.cipher_suites or parameters.cipher_suites,
+                credential=parameters.credential if shows else None,
+                record_size_limit=None,
+                session_ticket=request.session_ticket,
+            )
+        )
+
+    def _choose(self, hello: ClientHello, request: Request, state: SocketState) -> ServerParameters:
+        parameters = self._run.choose(hello)
+        verifies = parameters.client_verifier is not None
+        return replace(
+            parameters,
+            alpn=parameters.alpn or choose_alpn(hello, request.alpns),
+            cipher_suites=request.cipher_suites or parameters.cipher_suites,
+            record_size_limit=None,
+            tickets=_tickets(state),
+            client_auth=max(parameters.client_auth, _client_auth(state)) if verifies else ClientAuth.NONE,
+            client_policy=b"kernel",
+        )
+
+
+class _Demanding:
+    """`resources` for a server that asks for client certificates more than the registration does."""
+
+    def __init__(self, resources: Resources, client_auth: ClientAuth) -> None:
+        self._resources = resources
+        self._client_auth = client_auth
+        self.credential = resources.credential
+        self.server_verifier = resources.server_verifier
+
+    def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
+        """As ``Resources.answer``."""
+        policy = selection.registration.policy
+        client_auth = max(self._client_auth, ClientAuth[policy.client_auth.upper()])
+        policy = replace(policy, client_auth=client_auth.name.lower())
+        registration = replace(selection.registration, policy=policy)
+        return self._resources.answer(request, replace(selection, registration=registration), transport_parameters)
+
+
+def _asked(request: Request, state: SocketState) -> Request:
+    """`request` with what the socket says; where both say something, the request does."""
+    shows = state.config.certificate_request != NO_CLIENT_CERTIFICATE
+    client = request.role is Role.CLIENT
+    return replace(
+        request,
+        alpns=request.alpns or state.alpns,
+        transport_parameters=state.transport_parameters,
+        cipher_suites=state.config.cipher_suites or request.cipher_suites,
+        session_ticket=request.session_ticket or (state.session_ticket or None if client else None),
+        registration=request.registration if shows or not client else None,
+    )
+
+
+def _client_parameters(
+    request: Request, credential: Credential | None, verifier: PeerVerifier | None
+) -> ClientParameters:
+    name = request.server_name or request.peer_address
+    return ClientParameters(
+        alpns=request.alpns,
+        server_name=client_host(name) if name else None,
+        transport_parameters=request.transport_parameters,
+        verifier=verifier,
+        credential=credential,
+        cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
+        session_ticket=request.session_ticket,
+        early_data=request.early_data is not None,
+    )
+
+
+def _client_auth(state: SocketState) -> ClientAuth:
+    wanted = state.config.certificate_request
+    return ClientAuth(wanted) if wanted in (ClientAuth.REQUEST, ClientAuth.REQUIRE) else ClientAuth.NONE
+
+
+def _tickets(state: SocketState) -> Tickets | None:
+    """Tickets sealed by the key that the socket has from its listener."""
+    if len(state.session_ticket) != _SEALING_KEY or not any(state.session_ticket):
+        return None
+    return Tickets(RotatingTicketKeys([(0.0, state.session_ticket)], rotation=float("inf")))

@@ -1,0 +1,302 @@
+"""Stands in for a kernel with QUIC: sockets for an agent on one side, real packets on UDP on the other.
+
+The packets are aioquic's, protected with nothing but the secrets that the agent hands over. Everything runs in a thread
+with an event loop of its own, as a kernel would.
+"""
+
+import asyncio
+import queue
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived
+
+from handshaked.datapath.emulated import MAX_MESSAGE, Kind, pull_message, pull_send, push_message
+from handshaked.datapath.quic_options import Config
+from handshaked.errors import Alert, Status
+from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
+from handshaked.model import Level, Outcome
+from handshaked.shim.aioquic import connect, serve
+from handshaked.shim.client import HandshakeClient, OnMessage
+from handshaked.testing.quic_socket import KernelLikeSocket, SocketError
+from handshaked.wire.messages import Done, Start
+
+PATIENCE = 20.0
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Connection:
+    """A connection: the agent's end of its socket, and what has become of it."""
+
+    agent: socket.socket
+    socket: KernelLikeSocket
+
+
+class _Handshake:
+    """One socket. Stands where the adapter of aioquic has the daemon's ``PendingHandshake``; a ``Transport`` too."""
+
+    def __init__(
+        self, start: Start, on_message: OnMessage, on_idle: Callable[[], object], ticket: bytes, config: Config
+    ) -> None:
+        self._role = start.role
+        self._on_message = on_message
+        self._on_idle = on_idle
+        self._own_parameters = start.transport_parameters or b""
+        self._loop = asyncio.get_running_loop()
+        self._done = False
+        self._end, agent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._end.setblocking(False)
+        self._loop.add_reader(self._end, self._serve)
+        kernel_like = KernelLikeSocket(
+            start.role,
+            self,
+            alpns=b",".join(start.alpns),
+            session_ticket=ticket,
+            config=config,
+            own_parameters=start.transport_parameters,
+        )
+        self.connection = Connection(agent, kernel_like)
+
+    # What the adapter calls.
+
+    def receive(self, level: Level, data: bytes) -> None:
+        """CRYPTO data came."""
+        if level is Level.APPLICATION:
+            self.connection.socket.session_ticket = data
+            return
+        self.connection.socket.queue(level, data)
+        self._say_readable()
+
+    def proceed(self, transport_parameters: bytes) -> None:
+        """The server's own transport parameters."""
+        self._own_parameters = transport_parameters
+
+    def cancel(self, reason: str = "") -> None:
+        """The connection is closed."""
+        self.connection.socket.closed = True
+        self._say_readable()
+
+    # What the socket calls.
+
+    def agree(self, peer_parameters: bytes, alpn: bytes) -> bytes:
+        """As in Transport."""
+        self._on_message(PeerTransportParameters(peer_parameters, alpn))
+        return self._own_parameters
+
+    def install(self, secret: TrafficSecret) -> None:
+        """As in Transport."""
+        self._on_message(secret)
+
+    def transmit(self, level: Level, data: bytes) -> None:
+        """As in Transport."""
+        self._on_message(CryptoData(level, data))
+
+    def go_on(self, *, established: bool) -> None:
+        """As in Transport."""
+        if established and not self._done:
+            self._done = True
+            self._on_message(Done(Outcome(status=Status.OK)))
+        self._on_idle()
+
+    # The agent.
+
+    def _say_readable(self) -> None:
+        if self._end.fileno() >= 0:
+            self._reply(push_message(Kind.READABLE, 0))
+
+    def _reply(self, packet: bytes) -> None:
+        try:
+            self._end.send(packet, socket.MSG_NOSIGNAL)
+        except OSError:
+            self._gone()
+
+    def _serve(self) -> None:
+        try:
+            packet = self._end.recv(MAX_MESSAGE)
+        except OSError:
+            packet = b""
+        if not packet:
+            self._gone()
+            return
+        try:
+            self._reply(push_message(Kind.REPLY, 0, self._carry_out(packet)))
+        except SocketError as error:
+            self.connection.socket.note_refusal(error)
+            self._reply(push_message(Kind.REPLY, error.status))
+
+    def _carry_out(self, packet: bytes) -> bytes:
+        kernel_like = self.connection.socket
+        try:
+            kind, number, body = pull_message(packet)
+        except struct.error:
+            raise SocketError(Status.INVALID) from None
+        if kind == Kind.GET:
+            return kernel_like.get(number)
+        if kind == Kind.SET:
+            kernel_like.set(number, body)
+        elif kind == Kind.SEND:
+            level, message, more = pull_send(body)
+            kernel_like.send(level, message, more=more)
+        elif kind == Kind.RECEIVE:
+            return kernel_like.receive()
+        else:
+            raise SocketError(Status.INVALID)
+        return b""
+
+    def close(self) -> None:
+        """Close the socket from this side."""
+        if self._end.fileno() >= 0:
+            self._loop.remove_reader(self._end)
+            self._end.close()
+
+    def _gone(self) -> None:
+        """Everybody has closed the socket; with a handshake under way that ends the connection."""
+        self.close()
+        if not self._done:
+            self._done = True
+            code = self.connection.socket.error_code
+            alert = None if code is None else Alert(code - Alert.CLOSE_NOTIFY.quic_error)
+            self._on_message(Done(Outcome(alert=alert, reason="the socket was closed")))
+
+
+class _Echo(QuicConnectionProtocol):
+    """What an application does with its socket: a server echoes streams. ``closed_with`` is the error code."""
+
+    closed_with: int | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.echo: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._data = b""
+
+    def begin(self, data: bytes) -> None:
+        """Send `data` on a stream of its own; ``echo`` is what comes back."""
+        self._quic.send_stream_data(self._quic.get_next_available_stream_id(), data, end_stream=True)
+        self.transmit()
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        """Echo, and note how the connection ended."""
+        if isinstance(event, StreamDataReceived) and not self._quic.configuration.is_client:
+            if not event.stream_id & 2:  # one-way streams have no way back
+                self._quic.send_stream_data(event.stream_id, event.data, event.end_stream)
+                self.transmit()
+        elif isinstance(event, StreamDataReceived):
+            self._data += event.data
+            if event.end_stream:
+                self.echo.set_result(self._data)
+        elif isinstance(event, ConnectionTerminated):
+            self.closed_with = event.error_code
+            if not self.echo.done():
+                self.echo.set_result(b"")
+
+
+class KernelLikeEndpoint:
+    """Makes QUIC sockets; ``connections`` is a queue of those whose handshake is due. A context manager.
+
+    `alpns` is what the application has set as option ALPN, `session_ticket` and `config` what it has set else.
+    """
+
+    def __init__(
+        self, *, alpns: tuple[str, ...] = ("h3",), session_ticket: bytes = b"", config: Config | None = None
+    ) -> None:
+        self.connections: queue.Queue[Connection] = queue.Queue()
+        self._alpns = alpns
+        self._ticket = session_ticket
+        self._config = config or Config()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._servers: list[Any] = []
+        self._handshakes: list[_Handshake] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Have `work` done in the endpoint's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+    def next_connection(self) -> Connection:
+        """The next connection whose handshake is due."""
+        return self.connections.get(timeout=PATIENCE)
+
+    def start(self, start: Start, on_message: OnMessage, on_idle: Callable[[], object] = lambda: None) -> _Handshake:
+        """As ``HandshakeClient.start``: the adapter's call."""
+        handshake = _Handshake(start, on_message, on_idle, self._ticket, self._config)
+        self._handshakes.append(handshake)
+        self.connections.put(handshake.connection)
+        return handshake
+
+    def listen(self) -> int:
+        """Listen on a port of the loopback, which is returned."""
+
+        async def begin() -> int:
+            server = await serve(
+                "127.0.0.1",
+                0,
+                configuration=QuicConfiguration(is_client=False, alpn_protocols=list(self._alpns)),
+                client=self._as_client,
+                create_protocol=_Echo,
+            )
+            self._servers.append(server)
+            transport = server._transport  # noqa: SLF001 - aioquic tells the address of a server in no other way
+            return int(transport.get_extra_info("sockname")[1]) if transport is not None else 0
+
+        return self.run(begin())
+
+    async def exchange(self, port: int, data: bytes) -> tuple[bytes, int | None]:
+        """Connect to `port` of the loopback and have `data` echoed: what came, and the error code of a refusal."""
+        clients: list[_Echo] = []
+
+        def create(*arguments: Any, **options: Any) -> _Echo:
+            clients.append(_Echo(*arguments, **options))
+            return clients[0]
+
+        configuration = QuicConfiguration(
+            is_client=True, alpn_protocols=list(self._alpns), server_name="localhost", verify_mode=ssl.CERT_NONE
+        )
+        try:
+            async with connect(
+                "127.0.0.1",
+                port,
+                configuration=configuration,
+                client=self._as_client,
+                create_protocol=create,
+                session_ticket_handler=lambda ticket: None,
+            ) as client:
+                clients[0].begin(data)
+                echoed = await asyncio.wait_for(clients[0].echo, PATIENCE)
+                if not echoed:
+                    return b"", clients[0].closed_with
+                await client.ping()  # what the server sent with the echo, tickets among it, is in by then
+                return echoed, None
+        except ConnectionError:
+            return b"", clients[0].closed_with
+
+    @property
+    def _as_client(self) -> HandshakeClient:
+        return cast("HandshakeClient", self)  # of which the adapter uses start alone
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for handshake in self._handshakes:
+            handshake.close()
+        await asyncio.sleep(0)  # a transport closes its socket in a turn of its own

@@ -1,0 +1,53 @@
+"""Writes netlink/handshaked_family.h: the numbers of netlink/handshaked.yaml for C."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_HERE = Path(__file__).parent
+
+
+def header(specification: dict[str, Any]) -> str:
+    """The text of the header."""
+    lines = [
+        "/* SPDX-License-Identifier: BSD-3-Clause */",
+        "/* Made of handshaked.yaml by generate_header.py: change that, and run `make header`. */",
+        "#ifndef HANDSHAKED_FAMILY_H",
+        "#define HANDSHAKED_FAMILY_H",
+        "",
+        f"#define HANDSHAKED_FAMILY_VERSION {specification['version']}",
+    ]
+    enums = []
+    for one in specification["definitions"]:
+        if one["type"] == "const":
+            lines.append(f"#define HANDSHAKED_{_upper(one['name'])} {one['value']}")
+        else:
+            enums.append((one["name"], _entries(one)))
+    enums += [
+        (f"a-{one['name']}", [(attribute["name"], attribute["value"]) for attribute in one["attributes"]])
+        for one in specification["attribute-sets"]
+    ]
+    operations = specification["operations"]["list"]
+    enums.append(("cmd", [(one["name"], one["value"]) for one in operations]))
+    for name, entries in enums:
+        lines += ["", f"enum handshaked_{name.replace('-', '_')} {{"]
+        lines += [f"\tHANDSHAKED_{_upper(name)}_{_upper(entry)} = {value}," for entry, value in entries]
+        lines.append("};")
+    return "\n".join([*lines, "", "#endif", ""])
+
+
+def _entries(definition: dict[str, Any]) -> list[tuple[str, int]]:
+    entries = definition["entries"]
+    if isinstance(entries[0], str):
+        return [(entry, definition["value-start"] + index) for index, entry in enumerate(entries)]
+    return [(entry["name"], entry["value"]) for entry in entries]
+
+
+def _upper(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(header(yaml.safe_load((_HERE / "handshaked.yaml").read_text())))

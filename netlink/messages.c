@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "handshake.h"
+
+EXPORTED void handshaked_result_clear(struct handshaked_result *result)
+{
+	free(result->peer_certificate);
+	*result = (struct handshaked_result){ .alert = -1 };
+}
+
+static void keep_text(char *text, size_t room, const struct hs_attribute *attribute)
+{
+	size_t length = attribute->length < room ? attribute->length : room - 1;
+
+	memcpy(text, attribute->data, length);
+	text[length] = '\0';
+}
+
+static void keep_tag(struct handshaked_result *result, const struct hs_attribute *attribute)
+{
+	size_t used = strlen(result->tags);
+
+	if (used + attribute->length + 2 > sizeof(result->tags))
+		return;
+	keep_text(result->tags + used, sizeof(result->tags) - used, attribute);
+	strcat(result->tags, "\n");
+}
+
+static void keep_leaf(struct handshaked_result *result, const struct hs_attribute *attribute)
+{
+	if (result->peer_certificate || !attribute->length)
+		return;
+	result->peer_certificate = malloc(attribute->length);
+	if (!result->peer_certificate)
+		return;
+	memcpy(result->peer_certificate, attribute->data, attribute->length);
+	result->peer_certificate_length = attribute->length;
+}
+
+static void keep(struct handshaked_result *result, const struct hs_attribute *attribute)
+{
+	switch (attribute->type) {
+	case HANDSHAKED_A_DONE_STATUS:
+		result->status = (int)hs_u32(attribute);
+		break;
+	case HANDSHAKED_A_DONE_TAG:
+		keep_tag(result, attribute);
+		break;
+	case HANDSHAKED_A_DONE_ALERT:
+		result->alert = (int)hs_u32(attribute);
+		break;
+	case HANDSHAKED_A_DONE_REASON:
+		keep_text(result->reason, sizeof(result->reason), attribute);
+		break;
+	case HANDSHAKED_A_DONE_ALPN:
+		keep_text(result->alpn, sizeof(result->alpn), attribute);
+		break;
+	case HANDSHAKED_A_DONE_SERVER_NAME:
+		keep_text(result->server_name, sizeof(result->server_name), attribute);
+		break;
+	case HANDSHAKED_A_DONE_REGISTRATION:
+		keep_text(result->registration, sizeof(result->registration), attribute);
+		break;
+	case HANDSHAKED_A_DONE_CIPHER_SUITE:
+		result->cipher_suite = hs_u32(attribute);
+		break;
+	case HANDSHAKED_A_DONE_RESUMED:
+		result->resumed = 1;
+		break;
+	case HANDSHAKED_A_DONE_PEER_CERTIFICATE:
+		keep_leaf(result, attribute);
+		break;
+	case HANDSHAKED_A_DONE_EARLY_DATA_ACCEPTED:
+		result->early_data_accepted = 1;
+		break;
+	default:
+		break;
+	}
+}
+
+static void done(struct handshaked *handshake, struct hs_reader attributes, struct handshaked_result *result)
+{
+	struct hs_attribute attribute;
+
+	result->status = EIO; /* unless it says otherwise */
+	while (hs_next_attribute(&attributes, &attribute))
+		keep(result, &attribute);
+	handshake->over = true;
+	if (handshake->callbacks->done)
+		handshake->callbacks->done(handshake->context, result);
+}
+
+void hs_fail(struct handshaked *handshake, int status, struct handshaked_result *result)
+{
+	result->status = status;
+	handshake->over = true;
+	if (handshake->callbacks->done)
+		handshake->callbacks->done(handshake->context, result);
+}
+
+static void refused(struct handshaked *handshake, struct hs_reader body, struct handshaked_result *result)
+{
+	int32_t error = -EPROTO;
+
+	if (body.left >= sizeof(error))
+		memcpy(&error, body.data, sizeof(error));
+	if (error)
+		hs_fail(handshake, -error, result);
+}
+
+static void give_crypto(struct handshaked *handshake, struct hs_reader attributes)
+{
+	struct hs_attribute attribute, data = { 0 };
+	unsigned int level = HANDSHAKED_LEVEL_INITIAL;
+
+	while (hs_next_attribute(&attributes, &attribute)) {
+		if (attribute.type == HANDSHAKED_A_CRYPTO_LEVEL)
+			level = hs_u32(&attribute);
+		else if (attribute.type == HANDSHAKED_A_CRYPTO_DATA)
+			data = attribute;
+	}
+	if (handshake->callbacks->crypto && data.data)
+		handshake->callbacks->crypto(handshake->context, level, data.data, data.length);
+}
+
+static void give_secret(struct handshaked *handshake, struct hs_reader attributes)
+{
+	uint32_t numbers[HANDSHAKED_A_SECRET_SECRET + 1] = { 0 };
+	struct hs_attribute attribute, secret = { 0 };
+
+	while (hs_next_attribute(&attributes, &attribute)) {
+		if (attribute.type == HANDSHAKED_A_SECRET_SECRET)
+			secret = attribute;
+		else if (attribute.type < HANDSHAKED_A_SECRET_SECRET)
+			numbers[attribute.type] = hs_u32(&attribute);
+	}
+	if (handshake->callbacks->secret && secret.data)
+		handshake->callbacks->secret(handshake->context, numbers[HANDSHAKED_A_SECRET_LEVEL],
+					     numbers[HANDSHAKED_A_SECRET_DIRECTION],
+					     numbers[HANDSHAKED_A_SECRET_CIPHER_SUITE], secret.data, secret.length);
+}
+
+static void give_parameters(struct handshaked *handshake, struct hs_reader attributes)
+{
+	struct hs_attribute attribute, parameters = { 0 };
+	char alpn[256] = "";
+
+	while (hs_next_attribute(&attributes, &attribute)) {
+		if (attribute.type == HANDSHAKED_A_TRANSPORT_PARAMETERS_PARAMETERS)
+			parameters = attribute;
+		else if (attribute.type == HANDSHAKED_A_TRANSPORT_PARAMETERS_ALPN)
+			keep_text(alpn, sizeof(alpn), &attribute);
+	}
+	if (handshake->callbacks->transport_parameters && parameters.data)
+		handshake->callbacks->transport_parameters(handshake->context, parameters.data, parameters.length, alpn);
+}
+
+static void give_ticket(struct handshaked *handshake, struct hs_reader attributes)
+{
+	struct hs_attribute attribute, state = { 0 };
+	uint32_t expires = 0;
+
+	while (hs_next_attribute(&attributes, &attribute)) {
+		if (attribute.type == HANDSHAKED_A_SESSION_TICKET_STATE)
+			state = attribute;
+		else if (attribute.type == HANDSHAKED_A_SESSION_TICKET_EXPIRES)
+			expires = hs_u32(&attribute);
+	}
+	if (handshake->callbacks->session_ticket && state.data)
+		handshake->callbacks->session_ticket(handshake->context, state.data, state.length, expires);
+}
+
+void hs_take(struct handshaked *handshake, struct hs_frame *frame, struct handshaked_result *result)
+{
+	if (frame->family != HANDSHAKED_UNIX_FAMILY)
+		refused(handshake, frame->attributes, result);
+	else if (frame->command == HANDSHAKED_CMD_DONE)
+		done(handshake, frame->attributes, result);
+	else if (frame->command == HANDSHAKED_CMD_CRYPTO)
+		give_crypto(handshake, frame->attributes);
+	else if (frame->command == HANDSHAKED_CMD_SECRET)
+		give_secret(handshake, frame->attributes);
+	else if (frame->command == HANDSHAKED_CMD_TRANSPORT_PARAMETERS)
+		give_parameters(handshake, frame->attributes);
+	else if (frame->command == HANDSHAKED_CMD_SESSION_TICKET)
+		give_ticket(handshake, frame->attributes);
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* handshake ROLE FD [KEY=VALUE ..]: a handshake with options, blocking or by poll; tells how it ended. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "handshaked.h"
+
+static int polled(int fd, int role, const struct handshaked_options *options, struct handshaked_result *result)
+{
+	struct handshaked *handshake;
+	struct pollfd ready = { .events = POLLIN };
+	int status = handshaked_quic_start(fd, role, options, &handshake);
+
+	if (status)
+		return status;
+	ready.fd = handshaked_fd(handshake);
+	while ((status = handshaked_continue(handshake, result)) == -EAGAIN)
+		poll(&ready, 1, -1);
+	handshaked_free(handshake);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct handshaked_options options = { .size = sizeof(options) };
+	struct handshaked_result result = { .alert = -1 };
+	int role = strcmp(argv[1], "client") ? HANDSHAKED_SERVER : HANDSHAKED_CLIENT;
+	int fd = atoi(argv[2]), poll_it = 0, status;
+
+	for (int i = 3; i < argc; i++) {
+		char *value = strchr(argv[i], '=');
+
+		if (!value)
+			return 2;
+		*value++ = '\0';
+		if (!strcmp(argv[i], "name"))
+			options.server_name = value;
+		else if (!strcmp(argv[i], "alpns"))
+			options.alpns = value;
+		else if (!strcmp(argv[i], "certificate"))
+			options.certificate_file = value;
+		else if (!strcmp(argv[i], "key"))
+			options.key_file = value;
+		else if (!strcmp(argv[i], "unauthenticated"))
+			options.unauthenticated = atoi(value);
+		else if (!strcmp(argv[i], "poll"))
+			poll_it = atoi(value);
+	}
+	if (poll_it)
+		status = polled(fd, role, &options, &result);
+	else if (role == HANDSHAKED_CLIENT)
+		status = handshaked_quic_client(fd, &options, &result);
+	else
+		status = handshaked_quic_server(fd, &options, &result);
+	printf("%d alert=%d alpn=%s registration=%s peer=%zu reason=%s\n", status, result.alert, result.alpn,
+	       result.registration, result.peer_certificate_length, result.reason);
+	handshaked_result_clear(&result);
+	return 0;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* relay NAME ALPN: a client and a server in one process, which pass each other what the daemon gives for them. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "handshaked.h"
+
+struct side {
+	const char *name;
+	struct handshaked *own, *other;
+	int secrets, status, over;
+	uint8_t sent[48], received[48]; /* application secrets */
+};
+
+static void crypto(void *context, unsigned int level, const uint8_t *data, size_t length)
+{
+	struct side *side = context;
+
+	if (side->other)
+		handshaked_relay_crypto(side->other, level, data, length);
+}
+
+static void secret(void *context, unsigned int level, unsigned int direction, uint32_t suite, const uint8_t *bytes,
+		   size_t length)
+{
+	struct side *side = context;
+
+	side->secrets++;
+	if (level == 0 && suite && length <= sizeof(side->sent))
+		memcpy(direction ? side->sent : side->received, bytes, length);
+}
+
+static void parameters(void *context, const uint8_t *bytes, size_t length, const char *alpn)
+{
+	struct side *side = context;
+
+	printf("%s: %.*s %s\n", side->name, (int)length, (const char *)bytes, alpn);
+	if (!strcmp(side->name, "server"))
+		handshaked_relay_transport_parameters(side->own, (const uint8_t *)"of the server", 13);
+}
+
+static void done(void *context, const struct handshaked_result *result)
+{
+	struct side *side = context;
+
+	side->over = 1;
+	side->status = result->status;
+	printf("%s: %d %s\n", side->name, result->status, result->registration);
+}
+
+static const struct handshaked_callbacks callbacks = {
+	.crypto = crypto, .secret = secret, .transport_parameters = parameters, .done = done
+};
+
+int main(int argc, char **argv)
+{
+	struct side client = { .name = "client" }, server = { .name = "server" };
+	struct handshaked_options options = { .size = sizeof(options), .unauthenticated = 1 };
+	const uint8_t *own = (const uint8_t *)"of the client";
+
+	if (argc != 3)
+		return 2;
+	if (handshaked_relay_start(HANDSHAKED_SERVER, NULL, NULL, 0, &callbacks, &server, &server.own))
+		return 3;
+	options.server_name = argv[1];
+	options.alpns = argv[2];
+	if (handshaked_relay_start(HANDSHAKED_CLIENT, &options, own, 13, &callbacks, &client, &client.own))
+		return 4;
+	client.other = server.own;
+	server.other = client.own;
+	while (!(client.over && server.over) && !client.status && !server.status) {
+		struct pollfd ready[] = { { handshaked_fd(client.own), POLLIN, 0 }, { handshaked_fd(server.own), POLLIN, 0 } };
+
+		poll(ready, 2, 20000);
+		if (!client.over)
+			handshaked_continue(client.own, NULL);
+		if (!server.over)
+			handshaked_continue(server.own, NULL);
+	}
+	handshaked_free(client.own);
+	handshaked_free(server.own);
+	if (client.status || server.status)
+		return 0;
+	printf("secrets: %d %d %s\n", client.secrets, server.secrets,
+	       !memcmp(client.sent, server.received, 48) && !memcmp(client.received, server.sent, 48) ? "agree" : "differ");
+	return 0;
+}

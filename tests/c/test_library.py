@@ -1,0 +1,171 @@
+"""libhandshaked, compiled and run: on stand-ins for QUIC sockets, as libquic, as relay, and under sanitizers."""
+
+import asyncio
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from handshaked.errors import Alert
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from tests.conftest import Issue
+from tests.quic_sockets import PATIENCE, Echoed, StockServer, ask, in_thread, socket_daemon
+
+HERE = Path(__file__).parent
+LIBRARY = HERE.parents[1] / "netlink"
+NAME = "quic.example.com"
+Run = Callable[..., str]
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None or shutil.which("make") is None, reason="needs cc and make")
+
+
+@pytest.fixture(scope="module")
+def quic_daemon(issue: Issue) -> Iterator[RunningDaemon]:
+    with socket_daemon() as daemon:
+        issued = issue(NAME)
+        daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
+        yield daemon
+
+
+@pytest.fixture(scope="module", params=["", "address,undefined"], ids=["plain", "sanitized"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library and the programs of this directory, plain and under sanitizers."""
+    directory = tmp_path_factory.mktemp("library")
+    sanitize = [f"SANITIZE={request.param}"] if request.param else []
+    subprocess.run(["make", "-C", LIBRARY, f"BUILD={directory}", *sanitize], check=True, capture_output=True)
+    flags = [f"-fsanitize={request.param}", "-fno-sanitize-recover=all"] if request.param else []
+    strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-g"]
+    for source in HERE.glob("*.c"):
+        link = [f"-L{directory}", "-lhandshaked", f"-Wl,-rpath,{directory}"]
+        command = ["cc", *strict, *flags, f"-I{LIBRARY}", "-o", directory / source.stem, source, *link]
+        subprocess.run(command, check=True)
+    return directory
+
+
+@pytest.fixture
+def run(built: Path, quic_daemon: RunningDaemon) -> Run:
+    """Runs a program with the daemon, and with a descriptor if one is given: what it prints. It has to be content."""
+
+    def start(program: str, *arguments: object, descriptor: int | None = None, **variables: str) -> str:
+        completed = subprocess.run(
+            [built / program, *map(str, arguments)],
+            pass_fds=() if descriptor is None else (descriptor,),
+            env={"HANDSHAKED_SOCKET": str(quic_daemon.handshake_socket), **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout.strip()
+
+    return start
+
+
+def served(run: Run, program: str, *arguments: object, **asked: object) -> tuple[str, Echoed]:
+    """The program does the server's handshake with stock aioquic: what it prints, and what the client sees."""
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        client = in_thread(lambda: asyncio.run(ask(port, **asked)))
+        connection = endpoint.next_connection()
+        with connection.agent:
+            descriptor = connection.agent.fileno()
+            printed = run(program, "server", descriptor, *arguments, descriptor=descriptor)
+        return printed, client.result(PATIENCE)
+
+
+def test_the_header_is_made_of_the_specification() -> None:
+    made = subprocess.run([sys.executable, LIBRARY / "generate_header.py"], check=True, capture_output=True).stdout
+    assert made == (LIBRARY / "handshaked_family.h").read_bytes()
+
+
+@pytest.mark.parametrize("poll", [0, 1], ids=["blocking", "polled"])
+def test_a_server_by_registration(run: Run, authority: Authority, poll: int) -> None:
+    printed, seen = served(run, "handshake", f"poll={poll}", root=authority.root)
+    assert printed.startswith("0 alert=-1 alpn=h3 registration=web ")
+    assert seen.data == b"hello"
+
+
+def test_a_refusal_comes_with_alert_and_reason(run: Run) -> None:
+    printed, seen = served(run, "handshake", name="unknown.example.com")
+    assert printed.startswith(f"{-errno.EACCES} alert={Alert.UNRECOGNIZED_NAME} ")
+    assert "unknown.example.com" in printed
+    assert seen.error_code == Alert.UNRECOGNIZED_NAME.quic_error
+
+
+def test_a_client(run: Run, issue: Issue) -> None:
+    with StockServer(issue(NAME)) as server, KernelLikeEndpoint() as endpoint:
+        asking = in_thread(lambda: endpoint.run(endpoint.exchange(server.port, b"hello")))
+        connection = endpoint.next_connection()
+        with connection.agent:
+            descriptor = connection.agent.fileno()
+            printed = run("handshake", "client", descriptor, f"name={NAME}", "unauthenticated=1", descriptor=descriptor)
+        assert asking.result(PATIENCE) == (b"hello", None)
+    assert printed.startswith("0 alert=-1 alpn=h3 registration= peer=")
+    assert "peer=0" not in printed
+
+
+def test_a_program_for_libquic_serves_with_its_own_certificate(run: Run, issue: Issue, authority: Authority) -> None:
+    issued = issue("own.example.com")
+    printed, seen = served(
+        run, "libquic", issued.key, issued.certificate, "h3", root=authority.root, name="own.example.com"
+    )
+    assert printed == "0"
+    assert seen.data == b"hello"
+
+
+def test_a_program_for_libquic_serves_by_registration(run: Run, authority: Authority) -> None:
+    printed, seen = served(run, "libquic", "", "", "h3", root=authority.root)
+    assert printed == "0"
+    assert seen.data == b"hello"
+
+
+def test_two_programs_for_libquic_with_a_psk(run: Run, tmp_path: Path) -> None:
+    psk = tmp_path / "psk"
+    psk.write_text(f"someone:{'5a' * 32}\n")
+    with KernelLikeEndpoint() as server, KernelLikeEndpoint() as client:
+        port = server.listen()
+        asking = in_thread(lambda: client.run(client.exchange(port, b"hello")))
+        ours = client.next_connection()
+        first = in_thread(
+            lambda: run("libquic", "client", ours.agent.fileno(), psk, "", "", descriptor=ours.agent.fileno())
+        )
+        theirs = server.next_connection()
+        with ours.agent, theirs.agent:
+            descriptor = theirs.agent.fileno()
+            assert run("libquic", "server", descriptor, psk, "", "h3", descriptor=descriptor) == "0"
+            assert first.result(PATIENCE) == "0"
+        assert asking.result(PATIENCE) == (b"hello", None)
+
+
+def test_what_cannot_be_is_an_errno(run: Run, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    try:
+        for role in ("client", "server"):
+            printed = run("libquic", role, read, "", NAME if role == "client" else "", "h3", descriptor=read)
+            assert printed == str(-errno.EINVAL)
+        missing = run("libquic", "server", read, tmp_path / "key", tmp_path / "certificate", "h3", descriptor=read)
+        assert missing == str(-errno.ENOENT)
+        nobody = run("libquic", "server", read, "", "", "h3", descriptor=read, HANDSHAKED_SOCKET=str(tmp_path / "no"))
+        assert nobody == str(-errno.ENOENT)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_a_relay(run: Run) -> None:
+    printed = run("relay", NAME, "h3")
+    assert printed.splitlines() == [
+        "server: of the client h3",
+        "client: of the server h3",
+        "client: 0 ",
+        "server: 0 web",
+        "secrets: 4 4 agree",
+    ]

@@ -1,0 +1,219 @@
+"""Descriptors on the Unix door: what is no QUIC socket is refused, and nothing is left open, whatever comes."""
+
+import errno
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from handshaked.errors import Status
+from handshaked.model import Level, Role
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.wire.family import push_crypto, push_lookup, push_start
+from handshaked.wire.messages import CryptoData, Lookup, Start
+from tests.conftest import Issue
+from tests.doors import Door, eventually
+from tests.quic_sockets import descriptors_of, in_thread, socket_daemon
+
+ON_SOCKET = Start(Role.SERVER, timeout=5.0, socket=True)
+
+
+@pytest.fixture(scope="module")
+def quic_daemon(issue: Issue) -> Iterator[RunningDaemon]:
+    with socket_daemon() as daemon:
+        issued = issue("quic.example.com")
+        daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=["quic.example.com"])
+        yield daemon
+
+
+@pytest.fixture
+def unchanged(quic_daemon: RunningDaemon) -> Iterator[None]:
+    """The worker has the same descriptors after the test as before."""
+    (worker,) = quic_daemon.worker_pids()
+    before = descriptors_of(worker)
+    yield
+    assert eventually(lambda: descriptors_of(worker) == before), descriptors_of(worker)
+    assert quic_daemon.worker_pids() == [worker]
+
+
+pytestmark = pytest.mark.usefixtures("unchanged")
+
+
+def refusal(daemon: RunningDaemon, start: Start, descriptors: tuple[int, ...]) -> tuple[int, str]:
+    """What the daemon says to `start` with `descriptors`; the connection stays good."""
+    with Door(daemon.handshake_socket) as door:
+        door.send(push_start(1, start), descriptors=descriptors)
+        error = door.refusal(1).error
+        door.send(push_lookup(2, Lookup(client_hello=b"x")))
+        door.answer(2)
+    return error.status, error.reason
+
+
+def test_none(quic_daemon: RunningDaemon) -> None:
+    status, reason = refusal(quic_daemon, ON_SOCKET, ())
+    assert status == errno.EINVAL
+    assert "needs 1 descriptors, 0 came" in reason
+
+
+@pytest.mark.parametrize("count", [2, 4, 5, 253])
+def test_too_many(quic_daemon: RunningDaemon, count: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        status, reason = refusal(quic_daemon, ON_SOCKET, (ours.fileno(),) * count)
+    assert status == errno.EINVAL
+    assert "came along" in reason
+
+
+def test_a_pipe(quic_daemon: RunningDaemon) -> None:
+    read, write = os.pipe()
+    try:
+        status, reason = refusal(quic_daemon, ON_SOCKET, (read,))
+    finally:
+        os.close(read)
+        os.close(write)
+    assert (status, "not a socket" in reason) == (errno.EINVAL, True)
+
+
+def outcome(daemon: RunningDaemon, descriptor: int) -> int:
+    with Door(daemon.handshake_socket) as door:
+        door.send(push_start(1, ON_SOCKET), descriptors=(descriptor,))
+        return door.outcome(1).status
+
+
+def test_a_listening_socket(quic_daemon: RunningDaemon, public_directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(public_directory / "listener"))
+        listener.listen()
+        assert outcome(quic_daemon, listener.fileno()) == errno.EINVAL
+
+
+def test_a_socket_of_another_protocol(quic_daemon: RunningDaemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert outcome(quic_daemon, listener.fileno()) == errno.EOPNOTSUPP
+
+
+def test_the_daemons_own_socket(quic_daemon: RunningDaemon) -> None:
+    with Door(quic_daemon.handshake_socket) as door:
+        door.send(push_start(1, ON_SOCKET), descriptors=(door.sock.fileno(),))
+        assert door.outcome(1).status == errno.EINVAL
+    # The caller sends the only descriptor of the very connection that it is on.
+    with Door(quic_daemon.handshake_socket) as door, Door(quic_daemon.handshake_socket) as other:
+        door.send(push_start(1, ON_SOCKET), descriptors=(other.sock.fileno(),))
+        other.send(push_start(1, ON_SOCKET), descriptors=(door.sock.fileno(),))
+        assert door.outcome(1).status == other.outcome(1).status == errno.EINVAL
+
+
+def test_descriptors_with_other_messages_are_closed(quic_daemon: RunningDaemon) -> None:
+    read, write = os.pipe()
+    with Door(quic_daemon.handshake_socket) as door:
+        door.send(push_lookup(1, Lookup(client_hello=b"x")), descriptors=(read, write))
+        door.answer(1)
+        door.send(b"nonsense", descriptors=(read, write))
+        os.close(read)
+        os.close(write)
+        assert door.closed()
+
+
+def test_a_file_without_a_socket(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    with (tmp_path / "psk").open("w") as file:
+        status, _ = refusal(quic_daemon, Start(Role.SERVER, psk_file=True), (file.fileno(),))
+    assert status == errno.EINVAL
+
+
+def test_files_that_are_of_no_use(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    start = Start(Role.SERVER, socket=True, certificate_file=True, key_file=True)
+    with ours, theirs, (tmp_path / "empty").open("w+") as file:
+        status, reason = refusal(quic_daemon, start, (ours.fileno(), theirs.fileno(), file.fileno()))
+        assert (status, "not a regular file" in reason) == (errno.ENOKEY, True)
+
+
+def test_a_stand_in_that_never_answers(quic_daemon: RunningDaemon) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, Door(quic_daemon.handshake_socket) as door:
+        door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        assert door.outcome(1).status == Status.FAILED
+
+
+def test_a_stand_in_that_talks_nonsense(quic_daemon: RunningDaemon) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, Door(quic_daemon.handshake_socket) as door:
+        theirs.send(b"?")
+        door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        assert door.outcome(1).status == Status.FAILED
+
+
+def begun(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, door: Door, start: Start = ON_SOCKET) -> None:
+    """A client's handshake under way: its ClientHello is sent, to nobody."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        in_thread(lambda: endpoint.run(endpoint.exchange(port, b"hello")))
+        connection = endpoint.next_connection()
+        with connection.agent:
+            door.send(push_start(1, start), descriptors=(connection.agent.fileno(),))
+        assert eventually(lambda: "receive" in connection.socket.calls)
+
+
+CLIENT = Start(Role.CLIENT, timeout=0.5, server_name="quic.example.com", socket=True)
+
+
+def test_a_peer_that_vanishes_is_a_timeout(quic_daemon: RunningDaemon) -> None:
+    with KernelLikeEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
+        begun(quic_daemon, endpoint, door, CLIENT)
+        assert door.outcome(1).status == errno.ETIMEDOUT
+
+
+def test_a_socket_closed_under_us_is_a_peer_gone(quic_daemon: RunningDaemon) -> None:
+    with Door(quic_daemon.handshake_socket) as door:
+        with KernelLikeEndpoint() as endpoint:
+            begun(quic_daemon, endpoint, door, Start(Role.CLIENT, timeout=20.0, server_name="a.example", socket=True))
+        assert door.outcome(1).status == errno.ECONNRESET
+
+
+def test_a_caller_that_goes_in_mid_handshake_leaves_nothing(quic_daemon: RunningDaemon) -> None:
+    with KernelLikeEndpoint() as endpoint:
+        with Door(quic_daemon.handshake_socket) as door:
+            begun(quic_daemon, endpoint, door, Start(Role.CLIENT, timeout=20.0, server_name="a.example", socket=True))
+        assert eventually(lambda: quic_daemon.ask("status")["workers"][0]["in_flight"] == 0)
+
+
+def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = (
+        "import socket, sys; from handshaked.shim.quic import *; from pathlib import Path;"
+        "quic_server_handshake(int(sys.argv[1]), options=Options(path=Path(sys.argv[2]), timeout=20))"
+    )
+    with theirs:
+        with ours:
+            caller = subprocess.Popen(
+                [sys.executable, "-c", program, str(ours.fileno()), str(quic_daemon.handshake_socket)],
+                pass_fds=(ours.fileno(),),
+            )
+        theirs.recv(1024)  # the daemon has asked for the first option
+        caller.send_signal(signal.SIGKILL)
+        caller.wait()
+
+
+def test_messages_for_a_handshake_on_a_socket_are_refused(quic_daemon: RunningDaemon) -> None:
+    with KernelLikeEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
+        begun(quic_daemon, endpoint, door, Start(Role.CLIENT, timeout=20.0, server_name="a.example", socket=True))
+        door.send(push_crypto(1, CryptoData(Level.INITIAL, b"x")))
+        assert "socket" in door.refusal(1).error.reason
+        assert door.outcome(1).status == errno.EINVAL
+
+
+def test_many_refusals_leave_nothing(quic_daemon: RunningDaemon) -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, Door(quic_daemon.handshake_socket) as door:
+        for sequence in range(1, min(soft, 1024) + 100):
+            door.send(push_start(sequence, ON_SOCKET), descriptors=(ours.fileno(),) * 4)
+            door.refusal(sequence)

@@ -1,0 +1,183 @@
+"""The numbers and layouts of QUIC socket options, byte by byte, and a socket that checks how they are used."""
+
+import errno
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from handshaked.datapath import quic_options
+from handshaked.datapath.quic_options import Config, Option
+from handshaked.errors import LocalError
+from handshaked.events import TrafficSecret
+from handshaked.model import CipherSuite, Direction, Level, Role
+from handshaked.testing.quic_socket import KernelLikeSocket, SocketError
+
+SECRET = bytes(range(32))
+
+
+def secret(level: Level, direction: Direction) -> bytes:
+    return quic_options.push_crypto_secret(TrafficSecret(level, direction, CipherSuite.AES_128_GCM_SHA256, SECRET))
+
+
+def test_numbers() -> None:
+    assert (quic_options.IPPROTO_QUIC, quic_options.SOL_QUIC, quic_options.HANDSHAKE_INFO) == (261, 288, 1)
+    assert {option.name: option.value for option in Option} == {
+        "CONNECTION_CLOSE": 5,
+        "CONFIG": 9,
+        "TOKEN": 10,
+        "ALPN": 11,
+        "SESSION_TICKET": 12,
+        "CRYPTO_SECRET": 13,
+        "TRANSPORT_PARAM_EXT": 14,
+    }
+
+
+def test_a_secret_is_56_bytes() -> None:
+    pushed = secret(Level.HANDSHAKE, Direction.SEND)
+    assert pushed == b"\x01\x02\0\0" + struct.pack("=I", 51) + SECRET + bytes(16)
+    assert quic_options.pull_crypto_secret(pushed) == TrafficSecret(
+        Level.HANDSHAKE, Direction.SEND, CipherSuite.AES_128_GCM_SHA256, SECRET
+    )
+
+
+@pytest.mark.parametrize(
+    ("suite", "number"),
+    [
+        (CipherSuite.AES_128_GCM_SHA256, 51),
+        (CipherSuite.AES_256_GCM_SHA384, 52),
+        (CipherSuite.AES_128_CCM_SHA256, 53),
+        (CipherSuite.CHACHA20_POLY1305_SHA256, 54),
+    ],
+)
+def test_the_ciphers_of_a_payload(suite: CipherSuite, number: int) -> None:
+    pushed = quic_options.push_config(Config(payload_cipher_type=number))
+    assert quic_options.pull_config(pushed).cipher_suites == (suite,)
+
+
+def test_an_unknown_cipher_is_refused() -> None:
+    with pytest.raises(LocalError):
+        _ = Config(payload_cipher_type=99).cipher_suites
+
+
+def test_both_layouts_of_config() -> None:
+    present = struct.pack("=IIIIBBBBB3x", 1, 0, 333_000, 52, 0, 0, 0, 7, 2)
+    older = struct.pack("=IIQBBxxIBBB5x", 1, 0, 333_000, 0, 0, 52, 7, 2, 0)
+    assert [len(present), len(older)] == [24, 32]
+    expected = Config(version=1, payload_cipher_type=52, ticket_seconds=7, certificate_request=2)
+    for data in (present, present + bytes(4), older):
+        assert quic_options.pull_config(data) == expected
+    with pytest.raises(LocalError):
+        quic_options.pull_config(present[:-1])
+
+
+def test_a_close_carries_the_alert() -> None:
+    assert quic_options.push_connection_close(0x128) == struct.pack("=II", 0x128, 0)
+
+
+def test_alpns_have_commas_between() -> None:
+    assert quic_options.push_alpns((b"h3", b"smb")) == b"h3,smb"
+    assert quic_options.pull_alpns(b"h3, smb\0") == (b"h3", b"smb")
+    assert quic_options.pull_alpns(b"") == ()
+
+
+class Packets:
+    """Notes what a socket has its packets do."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Level, bytes]] = []
+        self.established = False
+
+    def agree(self, peer_parameters: bytes, alpn: bytes) -> bytes:
+        return b"own"
+
+    def install(self, secret: TrafficSecret) -> None:
+        pass
+
+    def transmit(self, level: Level, data: bytes) -> None:
+        self.sent.append((level, data))
+
+    def go_on(self, *, established: bool) -> None:
+        self.established = self.established or established
+
+
+HELLO = b"\x02\0\0\x01x"
+
+
+@pytest.fixture
+def packets() -> Packets:
+    return Packets()
+
+
+@pytest.fixture
+def server(packets: Packets) -> KernelLikeSocket:
+    return KernelLikeSocket(Role.SERVER, packets)
+
+
+def refused(call: Callable[..., object], *arguments: object, **options: object) -> int:
+    with pytest.raises(SocketError) as raised:
+        call(*arguments, **options)
+    return raised.value.status
+
+
+def test_initial_secrets_are_refused(server: KernelLikeSocket) -> None:
+    assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.INITIAL, Direction.SEND)) == errno.EINVAL
+
+
+def test_wrong_order_is_refused(server: KernelLikeSocket) -> None:
+    assert refused(server.get, Option.TRANSPORT_PARAM_EXT) == errno.EINVAL  # the peer's are not known
+    assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.APPLICATION, Direction.SEND)) == errno.EINVAL
+    assert refused(server.send, Level.HANDSHAKE, HELLO, more=False) == errno.EINVAL
+    server.set(Option.CRYPTO_SECRET, secret(Level.HANDSHAKE, Direction.SEND))
+    assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.HANDSHAKE, Direction.SEND)) == errno.EINVAL
+    assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.APPLICATION, Direction.SEND)) == errno.EINVAL
+
+
+def test_wrong_levels_and_messages_are_refused(server: KernelLikeSocket) -> None:
+    assert refused(server.send, Level.EARLY, HELLO, more=False) == errno.EINVAL
+    assert refused(server.send, None, HELLO, more=False) == errno.EINVAL
+    assert refused(server.send, Level.INITIAL, HELLO + HELLO, more=False) == errno.EINVAL
+    assert refused(server.send, Level.INITIAL, HELLO[:-1], more=False) == errno.EINVAL
+    assert refused(server.get, Option.TOKEN) == errno.EINVAL  # which tells the role
+
+
+def test_established_with_both_application_secrets_only(server: KernelLikeSocket, packets: Packets) -> None:
+    server.set(Option.TRANSPORT_PARAM_EXT, b"peer's")
+    assert refused(server.set, Option.TRANSPORT_PARAM_EXT, b"peer's") == errno.EINVAL
+    assert server.get(Option.TRANSPORT_PARAM_EXT) == b"own"
+    for level in (Level.HANDSHAKE, Level.APPLICATION):
+        for direction in Direction:
+            assert not server.established
+            assert refused(server.send, Level.APPLICATION, HELLO, more=False) == errno.EINVAL
+            server.set(Option.CRYPTO_SECRET, secret(level, direction))
+    assert server.established
+    assert packets.established
+    server.send(Level.APPLICATION, HELLO, more=False)
+    assert refused(server.get, Option.TRANSPORT_PARAM_EXT) == errno.EINVAL
+
+
+def test_a_flight_goes_out_with_its_last_message(server: KernelLikeSocket, packets: Packets) -> None:
+    server.send(Level.INITIAL, HELLO, more=True)
+    assert packets.sent == []
+    server.send(Level.INITIAL, HELLO, more=False)
+    assert packets.sent == [(Level.INITIAL, HELLO)] * 2
+
+
+def test_a_closed_socket(server: KernelLikeSocket) -> None:
+    assert refused(server.receive) == errno.EAGAIN
+    server.queue(Level.INITIAL, b"x")
+    server.closed = True
+    assert server.receive() == b"\x01x"
+    assert refused(server.receive) == errno.ENOTCONN
+    assert refused(server.send, Level.INITIAL, HELLO, more=False) == errno.EPIPE
+
+
+def test_a_long_message_comes_in_frames(server: KernelLikeSocket) -> None:
+    message = b"\x0b" + (2500).to_bytes(3) + bytes(2500)
+    server.queue(Level.HANDSHAKE, message + HELLO)
+    assert [len(server.receive()) - 1 for _ in range(4)] == [1200, 1200, 104, 5]
+
+
+@pytest.mark.parametrize("size", [0, 63, 4097])
+def test_a_ticket_of_another_size_is_refused(server: KernelLikeSocket, size: int) -> None:
+    assert refused(server.set, Option.SESSION_TICKET, bytes(size)) == errno.EINVAL

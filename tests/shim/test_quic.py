@@ -1,0 +1,259 @@
+"""Handshakes on stand-ins for QUIC sockets through a daemon, against foreign peers, by the Python shim."""
+
+import asyncio
+import errno
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handshaked.datapath.quic_options import Config
+from handshaked.errors import Alert
+from handshaked.model import CipherSuite, Outcome
+from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
+from handshaked.shim.quic import Options, quic_client_handshake_async, quic_server_handshake_async
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from tests.conftest import Issue
+from tests.quic_sockets import PATIENCE, StockServer, ask, ask_with_gtlsclient, in_thread, socket_daemon
+
+NAME = "quic.example.com"
+Seen = TypeVar("Seen")
+
+
+@pytest.fixture(scope="module")
+def quic_daemon(issue: Issue, authority: Authority) -> Iterator[RunningDaemon]:
+    with socket_daemon() as daemon:
+        issued = issue(NAME)
+        daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
+        yield daemon
+
+
+def serve_one(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, **options: object) -> Outcome:
+    """The server's handshake on the next connection of `endpoint`, whose agent's end is closed in the end."""
+    connection = endpoint.next_connection()
+    with connection.agent:
+        return quic_server_handshake(connection.agent, options=Options(path=daemon.handshake_socket, **options))
+
+
+def served(daemon: RunningDaemon, client: Callable[[int], Seen], **options: object) -> tuple[Outcome, Seen]:
+    """An endpoint serves `client`, which is called with its port."""
+    endpoint_options = {key: options.pop(key) for key in ("config", "session_ticket", "alpns") if key in options}
+    with KernelLikeEndpoint(**endpoint_options) as endpoint:
+        port = endpoint.listen()
+        serving = in_thread(lambda: serve_one(daemon, endpoint, **options))
+        answer = client(port)
+        return serving.result(PATIENCE), answer
+
+
+def test_a_server_serves_stock_aioquic(quic_daemon: RunningDaemon, authority: Authority) -> None:
+    outcome, seen = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root)))
+    assert seen.data == b"hello"
+    assert (outcome.status, outcome.alpn, outcome.registration, outcome.resumed) == (0, b"h3", "web", False)
+    assert outcome.server_name == NAME
+
+
+@pytest.mark.skipif(shutil.which("gtlsclient") is None, reason="ngtcp2-client is not installed")
+def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    outcome, seen = served(quic_daemon, lambda port: ask_with_gtlsclient(port, NAME, tmp_path))
+    assert (outcome.status, outcome.registration) == (0, "web")
+    assert "Negotiated ALPN is h3" in seen
+    assert "QUIC handshake has completed" in seen
+
+
+def test_a_server_resumes_and_does_so_through_another_socket(quic_daemon: RunningDaemon, authority: Authority) -> None:
+    _, first = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root)))
+    assert first.tickets
+    outcome, second = served(
+        quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root, ticket=first.tickets[0]))
+    )
+    assert outcome.resumed
+    assert second.resumed
+    assert second.data == b"hello"
+
+
+def test_a_refused_client_gets_the_alert_and_the_caller_its_errno(quic_daemon: RunningDaemon) -> None:
+    def serve(endpoint: KernelLikeEndpoint) -> HandshakeRefusedError:
+        with pytest.raises(HandshakeRefusedError) as raised:
+            serve_one(quic_daemon, endpoint)
+        return raised.value
+
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        serving = in_thread(lambda: serve(endpoint))
+        seen = asyncio.run(ask(port, name="unknown.example.com"))
+        error = serving.result(PATIENCE)
+    assert seen.error_code == Alert.UNRECOGNIZED_NAME.quic_error
+    assert error.errno == errno.EACCES
+    assert error.outcome.alert is Alert.UNRECOGNIZED_NAME
+
+
+def test_a_caller_brings_its_own_certificate(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
+    issued = issue("own.example.com")
+    outcome, seen = served(
+        quic_daemon,
+        lambda port: asyncio.run(ask(port, root=authority.root, name="own.example.com")),
+        certificate=issued.certificate,
+        key=issued.key,
+        session_ticket=b"k" * 64,
+    )
+    assert seen.data == b"hello"
+    assert (outcome.alpn, outcome.registration) == (b"h3", None)
+    outcome, again = served(
+        quic_daemon,
+        lambda port: asyncio.run(ask(port, root=authority.root, name="own.example.com", ticket=seen.tickets[0])),
+        certificate=issued.certificate,
+        key=issued.key,
+        session_ticket=b"k" * 64,
+    )
+    assert outcome.resumed
+    assert again.resumed
+
+
+def test_a_server_that_requires_client_certificates_gets_one(
+    quic_daemon: RunningDaemon, issue: Issue, authority: Authority
+) -> None:
+    identity = authority.issue("someone", client=True, file_name="someone")
+    anchor = authority.certificate.public_bytes(Encoding.DER)
+    issued = issue(NAME)
+    brought = {"certificate": issued.certificate, "key": issued.key, "trust_anchors": (anchor,)}
+    config = Config(certificate_request=2)
+    outcome, seen = served(
+        quic_daemon, lambda port: asyncio.run(ask(port, identity=identity)), config=config, **brought
+    )
+    assert seen.data == b"hello"
+    assert outcome.peer_certificates == (identity.leaf.public_bytes(Encoding.DER),)
+
+
+def test_a_server_that_requires_client_certificates_refuses_without(
+    quic_daemon: RunningDaemon, issue: Issue, authority: Authority
+) -> None:
+    issued = issue(NAME)
+    anchor = authority.certificate.public_bytes(Encoding.DER)
+    brought = {"certificate": issued.certificate, "key": issued.key, "trust_anchors": (anchor,)}
+
+    with KernelLikeEndpoint(config=Config(certificate_request=2)) as endpoint:
+        port = endpoint.listen()
+        serving = in_thread(lambda: serve_one(quic_daemon, endpoint, **brought))
+        seen = asyncio.run(ask(port))
+        with pytest.raises(HandshakeRefusedError) as raised:
+            serving.result(PATIENCE)
+    assert raised.value.outcome.alert is Alert.CERTIFICATE_REQUIRED
+    assert seen.error_code == Alert.CERTIFICATE_REQUIRED.quic_error
+
+
+def test_the_cipher_of_the_payload_is_the_sockets(quic_daemon: RunningDaemon) -> None:
+    outcome, seen = served(quic_daemon, lambda port: asyncio.run(ask(port)), config=Config(payload_cipher_type=54))
+    assert outcome.cipher_suite is CipherSuite.CHACHA20_POLY1305_SHA256
+    assert seen.data == b"hello"
+
+
+def client_of(
+    daemon: RunningDaemon,
+    port: int,
+    *,
+    name: str = NAME,
+    config: Config | None = None,
+    session_ticket: bytes = b"",
+    **options: object,
+) -> tuple[Outcome, tuple[bytes, int | None], bytes]:
+    """A client on a socket: outcome, echo and error code, and what the socket then has as session ticket."""
+    with KernelLikeEndpoint(config=config, session_ticket=session_ticket) as endpoint:
+        asking = in_thread(lambda: endpoint.run(endpoint.exchange(port, b"hello")))
+        connection = endpoint.next_connection()
+        with connection.agent:
+            try:
+                outcome = quic_client_handshake(
+                    connection.agent, name, options=Options(path=daemon.handshake_socket, **options)
+                )
+            except HandshakeRefusedError as error:
+                outcome = error.outcome
+        return outcome, asking.result(PATIENCE), connection.socket.session_ticket
+
+
+def test_a_client_talks_to_stock_aioquic(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
+    anchor = authority.certificate.public_bytes(Encoding.DER)
+    with StockServer(issue(NAME)) as server:
+        outcome, echo, _ = client_of(quic_daemon, server.port, trust_anchors=(anchor,))
+    assert echo == (b"hello", None)
+    assert (outcome.status, outcome.alpn) == (0, b"h3")
+    assert outcome.peer_certificates == (issue(NAME).leaf.public_bytes(Encoding.DER),)
+
+
+def test_a_client_resumes_with_the_ticket_that_its_socket_kept(
+    quic_daemon: RunningDaemon, issue: Issue, authority: Authority
+) -> None:
+    anchor = authority.certificate.public_bytes(Encoding.DER)
+    config = Config(ticket_seconds=5)
+    with StockServer(issue(NAME), tickets=True) as server:
+        first, echo, kept = client_of(quic_daemon, server.port, trust_anchors=(anchor,), config=config)
+        assert echo == (b"hello", None)
+        assert not first.resumed
+        second, echo, _ = client_of(
+            quic_daemon, server.port, trust_anchors=(anchor,), session_ticket=kept, config=config
+        )
+    assert echo == (b"hello", None)
+    assert second.resumed
+
+
+def test_a_client_refuses_a_server_of_another_name(
+    quic_daemon: RunningDaemon, issue: Issue, authority: Authority
+) -> None:
+    anchor = authority.certificate.public_bytes(Encoding.DER)
+    with StockServer(issue(NAME)) as server:
+        outcome, echo, _ = client_of(quic_daemon, server.port, name="other.example.com", trust_anchors=(anchor,))
+    assert outcome.alert is Alert.BAD_CERTIFICATE
+    assert outcome.status == errno.EACCES
+    assert echo == (b"", Alert.BAD_CERTIFICATE.quic_error)
+
+
+def test_both_ends_are_sockets_with_a_psk(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    psk = tmp_path / "psk"
+    psk.write_text(f"# who: what\nsomeone:{'5a' * 32}\n")
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        serving = in_thread(lambda: serve_one(quic_daemon, endpoint, psk=psk))
+        outcome, echo, _ = client_of(quic_daemon, port, psk=psk)
+        assert serving.result(PATIENCE).status == 0
+    assert outcome.status == 0
+    assert echo == (b"hello", None)
+
+
+def test_a_psk_that_the_server_does_not_know_is_refused(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    (tmp_path / "ours").write_text(f"someone:{'5a' * 32}\n")
+    (tmp_path / "theirs").write_text(f"another:{'5a' * 32}\n")
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        serving = in_thread(lambda: serve_one(quic_daemon, endpoint, psk=tmp_path / "theirs"))
+        outcome, echo, _ = client_of(quic_daemon, port, psk=tmp_path / "ours")
+        with pytest.raises(HandshakeRefusedError):
+            serving.result(PATIENCE)
+    assert outcome.status != 0
+    assert echo[0] == b""
+
+
+def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
+    anchor = authority.certificate.public_bytes(Encoding.DER)
+
+    async def both(server: KernelLikeEndpoint, client: KernelLikeEndpoint, port: int) -> list[Outcome]:
+        asking = in_thread(lambda: client.run(client.exchange(port, b"hello")))
+        ours = await asyncio.to_thread(client.next_connection)
+        path = quic_daemon.handshake_socket
+        started = asyncio.ensure_future(
+            quic_client_handshake_async(ours.agent, NAME, options=Options(path=path, trust_anchors=(anchor,)))
+        )
+        theirs = await asyncio.to_thread(server.next_connection)
+        with ours.agent, theirs.agent:
+            outcomes = await asyncio.gather(
+                started, quic_server_handshake_async(theirs.agent, ("h3",), Options(path=path))
+            )
+        assert (await asyncio.wrap_future(asking))[0] == b"hello"
+        return list(outcomes)
+
+    with KernelLikeEndpoint() as server, KernelLikeEndpoint() as client:
+        outcomes = asyncio.run(both(server, client, server.listen()))
+    assert [outcome.status for outcome in outcomes] == [0, 0]
