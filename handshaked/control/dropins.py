@@ -27,7 +27,7 @@ from handshaked.registry.store import NewRegistration
 
 MAX_FILE = 1024 * 1024
 TABLE = "registration"
-_CREDENTIAL = ("certificate", "key", "passphrase")
+_CREDENTIAL = ("certificate", "key", "passphrase", "ocsp")
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
