@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -9,50 +10,103 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 
 from handshaked import __version__, directories
+from handshaked.command_line import RecordingParser
 from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
-from handshaked.control.arguments import Arguments
+from handshaked.control.authority import uid_of
 from handshaked.control.channel import Message
+from handshaked.control.commands import Commands
+from handshaked.control.dbus import OFF, Bus
+from handshaked.control.erasure import Erasure
+from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
+from handshaked.control.metrics import Exporter
 from handshaked.control.server import ControlServer
-from handshaked.errors import HandshakedError, RefusedError
+from handshaked.control.watchdog import Watchdog
+from handshaked.errors import HandshakedError, RefusedError, UnavailableError
+from handshaked.journal import FORMATS
 from handshaked.model import Caller
-from handshaked.process import LEVELS, forbid_core_dumps, log_to_stderr, may_administer_network
+from handshaked.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
+from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import Store
+from handshaked.selftest import SelfTest
 from handshaked.sides import check_sides
 from handshaked.supervisor import Supervisor
+from handshaked.systemd import listening_sockets, notify, notify_reloading
 from handshaked.upcall.unix import caller_of
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _SELF = Caller(os.geteuid())
-_ROTATION_CHECK_SECONDS = 600.0
-# A snapshot that a handshake pinned lives as long as the longest handshake: then old credentials may go.
-_FORGET_SECONDS = 120.0
+_EXPIRY_SECONDS = 3600.0
+_ROTATION_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the daemon is started with."""
+
+    state_directory: Path
+    runtime_directory: Path
+    configuration_directory: Path
+    workers: int
+    log_level: str | None
+    log_format: str
+    bus: str
+    metrics: str | None
+    configuration: Path | None
+    check_config: bool
+    kernel: bool | None
+    netns: list[str]
+    demux_user: str
+    emulated_quic_sockets: bool
 
 
 class Daemon:
     """The parent process: the registry's only writer, the control socket, and the workers' keeper."""
 
-    def __init__(self, arguments: argparse.Namespace, configuration: Configuration) -> None:
-        state_directory, runtime_directory = arguments.state_directory, arguments.runtime_directory
-        self._started = time.time()
-        self._store = Store(state_directory / directories.DATABASE)
-        self._store.forget_unused()
+    def __init__(self, settings: Settings, configuration: Configuration) -> None:
+        passed = listening_sockets()
+        self._settings = settings
+        self._store = Store(settings.state_directory / directories.DATABASE)
+        self._self_test = SelfTest.make(os.geteuid())
         self._store.rotate_ticket_keys(time.time())
-        self._listener = _listen(runtime_directory / directories.HANDSHAKE_SOCKET)
-        self._control = _listen(runtime_directory / directories.CONTROL_SOCKET)
-        self._supervisor = Supervisor(
-            self._listener,
-            state_directory,
-            arguments.workers,
-            arguments.log_level,
-            _worker_options(arguments, configuration),
+        self._store.register(self._self_test.registration, replace=True)
+        self._store.forget_unused()
+        self._listener = _socket(passed, settings.runtime_directory / directories.HANDSHAKE_SOCKET)
+        self._control = _socket(passed, settings.runtime_directory / directories.CONTROL_SOCKET)
+        options = (
+            f"--state-directory={settings.state_directory}",
+            f"--log-level={settings.log_level or configuration.log_level or DEFAULT_LEVEL}",
+            f"--log-format={settings.log_format}",
+            *_door_options(settings, configuration),
         )
-        self._manager = Manager(self._store, self._supervisor.publish)
+        self._supervisor = Supervisor(self._listener, settings.workers, options, self._on_outcomes)
+        self._manager = Manager(self._store, self._publish, settings.configuration_directory / directories.DROP_INS)
+        self._followers = Followers(self._manager.snapshot, _followers_uids(settings.demux_user))
+        address = Path(self._listener.getsockname())
+        self._watchdog = Watchdog(lambda: self._self_test.run(address), self._supervisor.check)
+        self._commands = Commands(
+            self._manager,
+            self._supervisor,
+            self._followers,
+            {"self_test": lambda: self._watchdog.state, "bus": lambda: self._bus.state},
+        )
+        self._bus = Bus(settings.bus, self._commands, self._manager, lambda: self._watchdog.state)
+        self._erasure = Erasure(
+            self._store,
+            lambda: self._manager.snapshot,
+            self._supervisor.up_to_date,
+            self._supervisor.forget_credentials,
+        )
+        self._exporter = Exporter(self._manager, self._supervisor)
+        self._metrics = passed.get("metrics")
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -60,116 +114,158 @@ class Daemon:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        reloads: set[asyncio.Task[Message]] = set()
-        loop.add_signal_handler(signal.SIGHUP, lambda: _keep(reloads, asyncio.create_task(self._manager.reload(_SELF))))
-        control = ControlServer(self._control, self._handle, caller_of)
-        ready = asyncio.create_task(self._supervisor.start())
-        ready.add_done_callback(self._say_ready)
-        rotation = asyncio.create_task(self._rotate_ticket_keys())
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._keep(self._reload()))
+        control = ControlServer(self._control, self._commands, self._commands.subscribe, caller_of)
+        self._keep(self._start())
         await stop.wait()
-        rotation.cancel()
-        _notify("STOPPING=1")
+        notify(STOPPING="1", STATUS="stopping")
         log.info("stopping")
-        ready.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._exporter.close()
+        self._bus.close()
         await control.close()
+        await self._manager.renewal.close()
         await self._supervisor.stop()
         self._store.close()
 
+    async def _publish(self, snapshot: Snapshot) -> None:
+        await asyncio.gather(self._supervisor.publish(snapshot), self._followers.publish(snapshot))
+
+    async def _start(self) -> None:
+        await self._supervisor.start()
+        self._manager.start()
+        await self._watchdog.beat()
+        log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
+        notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._settings.workers} workers")
+        self._keep(self._watchdog.run())
+        self._keep(self._warn_of_expiry())
+        self._keep(self._erasure.run())
+        self._keep(self._rotate_ticket_keys())
+        self._keep(self._bus.run())
+        await self._exporter.start(self._metrics, self._settings.metrics)
+
+    async def _reload(self) -> None:
+        notify_reloading()
+        await self._manager.reload(_SELF)
+        notify(READY="1")
+
+    async def _warn_of_expiry(self) -> None:
+        while True:
+            self._manager.warn_of_expiry(time.time())
+            await asyncio.sleep(_EXPIRY_SECONDS)
+
     async def _rotate_ticket_keys(self) -> None:
         while True:
-            await asyncio.sleep(_ROTATION_CHECK_SECONDS)
-            if self._store.rotate_ticket_keys(time.time()):
-                await self._supervisor.publish(self._manager.snapshot)
+            try:
+                if self._store.rotate_ticket_keys(time.time()):
+                    await self._supervisor.publish(self._manager.snapshot)
+            except UnavailableError as error:
+                log.error("ticket keys cannot be renewed, the old ones stay: %s", error)
+            await asyncio.sleep(_ROTATION_SECONDS)
 
-    def _say_ready(self, start: asyncio.Task[None]) -> None:
-        if start.cancelled():
-            return
-        start.result()
-        log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot))
-        _notify("READY=1")
+    def _on_outcomes(self, batch: Message) -> None:
+        self._manager.hub.receive(batch)
 
-    async def _handle(
-        self, command: str, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]
-    ) -> Message:
-        manager = self._manager
-        if command == "register":
-            return await manager.register(caller, arguments, descriptors)
-        if descriptors:
-            raise RefusedError(f"{command} takes no files")
-        if command == "unregister":
-            return await manager.unregister(caller, arguments)
-        if command == "list":
-            return manager.registrations(caller, arguments)
-        if command == "show":
-            return manager.show(caller, arguments)
-        if command == "explain":
-            return manager.explain(caller, arguments)
-        arguments.end()
-        if command == "status":
-            return await self._status()
-        if command == "reload":
-            return await manager.reload(caller)
-        raise RefusedError(f"there is no command {command!r}")
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
-    async def _status(self) -> Message:
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "uptime": time.time() - self._started,
-            "registrations": len(self._manager.snapshot),
-            "workers": await self._supervisor.status(),
-            "worker_restarts": self._supervisor.restarts,
-        }
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task of the daemon ended unexpectedly", exc_info=task.exception())
 
 
 def main() -> None:
     """Run the daemon in the foreground."""
-    arguments = _parser().parse_args()
+    settings = Settings(**vars(command_line().parse_args()))
     try:
         configuration = load_configuration(
-            arguments.configuration or DEFAULT_PATH, required=arguments.configuration is not None
+            settings.configuration or DEFAULT_PATH, required=settings.configuration is not None
         )
         check_sides(configuration)
     except RefusedError as error:
         sys.exit(f"handshaked: {error}")
-    if arguments.check_config:
+    if settings.check_config:
         return
-    arguments.log_level = arguments.log_level or configuration.log_level or "info"
     forbid_core_dumps()
-    log_to_stderr(arguments.log_level, "handshaked")
+    start_logging(settings.log_level or configuration.log_level or DEFAULT_LEVEL, "handshaked", settings.log_format)
     try:
-        lock = _lock(arguments.state_directory)
-        asyncio.run(_run(arguments, configuration))
+        lock = _lock(settings.state_directory)
+        asyncio.run(_run(settings, configuration))
         os.close(lock)
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
         sys.exit(1)
 
 
-async def _run(arguments: argparse.Namespace, configuration: Configuration) -> None:
-    await Daemon(arguments, configuration).run()
+async def _run(settings: Settings, configuration: Configuration) -> None:
+    await Daemon(settings, configuration).run()
 
 
-def _worker_options(arguments: argparse.Namespace, configuration: Configuration) -> list[str]:
-    wanted = configuration.kernel.enabled if arguments.kernel is None else arguments.kernel
-    options = [f"--configuration={arguments.configuration or DEFAULT_PATH}"]
+def _door_options(settings: Settings, configuration: Configuration) -> list[str]:
+    wanted = configuration.kernel.enabled if settings.kernel is None else settings.kernel
+    options = [f"--configuration={settings.configuration or DEFAULT_PATH}"]
     if may_administer_network() if wanted is None else wanted:
-        options += ["--kernel", *(f"--netns={name}" for name in arguments.netns)]
-    if arguments.emulated_quic_sockets:
+        options += ["--kernel", *(f"--netns={name}" for name in settings.netns)]
+    if settings.emulated_quic_sockets:
         options.append("--emulated-quic-sockets")
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def command_line() -> RecordingParser:
+    """The options of ``handshaked``, for itself and for its manual page."""
+    parser = RecordingParser(
         prog="handshaked",
         description="TLS 1.3 handshakes for QUIC endpoints, with certificates chosen by server name and ALPN.",
     )
     parser.add_argument("--version", action="version", version=f"handshaked {__version__}")
-    parser.add_argument("--state-directory", type=Path, default=directories.state_directory(), metavar="DIR")
-    parser.add_argument("--runtime-directory", type=Path, default=directories.runtime_directory(), metavar="DIR")
+    for name, default, words in (
+        (
+            "state",
+            directories.state_directory(),
+            "where registrations and their keys are kept; for root: /var/lib/handshaked",
+        ),
+        (
+            "runtime",
+            directories.runtime_directory(),
+            "where the sockets are, unless systemd opens them; for root: /run/handshaked",
+        ),
+        (
+            "configuration",
+            directories.configuration_directory(),
+            "whose registrations.d is followed; for root: /etc/handshaked",
+        ),
+    ):
+        parser.add_argument(f"--{name}-directory", type=Path, default=default, metavar="DIR", help=words)
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="worker processes")
+    parser.add_argument(
+        "--demux-user",
+        default="handshaked-demux",
+        metavar="USER",
+        help="user (or uid) whose programs may follow all registrations, without their keys (default: %(default)s)",
+    )
     parser.add_argument("--log-level", choices=LEVELS, help="info, unless the configuration says otherwise")
+    parser.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        default="auto",
+        help="structured fields to the journal, JSON lines, or text; auto: the journal under systemd, else text",
+    )
+    parser.add_argument(
+        "--bus",
+        default=OFF,
+        metavar="BUS",
+        help="be on this D-Bus: system, session, an address, or none (the default)",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="ADDRESS",
+        help="serve OpenMetrics at this path, or port of a loopback address, e.g. 127.0.0.1:9464; default: not at all",
+    )
     parser.add_argument("--configuration", type=Path, metavar="FILE", help=f"settings in TOML, {DEFAULT_PATH} if there")
     parser.add_argument("--check-config", action="store_true", help="only say what is wrong with the configuration")
     parser.add_argument(
@@ -192,6 +288,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _followers_uids(demux_user: str) -> frozenset[int]:
+    """Root, the daemon's own user, and the demultiplexer's if there is one."""
+    uids = {0, os.geteuid()}
+    with contextlib.suppress(RefusedError):
+        uids.add(uid_of(demux_user))
+    return frozenset(uids)
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if not 1 <= number <= 256:
@@ -210,8 +314,13 @@ def _lock(state_directory: Path) -> int:
     return lock
 
 
-def _listen(path: Path) -> socket.socket:
-    """A listening socket at `path` that everyone may connect to: who may do what is decided by who they are."""
+def _socket(passed: dict[str, socket.socket], path: Path) -> socket.socket:
+    """The listening socket at `path`: the one that systemd has `passed`, else a new one.
+
+    Everyone may connect to it: who may do what is decided by who they are.
+    """
+    if path.name in passed:
+        return passed[path.name]
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -219,21 +328,6 @@ def _listen(path: Path) -> socket.socket:
     path.chmod(0o666)
     listener.listen(_BACKLOG)
     return listener
-
-
-def _notify(state: str) -> None:
-    """Tell systemd of `state`, if it wants to know (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
-
-
-def _keep(tasks: set[asyncio.Task[Message]], task: asyncio.Task[Message]) -> None:
-    """Hold on to `task` until it is done."""
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
 
 
 if __name__ == "__main__":

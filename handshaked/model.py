@@ -8,6 +8,9 @@ from handshaked.errors import Alert, Status
 MAX_HANDSHAKE_MESSAGE = 64 * 1024
 """Largest handshake message accepted, in bytes of body (RFC 8446 section 4 allows 2^24)."""
 
+MAX_CLIENT_HELLO = MAX_HANDSHAKE_MESSAGE + 1024
+"""Of a ClientHello, whose extensions are limited to 64 KiB by themselves: the fields before them come on top."""
+
 
 class Role(enum.IntEnum):
     """Which side of the handshake the daemon plays; numbers of the kernel's ``msg-type``."""
@@ -73,12 +76,16 @@ class ClientAuth(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, as the kernel attests it (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself."""
+    """Who asks, as the kernel attests it (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself.
+
+    ``authorized``: polkit has allowed the one thing asked for.
+    """
 
     uid: int
     gids: frozenset[int] = frozenset()
     kernel: bool = False
     pid: int = 0
+    authorized: bool = False
 
     def __str__(self) -> str:
         return "kernel" if self.kernel else f"uid {self.uid}"

@@ -1,45 +1,97 @@
-"""What is said of each handshake when it is over: one log line, and counts. Never a secret."""
+"""What is said of each handshake when it is over: a log line, counts, a record for who watches. Never a secret."""
 
 import asyncio
 import logging
 import re
+import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from handshaked.errors import status_text
 from handshaked.model import Outcome, Request
 from handshaked.registry.names import show_alpn
+from handshaked.selftest import is_self_test
+from handshaked.tally import Tally
 from handshaked.wire.family import printable
 
 log = logging.getLogger("handshaked.handshake")
 
-_LOG_SECONDS = 0.05
-_LOG_LINES = 256
+_BATCH_SECONDS = 0.05
+_BATCH = 256
+_RECORDS = 32
 _PLAIN = re.compile(r"[^ \"=]+").fullmatch
+
+Message = dict[str, Any]
+_Ended = tuple[float, Request, Outcome, float]
 
 
 class OutcomeRecorder:
-    """Counts outcomes, and logs them in batches. Callable as a driver's observer; for one event loop."""
+    """Counts outcomes, and works them off in batches. Callable as a driver's observer; for one event loop.
 
-    def __init__(self) -> None:
+    `report` gets the counts of each batch, and records of the first _RECORDS of it, as messages for the parent.
+    """
+
+    def __init__(self, report: Callable[[Message], object] = lambda message: None) -> None:
         self.counts: Counter[str] = Counter()
-        self._pending: list[tuple[Request, Outcome, float]] = []
+        self._report = report
+        self._pending: list[_Ended] = []
 
     def __call__(self, request: Request, outcome: Outcome, seconds: float) -> None:
+        if is_self_test(request):
+            log.debug("self-test: %s", outcome.reason or "ok")
+            return
         self.counts["failed" if outcome.status else "succeeded"] += 1
-        # Many lines at a time cost a fraction of one line at a time: a handshake should not wait for its own.
+        # Many at a time cost a fraction of one at a time: a handshake should not wait for its own log line.
         if not self._pending:
-            asyncio.get_running_loop().call_later(_LOG_SECONDS, self.flush)
-        self._pending.append((request, outcome, seconds))
-        if len(self._pending) >= _LOG_LINES:
+            asyncio.get_running_loop().call_later(_BATCH_SECONDS, self.flush)
+        self._pending.append((time.time(), request, outcome, seconds))
+        if len(self._pending) >= _BATCH:
             self.flush()
 
     def flush(self) -> None:
-        """Log what has been held back."""
+        """Log and report what has been held back."""
         pending, self._pending = self._pending, []
-        for request, outcome, seconds in pending:
+        if not pending:
+            return
+        tally = Tally()
+        for _, request, outcome, seconds in pending:
+            tally.add(request, outcome, seconds)
             level = logging.WARNING if outcome.status else logging.INFO
             if log.isEnabledFor(level):
-                log.log(level, "%s", describe(request, outcome, seconds))
+                fields = partial(fields_of, request, outcome, seconds)
+                log.log(level, "%s", describe(request, outcome, seconds), extra={"fields": fields})
+        records = [
+            {"time": when, **fields_of(request, outcome, seconds)}
+            for when, request, outcome, seconds in pending[:_RECORDS]
+        ]
+        self._report({"records": records, "left_out": len(pending) - len(records), "tally": tally.take(_BATCH)})
+
+
+def fields_of(request: Request, outcome: Outcome, seconds: float) -> Message:
+    """The outcome as fields for programs: numbers and text, those that there are."""
+    fields: dict[str, object] = {
+        "outcome": "failed" if outcome.status else "ok",
+        "role": request.role.name.lower(),
+        "caller": "kernel" if request.caller.kernel else request.caller.uid,
+        "pid": request.caller.pid,
+        "peer": request.peer_address,
+        "registration": outcome.registration or request.registration,
+        "server_name": outcome.server_name or request.server_name,
+        "alpn": None if outcome.alpn is None else show_alpn(outcome.alpn),
+        "cipher": None if outcome.cipher_suite is None else outcome.cipher_suite.name,
+        "resumed": outcome.resumed or None,
+        "status": status_text(outcome.status) if outcome.status else None,
+        "alert": None if outcome.alert is None else outcome.alert.label,
+        "reason": outcome.reason or None,
+        "ms": round(seconds * 1000, 1),
+    }
+    return {
+        key: printable(value, 400) if isinstance(value, str) else value
+        for key, value in fields.items()
+        if value is not None
+    }
 
 
 def describe(request: Request, outcome: Outcome, seconds: float) -> str:

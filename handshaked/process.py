@@ -1,14 +1,15 @@
-"""What every process of the daemon does first: no core dumps, a log on standard error."""
+"""What every process of the daemon does first: no core dumps, a log."""
 
 import ctypes
 import logging
-import os
 import resource
-import sys
 from pathlib import Path
+
+from handshaked.journal import handler_for
 
 _PR_SET_DUMPABLE = 4
 _CAP_NET_ADMIN = 12
+DEFAULT_LEVEL = "info"
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -28,23 +29,10 @@ def may_administer_network() -> bool:
     return False
 
 
-class _JournalFormatter(logging.Formatter):
-    """Puts syslog's priority in front, as sd-daemon(3) has it, when the journal reads standard error."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        priority = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
-        return f"<{priority}>" + super().format(record).replace("\n", "\n ")
-
-
-def log_to_stderr(level: str, who: str) -> None:
-    """Log from `level` up to standard error, as `who`."""
-    handler = logging.StreamHandler(sys.stderr)
-    if os.environ.get("JOURNAL_STREAM"):
-        handler.setFormatter(_JournalFormatter(f"{who}: %(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    # What the format does not show need not be found out for each line.
+def start_logging(level: str, who: str, form: str = "auto") -> None:
+    """Log from `level` up as `who`, in the form `form` (``journal.FORMATS``)."""
+    logging.basicConfig(level=level.upper(), handlers=[handler_for(form, who)])
+    # What no form shows need not be found out for each line.
     logging.logThreads = False
     logging.logProcesses = False
     logging.logMultiprocessing = False

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from handshaked.control.channel import Message, receive_message, send_message
+from handshaked.errors import RefusedError
 from handshaked.registry.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,12 @@ _STOP_SECONDS = 15.0
 class _Worker:
     """A worker process and the parent's end of its socket pair."""
 
-    def __init__(self, process: Process, channel: socket.socket, ready: asyncio.Event) -> None:
+    def __init__(
+        self, process: Process, channel: socket.socket, ready: asyncio.Event, on_outcomes: Callable[[Message], None]
+    ) -> None:
         self.process = process
         self._ready = ready
+        self._on_outcomes = on_outcomes
         self.generation = -1
         self._channel = channel
         self._waiting: list[tuple[str, asyncio.Future[Message]]] = []
@@ -49,12 +53,12 @@ class _Worker:
             self._waiting = [waiting for waiting in self._waiting if waiting[1] is not answer]
         return answer.result() if answer.done() and not answer.cancelled() else None
 
-    def stop(self) -> None:
-        """Tell the worker to finish what it has and exit."""
+    def tell(self, command: str) -> None:
+        """Send `command`, to which no answer comes."""
         try:
-            send_message(self._channel, {"command": "stop"})
+            send_message(self._channel, {"command": command})
         except OSError as error:
-            log.debug("worker %d cannot be told to stop: %s", self.process.pid, error)
+            log.debug("worker %d cannot be told to %s: %s", self.process.pid, command, error)
 
     def close(self) -> None:
         """Let go of the channel; whoever waits for an answer gets none."""
@@ -66,12 +70,17 @@ class _Worker:
     def _on_event(self) -> None:
         try:
             received = receive_message(self._channel)
-        except OSError:
+        except BlockingIOError:
+            return
+        except (OSError, RefusedError):
             received = None
         if received is None:
             asyncio.get_running_loop().remove_reader(self._channel)
             return
         message = received[0]
+        if message["event"] == "outcomes":
+            self._on_outcomes(message)
+            return
         if message["event"] in ("ready", "refreshed"):
             self.generation = message["generation"]
             self._ready.set()
@@ -84,16 +93,17 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `count` workers that share `listener`, each started with `options` besides."""
+    """Runs `count` workers that share `listener`, each started with `options` besides; `on_outcomes` gets the batches
+    of what they say of handshakes.
+    """
 
     def __init__(
-        self, listener: socket.socket, state_directory: Path, count: int, log_level: str, options: Sequence[str] = ()
+        self, listener: socket.socket, count: int, options: Sequence[str], on_outcomes: Callable[[Message], None]
     ) -> None:
         self._listener = listener
-        self._state_directory = state_directory
         self._count = count
-        self._log_level = log_level
         self._options = options
+        self._on_outcomes = on_outcomes
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._ready = [asyncio.Event() for _ in range(count)]
@@ -112,6 +122,25 @@ class Supervisor:
         if lagging:
             log.warning("workers %s have not taken over the new registrations yet", lagging)
 
+    def up_to_date(self, snapshot: Snapshot) -> bool:
+        """Whether all workers run, and have taken over `snapshot`."""
+        workers = self._workers.values()
+        return len(workers) == self._count and all(worker.generation >= snapshot.generation for worker in workers)
+
+    def forget_credentials(self) -> None:
+        """Have the workers drop the keys that they keep at hand."""
+        for worker in self._workers.values():
+            worker.tell("forget")
+
+    async def check(self) -> None:
+        """End workers that do not answer any more, so that others take their place."""
+        workers = [worker for worker in self._workers.values() if worker.generation >= 0]
+        answers = await asyncio.gather(*(worker.ask("status", "status") for worker in workers))
+        for worker, answer in zip(workers, answers, strict=True):
+            if answer is None and worker in self._workers.values():
+                log.error("worker %d does not answer and is killed", worker.process.pid)
+                worker.process.kill()
+
     async def status(self) -> list[dict[str, Any]]:
         """What each worker says of itself."""
         answers = []
@@ -124,7 +153,7 @@ class Supervisor:
         """Let the workers finish, for a bounded time, and end those that do not."""
         self._stopping.set()
         for worker in self._workers.values():
-            worker.stop()
+            worker.tell("stop")
         _, late = await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
         if late:
             log.warning("%d workers did not stop in time and are killed", len(late))
@@ -135,36 +164,44 @@ class Supervisor:
     async def _keep_running(self, slot: int) -> None:
         backoff = _FIRST_BACKOFF
         while not self._stopping.is_set():
-            worker = self._workers[slot] = await self._spawn(self._ready[slot])
             started = time.monotonic()
-            status = await worker.process.wait()
-            worker.close()
-            del self._workers[slot]
+            end = await self._run_one(slot)
             if self._stopping.is_set():
                 return
             if time.monotonic() - started > _STEADY_SECONDS:
                 backoff = _FIRST_BACKOFF
-            log.error(
-                "worker %d ended with status %d; the next one starts in %g s", worker.process.pid, status, backoff
-            )
+            log.error("%s; the next one starts in %g s", end, backoff)
             self.restarts += 1
-            await asyncio.sleep(backoff)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(2 * backoff, _LONGEST_BACKOFF)
+
+    async def _run_one(self, slot: int) -> str:
+        """Run one worker in `slot` until it ends: how it did."""
+        try:
+            worker = self._workers[slot] = await self._spawn(self._ready[slot])
+        except OSError as error:
+            return f"a worker cannot be started: {error}"
+        try:
+            return f"worker {worker.process.pid} ended with status {await worker.process.wait()}"
+        finally:
+            worker.close()
+            del self._workers[slot]
 
     async def _spawn(self, ready: asyncio.Event) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with theirs, ExitStack() as undo:
+            undo.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "handshaked.worker",
                 f"--listener={self._listener.fileno()}",
                 f"--parent={theirs.fileno()}",
-                f"--state-directory={self._state_directory}",
-                f"--log-level={self._log_level}",
                 *self._options,
                 pass_fds=(self._listener.fileno(), theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONSAFEPATH": "1"},
             )
-        return _Worker(process, ours, ready)
+            undo.pop_all()
+        return _Worker(process, ours, ready, self._on_outcomes)

@@ -1,7 +1,7 @@
 """One worker process: serves the Unix door out of its own snapshot until its parent tells it to stop.
 
-The parent talks to it over a socket pair, in JSON: ``refresh``, ``status``, ``stop``. When the parent is gone, so is
-the worker.
+The parent talks to it over a socket pair, in JSON: ``refresh``, ``status``, ``forget``, ``stop``; what it has to say of
+handshakes goes the other way, a batch at a time. When the parent is gone, so is the worker.
 """
 
 import argparse
@@ -11,15 +11,17 @@ import logging
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handshaked.control.channel import Message, receive_message, send_message
+from handshaked.control.parent import ParentChannel
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.directories import DATABASE, REPLAY_RECORD
+from handshaked.errors import HandshakedError, UnavailableError
 from handshaked.outcomes import OutcomeRecorder
-from handshaked.process import forbid_core_dumps, log_to_stderr
+from handshaked.process import forbid_core_dumps, start_logging
 from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
@@ -39,9 +41,8 @@ class Worker:
     """Wires the door to the service and follows the parent's commands."""
 
     def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
-        self._parent = parent
         self._store = Store(arguments.state_directory / DATABASE, read_only=True)
-        self._outcomes = OutcomeRecorder()
+        self._outcomes = OutcomeRecorder(lambda batch: self._channel.report(batch))
         self._resources = StoredResources(self._store, ReplayRecord(arguments.state_directory / REPLAY_RECORD))
         self._service = HandshakeService(self._store.load(), self._resources, self._outcomes)
         # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
@@ -55,12 +56,11 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._stopping = False
+        self._channel = ParentChannel(parent, self._on_command, self._stopped.set)
 
     async def run(self) -> None:
         """Serve until stopped."""
-        self._parent.setblocking(False)
-        self._loop.add_reader(self._parent, self._on_command)
-        self._tell({"event": "ready", "generation": self._service.snapshot.generation})
+        self._channel.tell({"event": "ready", "generation": self._service.snapshot.generation})
         await self._stopped.wait()
         self._door.close()
         if self._kernel is not None:
@@ -68,24 +68,27 @@ class Worker:
         self._outcomes.flush()
         self._store.close()
 
-    def _on_command(self) -> None:
-        received = receive_message(self._parent)
-        if received is None:
-            self._stopped.set()
-            return
-        command = received[0].get("command")
+    def _on_command(self, command: str) -> None:
         if command == "refresh":
-            self._service.snapshot = self._store.refresh(self._service.snapshot)
-            self._resources.refresh()
-            if self._kernel is not None:
-                self._kernel.reload()
-            self._tell({"event": "refreshed", "generation": self._service.snapshot.generation})
+            self._refresh()
+        elif command == "forget":
+            self._resources.forget()
         elif command == "status":
             kernel = None if self._kernel is None else self._kernel.status
-            counts = self._outcomes.counts
-            self._tell({"event": "status", "in_flight": self._service.in_flight, "kernel": kernel, **counts})
+            state = {"in_flight": self._service.in_flight, "queue": self._door.unsent_bytes, "kernel": kernel}
+            self._channel.tell({"event": "status", **state, **self._outcomes.counts})
         elif command == "stop":
             self._begin_to_stop()
+
+    def _refresh(self) -> None:
+        try:
+            self._service.snapshot = self._store.refresh(self._service.snapshot)
+            self._resources.refresh()
+        except UnavailableError as error:
+            log.error("cannot take over the new registrations, the old ones stay: %s", error)
+        if self._kernel is not None:
+            self._kernel.reload()
+        self._channel.tell({"event": "refreshed", "generation": self._service.snapshot.generation})
 
     def _begin_to_stop(self) -> None:
         if self._stopping:
@@ -96,9 +99,6 @@ class Worker:
             self._kernel.stop_accepting()
         self._loop.call_later(DRAIN_SECONDS, self._stopped.set)
         self._service.when_idle(self._stopped.set)
-
-    def _tell(self, message: Message) -> None:
-        send_message(self._parent, message)
 
 
 def _kernel_doors(service: HandshakeService, arguments: argparse.Namespace) -> "KernelDoors | None":
@@ -126,14 +126,19 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--state-directory", type=Path, required=True)
     parser.add_argument("--log-level", required=True)
+    parser.add_argument("--log-format", required=True)
     parser.add_argument("--kernel", action="store_true")
     parser.add_argument("--netns", action="append", default=[])
     parser.add_argument("--emulated-quic-sockets", action="store_true")
     parser.add_argument("--configuration", type=Path, required=True)
     arguments = parser.parse_args()
     forbid_core_dumps()
-    log_to_stderr(arguments.log_level, f"worker[{os.getpid()}]")
-    asyncio.run(_run(arguments))
+    start_logging(arguments.log_level, f"worker[{os.getpid()}]", arguments.log_format)
+    try:
+        asyncio.run(_run(arguments))
+    except (OSError, HandshakedError) as error:
+        log.error("cannot work: %s", error)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

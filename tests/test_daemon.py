@@ -23,7 +23,8 @@ from handshaked.model import Outcome
 from handshaked.shim.client import HandshakeClient, Message
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.wire.family import Acknowledged, Done, push_cancel, push_crypto, push_start
+from handshaked.wire.family import push_cancel, push_crypto, push_start
+from handshaked.wire.messages import Acknowledged, Done
 from tests.conftest import Issue
 from tests.doors import Door, client_hello, client_start, eventually, secrets_of, server_start, shake_hands
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -46,3 +47,16 @@ class ControlClient:
             raise RefusedError(str(answer["error"]))
         result: dict[str, Any] = answer["result"]
         return result
+
+    def subscribe(self, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Batches of events that pass the filter `wanted`, as they come; RefusedError if the daemon goes away."""
+        self.ask("subscribe", wanted)
+        self._sock.settimeout(None)
+        while True:
+            try:
+                received = receive_message(self._sock)
+            except OSError as error:
+                raise RefusedError(f"the daemon is gone: {error}") from None
+            if received is None:
+                raise RefusedError("the daemon has closed the connection")
+            yield received[0]

@@ -1,39 +1,40 @@
 """What administrators can do: one façade behind every way in. It changes the store, never a running handshake."""
 
-import grp
 import logging
-import os
-import pwd
-import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from handshaked.control.arguments import Arguments
-from handshaked.errors import HandshakeError, RefusedError
-from handshaked.model import KERNEL, Caller
-from handshaked.registry.authorisation import parse_rule
-from handshaked.registry.credentials import (
-    LoadedCredential,
-    check_validity,
-    load_pem,
-    load_pkcs12,
-    read_file,
-    uncovered_names,
+from handshaked.control.authority import (
+    caller_named,
+    gid_of,
+    is_administrator,
+    may_see,
+    require_administrator,
+    require_grant,
+    require_owner,
+    uid_of,
 )
+from handshaked.control.hub import Filter, Hub
+from handshaked.control.loading import load_all, paths_of
+from handshaked.control.policies import load_trust
+from handshaked.control.renewal import Renewal
+from handshaked.control.request import pull_request, warnings
+from handshaked.errors import HandshakeError, RefusedError
+from handshaked.model import Caller
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn
-from handshaked.registry.registration import Access, Policy, Registration
+from handshaked.registry.registration import Grant, Registration
 from handshaked.registry.snapshot import Query, Snapshot
-from handshaked.registry.store import CredentialDetails, NewRegistration, Source, Store
+from handshaked.registry.store import CredentialDetails, Store
 
 log = logging.getLogger(__name__)
 
 PAGE = 200
-MAX_NAMES = 100
-MAX_ALPNS = 32
-MAX_CREDENTIALS = 8
-MAX_RULES = 256
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+EXPIRY_WARNING_DAYS = 14
+_DAY = 86400
 
 Result = dict[str, Any]
 
@@ -41,43 +42,43 @@ Result = dict[str, Any]
 class Manager:
     """Commands on the registrations in `store`; `publish` makes a new snapshot known to all workers."""
 
-    def __init__(self, store: Store, publish: Callable[[Snapshot], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, publish: Callable[[Snapshot], Awaitable[None]], drop_ins: Path) -> None:
         self._store = store
         self._publish = publish
         self.snapshot = store.load()
+        self.hub = Hub(self._owner_of)
+        self.renewal = Renewal(store, drop_ins, self._changed)
+        self.on_change: list[Callable[[Snapshot], object]] = []
+        self._warned: dict[tuple[str, float], int] = {}
+
+    def start(self) -> None:
+        """Follow files from now on."""
+        self.renewal.start()
+        self.renewal.follow(self.snapshot)
 
     async def register(self, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]) -> Result:
         """Add a registration; the files of its credentials come as open `descriptors`, in the order of their paths."""
-        _require_administrator(caller, "register")
-        force, replace = arguments.flag("force"), arguments.flag("replace")
-        sources = [_source(one) for one in arguments.objects("credentials")]
-        new = NewRegistration(
-            name=_registration_name(arguments.text("name")),
-            owner=caller.uid,
-            server_names=_distinct("server name", map(canonical_server_name, arguments.texts("server_names"))),
-            alpns=_distinct("ALPN", map(parse_alpn, arguments.texts("alpns"))),
-            credentials=tuple(zip(_load_all(sources, descriptors), sources, strict=True)),
-            access=Access(
-                uids=frozenset(map(_uid, arguments.texts("allow_users"))),
-                gids=frozenset(map(_gid, arguments.texts("allow_groups"))),
-                kernel=arguments.flag("allow_kernel"),
-            ),
-            policy=Policy(peers=_rules(arguments.texts("peers"))),
-        )
+        replace = arguments.flag("replace")
+        request = pull_request(arguments)
         arguments.end()
-        _check(new, force=force)
+        old = self.snapshot.named(request.name)
+        if replace and old is not None:
+            require_owner(caller, old, "replace")
+        count = sum(len(paths_of(source)) for source in request.sources)
+        credentials = load_all(request.sources, descriptors[:count])
+        new = request.with_credentials(credentials, load_trust(request.trust, descriptors[count:]), caller.uid)
+        held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
+        require_grant(caller, new, self._store.grants(), held)
         registration = self._store.register(new, replace=replace)
         await self._changed()
         log.info("registered %s by %s", registration.name, caller)
-        return {"registration": self._shown(registration), "warnings": _warnings(new)}
+        return {"registration": self.shown(registration), "warnings": warnings(new)}
 
     async def unregister(self, caller: Caller, arguments: Arguments) -> Result:
         """Remove a registration."""
         name = arguments.text("name")
         arguments.end()
-        registration = self._named(name)
-        if caller.uid != registration.owner:
-            _require_administrator(caller, f"unregister {name!r}, which belongs to uid {registration.owner}")
+        require_owner(caller, self._named(name), "unregister")
         self._store.unregister(name)
         await self._changed()
         log.info("unregistered %s by %s", name, caller)
@@ -87,33 +88,29 @@ class Manager:
         """A page of the registrations that `caller` may see, by name, behind the name ``after``."""
         after = arguments.optional_text("after") or ""
         arguments.end()
-        visible = [
-            registration
-            for registration in self.snapshot.registrations
-            if registration.name > after and _visible(caller, registration)
-        ]
-        return {"registrations": [self._shown(one) for one in visible[:PAGE]], "more": len(visible) > PAGE}
+        visible = [one for one in self.visible(caller) if one.name > after]
+        return {"registrations": [self.shown(one) for one in visible[:PAGE]], "more": len(visible) > PAGE}
 
     def show(self, caller: Caller, arguments: Arguments) -> Result:
         """One registration with its credentials."""
         name = arguments.text("name")
         arguments.end()
         registration = self._named(name)
-        if not _visible(caller, registration):
+        if not may_see(caller, registration):
             raise RefusedError(f"there is no registration {name!r}")
-        return {"registration": self._shown(registration)}
+        return {"registration": self.shown(registration)}
 
     def explain(self, caller: Caller, arguments: Arguments) -> Result:
         """What a ClientHello would get, and why, by the function that answers live handshakes."""
         user = arguments.optional_text("user")
         query = Query(
-            caller=caller if user is None else _caller_named(user),
+            caller=caller if user is None else caller_named(user),
             server_name=arguments.optional_text("server_name"),
-            alpns=tuple(map(parse_alpn, arguments.texts("alpns"))),
+            alpns=arguments.each("alpns", parse_alpn, "ALPN"),
         )
         arguments.end()
         if query.caller != caller:
-            _require_administrator(caller, "ask on behalf of another user")
+            require_administrator(caller, "ask on behalf of another user")
         answer, verdicts = self.snapshot.explain(query)
         shown = [
             {
@@ -123,7 +120,7 @@ class Manager:
                 "reason": verdict.reason,
             }
             for verdict in verdicts
-            if _visible(caller, verdict.registration)
+            if may_see(caller, verdict.registration)
         ]
         if isinstance(answer, HandshakeError):
             return {"alert": answer.alert.label, "reason": answer.reason, "candidates": shown}
@@ -136,38 +133,79 @@ class Manager:
         }
 
     async def reload(self, caller: Caller) -> Result:
-        """Read the credential files of all registrations again; what cannot be used leaves the old in place."""
-        _require_administrator(caller, "reload")
-        renewed, errors = [], []
-        for registration in self.snapshot.registrations:
-            details = self._store.details(registration)
-            try:
-                loaded = [_reread(one.source, registration.owner) for one in details]
-                _check_credentials(loaded)
-            except (OSError, RefusedError) as error:
-                log.error("reload of %s: %s; the old credential stays", registration.name, error)
-                errors.append(f"{registration.name}: {error}")
-                continue
-            if [one.leaf_digest for one in loaded] != [one.reference.leaf_digest for one in details]:
-                self._store.replace_credentials(
-                    registration, tuple(zip(loaded, (one.source for one in details), strict=True))
-                )
-                renewed.append(registration.name)
-        await self._changed()
-        log.info("reloaded: %d credentials renewed, %d errors", len(renewed), len(errors))
+        """Look at all files again; what cannot be used leaves the old in place."""
+        require_administrator(caller, "reload")
+        renewed, errors = await self.renewal.reload()
+        await self._publish(self.snapshot)  # workers have files of their own to look at
+        log.info("reloaded: %d registrations renewed, %d errors", len(renewed), len(errors))
         return {"renewed": renewed, "errors": errors}
 
-    async def _changed(self) -> None:
-        self.snapshot = self._store.refresh(self.snapshot)
-        await self._publish(self.snapshot)
+    def grant(self, caller: Caller, arguments: Arguments) -> Result:
+        """Let a user, or the members of a group, register certain names on their own."""
+        require_administrator(caller, "grant")
+        user, group = arguments.optional_text("user"), arguments.optional_text("group")
+        grant = Grant(
+            id=0,
+            uid=None if user is None else uid_of(user),
+            gid=None if group is None else gid_of(group),
+            server_names=arguments.each("server_names", canonical_server_name, "server name"),
+            alpns=arguments.each("alpns", parse_alpn, "ALPN"),
+            kernel=arguments.flag("allow_kernel"),
+        )
+        arguments.end()
+        if (user is None) == (group is None) or not grant.alpns:
+            raise RefusedError("a grant is for a user or for a group, and names at least one ALPN")
+        grant = self._store.add_grant(grant)
+        log.info("grant %d for %s by %s", grant.id, user or f"group {group}", caller)
+        return _shown_grant(grant)
 
-    def _named(self, name: str) -> Registration:
-        registration = self.snapshot.named(name)
-        if registration is None:
-            raise RefusedError(f"there is no registration {name!r}")
-        return registration
+    def revoke(self, caller: Caller, arguments: Arguments) -> Result:
+        """Take a grant back; what was registered by it stays."""
+        require_administrator(caller, "revoke a grant")
+        identity = arguments.number("id", 0, limit=1 << 53)
+        arguments.end()
+        self._store.remove_grant(identity)
+        log.info("grant %d revoked by %s", identity, caller)
+        return {}
 
-    def _shown(self, registration: Registration) -> Result:
+    def grants(self, caller: Caller) -> Result:
+        """The grants that `caller` holds; all of them for an administrator."""
+        everything = is_administrator(caller)
+        return {"grants": [_shown_grant(one) for one in self._store.grants() if everything or one.is_for(caller)]}
+
+    def recent(self, caller: Caller, arguments: Arguments) -> Result:
+        """The latest handshakes that `caller` may see, the newest last."""
+        limit = arguments.number("limit", 20, limit=100)
+        wanted = pull_filter(arguments)
+        arguments.end()
+        return {"handshakes": self.hub.recent(caller, wanted, limit)}
+
+    def status(self, caller: Caller) -> Result:
+        """How the registrations do: how many there are, what is wrong, which certificates end soon."""
+        expiring = [
+            {"registration": name, "subject": subject, "not_after": end}
+            for name, subject, end in self._store.expiries(time.time() + EXPIRY_WARNING_DAYS * _DAY)
+            if (registration := self.snapshot.named(name)) is not None and may_see(caller, registration)
+        ]
+        return {
+            "registrations": sum(not one.internal for one in self.snapshot.registrations),
+            "problems": list(self.renewal.problems.values()) if is_administrator(caller) else [],
+            "expiring": expiring[:PAGE],
+            "handshakes": {"succeeded": self.hub.tally.succeeded, "failed": self.hub.tally.failed},
+        }
+
+    def statistics(self, caller: Caller) -> Result:
+        """Counts of handshakes by outcome, role, door and registration, and how long they took."""
+        require_administrator(caller, "see the statistics of all handshakes")
+        return self.hub.tally.shown()
+
+    def visible(self, caller: Caller) -> list[Registration]:
+        """The registrations that `caller` may see, by name."""
+        return [one for one in self.snapshot.registrations if may_see(caller, one)]
+
+    def shown(self, registration: Registration) -> Result:
+        """`registration` for people; never a key."""
+        anchors, revocations = self._store.trust_paths(registration.policy.client_trust)
         return {
             "name": registration.name,
             "owner": registration.owner,
@@ -176,9 +214,81 @@ class Manager:
             "allow_users": sorted(registration.access.uids),
             "allow_groups": sorted(registration.access.gids),
             "allow_kernel": registration.access.kernel,
-            "peers": list(registration.policy.peers),
+            "origin": registration.origin,
+            "policy": {
+                **{
+                    setting.name: getattr(registration.policy, setting.name)
+                    for setting in fields(registration.policy)
+                    if setting.name != "client_trust"
+                },
+                "client_ca": anchors,
+                "client_crl": revocations,
+            },
             "credentials": [_shown_credential(one) for one in self._store.details(registration)],
         }
+
+    def warn_of_expiry(self, now: float) -> None:
+        """Log, and tell the subscribers, of each certificate that ends soon: at 14, 3 and 0 days before."""
+        for name, subject, end in self._store.expiries(now + EXPIRY_WARNING_DAYS * _DAY):
+            stage = sum(end < now + days * _DAY for days in (EXPIRY_WARNING_DAYS, 3, 0))
+            if name.startswith(".") or self._warned.get((name, end), 0) >= stage:
+                continue
+            self._warned[name, end] = stage
+            days = (end - now) / _DAY
+            log.warning(
+                "%s: the certificate %s %s", name, subject, f"ends in {days:.1f} days" if days > 0 else "has expired"
+            )
+            self.hub.publish("certificate", registration=name, subject=subject, not_after=end)
+
+    def expiries(self, limit: int) -> dict[str, float]:
+        """When the first certificate of each registration ends, for the `limit` that end first."""
+        found: dict[str, float] = {}
+        for name, _, end in self._store.expiries(float("inf")):
+            if not name.startswith("."):
+                found.setdefault(name, end)
+            if len(found) >= limit:
+                break
+        return found
+
+    async def _changed(self) -> Snapshot:
+        self.snapshot = self._store.refresh(self.snapshot)
+        self.renewal.follow(self.snapshot)
+        await self._publish(self.snapshot)
+        for call in self.on_change:
+            call(self.snapshot)
+        self.hub.publish("registrations", generation=self.snapshot.generation)
+        return self.snapshot
+
+    def _owner_of(self, name: str) -> int | None:
+        registration = self.snapshot.named(name)
+        return None if registration is None else registration.owner
+
+    def _named(self, name: str) -> Registration:
+        registration = self.snapshot.named(name)
+        if registration is None or registration.internal:
+            raise RefusedError(f"there is no registration {name!r}")
+        return registration
+
+
+def pull_filter(arguments: Arguments) -> Filter:
+    """The filter in `arguments`."""
+    return Filter(
+        outcome=arguments.optional_text("outcome"),
+        registration=arguments.optional_text("registration"),
+        role=arguments.optional_text("role"),
+        server_name=arguments.optional_text("server_name"),
+    )
+
+
+def _shown_grant(grant: Grant) -> Result:
+    return {
+        "id": grant.id,
+        "uid": grant.uid,
+        "gid": grant.gid,
+        "server_names": list(grant.server_names),
+        "alpns": [show_alpn(alpn) for alpn in grant.alpns],
+        "allow_kernel": grant.kernel,
+    }
 
 
 def _shown_credential(details: CredentialDetails) -> Result:
@@ -191,131 +301,3 @@ def _shown_credential(details: CredentialDetails) -> Result:
         "certificate": details.source.certificate,
         "key": details.source.key,
     }
-
-
-def _check(new: NewRegistration, *, force: bool) -> None:
-    if not new.alpns and not new.access.kernel:
-        raise RefusedError("give at least one --alpn: only clients of the kernel may come without (--allow-kernel)")
-    if len(new.alpns) > MAX_ALPNS or len(new.server_names) > MAX_NAMES:
-        raise RefusedError(f"a registration has at most {MAX_NAMES} server names and {MAX_ALPNS} ALPNs")
-    if not force:
-        _check_credentials([credential for credential, _ in new.credentials])
-
-
-def _check_credentials(credentials: list[LoadedCredential]) -> None:
-    for credential in credentials:
-        check_validity(credential, time.time())
-
-
-def _warnings(new: NewRegistration) -> list[str]:
-    return [
-        f"the certificate {credential.subject} does not cover {', '.join(uncovered)}"
-        for credential, _ in new.credentials
-        if (uncovered := uncovered_names(credential, new.server_names))
-    ]
-
-
-def _source(arguments: Arguments) -> Source:
-    source = Source(
-        certificate=arguments.text("certificate"),
-        key=arguments.optional_text("key") or "",
-        passphrase=arguments.optional_text("passphrase") or "",
-    )
-    arguments.end()
-    return source
-
-
-def _load_all(sources: list[Source], descriptors: tuple[int, ...]) -> list[LoadedCredential]:
-    if not 1 <= len(sources) <= MAX_CREDENTIALS:
-        raise RefusedError(f"a registration has 1 to {MAX_CREDENTIALS} credentials; give --cert and --key")
-    if len(descriptors) != sum(len(_paths(source)) for source in sources):
-        raise RefusedError(f"{len(descriptors)} file descriptors came for the files of {len(sources)} credentials")
-    left = iter(descriptors)
-    return [_load(source, [next(left) for _ in _paths(source)]) for source in sources]
-
-
-def _paths(source: Source) -> list[str]:
-    return [path for path in (source.certificate, source.key, source.passphrase) if path]
-
-
-def _load(source: Source, descriptors: list[int]) -> LoadedCredential:
-    left = iter(descriptors)
-    holds_key = source.key in ("", source.certificate)
-    certificate = read_file(next(left), source.certificate, secret=holds_key)
-    key = read_file(next(left), source.key, secret=True) if source.key else b""
-    passphrase = None
-    if source.passphrase:
-        passphrase = read_file(next(left), source.passphrase, secret=True).rstrip(b"\r\n")
-    if source.key:
-        return load_pem(certificate, key, passphrase, names=(source.certificate, source.key))
-    return load_pkcs12(certificate, passphrase, name=source.certificate)
-
-
-def _reread(source: Source, owner: int) -> LoadedCredential:
-    descriptors: list[int] = []
-    try:
-        for path in _paths(source):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            descriptors.append(descriptor)
-            # The daemon may read more than the owner may: a link to somebody else's key must not work.
-            if owner not in (0, os.geteuid()) and os.fstat(descriptor).st_uid != owner:
-                raise RefusedError(f"{path}: belongs to another user than the registration; register again")
-        return _load(source, descriptors)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _distinct(what: str, values: Any) -> tuple[Any, ...]:
-    found = tuple(values)
-    if len(set(found)) != len(found):
-        raise RefusedError(f"a {what} is given twice")
-    return found
-
-
-def _rules(texts: list[str]) -> tuple[str, ...]:
-    if len(texts) > MAX_RULES:
-        raise RefusedError(f"a registration has at most {MAX_RULES} rules on peers")
-    for text in texts:
-        parse_rule(text)
-    return tuple(texts)
-
-
-def _registration_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise RefusedError(f"registration name {name!r}: use up to 128 letters, digits, and . _ @ -")
-    return name
-
-
-def _visible(caller: Caller, registration: Registration) -> bool:
-    return caller.uid == os.geteuid() or registration.allows(caller)
-
-
-def _require_administrator(caller: Caller, action: str) -> None:
-    if caller.uid not in (0, os.geteuid()):
-        raise RefusedError(f"uid {caller.uid} may not {action}: ask root, or the user the daemon runs as")
-
-
-def _caller_named(user: str) -> Caller:
-    if user == "kernel":
-        return KERNEL
-    uid = _uid(user)
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError:
-        return Caller(uid)
-    return Caller(uid, frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid)))
-
-
-def _uid(user: str) -> int:
-    try:
-        return int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise RefusedError(f"there is no user {user!r}") from None
-
-
-def _gid(group: str) -> int:
-    try:
-        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise RefusedError(f"there is no group {group!r}") from None

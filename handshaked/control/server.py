@@ -1,36 +1,58 @@
-"""The control socket: reads commands, says who asks, and forwards them to the manager. It decides nothing itself."""
+"""The control socket: reads commands, says who asks, and forwards them to the manager. It decides nothing itself.
+
+A connection that has subscribed gets ``{"events": [..]}`` from then on, until it closes; what it is too slow for is
+left out, and counted as ``lost`` in the next message.
+"""
 
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from handshaked.control.arguments import Arguments
 from handshaked.control.channel import Message, close_all, receive_message, send_message
-from handshaked.errors import RefusedError
+from handshaked.errors import HandshakedError, RefusedError
 from handshaked.model import Caller
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[str, Caller, Arguments, tuple[int, ...]], Awaitable[Message]]
-MAX_CONNECTIONS = 64
+Subscriber = Callable[[Caller, Arguments, Callable[[list[Message]], None]], Callable[[], None]]
+MAX_CONNECTIONS = 256
+MAX_CONNECTIONS_OF_ONE = 64
 _IDLE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.2
+_EVENTS_A_MESSAGE = 16
 
 
 class ControlServer:
-    """Answers commands that come in on `listener` with what `handle` returns; `caller_of` tells who asks."""
+    """Answers commands that come in on `listener` with what `handle` returns; `caller_of` tells who asks.
 
-    def __init__(self, listener: socket.socket, handle: Handler, caller_of: Callable[[socket.socket], Caller]) -> None:
+    `subscribe` has the events that a caller asks for delivered, and returns what ends that.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        handle: Handler,
+        subscribe: Subscriber,
+        caller_of: Callable[[socket.socket], Caller],
+    ) -> None:
         self._listener = listener
         self._handle = handle
+        self._subscribe = subscribe
         self._caller_of = caller_of
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: Counter[int] = Counter()
+        self._in_trouble = False
         listener.setblocking(False)
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        self._loop.add_reader(listener, self._accept)
 
     async def close(self) -> None:
         """Take no more commands; end those that run."""
-        asyncio.get_running_loop().remove_reader(self._listener)
+        self._loop.remove_reader(self._listener)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -38,34 +60,60 @@ class ControlServer:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError as error:
-            log.error("cannot accept a connection on the control socket: %s", error)
+        except BlockingIOError:
             return
-        if len(self._tasks) >= MAX_CONNECTIONS:
+        except OSError as error:
+            self._pause(error)
+            return
+        if self._in_trouble:
+            self._in_trouble = False
+            log.info("connections on the control socket are accepted again")
+        caller = self._caller_of(sock)
+        if self._connections[caller.uid] >= MAX_CONNECTIONS_OF_ONE or self._connections.total() >= MAX_CONNECTIONS:
+            log.warning("%s (pid %d) has too many control connections; refused one more", caller, caller.pid)
             sock.close()
             return
+        self._connections[caller.uid] += 1
         sock.setblocking(False)
-        task = asyncio.create_task(self._serve(sock))
+        task = asyncio.create_task(self._serve(sock, caller))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._ended(task, caller))
 
-    async def _serve(self, sock: socket.socket) -> None:
+    def _pause(self, error: OSError) -> None:
+        """Out of descriptors: the listener stays readable, so wait instead of spinning."""
+        if not self._in_trouble:
+            self._in_trouble = True
+            log.error("cannot accept connections on the control socket for now: %s", error)
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(_PAUSE_SECONDS, self._loop.add_reader, self._listener, self._accept)
+
+    def _ended(self, task: asyncio.Task[None], caller: Caller) -> None:
+        self._tasks.discard(task)
+        self._connections[caller.uid] -= 1
+        if not self._connections[caller.uid]:
+            del self._connections[caller.uid]
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a control connection of %s ended unexpectedly", caller, exc_info=task.exception())
+
+    async def _serve(self, sock: socket.socket, caller: Caller) -> None:
         with sock:
-            caller = self._caller_of(sock)
-            while await _readable(sock):
+            while await _readable(sock, _IDLE_SECONDS):
                 try:
                     received = receive_message(sock)
                 except (OSError, RefusedError) as error:
-                    _answer(sock, {"error": str(error)})
+                    _send(sock, {"error": str(error)})
                     return
                 if received is None:
                     return
                 message, descriptors = received
                 try:
+                    if message.get("command") == "subscribe" and not descriptors:
+                        await self._serve_events(sock, caller, message)
+                        return
                     answer = await self._answer_to(caller, message, descriptors)
                 finally:
                     close_all(descriptors)
-                _answer(sock, answer)
+                _send(sock, answer)
 
     async def _answer_to(self, caller: Caller, message: Message, descriptors: tuple[int, ...]) -> Message:
         try:
@@ -73,20 +121,41 @@ class ControlServer:
             if not isinstance(command, str):
                 raise RefusedError("the message names no command")
             return {"result": await self._handle(command, caller, Arguments(message), descriptors)}
-        except RefusedError as error:
+        except HandshakedError as error:
             return {"error": str(error)}
         except OSError as error:
-            log.error("control command failed: %s", error)
+            log.error("a control command failed: %s", error)
             return {"error": f"the daemon could not do it: {error}"}
 
+    async def _serve_events(self, sock: socket.socket, caller: Caller, message: Message) -> None:
+        del message["command"]
+        lost = 0
 
-async def _readable(sock: socket.socket) -> bool:
-    """Whether `sock` has something to read before its peer has been idle for too long."""
+        def deliver(events: list[Message]) -> None:
+            nonlocal lost
+            for start in range(0, len(events), _EVENTS_A_MESSAGE):
+                part = events[start : start + _EVENTS_A_MESSAGE]
+                lost = 0 if _send(sock, {"events": part, "lost": lost}) else lost + len(part)
+
+        try:
+            end = self._subscribe(caller, Arguments(message), deliver)
+        except RefusedError as error:
+            _send(sock, {"error": str(error)})
+            return
+        try:
+            _send(sock, {"result": {}})
+            await _readable(sock, None)  # it has nothing more to say: this is its end
+        finally:
+            end()
+
+
+async def _readable(sock: socket.socket, seconds: float | None) -> bool:
+    """Whether `sock` has something to read, or is closed by its peer, within `seconds`."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(sock, ready.set)
     try:
-        await asyncio.wait_for(ready.wait(), _IDLE_SECONDS)
+        await asyncio.wait_for(ready.wait(), seconds)
     except TimeoutError:
         return False
     finally:
@@ -94,8 +163,12 @@ async def _readable(sock: socket.socket) -> bool:
     return True
 
 
-def _answer(sock: socket.socket, message: Message) -> None:
+def _send(sock: socket.socket, message: Message) -> bool:
     try:
         send_message(sock, message)
+    except BlockingIOError:
+        return False
     except (OSError, RefusedError) as error:
-        log.warning("a control answer could not be sent: %s", error)
+        log.debug("a control message could not be sent: %s", error)
+        return False
+    return True

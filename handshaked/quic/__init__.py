@@ -1,1 +1,1 @@
-"""What of QUIC's packets the daemon and the demultiplexer must understand: the client's Initials, nothing else."""
+"""What of QUIC's packets the daemon and the demultiplexer must understand: Initials, and how to answer one."""

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import cast
 
@@ -13,14 +13,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from handshaked.errors import RefusedError
 from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
+from handshaked.tls.certificates import MAX_CERTIFICATES
 from handshaked.tls.parameters import Credential
 
 MAX_FILE = 1024 * 1024
-MAX_CHAIN = 16
+MAX_CHAIN = MAX_CERTIFICATES  # what our own client takes from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 MIN_RSA_BITS = 2048
 _CURVES: dict[type[ec.EllipticCurve], KeyType] = {
@@ -48,6 +50,11 @@ class LoadedCredential:
     not_before: float
     not_after: float
     ocsp_response: bytes | None = field(default=None, repr=False)
+
+    @property
+    def chain_digest(self) -> bytes:
+        """The SHA-256 of what peers are shown."""
+        return chain_digest(self.chain, self.ocsp_response)
 
 
 def read_file(fd: int, path: str, *, secret: bool) -> bytes:
@@ -117,6 +124,21 @@ def load_keys(certificate: bytes, key: bytes) -> LoadedCredential:
     return _checked([leaf], private_key, ("certificate", "key"))
 
 
+def with_ocsp_response(credential: LoadedCredential, response: bytes, *, name: str) -> LoadedCredential:
+    """`credential` with an OCSP response (DER) to staple; RefusedError if it is none of its leaf, or says it is bad."""
+    try:
+        parsed = ocsp.load_der_ocsp_response(response)
+        serial = parsed.serial_number
+        good = parsed.certificate_status is ocsp.OCSPCertStatus.GOOD
+    except ValueError as error:
+        raise RefusedError(f"{name}: no successful OCSP response in DER form ({_first_line(error)})") from None
+    if serial != x509.load_der_x509_certificate(credential.chain[0]).serial_number:
+        raise RefusedError(f"{name}: the OCSP response is of another certificate than {credential.subject}")
+    if not good:
+        raise RefusedError(f"{name}: the OCSP response says that the certificate {credential.subject} is not good")
+    return replace(credential, ocsp_response=response)
+
+
 def check_validity(credential: LoadedCredential, now: float) -> None:
     """Refuse a leaf that is expired or not yet valid at `now` (Unix seconds)."""
     if now > credential.not_after:
@@ -131,9 +153,12 @@ def uncovered_names(credential: LoadedCredential, server_names: tuple[str, ...])
     return [name for name in server_names if name not in covered and f"*.{name.partition('.')[2]}" not in covered]
 
 
-def chain_digest(chain: tuple[bytes, ...]) -> bytes:
-    """The SHA-256 of all certificates of `chain`."""
-    return hashlib.sha256(b"".join(chain)).digest()
+def chain_digest(chain: tuple[bytes, ...], ocsp_response: bytes | None) -> bytes:
+    """The SHA-256 of what peers are shown: all certificates, and the stapled response."""
+    digest = hashlib.sha256()
+    for part in (*chain, ocsp_response or b""):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.digest()
 
 
 def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocsp: bytes | None = None) -> Credential:

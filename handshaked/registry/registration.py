@@ -40,6 +40,9 @@ class Policy:
     ``early_data`` lets tickets bring 0-RTT data, if the endpoint takes it too. ``cipher_suites`` and ``groups`` are
     names in the order of preference (empty: the engine's). ``peers`` are rules on client
     certificates of the kernel's peers (``registry.authorisation``).
+    ``deliver`` is how ``handshaked-demux`` delivers the connections: ``accept`` (a socket to the application),
+    ``relay`` (one whose datagrams pass through the demultiplexer), or ``forward HOST:PORT`` (to a server there), with
+    ``proxy_protocol`` behind a header that tells the client's address.
     """
 
     client_auth: str = "none"
@@ -49,6 +52,8 @@ class Policy:
     cipher_suites: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+    deliver: str = "accept"
+    proxy_protocol: bool = False
 
 
 @dataclass(frozen=True, slots=True)

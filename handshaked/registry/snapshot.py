@@ -80,6 +80,12 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def changes_since(self, older: "Snapshot") -> tuple[list[Registration], list[int]]:
+        """What makes this snapshot out of `older`: the registrations that are new or changed, the ids removed."""
+        before = {one.id: one for one in older.registrations}
+        changed = [one for identity, one in self._by_id.items() if before.get(identity) is not one]
+        return changed, [identity for identity in before if identity not in self._by_id]
+
     @property
     def registrations(self) -> list[Registration]:
         """All registrations, by name."""
@@ -99,12 +105,17 @@ class Snapshot:
 
         Raises PeerError with the alert that the client is to get.
         """
+        registration, alpn = self.route(query)
+        return Selection(registration, alpn, _credential(registration, query))
+
+    def route(self, query: Query) -> tuple[Registration, bytes]:
+        """The registration and the application protocol that ``select`` chooses, whether or not a credential fits."""
         names = lookup_names(query.server_name)
         for name in names:
             for alpn in query.alpns or (NO_ALPN,):
                 registration = self._by_pair.get((name, alpn))
                 if registration is not None and _usable(registration, alpn, query):
-                    return Selection(registration, alpn, _credential(registration, query))
+                    return registration, alpn
         raise self._no_match(query, names)
 
     def explain(self, query: Query) -> tuple[Selection | HandshakeError, list[Verdict]]:

@@ -47,6 +47,15 @@ class Source:
     certificate: str = ""
     key: str = ""
     passphrase: str = ""
+    ocsp: str = ""
+
+
+class ConflictError(RefusedError):
+    """One of several registrations cannot be kept: `name`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,34 @@ class Store:
             self._insert_credentials(registration.id, credentials)
             self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
 
+    def exchange(self, gone: Iterable[str], news: Iterable[NewRegistration]) -> list[Registration]:
+        """Remove the registrations `gone` and put `news` in the place of those of their names, in one transaction:
+        all of it or, with ConflictError that tells which one, nothing.
+        """
+        news = list(news)
+        with self._transaction():
+            for name in [*gone, *(new.name for new in news)]:
+                row = self._db.execute("SELECT id FROM registration WHERE name = ?", (name,)).fetchone()
+                if row is not None:
+                    self._remove(row[0])
+            done = []
+            for new in news:
+                try:
+                    done.append(self._register(new, replace=False))
+                except RefusedError as error:
+                    raise ConflictError(new.name, str(error)) from None
+            return done
+
+    def expiries(self, before: float) -> list[tuple[str, str, float]]:
+        """Registration, subject and end of each certificate in use that ends before `before` (Unix seconds)."""
+        with self._reading():
+            return self._db.execute(
+                "SELECT r.name, c.subject, c.not_after FROM registration r"
+                " JOIN registration_credential rc ON rc.registration = r.id JOIN credential c ON c.id = rc.credential"
+                " WHERE c.not_after < ? ORDER BY c.not_after",
+                (before,),
+            ).fetchall()
+
     def load(self) -> Snapshot:
         """All registrations."""
         with self._reading():
@@ -163,6 +200,19 @@ class Store:
             raise LocalError("the trust anchors were removed while the handshake ran", Status.NO_KEY)
         return row[0], row[1]
 
+    def trust_paths(self, identity: int) -> tuple[str, str]:
+        """Where the trust anchors and the revocation lists of that id came from; empty: there are none."""
+        row = self._db.execute("SELECT source FROM trust WHERE id = ?", (identity,)).fetchone()
+        anchors, revocations = json.loads(row[0]) if row is not None else ("", "")
+        return anchors, revocations
+
+    def replace_trust(self, registration: Registration, trust: NewTrust) -> None:
+        """Give `registration` other trust anchors for client certificates, in one step."""
+        with self._transaction():
+            policy = self._with_trust(registration.policy, trust)
+            self._db.execute("UPDATE registration SET policy = ? WHERE id = ?", (dump_policy(policy), registration.id))
+            self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
+
     def ticket_keys(self) -> list[tuple[float, bytes]]:
         """The secrets of session tickets, each with the time from which it is used (Unix seconds), oldest first."""
         return list(self._db.execute("SELECT begins, secret FROM ticket_key ORDER BY begins"))
@@ -184,16 +234,17 @@ class Store:
 
     def details(self, registration: Registration) -> list[CredentialDetails]:
         """The credentials of `registration`, in order, for people."""
-        rows = self._db.execute(
-            "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source"
-            " FROM registration_credential r JOIN credential c ON c.id = r.credential"
-            " WHERE r.registration = ? ORDER BY r.position",
-            (registration.id,),
-        )
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source, c.ocsp"
+                " FROM registration_credential r JOIN credential c ON c.id = r.credential"
+                " WHERE r.registration = ? ORDER BY r.position",
+                (registration.id,),
+            ).fetchall()
         return [
             CredentialDetails(
                 CredentialReference(row[0], KeyType(row[1]), row[2]),
-                chain_digest(split(row[3], 4)),
+                chain_digest(split(row[3], 4), row[8]),
                 row[4],
                 row[5],
                 row[6],
@@ -218,12 +269,20 @@ class Store:
             # Erased rows are zeroed in the database; the log of past writes must go too.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def has_unused(self) -> bool:
-        """Whether ``forget_unused`` has something to erase."""
-        row = self._db.execute(
-            "SELECT 1 FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential) LIMIT 1"
-        ).fetchone()
-        return row is not None
+    def unused(self) -> list[int]:
+        """The credentials that no registration uses. None of them will be used again: a new one gets a new id."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT id FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)"
+            )
+            return [row[0] for row in rows]
+
+    def erase(self, unused: Iterable[int]) -> None:
+        """Erase the credentials `unused`, their keys above all, from the file and from the log of past writes."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM credential WHERE id = ?", ((identity,) for identity in unused))
+        with unavailable_for(self._path):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def add_grant(self, grant: Grant) -> Grant:
         """Keep `grant` under a new id."""
@@ -242,7 +301,10 @@ class Store:
 
     def grants(self) -> list[Grant]:
         """All grants, oldest first."""
-        rows = self._db.execute("SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id")
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id"
+            ).fetchall()
         return [
             Grant(row[0], row[1], row[2], tuple(json.loads(row[3])), load_alpns(row[4]), bool(row[5])) for row in rows
         ]
@@ -265,7 +327,7 @@ class Store:
                 json.dumps(new.server_names),
                 join(new.alpns, 1),
                 dump_access(new.access),
-                dump_policy(self._with_trust(new)),
+                dump_policy(self._with_trust(new.policy, new.client_trust)),
                 time.time(),
                 new.origin,
             ),
@@ -283,15 +345,14 @@ class Store:
         self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
         return next(self._registrations(identity))
 
-    def _with_trust(self, new: NewRegistration) -> Policy:
-        trust = new.client_trust
+    def _with_trust(self, policy: Policy, trust: NewTrust | None) -> Policy:
         if trust is None:
-            return new.policy
+            return policy
         cursor = self._db.execute(
             "INSERT INTO trust (anchors, revocations, source) VALUES (?, ?, ?)",
             (trust.anchors, trust.revocations, json.dumps([trust.anchors_path, trust.revocations_path])),
         )
-        return dataclasses.replace(new.policy, client_trust=_row_id(cursor))
+        return dataclasses.replace(policy, client_trust=_row_id(cursor))
 
     def _insert_credentials(self, identity: int, credentials: Iterable[tuple[LoadedCredential, Source]]) -> None:
         for position, (credential, source) in enumerate(credentials):
@@ -301,7 +362,7 @@ class Store:
                     identity,
                     position,
                     self._insert_credential(credential),
-                    json.dumps([source.certificate, source.key, source.passphrase]),
+                    json.dumps([source.certificate, source.key, source.passphrase, source.ocsp]),
                 ),
             )
 

@@ -81,7 +81,7 @@ async def connect(
     """
     _check(configuration)
     anchors = await asyncio.to_thread(_trust_anchors, configuration)
-    create = partial(_create, create_protocol, client, _Options(registration, anchors))
+    create = partial(create_adapted, create_protocol, client, Options(registration, anchors))
     async with aioquic_client.connect(
         host, port, configuration=configuration, create_protocol=create, **options
     ) as protocol:
@@ -107,11 +107,24 @@ async def serve(
     other daemons that share the ticket keys, so it must be harmless to do twice.
     ValueError if `configuration` holds a private key.
     """
+    create = partial(create_adapted, create_protocol, client, Options(registration, (), early_data))
+    return await aioquic_server.serve(
+        host, port, configuration=server_configuration(configuration), create_protocol=create, **options
+    )
+
+
+def server_configuration(
+    configuration: QuicConfiguration, connection_id_length: int | None = None
+) -> QuicConfiguration:
+    """`configuration` for a server whose TLS is in the daemon. ValueError if it holds a private key."""
     _check(configuration)
-    create = partial(_create, create_protocol, client, _Options(registration, (), early_data))
     # aioquic insists on a certificate and a key for a server; it gives them to the tls.Context that is replaced.
-    placeholder = replace(configuration, certificate=_IN_THE_DAEMON, private_key=_IN_THE_DAEMON)
-    return await aioquic_server.serve(host, port, configuration=placeholder, create_protocol=create, **options)
+    return replace(
+        configuration,
+        certificate=_IN_THE_DAEMON,
+        private_key=_IN_THE_DAEMON,
+        connection_id_length=connection_id_length or configuration.connection_id_length,
+    )
 
 
 def outcome_of(protocol: QuicConnectionProtocol) -> Outcome | None:
@@ -120,20 +133,21 @@ def outcome_of(protocol: QuicConnectionProtocol) -> Outcome | None:
     return remote.outcome if isinstance(remote, _RemoteTls) else None
 
 
-def _create(
+def create_adapted(
     create_protocol: Callable[..., QuicConnectionProtocol],
     client: HandshakeClient,
-    options: "_Options",
+    options: "Options",
     connection: QuicConnection,
     stream_handler: QuicStreamHandler | None = None,
 ) -> QuicConnectionProtocol:
+    """A protocol for `connection`, its TLS in the daemon."""
     protocol = create_protocol(connection, stream_handler=stream_handler)
     _Adapter(connection, protocol, client, options)
     return protocol
 
 
 @dataclass(frozen=True, slots=True)
-class _Options:
+class Options:
     """What goes into a Start besides aioquic's configuration."""
 
     registration: str | None = None
@@ -207,7 +221,7 @@ class _Adapter:
         connection: QuicConnection,
         protocol: QuicConnectionProtocol,
         client: HandshakeClient,
-        options: _Options,
+        options: Options,
     ) -> None:
         self._quic = cast("Any", connection)  # what is used of it is private to aioquic, and untyped
         self._protocol = cast("Any", protocol)
@@ -279,11 +293,14 @@ class _Adapter:
             try:
                 self._handshake = self._client.start(self._start(), self._on_message, self._plan_to_go_on)
             except OSError as error:
-                raise QuicConnectionError(
-                    error_code=QuicErrorCode.INTERNAL_ERROR,
-                    frame_type=QuicFrameType.CRYPTO,
-                    reason_phrase=f"the handshake daemon cannot be reached: {error.strerror}",
-                ) from None
+                self._fail(
+                    QuicConnectionError(
+                        error_code=QuicErrorCode.INTERNAL_ERROR,
+                        frame_type=QuicFrameType.CRYPTO,
+                        reason_phrase=f"the handshake daemon cannot be reached: {error.strerror}",
+                    )
+                )
+                return
         if data:
             self._handshake.receive(_LEVELS[self._epoch], data)
         self._awaiting = True
@@ -327,11 +344,13 @@ class _Adapter:
         try:
             self._apply(message)
         except QuicConnectionError as error:
-            self._quic.close(
-                error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase
-            )
+            self._fail(error)
         if self._quic._close_event is not None or isinstance(message, Done):
             self._plan_to_go_on()
+
+    def _fail(self, error: QuicConnectionError) -> None:
+        # aioquic does so itself with what is raised while it handles a packet, but a client also asks outside of that.
+        self._quic.close(error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase)
 
     def _apply(self, message: Message) -> None:
         remote = self._tls

@@ -6,7 +6,6 @@ end a ``Done``. Private keys stay in the daemon.
 
 import asyncio
 import os
-import select
 import socket
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from handshaked import directories
 from handshaked.errors import FramingError, Status
@@ -43,9 +42,12 @@ from handshaked.wire.messages import (
 
 Message = CryptoData | TrafficSecret | PeerTransportParameters | Done | SessionTicket
 OnMessage = Callable[[Message], None]
+_T = TypeVar("_T")
 
 _GRACE = 1.0  # seconds beyond a handshake's own deadline after which the daemon itself is taken for lost
 _DEFAULT_TIMEOUT = 8.0
+_MAX_UNSENT = 4 * 1024 * 1024
+_LARGEST_CRYPTO = MAX_PACKET // 2
 
 
 def default_socket() -> Path:
@@ -85,7 +87,8 @@ class PendingHandshake:
 
     def receive(self, level: Level, data: bytes) -> None:
         """Pass on CRYPTO `data` that the peer sent at `level`."""
-        self._send(push_crypto(self._sequence, CryptoData(level, data), ack=True))
+        for piece in _pieces(data):
+            self._send(push_crypto(self._sequence, CryptoData(level, piece), ack=True))
 
     def proceed(self, transport_parameters: bytes) -> None:
         """Give a server's own `transport_parameters`, if they were not in the Start."""
@@ -201,16 +204,26 @@ class HandshakeClient:
         if not packet:
             self._drop(Outcome(status=Status.PEER_GONE, reason="the handshake daemon closed the connection"))
             return
+        messages: deque[tuple[PendingHandshake, FromDaemon]] = deque()
+        framing: FramingError | None = None
         try:
             for sequence, message in pull_from_daemon(packet):
-                self._deliver(sequence, message)
+                if sequence in self._handshakes:
+                    messages.append((self._handshakes[sequence], message))
         except FramingError as error:
-            self._drop(Outcome(reason=f"the daemon's packet falls apart: {error.reason}"))
+            framing = error
+        self._deliver(messages)
+        if framing is not None:
+            self._drop(Outcome(reason=f"the daemon's packet falls apart: {framing.reason}"))
 
-    def _deliver(self, sequence: int, message: FromDaemon) -> None:
-        handshake = self._handshakes.get(sequence)
-        if handshake is not None:
-            handshake.deliver(message)
+    def _deliver(self, messages: deque[tuple[PendingHandshake, FromDaemon]]) -> None:
+        try:
+            while messages:
+                handshake, message = messages.popleft()
+                handshake.deliver(message)
+        finally:
+            if messages:  # the fault of one callback is not the others'
+                self._loop.call_soon(self._deliver, messages)
 
     def _drop(self, outcome: Outcome) -> None:
         if self._sock is not None:
@@ -220,8 +233,7 @@ class HandshakeClient:
             self._sock = None
         self._output.clear()
         self._unsent.clear()
-        for handshake in list(self._handshakes.values()):
-            handshake.deliver(Done(outcome))
+        self._deliver(deque((handshake, Done(outcome)) for handshake in self._handshakes.values()))
 
     def _flush(self) -> None:
         self._flush_planned = False
@@ -237,7 +249,11 @@ class HandshakeClient:
             try:
                 self._sock.send(self._unsent[0], socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self._loop.add_writer(self._sock, self._write)
+                if sum(map(len, self._unsent)) > _MAX_UNSENT:
+                    reason = "the handshake daemon does not read what it is sent"
+                    self._drop(Outcome(status=Status.PEER_GONE, reason=reason))
+                else:
+                    self._loop.add_writer(self._sock, self._write)
                 return
             except OSError as error:
                 self._drop(Outcome(status=Status.PEER_GONE, reason=f"the handshake daemon is gone: {error.strerror}"))
@@ -258,6 +274,7 @@ class BlockingClient:
             raise
         self._sequence = 0
         self._deadline = 0.0
+        self._inbox: deque[tuple[int, FromDaemon]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -283,7 +300,12 @@ class BlockingClient:
 
     def receive(self, level: Level, data: bytes) -> list[Message]:
         """Pass on CRYPTO `data` that the peer sent at `level`: what follows from it. The last of all is a Done."""
-        return self._ask(push_crypto(self._sequence, CryptoData(level, data), ack=True))
+        found: list[Message] = []
+        for piece in _pieces(data):
+            found += self._ask(push_crypto(self._sequence, CryptoData(level, piece), ack=True))
+            if found and isinstance(found[-1], Done):
+                break
+        return found
 
     def proceed(self, transport_parameters: bytes) -> list[Message]:
         """Give a server's own `transport_parameters`, if they were not in the Start: what follows."""
@@ -293,38 +315,55 @@ class BlockingClient:
         """Which registration a ClientHello would get."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         self._deadline = time.monotonic() + _DEFAULT_TIMEOUT
-        self._sock.send(push_lookup(self._sequence, lookup), socket.MSG_NOSIGNAL)
+        self._send(push_lookup(self._sequence, lookup))
         while True:
-            for sequence, message in self._receive_packet():
-                if sequence != self._sequence:
-                    continue
-                if isinstance(message, LookupAnswer):
-                    return message
-                if isinstance(message, Refused):
-                    return LookupAnswer(status=message.error.status, reason=message.error.reason)
+            message = self._receive()
+            if isinstance(message, LookupAnswer):
+                return message
+            if isinstance(message, Refused):
+                return LookupAnswer(status=message.error.status, reason=message.error.reason)
 
     def _ask(self, packet: bytes) -> list[Message]:
         """Send `packet` and collect what comes until it is acknowledged, or until a Done."""
-        self._sock.send(packet, socket.MSG_NOSIGNAL)
+        self._send(packet)
         found: list[Message] = []
         while True:
-            for sequence, message in self._receive_packet():
-                if sequence != self._sequence:
-                    continue
-                if isinstance(message, Acknowledged):
-                    return found
-                found.append(_message(message))
-            if found and isinstance(found[-1], Done):
+            message = self._receive()
+            if isinstance(message, Acknowledged):
+                return found
+            found.append(_message(message))
+            if isinstance(found[-1], Done):
                 return found
 
-    def _receive_packet(self) -> list[tuple[int, FromDaemon]]:
+    def _send(self, packet: bytes) -> None:
+        self._wait_for(lambda: self._sock.send(packet, socket.MSG_NOSIGNAL))
+
+    def _receive(self) -> FromDaemon:
+        """The next message of the current handshake."""
+        while True:
+            while self._inbox:
+                sequence, message = self._inbox.popleft()
+                if sequence == self._sequence:
+                    return message
+            packet = self._wait_for(lambda: self._sock.recv(MAX_PACKET))
+            if not packet:
+                raise ConnectionResetError("the handshake daemon closed the connection")
+            self._inbox += pull_from_daemon(packet)
+
+    def _wait_for(self, operation: Callable[[], _T]) -> _T:
         left = self._deadline - time.monotonic()
-        if left <= 0 or not select.select([self._sock], [], [], left)[0]:
-            raise TimeoutError("the handshake daemon does not answer")
-        packet = self._sock.recv(MAX_PACKET)
-        if not packet:
-            raise ConnectionResetError("the handshake daemon closed the connection")
-        return list(pull_from_daemon(packet))
+        try:
+            if left <= 0:
+                raise TimeoutError
+            self._sock.settimeout(left)
+            return operation()
+        except TimeoutError:
+            raise TimeoutError("the handshake daemon does not answer") from None
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """`data` in pieces of which each fits into a packet; one of no bytes if there are none."""
+    return [data[start : start + _LARGEST_CRYPTO] for start in range(0, max(len(data), 1), _LARGEST_CRYPTO)]
 
 
 def _message(message: FromDaemon) -> Message:

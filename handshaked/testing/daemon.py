@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,16 +30,19 @@ class RunningDaemon:
         user: int | None = None,
         log_level: str = "info",
         options: tuple[str, ...] = ("--no-kernel",),
+        launcher: tuple[str, ...] = (),
     ) -> None:
         self.state_directory = directory / "state"
         self.runtime_directory = directory / "run"
         self.handshake_socket = self.runtime_directory / directories.HANDSHAKE_SOCKET
         self.control_socket = self.runtime_directory / directories.CONTROL_SOCKET
+        self.drop_ins = directory / "etc" / directories.DROP_INS
         self.log = directory / "daemon.log"
         self._workers = workers
         self._user = user
         self._log_level = log_level
         self._options = options
+        self._launcher = launcher
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
 
@@ -61,8 +65,9 @@ class RunningDaemon:
     def start(self) -> None:
         """Start the daemon and wait until it serves; RuntimeError with its log if it does not."""
         command = [
-            sys.executable, "-m", "handshaked.daemon",
+            *self._launcher, sys.executable, "-m", "handshaked.daemon",
             f"--state-directory={self.state_directory}", f"--runtime-directory={self.runtime_directory}",
+            f"--configuration-directory={self.drop_ins.parent}",
             f"--workers={self._workers}", f"--log-level={self._log_level}",
             *self._options,
         ]  # fmt: skip
@@ -114,12 +119,22 @@ class RunningDaemon:
             **arguments,
         )
 
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Wait until `holds` does; RuntimeError with the daemon's log if that takes too long."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not holds():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"this did not come about:\n{self.log.read_text()}")
+            self._ready.wait(0.02)
+
     def worker_pids(self) -> list[int]:
         """The workers that answer."""
         return [worker["pid"] for worker in self.ask("status")["workers"] if worker["answers"]]
 
     def _serves(self) -> bool:
         try:
-            return self.ask("status")["pid"] == self.pid and len(self.worker_pids()) == self._workers
+            status = self.ask("status")
+            answering = [one for one in status["workers"] if one["answers"]]
+            return status["pid"] == self.pid and status["self_test"] == "ok" and len(answering) == self._workers
         except (RefusedError, OSError):
             return False

@@ -11,7 +11,6 @@ from handshaked.tls.codec import (
     known_among,
     pull_vector8,
     pull_vector16,
-    pull_vector24,
     push_extension,
     push_u16s,
     push_vector8,
@@ -179,16 +178,8 @@ def pull_status_request(body: bytes) -> bool:
     return True
 
 
-def pull_ocsp_response(body: bytes) -> bytes:
-    """The CertificateStatus of a certificate entry (RFC 8446 section 4.4.2.1)."""
-    response, end = pull_vector24(body, 1, "status_request", 1)
-    if end != len(body) or body[0] != _OCSP:
-        raise decode_error("status_request")
-    return response
-
-
 def push_ocsp_response(response: bytes) -> bytes:
-    """status_request of a certificate entry."""
+    """status_request of a certificate entry: its CertificateStatus (RFC 8446 section 4.4.2.1)."""
     return push_extension(ExtensionType.STATUS_REQUEST, bytes([_OCSP]) + push_vector24(response))
 
 

@@ -3,6 +3,10 @@
 import hashlib
 import hmac
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from handshaked.model import CipherSuite
 from handshaked.tls.codec import push_message
 from handshaked.tls.codepoints import HandshakeType
@@ -36,49 +40,75 @@ def expand_label(secret: bytes, label: bytes, context: bytes, length: int, hash_
 class HashProfile:
     """A hash function and all that depends on nothing else: label prefixes, secrets of a handshake without PSK."""
 
-    __slots__ = ("derived_no_psk", "early_no_psk", "empty", "finished", "infos", "name", "new", "resumption", "size")
+    __slots__ = (
+        "_algorithm",
+        "_finished",
+        "_infos",
+        "_resumption",
+        "derived_no_psk",
+        "early_no_psk",
+        "empty",
+        "name",
+        "new",
+        "size",
+        "zeros",
+    )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, algorithm: hashes.HashAlgorithm) -> None:
         self.name = name
+        self._algorithm = algorithm
         self.new = getattr(hashlib, name)
         self.size: int = self.new().digest_size
         self.empty: bytes = self.new().digest()
         # HkdfLabel is the output length, the label and the context, all but the context known beforehand.
-        self.infos = {label: self._info(label, self.size) for label in _LABELS}
-        self.finished = self._info(b"finished", 0) + b"\x01"
-        self.resumption = self._info(b"resumption", 2)
-        self.early_no_psk = hmac.digest(b"", bytes(self.size), name)
+        self._infos = {label: self._info(label, self.size) for label in _LABELS}
+        self._finished = self._info(b"finished", 0) + b"\x01"
+        self._resumption = self._info(b"resumption", 2)
+        self.zeros = bytes(self.size)
+        self.early_no_psk = self.early_secret(self.zeros)
         self.derived_no_psk = self.derive(self.early_no_psk, b"derived", self.empty)
 
     def _info(self, label: bytes, context_length: int) -> bytes:
         full = b"tls13 " + label
         return self.size.to_bytes(2) + bytes([len(full)]) + full + bytes([context_length])
 
-    def derive(self, secret: bytes, label: bytes, transcript_hash: bytes) -> bytes:
+    def extract(self, salt: bytes, secret: bytes) -> HMAC:
+        """HKDF-Extract, as the key of an HMAC: made once for all that is derived from it, which costs half."""
+        return HMAC(HKDF.extract(self._algorithm, salt, secret), self._algorithm)
+
+    def derive(self, secret: HMAC, label: bytes, transcript_hash: bytes) -> bytes:
         """Derive-Secret, which is one block of HKDF-Expand."""
-        return hmac.digest(secret, self.infos[label] + transcript_hash + b"\x01", self.name)
+        block = secret.copy()
+        block.update(self._infos[label] + transcript_hash + b"\x01")
+        return block.finalize()
 
     def verify_data(self, base_secret: bytes, transcript_hash: bytes) -> bytes:
         """The content of a Finished, or a binder (RFC 8446 section 4.4.4)."""
-        return hmac.digest(hmac.digest(base_secret, self.finished, self.name), transcript_hash, self.name)
+        finished_key = HMAC(base_secret, self._algorithm)
+        finished_key.update(self._finished)
+        content = HMAC(finished_key.finalize(), self._algorithm)
+        content.update(transcript_hash)
+        return content.finalize()
 
-    def early_secret(self, psk: bytes) -> bytes:
+    def early_secret(self, psk: bytes) -> HMAC:
         """The Early Secret of a PSK."""
-        return hmac.digest(b"", psk, self.name)
+        return self.extract(b"", psk)
 
-    def binder(self, early_secret: bytes, label: bytes, transcript_hash: bytes) -> bytes:
+    def binder(self, early_secret: HMAC, label: bytes, transcript_hash: bytes) -> bytes:
         """The binder of a PSK over a ClientHello without its binders (RFC 8446 section 4.2.11.2)."""
         return self.verify_data(self.derive(early_secret, label, self.empty), transcript_hash)
 
     def resumption_psk(self, resumption_secret: bytes, nonce: bytes) -> bytes:
         """The PSK of a session ticket with a nonce of two bytes or any other length (section 4.6.1)."""
         if len(nonce) == 2:
-            return hmac.digest(resumption_secret, self.resumption + nonce + b"\x01", self.name)
+            block = HMAC(resumption_secret, self._algorithm)
+            block.update(self._resumption + nonce + b"\x01")
+            return block.finalize()
         return expand_label(resumption_secret, b"resumption", nonce, self.size, self.name)
 
 
-SHA256 = HashProfile("sha256")
-SHA384 = HashProfile("sha384")
+SHA256 = HashProfile("sha256", hashes.SHA256())
+SHA384 = HashProfile("sha384", hashes.SHA384())
 PROFILES = {SHA256.name: SHA256, SHA384.name: SHA384}
 _SUITE_PROFILES = {
     CipherSuite.AES_128_GCM_SHA256: SHA256,
@@ -135,8 +165,7 @@ class KeySchedule:
 
     def derive(self, label: bytes, transcript_hash: bytes) -> bytes:
         """A secret of the present stage."""
-        profile = self.profile
-        return hmac.digest(self._secret, profile.infos[label] + transcript_hash + b"\x01", profile.name)
+        return self.profile.derive(self._secret, label, transcript_hash)
 
     def enter_handshake(self, shared_secret: bytes) -> None:
         """From the Early Secret to the Handshake Secret."""
@@ -145,12 +174,13 @@ class KeySchedule:
             salt = profile.derived_no_psk
         else:
             salt = self.derive(b"derived", profile.empty)
-        self._secret = hmac.digest(salt, shared_secret, profile.name)
+        self._secret = profile.extract(salt, shared_secret)
 
     def enter_application(self) -> None:
         """From the Handshake Secret to the Master Secret."""
         profile = self.profile
-        self._secret = hmac.digest(self.derive(b"derived", profile.empty), bytes(profile.size), profile.name)
+        salt = self.derive(b"derived", profile.empty)
+        self._secret = profile.extract(salt, profile.zeros)
 
 
 def updated_secret(suite: CipherSuite, secret: bytes) -> bytes:

@@ -1,11 +1,10 @@
 """Handshake messages out of CRYPTO bytes: whole, bounded, and at the level where they belong."""
 
 from handshaked.errors import Alert, PeerError
-from handshaked.model import MAX_HANDSHAKE_MESSAGE, Level
+from handshaked.model import MAX_CLIENT_HELLO, MAX_HANDSHAKE_MESSAGE, Level
 from handshaked.tls.codepoints import HandshakeType
 
 _HEADER = 4
-_HELLO_FIELDS = 1024  # extensions are limited to 64 KiB by themselves; the fields before them come on top
 _TOO_LONG: dict[int, Alert] = {
     HandshakeType.CERTIFICATE: Alert.BAD_CERTIFICATE,
     HandshakeType.COMPRESSED_CERTIFICATE: Alert.BAD_CERTIFICATE,
@@ -55,9 +54,7 @@ class MessageReassembler:
 
     def _check_length(self, length: int) -> None:
         kind = self._buffer[0]
-        limit = MAX_HANDSHAKE_MESSAGE
-        if kind == HandshakeType.CLIENT_HELLO:
-            limit += _HELLO_FIELDS
+        limit = MAX_CLIENT_HELLO if kind == HandshakeType.CLIENT_HELLO else MAX_HANDSHAKE_MESSAGE
         if length > limit:
             raise PeerError(
                 _TOO_LONG.get(kind, Alert.ILLEGAL_PARAMETER),

@@ -73,6 +73,11 @@ class UnixDoor:
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what was answered endpoints have not read yet."""
+        return sum(connection.unsent_bytes for connection in self._connections)
+
     def stop_accepting(self) -> None:
         """Take no new connections; those there are go on."""
         self._loop.remove_reader(self._listener)
@@ -187,6 +192,11 @@ class _Connection:
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._loop.add_reader(sock, self._read)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what was answered the endpoint has not read yet."""
+        return sum(map(len, self._unsent))
 
     def shut_down(self) -> None:
         """End the handshakes, tell the endpoint, close."""

@@ -28,8 +28,13 @@ _PYTHON = "3.13"
 _PACKAGES = (
     "ca-certificates", "iproute2", "iptables", "procps", "kmod", "openssl", "keyutils", "strace",
     "python3", "python3-venv", "user-mode-linux", "nfs-common", "nfs-kernel-server", "ktls-utils", "nvme-cli",
+    "systemd", "dbus",
 )  # fmt: skip
 _BOOT_SECONDS = 420
+_SYSTEMD = (
+    "init=/usr/lib/systemd/systemd selinux=0 systemd.run=/lab/init.sh systemd.run_success_action=poweroff-force"
+    " systemd.run_failure_action=poweroff-force"
+)
 
 
 class LabError(RuntimeError):
@@ -45,8 +50,8 @@ class Result:
     cpu_seconds: float
 
 
-def boot(program: str, *arguments: str, memory: str = "1G") -> Result:
-    """Run the Python module `program` of ``inside/`` in a kernel of its own."""
+def boot(program: str, *arguments: str, memory: str = "1G", systemd: bool = False) -> Result:
+    """Run the Python module `program` of ``inside/`` in a kernel of its own; with `systemd` that is PID 1 in it."""
     root = _base()
     project = _project_layer(root)
     with tempfile.TemporaryDirectory(prefix="handshaked-lab-", ignore_cleanup_errors=True) as name:
@@ -55,9 +60,10 @@ def boot(program: str, *arguments: str, memory: str = "1G") -> Result:
         shutil.copytree(_HERE / "inside", lab / "tests" / "kernel" / "inside")
         shutil.copy(_HERE / "init.sh", lab)
         (lab / "arguments").write_text(shlex.join(arguments))
+        init = _SYSTEMD if systemd else "init=/lab/init.sh"
         command = (
             f"chroot {layer}/merged linux.uml mem={memory} rootfstype=hostfs rootflags=/ rw"
-            f" init=/lab/init.sh lab_program={program} con=null con0=fd:0,fd:1 quiet; exit $?"
+            f" {init} lab_program={program} con=null con0=fd:0,fd:1 quiet; exit $?"
         )
         before = _cpu_seconds()
         console = _in_overlay(layer, (project, root), command, timeout=_BOOT_SECONDS)
@@ -124,7 +130,8 @@ def _install_dependencies(root: Path, wheels: Path, dependencies: list[str]) -> 
 
 def _project_layer(root: Path) -> Path:
     """The files that installing this checkout adds to `root`."""
-    sources = sorted([*CHECKOUT.glob("handshaked/**/*.py"), CHECKOUT / "pyproject.toml"])
+    shipped = [*CHECKOUT.glob("handshaked/**/*.py"), *CHECKOUT.glob("handshaked/systemd_files/*")]
+    sources = sorted([*shipped, CHECKOUT / "pyproject.toml"])
     digest = _digest(*(f"{path.relative_to(CHECKOUT)}\0{path.read_text()}" for path in sources))
     directory = root.parent / f"project-{digest}"
     with _locked(directory):

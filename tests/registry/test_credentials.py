@@ -173,8 +173,8 @@ def test_keys_of_no_use_here_are_refused(issue: Issue, make: object, reason: str
 def test_a_chain_that_no_client_would_take_is_refused(authority: Authority, issue: Issue) -> None:
     issued = issue(NAME)
     root = authority.root.read_bytes()
-    reason = refused(issued.certificate.read_bytes() + 16 * root, issued.key.read_bytes())
-    assert reason == "cert.pem: 17 certificates, the limit is 16"
+    reason = refused(issued.certificate.read_bytes() + 10 * root, issued.key.read_bytes())
+    assert reason == "cert.pem: 11 certificates, the limit is 10"
     # A peer's limits are like ours: a Certificate message beyond them cannot be sent.
     key = ec.generate_private_key(ec.SECP256R1())
     pem = self_signed(key, MAX_HANDSHAKE_MESSAGE)

@@ -25,10 +25,22 @@ _GENERATE = {
     KeyType.ED25519: ed25519.Ed25519PrivateKey.generate,
     KeyType.ED448: ed448.Ed448PrivateKey.generate,
     KeyType.RSA: lambda: rsa.generate_private_key(65537, 2048),
+    KeyType.RSA_PSS: lambda: rsa.generate_private_key(65537, 2048),
     KeyType.MLDSA44: mldsa.MLDSA44PrivateKey.generate,
     KeyType.MLDSA65: mldsa.MLDSA65PrivateKey.generate,
     KeyType.MLDSA87: mldsa.MLDSA87PrivateKey.generate,
 }
+
+
+def with_pss_key(certificate: bytes) -> bytes:
+    """`certificate` of an RSA key, now for RSASSA-PSS alone (RFC 4055 section 3.1); its own signature is lost."""
+    plain = bytes.fromhex("300d06092a864886f70d0101010500")
+    only_pss = bytes.fromhex("300b06092a864886f70d01010a")
+    at = certificate.index(plain)
+    made = bytearray(certificate.replace(plain, only_pss, 1))
+    for length in (2, 6, at - 2):  # of Certificate, TBSCertificate and SubjectPublicKeyInfo
+        made[length : length + 2] = (int.from_bytes(made[length : length + 2]) - 2).to_bytes(2)
+    return bytes(made)
 
 
 @functools.cache
@@ -49,7 +61,8 @@ def credential(key_type: KeyType = KeyType.ECDSA_P256, name: str = "a.test") -> 
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, None if unhashed else hashes.SHA256())
     )
-    return Credential((certificate.public_bytes(Encoding.DER),), key, key_type)
+    der = certificate.public_bytes(Encoding.DER)
+    return Credential((with_pss_key(der) if key_type is KeyType.RSA_PSS else der,), key, key_type)
 
 
 def client_parameters(**changes: object) -> ClientParameters:

@@ -9,8 +9,10 @@ from handshaked.errors import Alert, LocalError, PeerError
 from handshaked.events import CryptoData
 from handshaked.model import Level
 from handshaked.tls import compression
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.client_hello import pull_client_hello
 from handshaked.tls.codepoints import CertificateCompression, ExtensionType
-from handshaked.tls.extensions import pull_ocsp_response, push_ocsp_response
+from handshaked.tls.extensions import push_ocsp_response
 from handshaked.tls.parameters import Credential
 from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, credential, data, kinds, pair, server_parameters
@@ -131,9 +133,9 @@ def test_a_status_request_of_another_type() -> None:
 
 
 def test_an_ocsp_response_as_it_is_encoded() -> None:
-    extension = push_ocsp_response(b"response")
-    assert pull_ocsp_response(extension[4:]) == b"response"
-    for body in (b"", b"\x01\0\0\0", b"\x02" + extension[5:], extension[4:] + b"\0"):
-        with pytest.raises(PeerError) as caught:
-            pull_ocsp_response(body)
-        assert caught.value.alert is Alert.DECODE_ERROR
+    assert push_ocsp_response(b"response") == b"\0\x05\0\x0c\x01\0\0\x08response"
+
+
+def test_a_client_does_not_ask_for_a_stapled_response() -> None:
+    sent = pull_client_hello(data(ClientHandshake(client_parameters()).start(NOW)))
+    assert not sent.status_request

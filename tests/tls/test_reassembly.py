@@ -3,7 +3,7 @@
 import pytest
 
 from handshaked.errors import Alert, PeerError
-from handshaked.model import MAX_HANDSHAKE_MESSAGE, Level
+from handshaked.model import MAX_CLIENT_HELLO, MAX_HANDSHAKE_MESSAGE, Level
 from handshaked.tls.reassembly import MessageReassembler
 
 MESSAGES = [b"\x01\0\0\0", b"\x02\0\0\x03abc", b"\x14\0\x01\0" + bytes(256)]
@@ -30,17 +30,17 @@ def test_next_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "alert"),
+    ("kind", "limit", "alert"),
     [
-        (1, Alert.ILLEGAL_PARAMETER),
-        (11, Alert.BAD_CERTIFICATE),
-        (25, Alert.BAD_CERTIFICATE),
-        (20, Alert.DECODE_ERROR),
+        (1, MAX_CLIENT_HELLO, Alert.ILLEGAL_PARAMETER),
+        (11, MAX_HANDSHAKE_MESSAGE, Alert.BAD_CERTIFICATE),
+        (25, MAX_HANDSHAKE_MESSAGE, Alert.BAD_CERTIFICATE),
+        (20, MAX_HANDSHAKE_MESSAGE, Alert.DECODE_ERROR),
     ],
 )
-def test_too_long(kind: int, alert: Alert) -> None:
+def test_too_long(kind: int, limit: int, alert: Alert) -> None:
     reassembler = MessageReassembler(Level.HANDSHAKE)
-    reassembler.receive(Level.HANDSHAKE, bytes([kind]) + (MAX_HANDSHAKE_MESSAGE + 1025).to_bytes(3))
+    reassembler.receive(Level.HANDSHAKE, bytes([kind]) + (limit + 1).to_bytes(3))
     with pytest.raises(PeerError) as caught:
         reassembler.pull()
     assert caught.value.alert is alert
@@ -48,9 +48,10 @@ def test_too_long(kind: int, alert: Alert) -> None:
 
 def test_as_long_as_may_be() -> None:
     reassembler = MessageReassembler(Level.HANDSHAKE)
-    message = b"\x0b" + MAX_HANDSHAKE_MESSAGE.to_bytes(3) + bytes(MAX_HANDSHAKE_MESSAGE)
-    reassembler.receive(Level.HANDSHAKE, message)
-    assert reassembler.pull() == message
+    for kind, length in ((1, MAX_CLIENT_HELLO), (11, MAX_HANDSHAKE_MESSAGE)):
+        message = bytes([kind]) + length.to_bytes(3) + bytes(length)
+        reassembler.receive(Level.HANDSHAKE, message)
+        assert reassembler.pull() == message
 
 
 def test_levels() -> None:

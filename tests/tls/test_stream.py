@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from handshaked.errors import Alert, LocalError
 from handshaked.events import HandshakeComplete, HandshakeFailed, SessionTicket
-from handshaked.model import CipherSuite, Direction, Group, Level
+from handshaked.model import CipherSuite, ClientAuth, Direction, Group, KeyType, Level
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import EarlyData, Tickets
 from handshaked.tls.record import ContentType, push_alert
@@ -22,11 +22,18 @@ from handshaked.tls.stream import (
     ServerStream,
 )
 from handshaked.tls.tickets import RotatingTicketKeys
-from tests.tls.pair import NOW, client_parameters, server_parameters
+from tests.tls.pair import NOW, client_parameters, credential, server_parameters
 from tests.tls.test_resumption import Guard
 
 CCS = bytes.fromhex("140303000101")
 TICKETS = Tickets(RotatingTicketKeys([(NOW - 3600, bytes(32))]))
+
+
+class AcceptsAll:
+    """A verifier to whom every client certificate is good."""
+
+    def verify(self, chain, now) -> None:
+        pass
 
 
 def new_client(**changes) -> ClientStream:
@@ -95,6 +102,15 @@ class TestHandshake:
         assert len(server.receive(client.pull_outgoing(), NOW)) == 1
         with pytest.raises(LocalError):
             server.send(b"x")
+
+    @pytest.mark.parametrize("key_type", list(KeyType))
+    def test_credentials_of_both_sides(self, key_type):
+        held = credential(key_type)
+        client, server = new_client(credential=held), new_server()
+        requires = {"client_auth": ClientAuth.REQUIRE, "client_verifier": AcceptsAll()}
+        for events in talk(client, server, credential=held, **requires):
+            (complete,) = (event for event in events if isinstance(event, HandshakeComplete))
+            assert complete.peer_certificates == held.chain
 
     @settings(max_examples=25, deadline=None)
     @given(cut=st.integers(1, 400))

@@ -1,0 +1,5 @@
+"""``python -m handshaked.cli`` is ``handshakectl``."""
+
+from handshaked.cli import main
+
+main()

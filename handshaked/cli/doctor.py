@@ -1,0 +1,201 @@
+"""``doctor``: looks at everything the daemon stands on, and tells for each finding how to mend it."""
+
+import argparse
+import ctypes
+import os
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from handshaked import __version__, directories
+from handshaked.cli.output import Result, ask, console, date, days_left, print_json
+from handshaked.control.watchdog import NOT_YET
+from handshaked.errors import RefusedError
+
+_STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "bold red"}
+_TIME_ERROR = 5
+_GENERIC, _CONTROL, _GET_FAMILY, _FAMILY_NAME = 16, 16, 3, 2
+_NLMSG_ERROR = 2
+_SYSTEMD = Path("/run/systemd/system")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something looked at: ``ok``, a ``note``, a ``warning`` or a ``fault``, and how to mend it."""
+
+    level: str
+    what: str
+    mend: str = ""
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """``doctor``: exit code 1 if there is a fault."""
+    findings = list(examine(arguments))
+    if arguments.json:
+        print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            line = Text(f"{finding.level:8}", style=_STYLES[finding.level])
+            line.append(finding.what, style="default")
+            console.print(line)
+            if finding.mend:
+                console.print(Text(f"        -> {finding.mend}"))
+    return 1 if any(finding.level == "fault" for finding in findings) else 0
+
+
+def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Everything."""
+    try:
+        status = ask(arguments, "status", {})
+    except RefusedError as error:
+        yield Finding("fault", str(error), _mend_reaching(arguments.socket))
+    else:
+        yield from _daemon(status)
+        yield from _certificates(arguments, status)
+        yield from _bus(status)
+    yield from _kernel()
+    yield from _clock()
+    yield from _permissions(arguments.socket)
+    yield from _units()
+
+
+def _mend_reaching(path: Path) -> str:
+    if not path.exists():
+        return "systemctl start handshaked.socket, or without systemd: handshaked; another socket: --socket"
+    return "systemctl restart handshaked; its log: journalctl -u handshaked"
+
+
+def _daemon(status: Result) -> Iterator[Finding]:
+    if status["version"] != __version__:
+        what = f"the daemon is of version {status['version']}, handshakectl of {__version__}"
+        yield Finding("warning", what, "systemctl restart handshaked")
+    else:
+        yield Finding("ok", f"handshaked {status['version']} answers")
+    if status["self_test"] == "ok":
+        yield Finding("ok", "it does handshakes with itself")
+    elif status["self_test"] != NOT_YET:
+        what = f"it cannot do a handshake with itself: {status['self_test']}"
+        yield Finding("fault", what, "journalctl -u handshaked; systemctl restart handshaked")
+    silent = [worker["pid"] for worker in status["workers"] if not worker["answers"]]
+    if silent:
+        yield Finding(
+            "fault", f"workers {silent} do not answer", "they are replaced; if not: systemctl restart handshaked"
+        )
+    if status["worker_restarts"]:
+        what = f"workers had to be replaced {status['worker_restarts']} times"
+        yield Finding("warning", what, "journalctl -u handshaked -p err tells why they ended")
+    for problem in status["problems"]:
+        yield Finding("fault", problem, "mend the file; it is looked at again by itself, or by: handshakectl reload")
+
+
+def _certificates(arguments: argparse.Namespace, status: Result) -> Iterator[Finding]:
+    now = time.time()
+    for one in status["expiring"]:
+        days = days_left(one["not_after"])
+        level = "fault" if days < 0 else "warning"
+        when = f"ended on {date(one['not_after'])}" if days < 0 else f"ends in {days:.0f} days"
+        mend = "renew it where its files are; new files are taken over by themselves"
+        yield Finding(level, f"{one['registration']}: the certificate {one['subject']} {when}", mend)
+    page = ask(arguments, "list", {})
+    for one in page["registrations"]:
+        if any(credential["not_before"] > now for credential in one["credentials"]):
+            what = f"{one['name']}: its certificate is not valid yet"
+            yield Finding("fault", what, "is the clock right? timedatectl; else wait, or replace the certificate")
+    if not status["registrations"]:
+        yield Finding("note", "nothing is registered", "handshakectl register NAME --cert F --key F --alpn A")
+
+
+def _bus(status: Result) -> Iterator[Finding]:
+    state = status["bus"]
+    if state == "off":
+        yield Finding("note", "it is not on a bus", "handshaked --bus system, if programs are to use it that way")
+    elif state.startswith("no bus"):
+        mend = "systemctl start dbus; is the policy in place? handshakectl install-systemd"
+        yield Finding("warning", state, mend)
+    else:
+        yield Finding("ok", state)
+
+
+def _kernel() -> Iterator[Finding]:
+    if _has_family("handshake"):
+        yield Finding("ok", "the kernel asks for handshakes (generic netlink family handshake)")
+    else:
+        yield Finding(
+            "note", "the kernel has no generic netlink family handshake", "Linux 6.4 or newer with CONFIG_NET_HANDSHAKE"
+        )
+    for module, what in (("tls", "TLS records in the kernel, for NFS and NVMe"), ("quic", "QUIC in the kernel")):
+        if Path(f"/sys/module/{module}").exists():
+            yield Finding("ok", f"kernel module {module} is there ({what})")
+        else:
+            yield Finding("note", f"kernel module {module} is not loaded ({what})", f"modprobe {module}")
+
+
+def _has_family(name: str) -> bool:
+    """Whether the kernel knows the generic netlink family `name` (CTRL_CMD_GETFAMILY)."""
+    text = name.encode() + b"\0"
+    attribute = struct.pack("=HH", 4 + len(text), _FAMILY_NAME) + text
+    attribute += bytes(-len(attribute) % 4)
+    body = struct.pack("=BBH", _GET_FAMILY, 1, 0) + attribute
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _GENERIC) as sock:
+            sock.settimeout(2)
+            sock.send(struct.pack("=IHHII", 16 + len(body), _CONTROL, 1, 1, 0) + body)
+            _, kind, _, _, _ = struct.unpack_from("=IHHII", sock.recv(8192))
+    except OSError:
+        return False
+    return bool(kind != _NLMSG_ERROR)
+
+
+def _clock() -> Iterator[Finding]:
+    timex = ctypes.create_string_buffer(512)
+    state = ctypes.CDLL(None).adjtimex(timex)  # all zero: asks, and sets nothing
+    if state == _TIME_ERROR:
+        what = "the clock is not synchronised: certificates may seem expired, or not valid yet"
+        yield Finding("warning", what, "timedatectl set-ntp true")
+    else:
+        yield Finding("ok", "the clock is synchronised")
+
+
+def _permissions(control: Path) -> Iterator[Finding]:
+    for path in (control, control.with_name(directories.HANDSHAKE_SOCKET)):
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o666 != 0o666:
+            yield Finding(
+                "warning", f"{path}: not everyone may connect", f"chmod 0666 {path}; rights are checked by uid"
+            )
+    state = directories.state_directory()
+    database = state / directories.DATABASE
+    try:
+        if not database.exists():
+            return
+        if stat.S_IMODE(database.stat().st_mode) & 0o077 or stat.S_IMODE(state.stat().st_mode) & 0o077:
+            yield Finding(
+                "fault", f"{database}: others may read the keys", f"chmod 0700 {state}; chmod 0600 {database}"
+            )
+        free = os.statvfs(state)
+        if free.f_bavail * free.f_frsize < 16 * 1024 * 1024:
+            yield Finding("fault", f"{state}: less than 16 MiB are free", "make room: registrations cannot be stored")
+        else:
+            yield Finding("ok", f"{database} is the daemon's alone, and there is room")
+    except PermissionError:
+        yield Finding("note", f"{state} can be looked at by root only", "sudo handshakectl doctor")
+
+
+def _units() -> Iterator[Finding]:
+    systemctl = shutil.which("systemctl")
+    if systemctl is None or not _SYSTEMD.exists():
+        return
+    for unit in ("handshaked.socket", "handshaked.service"):
+        process = subprocess.run([systemctl, "is-enabled", unit], capture_output=True, text=True, check=False)  # noqa: S603 - systemd's own program
+        state = process.stdout.strip() or "not there"
+        if state in ("enabled", "enabled-runtime", "static", "indirect"):
+            yield Finding("ok", f"{unit} is {state}")
+        else:
+            yield Finding("note", f"{unit} is {state}", f"handshakectl install-systemd; systemctl enable --now {unit}")

@@ -1,0 +1,84 @@
+"""How results are printed: for people on a terminal with colours, for programs as plain columns or JSON."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from handshaked.control.client import ControlClient
+
+Result = dict[str, Any]
+
+DAY = 86400
+console = Console(highlight=False, soft_wrap=True)
+"""Writes to standard output; without a terminal, or with NO_COLOR, there are no colours."""
+
+
+def ask(arguments: argparse.Namespace, command: str, message: Result, descriptors: tuple[int, ...] = ()) -> Result:
+    """The daemon's answer to `command`."""
+    with ControlClient(arguments.socket) as client:
+        return client.ask(command, message, descriptors)
+
+
+def print_json(result: Result) -> None:
+    """Print `result` for programs."""
+    print(json.dumps(result, indent=2))
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], styles: Iterable[str] = ()) -> None:
+    """Print a table; `styles` are those of the rows. In a pipe: columns without lines or colours."""
+    rows = [tuple(row) for row in rows]
+    if not console.is_terminal:
+        lines = [tuple(header), *rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        for line in lines:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        table.add_column(name, justify="right" if name == "DAYS LEFT" else "left")
+    styles = list(styles) or [""] * len(rows)
+    for row, style in zip(rows, styles, strict=True):
+        table.add_row(*(Text(cell) for cell in row), style=style)
+    console.print(table)
+
+
+def print_fields(fields: Result, styles: Result | None = None) -> None:
+    """Print names and values below each other."""
+    for name, value in fields.items():
+        text = Text(f"{name + ':':15} ")
+        text.append(str(value), style=(styles or {}).get(name, ""))
+        console.print(text)
+
+
+def date(timestamp: float) -> str:
+    """A day, in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime(timestamp))
+
+
+def days_left(timestamp: float) -> float:
+    """The days until `timestamp`."""
+    return (timestamp - time.time()) / DAY
+
+
+def urgency(days: float) -> str:
+    """The colour of something that ends in so many days."""
+    return "bold red" if days < 3 else "yellow" if days < 14 else ""
+
+
+def short(items: list[str]) -> str:
+    """The first few of `items`, and how many more there are."""
+    return " ".join(items[:3]) + (f" +{len(items) - 3}" if len(items) > 3 else "")
+
+
+def duration(seconds: float) -> str:
+    """`seconds` in the two largest units."""
+    for size, name, smaller, least in ((DAY, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {name} {int(seconds % size // smaller)} {least}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,214 @@
+"""``test``: a real handshake for what is registered, with the daemon alone, or with a server that uses it."""
+
+import argparse
+import asyncio
+import hashlib
+import socket
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handshaked import directories
+from handshaked.cli.output import Result, ask, console, print_fields, print_json
+from handshaked.errors import RefusedError, Status
+from handshaked.events import CryptoData
+from handshaked.model import AuthMode, Outcome, Role
+from handshaked.registry.names import parse_alpn
+from handshaked.shim.client import BlockingClient, Message
+from handshaked.wire.messages import Done, Start
+
+_TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
+_SECONDS = 8.0
+
+
+def test(arguments: argparse.Namespace) -> int:
+    """``test``: exit code 0 if the handshake was done, with a certificate of the registration."""
+    registration = ask(arguments, "show", {"name": arguments.name})["registration"]
+    server_name = arguments.server_name or _server_name(registration)
+    alpn = parse_alpn(arguments.alpn or (registration["alpns"] or [""])[0])
+    if arguments.connect:
+        result = _with_server(arguments, server_name, alpn)
+    else:
+        result = _with_daemon(arguments, server_name, alpn)
+    expected = {credential["sha256"] for credential in registration["credentials"]}
+    result["registered"] = result["certificate"] in expected
+    result["ok"] = result["done"] and result["registered"] and result["verified"]
+    if arguments.json:
+        print_json(result)
+    else:
+        _print(arguments.name, result)
+    return 0 if result["ok"] else 1
+
+
+def _server_name(registration: Result) -> str:
+    names = registration["server_names"]
+    return names[0].replace("*", "test") if names else "localhost"
+
+
+def _with_daemon(arguments: argparse.Namespace, server_name: str, alpn: bytes) -> Result:
+    door = arguments.socket.with_name(directories.HANDSHAKE_SOCKET)
+    anchors = _anchors(arguments.ca)
+    server, client = _handshake(door, server_name, alpn, AuthMode.X509, anchors)
+    reason = client.reason if client.status != Status.OK else ""
+    if reason:
+        server, client = _handshake(door, server_name, alpn, AuthMode.UNAUTH, ())
+    failure = server.reason if server.status != Status.OK else client.reason
+    return {
+        "server_name": server_name,
+        "alpn": arguments.alpn or alpn.decode(errors="backslashreplace"),
+        "done": server.status == Status.OK and client.status == Status.OK,
+        "verified": not reason,
+        "reason": failure or reason,
+        "certificate": _digest(client.peer_certificates),
+        "served_by": server.registration,
+        "cipher": None if server.cipher_suite is None else server.cipher_suite.name,
+    }
+
+
+def _handshake(
+    door: Path, server_name: str, alpn: bytes, auth_mode: AuthMode, anchors: tuple[bytes, ...]
+) -> tuple[Outcome, Outcome]:
+    """The outcomes of both sides, of which the daemon plays each."""
+    asked = Start(
+        role=Role.CLIENT, timeout=_SECONDS, auth_mode=auth_mode, alpns=(alpn,), server_name=server_name,
+        transport_parameters=_TRANSPORT_PARAMETERS, trust_anchors=anchors,
+    )  # fmt: skip
+    outcomes: dict[Role, Outcome] = {}
+    try:
+        with BlockingClient(door) as server, BlockingClient(door) as client:
+            sides = {Role.SERVER: server, Role.CLIENT: client}
+            todo: list[tuple[Role, Message]] = [
+                (Role.SERVER, message)
+                for message in server.start(
+                    Start(role=Role.SERVER, timeout=_SECONDS, transport_parameters=_TRANSPORT_PARAMETERS)
+                )
+            ]
+            todo += [(Role.CLIENT, message) for message in client.start(asked)]
+            while todo:
+                role, message = todo.pop(0)
+                other = Role.SERVER if role is Role.CLIENT else Role.CLIENT
+                if isinstance(message, Done):
+                    outcomes[role] = message.outcome
+                elif isinstance(message, CryptoData) and other not in outcomes:
+                    todo += [(other, answer) for answer in sides[other].receive(message.level, message.data)]
+    except OSError as error:
+        raise RefusedError(f"{door}: {error}") from None
+    unknown = Outcome(reason="the other side ended first")
+    return outcomes.get(Role.SERVER, unknown), outcomes.get(Role.CLIENT, unknown)
+
+
+def _with_server(arguments: argparse.Namespace, server_name: str, alpn: bytes) -> Result:
+    host, _, port = arguments.connect.rpartition(":")
+    if not host or not port.isdecimal():
+        raise RefusedError(f"--connect {arguments.connect}: write HOST:PORT")
+    host = host.strip("[]")
+    common: Result = {"server_name": server_name, "alpn": alpn.decode(errors="backslashreplace"), "served_by": None}
+    connect = _over_tcp if arguments.transport == "tcp" else _over_quic
+    return common | connect(arguments, (host, int(port)), server_name, alpn)
+
+
+def _over_tcp(arguments: argparse.Namespace, address: tuple[str, int], server_name: str, alpn: bytes) -> Result:
+    verified, reason = True, ""
+    try:
+        certificate, cipher = _tcp_handshake(address, server_name, alpn, arguments.ca, verify=True)
+    except ssl.SSLCertVerificationError as error:
+        verified, reason = False, error.verify_message
+        certificate, cipher = _tcp_handshake(address, server_name, alpn, arguments.ca, verify=False)
+    return {
+        "done": True,
+        "verified": verified,
+        "reason": reason,
+        "certificate": _digest((certificate,)),
+        "cipher": cipher,
+    }
+
+
+def _tcp_handshake(
+    address: tuple[str, int], server_name: str, alpn: bytes, ca: str | None, *, verify: bool
+) -> tuple[bytes, str]:
+    context = ssl.create_default_context(cafile=ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([alpn.decode("latin-1")])
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(address, _SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=server_name) as sock,
+        ):
+            cipher = sock.cipher()
+            return sock.getpeercert(binary_form=True) or b"", cipher[0] if cipher else ""
+    except ssl.SSLCertVerificationError:
+        raise
+    except OSError as error:
+        raise RefusedError(f"{address[0]}:{address[1]}: {error}") from None
+
+
+def _over_quic(arguments: argparse.Namespace, address: tuple[str, int], server_name: str, alpn: bytes) -> Result:
+    # Only here: aioquic takes a fifth of a second to load, which no other command needs.
+    from aioquic.quic.configuration import QuicConfiguration
+
+    from handshaked.shim.aioquic import connect, outcome_of
+    from handshaked.shim.client import HandshakeClient
+
+    async def once(verify: bool) -> Outcome:
+        configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn.decode("latin-1")])
+        configuration.server_name = server_name
+        configuration.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+        configuration.cafile = arguments.ca
+        client = HandshakeClient(arguments.socket.with_name(directories.HANDSHAKE_SOCKET))
+        protocol = None
+        try:
+            async with connect(*address, configuration=configuration, client=client, wait_connected=False) as protocol:
+                await asyncio.wait_for(protocol.wait_connected(), _SECONDS)
+        except (OSError, TimeoutError) as error:
+            ended = None if protocol is None else outcome_of(protocol)
+            return ended or Outcome(reason=f"{address[0]}:{address[1]}: {error or 'no answer'}")
+        finally:
+            client.close()
+        return outcome_of(protocol) or Outcome()
+
+    outcome = asyncio.run(once(True))
+    reason = outcome.reason if outcome.status != Status.OK else ""
+    if reason:
+        outcome = asyncio.run(once(False))
+    return {
+        "done": outcome.status == Status.OK,
+        "verified": not reason,
+        "reason": reason,
+        "certificate": _digest(outcome.peer_certificates),
+        "cipher": None if outcome.cipher_suite is None else outcome.cipher_suite.name,
+    }
+
+
+def _anchors(path: str | None) -> tuple[bytes, ...]:
+    if path is None:
+        return ()
+    try:
+        certificates = x509.load_pem_x509_certificates(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise RefusedError(f"{path}: {error}") from None
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)
+
+
+def _digest(chain: tuple[bytes, ...]) -> str | None:
+    return hashlib.sha256(chain[0]).hexdigest() if chain and chain[0] else None
+
+
+def _print(name: str, result: Result) -> None:
+    fields = {
+        "server name": result["server_name"],
+        "ALPN": result["alpn"],
+        "handshake": "done" if result["done"] else f"failed: {result['reason']}",
+    }
+    if result["done"]:
+        fields["cipher"] = result["cipher"]
+        fields["certificate"] = f"that of {name}" if result["registered"] else "another one than those registered"
+        fields["verified"] = "yes" if result["verified"] else f"no: {result['reason']}"
+    if result["served_by"] not in (None, name):
+        fields["served by"] = f"{result['served_by']}, see: handshakectl explain"
+    print_fields(fields)
+    console.print("ok" if result["ok"] else "not ok", style="green" if result["ok"] else "bold red")

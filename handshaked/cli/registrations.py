@@ -1,0 +1,252 @@
+"""Commands that show and change registrations and grants."""
+
+import argparse
+import os
+import sys
+
+from handshaked.cli.output import (
+    Result,
+    ask,
+    console,
+    date,
+    days_left,
+    print_fields,
+    print_json,
+    print_table,
+    short,
+    urgency,
+)
+from handshaked.control.channel import close_all
+from handshaked.control.client import ControlClient
+from handshaked.errors import RefusedError
+
+
+def register(arguments: argparse.Namespace) -> int:
+    """``register``: opens the files as the user who calls, and hands them over."""
+    credentials, paths = _credentials(arguments)
+    trust = {"client_ca": arguments.client_ca, "client_crl": arguments.client_crl}
+    trust = {name: os.path.abspath(path) for name, path in trust.items() if path}
+    descriptors = _open_all([*paths, *trust.values()])
+    try:
+        result = ask(
+            arguments,
+            "register",
+            {
+                "name": arguments.name,
+                "alpns": arguments.alpn,
+                "server_names": arguments.server_name,
+                "allow_users": arguments.allow_user,
+                "allow_groups": arguments.allow_group,
+                "allow_kernel": arguments.allow_kernel,
+                "peers": arguments.peer,
+                "deliver": " ".join(arguments.deliver),
+                "proxy_protocol": arguments.proxy_protocol,
+                "credentials": credentials,
+                "force": arguments.force,
+                "client_auth": arguments.client_auth,
+                "tickets": arguments.tickets,
+                "early_data": arguments.early_data,
+                "cipher_suites": arguments.cipher_suite,
+                "groups": arguments.group,
+                **trust,
+                "replace": arguments.replace,
+            },
+            descriptors,
+        )
+    finally:
+        close_all(descriptors)
+    for warning in result["warnings"]:
+        print(f"handshakectl: warning: {warning}", file=sys.stderr)
+    if arguments.json:
+        print_json(result)
+    return 0
+
+
+def unregister(arguments: argparse.Namespace) -> int:
+    """``unregister``."""
+    ask(arguments, "unregister", {"name": arguments.name})
+    return 0
+
+
+def list_registrations(arguments: argparse.Namespace) -> int:
+    """``list``."""
+    registrations: list[Result] = []
+    with ControlClient(arguments.socket) as client:
+        more = True
+        while more:
+            after = registrations[-1]["name"] if registrations else None
+            page = client.ask("list", {"after": after})
+            registrations += page["registrations"]
+            more = page["more"]
+    if arguments.json:
+        print_json({"registrations": registrations})
+        return 0
+    print_table(
+        ("NAME", "SERVER NAMES", "ALPN", "KEYS", "DAYS LEFT", "USERS"),
+        map(_row, registrations),
+        [urgency(_days(one)) for one in registrations],
+    )
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """``show``."""
+    result = ask(arguments, "show", {"name": arguments.name})
+    if arguments.json:
+        print_json(result)
+        return 0
+    registration = result["registration"]
+    print_fields(
+        {
+            "name": registration["name"],
+            "owner": registration["owner"],
+            "server names": ", ".join(registration["server_names"]) or "(any)",
+            "ALPN": ", ".join(registration["alpns"]),
+            "may use it": _users(registration),
+            "delivered by": registration["policy"]["deliver"]
+            + " with PROXY protocol" * registration["policy"]["proxy_protocol"],
+            **({"from": registration["origin"]} if registration["origin"] else {}),
+        }
+    )
+    for credential in registration["credentials"]:
+        print_fields(
+            {
+                "credential": f"{credential['key_type']} {credential['subject']}",
+                "  SHA-256": credential["sha256"],
+                "  valid": f"{date(credential['not_before'])} to {date(credential['not_after'])}",
+                "  certificate": credential["certificate"],
+                "  key": credential["key"] or "(in the same file)",
+            }
+        )
+    return 0
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """``explain``: exit code 1 if such a client is refused."""
+    result = ask(
+        arguments,
+        "explain",
+        {"server_name": arguments.server_name, "alpns": arguments.alpn, "user": arguments.user},
+    )
+    if arguments.json:
+        print_json(result)
+    else:
+        if "alert" in result:
+            console.print(f"refused: {result['alert']}: {result['reason']}", style="red", markup=False)
+        else:
+            served = f"served by: {result['registration']} with ALPN {result['alpn']}, {result['key_type']} key"
+            console.print(served, style="green", markup=False)
+        for candidate in result["candidates"]:
+            name = candidate["matched_name"] or "(any name)"
+            style = "bold" if candidate["chosen"] else "dim"
+            console.print(f"  {candidate['registration']} [{name}]: {candidate['reason']}", style=style, markup=False)
+    return 1 if "alert" in result else 0
+
+
+def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]]:
+    """The credentials as the daemon wants them, and the paths of their files in the same order."""
+    certificates, keys, passphrases = arguments.cert, arguments.key, arguments.passphrase_file
+    if len(certificates) != len(keys) or (passphrases and len(passphrases) != len(certificates + arguments.pkcs12)):
+        arguments.parser.error("give as many --key as --cert, and --passphrase-file for all credentials or for none")
+    responses = arguments.ocsp
+    if responses and len(responses) != len(certificates + arguments.pkcs12):
+        arguments.parser.error("give --ocsp for all credentials or for none")
+    if not certificates and not arguments.pkcs12 and arguments.deliver[0] != "forward":
+        arguments.parser.error("give a credential: --cert and --key, or --pkcs12")
+    pairs = [*zip(certificates, keys, strict=True), *((path, None) for path in arguments.pkcs12)]
+    credentials: list[Result] = []
+    paths: list[str] = []
+    for index, (certificate, key) in enumerate(pairs):
+        files = {"certificate": certificate, "key": key, "passphrase": passphrases[index] if passphrases else None}
+        files["ocsp"] = responses[index] if responses else None
+        files = {name: os.path.abspath(path) for name, path in files.items() if path}
+        credentials.append(files)
+        paths += files.values()
+    return credentials, paths
+
+
+def _open_all(paths: list[str]) -> tuple[int, ...]:
+    descriptors: list[int] = []
+    for path in paths:
+        try:
+            descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        except OSError as error:
+            close_all(tuple(descriptors))
+            raise RefusedError(f"{path}: {error.strerror}") from None
+    return tuple(descriptors)
+
+
+def _row(registration: Result) -> tuple[str, ...]:
+    return (
+        registration["name"],
+        short(registration["server_names"]) or "(any)",
+        short(registration["alpns"]),
+        " ".join(credential["key_type"] for credential in registration["credentials"]),
+        str(int(_days(registration))) if registration["credentials"] else "-",
+        _users(registration),
+    )
+
+
+def _days(registration: Result) -> float:
+    return min((days_left(credential["not_after"]) for credential in registration["credentials"]), default=float("inf"))
+
+
+def _users(registration: Result) -> str:
+    users = [str(registration["owner"]), *map(str, registration["allow_users"])]
+    users += [f"group {gid}" for gid in registration["allow_groups"]]
+    return ", ".join([*users, *(["kernel"] if registration["allow_kernel"] else [])])
+
+
+def grant(arguments: argparse.Namespace) -> int:
+    """``grant``."""
+    wanted = {
+        "user": arguments.user,
+        "group": arguments.group,
+        "alpns": arguments.alpn,
+        "server_names": arguments.server_name,
+        "allow_kernel": arguments.allow_kernel,
+    }
+    result = ask(arguments, "grant", wanted)
+    if arguments.json:
+        print_json(result)
+    else:
+        print(f"grant {result['id']}")
+    return 0
+
+
+def revoke(arguments: argparse.Namespace) -> int:
+    """``revoke``."""
+    ask(arguments, "revoke", {"id": arguments.id})
+    return 0
+
+
+def grants(arguments: argparse.Namespace) -> int:
+    """``grants``."""
+    result = ask(arguments, "grants", {})
+    if arguments.json:
+        print_json(result)
+        return 0
+    rows = [
+        (
+            str(one["id"]),
+            f"user {one['uid']}" if one["uid"] is not None else f"group {one['gid']}",
+            short(one["server_names"]) or "(no name)",
+            short(one["alpns"]),
+            "yes" if one["allow_kernel"] else "no",
+        )
+        for one in result["grants"]
+    ]
+    print_table(("ID", "FOR", "SERVER NAMES", "ALPN", "KERNEL"), rows)
+    return 0
+
+
+def reload(arguments: argparse.Namespace) -> int:
+    """``reload``: exit code 1 if a file could not be used."""
+    result = ask(arguments, "reload", {})
+    if arguments.json:
+        print_json(result)
+    else:
+        print(f"renewed: {', '.join(result['renewed']) or 'nothing'}")
+    for error in result["errors"]:
+        print(f"handshakectl: {error}", file=sys.stderr)
+    return 1 if result["errors"] else 0

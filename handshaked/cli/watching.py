@@ -1,0 +1,233 @@
+"""Commands that watch: ``status``, ``recent``, ``monitor``, ``top``."""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter, deque
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from handshaked.cli.output import Result, ask, console, date, days_left, duration, print_fields, print_json, urgency
+from handshaked.control.client import ControlClient
+from handshaked.control.watchdog import NOT_YET
+from handshaked.tally import BUCKETS, Latency, Tally
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_HISTORY = 60
+_ROWS = 8
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """``status``: exit code 1 if something is wrong."""
+    result = ask(arguments, "status", {})
+    if arguments.json:
+        print_json(result)
+    else:
+        _print_status(result)
+    return 0 if _healthy(result) else 1
+
+
+def recent(arguments: argparse.Namespace) -> int:
+    """``recent``."""
+    result = ask(arguments, "recent", {"limit": arguments.limit, **_filter(arguments)})
+    if arguments.json:
+        print_json(result)
+    else:
+        for record in result["handshakes"]:
+            _print_record(record)
+    return 0
+
+
+def monitor(arguments: argparse.Namespace) -> int:
+    """``monitor``: prints handshakes as they end, until interrupted, or until `count` of them."""
+    left = arguments.count
+    with ControlClient(arguments.socket) as client:
+        for batch in client.subscribe(_filter(arguments)):
+            if batch["lost"]:
+                print(f"handshakectl: {batch['lost']} events were lost: this is too slow", file=sys.stderr)
+            for event in batch["events"]:
+                if arguments.json:
+                    print(json.dumps(event), flush=True)
+                else:
+                    _print_record(event)
+                left -= event["type"] == "handshake"
+                if arguments.count and left <= 0:
+                    return 0
+    return 0
+
+
+def top(arguments: argparse.Namespace) -> int:
+    """``top``: rates, latencies and failures, each second, until interrupted; or once, of all time."""
+    if arguments.once or not console.is_terminal:
+        tally = Tally()
+        tally.merge(ask(arguments, "statistics", {}))
+        _print_once(tally, json_wanted=arguments.json)
+        return 0
+    rates: deque[int] = deque([0], maxlen=_HISTORY)
+    before = _tally(arguments)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(arguments.interval)
+            now = _tally(arguments)
+            new = _difference(now, before)
+            before = now
+            rates.append(sum(new.handshakes.values()))
+            live.update(_screen(new, rates, arguments.interval), refresh=True)
+
+
+def _healthy(result: Result) -> bool:
+    return (
+        not result["problems"]
+        and result["self_test"] in ("ok", NOT_YET)
+        and all(worker["answers"] for worker in result["workers"])
+        and all(one["not_after"] > time.time() for one in result["expiring"])
+    )
+
+
+def _print_status(result: Result) -> None:
+    workers = result["workers"]
+    answering = sum(worker["answers"] for worker in workers)
+    in_flight = sum(worker.get("in_flight", 0) for worker in workers)
+    good, bad = "green", "bold red"
+    print_fields(
+        {
+            "handshaked": f"{result['version']}, pid {result['pid']}, up {duration(result['uptime'])}",
+            "self-test": result["self_test"],
+            "registrations": result["registrations"],
+            "workers": f"{answering} of {len(workers)} answer, {result['worker_restarts']} restarts",
+            "handshakes": f"{result['handshakes']['succeeded']} ok, {result['handshakes']['failed']} failed,"
+            f" {in_flight} in flight",
+            "kernel": _kernel(workers),
+            "bus": result["bus"],
+        },
+        {
+            "self-test": good if result["self_test"] == "ok" else "" if result["self_test"] == NOT_YET else bad,
+            "workers": bad if answering < len(workers) else "",
+        },
+    )
+    for one in result["expiring"]:
+        days = days_left(one["not_after"])
+        when = f"ends in {int(days)} days" if days > 0 else f"ended on {date(one['not_after'])}"
+        console.print(Text(f"{one['registration']}: certificate {one['subject']} {when}", style=urgency(days)))
+    for problem in result["problems"]:
+        console.print(Text(problem, style=bad))
+
+
+def _kernel(workers: list[Result]) -> str:
+    states = {json.dumps(worker.get("kernel"), sort_keys=True) for worker in workers}
+    first = next((worker["kernel"] for worker in workers if worker.get("kernel")), None)
+    if first is None:
+        return "its requests are not taken"
+    return f"its requests are taken by {len(workers)} workers" + ("" if len(states) == 1 else ", not by all alike")
+
+
+def _filter(arguments: argparse.Namespace) -> dict[str, Any]:
+    wanted = {
+        "outcome": "failed" if arguments.failed else None,
+        "registration": arguments.registration,
+        "role": arguments.role,
+        "server_name": arguments.server_name,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _print_record(event: Result) -> None:
+    if event["type"] != "handshake":
+        rest = " ".join(f"{key}={value}" for key, value in event.items() if key != "type")
+        console.print(Text(f"{event['type']}: {rest}", style="cyan"))
+        return
+    failed = event["outcome"] != "ok"
+    when = time.strftime("%H:%M:%S", time.localtime(event["time"]))
+    line = Text(f"{when} ", style="dim")
+    line.append("FAILED " if failed else "ok     ", style="bold red" if failed else "green")
+    line.append(f"{event['role']:6} {event.get('server_name') or '-'} {event.get('alpn') or '-'}", style="default")
+    line.append(f" {event.get('registration') or '-'} {event['ms']:.1f} ms", style="default")
+    if failed:
+        line.append(f"  {event.get('alert') or event.get('status')}: {event.get('reason')}", style="red")
+    console.print(line)
+
+
+def _tally(arguments: argparse.Namespace) -> Tally:
+    tally = Tally()
+    tally.merge(ask(arguments, "statistics", {}))
+    return tally
+
+
+def _difference(now: Tally, before: Tally) -> Tally:
+    new = Tally()
+    new.handshakes = Counter({key: n - before.handshakes[key] for key, n in now.handshakes.items()})
+    for kind, latency in now.latencies.items():
+        old = before.latencies.get(kind, Latency([0] * (len(BUCKETS) + 1)))
+        counts = [a - b for a, b in zip(latency.counts, old.counts, strict=True)]
+        new.latencies[kind] = Latency(counts, latency.total - old.total)
+    return new
+
+
+def _screen(tally: Tally, rates: deque[int], interval: float) -> RenderableType:
+    total = _all(tally)
+    rate = rates[-1] / interval
+    head = Text(f"{rate:.0f} handshakes/s  {tally.failed / interval:.0f} failed/s  ", style="bold")
+    head.append("  ".join(f"p{p} {total.quantile(p / 100) * 1000:.1f} ms" for p in (50, 90, 99)), style="default")
+    return Group(head, Text(chart(rates), style="green"), *_tables(tally))
+
+
+def _tables(tally: Tally) -> list[Table]:
+    reasons, registrations, failing = _breakdown(tally)
+    tables = []
+    for title, counts in (("failed because", reasons), ("registration", registrations), ("failing", failing)):
+        table = Table(title, "count", box=None, pad_edge=False)
+        for name, count in counts.most_common(_ROWS):
+            table.add_row(Text(name or "-"), str(count))
+        tables.append(table)
+    return tables
+
+
+def _print_once(tally: Tally, *, json_wanted: bool) -> None:
+    reasons, registrations, failing = _breakdown(tally)
+    latency = _all(tally)
+    result = {
+        "succeeded": tally.succeeded,
+        "failed": tally.failed,
+        "latency_ms": {f"p{p}": round(latency.quantile(p / 100) * 1000, 3) for p in (50, 90, 99)},
+        "failures_by_reason": dict(reasons.most_common()),
+        "handshakes_by_registration": dict(registrations.most_common()),
+        "failures_by_registration": dict(failing.most_common()),
+    }
+    if json_wanted:
+        print_json(result)
+        return
+    for name, value in result.items():
+        shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else value
+        print(f"{name.replace('_', ' ') + ':':28}{shown or '-'}")
+
+
+def _breakdown(tally: Tally) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Failures by reason, handshakes by registration, failures by registration."""
+    reasons: Counter[str] = Counter()
+    registrations: Counter[str] = Counter()
+    failing: Counter[str] = Counter()
+    for (outcome, _, _, registration), count in tally.handshakes.items():
+        registrations[registration] += count
+        if outcome != "ok" and count:
+            reasons[outcome] += count
+            failing[registration] += count
+    return reasons, +registrations, failing
+
+
+def _all(tally: Tally) -> Latency:
+    total = Latency([0] * (len(BUCKETS) + 1))
+    for latency in tally.latencies.values():
+        total.counts = [a + b for a, b in zip(total.counts, latency.counts, strict=True)]
+        total.total += latency.total
+    return total
+
+
+def chart(values: deque[int]) -> str:
+    """`values` as a row of bars."""
+    highest = max(*values, 1) if len(values) > 1 else max(values[0], 1)
+    return "".join(_BARS[-(-value * (len(_BARS) - 1) // highest)] for value in values)

@@ -1,0 +1,113 @@
+"""The objects on the bus, and their properties, as plain values: one for the manager, one for each registration."""
+
+from collections.abc import Callable
+from typing import Any
+
+from handshaked.control.authority import may_see
+from handshaked.control.dbus_interface import (
+    MANAGER_INTERFACE,
+    PATH,
+    REGISTRATION_INTERFACE,
+    Interface,
+    node,
+    object_path,
+)
+from handshaked.control.manager import Manager
+from handshaked.model import Caller
+from handshaked.registry.registration import Registration
+from handshaked.registry.snapshot import Snapshot
+
+Typed = tuple[str, Any]
+"""A signature and a value of it."""
+Properties = dict[str, Typed]
+Interfaces = dict[str, Properties]
+
+_REGISTRATIONS = f"{PATH}/registration"
+
+
+class BusObjects:
+    """What `manager` has, as objects; `own` gives the properties of the manager's own object."""
+
+    def __init__(self, manager: Manager, own: Callable[[], dict[str, Any]]) -> None:
+        self._manager = manager
+        self._own = own
+        self._by_path: dict[str, Registration] = {}
+        self.follow(manager.snapshot)
+
+    def follow(self, snapshot: Snapshot) -> tuple[dict[str, Interfaces], list[str], dict[str, Properties]]:
+        """The registrations are those of `snapshot` now: objects that are new, that are gone, that have changed."""
+        old = self._by_path
+        self._by_path = {object_path(one.name): one for one in snapshot.registrations if not one.internal}
+        added = {path: self.interfaces(path) for path in self._by_path.keys() - old.keys()}
+        gone = sorted(old.keys() - self._by_path.keys())
+        changed = {
+            path: self.interfaces(path)[REGISTRATION_INTERFACE.name]
+            for path in self._by_path.keys() & old.keys()
+            if self._by_path[path] is not old[path]
+        }
+        return added, gone, changed
+
+    def registration(self, path: str, caller: Caller) -> Registration | None:
+        """The registration at `path`, if `caller` may see it."""
+        registration = self._by_path.get(path)
+        return registration if registration is not None and may_see(caller, registration) else None
+
+    def knows(self, path: str, caller: Caller) -> bool:
+        """Whether `caller` finds an object at `path`."""
+        return path in (PATH, _REGISTRATIONS) or self.registration(path, caller) is not None
+
+    def interface(self, path: str) -> Interface:
+        """The interface of the object at `path`."""
+        return MANAGER_INTERFACE if path == PATH else REGISTRATION_INTERFACE
+
+    def interfaces(self, path: str) -> Interfaces:
+        """The object at `path`: its interfaces with their properties."""
+        if path == _REGISTRATIONS:
+            return {}
+        interface = self.interface(path)
+        shown = self._own() if path == PATH else self._manager.shown(self._by_path[path])
+        return {interface.name: {one.name: (one.signature, shown[one.key]) for one in interface.properties}}
+
+    def managed(self, caller: Caller) -> dict[str, Interfaces]:
+        """All objects that `caller` may see."""
+        paths = [path for path in self._by_path if self.registration(path, caller) is not None]
+        return {path: self.interfaces(path) for path in [PATH, *paths]}
+
+    def introspect(self, path: str, caller: Caller) -> str:
+        """The XML for the object at `path`, with the names of those below it."""
+        if path == PATH:
+            return node((MANAGER_INTERFACE,), ["registration"], _STANDARD + _OBJECT_MANAGER)
+        if path == _REGISTRATIONS:
+            below = [one for one in self._by_path if self.registration(one, caller) is not None]
+            return node((), [one.rpartition("/")[2] for one in below], _STANDARD)
+        return node((REGISTRATION_INTERFACE,), [], _STANDARD)
+
+
+_STANDARD = """\
+  <interface name="org.freedesktop.DBus.Introspectable">
+    <method name="Introspect"><arg name="xml" type="s" direction="out"/></method>
+  </interface>
+  <interface name="org.freedesktop.DBus.Properties">
+    <method name="Get">
+      <arg name="interface" type="s" direction="in"/>
+      <arg name="property" type="s" direction="in"/>
+      <arg name="value" type="v" direction="out"/>
+    </method>
+    <method name="GetAll">
+      <arg name="interface" type="s" direction="in"/>
+      <arg name="properties" type="a{sv}" direction="out"/>
+    </method>
+    <signal name="PropertiesChanged">
+      <arg name="interface" type="s"/>
+      <arg name="changed" type="a{sv}"/>
+      <arg name="invalidated" type="as"/>
+    </signal>
+  </interface>
+"""
+_OBJECT_MANAGER = """\
+  <interface name="org.freedesktop.DBus.ObjectManager">
+    <method name="GetManagedObjects"><arg name="objects" type="a{oa{sa{sv}}}" direction="out"/></method>
+    <signal name="InterfacesAdded"><arg name="object" type="o"/><arg name="interfaces" type="a{sa{sv}}"/></signal>
+    <signal name="InterfacesRemoved"><arg name="object" type="o"/><arg name="interfaces" type="as"/></signal>
+  </interface>
+"""

@@ -1,0 +1,91 @@
+"""The commands of the control socket and of the bus, by name, on the one manager."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from handshaked import __version__
+from handshaked.control.arguments import Arguments
+from handshaked.control.channel import Message
+from handshaked.control.following import Followers
+from handshaked.control.hub import Subscription
+from handshaked.control.manager import Manager, pull_filter
+from handshaked.errors import RefusedError
+from handshaked.model import Caller
+from handshaked.supervisor import Supervisor
+
+BusState = Callable[[], str]
+SelfTestState = Callable[[], str]
+
+
+class Commands:
+    """Callable with a command, who asks, its arguments, and the files that came with it."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        supervisor: Supervisor,
+        followers: Followers,
+        states: dict[str, Callable[[], Any]],
+    ) -> None:
+        self._manager = manager
+        self._supervisor = supervisor
+        self._states = states
+        self._started = time.time()
+        self._plain: dict[str, Callable[[Caller, Arguments], Message | Awaitable[Message]]] = {
+            "unregister": manager.unregister,
+            "list": manager.registrations,
+            "show": manager.show,
+            "explain": manager.explain,
+            "grant": manager.grant,
+            "revoke": manager.revoke,
+            "recent": manager.recent,
+            "follow": followers.follow,
+        }
+        self._bare: dict[str, Callable[[Caller], Message | Awaitable[Message]]] = {
+            "grants": manager.grants,
+            "reload": manager.reload,
+            "status": self.status,
+            "statistics": manager.statistics,
+        }
+
+    async def __call__(
+        self, command: str, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...] = ()
+    ) -> Message:
+        if command == "register":
+            return await self._manager.register(caller, arguments, descriptors)
+        if descriptors:
+            raise RefusedError(f"{command} takes no files")
+        if command in self._plain:
+            return await _awaited(self._plain[command](caller, arguments))
+        if command not in self._bare:
+            raise RefusedError(f"there is no command {command!r}")
+        arguments.end()
+        return await _awaited(self._bare[command](caller))
+
+    def subscribe(
+        self, caller: Caller, arguments: Arguments, deliver: Callable[[list[Message]], None]
+    ) -> Callable[[], None]:
+        """Have the events that `caller` may see, and wants, delivered; call what is returned to end that."""
+        wanted = pull_filter(arguments)
+        arguments.end()
+        return self._manager.hub.subscribe(Subscription(caller, wanted, deliver))
+
+    async def status(self, caller: Caller) -> Message:
+        """How the daemon does."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uid": os.geteuid(),
+            "time": time.time(),
+            "uptime": time.time() - self._started,
+            **self._manager.status(caller),
+            **{name: state() for name, state in self._states.items()},
+            "workers": await self._supervisor.status(),
+            "worker_restarts": self._supervisor.restarts,
+        }
+
+
+async def _awaited(result: Message | Awaitable[Message]) -> Message:
+    return result if isinstance(result, dict) else await result

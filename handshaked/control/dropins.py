@@ -1,0 +1,209 @@
+"""Registrations in files, for configuration management: TOML, read-only to every other way in.
+
+    [registration.web]
+    server-names = ["www.example.com"]
+    alpns = ["h3"]
+    certificate = "/etc/letsencrypt/live/www.example.com/fullchain.pem"
+    key = "/etc/letsencrypt/live/www.example.com/privkey.pem"
+
+Every error names the file and the line.
+"""
+
+import os
+import re
+import stat
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handshaked.control.arguments import ArgumentError, Arguments
+from handshaked.control.authority import uid_of
+from handshaked.control.loading import open_again
+from handshaked.control.policies import open_trust_again
+from handshaked.control.request import pull_request
+from handshaked.errors import RefusedError
+from handshaked.registry.store import NewRegistration
+
+MAX_FILE = 1024 * 1024
+TABLE = "registration"
+_CREDENTIAL = ("certificate", "key", "passphrase")
+_AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong at `where`: ``path:line``, or a path. `name` is the registration that it keeps from changing."""
+
+    where: str
+    reason: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(slots=True)
+class DropIns:
+    """What the files ask for, with the place of each; and what is wrong.
+
+    ``unread`` are files that could not be read at all: what they asked for stays. Not ``complete``: the directory
+    could not be read, and all stays.
+    """
+
+    wanted: dict[str, tuple[NewRegistration, str]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+    complete: bool = True
+
+
+class _PlaceError(RefusedError):
+    """Something is wrong at ``line``."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def read_drop_ins(directory: Path) -> DropIns:
+    """What all ``*.toml`` in `directory` ask for, in the order of their names. No directory: nothing."""
+    found = DropIns()
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix == ".toml" and not path.name.startswith("."))
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        found.complete = False
+        found.problems.append(Problem(str(directory), error.strerror or str(error)))
+        return found
+    for path in paths:
+        try:
+            _read_file(path, found)
+        except OSError as error:
+            found.unread.add(str(path))
+            found.problems.append(Problem(str(path), error.strerror or str(error)))
+        except _PlaceError as error:
+            found.unread.add(str(path))
+            found.problems.append(Problem(f"{path}:{error.line}", str(error)))
+    return found
+
+
+def _read_file(path: Path, found: DropIns) -> None:
+    text, owner = _content(path)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _AT_LINE.search(str(error))
+        line = int(match[1]) if match and match[1] else text.count("\n") + 1
+        raise _PlaceError(line, _AT_LINE.sub("", str(error))) from None
+    for key, tables in document.items():
+        if key != TABLE or not isinstance(tables, dict):
+            raise _PlaceError(line_of(text, (key,)), f"write tables [{TABLE}.NAME] here, not {key!r}")
+    for name, table in document.get(TABLE, {}).items():
+        place = (TABLE, name)
+        where = f"{path}:{line_of(text, place)}"
+        try:
+            new = _registration(name, table, path, owner)
+        except ArgumentError as error:
+            key = error.name.replace("_", "-")
+            found.problems.append(Problem(f"{path}:{line_of(text, (*place, key))}", str(error).replace("_", "-"), name))
+        except (OSError, RefusedError) as error:
+            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            found.problems.append(Problem(where, reason, name))
+        else:
+            if name in found.wanted:
+                found.problems.append(Problem(where, f"registration {name!r} is at {found.wanted[name][1]} already"))
+            else:
+                found.wanted[name] = (new, where)
+
+
+def _content(path: Path) -> tuple[str, int]:
+    """The text of the file and its owner, whom it must be worth to obey."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _PlaceError(1, "not a regular file")
+        if status.st_uid not in (0, os.geteuid()):
+            raise _PlaceError(1, f"belongs to uid {status.st_uid}; only root may keep registrations here")
+        if status.st_mode & 0o022:
+            raise _PlaceError(
+                1, f"mode {stat.S_IMODE(status.st_mode):04o}: others may write it; run: chmod go-w {path}"
+            )
+        if status.st_size > MAX_FILE:
+            raise _PlaceError(1, f"{status.st_size} bytes, the limit is {MAX_FILE}")
+        content = file.read(MAX_FILE + 1)
+    try:
+        return content.decode(), status.st_uid
+    except UnicodeDecodeError as error:
+        raise _PlaceError(content.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
+
+
+def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistration:
+    if not isinstance(table, dict):
+        raise RefusedError(f"write a table [{TABLE}.{name}]")
+    message = {key.replace("-", "_"): value for key, value in table.items()}
+    if "name" in message:
+        raise ArgumentError("name", "the name is that of the table")
+    single = {key: message.pop(key) for key in _CREDENTIAL if key in message}
+    if single:
+        message["credentials"] = [single, *message.get("credentials", [])]
+    arguments = Arguments({"name": name, **message})
+    user = arguments.optional_text("owner")
+    if user is not None:
+        try:
+            owner = uid_of(user)
+        except RefusedError as error:
+            raise ArgumentError("owner", str(error)) from None
+    request = pull_request(arguments)
+    arguments.end()
+    if not request.sources:
+        raise ArgumentError("certificate", "give a certificate and a key")
+    credentials = [open_again(source, owner) for source in request.sources]
+    return request.with_credentials(credentials, open_trust_again(request.trust), owner, str(path))
+
+
+def line_of(text: str, path: tuple[str, ...]) -> int:
+    """The line of the TOML document `text` where the key `path` begins; that of what holds it if it is not there."""
+    lines = text.split("\n")
+    while path and not _holds(_parsed(lines, len(lines)), path):
+        path = path[:-1]
+    if not path:
+        return 1
+    low, high = 0, len(lines)  # the first `high` lines hold it, the first `low` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _holds(_parsed(lines, middle), path):
+            high = middle
+        else:
+            low = middle
+    start = _complete(lines, low)
+    while not lines[start].strip() or lines[start].lstrip().startswith("#"):
+        start += 1
+    return start + 1
+
+
+def _complete(lines: list[str], count: int) -> int:
+    """How many of the first `count` lines are whole entries."""
+    while count and _try(lines, count) is None:
+        count -= 1
+    return count
+
+
+def _parsed(lines: list[str], count: int) -> dict[str, Any]:
+    return _try(lines, _complete(lines, count)) or {}
+
+
+def _try(lines: list[str], count: int) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads("\n".join(lines[:count]))
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _holds(document: Any, path: tuple[str, ...]) -> bool:
+    for key in path:
+        if not isinstance(document, dict) or key not in document:
+            return False
+        document = document[key]
+    return True

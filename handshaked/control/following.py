@@ -1,0 +1,142 @@
+"""Programs that keep up with the registrations (names, protocols, users and delivery; never a key): the demultiplexer.
+
+A follower asks again and again with the generation it has. It gets what has changed since, at once or as soon as
+something does; that it asks with a generation says that it has taken that over.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from handshaked.control.arguments import Arguments
+from handshaked.errors import RefusedError
+from handshaked.model import Caller
+from handshaked.registry.registration import Registration
+from handshaked.registry.snapshot import Snapshot
+from handshaked.selftest import SERVER_NAME
+
+PAGE = 200
+_WAIT_SECONDS = 20.0
+_CONFIRM_SECONDS = 1.0
+_REMEMBERED = 64  # changes
+_MAX_FOLLOWERS = 64
+_MOST = 1 << 62
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    before: int
+    changed: list[Registration]
+    removed: list[int]
+
+
+class Followers:
+    """Answers followers (programs of the users `uids`) out of the newest snapshot; ``publish`` waits for them."""
+
+    def __init__(self, snapshot: Snapshot, uids: frozenset[int]) -> None:
+        self._uids = uids
+        self._snapshot = snapshot
+        self._changes: deque[_Change] = deque(maxlen=_REMEMBERED)
+        self._confirmed: dict[str, int] = {}
+        self._published = asyncio.Event()
+        self._confirmation = asyncio.Event()
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        """Tell all followers of `snapshot`; returns when they have it. Who takes too long is waited for no more."""
+        if self._confirmed:
+            changed, removed = snapshot.changes_since(self._snapshot)
+            self._changes.append(_Change(self._snapshot.generation, changed, removed))
+        else:
+            self._changes.clear()
+        self._snapshot = snapshot
+        self._published.set()
+        self._published = asyncio.Event()
+        try:
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                while any(generation < snapshot.generation for generation in self._confirmed.values()):
+                    await self._confirmation.wait()
+        except TimeoutError:
+            self._confirmed = {
+                name: generation for name, generation in self._confirmed.items() if generation >= snapshot.generation
+            }
+
+    async def follow(self, caller: Caller, arguments: Arguments) -> Result:
+        """The registrations, a page at a time behind the id ``after``, or what changed since ``generation``."""
+        if caller.uid not in self._uids:
+            raise RefusedError(f"{caller} may not follow the registrations; see --demux-user")
+        follower = arguments.text("follower")
+        # Generations begin with 1: 0 asks for all registrations.
+        generation = arguments.number("generation", 0, limit=_MOST)
+        after = arguments.number("after", 0, limit=_MOST)
+        arguments.end()
+        if not generation:
+            self._confirmed.pop(follower, None)
+            return self._page(after)
+        self._confirm(follower, generation)
+        if generation == self._snapshot.generation:
+            await self._wait()
+        return self._since(generation)
+
+    def _confirm(self, follower: str, generation: int) -> None:
+        if follower not in self._confirmed and len(self._confirmed) >= _MAX_FOLLOWERS:
+            raise RefusedError(f"{_MAX_FOLLOWERS} programs follow the registrations already")
+        self._confirmed[follower] = generation
+        self._confirmation.set()
+        self._confirmation = asyncio.Event()
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.wait_for(self._published.wait(), _WAIT_SECONDS)
+        except TimeoutError:
+            return
+
+    def _page(self, after: int) -> Result:
+        others = (one for one in self._snapshot.registrations if one.id > after and _is_of_interest(one))
+        ordered = sorted(others, key=lambda one: one.id)
+        return {
+            "generation": self._snapshot.generation,
+            "registrations": [_shown(one) for one in ordered[:PAGE]],
+            "more": len(ordered) > PAGE,
+        }
+
+    def _since(self, generation: int) -> Result:
+        """The changes since `generation`; null when they are too many, or forgotten: the follower starts anew."""
+        changed: dict[int, Registration] = {}
+        removed: set[int] = set()
+        known = generation == self._snapshot.generation
+        for change in self._changes:
+            known = known or change.before == generation
+            if change.before >= generation:
+                changed |= {one.id: one for one in change.changed}
+                removed |= set(change.removed)
+        if not known or len(changed) > PAGE or len(removed) > 10 * PAGE:
+            return {"generation": None}
+        return {
+            "generation": self._snapshot.generation,
+            "registrations": [
+                _shown(one) for one in changed.values() if one.id not in removed and _is_of_interest(one)
+            ],
+            "removed": sorted(removed),
+        }
+
+
+def _is_of_interest(registration: Registration) -> bool:
+    return registration.server_names != (SERVER_NAME,)
+
+
+def _shown(registration: Registration) -> Result:
+    return {
+        "id": registration.id,
+        "name": registration.name,
+        "owner": registration.owner,
+        "server_names": registration.server_names,
+        "alpns": [alpn.hex() for alpn in registration.alpns],
+        "uids": sorted(registration.access.uids),
+        "gids": sorted(registration.access.gids),
+        "kernel": registration.access.kernel,
+        "deliver": registration.policy.deliver,
+        "proxy_protocol": registration.policy.proxy_protocol,
+    }

@@ -1,0 +1,180 @@
+"""OpenMetrics, for Prometheus and its like: on a Unix socket or a loopback port, and off unless asked for.
+
+Workers hand their counts to the parent, which adds them up and is the one to be asked. That needs no files shared
+between processes, as prometheus-client's own multi-process mode does: none to fill a disk, none left by dead workers,
+and gauges mean what they say.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from handshaked import __version__
+from handshaked.control.manager import Manager
+from handshaked.errors import RefusedError
+from handshaked.supervisor import Supervisor
+from handshaked.tally import BUCKETS
+
+log = logging.getLogger(__name__)
+
+_MAX_CERTIFICATES = 5000
+_REQUEST_SECONDS = 5.0
+_MAX_REQUEST = 8192
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Exporter:
+    """Answers HTTP requests with the numbers of `manager` and `supervisor`."""
+
+    def __init__(self, manager: Manager, supervisor: Supervisor) -> None:
+        self._collector = _Numbers(manager, supervisor)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self._collector)
+        self._supervisor = supervisor
+        self._server: asyncio.Server | None = None
+
+    async def start(self, passed: socket.socket | None, address: str | None) -> None:
+        """Listen on the socket `passed` by systemd, or at `address`: a path, or HOST:PORT with a loopback host."""
+        if passed is None and address is None:
+            return
+        try:
+            sock = passed or _listen(address or "")
+            self._server = await asyncio.start_server(self._serve, sock=sock, limit=_MAX_REQUEST)
+        except (OSError, RefusedError) as error:
+            log.error("metrics are not served: %s", error)
+            return
+        log.info("metrics are served at %s", sock.getsockname())
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+
+    async def text(self) -> bytes:
+        """The numbers, in OpenMetrics' text form."""
+        self._collector.workers = await self._supervisor.status()
+        return bytes(generate_latest(self._registry))  # type: ignore[no-untyped-call]  # annotated in part only
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _REQUEST_SECONDS)
+            method, path, *_ = request.split(b" ", 2)
+            found = method in (b"GET", b"HEAD") and path.partition(b"?")[0] == b"/metrics"
+            body = await self.text() if found else b"try /metrics\n"
+            kind = CONTENT_TYPE_LATEST if found else "text/plain; charset=utf-8"
+            head = f"HTTP/1.1 {'200 OK' if found else '404 Not Found'}\r\nContent-Type: {kind}\r\n"
+            head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + (b"" if method == b"HEAD" else body))
+            await writer.drain()
+        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            log.debug("a request for metrics came to nothing: %s", error)
+        finally:
+            writer.close()
+
+
+class _Numbers(Collector):
+    """Makes metrics of what the manager and the supervisor know."""
+
+    def __init__(self, manager: Manager, supervisor: Supervisor) -> None:
+        self.workers: list[dict[str, int]] = []
+        self._manager = manager
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        yield from self._handshakes()
+        yield from self._processes()
+        yield from self._certificates()
+
+    def _handshakes(self) -> Iterator[Metric]:
+        tally = self._manager.hub.tally
+        ended = CounterMetricFamily(
+            "handshaked_handshakes",
+            "Handshakes that have ended, by how (ok, an alert, an errno).",
+            labels=("outcome", "role", "door", "registration"),
+        )
+        for key, count in tally.handshakes.items():
+            ended.add_metric(key, count)
+        yield ended
+        lasted = HistogramMetricFamily(
+            "handshaked_handshake_duration_seconds",
+            "From the request to its outcome, the peer's round trips included.",
+            labels=("role", "door"),
+            unit="seconds",
+        )
+        for kind, latency in tally.latencies.items():
+            total, buckets = 0, []
+            for bound, count in zip((*map(str, BUCKETS), "+Inf"), latency.counts, strict=True):
+                total += count
+                buckets.append((bound, float(total)))
+            lasted.add_metric(kind, buckets, latency.total)
+        yield lasted
+        yield CounterMetricFamily(
+            "handshaked_records_left_out",
+            "Handshakes that were counted but not told to those who watch, because there were too many.",
+            value=self._manager.hub.left_out,
+        )
+
+    def _processes(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("handshaked", "The daemon.", value={"version": __version__})
+        for family, key, words in (
+            ("handshaked_in_flight", "in_flight", "Handshakes under way, by worker."),
+            ("handshaked_queue_bytes", "queue", "Answers that endpoints have not read yet, in bytes, by worker."),
+        ):
+            gauge = GaugeMetricFamily(family, words, labels=("worker",))
+            for worker in self.workers:
+                gauge.add_metric((str(worker["slot"]),), worker.get(key, 0))
+            yield gauge
+        answering = sum(bool(worker["answers"]) for worker in self.workers)
+        yield GaugeMetricFamily("handshaked_workers", "Worker processes that answer.", value=answering)
+        yield CounterMetricFamily(
+            "handshaked_worker_restarts", "Workers that ended and were replaced.", value=self._supervisor.restarts
+        )
+
+    def _certificates(self) -> Iterator[Metric]:
+        registrations = [one for one in self._manager.snapshot.registrations if not one.internal]
+        yield GaugeMetricFamily("handshaked_registrations", "Registrations.", value=len(registrations))
+        yield GaugeMetricFamily(
+            "handshaked_problems", "Files that cannot be used.", value=len(self._manager.renewal.problems)
+        )
+        ends = GaugeMetricFamily(
+            "handshaked_certificate_not_after_seconds",
+            "When the first certificate of a registration ends, in Unix seconds.",
+            labels=("registration",),
+            unit="seconds",
+        )
+        for name, end in self._manager.expiries(_MAX_CERTIFICATES).items():
+            ends.add_metric((name,), end)
+        yield ends
+
+
+def _listen(address: str) -> socket.socket:
+    if address.startswith("/"):
+        path = Path(address)
+        path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(address)
+        path.chmod(0o660)
+    else:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        if host not in _LOOPBACK or not port.isdecimal():
+            raise RefusedError(f"metrics address {address!r}: give a path, or a port of 127.0.0.1 or [::1]")
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, int(port)))
+    sock.listen(16)
+    return sock

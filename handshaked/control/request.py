@@ -1,0 +1,126 @@
+"""A registration as it is asked for, by a command, over the bus or in a file: one form, one set of rules."""
+
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from handshaked.control.arguments import ArgumentError, Arguments
+from handshaked.control.authority import gid_of, uid_of
+from handshaked.control.policies import TrustSource, pull_policy, pull_trust
+from handshaked.errors import RefusedError
+from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
+from handshaked.registry.delivery import Way, parse_delivery
+from handshaked.registry.names import canonical_server_name, parse_alpn
+from handshaked.registry.registration import Access, Policy
+from handshaked.registry.store import NewRegistration, NewTrust, Source
+from handshaked.selftest import SERVER_NAME
+
+MAX_NAMES = 100
+MAX_ALPNS = 32
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationRequest:
+    """What somebody asks for, in canonical form, without the content of its credentials."""
+
+    name: str
+    server_names: tuple[str, ...]
+    alpns: tuple[bytes, ...]
+    access: Access
+    sources: tuple[Source, ...]
+    force: bool
+    policy: Policy
+    trust: TrustSource
+
+    @property
+    def forwards(self) -> bool:
+        """Whether the connections go to a server that has keys of its own."""
+        return parse_delivery(self.policy.deliver).way is Way.FORWARD
+
+    def with_credentials(
+        self, credentials: Iterable[LoadedCredential], trust: NewTrust | None, owner: int, origin: str = ""
+    ) -> NewRegistration:
+        """What the store is to keep. RefusedError if a certificate is out of date, unless that is asked for."""
+        credentials = tuple(credentials)
+        if not self.force:
+            check_all_valid(credentials)
+        return NewRegistration(
+            name=self.name,
+            owner=owner,
+            server_names=self.server_names,
+            alpns=self.alpns,
+            credentials=tuple(zip(credentials, self.sources, strict=True)),
+            access=self.access,
+            policy=self.policy,
+            origin=origin,
+            client_trust=trust,
+        )
+
+
+def pull_request(arguments: Arguments) -> RegistrationRequest:
+    """The request in `arguments`; what it does not know stays in there."""
+    policy = pull_policy(arguments)
+    request = RegistrationRequest(
+        name=_registration_name(arguments.text("name")),
+        server_names=arguments.each("server_names", _server_name, "server name"),
+        alpns=arguments.each("alpns", parse_alpn, "ALPN"),
+        access=Access(
+            uids=frozenset(arguments.each("allow_users", uid_of, "user")),
+            gids=frozenset(arguments.each("allow_groups", gid_of, "group")),
+            kernel=arguments.flag("allow_kernel"),
+        ),
+        sources=tuple(_source(one) for one in arguments.objects("credentials")),
+        force=arguments.flag("force"),
+        policy=policy,
+        trust=pull_trust(arguments, policy),
+    )
+    if not request.sources and not request.forwards:
+        raise ArgumentError("certificate", "give a certificate and a key: only a registration that forwards needs none")
+    if not request.alpns and not request.access.kernel:
+        raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
+    if len(request.alpns) > MAX_ALPNS:
+        raise ArgumentError("alpns", f"a registration has at most {MAX_ALPNS} ALPNs")
+    if len(request.server_names) > MAX_NAMES:
+        raise ArgumentError("server_names", f"a registration has at most {MAX_NAMES} server names")
+    return request
+
+
+def check_all_valid(credentials: Iterable[LoadedCredential]) -> None:
+    """RefusedError if one of `credentials` is expired or not yet valid."""
+    for credential in credentials:
+        check_validity(credential, time.time())
+
+
+def warnings(new: NewRegistration) -> list[str]:
+    """What is allowed but hardly meant."""
+    return [
+        f"the certificate {credential.subject} does not cover {', '.join(uncovered)}"
+        for credential, _ in new.credentials
+        if (uncovered := uncovered_names(credential, new.server_names))
+    ]
+
+
+def _source(arguments: Arguments) -> Source:
+    source = Source(
+        certificate=arguments.text("certificate"),
+        key=arguments.optional_text("key") or "",
+        passphrase=arguments.optional_text("passphrase") or "",
+        ocsp=arguments.optional_text("ocsp") or "",
+    )
+    arguments.end()
+    return source
+
+
+def _server_name(name: str) -> str:
+    canonical = canonical_server_name(name)
+    if canonical == SERVER_NAME:
+        raise RefusedError(f"server name {name!r} is the daemon's own")
+    return canonical
+
+
+def _registration_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ArgumentError("name", f"registration name {name!r}: use up to 128 letters, digits, and . _ @ -")
+    return name

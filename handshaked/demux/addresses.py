@@ -1,0 +1,42 @@
+"""Socket addresses as Python has them and as messages write them."""
+
+import ipaddress
+import socket
+from typing import Any
+
+Address = tuple[Any, ...]
+"""What recvfrom(2) gives: host and port, for IPv6 also flow information and scope."""
+
+
+def show_address(address: Address) -> str:
+    """``192.0.2.1:443`` or ``[2001:db8::1]:443``, with ``%`` and the interface's number for link-local ones."""
+    host = str(address[0]).partition("%")[0]
+    if len(address) == 2:
+        return f"{host}:{address[1]}"
+    return f"[{host}%{address[3]}]:{address[1]}" if address[3] else f"[{host}]:{address[1]}"
+
+
+def parse_address(text: str) -> Address:
+    """The address that ``show_address`` wrote; ValueError if it did not."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is no address with a port")
+    if not host.startswith("["):
+        return str(ipaddress.IPv4Address(host)), int(port)
+    if not host.endswith("]"):
+        raise ValueError(f"{text!r} is no address with a port")
+    bare, _, scope = host[1:-1].partition("%")
+    return str(ipaddress.IPv6Address(bare)), int(port), 0, int(scope or "0")
+
+
+def family_of(address: Address) -> socket.AddressFamily:
+    """AF_INET or AF_INET6."""
+    return socket.AF_INET if len(address) == 2 else socket.AF_INET6
+
+
+def source_of(address: Address) -> str:
+    """What limits per source go by: an IPv4 address, or the /64 of an IPv6 address."""
+    host = str(address[0])
+    if len(address) == 2:
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex()

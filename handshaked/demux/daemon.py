@@ -1,0 +1,310 @@
+"""``handshaked-demux``: one process, one event loop, no keys, no root.
+
+Shared sockets, applications' sockets, the registry's control socket and the relays' epoll are all read by this loop,
+each a bounded batch at a time. What a datagram means is decided in ``dispatch``; here it is carried out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEvents, Applications
+from handshaked.demux.addresses import Address, parse_address, show_address, source_of
+from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
+from handshaked.demux.following import RegistryFollower
+from handshaked.demux.port import Local, SharedPort
+from handshaked.demux.relay import Relay, RelayBounds, Relays
+from handshaked.demux.routes import Routes
+from handshaked.demux.systemd import notify
+from handshaked.errors import Status, WireError
+from handshaked.quic.answers import CONNECTION_REFUSED, push_close
+from handshaked.registry.delivery import Delivery, Way, parse_delivery
+from handshaked.registry.names import show_alpn
+from handshaked.registry.snapshot import Snapshot
+from handshaked.wire import demux as wire
+from handshaked.wire.family import printable
+
+log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 1.0
+_LOGGED_PER_SECOND = 200
+_PASSED_PER_SECOND = 2000
+# Behind a restart applications need a moment to come back: connections for them wait, at most that long and many.
+_GRACE_SECONDS = 1.5
+_MAX_WAITING = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an administrator may set."""
+
+    control_socket: Path
+    bounds: Bounds = field(default=Bounds())
+    relays: RelayBounds = field(default=RelayBounds())
+    applications: AcceptBounds = field(default=AcceptBounds())
+
+
+class Demux:
+    """Shares the UDP sockets `shared` out among the applications that come to `listener`, and forwards."""
+
+    def __init__(self, settings: Settings, shared: list[socket.socket], listener: socket.socket) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._counts: Counter[str] = Counter()
+        self._routes: Routes[Application, Relay] = Routes()
+        self._dispatcher = Dispatcher(settings.bounds)
+        self._relays = Relays(settings.relays, self._routes)
+        self._relays.on_unreachable = self._unreachable
+        self._applications = Applications(
+            listener,
+            self._routes,
+            settings.applications,
+            ApplicationEvents(self._open_path, self._deliver_waiting, self.metrics),
+        )
+        self._follower = RegistryFollower(settings.control_socket, self._take_over)
+        self._recent: dict[Local, dict[Address, Application | Relay]] = {}
+        self._shared = shared
+        self._ports: list[SharedPort] = []
+        self._waiting: dict[tuple[Address, bytes], tuple[Deliver, Local]] = {}
+        self._grace_ends = float("inf")
+        self._said = self._passed = 0
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stop.set)
+        self._loop.add_reader(self._relays.fileno(), lambda: self._relays.run(time.monotonic()))
+        following = asyncio.create_task(self._follower.run())
+        sweeping = asyncio.create_task(self._sweep())
+        await stop.wait()
+        notify("STOPPING=1")
+        for task in (following, sweeping):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._applications.close()
+
+    def metrics(self) -> str:
+        """Counters and gauges in Prometheus' text format."""
+        lines = [
+            f'handshaked_demux_{kind}_total{{reason="{reason}"}} {count}'
+            for (kind, _, reason), count in sorted((name.partition("/"), count) for name, count in self._counts.items())
+        ]
+        gauges = {
+            "registrations": len(self._dispatcher.snapshot),
+            "registry_connected": int(self._follower.connected),
+            "pending_flows": len(self._dispatcher),
+            "pending_bytes": self._dispatcher.bytes_kept,
+            "relays": len(self._relays),
+            "learned_connection_ids": len(self._routes),
+            "applications": len(self._applications),
+            "accepted_flows": self._applications.held,
+        }
+        return "\n".join([*lines, *(f"handshaked_demux_{name} {value}" for name, value in gauges.items())]) + "\n"
+
+    def _take_over(self, snapshot: Snapshot) -> None:
+        self._dispatcher.snapshot = self._applications.snapshot = snapshot
+        log.debug("%d registrations, generation %d", len(snapshot), snapshot.generation)
+        if not self._ports:
+            self._ports = [
+                SharedPort(sock, self._loop.add_reader, self._receive, self._drained) for sock in self._shared
+            ]
+            log.info("serving %s", ", ".join(show_address(port.address) for port in self._ports))
+            notify("READY=1")
+            self._grace_ends = self._loop.time() + _GRACE_SECONDS
+            self._loop.call_at(self._grace_ends, self._deliver_waiting)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = time.monotonic()
+            self._counts["dropped/expired"] += self._dispatcher.expire(now)
+            self._counts["relays/idle"] += self._relays.sweep(now)
+            self._said = self._passed = 0
+
+    # Datagrams of no flow that has a socket.
+
+    def _receive(self, local: Local, datagram: bytes, peer: Address) -> None:
+        target = self._recent.get(local, {}).get(peer) or self._relays.crowded(local, peer)
+        if target is not None and datagram:
+            self._pass(local, datagram, peer, target)
+            return
+        decision = self._dispatcher.receive(datagram, peer, time.monotonic())
+        self._carry_out(decision, local, datagram, peer)
+
+    def _carry_out(self, decision: Decision, local: Local, datagram: bytes, peer: Address) -> None:
+        if isinstance(decision, Deliver):
+            self._deliver(decision, local, peer)
+        elif isinstance(decision, Answer):
+            self._counts[f"answered/{decision.reason}"] += 1
+            local.send(decision.datagram, peer)
+            self._say("answered", local, peer, answer=decision.reason, reason=decision.detail or None)
+        elif isinstance(decision, Known):
+            self._follow(local, datagram, peer, decision.cid)
+        elif isinstance(decision, Drop):
+            self._counts[f"dropped/{decision.reason}"] += 1
+        else:
+            assert isinstance(decision, Wait)  # noqa: S101 - for the type checker: there is nothing else
+
+    def _drained(self, local: Local) -> None:
+        # Whatever came before the flows' own sockets were connected has been read.
+        self._recent.pop(local, None)
+
+    def _pass(self, local: Local, datagram: bytes, peer: Address, target: Application | Relay) -> None:
+        if isinstance(target, Relay):
+            self._relays.from_client(target, datagram)
+        elif self._passed < _PASSED_PER_SECOND:
+            self._passed += 1
+            self._applications.pass_on(target, wire.Datagram(show_address(peer), local.name, datagram))
+        else:
+            self._counts["dropped/rate"] += 1
+
+    def _follow(self, local: Local, datagram: bytes, peer: Address, cid: bytes | None) -> None:
+        """A connection's client turned up at another address, or a datagram came late."""
+        relay = self._routes.relay_behind_short_header(datagram) if cid is None else self._routes.relay(cid)
+        if relay is not None:
+            path = self._relays.branch(relay, local, peer, source_of(peer), time.monotonic())
+            if path is not None:
+                self._counts["flows/moved"] += 1
+                self._remember(local, peer, path)
+                self._relays.from_client(path, datagram)
+                return
+        application = self._routes.listener(datagram[1:] if cid is None else cid)
+        if application is None:
+            self._counts["dropped/unknown"] += 1
+            return
+        self._counts["datagrams/passed"] += 1
+        self._pass(local, datagram, peer, application)
+
+    def _remember(self, local: Local, peer: Address, target: Application | Relay) -> None:
+        self._recent.setdefault(local, {})[peer] = target
+
+    # New connections.
+
+    def _waits(self, new: Deliver, local: Local, peer: Address) -> bool:
+        """Whether `new` has been put by: its application may not have come back yet."""
+        if self._loop.time() >= self._grace_ends or self._applications.serves(new.registration.name):
+            return False
+        key = (peer, new.header.destination_cid)
+        if key not in self._waiting and len(self._waiting) < _MAX_WAITING:
+            self._waiting[key] = (new, local)
+        return True
+
+    def _deliver_waiting(self, name: str | None = None) -> None:
+        """Deliver what waits for the registration `name`, now that it is served; all, now that the time is up."""
+        if name is None:
+            self._grace_ends = 0.0
+        for key, (new, local) in list(self._waiting.items()):
+            if name in (None, new.registration.name):
+                del self._waiting[key]
+                self._deliver(new, local, key[0])
+
+    def _deliver(self, new: Deliver, local: Local, peer: Address) -> None:
+        delivery = parse_delivery(new.registration.policy.deliver)
+        if delivery.way is not Way.FORWARD and self._waits(new, local, peer):
+            return
+        if delivery.way is Way.FORWARD:
+            target: Application | Relay | None = self._forward(new, local, peer, delivery)
+        else:
+            target = self._hand_over(new, local, peer, relayed=delivery.way is Way.RELAY)
+        outcome = delivery.way.value
+        if target is not None:
+            self._remember(local, peer, target)
+        elif self._applications.may_take(new.registration):
+            outcome = "busy"  # as with a full queue of connections: the client will try again
+        else:
+            outcome = "refused"
+            local.send(push_close(new.header, CONNECTION_REFUSED, "nobody takes it"), peer)
+        self._counts[f"flows/{outcome}"] += 1
+        self._say(
+            outcome,
+            local,
+            peer,
+            registration=new.registration.name,
+            server_name=new.server_name,
+            alpn=show_alpn(new.alpn),
+        )
+
+    def _forward(self, new: Deliver, local: Local, peer: Address, delivery: Delivery) -> Relay | None:
+        target = (delivery.host, delivery.port)
+        proxy = new.registration.policy.proxy_protocol
+        relay = self._relays.forward(local, peer, target, source_of(peer), time.monotonic(), proxy=proxy)
+        if relay is None:
+            return None
+        relay.header = new.header
+        for datagram in new.datagrams:
+            self._relays.from_client(relay, datagram)
+        return relay
+
+    def _hand_over(self, new: Deliver, local: Local, peer: Address, *, relayed: bool) -> Application | Relay | None:
+        end = self._open_end(local, peer, relayed=relayed)
+        if end is None:
+            return None
+        sock, relay = end
+        flow = wire.Flow(
+            peer=show_address(peer),
+            local=local.name,
+            datagrams=new.datagrams,
+            registration=new.registration.name,
+            server_name=new.server_name,
+            alpn=new.alpn,
+            original_cid=new.original_cid,
+            relayed=relay is not None,
+        )
+        with sock:
+            application = self._applications.deliver(new.registration, flow, sock)
+        if application is None and relay is not None:
+            self._relays.close(relay)
+        return application and (relay or application)
+
+    def _open_end(self, local: Local, peer: Address, *, relayed: bool) -> tuple[socket.socket, Relay | None] | None:
+        """What an application gets for `peer`: a socket of the port, or one end of a pair and the relay behind it."""
+        if not relayed and self._applications.held < self._settings.relays.connected:
+            sock = local.open_flow(peer)
+            if sock is not None:
+                return sock, None
+        pair = self._relays.pair(local, peer, source_of(peer), time.monotonic())
+        return None if pair is None else (pair[1], pair[0])
+
+    def _open_path(self, application: Application, sequence: int, path: wire.Path) -> None:
+        try:
+            peer, address = parse_address(path.peer), parse_address(path.local)
+        except ValueError as error:
+            raise WireError(str(error), attribute="peer") from None
+        local = next((found for port in self._ports if (found := port.local(address)) is not None), None)
+        end = None if local is None else self._open_end(local, peer, relayed=self._applications.relayed(application))
+        if local is None or end is None:
+            raise WireError("no socket can be had for that path", status=Status.NO_SUCH, attribute="peer")
+        sock, relay = end
+        with sock:
+            flow = wire.Flow(path.peer, path.local, relayed=relay is not None)
+            if self._applications.hand_over(application, sequence, flow, sock):
+                self._counts["flows/moved"] += 1
+                self._remember(local, peer, relay or application)
+
+    def _unreachable(self, relay: Relay) -> None:
+        self._counts["flows/unreachable"] += 1
+        header = relay.header
+        if header is not None:
+            relay.local.send(push_close(header, CONNECTION_REFUSED, "the server is not there"), relay.peer)
+        self._say("unreachable", relay.local, relay.peer)
+
+    def _say(self, outcome: str, local: Local, peer: Address, **words: str | None) -> None:
+        """A log line, unless there were many in this second."""
+        self._said += 1
+        if self._said > _LOGGED_PER_SECOND or not log.isEnabledFor(logging.INFO):
+            return
+        fields = {"flow": outcome, "local": local.name, "peer": show_address(peer), **words}
+        log.info("%s", " ".join(f"{name}={_word(text)}" for name, text in fields.items() if text is not None))
+
+
+def _word(text: str) -> str:
+    text = printable(text, 400)
+    return text if text and not any(mark in text for mark in ' "=') else '"' + text.replace('"', '\\"') + '"'

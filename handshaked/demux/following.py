@@ -1,0 +1,108 @@
+"""Keeps up with the daemon's registrations, over its control socket. While the daemon is away, the last ones hold."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from handshaked.control.channel import Message, receive_message, send_message
+from handshaked.errors import RefusedError
+from handshaked.registry.delivery import parse_delivery
+from handshaked.registry.registration import Access, Policy, Registration
+from handshaked.registry.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 60.0
+_FIRST_BACKOFF = 0.05
+_LONGEST_BACKOFF = 1.0
+
+
+class RegistryFollower:
+    """Calls `on_snapshot` with each new snapshot of the daemon at the control socket `path`."""
+
+    def __init__(self, path: Path, on_snapshot: Callable[[Snapshot], None]) -> None:
+        self._path = path
+        self._on_snapshot = on_snapshot
+        self._name = os.urandom(8).hex()
+        self.connected = False
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        backoff = _FIRST_BACKOFF
+        while True:
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
+                    sock.connect(os.fspath(self._path))
+                    async for snapshot in self._snapshots(sock):
+                        backoff = _FIRST_BACKOFF
+                        self.connected = True
+                        self._on_snapshot(snapshot)
+            except (OSError, RefusedError) as error:
+                if self.connected or backoff >= _LONGEST_BACKOFF:
+                    log.warning("cannot follow the registrations of %s: %s", self._path, error)
+            self.connected = False
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, _LONGEST_BACKOFF)
+
+    async def _snapshots(self, sock: socket.socket) -> AsyncIterator[Snapshot]:
+        while True:
+            snapshot: Snapshot | None = await self._all(sock)
+            while snapshot is not None:
+                yield snapshot
+                answer = await self._ask(sock, generation=snapshot.generation)
+                if answer["generation"] is None:
+                    snapshot = None
+                elif answer["generation"] != snapshot.generation:
+                    changed = map(_registration, answer["registrations"])
+                    snapshot = snapshot.with_changes(changed, answer["removed"], answer["generation"])
+
+    async def _all(self, sock: socket.socket) -> Snapshot:
+        """All registrations, page by page; from the beginning again if they change meanwhile."""
+        found: list[Registration] = []
+        generation = None
+        while True:
+            answer = await self._ask(sock, after=found[-1].id if found else 0)
+            if generation not in (None, answer["generation"]):
+                found, generation = [], None
+                continue
+            generation = answer["generation"]
+            found += map(_registration, answer["registrations"])
+            if not answer["more"]:
+                return Snapshot(found, generation)
+
+    async def _ask(self, sock: socket.socket, **arguments: int) -> Message:
+        send_message(sock, {"command": "follow", "follower": self._name, **arguments})
+        await asyncio.wait_for(_readable(sock), _ANSWER_SECONDS)
+        received = receive_message(sock)
+        if received is None:
+            raise RefusedError("the daemon closed the connection")
+        if "error" in received[0]:
+            raise RefusedError(str(received[0]["error"]))
+        answer: Message = received[0]["result"]
+        return answer
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
+def _registration(shown: Message) -> Registration:
+    return Registration(
+        id=shown["id"],
+        name=shown["name"],
+        owner=shown["owner"],
+        server_names=tuple(shown["server_names"]),
+        alpns=tuple(map(bytes.fromhex, shown["alpns"])),
+        credentials=(),
+        access=Access(frozenset(shown["uids"]), frozenset(shown["gids"]), shown["kernel"]),
+        policy=Policy(deliver=parse_delivery(shown["deliver"]).text, proxy_protocol=shown["proxy_protocol"]),
+    )

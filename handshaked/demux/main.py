@@ -1,0 +1,151 @@
+"""The command line of ``handshaked-demux``."""
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import resource
+import socket
+import sys
+from pathlib import Path
+
+from handshaked import __version__, directories
+from handshaked.demux.accepting import open_listener
+from handshaked.demux.addresses import Address, parse_address
+from handshaked.demux.daemon import Demux, Settings
+from handshaked.demux.dispatch import Bounds
+from handshaked.demux.port import open_shared
+from handshaked.demux.relay import RelayBounds
+from handshaked.demux.systemd import inherited_sockets
+from handshaked.errors import HandshakedError, RefusedError
+from handshaked.process import LEVELS, forbid_core_dumps, start_logging
+from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_LISTEN = ("0.0.0.0:443", "[::]:443")
+_STATUS_SECONDS = 10.0
+
+
+def main() -> None:
+    """Run the demultiplexer in the foreground, or show how the one that runs does."""
+    arguments = _parser().parse_args()
+    if arguments.status:
+        sys.exit(_show_status(arguments.socket))
+    forbid_core_dumps()
+    start_logging(arguments.log_level, "handshaked-demux")
+    try:
+        _raise_descriptor_limit()
+        asyncio.run(_run(arguments))
+    except (OSError, HandshakedError) as error:
+        log.error("cannot run: %s", error)
+        sys.exit(1)
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    inherited = inherited_sockets()
+    shared = [sock for sock in inherited if sock.family != socket.AF_UNIX]
+    listeners = [sock for sock in inherited if sock.family == socket.AF_UNIX]
+    lock = None if listeners else _lock(arguments.socket)
+    listener = listeners[0] if listeners else open_listener(arguments.socket)
+    if not shared:
+        shared = [open_shared(address) for address in arguments.listen or map(parse_address, _DEFAULT_LISTEN)]
+    settings = Settings(
+        control_socket=arguments.control,
+        bounds=Bounds(retry_from=arguments.retry_from),
+        relays=RelayBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout),
+    )
+    log.info("handshaked-demux %s; registrations come from %s", __version__, arguments.control)
+    await Demux(settings, shared, listener).run()
+    if lock is not None:
+        os.close(lock)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="handshaked-demux",
+        description="Share UDP ports among QUIC servers, by the server names and protocols they registered.",
+    )
+    parser.add_argument("--version", action="version", version=f"handshaked-demux {__version__}")
+    parser.add_argument(
+        "--listen",
+        action="append",
+        type=_address,
+        metavar="ADDRESS:PORT",
+        help=f"where clients come; may be repeated; without it {' and '.join(_DEFAULT_LISTEN)}, or as systemd says",
+    )
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        default=directories.demux_directory() / directories.DEMUX_SOCKET,
+        help="where applications come",
+    )
+    parser.add_argument(
+        "--control",
+        type=Path,
+        default=directories.daemon_directory() / directories.CONTROL_SOCKET,
+        help="handshaked's control socket",
+    )
+    parser.add_argument(
+        "--retry-from",
+        type=int,
+        default=Bounds().retry_from,
+        metavar="N",
+        help="new connections a second from which on clients must prove their address first",
+    )
+    parser.add_argument(
+        "--connected",
+        type=int,
+        default=RelayBounds().connected,
+        metavar="N",
+        help="sockets connected to clients beyond which the shared one is used; docs/demux.md says what it costs",
+    )
+    parser.add_argument("--idle-timeout", type=float, default=RelayBounds().idle_seconds, metavar="SECONDS")
+    parser.add_argument("--status", action="store_true", help="show the counters of the one that runs, and exit")
+    parser.add_argument("--log-level", choices=LEVELS, default="info")
+    return parser
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _lock(path: Path) -> int:
+    """Make sure that this is the only one at `path`."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RefusedError(f"another handshaked-demux runs at {path}") from None
+    return lock
+
+
+def _raise_descriptor_limit() -> None:
+    """Relayed flows take two descriptors each: use what the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _show_status(path: Path) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(_STATUS_SECONDS)
+        try:
+            sock.connect(os.fspath(path))
+            sock.send(push_status(1))
+            answers = [message for _, message in pull_from_demux(sock.recv(MAX_PACKET))]
+        except OSError as error:
+            print(f"handshaked-demux: cannot reach the one at {path}: {error}", file=sys.stderr)
+            return 1
+    for answer in answers:
+        if isinstance(answer, StatusAnswer):
+            print(answer.metrics, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Packet headers as anyone on path can read them (RFC 8999; RFC 9000 section 17; RFC 9369)."""
+
+import re
+from dataclasses import dataclass
+
+from handshaked.errors import Alert, PeerError
+
+VERSION_1 = 1
+VERSION_2 = 0x6B3343CF
+VERSIONS = (VERSION_1, VERSION_2)
+MAX_CID = 20
+"""Longest connection ID of the known versions."""
+SMALLEST_INITIAL = 1200
+"""Smallest datagram that a client may send an Initial packet in (RFC 9000 section 14.1)."""
+_INITIAL_TYPE = {VERSION_1: 0, VERSION_2: 1}
+_LONG = 0x80
+_ZEROS = re.compile(rb"\0*")
+
+
+@dataclass(frozen=True, slots=True)
+class LongHeader:
+    """What a packet with a long header says in every version of QUIC."""
+
+    version: int
+    destination_cid: bytes
+    source_cid: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InitialPacket:
+    """An Initial packet as it stands in a datagram: where its parts are, still protected."""
+
+    version: int
+    destination_cid: bytes
+    source_cid: bytes
+    token: bytes
+    packet: bytes
+    number_offset: int
+
+
+class Reader:
+    """Reads bytes from the front; PeerError(decode_error) when they end too soon."""
+
+    def __init__(self, data: bytes, position: int = 0) -> None:
+        self.data = data
+        self.position = position
+
+    def pull(self, length: int) -> bytes:
+        """The next `length` bytes."""
+        end = self.position + length
+        if end > len(self.data):
+            raise PeerError(Alert.DECODE_ERROR, "a QUIC packet ends before its content")
+        piece = self.data[self.position : end]
+        self.position = end
+        return piece
+
+    def pull_integer(self, length: int) -> int:
+        """The next `length` bytes as a number."""
+        return int.from_bytes(self.pull(length))
+
+    def pull_varint(self) -> int:
+        """A variable-length integer (RFC 9000 section 16)."""
+        first = self.pull_integer(1)
+        length = 1 << (first >> 6)
+        return (first & 0x3F) << (8 * (length - 1)) | self.pull_integer(length - 1)
+
+    def skip_zeros(self) -> int:
+        """Pass over zero bytes; how many bytes are left."""
+        match = _ZEROS.match(self.data, self.position)
+        self.position = match.end() if match is not None else self.position
+        return self.left
+
+    @property
+    def left(self) -> int:
+        """How many bytes are left."""
+        return len(self.data) - self.position
+
+
+def push_varint(value: int) -> bytes:
+    """`value` as a variable-length integer, in its shortest form."""
+    for power in range(4):
+        if value < 1 << (8 << power) - 2:
+            return (power << (8 << power) - 2 | value).to_bytes(1 << power)
+    raise ValueError(f"{value} does not fit a variable-length integer")
+
+
+def pull_long_header(datagram: bytes) -> LongHeader | None:
+    """The long header that `datagram` begins with; None if it is a short one, or cut off."""
+    if len(datagram) < 7 or not datagram[0] & _LONG:
+        return None
+    destination_end = 6 + datagram[5]
+    if destination_end >= len(datagram):
+        return None
+    source_end = destination_end + 1 + datagram[destination_end]
+    if source_end > len(datagram):
+        return None
+    return LongHeader(
+        int.from_bytes(datagram[1:5]), datagram[6:destination_end], datagram[destination_end + 1 : source_end]
+    )
+
+
+def is_initial(datagram: bytes, version: int) -> bool:
+    """Whether the packet with a long header of the known `version` that `datagram` begins with is an Initial."""
+    return datagram[0] >> 4 & 3 == _INITIAL_TYPE[version]
+
+
+def pull_initials(datagram: bytes) -> list[InitialPacket]:
+    """The Initial packets of a known version in `datagram`, up to where it stops making sense.
+
+    "Receivers SHOULD ignore any subsequent packets with a different Destination Connection ID than the first packet
+    in the datagram" (RFC 9000 section 12.2).
+    """
+    packets: list[InitialPacket] = []
+    reader = Reader(datagram)
+    first: LongHeader | None = None
+    while (header := pull_long_header(datagram[reader.position :])) is not None:
+        first = first or header
+        if header.version not in VERSIONS or header.destination_cid != first.destination_cid:
+            break
+        try:
+            packet = _pull_packet(reader, header)
+        except PeerError:
+            break
+        if packet is not None:
+            packets.append(packet)
+    return packets
+
+
+def _pull_packet(reader: Reader, header: LongHeader) -> InitialPacket | None:
+    """The packet behind `header`, None if it is of another type; the reader ends behind it."""
+    if max(len(header.destination_cid), len(header.source_cid)) > MAX_CID:
+        raise PeerError(Alert.DECODE_ERROR, "a connection ID is too long")
+    start = reader.position
+    initial = is_initial(reader.data[start : start + 1], header.version)
+    reader.pull(7 + len(header.destination_cid) + len(header.source_cid))
+    token = reader.pull(reader.pull_varint()) if initial else b""
+    length = reader.pull_varint()
+    number_offset = reader.position - start
+    reader.pull(length)
+    if not initial:
+        return None
+    return InitialPacket(
+        header.version,
+        header.destination_cid,
+        header.source_cid,
+        token,
+        reader.data[start : reader.position],
+        number_offset,
+    )

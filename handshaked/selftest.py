@@ -1,0 +1,134 @@
+"""A real handshake of the daemon with itself, both roles, through the real Unix door: what the watchdog stands on."""
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from handshaked.errors import Status
+from handshaked.events import CryptoData
+from handshaked.model import Outcome, Request, Role
+from handshaked.registry.credentials import load_pem
+from handshaked.registry.store import NewRegistration, Source
+from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
+from handshaked.wire.messages import Done, Start
+
+REGISTRATION = ".self-test"
+SERVER_NAME = "self-test.handshaked.invalid"
+ALPN = b"handshaked-self-test"
+_SECONDS = 5.0
+_UID = os.geteuid()
+_TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
+# RFC 5280 section 4.1.2.5: a certificate without an end. The test must hold whatever the clock says.
+_FROM, _UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """The daemon's own registration, and the certificate that vouches for it."""
+
+    registration: NewRegistration = field(repr=False)
+    anchor: bytes = field(repr=False)
+
+    @classmethod
+    def make(cls, owner: int) -> "SelfTest":
+        """A new one, with a new key, that only `owner` may use."""
+        anchor_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+        anchor = _certificate("handshaked self-test CA", anchor_key, anchor_key, ca=True)
+        leaf = _certificate(SERVER_NAME, key, anchor_key, ca=False)
+        loaded = load_pem(
+            leaf.public_bytes(Encoding.PEM), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        registration = NewRegistration(REGISTRATION, owner, (SERVER_NAME,), (ALPN,), ((loaded, Source()),))
+        return cls(registration, anchor.public_bytes(Encoding.DER))
+
+    async def run(self, handshake_socket: Path) -> str | None:
+        """Do a handshake at `handshake_socket`: None if it was done, else why it was not."""
+        try:
+            client = HandshakeClient(handshake_socket)
+            try:
+                return await asyncio.wait_for(_Exchange(client, self.anchor).finished, _SECONDS)
+            finally:
+                client.close()
+        except TimeoutError:
+            return f"no answer within {_SECONDS:g} s"
+        except OSError as error:
+            return f"{handshake_socket}: {error.strerror or error}"
+
+
+class _Exchange:
+    """Two handshakes in the daemon's hands, each the other's peer."""
+
+    def __init__(self, client: HandshakeClient, anchor: bytes) -> None:
+        self.finished: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._outcomes: dict[Role, Outcome] = {}
+        server = Start(
+            role=Role.SERVER,
+            timeout=_SECONDS,
+            alpns=(ALPN,),
+            registration=REGISTRATION,
+            transport_parameters=_TRANSPORT_PARAMETERS,
+        )
+        asking = Start(
+            role=Role.CLIENT,
+            timeout=_SECONDS,
+            alpns=(ALPN,),
+            server_name=SERVER_NAME,
+            transport_parameters=_TRANSPORT_PARAMETERS,
+            trust_anchors=(anchor,),
+        )
+        self._sides: dict[Role, PendingHandshake] = {}
+        self._sides[Role.SERVER] = client.start(server, lambda message: self._on_message(Role.SERVER, message))
+        self._sides[Role.CLIENT] = client.start(asking, lambda message: self._on_message(Role.CLIENT, message))
+
+    def _on_message(self, role: Role, message: Message) -> None:
+        if isinstance(message, CryptoData):
+            self._sides[Role.SERVER if role is Role.CLIENT else Role.CLIENT].receive(message.level, message.data)
+        elif isinstance(message, Done):
+            self._outcomes[role] = message.outcome
+            failed = message.outcome.status != Status.OK
+            if (failed or len(self._outcomes) == 2) and not self.finished.done():
+                self.finished.set_result(f"{role.name.lower()}: {message.outcome.reason}" if failed else None)
+
+
+def is_self_test(request: Request) -> bool:
+    """Whether `request` is the daemon's own."""
+    return request.caller.uid == _UID and (request.registration == REGISTRATION or request.server_name == SERVER_NAME)
+
+
+def _certificate(
+    name: str, key: ec.EllipticCurvePrivateKey, issuer_key: ec.EllipticCurvePrivateKey, *, ca: bool
+) -> x509.Certificate:
+    issuer = name if ca else "handshaked self-test CA"
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_FROM)
+        .not_valid_after(_UNTIL)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+    )
+    if ca:
+        usage = x509.KeyUsage(
+            digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
+            key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
+            decipher_only=False,
+        )  # fmt: skip
+        builder = builder.add_extension(usage, critical=True)
+    else:
+        names = x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)])
+        builder = builder.add_extension(names, critical=False).add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+        )
+    return builder.sign(issuer_key, hashes.SHA256())

@@ -1,0 +1,258 @@
+"""An aioquic server behind ``handshaked-demux``: ``listen`` gives it the connections of a registration.
+
+Each connection has a UDP socket of its own, connected to its peer; aioquic's server sees one transport that picks
+the socket by the peer's address. Keys stay in the daemon, as with ``handshaked.shim.aioquic.serve``. As that module
+does, this one touches private members of aioquic: where connection IDs are made, and where connections end.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from aioquic.asyncio.protocol import QuicConnectionProtocol, QuicStreamHandler
+from aioquic.asyncio.server import QuicServer
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import NetworkAddress, QuicConnection
+
+from handshaked.demux.addresses import Address, parse_address
+from handshaked.shim.aioquic import Options, create_adapted, server_configuration
+from handshaked.shim.client import HandshakeClient
+from handshaked.shim.listening import DemuxClient
+from handshaked.wire.demux import Datagram, Flow
+
+_CID_LENGTH = 12  # a route and eight bytes that tell connections apart
+_BATCH = 32
+_MAX_HELD = 8
+_MAX_DATAGRAM = 65536
+
+
+async def listen(
+    registration: str,
+    *,
+    configuration: QuicConfiguration,
+    client: HandshakeClient,
+    path: Path | None = None,
+    create_protocol: Callable[..., QuicConnectionProtocol] = QuicConnectionProtocol,
+    stream_handler: QuicStreamHandler | None = None,
+    early_data: bytes | None = None,
+) -> "DemuxServer":
+    """Serve the connections for `registration` on the port that the demultiplexer at `path` shares.
+
+    Handshakes are done by the daemon that `client` talks to; `early_data` as with ``handshaked.shim.aioquic.serve``.
+    OSError if the demultiplexer cannot be reached, or if
+    it refuses: there is no such registration, or not for this user.
+    """
+    server_side = server_configuration(configuration, _CID_LENGTH)
+    server = DemuxServer(registration, server_side, client, path, create_protocol, early_data)
+    await server.start(stream_handler)
+    return server
+
+
+class DemuxServer:
+    """What ``listen`` returns."""
+
+    def __init__(
+        self,
+        registration: str,
+        configuration: QuicConfiguration,
+        client: HandshakeClient,
+        path: Path | None,
+        create_protocol: Callable[..., QuicConnectionProtocol],
+        early_data: bytes | None,
+    ) -> None:
+        self._create = partial(create_adapted, create_protocol, client, Options(registration, (), early_data))
+        self._configuration = configuration
+        self._demux = DemuxClient((registration,), self._on_flow, self._on_datagram, path)
+        self._sockets: dict[Address, socket.socket] = {}
+        self._users: dict[Address, set[QuicConnectionProtocol]] = {}
+        self._peers: dict[QuicConnectionProtocol, set[Address]] = {}
+        self._held: dict[Address, deque[bytes]] = {}
+        self._handling: Address | None = None
+        self._loop = asyncio.get_running_loop()
+        self._server: _Server | None = None
+
+    async def start(self, stream_handler: QuicStreamHandler | None) -> None:
+        """Begin to serve."""
+        self._server = _Server(
+            self._ended,
+            configuration=self._configuration,
+            create_protocol=self._create_protocol,
+            stream_handler=stream_handler,
+        )
+        self._server.connection_made(_Transport(self))
+        await self._demux.start()
+
+    def close(self) -> None:
+        """Take no more connections, and close those there are."""
+        self._demux.close()
+        if self._server is not None:
+            self._server.close()
+        for peer in list(self._sockets):
+            self._release(peer)
+
+    def send(self, datagram: bytes, peer: Address) -> None:
+        """Send `datagram` to `peer` on its socket."""
+        sock = self._sockets.get(peer)
+        if sock is None:
+            held = self._held.get(peer)
+            if held is not None:
+                held.append(datagram)
+            return
+        try:
+            sock.send(datagram)
+        except OSError:
+            return  # as if lost on the way
+
+    def _create_protocol(
+        self, connection: QuicConnection, stream_handler: QuicStreamHandler | None = None
+    ) -> QuicConnectionProtocol:
+        protocol = self._create(connection, stream_handler)
+        _route_connection_ids(cast("Any", connection), self._demux.route or b"")
+        if self._handling is not None:
+            self._note_use(self._handling, protocol)
+        return protocol
+
+    def _note_use(self, peer: Address, protocol: QuicConnectionProtocol) -> None:
+        self._users.setdefault(peer, set()).add(protocol)
+        self._peers.setdefault(protocol, set()).add(peer)
+
+    def _on_flow(self, flow: Flow, sock: socket.socket) -> None:
+        peer = parse_address(flow.peer)
+        if peer in self._sockets:
+            # The one there is stays: it gets what the kernel delivers.
+            sock.close()
+            self._demux.release()
+        else:
+            self._sockets[peer] = sock
+            self._loop.add_reader(sock, self._read, peer, sock)
+        for datagram in flow.datagrams:
+            self._receive(datagram, peer, flow.original_cid)
+        for datagram in self._held.pop(peer, ()):
+            self.send(datagram, peer)
+        if not self._users.get(peer):
+            self._release(peer)
+
+    def _on_datagram(self, message: Datagram) -> None:
+        peer = parse_address(message.peer)
+        if peer in self._sockets:  # it came before its connection's socket was there
+            self._receive(message.datagram, peer, None)
+            return
+        protocol = self._server.connection_of(message.datagram) if self._server is not None else None
+        if protocol is None:
+            return
+        self._note_use(peer, protocol)
+        if peer not in self._held:
+            self._held[peer] = deque(maxlen=_MAX_HELD)
+            self._demux.ask_for_path(message.peer, message.local)
+        self._receive(message.datagram, peer, None)
+
+    def _read(self, peer: Address, sock: socket.socket) -> None:
+        for _ in range(_BATCH):
+            try:
+                datagram = sock.recv(_MAX_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # what an ICMP message says of an earlier datagram
+            if not datagram and sock.family == socket.AF_UNIX:
+                self._loop.remove_reader(sock)  # the demultiplexer is gone, and with it this flow
+                return
+            self._receive(datagram, peer, None)
+            if sock.fileno() < 0:
+                return
+
+    def _receive(self, datagram: bytes, peer: Address, original_cid: bytes | None) -> None:
+        if self._server is None:
+            return
+        self._handling = peer
+        try:
+            self._server.receive(datagram, peer, original_cid)
+        finally:
+            self._handling = None
+
+    def _ended(self, protocol: QuicConnectionProtocol) -> None:
+        for peer in self._peers.pop(protocol, ()):
+            users = self._users.get(peer, set())
+            users.discard(protocol)
+            if not users:
+                self._release(peer)
+
+    def _release(self, peer: Address) -> None:
+        self._users.pop(peer, None)
+        self._held.pop(peer, None)
+        sock = self._sockets.pop(peer, None)
+        if sock is not None:
+            self._loop.remove_reader(sock)
+            sock.close()
+            self._demux.release()
+
+
+def _route_connection_ids(quic: Any, route: bytes) -> None:
+    """Have all connection IDs that `quic` gives out, those to come included, begin with `route`."""
+    replenish = quic._replenish_connection_ids
+
+    def routed(connection_id: bytes) -> bytes:
+        return route + connection_id[len(route) :]
+
+    def replenish_routed() -> None:
+        known = len(quic._host_cids)
+        replenish()
+        for added in quic._host_cids[known:]:
+            added.cid = routed(added.cid)
+
+    first = quic._host_cids[0]
+    first.cid = quic.host_cid = quic._local_initial_source_connection_id = routed(first.cid)
+    quic._replenish_connection_ids = replenish_routed
+
+
+class _Server(QuicServer):
+    """aioquic's server; tells of connections that ended, and takes Retries that the demultiplexer has done."""
+
+    def __init__(self, on_ended: Callable[[QuicConnectionProtocol], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._on_ended = on_ended
+
+    def receive(self, datagram: bytes, peer: NetworkAddress, original_cid: bytes | None) -> None:
+        """Take in a datagram of a client that was sent a Retry if `original_cid` is set."""
+        self._retry = cast("Any", None if original_cid is None else _Retried(original_cid))
+        self.datagram_received(datagram, peer)
+
+    def connection_of(self, datagram: bytes) -> QuicConnectionProtocol | None:
+        """The connection that `datagram` belongs to."""
+        if datagram[0] & 0x80:
+            return self._protocols.get(datagram[6 : 6 + datagram[5]]) if len(datagram) > 6 else None
+        return self._protocols.get(datagram[1 : 1 + _CID_LENGTH])
+
+    def _connection_terminated(self, protocol: QuicConnectionProtocol) -> None:
+        super()._connection_terminated(protocol)
+        self._on_ended(protocol)
+
+
+class _Retried:
+    """Stands where aioquic has its handler of Retry tokens; the demultiplexer has checked the token."""
+
+    def __init__(self, original_cid: bytes) -> None:
+        self._original_cid = original_cid
+
+    def validate_token(self, **_: object) -> bytes:
+        """The destination connection ID of the client's very first Initial."""
+        return self._original_cid
+
+
+class _Transport(asyncio.DatagramTransport):
+    """What aioquic sends on."""
+
+    def __init__(self, server: DemuxServer) -> None:
+        super().__init__()
+        self._server = server
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        """Send to `addr`."""
+        self._server.send(data, addr)
+
+    def close(self) -> None:
+        """The sockets are closed by their owner."""

@@ -1,0 +1,207 @@
+"""What an application does to be given connections by ``handshaked-demux``, whatever QUIC stack it has; for asyncio.
+
+The demultiplexer may restart: what was accepted lives on, and this end comes back to it by itself, with the same
+route, so that connection IDs stay good.
+"""
+
+import array
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from handshaked import directories
+from handshaked.errors import FramingError
+from handshaked.wire.demux import (
+    MAX_PACKET,
+    Datagram,
+    Flow,
+    FromDemux,
+    Listen,
+    Listening,
+    Release,
+    pull_from_demux,
+    push_listen,
+    push_path,
+    push_release,
+)
+from handshaked.wire.demux import Path as FlowPath
+from handshaked.wire.messages import Refused
+
+log = logging.getLogger(__name__)
+
+_FIRST_BACKOFF = 0.02
+_LONGEST_BACKOFF = 0.5
+
+
+def default_socket() -> Path:
+    """Where the demultiplexer listens, if nothing else is said."""
+    return directories.demux_directory() / directories.DEMUX_SOCKET
+
+
+class DemuxClient:
+    """Serves `registrations`: `on_flow` gets each new connection, or new path, with its socket, which is its own.
+
+    `on_datagram` gets datagrams of existing connections that came from elsewhere. Connection IDs must begin with
+    ``route``.
+    """
+
+    def __init__(
+        self,
+        registrations: tuple[str, ...],
+        on_flow: Callable[[Flow, socket.socket], None],
+        on_datagram: Callable[[Datagram], None] = lambda _: None,
+        path: Path | None = None,
+    ) -> None:
+        self.route: bytes | None = None
+        self.held = 0
+        self._registrations = registrations
+        self._on_flow = on_flow
+        self._on_datagram = on_datagram
+        self._path = path or default_socket()
+        self._loop = asyncio.get_running_loop()
+        self._sequences = count(1)
+        self._sock: socket.socket | None = None
+        self._backoff = _FIRST_BACKOFF
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._reconnection: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def start(self) -> None:
+        """Begin; returns when the demultiplexer has agreed. OSError if it cannot be reached, or refuses."""
+        self._connect()
+        try:
+            await asyncio.gather(*self._listen())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Take no more connections; those that were accepted are the application's."""
+        self._closed = True
+        if self._reconnection is not None:
+            self._reconnection.cancel()
+        self._disconnect()
+
+    def release(self) -> None:
+        """Tell that a flow's socket was closed."""
+        self.held -= 1
+        self._send(push_release(Release(1)))
+
+    def ask_for_path(self, peer: str, local: str) -> None:
+        """Ask for a socket for `peer`; it comes as a flow."""
+        self._send(push_path(next(self._sequences), FlowPath(peer, local)))
+
+    def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect(os.fspath(self._path))
+        except OSError:
+            sock.close()
+            raise
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop.add_reader(sock, self._read)
+
+    def _listen(self) -> list[asyncio.Future[None]]:
+        futures = []
+        for registration in self._registrations:
+            sequence = next(self._sequences)
+            future = self._waiting[sequence] = self._loop.create_future()
+            futures.append(future)
+            self._send(push_listen(sequence, Listen(registration, self.route, self.held)))
+        return futures
+
+    def _read(self) -> None:
+        if self._sock is None:
+            return
+        try:
+            packet, control, _, _ = self._sock.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4 * 4), socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet, control = b"", []
+        sockets = [
+            socket.socket(fileno=descriptor)
+            for level, kind, payload in control
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+            for descriptor in array.array("i", payload)
+        ]
+        if not packet:
+            self._lose()
+            return
+        try:
+            for sequence, message in pull_from_demux(packet):
+                self._handle(sequence, message, sockets)
+        except FramingError as error:
+            log.error("the demultiplexer's packet falls apart: %s", error.reason)
+            self._lose()
+        for sock in sockets:
+            sock.close()
+
+    def _handle(self, sequence: int, message: FromDemux, sockets: list[socket.socket]) -> None:
+        if isinstance(message, Flow) and sockets:
+            sock = sockets.pop(0)
+            sock.setblocking(False)
+            self.held += 1
+            self._on_flow(message, sock)
+        elif isinstance(message, Datagram):
+            self._on_datagram(message)
+        elif isinstance(message, Listening):
+            self.route = message.route
+            self._backoff = _FIRST_BACKOFF
+            self._answer(sequence, None)
+        elif isinstance(message, Refused):
+            self._answer(sequence, PermissionError(message.error.status, message.error.reason))
+
+    def _answer(self, sequence: int, error: OSError | None) -> None:
+        future = self._waiting.pop(sequence, None)
+        if future is None or future.done():
+            if error is not None:
+                log.warning("the demultiplexer refuses: %s", error.strerror)
+        elif error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    def _send(self, packet: bytes) -> None:
+        if self._sock is None:
+            return
+        try:
+            self._sock.send(packet, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            log.debug("the demultiplexer does not listen: %s", error)
+
+    def _disconnect(self) -> None:
+        if self._sock is not None:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+            self._sock = None
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(ConnectionResetError("the demultiplexer went away"))
+        self._waiting.clear()
+
+    def _lose(self) -> None:
+        self._disconnect()
+        if not self._closed:
+            self._reconnection = self._loop.call_later(self._backoff, self._reconnect)
+            self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
+
+    def _reconnect(self) -> None:
+        try:
+            self._connect()
+        except OSError:
+            self._lose()
+            return
+        for future in self._listen():
+            future.add_done_callback(self._listened_again)
+
+    def _listened_again(self, future: asyncio.Future[None]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not self._closed:
+            log.warning("cannot listen at the demultiplexer again: %s", error)
+            self._lose()

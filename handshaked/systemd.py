@@ -1,0 +1,50 @@
+"""What systemd and a service tell each other: sockets passed on (sd_listen_fds(3)), states (sd_notify(3))."""
+
+import os
+import socket
+import time
+
+_FIRST_DESCRIPTOR = 3
+
+
+def listening_sockets() -> dict[str, socket.socket]:
+    """The sockets that systemd has opened for this process: by the name of their unit's file descriptor, and those
+    that are bound to a path by the last part of the path too. The environment forgets them.
+    """
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()):
+        return {}
+    found: dict[str, socket.socket] = {}
+    for index in range(int(count)):
+        sock = socket.socket(fileno=_FIRST_DESCRIPTOR + index)
+        sock.set_inheritable(False)
+        address = sock.getsockname()
+        if isinstance(address, str) and address:
+            found[os.path.basename(address)] = sock
+        elif index < len(names):
+            found[names[index]] = sock
+    return found
+
+
+def notify(**states: str) -> None:
+    """Tell systemd of `states`, if it wants to know: ``notify(READY="1", STATUS="..")``."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    message = "\n".join(f"{name}={value}" for name, value in states.items())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(message.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+
+def notify_reloading() -> None:
+    """Tell systemd that a reload begins; READY ends it."""
+    notify(RELOADING="1", MONOTONIC_USEC=str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000))
+
+
+def watchdog_interval() -> float | None:
+    """How often, in seconds, systemd wants to hear WATCHDOG=1 at the least; None: it does not."""
+    microseconds, pid = os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID")
+    if not microseconds or pid not in (None, "", str(os.getpid())):
+        return None
+    return int(microseconds) / 1e6

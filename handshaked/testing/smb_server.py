@@ -1,0 +1,107 @@
+"""A server behind the demultiplexer that speaks as SMB over QUIC does: messages in frames of a zero and three bytes of
+length ([MS-SMB2] section 2.1). It echoes each, behind the name of the registration that the connection came by.
+
+Prints ``ready`` once it listens; without ``--demux`` it serves a port of its own, and prints that. As root it drops
+to ``--user`` and ``--group`` before it serves anybody.
+"""
+
+import argparse
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import QuicEvent, StreamDataReceived
+
+from handshaked.shim import HandshakeClient
+from handshaked.shim.aioquic import outcome_of, serve
+from handshaked.shim.aioquic_server import listen
+
+MAX_FRAME = 0xFFFFFF
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A UDP port that nobody uses at `host`."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+def push_frame(payload: bytes) -> bytes:
+    """`payload` in a frame."""
+    return len(payload).to_bytes(4) + payload
+
+
+def pull_frames(buffer: bytearray) -> list[bytes]:
+    """The whole frames that `buffer` begins with; they are taken from it. ValueError for what is no frame."""
+    frames = []
+    while len(buffer) >= 4:
+        if buffer[0]:
+            raise ValueError("a frame begins with zero")
+        end = 4 + int.from_bytes(buffer[1:4])
+        if len(buffer) < end:
+            break
+        frames.append(bytes(buffer[4:end]))
+        del buffer[:end]
+    return frames
+
+
+class SmbProtocol(QuicConnectionProtocol):
+    """Echoes the frames of each stream."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type] # passed on as they come
+        self._buffers: dict[int, bytearray] = {}
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        """Take in stream data."""
+        if not isinstance(event, StreamDataReceived) or event.stream_id & 2:  # one-way streams have no way back
+            return
+        buffer = self._buffers.setdefault(event.stream_id, bytearray())
+        buffer += event.data
+        outcome = outcome_of(self)
+        name = (outcome.registration or "") if outcome is not None else ""
+        answer = b"".join(push_frame(f"{name}:".encode() + payload) for payload in pull_frames(buffer))
+        if answer or event.end_stream:
+            self._quic.send_stream_data(event.stream_id, answer, event.end_stream)
+
+
+async def run(daemon: Path, demux: Path | None, registrations: list[str], user: int | None, groups: list[int]) -> None:
+    """Serve `registrations` until cancelled; without `demux`, all that may be served, at a port of its own."""
+    if user is not None:
+        os.setgroups(groups)
+        os.setgid(user)
+        os.setuid(user)
+    client = HandshakeClient(daemon)
+    configuration = QuicConfiguration(is_client=False)
+    if demux is None:
+        port = free_port()
+        await serve("127.0.0.1", port, configuration=configuration, client=client, create_protocol=SmbProtocol)
+        print(port, flush=True)
+        await asyncio.Event().wait()
+    servers = [
+        await listen(registration, configuration=configuration, client=client, path=demux, create_protocol=SmbProtocol)
+        for registration in registrations
+    ]
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+    for server in servers:
+        server.close()
+
+
+def main() -> None:
+    """Run the server in the foreground."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--daemon", type=Path, required=True)
+    parser.add_argument("--demux", type=Path)
+    parser.add_argument("--user", type=int)
+    parser.add_argument("--group", type=int, action="append", default=[])
+    parser.add_argument("registrations", nargs="*", metavar="REGISTRATION")
+    arguments = parser.parse_args()
+    asyncio.run(run(arguments.daemon, arguments.demux, arguments.registrations, arguments.user, arguments.group))
+
+
+if __name__ == "__main__":
+    main()

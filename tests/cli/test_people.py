@@ -1,0 +1,224 @@
+"""handshakectl for people: what status, monitor, top, test and doctor say, and that colours are for terminals."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from handshaked.cli.watching import chart
+from handshaked.model import Role
+from handshaked.shim.client import BlockingClient
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.wire.messages import Start
+
+PROGRAM = Path(sys.executable).with_name("handshakectl")
+NAME = "www.example.com"
+
+
+@pytest.fixture
+def daemon(public_directory: Path) -> Iterator[RunningDaemon]:
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def web(daemon: RunningDaemon, tmp_path: Path) -> Authority:
+    """The authority of the registration web."""
+    authority = Authority(tmp_path)
+    issued = authority.issue(NAME)
+    daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
+    return authority
+
+
+def run(daemon: RunningDaemon, *words: str, status: int = 0) -> str:
+    """What a command prints, in a pipe."""
+    command = [str(PROGRAM), words[0], f"--socket={daemon.control_socket}", *words[1:]]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert process.returncode == status, process.stdout + process.stderr
+    return process.stdout + process.stderr
+
+
+def run_on_terminal(daemon: RunningDaemon, *words: str, **environment: str) -> str:
+    """What a command prints on a terminal."""
+    ours, theirs = pty.openpty()
+    command = [str(PROGRAM), words[0], f"--socket={daemon.control_socket}", *words[1:]]
+    with subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, stdin=theirs, env={**os.environ, "TERM": "xterm-256color", **environment}
+    ) as process:
+        os.close(theirs)
+        said = b""
+        try:
+            while part := os.read(ours, 65536):
+                said += part
+        except OSError:  # the terminal's other end is closed
+            pass
+        process.wait(60)
+    os.close(ours)
+    return said.decode()
+
+
+def fail(daemon: RunningDaemon, count: int) -> None:
+    with BlockingClient(daemon.handshake_socket) as door:
+        for _ in range(count):
+            door.start(Start(role=Role.CLIENT))
+
+
+@pytest.mark.parametrize("words", [("status",), ("list",), ("explain", "--server-name", NAME, "--alpn", "h3")])
+def test_colours_are_for_terminals(daemon: RunningDaemon, web: Authority, words: tuple[str, ...]) -> None:
+    assert "\x1b[" not in run(daemon, *words)
+    assert "\x1b[" in run_on_terminal(daemon, *words)
+    assert "\x1b[3" not in run_on_terminal(daemon, *words, NO_COLOR="1")
+
+
+def test_status_tells_what_is_wrong(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:
+    said = run(daemon, "status")
+    assert "self-test:      ok" in said
+    assert "1 of 1 answer" in said
+    (tmp_path / f"{NAME}-ecdsa-p256.key").write_text("nonsense")
+    run(daemon, "reload", status=1)
+    assert "no readable private key" in run(daemon, "status", status=1)
+
+
+def test_certificates_that_end_soon_are_shown(daemon: RunningDaemon, tmp_path: Path) -> None:
+    soon = Authority(tmp_path).issue(NAME, valid=(-1, 5))
+    daemon.register("soon", (soon.certificate, soon.key), alpns=["h3"])
+    assert "soon: certificate 'CN=www.example.com' ends in 4 days" in run(daemon, "status")
+    assert "soon" in run(daemon, "doctor")
+
+
+def test_a_test_is_a_real_handshake(daemon: RunningDaemon, web: Authority) -> None:
+    said = run(daemon, "test", "web", "--ca", str(web.root))
+    assert said.splitlines()[-1] == "ok"
+    result = json.loads(run(daemon, "test", "web", "--ca", str(web.root), "--json"))
+    assert (result["done"], result["registered"], result["verified"]) == (True, True, True)
+
+
+def test_a_test_tells_what_clients_would_refuse(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path, "another CA")
+    said = run(daemon, "test", "web", "--ca", str(other.root), status=1)
+    assert "handshake:      done" in said
+    assert "verified:       no: " in said
+    assert "no registration serves" in run(daemon, "test", "web", "--server-name", "other.example.org", status=1)
+    assert "no registration 'nothing'" in run(daemon, "test", "nothing", status=1)
+
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from aioquic.quic.configuration import QuicConfiguration
+from handshaked.shim.aioquic import serve
+from handshaked.shim.client import HandshakeClient
+
+async def main():
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
+    client = HandshakeClient(Path(sys.argv[1]))
+    server = await serve("127.0.0.1", 0, configuration=configuration, client=client)
+    print(server._transport.get_extra_info("sockname")[1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_a_test_connects_to_a_server(daemon: RunningDaemon, web: Authority) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(daemon.handshake_socket)], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    try:
+        port = server.stdout.readline().strip()
+        said = run(daemon, "test", "web", "--ca", str(web.root), "--connect", f"127.0.0.1:{port}")
+        assert "that of web" in said
+        assert said.splitlines()[-1] == "ok"
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_monitor_shows_what_ends(daemon: RunningDaemon) -> None:
+    command = [str(PROGRAM), "monitor", f"--socket={daemon.control_socket}", "--failed", "--count=2", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
+        while monitor.poll() is None:
+            fail(daemon, 2)
+        assert monitor.stdout is not None
+        events = [json.loads(line) for line in monitor.stdout]
+    assert [event["outcome"] for event in events] == ["failed", "failed"]
+    assert monitor.returncode == 0
+    assert "FAILED client" in run(daemon, "recent", "--failed", "--limit", "3")
+
+
+def test_top_counts(daemon: RunningDaemon, web: Authority) -> None:
+    fail(daemon, 3)
+    daemon.wait_until(lambda: daemon.ask("status")["handshakes"]["failed"] == 3)
+    run(daemon, "test", "web", "--ca", str(web.root))
+    daemon.wait_until(lambda: daemon.ask("status")["handshakes"]["succeeded"] == 2)
+    result = json.loads(run(daemon, "top", "--json"))
+    assert (result["succeeded"], result["failed"]) == (2, 3)
+    assert sum(result["failures_by_reason"].values()) == 3
+    assert result["handshakes_by_registration"]["web"] == 1
+    assert result["latency_ms"]["p50"] > 0
+    assert "failures by reason" in run(daemon, "top", "--once")
+
+
+def test_top_lives_on_a_terminal(daemon: RunningDaemon) -> None:
+    ours, theirs = pty.openpty()
+    command = [str(PROGRAM), "top", f"--socket={daemon.control_socket}", "--interval=0.1"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as process:
+        os.close(theirs)
+        said = b""
+        while b"handshakes/s" not in said or b"p99" not in said:
+            said += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    os.close(ours)
+
+
+def test_the_chart_is_as_high_as_its_highest() -> None:
+    assert chart(deque([0, 1, 4, 8])) == " ▁▄█"
+    assert chart(deque([0])) == " "
+
+
+def test_the_doctor_finds_nothing_wrong(daemon: RunningDaemon, web: Authority) -> None:
+    findings = json.loads(run(daemon, "doctor", "--json"))["findings"]
+    assert not [finding for finding in findings if finding["level"] == "fault"]
+    assert any("handshakes with itself" in finding["what"] for finding in findings)
+    assert all(finding["mend"] for finding in findings if finding["level"] != "ok")
+
+
+def test_the_doctor_tells_what_is_wrong_and_how_to_mend_it(
+    daemon: RunningDaemon, web: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / f"{NAME}-ecdsa-p256.key").unlink()
+    run(daemon, "reload", status=1)
+    daemon.handshake_socket.chmod(0o600)
+    findings = json.loads(run(daemon, "doctor", "--json", status=1))["findings"]
+    [fault] = [finding for finding in findings if finding["level"] == "fault"]
+    assert "No such file" in fault["what"]
+    assert "handshakectl reload" in fault["mend"]
+    assert any("not everyone may connect" in finding["what"] for finding in findings)
+
+
+def test_the_doctor_of_a_daemon_that_is_not_there(tmp_path: Path) -> None:
+    command = [str(PROGRAM), "doctor", f"--socket={tmp_path}/control.sock"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert process.returncode == 1
+    assert "cannot reach the daemon" in process.stdout
+    assert "systemctl start handshaked.socket" in process.stdout
+
+
+def test_grants_come_and_go(daemon: RunningDaemon) -> None:
+    assert run(daemon, "grant", "--user=bin", "--alpn=smb", "--server-name=*.example.com") == "grant 1\n"
+    assert "user 2" in run(daemon, "grants")
+    run(daemon, "revoke", "1")
+    assert "no grant 1" in run(daemon, "revoke", "1", status=1)
+    assert "no user" in run(daemon, "grant", "--user=no-such-user", "--alpn=smb", status=1)
+    assert "for a user or for a group" in run(daemon, "grant", "--alpn=smb", status=1)

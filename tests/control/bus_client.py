@@ -1,0 +1,94 @@
+"""A client on the bus, a program of its own so that it can be anybody: steps come in as JSON, answers go out so.
+
+A step has ``member`` with ``path``, ``interface``, ``kinds`` (signatures), ``body``, ``files`` (paths to open); or
+``wait`` with the name of a signal, and maybe its ``path``. An answer is the body, ``{"error": name, "text": ..}``, or
+the signal's body.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import MessageType
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+NAME = "org.handshaked.Handshaked1"
+
+
+async def main() -> None:
+    """Become the user, and take the steps."""
+    uid = int(sys.argv[2])
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+    bus = await MessageBus(bus_address=sys.argv[1], negotiate_unix_fd=True).connect()
+    signals: asyncio.Queue[Message] = asyncio.Queue()
+
+    def note(message: Message) -> bool:
+        if message.message_type is MessageType.SIGNAL and message.path.startswith("/org/handshaked"):
+            signals.put_nowait(message)
+        return False
+
+    bus.add_message_handler(note)
+    answers = []
+    for step in json.load(sys.stdin):
+        if "wait" in step:
+            message = await asyncio.wait_for(signals.get(), 20)
+            while message.member != step["wait"] or step.get("path") not in (None, message.path):
+                message = await asyncio.wait_for(signals.get(), 20)
+            answers.append(plain(message.body))
+        else:
+            answers.append(await call(bus, step))
+    print(json.dumps(answers))
+
+
+async def call(bus: MessageBus, step: dict[str, Any]) -> Any:
+    """The answer to one call."""
+    files = [os.open(path, os.O_RDONLY) for path in step.get("files", [])]
+    body = [
+        variants(value) if kind == "a{sv}" else value
+        for kind, value in zip(step.get("kinds", []), step.get("body", []), strict=True)
+    ]
+    reply = await bus.call(
+        Message(
+            destination=step.get("destination", NAME),
+            path=step.get("path", "/org/handshaked/Handshaked1"),
+            interface=step.get("interface", "org.handshaked.Handshaked1.Manager"),
+            member=step["member"],
+            signature="".join(step.get("kinds", [])),
+            body=body,
+            unix_fds=files,
+        )
+    )
+    assert reply is not None
+    if reply.message_type is MessageType.ERROR:
+        return {"error": reply.error_name, "text": reply.body[0] if reply.body else ""}
+    return plain(reply.body)
+
+
+def variants(values: dict[str, Any]) -> dict[str, Variant]:
+    """`values`, each with its signature."""
+    return {name: Variant(signature(value), value) for name, value in values.items()}
+
+
+def signature(value: Any) -> str:
+    """The signature of `value`."""
+    if isinstance(value, list):
+        return "aa{ss}" if value and isinstance(value[0], dict) else "as"
+    return {bool: "b", int: "x", str: "s"}[type(value)]
+
+
+def plain(value: Any) -> Any:
+    """`value` without variants."""
+    if isinstance(value, Variant):
+        return plain(value.value)
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list) else value
+
+
+asyncio.run(main())

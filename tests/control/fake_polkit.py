@@ -1,0 +1,26 @@
+"""A polkit that says the same to everything, and prints what it was asked."""
+
+import asyncio
+import sys
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.message import Message
+
+
+async def main() -> None:
+    """Answer until the bus goes away."""
+    bus = await MessageBus(bus_address=sys.argv[1]).connect()
+
+    def answer(message: Message) -> Message | None:
+        if message.member != "CheckAuthorization":
+            return None
+        print(message.body[1], flush=True)
+        return Message.new_method_return(message, "(bba{ss})", [[sys.argv[2] == "True", False, {}]])
+
+    bus.add_message_handler(answer)
+    await bus.request_name("org.freedesktop.PolicyKit1")
+    print("ready", flush=True)
+    await bus.wait_for_disconnect()
+
+
+asyncio.run(main())

@@ -1,0 +1,120 @@
+"""Who may do what: root and the daemon's user, owners, holders of grants."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handshaked.control.authority import (
+    MAX_REGISTRATIONS_BY_GRANT,
+    caller_named,
+    is_administrator,
+    may_see,
+    require_grant,
+    require_owner,
+    uid_of,
+)
+from handshaked.errors import DeniedError, RefusedError
+from handshaked.model import KERNEL, Caller
+from handshaked.registry.registration import Access, Grant, Registration
+from handshaked.registry.store import NewRegistration
+
+USER, GROUP = 5000, 6000
+ME = Caller(USER, frozenset({GROUP}))
+GRANT = Grant(1, USER, None, ("*.example.com", "exact.org"), (b"h3", b"smb"))
+
+
+def wanted(*names: str, alpns: tuple[bytes, ...] = (b"h3",), kernel: bool = False) -> NewRegistration:
+    """What somebody asks for."""
+    return NewRegistration("r", USER, names, alpns, (), Access(kernel=kernel))
+
+
+def registration(owner: int, origin: str = "", name: str = "r") -> Registration:
+    """A registration of `owner`."""
+    return Registration(1, name, owner, (), (b"h3",), (), Access(uids=frozenset({7000})), origin=origin)
+
+
+@pytest.mark.parametrize(
+    "names", [("a.example.com",), ("*.example.com",), ("exact.org",), ("a.example.com", "exact.org")]
+)
+def test_a_grant_covers_its_names_and_those_below(names: tuple[str, ...]) -> None:
+    require_grant(ME, wanted(*names, alpns=(b"h3", b"smb")), [GRANT], 0)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        wanted("a.b.example.com"), wanted("example.com"), wanted("*.exact.org"), wanted("a.exact.org"), wanted(),
+        wanted("a.example.com", "other.net"), wanted("exact.org", alpns=(b"h3", b"h2")), wanted("exact.org", alpns=()),
+        wanted("exact.org", kernel=True), wanted("exact.org", alpns=(), kernel=True),
+    ],
+)  # fmt: skip
+def test_a_grant_covers_nothing_else(new: NewRegistration) -> None:
+    with pytest.raises(DeniedError):
+        require_grant(ME, new, [GRANT], 0)
+
+
+def test_a_grant_is_for_its_holder() -> None:
+    with pytest.raises(DeniedError, match="handshakectl grant --user 5001"):
+        require_grant(Caller(5001), wanted("exact.org"), [GRANT], 0)
+
+
+def test_a_grant_for_a_group_is_for_its_members() -> None:
+    grant = Grant(1, None, GROUP, ("exact.org",), (b"h3",), kernel=True)
+    require_grant(ME, wanted("exact.org", kernel=True), [grant], 0)
+    with pytest.raises(DeniedError):
+        require_grant(Caller(USER), wanted("exact.org"), [grant], 0)
+
+
+def test_a_grant_without_names_is_for_registrations_without() -> None:
+    grant = Grant(1, USER, None, (), (b"h3",))
+    require_grant(ME, wanted(), [grant], 0)
+    with pytest.raises(DeniedError):
+        require_grant(ME, wanted("exact.org"), [grant], 0)
+
+
+def test_registrations_by_grants_are_limited() -> None:
+    require_grant(ME, wanted("exact.org"), [GRANT], MAX_REGISTRATIONS_BY_GRANT - 1)
+    with pytest.raises(DeniedError, match="the limit"):
+        require_grant(ME, wanted("exact.org"), [GRANT], MAX_REGISTRATIONS_BY_GRANT)
+
+
+def test_administrators_need_no_grant() -> None:
+    for caller in (Caller(0), Caller(os.geteuid()), Caller(USER, authorized=True)):
+        require_grant(caller, wanted("any.thing", alpns=(), kernel=True), [], 10_000)
+
+
+@given(st.integers(1, 2**31).filter(lambda uid: uid != os.geteuid()), st.booleans())
+def test_nobody_else_is_an_administrator(uid: int, kernel: bool) -> None:
+    assert not is_administrator(Caller(uid, kernel=kernel))
+    assert not is_administrator(KERNEL)
+
+
+def test_owners_may_change_what_is_theirs() -> None:
+    require_owner(ME, registration(USER), "unregister")
+    require_owner(Caller(0), registration(USER), "unregister")
+    with pytest.raises(DeniedError, match="belongs to uid 5001"):
+        require_owner(ME, registration(5001), "unregister")
+
+
+def test_what_comes_from_a_file_is_changed_there() -> None:
+    for caller in (Caller(0), ME):
+        with pytest.raises(RefusedError, match=r"/etc/x\.toml"):
+            require_owner(caller, registration(USER, origin="/etc/x.toml"), "unregister")
+
+
+def test_who_may_see() -> None:
+    assert may_see(ME, registration(USER))
+    assert may_see(Caller(7000), registration(USER))
+    assert not may_see(Caller(7001), registration(USER))
+    assert not may_see(Caller(0), registration(0, name=".self-test"))
+
+
+def test_users_by_name_and_number() -> None:
+    assert uid_of("root") == uid_of("0") == 0
+    assert caller_named("kernel") == KERNEL
+    assert 0 in caller_named("root").gids
+    for user in ("no-such-user", "4294967295", "9" * 5000):
+        with pytest.raises(RefusedError):
+            uid_of(user)

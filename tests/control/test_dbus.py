@@ -1,0 +1,245 @@
+"""The bus as a way in: a real dbus-daemon with the shipped policy, callers of different uids, a polkit of our own."""
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handshaked.control.dbus_interface import introspection, object_path
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+from tests.control.bus import RunningBus
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be different users")
+
+# dbus-daemon serves users that exist only.
+USER, OTHER = pwd.getpwnam("bin").pw_uid, pwd.getpwnam("nobody").pw_uid
+DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+REFUSED = "org.handshaked.Handshaked1.Error.Refused"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+MANAGER = "org.handshaked.Handshaked1.Manager"
+REGISTRATION = "org.handshaked.Handshaked1.Registration"
+
+
+@pytest.fixture
+def bus(public_directory: Path) -> Iterator[RunningBus]:
+    with RunningBus(public_directory) as bus:
+        yield bus
+
+
+@pytest.fixture
+def daemon(bus: RunningBus, public_directory: Path) -> Iterator[RunningDaemon]:
+    """A daemon on the bus: it says so in its status."""
+    with RunningDaemon(public_directory, options=("--no-kernel", f"--bus={bus.address}")) as daemon:
+        daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
+        yield daemon
+
+
+@pytest.fixture
+def files(public_directory: Path) -> Issued:
+    """A certificate and a key that a user may read."""
+    issued = Authority(public_directory).issue("app.example.com")
+    for path in (issued.certificate, issued.key):
+        os.chown(path, USER, USER)
+    return issued
+
+
+def register(name: str, issued: Issued, **options: Any) -> dict[str, Any]:
+    """The step that registers `issued`."""
+    credentials = [{"certificate": str(issued.certificate), "key": str(issued.key)}]
+    return {
+        "member": "Register",
+        "kinds": ["s", "a{sv}", "ah"],
+        "body": [name, {"alpns": ["h3"], "credentials": credentials, **options}, [0, 1]],
+        "files": [str(issued.certificate), str(issued.key)],
+    }
+
+
+def step(member: str, *arguments: Any, interface: str = MANAGER, **more: Any) -> dict[str, Any]:
+    """A step with arguments of plain types."""
+    kinds = [{str: "s", int: "x", dict: "a{sv}"}[type(argument)] for argument in arguments]
+    return {"member": member, "kinds": kinds, "body": list(arguments), "interface": interface, **more}
+
+
+def test_root_registers_and_sees_it_appear(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+    match = {
+        "member": "AddMatch", "destination": "org.freedesktop.DBus", "path": "/org/freedesktop/DBus",
+        "interface": "org.freedesktop.DBus", "kinds": ["s"], "body": ["type='signal'"],
+    }  # fmt: skip
+    path = object_path("web")
+    answers = bus.call_as(
+        0,
+        match,
+        register("web", files, server_names=["app.example.com"]),
+        {"wait": "InterfacesAdded"},
+        step("Get", REGISTRATION, "ServerNames", interface=PROPERTIES, path=path),
+        register("web", files, server_names=["*.example.com"], replace=True),
+        {"wait": "PropertiesChanged", "path": path},
+        step("Unregister", interface=REGISTRATION, path=path),
+        {"wait": "InterfacesRemoved"},
+    )
+    assert answers[1] == [path, []]
+    assert answers[2][0] == path
+    assert answers[2][1][REGISTRATION]["Name"] == "web"
+    assert answers[3] == [["app.example.com"]]
+    assert answers[5][1]["ServerNames"] == ["*.example.com"]
+    assert answers[7] == [path, [REGISTRATION]]
+    assert daemon.ask("list")["registrations"] == []
+
+
+def test_an_ordinary_user_is_refused_by_the_daemon(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+    answers = bus.call_as(USER, register("app", files), step("Reload"), step("Status"))
+    assert [answer["error"] for answer in answers[:2]] == [DENIED, DENIED]
+    assert "handshakectl grant" in answers[0]["text"]
+    assert answers[2][0]["registrations"] == 0
+
+
+def test_an_ordinary_user_is_refused_by_the_policy(bus: RunningBus, daemon: RunningDaemon) -> None:
+    own = {
+        "member": "RequestName", "destination": "org.freedesktop.DBus", "path": "/org/freedesktop/DBus",
+        "interface": "org.freedesktop.DBus", "kinds": ["s", "u"], "body": ["org.handshaked.Handshaked1", 0],
+    }  # fmt: skip
+    answers = bus.call_as(USER, step("Grant", {"user": str(USER), "alpns": ["h3"]}), step("NoSuchThing"), own)
+    assert [answer["error"] for answer in answers] == [DENIED, DENIED, DENIED]
+    assert bus.call_as(0, step("NoSuchThing"))[0]["error"] == "org.freedesktop.DBus.Error.UnknownMethod"
+
+
+def test_with_a_grant_a_user_registers_and_owns(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+    [[grant]] = bus.call_as(0, step("Grant", {"user": str(USER), "alpns": ["h3"], "server_names": ["*.example.com"]}))
+    path = object_path("app")
+    answers = bus.call_as(
+        USER,
+        step("Grants"),
+        register("app", files, server_names=["app.example.com"]),
+        register("more", files, server_names=["app.example.org"]),
+        register("kernel", files, server_names=["b.example.com"], allow_kernel=True),
+    )
+    assert answers[0][0][0]["id"] == grant
+    assert answers[1] == [path, []]
+    assert "no grant for server name app.example.org" in answers[2]["text"]
+    assert answers[3]["error"] == DENIED
+    assert daemon.ask("show", name="app")["registration"]["owner"] == USER
+    # Another user neither sees nor removes it.
+    managed = step("GetManagedObjects", interface="org.freedesktop.DBus.ObjectManager")
+    others = bus.call_as(
+        OTHER, step("Unregister", "app"), managed, step("Unregister", interface=REGISTRATION, path=path)
+    )
+    assert others[0]["error"] == DENIED
+    assert path not in others[1][0]
+    assert others[2]["error"] == "org.freedesktop.DBus.Error.UnknownObject"
+    mine = bus.call_as(USER, managed, step("Unregister", interface=REGISTRATION, path=path))
+    assert mine[0][0][path][REGISTRATION]["Owner"] == USER
+    assert mine[1] == []
+
+
+def test_key_material_does_not_cross_the_bus(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+    bus.call_as(0, register("web", files))
+    answers = bus.call_as(
+        0,
+        step("GetManagedObjects", interface="org.freedesktop.DBus.ObjectManager"),
+        step("GetAll", REGISTRATION, interface=PROPERTIES, path=object_path("web")),
+        step("Status"),
+    )
+    secret = files.key.read_text().splitlines()[1]
+    assert secret not in str(answers)
+    assert str(files.key) in str(answers)
+
+
+def test_outcomes_are_told_to_subscribers_alone(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+    bus.call_as(0, register("web", files, server_names=["app.example.com"]))
+    client = Path(__file__).with_name("bus_client.py")
+    assert client.exists()
+    script = [
+        step("Subscribe", {"outcome": "failed"}),
+        step("Explain", {"alpns": ["h3"]}),
+        {"wait": "HandshakeFinished"},
+    ]
+    with subprocess.Popen([sys.executable, "-c", FAIL_FOREVER, str(daemon.handshake_socket)]) as failing:
+        try:
+            answers = bus.call_as(0, *script)
+        finally:
+            failing.terminate()
+    record, left_out = answers[2]
+    assert record["outcome"] == "failed"
+    assert record["status"].startswith("EINVAL")
+    assert left_out >= 0
+
+
+FAIL_FOREVER = """
+import sys
+from pathlib import Path
+from handshaked.model import Role
+from handshaked.shim.client import BlockingClient
+from handshaked.wire.messages import Start
+with BlockingClient(Path(sys.argv[1])) as client:
+    while True:
+        client.start(Start(role=Role.CLIENT))
+"""
+
+
+@pytest.mark.parametrize("allows", [True, False])
+def test_polkit_may_allow_what_the_rules_deny(
+    bus: RunningBus, daemon: RunningDaemon, files: Issued, *, allows: bool
+) -> None:
+    fake = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("fake_polkit.py")), bus.address, str(allows)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert fake.stdout is not None
+    assert fake.stdout.readline() == "ready\n"
+    try:
+        [answer, reload] = bus.call_as(USER, register("app", files), step("Reload"))
+    finally:
+        fake.terminate()
+        asked = fake.communicate()[0]
+    assert "org.handshaked.register" in asked
+    assert "org.handshaked.reload" in asked
+    if allows:
+        assert answer == [object_path("app"), []]
+        assert reload == [[], []]
+        assert daemon.ask("show", name="app")["registration"]["owner"] == USER
+    else:
+        assert answer["error"] == reload["error"] == DENIED
+
+
+def test_malformed_calls_are_answered(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+    outside = register("app", files)
+    outside["body"][2] = [0, 7]
+    answers = bus.call_as(
+        0,
+        step("Register", "app"),
+        outside,
+        step("Explain", {"nonsense": "x"}),
+        step("Get", MANAGER, "Nothing", interface=PROPERTIES),
+        step("Status", path="/elsewhere"),
+        step("Introspect", interface="org.freedesktop.DBus.Introspectable"),
+    )
+    assert answers[0]["error"] == "org.freedesktop.DBus.Error.UnknownMethod"
+    assert answers[1]["error"] == REFUSED
+    assert answers[2]["error"] == REFUSED
+    assert answers[3]["error"] == "org.freedesktop.DBus.Error.UnknownProperty"
+    assert answers[4]["error"] == "org.freedesktop.DBus.Error.UnknownObject"
+    assert MANAGER in answers[5][0]
+
+
+def test_without_a_bus_the_daemon_works_and_says_so(public_directory: Path) -> None:
+    options = ("--no-kernel", f"--bus=unix:path={public_directory}/nowhere")
+    with RunningDaemon(public_directory, options=options) as daemon:
+        daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("no bus: "))
+        assert daemon.ask("status")["self_test"] == "ok"
+
+
+def test_the_bus_may_go(bus: RunningBus, daemon: RunningDaemon) -> None:
+    bus.stop()
+    daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("no bus: "))
+    assert daemon.ask("reload") == {"renewed": [], "errors": []}
+
+
+def test_the_introspection_that_is_shipped_is_that_of_the_code() -> None:
+    shipped = Path(__file__).parents[2] / "systemd/org.handshaked.Handshaked1.xml"
+    assert shipped.read_text() == introspection()

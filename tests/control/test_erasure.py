@@ -1,0 +1,89 @@
+"""A key that is not registered any more leaves the disk, but not before the last handshake that may use it."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handshaked.control.erasure import Erasure
+from handshaked.errors import LocalError
+from handshaked.registry.credentials import LoadedCredential, load_pem
+from handshaked.registry.snapshot import Snapshot
+from handshaked.registry.store import NewRegistration, Source, Store
+from tests.conftest import Issue
+
+ROUNDS = 50
+
+
+@pytest.fixture
+def loaded(issue: Issue) -> LoadedCredential:
+    issued = issue("www.example.com")
+    return load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
+
+
+def on_disk(path: Path, secret: bytes) -> bool:
+    """Whether the database, or its log, holds `secret`."""
+    return any(secret in file.read_bytes() for file in path.parent.iterdir())
+
+
+async def rounds(erasure: Erasure, ends: Callable[[], bool]) -> None:
+    """Let `erasure` run until `ends`, or for some rounds."""
+    task = asyncio.create_task(erasure.run())
+    for _ in range(ROUNDS):
+        if ends():
+            break
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def unregistered(path: Path, loaded: LoadedCredential) -> tuple[Store, int]:
+    """A store, and the credential in it that was registered."""
+    store = Store(path)
+    new = NewRegistration("web", 0, (), (b"h3",), ((loaded, Source()),))
+    registration = store.register(new)
+    store.unregister("web")
+    return store, registration.credentials[0].id
+
+
+def test_an_unregistered_key_is_erased_from_disk(tmp_path: Path, loaded: LoadedCredential) -> None:
+    path = tmp_path / "registry.db"
+    store, identity = unregistered(path, loaded)
+    assert on_disk(path, loaded.key)
+    assert store.credential(identity)
+    forgotten: list[bool] = []
+    erasure = Erasure(store, Snapshot, lambda snapshot: True, lambda: forgotten.append(True), 0)
+    asyncio.run(rounds(erasure, lambda: bool(forgotten)))
+    assert not on_disk(path, loaded.key)
+    assert forgotten
+    with pytest.raises(LocalError):
+        store.credential(identity)
+    store.close()
+
+
+def test_not_while_a_worker_has_an_older_snapshot(tmp_path: Path, loaded: LoadedCredential) -> None:
+    store, identity = unregistered(tmp_path / "registry.db", loaded)
+    erasure = Erasure(store, Snapshot, lambda snapshot: False, lambda: None, 0)
+    asyncio.run(rounds(erasure, lambda: False))
+    assert store.credential(identity)
+    store.close()
+
+
+def test_what_was_unregistered_since_the_last_look_waits(tmp_path: Path, loaded: LoadedCredential) -> None:
+    store, identity = unregistered(tmp_path / "registry.db", loaded)
+    registered = store.register(NewRegistration("late", 0, (), (b"h3",), ((loaded, Source()),))).credentials[0].id
+    looks = 0
+
+    def up_to_date(snapshot: Snapshot) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            store.unregister("late")
+        return looks == 1
+
+    asyncio.run(rounds(Erasure(store, Snapshot, up_to_date, lambda: None, 0), lambda: looks > 1))
+    assert store.credential(registered)
+    with pytest.raises(LocalError):
+        store.credential(identity)
+    store.close()

@@ -1,0 +1,220 @@
+"""What the daemon does when the machine fails it: a clear word, no exit, no busy loop, recovery without a restart."""
+
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handshaked.control.client import ControlClient
+from handshaked.errors import RefusedError
+from handshaked.registry.store import Store
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+from tests.conftest import Issue
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount and to drop rights")
+NAME = "www.example.com"
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    """A file system of two megabytes at `directory`."""
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0755", "tmpfs", str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Leave no room where `path` is."""
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 512, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def leave_no_descriptors(pid: int) -> tuple[int, int]:
+    """Let the process open nothing more; what it might have before."""
+    old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, old[1]))
+    return old
+
+
+def cpu_seconds(pid: int) -> float:
+    """What the process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def register_many(daemon: RunningDaemon, pair: tuple[Path, Path]) -> None:
+    """More than fits into what is left of a database's last pages."""
+    for number in range(200):
+        daemon.register(f"r{number}", pair, alpns=[f"a{number}"])
+
+
+@needs_root
+def test_a_full_disk_costs_changes_only(public_directory: Path, issue: Issue) -> None:
+    issued = issue(NAME)
+    directory = public_directory / "disk"
+    with small_disk(directory), RunningDaemon(directory, workers=1) as daemon:
+        pair = (issued.certificate, issued.key)
+        daemon.register("before", pair, alpns=["h3"])
+        log_size = daemon.log.stat().st_size
+        filler = daemon.state_directory / "filler"
+        fill(filler)
+        with pytest.raises(RefusedError, match=r"full.*nothing was changed: make room"):
+            register_many(daemon, pair)
+        status = daemon.ask("status")
+        kept = [one["name"] for one in daemon.ask("list")["registrations"]]
+        assert status["self_test"] == "ok"
+        assert daemon.ask("explain", alpns=["h3"])["registration"] == "before"
+        filler.unlink()
+        daemon.register("after", pair, alpns=["after"])
+        assert [one["name"] for one in daemon.ask("list")["registrations"]] == sorted([*kept, "after"])
+        assert daemon.ask("status")["pid"] == status["pid"]
+        assert daemon.log.stat().st_size - log_size < 100_000
+
+
+def test_no_descriptors_are_waited_for(public_directory: Path, issue: Issue) -> None:
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        pid = daemon.pid
+        daemon.register("web", (issue(NAME).certificate, issue(NAME).key), alpns=["h3"])
+        old = leave_no_descriptors(pid)
+        before = cpu_seconds(pid)
+        answers: list[object] = []
+        with ControlClient(daemon.control_socket) as client:
+            asking = threading.Thread(target=lambda: answers.append(client.ask("list", {})))
+            asking.start()
+            daemon.wait_until(lambda: "cannot accept connections" in daemon.log.read_text())
+            asking.join(2)  # to and fro for as long as ten pauses
+            assert asking.is_alive()
+            assert cpu_seconds(pid) - before < 1
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, old)
+            asking.join(20)
+        assert len(answers) == 1
+        log = daemon.log.read_text()
+        assert log.count("cannot accept connections") == 1
+        assert "accepted again" in log
+        assert daemon.pid == pid
+
+
+def test_a_worker_that_cannot_be_started_is_started_later(public_directory: Path) -> None:
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        pid = daemon.pid
+        [worker] = daemon.worker_pids()
+        old = leave_no_descriptors(pid)
+        os.kill(worker, signal.SIGKILL)
+        daemon.wait_until(lambda: "a worker cannot be started" in daemon.log.read_text())
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, old)
+        daemon.wait_until(lambda: daemon.worker_pids() not in ([], [worker]))
+        assert daemon.pid == pid
+
+
+@needs_root
+def test_an_unreadable_directory_is_named_and_read_later(public_directory: Path, authority: Authority) -> None:
+    # root without these two is bound by permissions like everybody else
+    launcher = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+    issued = authority.issue(NAME, file_name="unreadable")
+    with RunningDaemon(public_directory, workers=1, launcher=launcher) as daemon:
+        live = public_directory / "live"
+        live.mkdir()
+        drop_ins = daemon.drop_ins
+        drop_ins.mkdir(parents=True)
+        (drop_ins / "a.toml").write_text(
+            f'[registration.web]\nalpns = ["h3"]\ncertificate = "{live}/c"\nkey = "{live}/k"\n'
+        )
+        shutil.copy(issued.certificate, live / "c")
+        shutil.copy(issued.key, live / "k")
+        assert daemon.ask("reload")["errors"] == []
+        for directory in (live, drop_ins):
+            os.chown(directory, 12345, 12345)
+            directory.chmod(0o700)
+        errors = daemon.ask("reload")["errors"]
+        assert any(str(drop_ins) in error and "Permission denied" in error for error in errors)
+        assert any("/live/" in error and "Permission denied" in error for error in errors)
+        assert [one["name"] for one in daemon.ask("list")["registrations"]] == ["web"]
+        assert daemon.ask("status")["self_test"] == "ok"
+        for directory in (live, drop_ins):
+            directory.chmod(0o755)
+        assert daemon.ask("reload")["errors"] == []
+
+
+def test_an_unready_certificate_is_refused_with_its_date(shared_daemon: RunningDaemon, authority: Authority) -> None:
+    """A clock a day behind: what is issued now is not valid yet."""
+    early = authority.issue(NAME, valid=(1, 90), file_name="early")
+    with pytest.raises(RefusedError, match="is not valid before"):
+        shared_daemon.register("early", (early.certificate, early.key), alpns=["early"])
+
+
+def test_an_unready_renewal_waits_until_it_is_valid(public_directory: Path, authority: Authority) -> None:
+    now, later = authority.issue(NAME, file_name="now"), authority.issue(NAME, valid=(1, 90), file_name="later")
+    valid = authority.issue(NAME, file_name="valid")
+    certificate, key = public_directory / "c", public_directory / "k"
+
+    def put(issued: Issued) -> None:
+        shutil.copy(issued.key, key)
+        shutil.copy(issued.certificate, certificate)
+
+    put(now)
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        daemon.register("web", (certificate, key), alpns=["h3"])
+        put(later)
+        daemon.wait_until(lambda: any("not valid before" in one for one in daemon.ask("status")["problems"]))
+        put(valid)
+        daemon.wait_until(lambda: daemon.ask("status")["problems"] == [])
+
+
+@pytest.mark.slow
+def test_killed_at_any_instant_the_registry_is_old_or_new(public_directory: Path, authority: Authority) -> None:
+    """SIGKILL while a registration is replaced, 200 times: one whole state, and what was acknowledged is there."""
+    issued = [authority.issue(NAME, file_name=f"kill-{number}") for number in range(2)]
+    random = Random(6)
+    database = public_directory / "state" / "registry.db"
+    acknowledged = -1
+    for _ in range(200):
+        with RunningDaemon(public_directory, workers=1, log_level="error") as daemon:
+            killer = threading.Timer(random.uniform(0, 0.02), os.kill, (daemon.pid, signal.SIGKILL))
+            killer.start()
+            asked = acknowledged
+            try:
+                while True:
+                    asked += 1
+                    one = issued[asked % 2]
+                    daemon.register("web", (one.certificate, one.key), alpns=[f"a{asked}", f"b{asked}"], replace=True)
+                    acknowledged = asked
+            except RefusedError:
+                pass
+            killer.join()
+        db = sqlite3.connect(database)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        db.close()
+        store = Store(database, read_only=True)
+        registration = store.load().named("web")
+        if registration is None:
+            assert acknowledged == -1
+        else:
+            number = int(registration.alpns[0][1:])
+            assert number in (acknowledged, asked)
+            [details] = store.details(registration)
+            assert registration.alpns == (f"a{number}".encode(), f"b{number}".encode())
+            assert details.source.certificate == str(issued[number % 2].certificate)
+            assert store.credential(details.reference.id).chain[0] == issued[number % 2].leaf.public_bytes(Encoding.DER)
+            acknowledged = number
+        store.close()
+    assert acknowledged > 0

@@ -1,0 +1,94 @@
+"""Followers: all registrations, then what changes, and that they have taken it over. Never a key."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from handshaked.control.arguments import Arguments
+from handshaked.control.following import PAGE, Followers
+from handshaked.errors import RefusedError
+from handshaked.model import Caller
+from handshaked.registry.registration import Registration
+from handshaked.registry.snapshot import Snapshot
+from handshaked.selftest import SERVER_NAME
+
+FOLLOWER = Caller(2010)
+
+
+def registration(identity: int, *server_names: str) -> Registration:
+    """A registration of a name of its own."""
+    names = server_names or (f"name{identity}.example.com",)
+    return Registration(identity, f"number-{identity}", 1000, names, (b"h3",), ())
+
+
+async def ask(followers: Followers, caller: Caller = FOLLOWER, **arguments: Any) -> dict[str, Any]:
+    """What a follower is answered."""
+    return await followers.follow(caller, Arguments({"follower": "one", **arguments}))
+
+
+def named(answer: dict[str, Any]) -> list[str]:
+    """The names in an answer."""
+    return [one["name"] for one in answer["registrations"]]
+
+
+def test_all_registrations_come_page_by_page() -> None:
+    async def scenario() -> None:
+        snapshot = Snapshot([registration(number) for number in range(1, PAGE + 11)], 7)
+        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
+        first = await ask(followers)
+        assert (len(named(first)), first["more"], first["generation"]) == (PAGE, True, 7)
+        second = await ask(followers, after=first["registrations"][-1]["id"])
+        assert (len(named(second)), second["more"]) == (10, False)
+
+    asyncio.run(scenario())
+
+
+def test_changes_come_when_they_happen_and_publishing_waits_for_them() -> None:
+    async def scenario() -> None:
+        old = Snapshot([registration(1), registration(2)], 1)
+        followers = Followers(old, frozenset({FOLLOWER.uid}))
+        waiting = asyncio.create_task(ask(followers, generation=1))
+        await asyncio.sleep(0)
+        new = old.with_changes([registration(3)], [2], 2)
+        publishing = asyncio.create_task(followers.publish(new))
+        answer = await waiting
+        assert (named(answer), answer["removed"], answer["generation"]) == (["number-3"], [2], 2)
+        assert not publishing.done()
+        confirming = asyncio.create_task(ask(followers, generation=2))
+        await publishing
+        confirming.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_late_gets_all_changes_since() -> None:
+    async def scenario() -> None:
+        snapshot = Snapshot([registration(1)], 1)
+        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
+        waiting = asyncio.create_task(ask(followers, generation=1))
+        await asyncio.sleep(0)
+        first = snapshot.with_changes([registration(2)], [], 2)
+        second = first.with_changes([registration(3)], [2], 3)
+        await asyncio.gather(followers.publish(first), followers.publish(second), waiting)
+        answer = await ask(followers, generation=1)
+        assert (named(answer), answer["removed"], answer["generation"]) == (["number-3"], [2], 3)
+        assert (await ask(followers, generation=99))["generation"] is None
+
+    asyncio.run(scenario())
+
+
+def test_strangers_may_not_follow() -> None:
+    async def scenario() -> None:
+        await ask(Followers(Snapshot(), frozenset({FOLLOWER.uid})), Caller(1000))
+
+    with pytest.raises(RefusedError, match="--demux-user"):
+        asyncio.run(scenario())
+
+
+def test_the_daemons_own_registration_is_not_shown() -> None:
+    async def scenario() -> None:
+        followers = Followers(Snapshot([registration(1), registration(2, SERVER_NAME)], 1), frozenset({2010}))
+        assert named(await ask(followers)) == ["number-1"]
+
+    asyncio.run(scenario())

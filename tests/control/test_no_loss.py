@@ -1,0 +1,58 @@
+"""Nothing in flight is disturbed: 10,000 handshakes while the certificates under them are replaced 100 times."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from handshaked.shim.client import BlockingClient
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+from tests.control.handshakes import handshake, verifier
+
+NAME = "www.example.com"
+
+
+@pytest.mark.slow
+def test_handshakes_while_certificates_are_replaced(public_directory: Path, tmp_path: Path) -> None:
+    """Each client verifies the chain, and by CertificateVerify that key and certificate belong together."""
+    authority = Authority(tmp_path)
+    issued = [authority.issue(NAME, file_name=f"v{number}") for number in range(100)]
+    live = public_directory / "live"
+    live.mkdir()
+    certificate, key = live / "fullchain.pem", live / "privkey.pem"
+
+    def put(number: int) -> None:
+        key.write_bytes(issued[number].key.read_bytes())
+        key.chmod(0o600)
+        certificate.write_bytes(issued[number].certificate.read_bytes())
+
+    put(0)
+    leaves: set[bytes] = set()
+    with RunningDaemon(public_directory, workers=2, log_level="error") as daemon:
+        daemon.register("web", (certificate, key), alpns=["h3"], server_names=[NAME])
+        done = threading.Event()
+        replaced: list[str] = []
+
+        def replace() -> None:
+            for number in range(1, 100):
+                put(number)
+                replaced.extend(daemon.ask("reload")["renewed"])
+            put(0)
+            replaced.extend(daemon.ask("reload")["renewed"])
+            done.set()
+
+        replacing = threading.Thread(target=replace)
+        replacing.start()
+        verify = verifier(authority.root)
+        count = 0
+        with BlockingClient(daemon.handshake_socket) as one, BlockingClient(daemon.handshake_socket) as other:
+            while count < 10_000 or not done.is_set():
+                outcome, leaf = handshake((one, other)[count % 2], NAME, b"h3", verify)
+                assert outcome.status == 0, outcome
+                leaves.add(leaf)
+                count += 1
+        replacing.join()
+        assert replaced == ["web"] * 100
+        assert daemon.ask("status")["handshakes"]["failed"] == 0
+    assert len(leaves) > 10

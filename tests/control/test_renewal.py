@@ -1,0 +1,260 @@
+"""Registrations follow their files: renewals are taken over by themselves, whole pairs only; drop-ins come and go."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+
+NAME = "www.example.com"
+DROP_IN = """\
+[registration.{name}]
+server-names = ["{server_name}"]
+alpns = ["h3"]
+certificate = "{issued.certificate}"
+key = "{issued.key}"
+"""
+
+
+@pytest.fixture
+def daemon(public_directory: Path) -> Iterator[RunningDaemon]:
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def own_authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def served(daemon: RunningDaemon, name: str = "web") -> str:
+    """The digest of the certificate that is registered."""
+    return str(daemon.ask("show", name=name)["registration"]["credentials"][0]["sha256"])
+
+
+def digest(issued: Issued) -> str:
+    return issued.leaf.fingerprint(SHA256()).hex()
+
+
+class Layout:
+    """Where a renewal tool keeps the files ``certificate`` and ``key``, and how it replaces both."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.certificate, self.key = root / "fullchain.pem", root / "privkey.pem"
+        self.number = 0
+
+    def put(self, issued: Issued) -> None:
+        """Put the content of `issued` in place."""
+        raise NotImplementedError
+
+
+class InPlace(Layout):
+    """acme.sh --install-cert: the files are written over, one after the other."""
+
+    def put(self, issued: Issued) -> None:
+        self.root.mkdir(exist_ok=True)
+        self.key.write_bytes(issued.key.read_bytes())
+        self.key.chmod(0o600)
+        self.certificate.write_bytes(issued.certificate.read_bytes())
+
+
+class Certbot(Layout):
+    """live/NAME/*.pem are links into archive/NAME, replaced one after the other."""
+
+    def put(self, issued: Issued) -> None:
+        self.number += 1
+        archive = self.root / "archive"
+        archive.mkdir(parents=True, exist_ok=True)
+        for link, source in ((self.key, issued.key), (self.certificate, issued.certificate)):
+            target = archive / f"{link.stem}{self.number}.pem"
+            target.touch(mode=0o600)
+            target.write_bytes(source.read_bytes())
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"archive/{target.name}")
+
+
+class CertManager(Layout):
+    """A Kubernetes secret: ..data is a link that a rename swaps, both files at once."""
+
+    def put(self, issued: Issued) -> None:
+        self.number += 1
+        version = self.root / f"..{self.number}"
+        version.mkdir(parents=True)
+        for link, source in ((self.key, issued.key), (self.certificate, issued.certificate)):
+            (version / link.name).touch(mode=0o600)
+            (version / link.name).write_bytes(source.read_bytes())
+            if not link.is_symlink():
+                link.symlink_to(f"..data/{link.name}")
+        (self.root / "..data_tmp").symlink_to(version.name)
+        (self.root / "..data_tmp").rename(self.root / "..data")
+
+
+@pytest.mark.parametrize("layout", [InPlace, Certbot, CertManager])
+def test_a_renewal_is_taken_over_without_a_word(
+    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path, layout: Callable[[Path], Layout]
+) -> None:
+    files = layout(tmp_path / "live")
+    first, *later = (own_authority.issue(NAME, file_name=f"v{number}") for number in range(3))
+    files.put(first)
+    daemon.register("web", (files.certificate, files.key), alpns=["h3"], server_names=[NAME])
+    assert served(daemon) == digest(first)
+    for issued in later:
+        files.put(issued)
+        daemon.wait_until(lambda issued=issued: served(daemon) == digest(issued))  # type: ignore[misc] # bound now
+
+
+def test_a_key_without_its_certificate_waits_for_it(
+    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
+) -> None:
+    files = InPlace(tmp_path / "live")
+    old, new = own_authority.issue(NAME, file_name="old"), own_authority.issue(NAME, file_name="new")
+    files.put(old)
+    daemon.register("web", (files.certificate, files.key), alpns=["h3"])
+    files.key.write_bytes(new.key.read_bytes())
+    daemon.wait_until(lambda: bool(daemon.ask("status")["problems"]))
+    [problem] = daemon.ask("status")["problems"]
+    assert "does not match" in problem
+    assert "the old credential stays" in problem
+    assert served(daemon) == digest(old)
+    files.certificate.write_bytes(new.certificate.read_bytes())
+    daemon.wait_until(lambda: served(daemon) == digest(new))
+    assert daemon.ask("status")["problems"] == []
+    assert "mended: web" in daemon.log.read_text()
+
+
+def test_another_intermediate_for_the_same_leaf_is_a_renewal(
+    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
+) -> None:
+    files = InPlace(tmp_path / "live")
+    issued = own_authority.issue(NAME)
+    files.put(issued)
+    daemon.register("web", (files.certificate, files.key), alpns=["h3"])
+    files.certificate.write_bytes(issued.certificate.read_bytes() + own_authority.root.read_bytes())
+    daemon.wait_until(lambda: "renewed the credentials of web" in daemon.log.read_text())
+
+
+def test_what_was_renewed_while_the_daemon_was_away_is_taken_over(
+    public_directory: Path, own_authority: Authority, tmp_path: Path
+) -> None:
+    files = InPlace(tmp_path / "live")
+    old, new = own_authority.issue(NAME, file_name="old"), own_authority.issue(NAME, file_name="new")
+    files.put(old)
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        daemon.register("web", (files.certificate, files.key), alpns=["h3"])
+    files.put(new)
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        daemon.wait_until(lambda: served(daemon) == digest(new))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+def test_a_link_to_somebody_elses_key_is_not_followed(
+    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
+) -> None:
+    mine, other = own_authority.issue(NAME, file_name="mine"), own_authority.issue(NAME, file_name="other")
+    drop_in(daemon, "app", mine, owner="bin")
+    for path in (mine.certificate, mine.key):
+        os.chown(path, 2, 2)
+    daemon.wait_until(lambda: any(one["name"] == "app" for one in daemon.ask("list")["registrations"]))
+    for path, target in ((mine.certificate, other.certificate), (mine.key, other.key)):
+        path.unlink()
+        path.symlink_to(target)
+    daemon.wait_until(lambda: any("belongs to another user" in one for one in daemon.ask("status")["problems"]))
+    assert served(daemon, "app") == digest(mine)
+
+
+def drop_in(daemon: RunningDaemon, name: str, issued: Issued, server_name: str = NAME, owner: str = "") -> Path:
+    """Put a drop-in file in place, whole."""
+    daemon.drop_ins.mkdir(parents=True, exist_ok=True)
+    path = daemon.drop_ins / f"{name}.toml"
+    text = DROP_IN.format(name=name, server_name=server_name, issued=issued) + (f'owner = "{owner}"\n' if owner else "")
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.rename(path)
+    return path
+
+
+def names(daemon: RunningDaemon) -> list[str]:
+    return [one["name"] for one in daemon.ask("list")["registrations"]]
+
+
+def test_drop_ins_come_change_and_go(daemon: RunningDaemon, own_authority: Authority) -> None:
+    issued = own_authority.issue(NAME, "other.example.com")
+    path = drop_in(daemon, "web", issued)
+    daemon.wait_until(lambda: names(daemon) == ["web"])
+    shown = daemon.ask("show", name="web")["registration"]
+    assert (shown["origin"], shown["server_names"]) == (str(path), [NAME])
+    drop_in(daemon, "web", issued, "other.example.com")
+    daemon.wait_until(lambda: daemon.ask("show", name="web")["registration"]["server_names"] == ["other.example.com"])
+    path.unlink()
+    daemon.wait_until(lambda: names(daemon) == [])
+
+
+def test_a_name_may_move_between_drop_ins(daemon: RunningDaemon, own_authority: Authority) -> None:
+    issued = own_authority.issue(NAME)
+    one = drop_in(daemon, "one", issued)
+    daemon.wait_until(lambda: names(daemon) == ["one"])
+    drop_in(daemon, "two", issued)
+    one.unlink()
+    daemon.ask("reload")
+    assert names(daemon) == ["two"]
+
+
+def test_a_bad_drop_in_leaves_what_was_there(daemon: RunningDaemon, own_authority: Authority) -> None:
+    issued = own_authority.issue(NAME)
+    path = drop_in(daemon, "web", issued)
+    daemon.ask("reload")
+    path.write_text(path.read_text().replace('alpns = ["h3"]', 'alpns = ["h3", ""]'))
+    errors = daemon.ask("reload")["errors"]
+    assert errors == [f"{path}:3: an ALPN protocol has 1 to 255 bytes, this one has 0"]
+    path.write_text("not = [toml")
+    assert daemon.ask("reload")["errors"][0].startswith(f"{path}:1: ")
+    assert names(daemon) == ["web"]
+    drop_in(daemon, "web", issued)
+    assert daemon.ask("reload")["errors"] == []
+
+
+def test_conflicts_with_what_is_registered_are_named(daemon: RunningDaemon, own_authority: Authority) -> None:
+    issued = own_authority.issue(NAME)
+    daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
+    same_name, same_pair = drop_in(daemon, "web", issued), drop_in(daemon, "pair", issued)
+    good = drop_in(daemon, "good", issued, "good.example.com")
+    errors = daemon.ask("reload")["errors"]
+    assert sorted(error.partition(": ")[0] for error in errors) == sorted([f"{same_name}:1", f"{same_pair}:1"])
+    assert any("held by registration 'web'" in error for error in errors)
+    assert names(daemon) == ["good", "web"]
+    assert good.exists()
+
+
+def test_drop_ins_are_read_only_through_commands(daemon: RunningDaemon, own_authority: Authority) -> None:
+    issued = own_authority.issue(NAME)
+    path = drop_in(daemon, "web", issued)
+    daemon.ask("reload")
+    for change in (
+        lambda: daemon.ask("unregister", name="web"),
+        lambda: daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], replace=True),
+    ):
+        with pytest.raises(Exception, match=f"comes from {path}"):
+            change()
+
+
+def test_services_credentials_are_found(public_directory: Path, own_authority: Authority, tmp_path: Path) -> None:
+    """LoadCredential=: the directory has another name in each life of the service."""
+    issued = own_authority.issue(NAME, file_name="web")
+    os.environ["CREDENTIALS_DIRECTORY"] = str(tmp_path)
+    try:
+        with RunningDaemon(public_directory, workers=1) as daemon:
+            daemon.drop_ins.mkdir(parents=True)
+            prefixed = Issued(
+                Path("$CREDENTIALS_DIRECTORY/web.pem"), Path("$CREDENTIALS_DIRECTORY/web.key"), issued.leaf
+            )
+            drop_in(daemon, "web", prefixed)
+            assert daemon.ask("reload")["errors"] == []
+            assert served(daemon) == digest(issued)
+    finally:
+        del os.environ["CREDENTIALS_DIRECTORY"]

@@ -1,0 +1,117 @@
+"""A client of the tests: stock aioquic, over a path of the test's choosing."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from cryptography import x509
+
+from handshaked.testing.smb_server import pull_frames, push_frame
+
+
+class Client(QuicConnectionProtocol):
+    """Remembers how its connection ended."""
+
+    closed_with: int | None = None
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        """Note the error code."""
+        if isinstance(event, ConnectionTerminated):
+            self.closed_with = event.error_code
+        super().quic_event_received(event)
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The server's."""
+        found = cast("Any", self)._quic.tls._peer_certificate  # noqa: SLF001 - aioquic shows it in no other way
+        assert isinstance(found, x509.Certificate)
+        return found
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to connect to, as whom to take it."""
+
+    port: int
+    root: Path
+    host: str = "127.0.0.1"
+
+
+def configuration(target: Target, server_name: str | None, *alpns: str, **options: Any) -> QuicConfiguration:
+    """A client's configuration."""
+    return QuicConfiguration(
+        is_client=True,
+        alpn_protocols=list(alpns),
+        server_name=server_name or "127.0.0.1",
+        cafile=str(target.root),
+        verify_mode=ssl.CERT_REQUIRED if server_name else ssl.CERT_NONE,
+        **options,
+    )
+
+
+@asynccontextmanager
+async def connected(
+    target: Target,
+    server_name: str | None,
+    *alpns: str,
+    note: Callable[[Client], None] = lambda _: None,
+    **options: Any,
+) -> AsyncIterator[Client]:
+    """A connected client."""
+
+    def create(*arguments: Any, **more: Any) -> Client:
+        client = Client(*arguments, **more)
+        note(client)
+        return client
+
+    async with connect(
+        target.host,
+        target.port,
+        configuration=configuration(target, server_name, *alpns, **options),
+        create_protocol=create,
+    ) as client:
+        yield cast("Client", client)
+
+
+async def echo(client: QuicConnectionProtocol, payload: bytes) -> tuple[str, bytes]:
+    """Have `payload` echoed in an SMB frame: the registration that served it, and what came back."""
+    reader, writer = await client.create_stream()
+    writer.write(push_frame(payload))
+    writer.write_eof()
+    (answer,) = pull_frames(bytearray(await asyncio.wait_for(reader.read(), 30)))
+    name, _, rest = answer.partition(b":")
+    return name.decode(), rest
+
+
+def served(target: Target, server_name: str | None, *alpns: str, **options: Any) -> tuple[str, x509.Certificate]:
+    """Which registration serves such a client, and with which certificate."""
+
+    async def scenario() -> tuple[str, x509.Certificate]:
+        async with connected(target, server_name, *alpns, **options) as client:
+            name, payload = await echo(client, b"hello")
+            assert payload == b"hello"
+            return name, client.certificate
+
+    return asyncio.run(scenario())
+
+
+def refusal(target: Target, server_name: str | None, *alpns: str) -> int | None:
+    """The error code that such a client is refused with; None if it is not."""
+    clients: list[Client] = []
+
+    async def scenario() -> int | None:
+        try:
+            async with connected(target, server_name, *alpns, note=clients.append):
+                return None
+        except ConnectionError:
+            return clients[0].closed_with
+
+    return asyncio.run(scenario())

@@ -1,0 +1,47 @@
+"""A daemon and a demultiplexer under users of their own, with registrations of several users."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from handshaked.testing.authority import Issued
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.demux import RunningDemux
+
+DEMUX_USER = 2010
+FIRST_USER, SECOND_USER = 2001, 2002
+
+
+@pytest.fixture
+def demux_daemon(public_directory: Path) -> Iterator[RunningDaemon]:
+    """A daemon whose registrations the demultiplexer's user may follow."""
+    with RunningDaemon(public_directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def demux(public_directory: Path, demux_daemon: RunningDaemon) -> Iterator[RunningDemux]:
+    """A demultiplexer on a port of the loopback."""
+    with RunningDemux(public_directory, demux_daemon, user=DEMUX_USER) as running:
+        yield running
+
+
+@pytest.fixture
+def register(demux_daemon: RunningDaemon, issue: Callable[..., Issued]) -> Callable[..., None]:
+    """Registers a name with a certificate of its own for `user`."""
+
+    def register(name: str, server_name: str, *alpns: str, user: int | None = None, **options: object) -> None:
+        issued = issue(server_name)
+        access = {"allow_users": [str(user)]} if user is not None and os.geteuid() == 0 else {}
+        demux_daemon.register(
+            name,
+            (issued.certificate, issued.key),
+            alpns=list(alpns),
+            server_names=[server_name],
+            **access,
+            **options,
+        )
+
+    return register

@@ -1,0 +1,193 @@
+"""Servers and clients of others, out of a Debian 13 root that ``tests/demux/debian13`` prepares."""
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from handshaked.testing.authority import Issued
+
+_PREPARE = Path(__file__).with_name("debian13")
+_START_SECONDS = 60.0
+_RUN_SECONDS = 90.0
+
+
+class Debian:
+    """The root, with a directory of this test's own in it: ``inside`` as its programs see it, ``outside`` as we do."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.outside = Path(tempfile.mkdtemp(prefix="handshaked-", dir=root / "tmp"))
+        self.outside.chmod(0o755)
+        self.inside = Path("/") / self.outside.relative_to(root)
+
+    def put(self, path: Path, user: int = 0) -> Path:
+        """A copy of the file at `path` that `user` may read; its path inside."""
+        copy = self.outside / path.name
+        shutil.copyfile(path, copy)
+        copy.chmod(0o400)
+        os.chown(copy, user, user)
+        return self.inside / path.name
+
+    def directory(self, name: str, user: int) -> Path:
+        """A directory of `user`'s; its path inside."""
+        made = self.outside / name
+        made.mkdir()
+        os.chown(made, user, user)
+        return self.inside / name
+
+    def command(self, *words: str, user: int = 0) -> list[str]:
+        """The command that runs `words` inside as `user`, with a /proc and namespaces of its own for processes."""
+        namespace = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={self.root / 'proc'}"]
+        return [*namespace, "chroot", f"--userspec={user}:{user}", str(self.root), *words]
+
+    def run(self, *words: str, user: int = 0) -> "subprocess.CompletedProcess[str]":
+        """Run `words` inside to their end."""
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.inside)}
+        return subprocess.run(
+            self.command(*words, user=user),
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_RUN_SECONDS,
+        )
+
+    def close(self) -> None:
+        """Remove the directory."""
+        shutil.rmtree(self.outside)
+
+
+def prepare() -> Debian:
+    """The root, prepared now if it was not before."""
+    made = subprocess.run([_PREPARE], stdout=subprocess.PIPE, text=True, check=True)
+    return Debian(Path(made.stdout.strip()))
+
+
+@contextmanager
+def server(debian: Debian, user: int, port: int, *words: str) -> Iterator[None]:
+    """Run the server `words` inside as `user` until it has the UDP `port`, and end it after use."""
+    log = debian.outside / f"{Path(words[0]).name}.log"
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": f"{debian.inside}/{Path(words[0]).name}"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            debian.command(*words, user=user),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while f":{port:04X} " not in Path("/proc/net/udp").read_text():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{words[0]} did not start:\n{log.read_text()}")
+        yield
+    finally:
+        process.kill()  # unshare does not heed SIGTERM; what it runs goes with it
+        process.wait()
+
+
+@contextmanager
+def nginx(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Iterator[None]:
+    """nginx with HTTP/3 at `port` of the loopback."""
+    home = debian.directory("nginx", user)
+    blocks = "".join(
+        f"server {{ listen 127.0.0.1:{port} quic; server_name {name};"
+        f" ssl_certificate {debian.put(one.certificate, user)};"
+        f' ssl_certificate_key {debian.put(one.key, user)}; location / {{ return 200 "nginx $host\\n"; }}'
+        f" location = /body {{ root {home}; }} }}\n"
+        for name, one in sites.items()
+    )
+    paths = "".join(
+        f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    configuration = debian.outside / "nginx.conf"
+    configuration.write_text(
+        f"daemon off;\nmaster_process off;\npid {home}/pid;\nerror_log stderr info;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{paths}{blocks}}}\n"
+    )
+    with server(debian, user, port, "/usr/sbin/nginx", "-e", "stderr", "-c", str(debian.inside / "nginx.conf")):
+        yield
+
+
+@contextmanager
+def caddy(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Iterator[None]:
+    """Caddy at `port` of the loopback."""
+    debian.directory("caddy", user)
+    blocks = "".join(
+        f"https://{name}:{port} {{\nbind 127.0.0.1\n"
+        f"tls {debian.put(one.certificate, user)} {debian.put(one.key, user)}\n"
+        f'respond "caddy {name}"\n}}\n'
+        for name, one in sites.items()
+    )
+    (debian.outside / "Caddyfile").write_text(f"{{\nadmin off\nauto_https off\n}}\n{blocks}")
+    words = ("/usr/bin/caddy", "run", "--config", str(debian.inside / "Caddyfile"), "--adapter", "caddyfile")
+    with server(debian, user, port, *words):
+        yield
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a client saw: the body, or how it was refused."""
+
+    body: str
+    error: str = ""
+
+
+def curl(debian: Debian, name: str, port: int, root: Path) -> Visit:
+    """Debian 13's curl (OpenSSL) with HTTP/3."""
+    trust = debian.outside / "root.pem"
+    trust.write_bytes(root.read_bytes())
+    run = debian.run(
+        "curl", "-sSv", "--http3-only", "--max-time", "20", "--resolve", f"{name}:{port}:127.0.0.1",
+        "--cacert", str(debian.inside / "root.pem"), f"https://{name}:{port}/",
+    )  # fmt: skip
+    return Visit(run.stdout, run.stderr if run.returncode else "")
+
+
+def download(debian: Debian, name: str, port: int, root: Path) -> float:
+    """Bytes a second that curl gets of nginx's ``/body``."""
+    trust = debian.outside / "root.pem"
+    trust.write_bytes(root.read_bytes())
+    run = debian.run(
+        "curl", "-sS", "--http3-only", "--max-time", "60", "--resolve", f"{name}:{port}:127.0.0.1", "-o", "/dev/null",
+        "--cacert", str(debian.inside / "root.pem"), "-w", "%{speed_download}", f"https://{name}:{port}/body",
+    )  # fmt: skip
+    return float(run.stdout)
+
+
+def chromium(debian: Debian, name: str, port: int, certificates: list[x509.Certificate]) -> Visit:
+    """Chromium, made to use QUIC, that trusts the keys of `certificates`; its network log tells of errors."""
+    hashes = [
+        base64.b64encode(
+            hashlib.sha256(one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+        ).decode()
+        for one in certificates
+    ]
+    profile = Path(tempfile.mkdtemp(prefix="chromium-", dir=debian.outside))
+    inside = debian.inside / profile.name
+    run = debian.run(
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", f"--user-data-dir={inside}",
+        f"--origin-to-force-quic-on={name}:{port}", f"--host-resolver-rules=MAP {name} 127.0.0.1",
+        f"--ignore-certificate-errors-spki-list={','.join(hashes)}", f"--log-net-log={inside}/net.json",
+        "--timeout=20000", "--dump-dom", f"https://{name}:{port}/",
+    )  # fmt: skip
+    log = profile / "net.json"
+    text = log.read_text(errors="replace") if log.exists() else run.stderr
+    codes = re.findall(r'"quic_error":(\d+)|"(?:quic_)?error_details":"([^"]*)"|"details":"([^"]*)"', text)
+    words = " ".join(sorted({part for code in codes for part in code if part}))
+    return Visit(run.stdout, words if "ERR_" in run.stdout or not run.stdout.strip() else "")

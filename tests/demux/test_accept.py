@@ -1,0 +1,248 @@
+"""Applications of several users on one port, each with the connections of its registration."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handshaked.errors import Alert
+from handshaked.quic.answers import CONNECTION_REFUSED
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.demux import RunningDemux, smb_server
+from handshaked.wire.demux import Listen, push_listen
+from tests.demux.clients import Target, connected, echo, refusal, served
+from tests.demux.conftest import DEMUX_USER, FIRST_USER, SECOND_USER
+from tests.quic.initials import client_hello, crypto, initial
+
+
+@pytest.fixture
+def target(demux: RunningDemux, authority: Authority) -> Target:
+    """Where clients go."""
+    return Target(demux.port, authority.root)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_two_servers_of_two_users_share_a_port(
+    demux_daemon: RunningDaemon,
+    demux: RunningDemux,
+    register: Callable[..., None],
+    issue: Callable[..., Issued],
+    target: Target,
+) -> None:
+    register("first", "first.example.com", "smb", user=FIRST_USER)
+    register("second", "second.example.com", "smb", user=SECOND_USER)
+    with (
+        smb_server(demux_daemon, demux, "first", user=FIRST_USER),
+        smb_server(demux_daemon, demux, "second", user=SECOND_USER),
+    ):
+        for name in ("first", "second"):
+            assert served(target, f"{name}.example.com", "smb") == (name, issue(f"{name}.example.com").leaf)
+        assert refusal(target, "third.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
+        assert refusal(target, "first.example.com", "h3") == Alert.NO_APPLICATION_PROTOCOL.quic_error
+        assert refusal(target, None, "smb") == Alert.MISSING_EXTENSION.quic_error
+
+
+@pytest.mark.usefixtures("as_root")
+def test_nobody_listens_for_what_is_not_his(
+    demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None]
+) -> None:
+    register("first", "first.example.com", "smb", user=FIRST_USER)
+    with pytest.raises(RuntimeError), smb_server(demux_daemon, demux, "first", user=SECOND_USER):
+        pass
+    with pytest.raises(RuntimeError), smb_server(demux_daemon, demux, "nothing", user=FIRST_USER):
+        pass
+
+
+@pytest.mark.usefixtures("as_root")
+def test_users_that_lose_a_registration_get_no_more_of_it(
+    demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("first", "first.example.com", "smb", user=FIRST_USER)
+    with smb_server(demux_daemon, demux, "first", user=FIRST_USER):
+        assert served(target, "first.example.com", "smb")[0] == "first"
+        register("first", "first.example.com", "smb", user=SECOND_USER, replace=True)
+        assert refusal(target, "first.example.com", "smb") == CONNECTION_REFUSED
+        register("first", "first.example.com", "smb", user=FIRST_USER, replace=True)
+        assert served(target, "first.example.com", "smb")[0] == "first"
+
+
+def test_changes_of_registrations_take_effect_at_once(
+    demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("smb", "old.example.com", "smb", user=FIRST_USER)
+    with smb_server(demux_daemon, demux, "smb", user=FIRST_USER):
+        for count in range(5):
+            name = f"name{count}.example.com"
+            assert refusal(target, name, "smb") == Alert.UNRECOGNIZED_NAME.quic_error
+            register("smb", name, "smb", user=FIRST_USER, replace=True)
+            assert served(target, name, "smb")[0] == "smb"
+    demux_daemon.ask("unregister", name="smb")
+    assert refusal(target, "name4.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
+
+
+def test_processes_of_one_registration_take_turns(
+    demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+    with (
+        smb_server(demux_daemon, demux, "smb", user=FIRST_USER) as one,
+        smb_server(demux_daemon, demux, "smb", user=FIRST_USER) as other,
+    ):
+        connections = 4
+
+        async def scenario() -> list[int]:
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(connections):
+                    await stack.enter_async_context(connected(target, "smb.example.com", "smb"))
+                return [_udp_sockets(process.pid) for process in (one, other)]
+
+        assert asyncio.run(scenario()) == [connections // 2] * 2
+
+
+def test_a_registration_that_nobody_serves_is_refused_at_once(
+    demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+    assert refusal(target, "smb.example.com", "smb") == CONNECTION_REFUSED
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_accepted_connections_outlive_the_demultiplexer(
+    number: int, demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+
+    async def scenario() -> None:
+        async with connected(target, "smb.example.com", "smb") as old:
+            await echo(old, b"before")
+            await asyncio.to_thread(demux.stop, number)
+            assert await echo(old, b"meanwhile") == ("smb", b"meanwhile")
+            await asyncio.to_thread(demux.start)
+            async with connected(target, "smb.example.com", "smb") as new:
+                assert await echo(new, b"after") == ("smb", b"after")
+            assert await echo(old, b"after") == ("smb", b"after")
+
+    with smb_server(demux_daemon, demux, "smb", user=FIRST_USER):
+        asyncio.run(scenario())
+
+
+def test_new_connections_need_no_daemon_to_be_dispatched(
+    demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+    demux_daemon.stop()
+    assert refusal(target, "smb.example.com", "smb") == CONNECTION_REFUSED
+    assert refusal(target, "other.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
+    demux_daemon.start()
+    register("other", "other.example.com", "smb", user=FIRST_USER)
+    while demux.metrics()["registrations"] != 2:  # it comes back to the daemon within a second
+        continue
+    with smb_server(demux_daemon, demux, "other", user=FIRST_USER):
+        assert served(target, "other.example.com", "smb")[0] == "other"
+
+
+@pytest.mark.parametrize(
+    ("host", "listen"),
+    [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::1", "::1")],  # noqa: S104 - the loopback is what clients see of it
+)
+def test_a_port_at_any_address(
+    host: str,
+    listen: str,
+    public_directory: Path,
+    demux_daemon: RunningDaemon,
+    register: Callable[..., None],
+    authority: Authority,
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+    with (
+        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host=listen) as demux,
+        smb_server(demux_daemon, demux, "smb", user=FIRST_USER),
+    ):
+        target = Target(demux.port, authority.root, host)
+        for _ in range(2):
+            assert served(target, "smb.example.com", "smb")[0] == "smb"
+        assert refusal(target, "other.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
+        # 127.0.0.2 is not where the system would answer 127.0.0.1 from: such a flow is relayed.
+        if host == "127.0.0.1":
+            assert served(Target(demux.port, authority.root, "127.0.0.2"), "smb.example.com", "smb")[0] == "smb"
+
+
+def test_clients_are_told_to_come_again_under_load(
+    public_directory: Path, demux_daemon: RunningDaemon, register: Callable[..., None], authority: Authority
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+    with (
+        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, options=("--retry-from=0",)) as demux,
+        smb_server(demux_daemon, demux, "smb", user=FIRST_USER),
+    ):
+        assert served(Target(demux.port, authority.root), "smb.example.com", "smb")[0] == "smb"
+        assert demux.metrics()['answered_total{reason="retry"}'] == 1
+
+
+def _udp_sockets(pid: int) -> int:
+    """How many UDP sockets the process has open."""
+    inodes = {line.split()[9] for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
+    links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
+
+
+def test_an_application_that_does_not_read_keeps_its_clients_waiting(
+    demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("smb", "smb.example.com", "smb")
+    hello = client_hello("smb.example.com", ["smb"])
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        idle.connect(os.fspath(demux.socket))
+        idle.send(push_listen(1, Listen("smb")))
+        assert len(idle.recv(1000)) > 16
+        client.connect(("127.0.0.1", target.port))
+        while 'flows_total{reason="busy"}' not in demux.metrics():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
+                another.sendto(initial(crypto(0, hello), dcid=os.urandom(8)), ("127.0.0.1", target.port))
+        client.send(initial(crypto(0, hello), dcid=os.urandom(8)))
+        busy = demux.metrics()['flows_total{reason="busy"}']
+        while demux.metrics()['flows_total{reason="busy"}'] < busy:
+            continue
+        with pytest.raises(BlockingIOError):
+            client.recv(2000, socket.MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_with_sockets_held_for_it_a_restart_loses_nothing(
+    number: int,
+    public_directory: Path,
+    demux_daemon: RunningDaemon,
+    register: Callable[..., None],
+    authority: Authority,
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER)
+
+    async def scenario(demux: RunningDemux) -> None:
+        target = Target(demux.port, authority.root, "127.0.0.1")
+        async with connected(target, "smb.example.com", "smb") as old:
+            await asyncio.to_thread(demux.stop, number)
+            assert await echo(old, b"meanwhile") == ("smb", b"meanwhile")
+
+            async def newcomer() -> tuple[str, bytes]:
+                async with connected(target, "smb.example.com", "smb") as new:
+                    return await echo(new, b"in the gap")
+
+            waiting = asyncio.create_task(newcomer())
+            await asyncio.to_thread(demux.start)
+            assert await waiting == ("smb", b"in the gap")
+            assert await echo(old, b"after") == ("smb", b"after")
+
+    with (
+        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host="0.0.0.0", activated=True) as demux,  # noqa: S104 - the loopback is what clients see of it
+        smb_server(demux_daemon, demux, "smb", user=FIRST_USER),
+    ):
+        asyncio.run(scenario(demux))

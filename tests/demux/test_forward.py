@@ -1,0 +1,109 @@
+"""Servers that know nothing of the demultiplexer, at addresses of their own."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from handshaked.errors import RefusedError
+from handshaked.quic.answers import CONNECTION_REFUSED
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.demo import ask, echo_server
+from handshaked.testing.demux import RunningDemux
+from tests.demux.clients import Target, connected, refusal
+
+_PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+@pytest.fixture
+def target(demux: RunningDemux, authority: Authority) -> Target:
+    """Where clients go."""
+    return Target(demux.port, authority.root)
+
+
+@pytest.fixture
+def backend_socket() -> socket.socket:
+    """A UDP socket that plays a server."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.settimeout(30)
+    return sock
+
+
+def test_an_unmodified_server_is_reached(
+    demux_daemon: RunningDaemon,
+    target: Target,
+    register: Callable[..., None],
+    issue: Callable[..., Issued],
+    authority: Authority,
+) -> None:
+    with echo_server(demux_daemon) as port:
+        register("web", "web.example.com", "h3", deliver=f"forward 127.0.0.1:{port}")
+        seen = asyncio.run(ask(target.port, "web.example.com", ("h3",), authority.root))
+        assert seen.registration == "web"
+
+
+def test_a_registration_that_forwards_needs_no_credential(
+    demux_daemon: RunningDaemon, target: Target, backend_socket: socket.socket
+) -> None:
+    with closing(backend_socket) as backend:
+        demux_daemon.register(
+            "bare", alpns=["h3"], server_names=["bare.example.com"], deliver=f"forward 127.0.0.1:{_port(backend)}"
+        )
+        first = asyncio.run(_first_datagram(target, backend, "bare.example.com"))
+        assert len(first) >= 1200
+
+
+def test_other_registrations_need_one(demux_daemon: RunningDaemon) -> None:
+    with pytest.raises(RefusedError, match="--cert"):
+        demux_daemon.register("bare", alpns=["h3"], server_names=["bare.example.com"])
+
+
+def test_a_proxy_header_goes_in_front_until_the_server_answers(
+    demux_daemon: RunningDaemon, target: Target, backend_socket: socket.socket
+) -> None:
+    with closing(backend_socket) as backend:
+        demux_daemon.register(
+            "proxied",
+            alpns=["h3"],
+            server_names=["proxied.example.com"],
+            deliver=f"forward 127.0.0.1:{_port(backend)}",
+            proxy_protocol=True,
+        )
+        first = asyncio.run(_first_datagram(target, backend, "proxied.example.com"))
+        assert first[:12] == _PROXY_SIGNATURE
+        assert first[12:14] == b"\x21\x12"  # version 2, PROXY; UDP over IPv4
+        assert first[14:16] == (12).to_bytes(2)
+        assert first[16:24] == socket.inet_aton("127.0.0.1") * 2
+        assert int.from_bytes(first[26:28]) == target.port
+        assert first[28] & 0x80
+
+
+def test_a_server_that_is_not_there_is_said_at_once(
+    demux_daemon: RunningDaemon, target: Target, backend_socket: socket.socket
+) -> None:
+    port = _port(backend_socket)
+    backend_socket.close()
+    demux_daemon.register("gone", alpns=["h3"], server_names=["gone.example.com"], deliver=f"forward 127.0.0.1:{port}")
+    assert refusal(target, "gone.example.com", "h3") == CONNECTION_REFUSED
+
+
+async def _first_datagram(target: Target, backend: socket.socket, server_name: str) -> bytes:
+    """What the server at `backend` gets first from a client of `server_name`."""
+
+    async def client() -> None:
+        async with connected(target, server_name, "h3"):
+            pass
+
+    task = asyncio.create_task(client())
+    datagram = await asyncio.to_thread(backend.recv, 65536)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return datagram
+
+
+def _port(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])

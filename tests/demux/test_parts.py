@@ -1,0 +1,98 @@
+"""Addresses, routes and tokens."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handshaked.demux.addresses import Address, parse_address, show_address, source_of
+from handshaked.demux.routes import Routes
+from handshaked.demux.tokens import RetryTokens
+from handshaked.errors import RefusedError
+from handshaked.registry.delivery import Delivery, Way, parse_delivery
+
+ADDRESSES: list[tuple[Address, str]] = [
+    (("192.0.2.1", 443), "192.0.2.1:443"),
+    (("2001:db8::1", 443, 0, 0), "[2001:db8::1]:443"),
+    (("fe80::1", 443, 0, 3), "[fe80::1%3]:443"),
+]
+
+
+@pytest.mark.parametrize(("address", "text"), ADDRESSES)
+def test_addresses_are_written_and_read(address: Address, text: str) -> None:
+    assert show_address(address) == text
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "192.0.2.1", "192.0.2.1:", "192.0.2.1:65536", "example.com:443", "2001:db8::1:443", "[::1]", "[::1:443"],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_address(text)
+
+
+def test_a_source_is_an_address_or_a_network() -> None:
+    assert source_of(("192.0.2.1", 1)) != source_of(("192.0.2.2", 1))
+    assert source_of(("2001:db8::1", 1, 0, 0)) == source_of(("2001:db8::2", 2, 0, 0))
+    assert source_of(("fe80::1%lo", 1, 0, 1)) == source_of(("fe80::2", 1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "delivery"),
+    [
+        ("accept", Delivery(Way.ACCEPT)),
+        ("relay", Delivery(Way.RELAY)),
+        ("forward 192.0.2.1:8443", Delivery(Way.FORWARD, "192.0.2.1", 8443)),
+        ("forward [2001:db8::1]:8443", Delivery(Way.FORWARD, "2001:db8::1", 8443)),
+    ],
+)
+def test_deliveries_are_written_and_read(text: str, delivery: Delivery) -> None:
+    assert parse_delivery(text) == delivery
+    assert delivery.text == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "drop", "accept 1.2.3.4:5", "forward", "forward example.com:443", "forward ::1:2"]
+)
+def test_other_deliveries_are_refused(text: str) -> None:
+    with pytest.raises(RefusedError):
+        parse_delivery(text)
+
+
+def test_listeners_are_found_by_their_route_and_relays_by_what_was_learned() -> None:
+    routes: Routes[str, str] = Routes()
+    route = routes.give("first")
+    assert routes.give("second", route) != route
+    assert routes.listener(route + b"any id") == "first"
+    assert routes.learn(b"an id of a server", "relay")
+    assert not routes.learn(b"an id of a server", "another")
+    assert routes.relay_behind_short_header(b"\x40an id of a server and data") == "relay"
+    assert routes.relay_behind_short_header(b"\x40an id of another one and data") is None
+    routes.forget(b"an id of a server")
+    routes.take(route)
+    assert routes.relay(b"an id of a server") is None
+    assert routes.listener(route) is None
+    assert routes.give("third", route) == route
+
+
+def test_ids_that_are_too_short_are_not_learned() -> None:
+    routes: Routes[str, str] = Routes()
+    assert not routes.learn(b"abc", "relay")
+    assert len(routes) == 0
+
+
+def test_a_token_is_for_one_client_and_a_short_while() -> None:
+    tokens = RetryTokens()
+    token = tokens.seal("192.0.2.1:1", b"original", b"retry", 100.0)
+    assert tokens.open(token, "192.0.2.1:1", b"retry", 105.0) == b"original"
+    assert tokens.open(token, "192.0.2.1:2", b"retry", 105.0) is None
+    assert tokens.open(token, "192.0.2.1:1", b"other", 105.0) is None
+    assert tokens.open(token, "192.0.2.1:1", b"retry", 111.0) is None
+    assert RetryTokens().open(token, "192.0.2.1:1", b"retry", 105.0) is None
+
+
+@given(st.binary(max_size=100))
+def test_other_tokens_open_to_nothing(token: bytes) -> None:
+    assert RetryTokens().open(token, "192.0.2.1:1", b"retry", 0.0) is None
+    assert RetryTokens().open(b"hsdx" + token, "192.0.2.1:1", b"retry", 0.0) is None

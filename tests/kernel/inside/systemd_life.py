@@ -1,0 +1,212 @@
+"""Inside, under systemd: the service's life from installation to removal."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from handshaked.testing.authority import Authority
+
+CERTIFICATES = Path("/srv/certificates")
+DROP_IN = Path("/run/systemd/system/handshaked.service.d/watchdog.conf")
+SOCKET = Path("/run/handshaked/handshake.sock")
+_PATIENCE = 60.0
+
+
+def run(*command: str, status: int = 0) -> str:
+    """The output of `command`, which must end with `status`."""
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = process.stdout + process.stderr
+    if process.returncode != status:
+        journal = subprocess.run(
+            ["journalctl", "-u", "handshaked", "-n", "40"], capture_output=True, text=True, check=False
+        )
+        raise SystemExit(f"{command} ended with {process.returncode}:\n{said}\n{journal.stdout}")
+    return said
+
+
+def shown(name: str) -> str:
+    """A property of the service."""
+    return run("systemctl", "show", "--property", name, "--value", "handshaked.service").strip()
+
+
+def wait_until(what: str, holds: object) -> None:
+    """Wait until `holds()`."""
+    deadline = time.monotonic() + _PATIENCE
+    while not holds():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            raise SystemExit(f"did not come about: {what}\n{run('journalctl', '-u', 'handshaked', '-n', '60')}")
+        time.sleep(0.1)
+    print("seen:", what, flush=True)
+
+
+def main() -> None:
+    """All of it."""
+    prepare()
+    socket_activation()
+    registrations()
+    reload()
+    bus()
+    kill()
+    watchdog()
+    clock()
+    stop()
+    removal()
+
+
+def prepare() -> None:
+    """What the lab's root lacks: a file system on which files belong to those who make them."""
+    for path in (Path("/var/lib/handshaked"), CERTIFICATES):
+        path.mkdir(parents=True)
+        run("mount", "-t", "tmpfs", "tmpfs", str(path))
+    run("systemctl", "start", "dbus.socket", "systemd-journald.service")
+    run("handshakectl", "install-systemd")
+    run("systemd-analyze", "verify", "--man=no", "/usr/local/lib/systemd/system/handshaked.service")
+
+
+def socket_activation() -> None:
+    """The service starts when somebody connects."""
+    run("systemctl", "start", "handshaked.socket")
+    assert shown("ActiveState") == "inactive"
+    print(run("handshakectl", "status"))
+    assert shown("ActiveState") == "active"
+    assert shown("User") == "handshaked"
+    listening = run("ss", "-xlp")
+    assert "handshake.sock" in listening
+    print("seen: socket activation", flush=True)
+
+
+def registrations() -> None:
+    """Root's key, which the daemon's user may not read by itself, is registered and served."""
+    authority = Authority(CERTIFICATES)
+    authority.issue("www.example.com", file_name="www")
+    run(
+        "handshakectl", "register", "web", "--alpn=h3", "--server-name=www.example.com",
+        f"--cert={CERTIFICATES}/www.pem", f"--key={CERTIFICATES}/www.key",
+    )  # fmt: skip
+    probe()
+    fields = run("journalctl", "-o", "json", "HANDSHAKED_OUTCOME=ok", "HANDSHAKED_REGISTRATION=web")
+    assert json.loads(fields.splitlines()[0])["HANDSHAKED_SERVER_NAME"] == "www.example.com"
+    print("seen: fields in the journal", flush=True)
+
+
+def probe() -> None:
+    """A real handshake for what is registered."""
+    roots = list(CERTIFICATES.glob("*CA.pem"))
+    assert "ok" in run("handshakectl", "test", "web", f"--ca={roots[0]}")
+
+
+def digest() -> str:
+    """The certificate that is served."""
+    page = json.loads(run("handshakectl", "show", "web", "--json"))
+    return str(page["registration"]["credentials"][0]["sha256"])
+
+
+def reload() -> None:
+    """New files are taken over; bad ones are refused, and the old stay."""
+    before = digest()
+    key = (CERTIFICATES / "www.key").read_bytes()
+    Authority(CERTIFICATES).issue("www.example.com", file_name="www")
+    run("systemctl", "reload", "handshaked")
+    after = digest()
+    assert after != before
+    renewed = (CERTIFICATES / "www.key").read_bytes()
+    (CERTIFICATES / "www.key").write_bytes(key)
+    run("systemctl", "reload", "handshaked", status=1)
+    assert digest() == after
+    assert "does not match" in run("handshakectl", "status", status=1)
+    (CERTIFICATES / "www.key").write_bytes(renewed)
+    run("systemctl", "reload", "handshaked")
+    run("systemctl", "kill", "--signal=HUP", "--kill-whom=main", "handshaked")
+    assert shown("ActiveState") in ("active", "reloading")
+    probe()
+    print("seen: reload", flush=True)
+
+
+def bus() -> None:
+    """The bus starts the service, and obeys its policy."""
+    run("systemctl", "stop", "handshaked.service")
+    call = ("busctl", "call", "org.handshaked.Handshaked1", "/org/handshaked/Handshaked1")
+    manager = "org.handshaked.Handshaked1.Manager"
+    assert "registrations" in run(*call, manager, "Status")
+    assert shown("ActiveState") == "active"
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    assert "Access denied" in run(*nobody, *call, manager, "Grant", "a{sv}", "0", status=1)
+    assert "Access denied" in run(*nobody, *call, manager, "Reload", status=1)
+    run(*call, manager, "Reload")
+    print("seen: the bus", flush=True)
+
+
+def kill() -> None:
+    """SIGKILL: systemd starts it again, with all that was registered."""
+    before = int(shown("NRestarts"))
+    os.kill(int(shown("MainPID")), signal.SIGKILL)
+    wait_until("a restart after SIGKILL", lambda: int(shown("NRestarts")) > before and shown("ActiveState") == "active")
+    probe()
+
+
+def watchdog() -> None:
+    """A daemon that cannot do handshakes any more is replaced, though it lives."""
+    DROP_IN.parent.mkdir(parents=True)
+    DROP_IN.write_text("[Service]\nWatchdogSec=6s\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "handshaked.service")
+    before = int(shown("NRestarts"))
+    aside = SOCKET.with_suffix(".aside")
+    SOCKET.rename(aside)
+    wait_until("the watchdog's restart", lambda: int(shown("NRestarts")) > before)
+    aside.rename(SOCKET)
+    wait_until("a ready service", lambda: shown("ActiveState") == "active")
+    before = int(shown("NRestarts"))
+    os.kill(int(shown("MainPID")), signal.SIGSTOP)
+    wait_until("the restart of a stopped daemon", lambda: int(shown("NRestarts")) > before)
+    wait_until("a ready service", lambda: shown("ActiveState") == "active")
+    probe()
+    DROP_IN.unlink()
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "handshaked.service")
+
+
+def clock() -> None:
+    """A clock that is a day behind, and then right again: clear words, no exit, recovery."""
+    pid = shown("MainPID")
+    now = time.time()
+    later = Authority(CERTIFICATES).issue("later.example.com", file_name="later")
+    time.clock_settime(time.CLOCK_REALTIME, now - 3 * 86400)
+    arguments = ("handshakectl", "register", "later", "--alpn=h3", "--server-name=later.example.com")
+    files = (f"--cert={later.certificate}", f"--key={later.key}")
+    assert "is not valid before" in run(*arguments, *files, status=1)
+    Authority(CERTIFICATES).issue("www.example.com", file_name="www")
+    run("handshakectl", "status")
+    time.clock_settime(time.CLOCK_REALTIME, now + 10)
+    run(*arguments, *files)
+    run("handshakectl", "reload")
+    probe()
+    assert shown("MainPID") == pid
+    print("seen: a clock that was wrong", flush=True)
+
+
+def stop() -> None:
+    """It ends in peace; the socket stays, and starts it again."""
+    run("systemctl", "stop", "handshaked.service")
+    assert shown("Result") == "success"
+    assert run("systemctl", "is-active", "handshaked.socket").strip() == "active"
+    run("handshakectl", "status")
+    assert shown("ActiveState") == "active"
+    print("seen: stop", flush=True)
+
+
+def removal() -> None:
+    """Nothing stays but settings and registrations."""
+    run("handshakectl", "uninstall-systemd", "--now")
+    assert not Path("/usr/local/lib/systemd/system/handshaked.service").exists()
+    assert not SOCKET.exists()
+    assert Path("/var/lib/handshaked/registry.db").exists()
+    shutil.rmtree(DROP_IN.parent)
+    print("seen: removal", flush=True)
+
+
+main()

@@ -1,0 +1,79 @@
+"""Databases of older versions are brought to this one with all they hold; newer ones are refused."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from handshaked.errors import RefusedError, UnavailableError
+from handshaked.registry.registration import Grant
+from handshaked.registry.schema import SCHEMA_VERSION, open_for_reading, open_for_writing
+from handshaked.registry.store import Source, Store
+
+FIRST = Path(__file__).with_name("schema-1.sql")
+
+
+def of_version_1(path: Path) -> None:
+    """What handshaked 0.1 left behind, with a registration."""
+    db = sqlite3.connect(path)
+    db.executescript(FIRST.read_text())
+    db.close()
+
+
+def test_registrations_survive_an_upgrade(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    of_version_1(path)
+    store = Store(path)
+    registration = store.load().named("web")
+    assert registration is not None
+    assert (registration.owner, registration.server_names, registration.alpns) == (1000, ("a.example.com",), (b"h3",))
+    assert registration.origin == ""
+    [details] = store.details(registration)
+    assert details.source == Source("/etc/c.pem", "/etc/k.pem", "")
+    assert store.credential(details.reference.id).chain[0]
+    store.add_grant(Grant(0, 1000, None, (), (b"h3",)))
+    store.close()
+    Store(path, read_only=True).close()
+
+
+def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    Store(path).close()
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(RefusedError, match=r"made by a newer handshaked.*install that version again"):
+        open_for_writing(path)
+    with pytest.raises(RefusedError, match="restart it"):
+        open_for_reading(path)
+    assert path.read_bytes() == before
+    process = subprocess.run(
+        [sys.executable, "-m", "handshaked.daemon", f"--state-directory={tmp_path}", f"--runtime-directory={tmp_path}"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "made by a newer handshaked" in process.stderr
+
+
+def test_a_migration_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    of_version_1(path)
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE grant_ (in_the_way)")
+    db.close()
+    with pytest.raises(UnavailableError, match="grant_ already exists"):
+        open_for_writing(path)
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    assert "origin" not in [column[1] for column in db.execute("PRAGMA table_info(registration)")]
+    db.close()
+
+
+def test_a_damaged_database_is_said_to_be_so(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(UnavailableError, match="restore it from a backup"):
+        open_for_writing(path)

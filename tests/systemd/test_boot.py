@@ -1,0 +1,21 @@
+"""The service under systemd as PID 1, in a kernel of its own: from installation to removal."""
+
+import os
+
+import pytest
+
+from tests.kernel.lab import boot
+
+SEEN = (
+    "socket activation", "fields in the journal", "reload", "the bus", "a restart after SIGKILL",
+    "the watchdog's restart", "the restart of a stopped daemon", "a clock that was wrong", "stop", "removal",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make the kernel's root file system")
+def test_the_service_lives_under_systemd() -> None:
+    result = boot("systemd_life", systemd=True)
+    assert result.status == 0, result.output
+    for what in SEEN:
+        assert f"seen: {what}" in result.output

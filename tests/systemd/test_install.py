@@ -1,0 +1,125 @@
+"""``install-systemd`` and its reverse, below a directory instead of the root."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from handshaked.cli.completion import SHELLS, script
+from handshaked.cli.manual import PAGES, page
+from handshaked.cli.parser import command_line
+
+PROGRAM = Path(sys.executable).with_name("handshakectl")
+CHECKOUT = Path(__file__).parents[2]
+
+
+def run(command: str, root: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(PROGRAM), command, f"--root={root}"], capture_output=True, text=True, check=False)
+
+
+def files_below(root: Path) -> list[Path]:
+    return sorted(path.relative_to(root) for path in root.rglob("*") if not path.is_dir())
+
+
+def test_all_is_put_in_place_and_taken_away(tmp_path: Path) -> None:
+    settings = tmp_path / "etc/handshaked/handshaked.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("")
+    assert run("install-systemd", tmp_path).returncode == 0
+    placed = files_below(tmp_path)
+    service = (tmp_path / "usr/local/lib/systemd/system/handshaked.service").read_text()
+    assert f"ExecStart={PROGRAM.parent.resolve()}/handshaked " in service
+    assert "/usr/bin/handshake" not in service
+    for shipped in (CHECKOUT / "systemd").iterdir():
+        assert any(path.name in (shipped.name, "handshaked.conf") for path in placed), shipped
+    assert run("install-systemd", tmp_path).returncode == 0
+    assert files_below(tmp_path) == placed
+    assert run("uninstall-systemd", tmp_path).returncode == 0
+    assert files_below(tmp_path) == [settings.relative_to(tmp_path)]
+
+
+def test_what_was_changed_stays(tmp_path: Path) -> None:
+    run("install-systemd", tmp_path)
+    unit = tmp_path / "usr/local/lib/systemd/system/handshaked.service"
+    unit.write_text("mine")
+    process = run("uninstall-systemd", tmp_path)
+    assert process.returncode == 1
+    assert f"{unit} was changed" in process.stderr
+    assert files_below(tmp_path) == [unit.relative_to(tmp_path)]
+
+
+def test_nothing_to_take_away_is_said(tmp_path: Path) -> None:
+    process = run("uninstall-systemd", tmp_path)
+    assert process.returncode == 1
+    assert "nothing was installed" in process.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_and_the_sdist_hold_all_files(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={tmp_path}", str(CHECKOUT)],
+        check=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (CHECKOUT / "handshaked").rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            assert str(path.relative_to(CHECKOUT)) in names
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completions_name_every_command_and_option(shell: str) -> None:
+    parser = command_line()
+    text = script(shell, parser)
+    for name, sub in parser.commands.items():
+        assert name in text
+        for action in sub.arguments:
+            if action.option_strings:
+                assert action.option_strings[-1].removeprefix("--") in text
+    program = shutil.which(shell)
+    if program is not None:
+        subprocess.run([program, "-n"], input=text, text=True, check=True)
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    (tmp_path / "completion").write_text(script("bash", command_line()))
+    ask = (
+        "source completion; COMP_WORDS=({}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _handshakectl;"
+        ' printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+
+    def completed(words: str) -> list[str]:
+        process = subprocess.run(
+            ["bash", "-c", ask.format(words)], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return process.stdout.split()
+
+    assert completed("handshakectl unr") == ["unregister"]
+    assert completed("handshakectl monitor --fa") == ["--failed"]
+    assert completed("handshakectl monitor --role s") == ["server"]
+    assert completed("handshakectl completion z") == ["zsh"]
+    assert completed("handshakectl register --cert comp") == ["completion"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_manual_pages_say_what_help_says(name: str) -> None:
+    text = page(name)
+    parser = command_line()
+    if name == "handshakectl.1":
+        for sub in parser.commands.values():
+            assert (sub.description or "").replace("-", "\\-") in text
+    man = shutil.which("man")
+    if man is not None:
+        process = subprocess.run(
+            [man, "--warnings", "-l", "-"],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"LC_ALL": "C.UTF-8"},
+        )
+        assert process.stderr == ""
+        assert "handshaked" in process.stdout

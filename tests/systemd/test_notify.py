@@ -1,0 +1,112 @@
+"""Sockets from systemd and words to it, with a socket of our own in its place."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from handshaked.control.client import ControlClient
+
+PASS_ON = """
+import os, sys
+count, listening = int(sys.argv[1]), list(map(int, sys.argv[2].split(",")))
+for number, descriptor in enumerate(listening):
+    os.dup2(descriptor, 100 + number)
+for number in range(len(listening)):
+    os.dup2(100 + number, 3 + number)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.environ["LISTEN_FDS"] = str(count)
+os.execv(sys.executable, [sys.executable, "-m", "handshaked.daemon", *sys.argv[3:]])
+"""
+
+
+class Systemd:
+    """What systemd hears, and what it hands over."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(directory / "notify"))
+        self._notify.settimeout(30)
+        self.listeners = []
+        for name in ("handshake.sock", "control.sock"):
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            listener.bind(str(directory / name))
+            listener.listen()
+            self.listeners.append(listener)
+        numbers = [listener.fileno() for listener in self.listeners]
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-c", PASS_ON, "2", ",".join(map(str, numbers)), f"--state-directory={directory}/state",
+                f"--runtime-directory={directory}/elsewhere", f"--configuration-directory={directory}/etc",
+                "--workers=1", "--no-kernel", "--log-level=error", *options,
+            ],
+            pass_fds=numbers, env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": "600000"},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Let go of all sockets."""
+        for sock in (self._notify, *self.listeners):
+            sock.close()
+
+    def hear(self, wanted: str) -> str:
+        """Wait for a message that has the line `wanted`."""
+        while True:
+            message = self._notify.recv(4096).decode()
+            if re.search(wanted, message, re.MULTILINE):
+                return message
+
+    def hears_nothing_of(self, word: str) -> bool:
+        """Whether all that comes within some time goes without `word`."""
+        self._notify.settimeout(2)
+        try:
+            while word not in self._notify.recv(4096).decode():
+                pass
+        except TimeoutError:
+            return True
+        finally:
+            self._notify.settimeout(30)
+        return False
+
+
+@contextmanager
+def service(directory: Path) -> Iterator[Systemd]:
+    systemd = Systemd(directory)
+    try:
+        yield systemd
+    finally:
+        systemd.process.terminate()
+        systemd.process.wait(30)
+        systemd.close()
+
+
+def test_sockets_are_taken_over_and_states_told(public_directory: Path) -> None:
+    with service(public_directory) as systemd:
+        systemd.hear("^READY=1$")
+        with ControlClient(public_directory / "control.sock") as client:
+            assert client.ask("status", {})["pid"] == systemd.process.pid
+        assert not (public_directory / "elsewhere").exists()
+        systemd.hear("^WATCHDOG=1$")
+        systemd.process.send_signal(signal.SIGHUP)
+        assert re.search(r"^MONOTONIC_USEC=\d+$", systemd.hear("^RELOADING=1$"), re.MULTILINE)
+        systemd.hear("^READY=1$")
+        systemd.process.terminate()
+        systemd.hear("^STOPPING=1$")
+        assert systemd.process.wait(30) == 0
+        assert (public_directory / "handshake.sock").exists()
+
+
+def test_without_handshakes_the_watchdog_hears_nothing(public_directory: Path) -> None:
+    """The daemon lives and its control socket answers; but nobody gets through its door."""
+    with service(public_directory) as systemd:
+        systemd.hear("^WATCHDOG=1$")
+        (public_directory / "handshake.sock").unlink()
+        systemd.hears_nothing_of("nothing")  # what was under way
+        assert systemd.hears_nothing_of("WATCHDOG=1")
+        with ControlClient(public_directory / "control.sock") as client:
+            assert "No such file" in client.ask("status", {})["self_test"]

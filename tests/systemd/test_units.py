@@ -1,0 +1,87 @@
+"""The files for systemd, D-Bus and polkit: what systemd itself says of them, and how exposed the service is."""
+
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from handshaked.cli.install import contents
+from handshaked.control.dbus_interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE
+
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The directory of the units, as installed, with programs that are there."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("handshaked", "handshakectl"):
+        shutil.copy("/bin/true", programs / name)
+    for path, content in contents(programs).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    return tmp_path / "usr/local/lib/systemd/system"
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", ["handshaked.service", "handshaked.socket", "handshaked-metrics.socket"])
+def test_systemd_finds_nothing_to_say(installed: Path, unit: str) -> None:
+    process = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(installed / unit)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+@needs_systemd
+def test_the_exposure_is_low(installed: Path) -> None:
+    process = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=15", str(installed / "handshaked.service")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = re.search(r"Overall exposure level for handshaked.service: ([0-9.]+)", process.stdout)
+    assert found, process.stderr
+    assert float(found[1]) <= 1.5
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["sysusers", "tmpfiles"])
+def test_users_and_directories_are_made(tmp_path: Path, kind: str) -> None:
+    program = shutil.which(f"systemd-{kind}")
+    if program is None:
+        pytest.skip(f"needs systemd-{kind}")
+    for name in ("etc", "var/lib"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("passwd", "group"):
+        (tmp_path / "etc" / name).write_text("root:x:0:0::/root:/bin/sh\n" if name == "passwd" else "root:x:0:\n")
+    create = ["--create"] if kind == "tmpfiles" else []
+    subprocess.run([program, f"--root={tmp_path}", *create, str(SYSTEMD / f"{kind}.conf")], check=True)
+    if kind == "sysusers":
+        assert "handshaked:" in (tmp_path / "etc/passwd").read_text()
+    else:
+        assert (tmp_path / "etc/handshaked/registrations.d").is_dir()
+
+
+def test_the_policy_allows_what_exists_and_nothing_else() -> None:
+    policy = ElementTree.parse(SYSTEMD / "org.handshaked.Handshaked1.conf")  # noqa: S314 - our own file
+    default = next(one for one in policy.iter("policy") if one.get("context") == "default")
+    for interface in (MANAGER_INTERFACE, REGISTRATION_INTERFACE):
+        allowed = {
+            rule.get("send_member") for rule in default.iter("allow") if rule.get("send_interface") == interface.name
+        }
+        assert None not in allowed
+        assert allowed <= {method.name for method in interface.methods}
+    assert [rule.attrib for rule in default.iter("deny")][1] == {"send_destination": "org.handshaked.Handshaked1"}
+
+
+def test_polkit_knows_each_action() -> None:
+    policy = ElementTree.parse(SYSTEMD / "org.handshaked.policy")  # noqa: S314 - our own file
+    known = {action.get("id") for action in policy.iter("action")}
+    asked = {method.action for one in (MANAGER_INTERFACE, REGISTRATION_INTERFACE) for method in one.methods}
+    assert known == asked - {None}
+    assert {one.text for one in policy.iter("allow_any")} == {"auth_admin"}

@@ -1,0 +1,60 @@
+"""What the documentation says is what the code does: messages, options, the parts that are written by the code."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from handshaked.cli.reference import generated
+
+CHECKOUT = Path(__file__).parents[1]
+LEVELS = {"warning", "error", "critical", "exception"}
+
+
+@pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
+def test_what_is_written_by_the_code_is_up_to_date(path: Path) -> None:
+    assert path.read_text() == generated()[path], "run scripts/docs"
+
+
+def messages() -> set[str]:
+    """All that is logged at the levels warning and error, by format."""
+    found = set()
+    for path in (CHECKOUT / "handshaked").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[ast.Constant(value=str(text)), *_]
+                ) if level in LEVELS:
+                    found.add(text)
+    return found - {"%s"}
+
+
+def test_every_message_is_explained() -> None:
+    explained = (CHECKOUT / "docs/reference-messages.md").read_text()
+    missing = {message for message in messages() if f"`{message}`" not in explained}
+    assert not missing
+    for message in re.findall(r"`([^`]*%[sdg][^`]*)`", explained):
+        assert message in messages() or message in ("%s", "%d"), message
+
+
+def test_every_setting_is_named() -> None:
+    reference = (CHECKOUT / "docs/reference.md").read_text()
+    source = ast.parse((CHECKOUT / "handshaked/configuration.py").read_text())
+    settings = {
+        field.target.id
+        for node in source.body
+        if isinstance(node, ast.ClassDef) and node.name.endswith(("Settings", "Defaults"))
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    }
+    assert len(settings) > 10
+    missing = {name for name in settings if f"`{name.removesuffix('s')}" not in reference}
+    assert not missing
+
+
+def test_every_file_that_is_installed_is_named() -> None:
+    reference = (CHECKOUT / "docs/reference.md").read_text()
+    for path in (CHECKOUT / "systemd").iterdir():
+        if path.suffix not in (".service", ".socket") or path.name.startswith("org."):
+            assert path.name in reference or f"{path.name.split('.')[0]}.d/handshaked.conf" in reference
