@@ -65,6 +65,7 @@ class Settings:
     emulated_quic_sockets: bool
     netns: list[str]
     demux_user: str
+    emulated_quic_sockets: bool
 
 
 class Daemon:

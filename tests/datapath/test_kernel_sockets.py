@@ -1,0 +1,207 @@
+"""QUIC sockets from the kernel's door: a consumer asks by the family, and goes on with its socket."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handshaked import keyring
+from handshaked.configuration import Configuration, SideDefaults
+from handshaked.datapath.emulated import emulated_quic_socket
+from handshaked.datapath.ktls import hand_over
+from handshaked.datapath.quic_options import Config
+from handshaked.errors import Alert, Status
+from handshaked.kernel import KernelHandshakes
+from handshaked.model import AuthMode, KeyType, Outcome, Role
+from handshaked.quic_sockets import QuicSocketHandshakes
+from handshaked.service import HandshakeService
+from handshaked.testing.authority import Authority
+from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
+from handshaked.upcall.kernel import KernelDoor, KernelLimits
+from handshaked.upcall.memory import MemoryFamily, Report, Submission
+from tests.conftest import Issue
+from tests.quic_sockets import PATIENCE, StockServer, ask
+from tests.registered import Registered
+
+NAME = "quic.example.com"
+_EMULATED = 0  # the protocol of a socket pair, which stands for IPPROTO_QUIC
+
+
+@dataclass
+class Scene:
+    """A door that serves stand-ins for QUIC sockets, and the family that it takes requests from."""
+
+    family: MemoryFamily
+    outcomes: list[Outcome] = field(default_factory=list)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def submit(self, connection: Connection, role: Role, **asked: Any) -> Report:
+        """A consumer's request for the handshake of `connection`: what it is told."""
+        before = len(self.family.reports)
+        self.family.submit(Submission(connection.agent, role, **asked))
+        async with asyncio.timeout(PATIENCE), self.changed:
+            await self.changed.wait_for(lambda: len(self.family.reports) > before)
+        connection.agent.close()
+        return self.family.reports[-1]
+
+
+@asynccontextmanager
+async def scene(authority: Authority, issue: Issue, identity: tuple[Path, Path] | None = None) -> AsyncIterator[Scene]:
+    registered = Registered(authority)
+    issued = issue(NAME)
+
+    registered.add("web", (KeyType.ECDSA_P256, issued), names=(NAME,))
+    family = MemoryFamily()
+    made = Scene(family)
+    loop = asyncio.get_running_loop()
+
+    async def notify() -> None:
+        async with made.changed:
+            made.changed.notify_all()
+
+    tasks: list[asyncio.Task[None]] = []
+    family.on_done = lambda report: tasks.append(asyncio.ensure_future(notify()))
+    family.on_link = lambda: loop.add_reader(family.commands, family.serve)
+    certificate, key = identity or (None, None)
+    configuration = Configuration(
+        client=SideDefaults(trust=authority.root, certificate=certificate, private_key=key),
+        server=SideDefaults(trust=authority.root),
+    )
+    service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: made.outcomes.append(outcome))
+    kernel = KernelHandshakes(service, configuration, hand_over)
+    sockets = QuicSocketHandshakes(service, emulated_quic_socket)
+    before = len(os.listdir("/proc/self/fd"))
+    door = KernelDoor(family.open_link, {_EMULATED: partial(sockets.open_for_kernel, kernel)}, KernelLimits())
+    try:
+        yield made
+    finally:
+        door.close()
+        loop.remove_reader(family.commands)
+        family.close()
+        await asyncio.gather(*tasks)
+    assert service.in_flight == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def in_background(work: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Future[Any]":
+    return asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(work())))
+
+
+def test_a_server(authority: Authority, issue: Issue) -> None:
+    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+        async with scene(authority, issue) as made:
+            asking = in_background(lambda: ask(port, root=authority.root))
+            connection = await asyncio.to_thread(endpoint.next_connection)
+            report = await made.submit(connection, Role.SERVER, timeout=3000)
+            assert report.status == 0
+            assert (await asking).data == b"hello"
+            assert (made.outcomes[0].registration, made.outcomes[0].alpn) == ("web", b"h3")
+
+    with KernelLikeEndpoint() as endpoint:
+        asyncio.run(play(endpoint, endpoint.listen()))
+
+
+def test_a_server_sees_a_client_certificate(authority: Authority, issue: Issue) -> None:
+    identity = authority.issue("someone", client=True, file_name="kernel-client")
+
+    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+        async with scene(authority, issue) as made:
+            asking = in_background(lambda: ask(port, identity=identity))
+            connection = await asyncio.to_thread(endpoint.next_connection)
+            report = await made.submit(connection, Role.SERVER, timeout=3000)
+            assert report.status == 0
+            assert report.peer_keys
+            assert (await asking).data == b"hello"
+            assert made.outcomes[0].peer_certificates == (identity.leaf.public_bytes(Encoding.DER),)
+
+    with KernelLikeEndpoint(config=Config(certificate_request=2)) as endpoint:
+        asyncio.run(play(endpoint, endpoint.listen()))
+
+
+def test_a_server_resumes_by_the_key_of_its_listener(authority: Authority, issue: Issue) -> None:
+    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+        async with scene(authority, issue) as made:
+            first, ticket = None, None
+            for _ in range(2):
+                asking = in_background(lambda ticket=ticket: ask(port, root=authority.root, ticket=ticket))
+                connection = await asyncio.to_thread(endpoint.next_connection)
+                assert (await made.submit(connection, Role.SERVER, timeout=3000)).status == 0
+                first = await asking
+                ticket = first.tickets[0]
+            assert [outcome.resumed for outcome in made.outcomes] == [False, True]
+
+    with KernelLikeEndpoint(session_ticket=b"k" * 64) as endpoint:
+        asyncio.run(play(endpoint, endpoint.listen()))
+
+
+def test_a_refused_client(authority: Authority, issue: Issue) -> None:
+    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+        async with scene(authority, issue) as made:
+            asking = in_background(lambda: ask(port, name="unknown.example.com"))
+            connection = await asyncio.to_thread(endpoint.next_connection)
+            assert (await made.submit(connection, Role.SERVER, timeout=3000)).status == Status.REFUSED
+            assert (await asking).error_code == Alert.UNRECOGNIZED_NAME.quic_error
+
+    with KernelLikeEndpoint() as endpoint:
+        asyncio.run(play(endpoint, endpoint.listen()))
+
+
+@pytest.mark.parametrize("mode", [AuthMode.UNAUTH, AuthMode.X509])
+def test_a_client(authority: Authority, issue: Issue, mode: AuthMode) -> None:
+    identity = authority.issue("someone", client=True, file_name="kernel-client")
+
+    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+        async with scene(authority, issue, (identity.certificate, identity.key)) as made:
+            echoing = asyncio.ensure_future(asyncio.to_thread(lambda: endpoint.run(endpoint.exchange(port, b"hello"))))
+            connection = await asyncio.to_thread(endpoint.next_connection)
+            report = await made.submit(connection, Role.CLIENT, timeout=3000, peer_name=NAME, auth_mode=mode)
+            assert report.status == 0
+            assert report.peer_keys
+            assert await echoing == (b"hello", None)
+
+    with StockServer(issue(NAME)) as server, KernelLikeEndpoint() as endpoint:
+        asyncio.run(play(endpoint, server.port))
+
+
+def test_a_psk_by_its_serial(authority: Authority, issue: Issue) -> None:
+    try:
+        serial = keyring.add_key("user", "handshaked test: quic", b"p" * 32, keyring.PROCESS_KEYRING)
+    except OSError as error:
+        pytest.skip(f"no keyrings here: {error.strerror}")
+
+    async def play(ours: KernelLikeEndpoint, theirs: KernelLikeEndpoint, port: int) -> None:
+        async with scene(authority, issue) as made:
+            echoing = asyncio.ensure_future(asyncio.to_thread(lambda: ours.run(ours.exchange(port, b"hello"))))
+            asked = {"timeout": 3000, "auth_mode": AuthMode.PSK, "identity_keys": (serial,)}
+            client = await asyncio.to_thread(ours.next_connection)
+            first = asyncio.ensure_future(made.submit(client, Role.CLIENT, **asked))
+            server = await asyncio.to_thread(theirs.next_connection)
+            await asyncio.gather(first, made.submit(server, Role.SERVER, **asked))
+            assert [report.status for report in made.family.reports] == [0, 0]
+            assert [report.peer_keys for report in made.family.reports] == [(serial,)] * 2
+            assert await echoing == (b"hello", None)
+
+    with KernelLikeEndpoint() as ours, KernelLikeEndpoint() as theirs:
+        asyncio.run(play(ours, theirs, theirs.listen()))
+
+
+def test_a_socket_that_is_none(authority: Authority, issue: Issue) -> None:
+    async def play() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            async with scene(authority, issue) as made:
+                made.family.submit(Submission(ours, Role.SERVER))
+                async with asyncio.timeout(PATIENCE), made.changed:
+                    await made.changed.wait_for(lambda: bool(made.family.reports))
+                assert made.family.reports[0].status == Status.UNSUPPORTED
+        ours.close()
+
+    asyncio.run(play())
