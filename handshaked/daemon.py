@@ -65,7 +65,6 @@ class Settings:
     emulated_quic_sockets: bool
     netns: list[str]
     demux_user: str
-    emulated_quic_sockets: bool
 
 
 class Daemon:
