@@ -1,4 +1,8 @@
-"""The demonstration: the mail's table on one UDP port, and what must be refused. Exits with 1 if a row is wrong."""
+"""The demonstration: the mail's table on one UDP port, by servers that know nothing of each other.
+
+Four servers, each a process (as root: of a user of its own), share the port through handshaked-demux; their keys are
+in the daemon. What is registered as ksmbd's is served by a process like the others. Exits with 1 if a row is wrong.
+"""
 
 import asyncio
 import hashlib
@@ -10,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +27,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.errors import Alert
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.demux import RunningDemux, smb_server
+from handshaked.testing.smb_server import pull_frames, push_frame
 
-SMB_USER, WEB_USER, WEB_GROUP = 2001, 2002, 2003
+USERS = {"ksmbd": 2001, "smbd": 2002, "apache": 2003, "nginx": 2004}
+DEMUX_USER = 2005
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +74,6 @@ ASKS = (
     Ask("unknown.example.com", ("h3",), Alert.UNRECOGNIZED_NAME),
     Ask("smbd.example.com", ("h3",), Alert.NO_APPLICATION_PROTOCOL),
     Ask(None, ("h3",), Alert.MISSING_EXTENSION),
-)
-# As seen by a server of another user, who may use the web registrations only.
-OTHER_ASKS = (
-    Ask("apache.example.com", ("h3",), ROWS[2]),
-    Ask("smbd.example.com", ("smb",), Alert.UNRECOGNIZED_NAME),
 )
 
 
@@ -119,28 +120,14 @@ async def ask(port: int, server_name: str | None, alpns: tuple[str, ...], root: 
         async with connect("127.0.0.1", port, configuration=configuration, create_protocol=create) as client:
             seconds = time.perf_counter() - started
             reader, writer = await client.create_stream()
-            writer.write(b"hello")
+            writer.write(push_frame(b"hello"))
             writer.write_eof()
-            registration, _, _ = (await reader.read()).decode().partition(":")
+            (answer,) = pull_frames(bytearray(await reader.read()))
+            registration, _, _ = answer.decode().partition(":")
             leaf = client._quic.tls._peer_certificate  # noqa: SLF001 - aioquic shows it in no other way
             return Seen(registration, leaf.public_bytes(Encoding.DER) if leaf else b"", None, seconds)
     except ConnectionError:
         return Seen("", b"", clients[0].closed_with, time.perf_counter() - started)
-
-
-@contextmanager
-def echo_server(daemon: RunningDaemon, user: int | None = None, groups: tuple[int, ...] = ()) -> Iterator[int]:
-    """A server on a port of its own, which it yields; as `user` if we are root."""
-    command = [sys.executable, "-m", "handshaked.testing.echo_server", f"--socket={daemon.handshake_socket}"]
-    if user is not None and os.geteuid() == 0:
-        command += [f"--user={user}", *(f"--group={group}" for group in groups)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
-        try:
-            if process.stdout is None:
-                raise RuntimeError("no output to read the port from")
-            yield int(process.stdout.readline())
-        finally:
-            process.terminate()
 
 
 def register_rows(daemon: RunningDaemon, authority: Authority) -> dict[str, Issued]:
@@ -148,11 +135,8 @@ def register_rows(daemon: RunningDaemon, authority: Authority) -> dict[str, Issu
     certificates = {name: authority.issue(name) for name in sorted({row.server_name for row in ROWS})}
     for row in ROWS:
         issued = certificates[row.server_name]
-        access = {"allow_users": [str(SMB_USER)]}
-        if row.alpn == "h3":
-            access = {"allow_users": [str(WEB_USER)], "allow_groups": [str(WEB_GROUP)]}
-        if os.geteuid() != 0:
-            access = {}  # an ordinary user owns all there is
+        # An ordinary user owns all there is.
+        access = {"allow_users": [str(USERS[row.application])]} if os.geteuid() == 0 else {}
         daemon.register(
             row.registration,
             (issued.certificate, issued.key),
@@ -203,19 +187,19 @@ async def show(asks: tuple[Ask, ...], port: int, authority: Authority, certifica
 async def demonstrate(directory: Path) -> bool:
     """The whole demonstration in `directory`; whether every row was right."""
     authority = Authority(directory)
-    with RunningDaemon(directory) as daemon:
+    with ExitStack() as stack:
+        options = ("--no-kernel", f"--demux-user={DEMUX_USER}")
+        daemon = stack.enter_context(RunningDaemon(directory, options=options))
+        demux = stack.enter_context(RunningDemux(directory, daemon, user=DEMUX_USER))
         certificates = register_rows(daemon, authority)
-        as_root = os.geteuid() == 0
-        with echo_server(daemon, SMB_USER, (WEB_GROUP,)) as port:
-            print(f"One server on UDP port {port}" + (f", uid {SMB_USER} of group {WEB_GROUP}" if as_root else ""))
-            print(f"{'client':12}{'asked for':24}{'ALPN':8}{'served by':34}{'certificate':17}{'ms':>6}")
-            right = await show(ASKS, port, authority, certificates)
-            right = await _show_gtlsclient(port, directory) and right
-        if as_root:
-            with echo_server(daemon, WEB_USER) as port:
-                print(f"Another server on UDP port {port}, uid {WEB_USER}, who may use the h3 registrations only")
-                right = await show(OTHER_ASKS, port, authority, certificates) and right
-    return right
+        for application, user in USERS.items():
+            registrations = [row.registration for row in ROWS if row.application == application]
+            stack.enter_context(smb_server(daemon, demux, *registrations, user=user))
+            print(f"{application}: a server" + (f" of uid {user}" if os.geteuid() == 0 else "") + ",", *registrations)
+        print(f"All of them on UDP port {demux.port}:")
+        print(f"{'client':12}{'asked for':24}{'ALPN':8}{'served by':34}{'certificate':17}{'ms':>6}")
+        right = await show(ASKS, demux.port, authority, certificates)
+        return await _show_gtlsclient(demux.port, directory) and right
 
 
 async def _show_gtlsclient(port: int, directory: Path) -> bool:

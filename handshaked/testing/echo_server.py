@@ -6,6 +6,10 @@ Prints its port once it listens. As root it drops to ``--user`` and ``--group`` 
 import argparse
 import asyncio
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -14,6 +18,7 @@ from aioquic.quic.events import QuicEvent, StreamDataReceived
 
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import outcome_of, serve
+from handshaked.testing.daemon import RunningDaemon
 
 
 class EchoProtocol(QuicConnectionProtocol):
@@ -46,6 +51,21 @@ async def run(socket_path: Path, port: int, user: int | None, groups: list[int])
     if transport is not None:
         print(transport.get_extra_info("sockname")[1], flush=True)
     await asyncio.Event().wait()
+
+
+@contextmanager
+def echo_server(daemon: RunningDaemon, user: int | None = None, groups: tuple[int, ...] = ()) -> Iterator[int]:
+    """A server on a port of its own, which it yields; as `user` if we are root."""
+    command = [sys.executable, "-m", "handshaked.testing.echo_server", f"--socket={daemon.handshake_socket}"]
+    if user is not None and os.geteuid() == 0:
+        command += [f"--user={user}", *(f"--group={group}" for group in groups)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+        try:
+            if process.stdout is None:
+                raise RuntimeError("no output to read the port from")
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
 
 
 def main() -> None:

@@ -63,7 +63,12 @@ class SmbProtocol(QuicConnectionProtocol):
         buffer += event.data
         outcome = outcome_of(self)
         name = (outcome.registration or "") if outcome is not None else ""
-        answer = b"".join(push_frame(f"{name}:".encode() + payload) for payload in pull_frames(buffer))
+        try:
+            frames = pull_frames(buffer)
+        except ValueError as error:
+            self.close(reason_phrase=str(error))
+            return
+        answer = b"".join(push_frame(f"{name}:".encode() + payload) for payload in frames)
         if answer or event.end_stream:
             self._quic.send_stream_data(event.stream_id, answer, event.end_stream)
 

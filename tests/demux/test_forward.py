@@ -13,8 +13,8 @@ from handshaked.errors import RefusedError
 from handshaked.quic.answers import CONNECTION_REFUSED
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.demo import ask, echo_server
-from handshaked.testing.demux import RunningDemux
+from handshaked.testing.demo import ask
+from handshaked.testing.demux import RunningDemux, smb_server_at_a_port
 from tests.demux.clients import Target, connected, refusal
 
 _PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -42,7 +42,7 @@ def test_an_unmodified_server_is_reached(
     issue: Callable[..., Issued],
     authority: Authority,
 ) -> None:
-    with echo_server(demux_daemon) as port:
+    with smb_server_at_a_port(demux_daemon) as port:
         register("web", "web.example.com", "h3", deliver=f"forward 127.0.0.1:{port}")
         seen = asyncio.run(ask(target.port, "web.example.com", ("h3",), authority.root))
         assert seen.registration == "web"

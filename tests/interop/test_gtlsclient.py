@@ -27,7 +27,7 @@ from handshaked.errors import Alert
 from handshaked.model import KeyType
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.demo import echo_server
+from handshaked.testing.echo_server import echo_server
 from tests.conftest import Issue
 from tests.shim.peers import refusal, visiting
 
