@@ -2,6 +2,7 @@
 
 import errno
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -113,7 +114,7 @@ def server(packets: Packets) -> KernelLikeSocket:
     return KernelLikeSocket(Role.SERVER, packets)
 
 
-def refused(call: object, *arguments: object, **options: object) -> int:
+def refused(call: Callable[..., object], *arguments: object, **options: object) -> int:
     with pytest.raises(SocketError) as raised:
         call(*arguments, **options)
     return raised.value.status
