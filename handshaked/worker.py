@@ -27,7 +27,8 @@ from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
 from handshaked.resources import StoredResources
 from handshaked.service import HandshakeService
-from handshaked.upcall.unix import Limits, UnixDoor
+from handshaked.upcall.unix import UnixDoor
+from handshaked.upcall.usage import Limits
 
 if TYPE_CHECKING:  # see where it is imported for good
     from handshaked.kernel_doors import KernelDoors

@@ -15,7 +15,8 @@ from typing import Self
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.service import HandshakeService
-from handshaked.upcall.unix import Limits, UnixDoor
+from handshaked.upcall.unix import UnixDoor
+from handshaked.upcall.usage import Limits
 from handshaked.wire.family import pull_from_daemon, push_crypto, push_start
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start
 from tests.registered import Registered

@@ -299,4 +299,8 @@ class KernelLikeEndpoint:
             server.close()
         for handshake in self._handshakes:
             handshake.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         await asyncio.sleep(0)  # a transport closes its socket in a turn of its own

@@ -9,7 +9,6 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from handshaked.datapath.relay import Relay
 from handshaked.driver import Attempt, DataPath, Driver
@@ -19,6 +18,7 @@ from handshaked.model import Caller, Outcome, Request
 from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.service import HandshakeService
 from handshaked.upcall.descriptors import CONTROL_SPACE, Descriptors, open_on_socket
+from handshaked.upcall.usage import Limits, Usage
 from handshaked.wire.family import join_packets, pull_from_endpoint, push_done, push_lookup_answer
 from handshaked.wire.messages import (
     MAX_PACKET,
@@ -40,19 +40,6 @@ _MAX_GROUPS = 256  # as many as getsockopt of Python's sockets can take
 _INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one caller (uid) may take of one worker; times are in seconds."""
-
-    connections: int = 256
-    handshakes: int = 1024
-    messages_per_second: int = 20_000
-    bytes_per_second: int = 64 * 1024 * 1024
-    unsent_bytes: int = 4 * 1024 * 1024
-    default_timeout: float = 8.0
-    longest_timeout: float = 60.0
-
-
 class UnixDoor:
     """Accepts endpoints on `listener` and opens drivers at `service` for them, or at `quic_sockets` if it is given."""
 
@@ -69,7 +56,7 @@ class UnixDoor:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._connections: set[_Connection] = set()
-        self._usage: dict[int, _Usage] = {}
+        self._usage: dict[int, Usage] = {}
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept)
 
@@ -98,7 +85,7 @@ class UnixDoor:
             self._pause_accepting()
             return
         caller = caller_of(sock)
-        usage = self._usage.setdefault(caller.uid, _Usage(self._limits, self._loop.time()))
+        usage = self._usage.setdefault(caller.uid, Usage(self._limits, self._loop.time()))
         if usage.connections >= self._limits.connections:
             log.warning("%s has %d connections already; refused one more", caller, usage.connections)
             sock.close()
@@ -129,39 +116,6 @@ class UnixDoor:
             del self._usage[uid]
 
 
-class _Usage:
-    """What one caller uses at the moment: counts, and two token buckets that hold a second's worth."""
-
-    def __init__(self, limits: Limits, now: float) -> None:
-        self.connections = 0
-        self.handshakes = 0
-        self.awaiting_tickets = 0
-        self._rates = (limits.messages_per_second, limits.bytes_per_second)
-        self._tokens = [float(rate) for rate in self._rates]
-        self._filled = now
-
-    def take(self, messages: int, size: int, now: float) -> None:
-        """Account for a packet."""
-        self._fill(now)
-        self._tokens[0] -= messages
-        self._tokens[1] -= size
-
-    def debt(self, now: float) -> float:
-        """The seconds to wait before the next packet is read."""
-        self._fill(now)
-        return max(-tokens / rate for tokens, rate in zip(self._tokens, self._rates, strict=True))
-
-    def seconds_to_full(self, now: float) -> float:
-        """The seconds until nothing is left of what was taken."""
-        self._fill(now)
-        return max(1 - tokens / rate for tokens, rate in zip(self._tokens, self._rates, strict=True))
-
-    def _fill(self, now: float) -> None:
-        elapsed, self._filled = now - self._filled, now
-        for index, rate in enumerate(self._rates):
-            self._tokens[index] = min(rate, self._tokens[index] + rate * elapsed)
-
-
 class _Connection:
     """One endpoint's connection and its handshakes, by sequence number."""
 
@@ -171,7 +125,7 @@ class _Connection:
         caller: Caller,
         service: HandshakeService,
         limits: Limits,
-        usage: _Usage,
+        usage: Usage,
         on_close: Callable[["_Connection", Caller], None],
         quic_sockets: QuicSocketHandshakes | None,
     ) -> None:

@@ -169,3 +169,24 @@ def test_tickets_and_resumption(quic_daemon: RunningDaemon, options: Callable[..
     assert second.server_outcome.resumed
     assert of_ours(second.calls["client"]) == without_early_data(of_client("resumed"))
     assert of_ours(second.calls["server"]) == of_server("resumed")
+
+
+def test_early_data_where_all_consent(
+    quic_daemon: RunningDaemon, options: Callable[..., Options], issue: Issue
+) -> None:
+    issued = issue(NAME)
+    quic_daemon.register(
+        "web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME], early_data=True, replace=True
+    )
+    config = Config(ticket_seconds=5)
+    first = Shaken(quic_daemon, options(early_data=b""), options(early_data=b"1"), client_config=config)
+    second = Shaken(quic_daemon, options(early_data=b""), options(early_data=b"1"), ticket=first.ticket)
+    assert second.client_outcome.early_data_accepted
+    assert second.server_outcome.early_data_accepted
+    assert of_ours(second.calls["client"]) == of_client("resumed")
+    calls = of_ours(second.calls["server"])
+    assert calls.index("set CRYPTO_SECRET EARLY RECEIVE") < calls.index("set CRYPTO_SECRET HANDSHAKE SEND")
+    assert without_early_data(calls) == of_server("resumed")
+    third = Shaken(quic_daemon, options(early_data=b""), options(), ticket=first.ticket)
+    assert third.client_outcome.resumed
+    assert not third.client_outcome.early_data_accepted

@@ -20,7 +20,7 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.tls.parameters import ServerParameters, Tickets
 from handshaked.tls.tickets import RotatingTicketKeys
-from handshaked.upcall.unix import Limits
+from handshaked.upcall.usage import Limits
 from handshaked.wire.family import push_cancel, push_crypto, push_lookup, push_start, push_transport_parameters
 from handshaked.wire.messages import FAMILY, MAX_PACKET, Acknowledged, Command, Done, Lookup, Start, StartAttribute
 from handshaked.wire.netlink import push_error, push_message, push_u32
