@@ -169,3 +169,35 @@ def test_a_relay(run: Run) -> None:
         "server: 0 web",
         "secrets: 4 4 agree",
     ]
+
+
+def test_a_program_linked_with_another_library_is_preloaded(
+    built: Path, quic_daemon: RunningDaemon, authority: Authority, tmp_path: Path
+) -> None:
+    if (built / "libhandshaked.so").read_bytes().find(b"__asan_init") >= 0:
+        pytest.skip("a sanitizer wants to be loaded before")
+    stub = tmp_path / "stub.c"
+    stub.write_text("int quic_server_handshake(void) { return 77; }\nint quic_client_handshake(void) { return 77; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libquic.so", stub], check=True)
+    program = tmp_path / "program"
+    link = [f"-L{tmp_path}", "-lquic", f"-Wl,-rpath,{tmp_path}"]
+    subprocess.run(["cc", "-o", program, HERE / "libquic.c", *link], check=True)
+
+    def start(name: str, *arguments: object, descriptor: int) -> str:
+        completed = subprocess.run(
+            [program, *map(str, arguments)],
+            pass_fds=(descriptor,),
+            env={
+                "HANDSHAKED_SOCKET": str(quic_daemon.handshake_socket),
+                "LD_PRELOAD": str(built / "libhandshaked.so"),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+        return completed.stdout.strip()
+
+    printed, seen = served(start, "libquic", "", "", "h3", root=authority.root)
+    assert printed == "0"
+    assert seen.data == b"hello"
