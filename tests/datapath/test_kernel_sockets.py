@@ -41,16 +41,18 @@ class Scene:
 
     family: MemoryFamily
     outcomes: list[Outcome] = field(default_factory=list)
+    submitted: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def submit(self, connection: Connection, role: Role, **asked: Any) -> Report:
         """A consumer's request for the handshake of `connection`: what it is told."""
-        before = len(self.family.reports)
+        self.submitted += 1
+        due = self.submitted
         self.family.submit(Submission(connection.agent, role, **asked))
         async with asyncio.timeout(PATIENCE), self.changed:
-            await self.changed.wait_for(lambda: len(self.family.reports) > before)
+            await self.changed.wait_for(lambda: len(self.family.reports) >= due)
         connection.agent.close()
-        return self.family.reports[-1]
+        return self.family.reports[due - 1]
 
 
 @asynccontextmanager
