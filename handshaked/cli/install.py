@@ -44,7 +44,8 @@ def install(arguments: argparse.Namespace) -> int:
         programs = Path(sys.executable).parent
     if not (programs / "handshaked").exists():
         raise RefusedError(f"there is no handshaked beside handshakectl in {programs}")
-    if any(programs.is_relative_to(hidden) for hidden in _HIDDEN):
+    # Below another root it is for whoever boots that root to have the programs where they are said to be.
+    if root == Path("/") and any(programs.is_relative_to(hidden) for hidden in _HIDDEN):
         raise RefusedError(
             f"{programs} cannot be seen by the service, which has PrivateTmp=: install elsewhere,"
             " e.g. python3 -m venv /opt/handshaked && /opt/handshaked/bin/pip install handshaked"

@@ -11,7 +11,7 @@ import pytest
 
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.demo import echo_server
+from handshaked.testing.echo_server import echo_server
 from handshaked.testing.demux import RunningDemux, smb_server, smb_server_at_a_port
 from tests.demux.clients import Target, connected, echo
 from tests.demux.conftest import DEMUX_USER, FIRST_USER
