@@ -11,8 +11,8 @@ import pytest
 
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.echo_server import echo_server
 from handshaked.testing.demux import RunningDemux, smb_server, smb_server_at_a_port
+from handshaked.testing.echo_server import echo_server
 from tests.demux.clients import Target, connected, echo
 from tests.demux.conftest import DEMUX_USER, FIRST_USER
 from tests.demux.link import Weather, link
