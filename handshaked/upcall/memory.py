@@ -4,6 +4,7 @@ It stands in the same process as the door that talks to it, so that descriptors 
 nothing on its own: whoever uses it submits requests, and may have it misbehave.
 """
 
+import asyncio
 import os
 import socket
 import struct
@@ -70,6 +71,10 @@ class MemoryLink:
         self.events.close()
 
 
+def _nothing() -> None:
+    pass
+
+
 class MemoryFamily:
     """The family and its queue of requests. `number` None: it is not there yet.
 
@@ -84,7 +89,7 @@ class MemoryFamily:
         self.links = 0
         self.faults: deque[int] = deque()
         self.on_done: Callable[[Report], None] = lambda report: None
-        self.on_link: Callable[[], None] = lambda: None
+        self.on_link: Callable[[], object] = _nothing
         self._pending: deque[Submission] = deque()
         self._accepted: dict[int, int] = {}
 
@@ -104,8 +109,15 @@ class MemoryFamily:
         self.on_link()
         return MemoryLink(commands, events)
 
+    def attend(self) -> None:
+        """Serve all links, as tasks of the running event loop."""
+        loop = asyncio.get_running_loop()
+        self.on_link = lambda: loop.add_reader(self.commands, self.serve)
+
     def close(self) -> None:
         """Close the family's ends."""
+        if self.on_link is not _nothing:
+            asyncio.get_running_loop().remove_reader(self.commands)
         self.commands.close()
         self.events.close()
 
@@ -134,6 +146,8 @@ class MemoryFamily:
             except BlockingIOError:
                 return
             if not packet:
+                if self.on_link is not _nothing:
+                    asyncio.get_running_loop().remove_reader(self.commands)
                 return
             length, kind, flags, sequence, _, command, version, _ = _HEADERS.unpack_from(packet)
             frame = Frame(kind, flags, sequence, command, version, packet[_HEADERS.size : length])

@@ -253,12 +253,18 @@ def _decoded(kind: Any, message: bytes) -> Any | None:
     decoded = kind(message)
     try:
         decoded.decode()
-        for name, value, *_ in decoded["attrs"]:  # nested ones are decoded when they are looked at
-            if name == "CERTIFICATE":
-                _ = value["attrs"]
+        return decoded if all(_is_sound(name, value) for name, value, *_ in decoded["attrs"]) else None
     except (NetlinkDecodeError, struct.error, ValueError):
         return None
-    return decoded
+
+
+def _is_sound(name: str, value: Any) -> bool:
+    """Whether an attribute was decoded: pyroute2 leaves the bytes of one that it cannot decode in its place."""
+    if isinstance(value, list):
+        return all(_is_sound(name, one) for one in value)
+    if isinstance(value, nla):  # which is decoded when it is looked at
+        return all(_is_sound(inner, one) for inner, one, *_ in value["attrs"])
+    return name == "UNKNOWN" or not isinstance(value, bytes | bytearray)
 
 
 def _netlink_socket() -> socket.socket:

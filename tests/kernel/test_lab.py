@@ -22,8 +22,6 @@ MEMORY = {"nfs_many": "9G"}  # The kernel lets 3 to 50 requests wait, by its mem
         "nfs_names",
         "nfs_many",
         "nfs_restart",
-        "keys",
-        "tlshd",
     ],
 )
 def test_in_the_kernel(program: str) -> None:

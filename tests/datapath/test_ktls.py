@@ -1,0 +1,45 @@
+"""What the kernel's TLS is told of keys, byte for byte as in include/uapi/linux/tls.h."""
+
+import socket
+
+import pytest
+
+from handshaked.datapath.ktls import capabilities, hand_over, push_crypto_info
+from handshaked.errors import LocalError
+from handshaked.model import CipherSuite, Role
+from handshaked.tls.protection import RecordState
+from handshaked.tls.record import RecordLayer
+
+IV = bytes(range(0xA0, 0xAC))
+
+
+@pytest.mark.parametrize(
+    ("suite", "number", "key_length", "salt_length"),
+    [
+        (CipherSuite.AES_128_GCM_SHA256, 51, 16, 4),
+        (CipherSuite.AES_256_GCM_SHA384, 52, 32, 4),
+        (CipherSuite.AES_128_CCM_SHA256, 53, 16, 4),
+        (CipherSuite.CHACHA20_POLY1305_SHA256, 54, 32, 0),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_crypto_info(suite: CipherSuite, number: int, key_length: int, salt_length: int) -> None:
+    key = bytes(range(key_length))
+    info = push_crypto_info(RecordState(suite, key, IV, 7))
+    version_and_cipher = (0x0304).to_bytes(2, "little") + number.to_bytes(2, "little")
+    assert info == version_and_cipher + IV[salt_length:] + key + IV[:salt_length] + bytes(7) + b"\x07"
+    assert len(info) == {51: 40, 52: 56, 53: 40, 54: 56}[number]
+
+
+def test_bytes_read_beyond_the_end_are_never_lost_in_silence() -> None:
+    records = RecordLayer(Role.SERVER)
+    records.receive(b"\x17\x03\x03")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(LocalError, match="3 bytes were read beyond"):
+        hand_over(ours, records)
+
+
+def test_capabilities_are_found_out_or_assumed() -> None:
+    suites, _ = capabilities()
+    assert CipherSuite.AES_128_GCM_SHA256 in suites
+    assert set(suites) <= set(CipherSuite)

@@ -1,0 +1,100 @@
+"""Keyrings of the running kernel, in a session keyring of the test's own."""
+
+import os
+
+import pytest
+
+from handshaked import keyring
+from handshaked.errors import LocalError, Status
+from handshaked.keyring_psks import KeyringPsks
+
+try:
+    keyring.add_key("user", "handshaked test", b"x", keyring.PROCESS_KEYRING)
+except OSError as error:
+    pytest.skip(f"no keyrings here: {error}", allow_module_level=True)
+
+
+@pytest.fixture
+def named() -> tuple[str, int]:
+    """A keyring with a name of its own."""
+    name = f"handshaked-test-{os.urandom(4).hex()}"
+    return name, keyring.add_key("keyring", name, b"", keyring.PROCESS_KEYRING)
+
+
+def test_a_key_is_read_and_described() -> None:
+    serial = keyring.add_key("user", "who am I; really", b"payload", keyring.PROCESS_KEYRING)
+    assert keyring.read_key(serial) == b"payload"
+    assert keyring.describe_key(serial) == ("user", b"who am I; really")
+
+
+def test_a_large_key_is_read_whole() -> None:
+    payload = os.urandom(9000)
+    serial = keyring.add_key("user", "large", payload, keyring.PROCESS_KEYRING)
+    assert keyring.read_key(serial) == payload
+
+
+def test_a_key_that_is_not_there() -> None:
+    with pytest.raises(OSError, match="key") as raised:
+        keyring.read_key(0x7FFFFFFF)
+    assert raised.value.errno == Status.NO_KEY
+
+
+def test_keyrings_are_found_by_name(named: tuple[str, int]) -> None:
+    name, serial = named
+    assert keyring.find_keyring(name) == serial
+    assert keyring.find_keyring("handshaked-no-such-keyring") is None
+
+
+def test_a_request_links_its_keyring_for_its_time() -> None:
+    outer = keyring.add_key("keyring", f"outer-{os.urandom(4).hex()}", b"", keyring.USER_KEYRING)
+    inner = keyring.add_key("keyring", f"inner-{os.urandom(4).hex()}", b"", outer)
+    keyring.add_key("user", "inside", b"secret", inner)
+    requests = keyring.RequestKeyrings()
+
+    def reachable() -> bool:
+        try:
+            return bool(keyring.search_key(keyring.PROCESS_KEYRING, "user", b"inside"))
+        except OSError:
+            return False
+
+    assert not reachable()
+    requests.use(inner)
+    requests.use(inner)
+    assert reachable()
+    requests.release(inner)
+    assert reachable(), "another request still uses it"
+    requests.release(inner)
+    assert not reachable()
+    keyring.expire_key(outer, 1)
+
+
+def test_a_client_uses_the_first_key_that_can_be_read() -> None:
+    serial = keyring.add_key("user", "NVMe1R02 host subsystem digest", b"k" * 48, keyring.PROCESS_KEYRING)
+    psks = KeyringPsks((0x7FFFFFFF, serial), ())
+    psk = psks.own()
+    assert (psk.identity, psk.key, psk.hash_name) == (b"NVMe1R02 host subsystem digest", b"k" * 48, "sha384")
+    assert psks.serial(psk.identity) == serial
+    with pytest.raises(LocalError, match="cannot be read") as raised:
+        KeyringPsks((0x7FFFFFFF,), ()).own()
+    assert raised.value.status == Status.NO_KEY
+
+
+def test_a_server_finds_keys_only_where_psks_are_kept(named: tuple[str, int]) -> None:
+    name, serial = named
+    key = keyring.add_key("user", "a psk", b"s" * 32, serial)
+    assert KeyringPsks((), ()).find(b"a psk") is None, "a user key elsewhere may be anything"
+    psks = KeyringPsks((), (name,))
+    psk = psks.find(b"a psk")
+    assert psk is not None
+    assert (psk.key, psk.hash_name, psks.serial(b"a psk")) == (b"s" * 32, "sha256", key)
+    assert psks.find(b"another") is None
+    assert psks.find(b"a psk\0with more") is None
+
+
+def test_a_server_that_was_given_serials_takes_no_other_key(named: tuple[str, int]) -> None:
+    name, serial = named
+    wanted = keyring.add_key("user", "wanted", b"1" * 32, serial)
+    keyring.add_key("user", "unwanted", b"2" * 32, serial)
+    psks = KeyringPsks((wanted,), (name,))
+    assert psks.find(b"unwanted") is None
+    assert psks.find(b"wanted") is not None
