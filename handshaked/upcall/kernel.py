@@ -2,8 +2,8 @@
 
 One thread, one event loop. ACCEPT is sent whenever READY was heard, until the kernel has nothing more to give; only one
 ACCEPT is under way at a time, and other handshakes go on between two of them. All workers do so at once, and whoever is
-first gets a request. The family may come later, or go and come back: its controller tells. What gets lost
-on the way (ENOBUFS, an answer that never comes) costs one more ACCEPT, since asking too often does no harm.
+first gets a request. What gets lost on the way (ENOBUFS, a family that goes and comes back) costs one more ACCEPT or
+DONE: asking too often does no harm, and the kernel takes a repeated DONE as a success and does nothing.
 """
 
 import asyncio
@@ -12,45 +12,19 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from handshaked.driver import Attempt
-from handshaked.errors import FramingError, Status, kernel_status, status_text
+from handshaked.errors import Status, kernel_status, status_text
 from handshaked.model import KERNEL, Outcome, Request, Role
-from handshaked.upcall.netlink import (
-    MAX_MESSAGE,
-    Accepted,
-    Acknowledgement,
-    Family,
-    FamilyChange,
-    FromKernel,
-    Ready,
-    Unintelligible,
-    pull_from_kernel,
-    push_accept,
-    push_done,
-    push_get_family,
-)
+from handshaked.upcall.connection import LOST, Connection, Link
+from handshaked.upcall.netlink import Accepted, Acknowledgement, FromKernel, Unintelligible, push_accept, push_done
 
 log = logging.getLogger(__name__)
 
-_AGAIN_SECONDS = 0.02
-
-
-class Link(Protocol):
-    """The way to the family: a socket for commands and one for events, both non-blocking."""
-
-    commands: socket.socket
-    events: socket.socket
-
-    def join(self, group: int) -> None:
-        """Have the events of a multicast group come in."""
-        ...
-
-    def close(self) -> None:
-        """Close both sockets."""
-        ...
-
+_AGAIN_SECONDS = 0.1
+_UNDELIVERED = frozenset((Status.NOTHING_YET, Status.NO_BUFFERS, Status.NOT_CONNECTED))
 
 OpenPath = Callable[[Request, socket.socket, Callable[[Outcome], None]], Attempt]
 """Begins a request's handshake on its socket; the outcome is reported by a call, which may come at once."""
@@ -61,7 +35,8 @@ class KernelLimits:
     """Bounds; times are in seconds.
 
     A consumer's own timeout counts less a `margin`, so that it gets an answer while it waits. Those that name none wait
-    10 s as client and 5 s as server.
+    10 s as client and 5 s as server. The kernel's own answers may take ``answer``; a lost family is looked for every
+    ``retry``, and an outcome that it cannot be told for ``undelivered`` is dropped.
     """
 
     handshakes: int = 1024
@@ -72,6 +47,7 @@ class KernelLimits:
     longest_timeout: float = 60.0
     answer: float = 5.0
     retry: float = 10.0
+    undelivered: float = 30.0
 
 
 class _Answer:
@@ -81,6 +57,8 @@ class _Answer:
         self.descriptor = descriptor
         self.attempt: Attempt | None = None
         self.sock: socket.socket | None = None
+        self.outcome = Outcome()
+        self.give_up_at = 0.0
         self._send: Callable[[_Answer, Outcome], None] | None = send
 
     def __call__(self, outcome: Outcome) -> None:
@@ -104,35 +82,28 @@ class KernelDoor:
     """Takes requests from the family behind `open_link`; `paths` has what runs them, by the socket's protocol."""
 
     def __init__(self, open_link: Callable[[], Link], paths: Mapping[int, OpenPath], limits: KernelLimits) -> None:
-        self._open_link = open_link
         self._paths = paths
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._link: Link | None = None
-        self._family: Family | None = None
-        self._sequence = 0
-        self._waiting: dict[int, Callable[[FromKernel], None]] = {}
+        self._connection = Connection(open_link, self, answer=limits.answer, retry=limits.retry)
         self._accepting = False
         self._more = False
-        self._takes_tags = False
         self._stopped = False
-        self._watch: asyncio.TimerHandle | None = None
         self._open: set[_Answer] = set()
-        self._unsent: list[tuple[_Answer, Outcome]] = []
+        self._unsent: list[_Answer] = []
+        self._sending: asyncio.TimerHandle | None = None
         self._counts = {"accepted": 0, "answered": 0, "answers_refused": 0}
-        self._state = "not connected"
-        self._connect()
+        self._connection.connect()
 
     @property
     def status(self) -> dict[str, Any]:
         """How it does, for people."""
-        return {"state": self._state, "in_flight": len(self._open), **self._counts}
+        return {"state": self._connection.state, "in_flight": len(self._open), **self._counts}
 
     def stop_accepting(self) -> None:
         """Take no new requests: they stay for another worker, or for the next daemon."""
         self._stopped = True
-        if self._link is not None:
-            self._loop.remove_reader(self._link.events)
+        self._connection.deafen()
 
     def close(self) -> None:
         """Answer what is open with a status after which the consumer tries again, and let go."""
@@ -140,175 +111,55 @@ class KernelDoor:
         for answer in list(self._open):
             if answer.attempt is not None:
                 answer.attempt.abort(Status.SHUTTING_DOWN, "the daemon is shutting down")
-        self._disconnect("stopped")
+        self._connection.close()
+        if self._sending is not None:
+            self._sending.cancel()
         for answer in list(self._open):
             self._let_go(answer)
 
-    # The link and the family
+    # What the connection tells
 
-    def _connect(self) -> None:
-        if self._stopped:
-            return
-        try:
-            self._link = self._open_link()
-        except OSError as error:
-            self._wait(f"no netlink: {error.strerror}")
-            return
-        self._loop.add_reader(self._link.commands, self._read, self._link.commands)
-        self._loop.add_reader(self._link.events, self._read, self._link.events)
-        self._resolve()
-
-    def _disconnect(self, state: str) -> None:
-        self._state = state
-        self._family = None
-        self._waiting.clear()
-        self._accepting = False
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._link is not None:
-            self._loop.remove_reader(self._link.commands)
-            self._loop.remove_reader(self._link.events)
-            self._link.close()
-            self._link = None
-
-    def _reconnect(self, why: str) -> None:
-        log.warning("%s; connecting to the kernel anew", why)
-        self._disconnect("connecting anew")
-        self._connect()
-
-    def _wait(self, state: str) -> None:
-        """Try again later, or when the family comes."""
-        if self._state != state:
-            log.warning("kernel upcalls: %s", state)
-        self._state = state
-        self._set_watch(self._limits.retry, self._resolve if self._link is not None else self._connect)
-
-    def _set_watch(self, seconds: float, call: Callable[[], None]) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        self._watch = self._loop.call_later(seconds, call)
-
-    def _resolve(self) -> None:
-        self._family = None
-        if not self._stopped:
-            self._set_watch(
-                self._limits.answer, lambda: self._reconnect("the question for the family was not answered")
-            )
-            self._command(push_get_family, self._resolved)
-
-    def _resolved(self, reply: FromKernel) -> None:
-        if not isinstance(reply, Family) or reply.group is None or self._link is None:
-            self._wait("the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.5)")
-            return
-        try:
-            self._link.join(reply.group)
-        except OSError as error:
-            self._wait(f"READY cannot be heard: {error.strerror}")
-            return
-        self._family = family = reply
-        if self._watch is not None:
-            self._watch.cancel()
-        self._state = "serving"
+    def serving(self) -> None:
+        """Send what could not be sent, and take what was pending before."""
+        if self._sending is not None:
+            self._sending.cancel()
         self._send_answers()
-        # What was pending before is taken now. -1 is no descriptor: an old kernel refuses the tag first.
-        self._command(lambda sequence: push_done(family.number, sequence, -1, 0, (), ("probe",)), self._probed)
         self._accept()
 
-    def _probed(self, reply: FromKernel) -> None:
-        self._takes_tags = isinstance(reply, Acknowledgement) and reply.status != Status.INVALID
-        log.info("kernel upcalls: serving; DONE takes %s", "tags" if self._takes_tags else "no tags")
-
-    # Commands and what comes back
-
-    def _command(self, push: Callable[[int], bytes], then: Callable[[FromKernel], None]) -> None:
-        """Send a command; `then` gets its answer."""
-        if self._link is None:
-            return
-        self._sequence = self._sequence % 0xFFFFFFFF + 1
-        self._waiting[self._sequence] = then
-        try:
-            self._link.commands.send(push(self._sequence), socket.MSG_DONTWAIT)
-        except OSError as error:
-            del self._waiting[self._sequence]
-            then(Acknowledgement(error.errno or Status.FAILED))
-
-    def _read(self, sock: socket.socket) -> None:
-        while self._link is not None and sock.fileno() >= 0:
-            try:
-                packet = sock.recv(MAX_MESSAGE, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._overrun(sock, error)
-                return
-            if not packet:
-                self._reconnect("the link was closed")
-                return
-            try:
-                for sequence, message in pull_from_kernel(
-                    packet, None if self._family is None else self._family.number
-                ):
-                    self._handle(sock, sequence, message)
-            except FramingError as error:
-                log.warning("a message of the kernel falls apart: %s", error.reason)
-
-    def _overrun(self, sock: socket.socket, error: OSError) -> None:
-        if error.errno != Status.NO_BUFFERS:
-            self._reconnect(f"reading failed: {error.strerror}")
-            return
-        # Something was dropped. A READY costs nothing, for we ask; an answer to a command is one of ACCEPT or DONE.
-        log.warning("messages of the kernel were lost (ENOBUFS); going on")
-        if self._link is not None and sock is self._link.commands:
-            waiting, self._waiting = self._waiting, {}
-            for then in waiting.values():
-                then(Acknowledgement(Status.NO_BUFFERS))
+    def ready(self) -> None:
+        """Take what is pending."""
         self._accept()
 
-    def _handle(self, sock: socket.socket, sequence: int, message: FromKernel) -> None:
-        if isinstance(message, Ready):
-            self._accept()
-        elif isinstance(message, FamilyChange):
-            log.info("kernel upcalls: the family %s", "is there" if message.present else "went away")
-            if message.present:
-                self._resolve()
-            else:
-                self._wait("the family went away")
-        elif self._link is not None and sock is self._link.commands:
-            then = self._waiting.pop(sequence, None)
-            if then is not None:
-                then(message)
-            elif isinstance(message, Accepted | Unintelligible) and message.descriptor is not None:
-                self._begin(message)  # an answer that we had given up on: the request is ours all the same
+    def unexpected(self, message: FromKernel) -> None:
+        """An answer that had been given up on: if it is a request, it is ours all the same."""
+        if isinstance(message, Accepted | Unintelligible) and message.descriptor is not None:
+            self._begin(message)
 
     # Requests
 
     def _accept(self) -> None:
         self._more = True
-        if self._accepting or self._stopped or self._family is None or len(self._open) >= self._limits.handshakes:
+        if self._accepting or self._stopped or not self._connection.is_serving:
+            return
+        if len(self._open) >= self._limits.handshakes:
             return
         self._more = False
         self._accepting = True
-        family = self._family.number
-        self._set_watch(self._limits.answer, lambda: self._reconnect("ACCEPT was not answered"))
-        self._command(lambda sequence: push_accept(family, sequence), self._accepted)
+        self._connection.command(push_accept, self._accepted)
 
     def _accepted(self, reply: FromKernel) -> None:
         self._accepting = False
-        if self._watch is not None:
-            self._watch.cancel()
         if isinstance(reply, Accepted | Unintelligible):
             self._begin(reply)
             # Not at once: handshakes go on in between, and other workers get their share.
             self._loop.call_soon(self._accept)
-        elif isinstance(reply, Acknowledgement) and reply.status == Status.NOTHING_YET:
+        elif reply == Acknowledgement(Status.NOTHING_YET):
             if self._more:
                 self._accept()
-        elif isinstance(reply, Acknowledgement) and reply.status == Status.NO_SUCH:
-            self._wait("the family went away")
-        else:
+        elif reply is not LOST:
             status = reply.status if isinstance(reply, Acknowledgement) else Status.FAILED
             log.warning("ACCEPT failed: %s", status_text(status))
-            self._set_watch(self._limits.answer / 5, self._accept)
+            self._loop.call_later(self._limits.retry / 10, self._accept)
 
     def _begin(self, accepted: Accepted | Unintelligible) -> None:
         if accepted.descriptor is None:
@@ -359,39 +210,46 @@ class KernelDoor:
     # Answers
 
     def _answer(self, answer: _Answer, outcome: Outcome) -> None:
-        self._unsent.append((answer, outcome))
-        self._send_answers()
+        answer.outcome = outcome
+        answer.give_up_at = self._loop.time() + self._limits.undelivered
+        self._send(answer)
 
     def _send_answers(self) -> None:
-        """Send what DONEs can be sent; the others wait for the family, or for room."""
-        while self._unsent and self._link is not None and self._family is not None:
-            answer, outcome = self._unsent[0]
-            self._sequence = self._sequence % 0xFFFFFFFF + 1
-            done = push_done(
-                self._family.number,
-                self._sequence,
-                answer.descriptor,
-                kernel_status(outcome.status),
-                outcome.peer_keys,
-                outcome.tags if self._takes_tags else (),
-            )
-            try:
-                self._link.commands.send(done, socket.MSG_DONTWAIT)
-            except OSError as error:
-                if error.errno in (Status.NOTHING_YET, Status.NO_BUFFERS):
-                    self._loop.call_later(_AGAIN_SECONDS, self._send_answers)
-                    return
-                log.error("DONE cannot be sent: %s; the consumer will time out", error.strerror)
-            else:
-                self._counts["answered"] += 1
-                self._waiting[self._sequence] = self._acknowledged
-            del self._unsent[0]
-            self._let_go(answer)
+        """Send the DONEs that have not got there."""
+        self._sending = None
+        unsent, self._unsent = self._unsent, []
+        for answer in unsent:
+            self._send(answer)
 
-    def _acknowledged(self, reply: FromKernel) -> None:
-        if isinstance(reply, Acknowledgement) and reply.status not in (Status.OK, Status.NO_BUFFERS):
+    def _send(self, answer: _Answer) -> None:
+        outcome = answer.outcome
+        tags = outcome.tags if self._connection.takes_tags else ()
+        status = kernel_status(outcome.status)
+        self._connection.command(
+            lambda number, sequence: push_done(number, sequence, answer.descriptor, status, outcome.peer_keys, tags),
+            partial(self._acknowledged, answer, tags),
+        )
+
+    def _acknowledged(self, answer: _Answer, tags: tuple[str, ...], reply: FromKernel) -> None:
+        status = reply.status if isinstance(reply, Acknowledgement) else Status.FAILED
+        if status == Status.OK:
+            self._counts["answered"] += 1
+        elif status == Status.INVALID and tags:
+            self._connection.takes_tags = False
+            self._send(answer)
+            return
+        elif status in _UNDELIVERED and self._loop.time() < answer.give_up_at:
+            self._send_later(answer)
+            return
+        else:
             self._counts["answers_refused"] += 1
-            log.error("the kernel refuses a DONE: %s", status_text(reply.status))
+            log.error("the kernel refuses a DONE: %s; the consumer will time out", status_text(status))
+        self._let_go(answer)
+
+    def _send_later(self, answer: _Answer) -> None:
+        self._unsent.append(answer)
+        if self._sending is None:
+            self._sending = self._loop.call_later(_AGAIN_SECONDS, self._send_answers)
 
     def _let_go(self, answer: _Answer) -> None:
         answer.close()

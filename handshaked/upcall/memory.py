@@ -10,6 +10,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from handshaked.errors import Status
@@ -79,7 +80,8 @@ class MemoryFamily:
     """The family and its queue of requests. `number` None: it is not there yet.
 
     ``faults`` are errnos that the next commands get instead of an answer; 0 stands for no answer at all.
-    ``on_done`` is called with each report. Call ``serve`` when ``commands`` is readable.
+    ``attended`` counts the commands that came. ``on_done`` is called with each report. Call ``serve`` when ``commands``
+    is readable.
     """
 
     def __init__(self, number: int | None = 33, *, takes_tags: bool = False) -> None:
@@ -87,6 +89,7 @@ class MemoryFamily:
         self.takes_tags = takes_tags
         self.reports: list[Report] = []
         self.links = 0
+        self.attended = 0
         self.faults: deque[int] = deque()
         self.on_done: Callable[[Report], None] = lambda report: None
         self.on_link: Callable[[], object] = _nothing
@@ -154,6 +157,7 @@ class MemoryFamily:
             self._handle(frame)
 
     def _handle(self, frame: Frame) -> None:
+        self.attended += 1
         fault = self.faults.popleft() if self.faults else None
         if fault is not None:
             if fault:
@@ -206,12 +210,13 @@ class MemoryFamily:
             keys = tuple(_S32.unpack(value)[0] for kind, value in attributes if kind == 3)
             report = Report(descriptor, _U32.unpack(values[1])[0], keys, tags)
             self.reports.append(report)
+            self.on_done(report)
             if frame.flags & _NLM_F_ACK:
                 self._refuse(frame, Status.OK)
-            self.on_done(report)
 
     def _send(self, message: bytes) -> None:
-        self.commands.send(message)
+        with suppress(BrokenPipeError):  # whoever asked has gone; what it asked for is done all the same
+            self.commands.send(message)
 
 
 def _push_submission(submission: Submission, descriptor: int) -> bytes:
