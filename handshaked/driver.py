@@ -163,4 +163,5 @@ def _outcome(event: HandshakeComplete | HandshakeFailed) -> Outcome:
         peer_certificates=event.peer_certificates,
         peer_keys=event.peer_keys,
         tags=event.tags,
+        psk_identity=event.psk_identity,
     )

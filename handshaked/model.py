@@ -137,7 +137,7 @@ class Outcome:
     """How a request ended: the one report it gets. Fails closed: nothing but a full set makes success.
 
     ``peer_keys`` are the serials of keys that stand for the authenticated peer, ``tags`` what its certificate was
-    found to be.
+    found to be; ``psk_identity`` is that of the external PSK that authenticated both, if one did.
     """
 
     status: int = Status.FAILED
@@ -152,6 +152,7 @@ class Outcome:
     peer_certificates: tuple[bytes, ...] = ()
     peer_keys: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()
+    psk_identity: bytes | None = None
 
 
 class SignatureScheme(enum.IntEnum):

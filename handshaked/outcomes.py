@@ -82,6 +82,8 @@ def fields_of(request: Request, outcome: Outcome, seconds: float) -> Message:
         "alpn": None if outcome.alpn is None else show_alpn(outcome.alpn),
         "cipher": None if outcome.cipher_suite is None else outcome.cipher_suite.name,
         "resumed": outcome.resumed or None,
+        "psk": _psk(outcome),
+        "tags": ",".join(outcome.tags) or None,
         "status": status_text(outcome.status) if outcome.status else None,
         "alert": None if outcome.alert is None else outcome.alert.label,
         "reason": outcome.reason or None,
@@ -113,6 +115,8 @@ def describe(request: Request, outcome: Outcome, seconds: float) -> str:
         words.append(f"cipher={outcome.cipher_suite.name}")
     if outcome.resumed:
         words.append("resumed=yes")
+    if (identity := _psk(outcome)) is not None:
+        words.append(_word("psk", identity))
     if outcome.tags:
         words.append(_word("tags", ",".join(outcome.tags)))
     if outcome.status:
@@ -122,6 +126,11 @@ def describe(request: Request, outcome: Outcome, seconds: float) -> str:
         words.append(_word("reason", outcome.reason))
     words.append(f"ms={seconds * 1000:.1f}")
     return " ".join(words)
+
+
+def _psk(outcome: Outcome) -> str | None:
+    """The identity of the PSK, which is no secret: it names who the peers are."""
+    return None if outcome.psk_identity is None else outcome.psk_identity.decode(errors="backslashreplace")
 
 
 def _word(key: str, value: str) -> str:

@@ -4,7 +4,7 @@ import atexit
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,21 +91,33 @@ def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -
     directory.mkdir(exist_ok=True)
     file = directory / "handshaked.toml"
     file.write_text(configuration)
-    running = RunningDaemon(directory, workers=workers, options=("--kernel", f"--configuration={file}"))
+    running = RunningDaemon(
+        directory,
+        workers=workers,
+        options=("--kernel", f"--configuration={file}"),
+        launcher=("keyctl", "session", "-"),  # what others have in their session's keyring is not in its reach
+    )
     atexit.register(_show, running)
     return running
 
 
-def serving(running: RunningDaemon) -> None:
-    """Wait until the kernel's door is open in all workers."""
+def until(holds: Callable[[], bool], what: str) -> None:
+    """Wait until `holds()`, for what nobody announces."""
     deadline = time.monotonic() + 30
-    while True:
+    while not holds():
+        assert time.monotonic() < deadline, f"this did not come about: {what}"
+        time.sleep(0.05)
+
+
+def serving(running: RunningDaemon) -> None:
+    """Wait until the kernel's doors are open in all workers."""
+
+    def all_open() -> bool:
         status = running.ask("status")
         doors = [door for worker in status["workers"] for door in worker.get("kernel") or ()]
-        if doors and all(door["state"] == "serving" for door in doors):
-            return
-        assert time.monotonic() < deadline, status
-        time.sleep(0.05)
+        return bool(doors) and all(door["state"] == "serving" for door in doors)
+
+    until(all_open, "the kernel's doors are open")
 
 
 def descriptors(pid: int) -> list[str]:

@@ -1,0 +1,11 @@
+#!/bin/busybox sh
+# PID 1 of the emulated machine until its root is there, which the emulator shares by 9p; then init.sh.
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+modprobe 9pnet_virtio
+modprobe 9p
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,rw root /root
+mount -t devtmpfs dev /root/dev
+umount /proc /sys
+exec switch_root /root /lab/init.sh

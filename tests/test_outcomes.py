@@ -1,0 +1,25 @@
+"""What is said of a handshake when it is over."""
+
+from handshaked.model import KERNEL, Outcome, Request, Role
+from handshaked.outcomes import describe, fields_of
+
+REQUEST = Request(role=Role.SERVER, caller=KERNEL, timeout=1.0)
+
+
+def test_the_key_that_authenticated_both_is_named() -> None:
+    outcome = Outcome(status=0, reason="", psk_identity=b"NVMe1R01 host subsystem")
+    assert 'psk="NVMe1R01 host subsystem"' in describe(REQUEST, outcome, 0.0)
+    assert fields_of(REQUEST, outcome, 0.0)["psk"] == "NVMe1R01 host subsystem"
+
+
+def test_an_identity_of_odd_bytes_stays_one_word() -> None:
+    outcome = Outcome(status=0, reason="", psk_identity=b'\xff\n" outcome=failed')
+    line = describe(REQUEST, outcome, 0.0)
+    assert "\n" not in line
+    assert '\\" outcome=failed"' in line
+
+
+def test_tags_are_said_to_people_and_to_programs() -> None:
+    outcome = Outcome(status=0, reason="", tags=("friend", "of-ours"))
+    assert "tags=friend,of-ours" in describe(REQUEST, outcome, 0.0)
+    assert fields_of(REQUEST, outcome, 0.0)["tags"] == "friend,of-ours"
