@@ -197,7 +197,7 @@ def ask_with_gtlsclient(port: int, name: str, directory: Path, *options: str) ->
     return run.stdout + run.stderr
 
 
-def descriptors_of(pid: int) -> list[str]:
+def descriptors_of(pid: int | str) -> list[str]:
     """What the descriptors of a process are, in order, for comparing."""
     found = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
