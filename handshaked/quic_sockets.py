@@ -124,11 +124,10 @@ class _Run:
         elif request.role is Role.SERVER:
             self._session = GivenServerSession(lambda hello: self._choose(hello, brought, state))
         else:
+            credential = brought.credential if _shows(state) else None
             own = None if brought.psks is None else brought.psks.own()
             verifier = self._verifier(request) if own is None else None
-            self._session = GivenClientSession(
-                replace(_client_parameters(request, brought.credential, verifier), psk=own)
-            )
+            self._session = GivenClientSession(replace(_client_parameters(request, credential, verifier), psk=own))
         return self._session
 
     def conclude(self, complete: HandshakeComplete) -> HandshakeComplete:
@@ -183,14 +182,13 @@ class _KernelRun:
         if request.role is Role.SERVER:
             return GivenServerSession(lambda hello: self._choose(hello, request, state))
         parameters = self._run.client_parameters()
-        shows = state.config.certificate_request != NO_CLIENT_CERTIFICATE
         return GivenClientSession(
             replace(
                 parameters,
                 alpns=request.alpns or parameters.alpns,
                 transport_parameters=state.transport_parameters,
                 cipher_suites=request.cipher_suites or parameters.cipher_suites,
-                credential=parameters.credential if shows else None,
+                credential=parameters.credential if _shows(state) else None,
                 record_size_limit=None,
                 session_ticket=request.session_ticket,
             )
@@ -230,7 +228,6 @@ class _Demanding:
 
 def _asked(request: Request, state: SocketState) -> Request:
     """`request` with what the socket says; where both say something, the request does."""
-    shows = state.config.certificate_request != NO_CLIENT_CERTIFICATE
     client = request.role is Role.CLIENT
     return replace(
         request,
@@ -238,7 +235,7 @@ def _asked(request: Request, state: SocketState) -> Request:
         transport_parameters=state.transport_parameters,
         cipher_suites=state.config.cipher_suites or request.cipher_suites,
         session_ticket=request.session_ticket or (state.session_ticket or None if client else None),
-        registration=request.registration if shows or not client else None,
+        registration=request.registration if _shows(state) or not client else None,
     )
 
 
@@ -256,6 +253,11 @@ def _client_parameters(
         session_ticket=request.session_ticket,
         early_data=request.early_data is not None,
     )
+
+
+def _shows(state: SocketState) -> bool:
+    """Whether a client may show a certificate."""
+    return state.config.certificate_request != NO_CLIENT_CERTIFICATE
 
 
 def _client_auth(state: SocketState) -> ClientAuth:
