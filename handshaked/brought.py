@@ -1,49 +1,19 @@
-"""What a caller brings for a handshake of its own: a certificate with its key, or pre-shared keys, as open files."""
+"""What a caller brings for a handshake of its own: a certificate with its key, or pre-shared keys, as open files.
 
+Whoever serves a file (FUSE, or a server far away) may have fstat, read and close wait for as long as it likes. So all
+three are for a thread that may wait.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from handshaked.errors import Alert, CallerError, RefusedError, Status
+from handshaked.errors import Alert, CallerError, HandshakeError, RefusedError, Status
 from handshaked.registry.credentials import load_pem, open_credential, read_file
 from handshaked.tls.parameters import Credential
 from handshaked.tls.psk import ExternalPsk
 
 MAX_PSKS = 4096
 MIN_PSK = 16  # RFC 9257 section 6: a PSK needs 128 bits of entropy
-
-
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """The content of the files; each may be missing, but a certificate and its key go together."""
-
-    certificate: bytes | None = None
-    key: bytes | None = field(default=None, repr=False)
-    psk: bytes | None = field(default=None, repr=False)
-
-    @classmethod
-    def read(cls, certificate: int | None, key: int | None, psk: int | None) -> "Brought":
-        """Read the files behind these descriptors; CallerError names what cannot be used."""
-        try:
-            return cls(_read(certificate, "certificate"), _read(key, "private key"), _read(psk, "PSK file"))
-        except RefusedError as error:
-            raise _unfit(str(error)) from None
-        except OSError as error:
-            raise _unfit(f"a file that was brought cannot be read: {error.strerror}") from None
-
-    def credential(self) -> Credential | None:
-        """The credential, if there is one; CallerError if it is unfit."""
-        if self.certificate is None and self.key is None:
-            return None
-        if self.certificate is None or self.key is None:
-            raise _unfit("a certificate and its private key go together")
-        try:
-            loaded = load_pem(self.certificate, self.key)
-        except RefusedError as error:
-            raise _unfit(str(error)) from None
-        return open_credential(loaded.chain, loaded.key, loaded.key_type)
-
-    def psks(self) -> "BroughtPsks | None":
-        """The pre-shared keys, if there are any; CallerError if they are unfit."""
-        return None if self.psk is None else BroughtPsks(self.psk)
 
 
 class BroughtPsks:
@@ -73,6 +43,57 @@ class BroughtPsks:
     def own(self) -> ExternalPsk:
         """The first one, for a client."""
         return next(iter(self._psks.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What was in the files."""
+
+    credential: Credential | None = field(default=None, repr=False)
+    psks: BroughtPsks | None = None
+
+
+NOTHING = Brought()
+
+
+class Files:
+    """Files that a caller has opened, by their descriptors; they stay whoever's they are."""
+
+    def __init__(self, certificate: int | None = None, key: int | None = None, psk: int | None = None) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._psk = psk
+        self._brought: Brought | HandshakeError = _unfit("the files that were brought could not be read")
+        self._then: Callable[[Brought | HandshakeError], None] = lambda brought: None
+
+    def when_read(self, then: Callable[[Brought | HandshakeError], None]) -> None:
+        """Have ``tell`` call `then` with what was in the files, or with why it cannot be used."""
+        self._then = then
+
+    def read(self) -> None:
+        """Read the files, which may take any time."""
+        try:
+            psk = _read(self._psk, "PSK file")
+            self._brought = Brought(self._credential(), None if psk is None else BroughtPsks(psk))
+        except RefusedError as error:
+            self._brought = _unfit(str(error))
+        except OSError as error:
+            self._brought = _unfit(f"a file that was brought cannot be read: {error.strerror}")
+        except HandshakeError as error:
+            self._brought = error
+
+    def tell(self) -> None:
+        """Pass on what was read."""
+        self._then(self._brought)
+
+    def _credential(self) -> Credential | None:
+        certificate, key = _read(self._certificate, "certificate"), _read(self._key, "private key")
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            raise _unfit("a certificate and its private key go together")
+        loaded = load_pem(certificate, key)
+        return open_credential(loaded.chain, loaded.key, loaded.key_type)
 
 
 def _read(descriptor: int | None, name: str) -> bytes | None:

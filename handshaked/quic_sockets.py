@@ -4,7 +4,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from handshaked.brought import Brought
+from handshaked.brought import NOTHING, Brought, Files
 from handshaked.datapath.quic import QuicPath, SocketState
 from handshaked.datapath.quic_options import NO_CLIENT_CERTIFICATE
 from handshaked.datapath.quic_socket import QuicSocket
@@ -43,11 +43,24 @@ class QuicSocketHandshakes:
         self._open_socket = open_socket
 
     def open(
-        self, request: Request, sock: socket.socket, brought: Brought, report: Callable[[Outcome], None]
+        self, request: Request, sock: socket.socket, files: Files | None, report: Callable[[Outcome], None]
     ) -> Attempt:
-        """Begin the handshake of `request` on `sock`, with what was brought; `report` is told how it ended."""
-        run = _Run(self._service, request, brought)
-        return self._begin(request, sock, run, report)
+        """Begin the handshake of `request` on `sock`, when `files` are read; `report` is told how it ended."""
+        run = _Run(self._service, request)
+        attempt, start = self._prepare(request, sock, run, report)
+
+        def go_on(brought: Brought | HandshakeError) -> None:
+            if isinstance(brought, HandshakeError):
+                attempt.abort(brought.status, brought.reason)
+                return
+            run.brought = brought
+            start()
+
+        if files is None:
+            start()
+        else:
+            files.when_read(go_on)
+        return attempt
 
     def open_for_kernel(
         self, kernel: KernelHandshakes, request: Request, sock: socket.socket, report: Callable[[Outcome], None]
@@ -59,21 +72,23 @@ class QuicSocketHandshakes:
             run.close()
             report(outcome)
 
-        return self._begin(request, sock, run, finish)
+        attempt, start = self._prepare(request, sock, run, finish)
+        start()
+        return attempt
 
-    def _begin(
+    def _prepare(
         self, request: Request, sock: socket.socket, run: "_Run | _KernelRun", report: Callable[[Outcome], None]
-    ) -> Attempt:
+    ) -> tuple[Attempt, Callable[[], None]]:
+        """The attempt, whose time runs from now on, and what starts it."""
         try:
             quic_socket = self._open_socket(sock)
         except HandshakeError as error:
             failed = self._service.attempt(request, _Refused(report), lambda: None)
             failed.abort(error.status, error.reason)
-            return failed
+            return failed, lambda: None
         path = QuicPath(quic_socket, request.role, run.open_session, run.conclude, report)
         attempt = self._service.attempt(request, path, lambda: run.registration)
-        path.start(attempt)
-        return attempt
+        return attempt, lambda: path.start(attempt)
 
 
 class _Refused:
@@ -87,12 +102,12 @@ class _Refused:
 
 
 class _Run:
-    """One handshake of a caller: by the registry, or with what was brought."""
+    """One handshake of a caller: by the registry, or with what was ``brought``."""
 
-    def __init__(self, service: HandshakeService, request: Request, brought: Brought) -> None:
+    def __init__(self, service: HandshakeService, request: Request) -> None:
+        self.brought = NOTHING
         self._service = service
         self._request = request
-        self._brought = brought
         self._session: Session | None = None
 
     @property
@@ -102,16 +117,17 @@ class _Run:
 
     def open_session(self, state: SocketState) -> Session:
         """As ``datapath.quic.OpenSession``."""
+        brought = self.brought
         self._request = request = _asked(self._request, state)
-        psks, credential = self._brought.psks(), self._brought.credential()
-        if psks is None and credential is None:
+        if brought == NOTHING:
             self._session = self._registered(request, state)
         elif request.role is Role.SERVER:
-            self._session = GivenServerSession(lambda hello: self._choose(hello, credential, state))
+            self._session = GivenServerSession(lambda hello: self._choose(hello, brought, state))
         else:
-            own = None if psks is None else psks.own()
-            parameters = _client_parameters(request, credential, self._verifier(request) if own is None else None)
-            self._session = GivenClientSession(replace(parameters, psk=own))
+            credential = brought.credential if _shows(state) else None
+            own = None if brought.psks is None else brought.psks.own()
+            verifier = self._verifier(request) if own is None else None
+            self._session = GivenClientSession(replace(_client_parameters(request, credential, verifier), psk=own))
         return self._session
 
     def conclude(self, complete: HandshakeComplete) -> HandshakeComplete:
@@ -127,16 +143,16 @@ class _Run:
     def _verifier(self, request: Request) -> PeerVerifier | None:
         return None if request.auth_mode is AuthMode.UNAUTH else self._service.resources.server_verifier(request)
 
-    def _choose(self, hello: ClientHello, credential: Credential | None, state: SocketState) -> ServerParameters:
+    def _choose(self, hello: ClientHello, brought: Brought, state: SocketState) -> ServerParameters:
         request = self._request
         auth = _client_auth(state)
         parameters = ServerParameters(
-            credential=credential,
+            credential=brought.credential,
             alpn=choose_alpn(hello, request.alpns),
             transport_parameters=None,
             cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
             tickets=_tickets(state),
-            psks=self._brought.psks(),
+            psks=brought.psks,
         )
         if auth is ClientAuth.NONE:
             return parameters
@@ -166,14 +182,13 @@ class _KernelRun:
         if request.role is Role.SERVER:
             return GivenServerSession(lambda hello: self._choose(hello, request, state))
         parameters = self._run.client_parameters()
-        shows = state.config.certificate_request != NO_CLIENT_CERTIFICATE
         return GivenClientSession(
             replace(
                 parameters,
                 alpns=request.alpns or parameters.alpns,
                 transport_parameters=state.transport_parameters,
                 cipher_suites=request.cipher_suites or parameters.cipher_suites,
-                credential=parameters.credential if shows else None,
+                credential=parameters.credential if _shows(state) else None,
                 record_size_limit=None,
                 session_ticket=request.session_ticket,
             )
@@ -213,7 +228,6 @@ class _Demanding:
 
 def _asked(request: Request, state: SocketState) -> Request:
     """`request` with what the socket says; where both say something, the request does."""
-    shows = state.config.certificate_request != NO_CLIENT_CERTIFICATE
     client = request.role is Role.CLIENT
     return replace(
         request,
@@ -221,7 +235,7 @@ def _asked(request: Request, state: SocketState) -> Request:
         transport_parameters=state.transport_parameters,
         cipher_suites=state.config.cipher_suites or request.cipher_suites,
         session_ticket=request.session_ticket or (state.session_ticket or None if client else None),
-        registration=request.registration if shows or not client else None,
+        registration=request.registration if _shows(state) or not client else None,
     )
 
 
@@ -239,6 +253,11 @@ def _client_parameters(
         session_ticket=request.session_ticket,
         early_data=request.early_data is not None,
     )
+
+
+def _shows(state: SocketState) -> bool:
+    """Whether a client may show a certificate."""
+    return state.config.certificate_request != NO_CLIENT_CERTIFICATE
 
 
 def _client_auth(state: SocketState) -> ClientAuth:

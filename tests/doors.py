@@ -14,6 +14,7 @@ from typing import Self
 
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import AuthMode, Outcome, Role
+from handshaked.quic_sockets import OpenSocket, QuicSocketHandshakes
 from handshaked.service import HandshakeService
 from handshaked.upcall.unix import UnixDoor
 from handshaked.upcall.usage import Limits
@@ -171,8 +172,10 @@ def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> bool:
 
 
 @contextmanager
-def served(registered: Registered, path: Path, limits: Limits) -> Iterator[HandshakeService]:
-    """A door at `path` in a thread of this process, with limits of one's own."""
+def served(
+    registered: Registered, path: Path, limits: Limits, open_socket: OpenSocket | None = None
+) -> Iterator[HandshakeService]:
+    """A door at `path` in a thread of this process, with limits of one's own; `open_socket` lets it serve sockets."""
     ready = threading.Event()
     made: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, HandshakeService]] = []
 
@@ -181,7 +184,8 @@ def served(registered: Registered, path: Path, limits: Limits) -> Iterator[Hands
             listener.bind(str(path))
             listener.listen()
             service = HandshakeService(registered.snapshot, registered, lambda *_: None)
-            door = UnixDoor(listener, service, limits)
+            sockets = None if open_socket is None else QuicSocketHandshakes(service, open_socket)
+            door = UnixDoor(listener, service, limits, sockets)
             over = asyncio.Event()
             made.append((asyncio.get_running_loop(), over, service))
             ready.set()

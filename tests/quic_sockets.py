@@ -2,15 +2,16 @@
 
 import asyncio
 import os
+import socket
 import ssl
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from aioquic.asyncio import connect, serve
 from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -134,16 +135,23 @@ async def ask(
 class StockServer:
     """Stock aioquic that serves `issued` on ``port``, in a thread; ``peers`` are its connections."""
 
-    def __init__(self, issued: Issued, alpn: str = "h3", *, tickets: bool = False) -> None:
+    def __init__(
+        self,
+        issued: Issued,
+        alpn: str = "h3",
+        *,
+        tickets: bool = False,
+        known: Mapping[bytes, SessionTicket] | None = None,
+    ) -> None:
         self.peers: list[Peer] = []
         self._configuration = QuicConfiguration(is_client=False, alpn_protocols=[alpn])
         self._configuration.load_cert_chain(str(issued.certificate), str(issued.key))
-        self._tickets: dict[bytes, SessionTicket] | None = {} if tickets else None
+        self._tickets = dict(known or {}) if tickets or known else None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
 
-    def __enter__(self) -> "StockServer":
+    def __enter__(self) -> Self:
         self._thread.start()
         self.run(self._serve())
         return self
@@ -197,7 +205,14 @@ def ask_with_gtlsclient(port: int, name: str, directory: Path, *options: str) ->
     return run.stdout + run.stderr
 
 
-def descriptors_of(pid: int) -> list[str]:
+def free_udp_port() -> int:
+    """A port of the loopback that nobody has at the moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def descriptors_of(pid: int | str) -> list[str]:
     """What the descriptors of a process are, in order, for comparing."""
     found = []
     for link in Path(f"/proc/{pid}/fd").iterdir():

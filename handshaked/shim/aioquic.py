@@ -34,7 +34,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.errors import Alert
+from handshaked.errors import Alert, Status
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
@@ -389,11 +389,7 @@ class _Adapter:
         if outcome.status != 0 or not self._wants_tickets:
             self._handshake = None
         if outcome.status != 0:
-            if outcome.alert is not None:
-                error_code = QuicErrorCode.CRYPTO_ERROR + outcome.alert
-            else:
-                error_code = QuicErrorCode.INTERNAL_ERROR
-            raise QuicConnectionError(error_code, QuicFrameType.CRYPTO, outcome.reason)
+            raise QuicConnectionError(_error_code(outcome), QuicFrameType.CRYPTO, outcome.reason)
         remote.session_resumed = outcome.resumed
         remote.early_data_accepted = outcome.early_data_accepted
         quic = self._quic
@@ -438,6 +434,13 @@ class _Adapter:
 def _check(configuration: QuicConfiguration) -> None:
     if configuration.private_key is not None:
         raise ValueError("the configuration holds a private key: register it with the daemon instead")
+
+
+def _error_code(outcome: Outcome) -> int:
+    """What a connection whose handshake ended like this is closed with (RFC 9000 section 20.1)."""
+    if outcome.alert is not None:
+        return QuicErrorCode.CRYPTO_ERROR + outcome.alert
+    return QuicErrorCode.APPLICATION_ERROR if outcome.status == Status.CANCELED else QuicErrorCode.INTERNAL_ERROR
 
 
 def _error_text(error_code: int) -> str:

@@ -11,6 +11,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -30,6 +31,7 @@ from handshaked.testing.quic_socket import KernelLikeSocket, SocketError
 from handshaked.wire.messages import Done, Start
 
 PATIENCE = 20.0
+_ALERTS = {alert.quic_error: alert for alert in Alert}
 _Result = TypeVar("_Result")
 
 
@@ -114,16 +116,14 @@ class _Handshake:
             self._reply(push_message(Kind.READABLE, 0))
 
     def _reply(self, packet: bytes) -> None:
-        try:
+        with suppress(OSError):  # that nobody has it open is found by reading, behind what was said before
             self._end.send(packet, socket.MSG_NOSIGNAL)
-        except OSError:
-            self._gone()
 
     def _serve(self) -> None:
         try:
             packet = self._end.recv(MAX_MESSAGE)
-        except OSError:
-            packet = b""
+        except ConnectionResetError:
+            return  # closed with something unread: what was said before is still to come
         if not packet:
             self._gone()
             return
@@ -163,9 +163,9 @@ class _Handshake:
         self.close()
         if not self._done:
             self._done = True
-            code = self.connection.socket.error_code
-            alert = None if code is None else Alert(code - Alert.CLOSE_NOTIFY.quic_error)
-            self._on_message(Done(Outcome(alert=alert, reason="the socket was closed")))
+            alert = _ALERTS.get(self.connection.socket.error_code or 0)
+            # Without an alert the peer is told APPLICATION_ERROR, 0x0c, as by the kernel.
+            self._on_message(Done(Outcome(Status.CANCELED, alert=alert, reason="the socket was closed")))
 
 
 class _Echo(QuicConnectionProtocol):

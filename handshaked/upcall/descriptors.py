@@ -1,17 +1,21 @@
 """Descriptors that come with a packet on the Unix door, and the handshakes on QUIC sockets that they are for.
 
-Whatever comes is closed: by the handshake that takes it, or with the packet.
+Whatever comes is closed: a QUIC socket by the handshake that takes it, everything else in a thread of its own. Closing
+may wait for whoever serves a file, or for the peer of a socket that lingers, and so may reading.
 """
 
 import array
+import asyncio
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
-from handshaked.brought import Brought
+from handshaked.brought import Files
 from handshaked.driver import Attempt
-from handshaked.errors import HandshakeError, Status, WireError
+from handshaked.errors import Status, WireError
 from handshaked.model import Outcome, Request
 from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.wire.messages import Start
@@ -26,24 +30,60 @@ class Descriptors:
     def __init__(self, control: list[tuple[int, int, bytes]], flags: int) -> None:
         self._truncated = bool(flags & socket.MSG_CTRUNC)
         self._open = array.array("i")
+        self._files: Files | None = None
         for level, kind, payload in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 self._open.frombytes(payload[: len(payload) - len(payload) % self._open.itemsize])
 
-    def take(self, count: int) -> list[int]:
-        """All of them, which have to be `count`; they are the caller's to close. WireError, and they stay here."""
+    def take_socket(self, start: Start) -> socket.socket:
+        """The socket of `start`, which is the first of as many as `start` announces. WireError if they are not."""
         if self._truncated:
             raise WireError(f"more than {MAX_DESCRIPTORS} descriptors came along", attribute="socket")
-        if len(self._open) != count:
-            raise WireError(f"needs {count} descriptors, {len(self._open)} came along", attribute="socket")
-        taken = self._open.tolist()
-        del self._open[:]
-        return taken
+        if len(self._open) != start.descriptors:
+            raise WireError(f"needs {start.descriptors} descriptors, {len(self._open)} came along", attribute="socket")
+        try:
+            sock = socket.socket(fileno=self._open[0])
+        except OSError:
+            raise WireError("is not a socket", attribute="socket") from None
+        del self._open[0]
+        return sock
 
-    def close(self) -> None:
-        """Close what nobody took."""
-        while self._open:
-            os.close(self._open.pop())
+    def take_back(self, sock: socket.socket) -> None:
+        """Close `sock` with the rest."""
+        self._open.append(sock.detach())
+
+    def files(self, start: Start) -> Files | None:
+        """The files behind the socket, which are read when ``let_go`` is called."""
+        if start.descriptors > 1:
+            left = iter(self._open)
+            flags = (start.certificate_file, start.key_file, start.psk_file)
+            self._files = Files(*(next(left) if flag else None for flag in flags))
+        return self._files
+
+    def let_go(self, then: Callable[[], None]) -> bool:
+        """Read what is to be read, close what nobody took, and call `then`; False if there is nothing to wait for."""
+        if not self._open:
+            return False
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            try:
+                if self._files is not None:
+                    self._files.read()
+            finally:
+                while self._open:
+                    with suppress(OSError):  # of whoever serves the file; the descriptor is gone all the same
+                        os.close(self._open.pop())
+                with suppress(RuntimeError):  # the loop has ended, and everything with it
+                    loop.call_soon_threadsafe(told)
+
+        def told() -> None:
+            if self._files is not None:
+                self._files.tell()
+            then()
+
+        threading.Thread(target=work, name="files", daemon=True).start()
+        return True
 
 
 def open_on_socket(
@@ -63,30 +103,17 @@ def open_on_socket(
         raise WireError("is missing: files are for handshakes on a socket", attribute="socket")
     if start.transport_parameters is not None:
         raise WireError("are the socket's to tell", attribute="transport-parameters")
-    taken = descriptors.take(start.descriptors)
-    files = taken[1:]
-    try:
-        sock = socket.socket(fileno=taken[0])
-    except OSError:
-        _close([taken[0], *files])
-        raise WireError("is not a socket", attribute="socket") from None
-    try:
-        flags = (start.certificate_file, start.key_file, start.psk_file)
-        left = iter(files)
-        brought = Brought.read(*(next(left) if flag else None for flag in flags))
-    except HandshakeError as error:
-        sock.close()
-        raise WireError(error.reason, status=error.status, attribute="socket") from None
-    finally:
-        _close(files)
+    sock = descriptors.take_socket(start)
+    opening = True
 
     def finish(outcome: Outcome) -> None:
-        sock.close()
+        if opening:  # nothing is known of it, not even that it is a QUIC socket
+            descriptors.take_back(sock)
+        else:
+            sock.close()
         report(outcome)
 
-    return handshakes.open(request, sock, brought, finish)
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+    try:
+        return handshakes.open(request, sock, descriptors.files(start), finish)
+    finally:
+        opening = False

@@ -192,7 +192,9 @@ class _Connection:
         try:
             self._take(packet, flags, descriptors)
         finally:
-            descriptors.close()
+            # This may take any time: whoever sent them waits, the others do not.
+            if descriptors.let_go(self._resume) and not self._closed:
+                self._loop.remove_reader(self._sock)
 
     def _take(self, packet: bytes, flags: int, descriptors: Descriptors) -> None:
         if not packet:

@@ -5,15 +5,18 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from handshaked.errors import Status
 from handshaked.model import Level, Role
+from handshaked.registry.credentials import MAX_FILE
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from handshaked.wire.family import push_crypto, push_lookup, push_start
@@ -130,9 +133,52 @@ def test_a_file_without_a_socket(quic_daemon: RunningDaemon, tmp_path: Path) -> 
 def test_files_that_are_of_no_use(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     start = Start(Role.SERVER, socket=True, certificate_file=True, key_file=True)
-    with ours, theirs, (tmp_path / "empty").open("w+") as file:
-        status, reason = refusal(quic_daemon, start, (ours.fileno(), theirs.fileno(), file.fileno()))
-        assert (status, "not a regular file" in reason) == (errno.ENOKEY, True)
+    with ours, theirs, (tmp_path / "empty").open("w+") as file, Door(quic_daemon.handshake_socket) as door:
+        door.send(push_start(1, start), descriptors=(ours.fileno(), theirs.fileno(), file.fileno()))
+        seen = door.outcome(1)
+        assert (seen.status, "not a regular file" in seen.reason) == (errno.ENOKEY, True)
+
+
+def test_a_pipe_with_a_name_is_no_file(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    """A read from it would wait for whoever writes."""
+    os.mkfifo(tmp_path / "fifo")
+    fifo = os.open(tmp_path / "fifo", os.O_RDWR)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with ours, theirs, Door(quic_daemon.handshake_socket) as door:
+            door.send(push_start(1, Start(Role.SERVER, socket=True, psk_file=True)), descriptors=(ours.fileno(), fifo))
+            seen = door.outcome(1)
+    finally:
+        os.close(fifo)
+    assert (seen.status, "not a regular file" in seen.reason) == (errno.ENOKEY, True)
+
+
+def test_a_file_that_is_too_long(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, (tmp_path / "long").open("wb+") as file, Door(quic_daemon.handshake_socket) as door:
+        file.truncate(MAX_FILE + 1)
+        start = Start(Role.SERVER, socket=True, psk_file=True)
+        door.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
+        seen = door.outcome(1)
+    assert (seen.status, str(MAX_FILE) in seen.reason) == (errno.ENOKEY, True)
+
+
+def test_a_socket_that_lingers_does_not_stop_others(quic_daemon: RunningDaemon) -> None:
+    """Closing it waits for its peer to read what is unsent; the daemon's descriptor is the last one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 3600))
+    ours.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(1 << 20))
+    with theirs, Door(quic_daemon.handshake_socket) as door, Door(quic_daemon.handshake_socket) as other:
+        with ours:
+            door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        assert door.outcome(1).status == errno.EOPNOTSUPP
+        other.send(push_lookup(1, Lookup(client_hello=b"x")))
+        other.answer(1)
 
 
 def test_a_stand_in_that_never_answers(quic_daemon: RunningDaemon) -> None:

@@ -1,96 +1,23 @@
 """QUIC sockets from the kernel's door: a consumer asks by the family, and goes on with its socket."""
 
 import asyncio
-import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked import keyring
-from handshaked.configuration import Configuration, SideDefaults
-from handshaked.datapath.emulated import emulated_quic_socket
-from handshaked.datapath.ktls import hand_over
 from handshaked.datapath.quic_options import Config
 from handshaked.errors import Alert, Status
-from handshaked.kernel import KernelHandshakes
-from handshaked.model import AuthMode, KeyType, Outcome, Role
-from handshaked.quic_sockets import QuicSocketHandshakes
-from handshaked.service import HandshakeService
+from handshaked.model import AuthMode, Role
 from handshaked.testing.authority import Authority
-from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
-from handshaked.upcall.kernel import KernelDoor, KernelLimits
-from handshaked.upcall.memory import MemoryFamily, Report, Submission
+from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.upcall.memory import Submission
 from tests.conftest import Issue
+from tests.datapath.kernel_scene import NAME, scene
 from tests.quic_sockets import PATIENCE, StockServer, ask
-from tests.registered import Registered
-
-NAME = "quic.example.com"
-_EMULATED = 0  # the protocol of a socket pair, which stands for IPPROTO_QUIC
-
-
-@dataclass
-class Scene:
-    """A door that serves stand-ins for QUIC sockets, and the family that it takes requests from."""
-
-    family: MemoryFamily
-    outcomes: list[Outcome] = field(default_factory=list)
-    submitted: int = 0
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    async def submit(self, connection: Connection, role: Role, **asked: Any) -> Report:
-        """A consumer's request for the handshake of `connection`: what it is told."""
-        self.submitted += 1
-        due = self.submitted
-        self.family.submit(Submission(connection.agent, role, **asked))
-        async with asyncio.timeout(PATIENCE), self.changed:
-            await self.changed.wait_for(lambda: len(self.family.reports) >= due)
-        connection.agent.close()
-        return self.family.reports[due - 1]
-
-
-@asynccontextmanager
-async def scene(authority: Authority, issue: Issue, identity: tuple[Path, Path] | None = None) -> AsyncIterator[Scene]:
-    registered = Registered(authority)
-    issued = issue(NAME)
-
-    registered.add("web", (KeyType.ECDSA_P256, issued), names=(NAME,))
-    family = MemoryFamily()
-    made = Scene(family)
-    loop = asyncio.get_running_loop()
-
-    async def notify() -> None:
-        async with made.changed:
-            made.changed.notify_all()
-
-    tasks: list[asyncio.Task[None]] = []
-    family.on_done = lambda report: tasks.append(asyncio.ensure_future(notify()))
-    family.on_link = lambda: loop.add_reader(family.commands, family.serve)
-    certificate, key = identity or (None, None)
-    configuration = Configuration(
-        client=SideDefaults(trust=authority.root, certificate=certificate, private_key=key),
-        server=SideDefaults(trust=authority.root),
-    )
-    service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: made.outcomes.append(outcome))
-    kernel = KernelHandshakes(service, configuration, hand_over)
-    sockets = QuicSocketHandshakes(service, emulated_quic_socket)
-    before = len(os.listdir("/proc/self/fd"))
-    door = KernelDoor(family.open_link, {_EMULATED: partial(sockets.open_for_kernel, kernel)}, KernelLimits())
-    try:
-        yield made
-    finally:
-        door.close()
-        loop.remove_reader(family.commands)
-        family.close()
-        await asyncio.gather(*tasks)
-    assert service.in_flight == 0
-    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def in_background(work: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Future[Any]":

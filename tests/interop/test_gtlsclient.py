@@ -12,7 +12,6 @@
 
 import asyncio
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -29,6 +28,7 @@ from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.echo_server import echo_server
 from tests.conftest import Issue
+from tests.interop.ngtcp2 import error_code_of, handshake_messages
 from tests.shim.peers import refusal, visiting
 
 TABLE = (
@@ -170,20 +170,12 @@ class Run:
     @property
     def error_code(self) -> int | None:
         """That of the server's CONNECTION_CLOSE."""
-        found = re.search(r"frm rx .* CONNECTION_CLOSE\(0x1c\) error_code=\w+\((0x[0-9a-f]+)\)", self.output)
-        return None if found is None else int(found[1], 16)
+        return error_code_of(self.output)
 
     @property
     def handshake(self) -> bytes:
         """What came in CRYPTO frames at the level handshake."""
-        received = bytearray()
-        for part in self.output.split("Ordered CRYPTO data in Handshake crypto level\n")[1:]:
-            for line in part.splitlines():
-                dump = re.fullmatch(r"[0-9a-f]{8}  ((?:[0-9a-f]{2} {1,2}){1,16}) *\|.*\|", line)
-                if dump is None:
-                    break
-                received += bytes.fromhex(dump[1])
-        return bytes(received)
+        return handshake_messages(self.output)
 
 
 @pytest.fixture(scope="module")

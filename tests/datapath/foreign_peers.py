@@ -1,0 +1,192 @@
+"""Peers that know nothing of us, for what is behind a QUIC socket: stock aioquic, and ngtcp2 with GnuTLS."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from aioquic import tls
+from aioquic.tls import CipherSuite, SessionTicket
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handshaked.testing.authority import Authority, Issued
+from tests.doors import eventually
+from tests.interop.ngtcp2 import error_code_of, handshake_messages
+from tests.quic_sockets import StockServer, ask, ask_with_gtlsclient, free_udp_port
+
+NAME = "quic.example.com"
+IDENTITY = b"someone"
+PSK = b"\x5a" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a client saw: whether it completed the handshake and data went both ways, or how it was refused."""
+
+    complete: bool
+    error_code: int | None = None
+    tickets: tuple[Any, ...] = ()
+
+
+class Served(Protocol):
+    """A foreign server that runs: its ``port``, what it is asked and answers, if it insists on client certificates."""
+
+    @property
+    def port(self) -> int: ...
+    @property
+    def request(self) -> bytes: ...
+    @property
+    def answer(self) -> bytes: ...
+    @property
+    def insists(self) -> bool: ...
+
+    def shown(self, leaf: bytes) -> bool:
+        """Whether the last client showed the certificate `leaf`."""
+        ...
+
+
+class Foreign(Protocol):
+    """A foreign implementation, on both sides."""
+
+    def ask(self, port: int, *, name: str = NAME, identity: Issued | None = None, ticket: Any = None) -> Seen:
+        """Connect as a client, with the session ticket of an earlier connection."""
+        ...
+
+    def serve(self, issued: Issued, *, demands: bool = False) -> AbstractContextManager[Served]:
+        """A server of `issued`; one that `demands` asks for client certificates."""
+        ...
+
+
+# aioquic.
+
+
+class _Demanding(tls.Context):
+    """A server's TLS that asks for client certificates."""
+
+    def __init__(self, is_client: bool, *arguments: Any, **options: Any) -> None:
+        super().__init__(is_client, *arguments, **options)
+        self._request_client_certificate = not is_client
+
+
+class _ExternalPsks(tls.KeySchedule):
+    """PSKs from outside instead of tickets: they differ in a label alone (RFC 8446 section 7.1)."""
+
+    def derive_secret(self, label: bytes) -> bytes:
+        return super().derive_secret(b"ext binder" if label == b"res binder" else label)
+
+
+def external_psk() -> SessionTicket:
+    """The PSK as if it were a ticket."""
+    now = tls.utcnow()
+    return SessionTicket(
+        age_add=0,
+        cipher_suite=CipherSuite.AES_128_GCM_SHA256,
+        not_valid_before=now,
+        not_valid_after=now.replace(year=now.year + 1),
+        resumption_secret=PSK,
+        server_name=NAME,
+        ticket=IDENTITY,
+    )
+
+
+class ServedByAioquic(StockServer):
+    """As Served."""
+
+    request = answer = b"hello"
+    insists = False
+
+    def shown(self, leaf: bytes) -> bool:
+        """As in Served."""
+        certificate = self.peers[-1]._quic.tls._peer_certificate  # noqa: SLF001 - aioquic shows it in no other way
+        return certificate is not None and certificate.public_bytes(Encoding.DER) == leaf
+
+
+class Aioquic:
+    """Implements Foreign; aioquic is changed by `patch` where it can do what is asked, but nobody can ask it to."""
+
+    def __init__(self, authority: Authority, patch: pytest.MonkeyPatch) -> None:
+        self._root = authority.root
+        self._patch = patch
+
+    def ask(
+        self, port: int, *, name: str = NAME, identity: Issued | None = None, ticket: SessionTicket | None = None
+    ) -> Seen:
+        """As in Foreign."""
+        seen = asyncio.run(ask(port, root=self._root, name=name, identity=identity, ticket=ticket))
+        return Seen(seen.data == b"hello", seen.error_code, tuple(seen.tickets))
+
+    def serve(self, issued: Issued, *, demands: bool = False, alpn: str = "h3") -> ServedByAioquic:
+        """As in Foreign."""
+        if demands:
+            self._patch.setattr(tls, "Context", _Demanding)
+        return ServedByAioquic(issued, alpn, tickets=True)
+
+    def ask_with_psk(self, port: int) -> Seen:
+        """Connect with the PSK and nothing else."""
+        self._patch.setattr(tls, "KeySchedule", _ExternalPsks)
+        return self.ask(port, ticket=external_psk())
+
+    def serve_psk(self, issued: Issued) -> ServedByAioquic:
+        """A server that knows the PSK; it has a certificate too, but does not show it then."""
+        self._patch.setattr(tls, "KeySchedule", _ExternalPsks)
+        return ServedByAioquic(issued, known={IDENTITY: external_psk()})
+
+
+# ngtcp2. Its client verifies nothing, its server takes any client certificate, and neither knows PSKs.
+
+_PAGE = b"a page of ngtcp2's"
+_FIELDS = b"\x00\x00\xd1\xd7\xc1\x50" + bytes((len(NAME),)) + NAME.encode()  # RFC 9204: GET https://NAME/
+_REQUEST = bytes((1, len(_FIELDS))) + _FIELDS  # RFC 9114 section 7.2.2
+
+
+@dataclass(frozen=True, slots=True)
+class ServedByNgtcp2:
+    """As Served, of HTTP/3."""
+
+    port: int
+    log: Path
+    request: bytes = _REQUEST
+    answer: bytes = _PAGE
+    insists: bool = True
+
+    def shown(self, leaf: bytes) -> bool:
+        """Whether a client showed the certificate `leaf`."""
+        return leaf in handshake_messages(self.log.read_text(errors="replace"))
+
+
+class Ngtcp2:
+    """Implements Foreign."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def ask(self, port: int, *, name: str = NAME, identity: Issued | None = None, ticket: Any = None) -> Seen:
+        """As in Foreign; a ticket is two files."""
+        files = ticket or tuple(self._directory / f"{what}-{port}" for what in ("session", "parameters"))
+        options = [f"--session-file={files[0]}", f"--tp-file={files[1]}", "--disable-early-data"]
+        options += ["--exit-on-first-stream-close"]
+        if identity is not None:
+            options += [f"--cert={identity.certificate}", f"--key={identity.key}"]
+        output = ask_with_gtlsclient(port, name, self._directory, *options)
+        complete = "Negotiated ALPN is h3" in output and "QUIC handshake has been confirmed" in output
+        return Seen(complete, error_code_of(output), (files,) if files[0].exists() else ())
+
+    @contextmanager
+    def serve(self, issued: Issued, *, demands: bool = False) -> Iterator[ServedByNgtcp2]:
+        """As in Foreign."""
+        pages = self._directory / "pages"
+        pages.mkdir()
+        (pages / "index.html").write_bytes(_PAGE)
+        served = ServedByNgtcp2(free_udp_port(), self._directory / "gtlsserver.log")
+        options = [f"--htdocs={pages}", "--timeout=5s", *(["--verify-client"] if demands else [])]
+        command = ["gtlsserver", *options, "127.0.0.1", str(served.port), str(issued.key), str(issued.certificate)]
+        with served.log.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+            try:
+                assert eventually(lambda: f":{served.port:04X} " in Path("/proc/net/udp").read_text())
+                yield served
+            finally:
+                process.terminate()

@@ -1,0 +1,86 @@
+"""A kernel's door that serves stand-ins for QUIC sockets, and consumers that ask at it."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from handshaked.configuration import Configuration, SideDefaults
+from handshaked.datapath.emulated import emulated_quic_socket
+from handshaked.datapath.ktls import hand_over
+from handshaked.kernel import KernelHandshakes
+from handshaked.model import KeyType, Outcome, Role
+from handshaked.quic_sockets import QuicSocketHandshakes
+from handshaked.service import HandshakeService
+from handshaked.testing.authority import Authority
+from handshaked.testing.quic_endpoint import Connection
+from handshaked.upcall.kernel import KernelDoor, KernelLimits
+from handshaked.upcall.memory import MemoryFamily, Report, Submission
+from tests.conftest import Issue
+from tests.quic_sockets import PATIENCE
+from tests.registered import Registered
+
+NAME = "quic.example.com"
+_EMULATED = 0  # the protocol of a socket pair, which stands for IPPROTO_QUIC
+
+
+@dataclass
+class Scene:
+    """A door that serves stand-ins for QUIC sockets, and the family that it takes requests from."""
+
+    family: MemoryFamily
+    outcomes: list[Outcome] = field(default_factory=list)
+    submitted: int = 0
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def submit(self, connection: Connection, role: Role, **asked: Any) -> Report:
+        """A consumer's request for the handshake of `connection`: what it is told."""
+        self.submitted += 1
+        due = self.submitted
+        self.family.submit(Submission(connection.agent, role, **asked))
+        async with asyncio.timeout(PATIENCE), self.changed:
+            await self.changed.wait_for(lambda: len(self.family.reports) >= due)
+        connection.agent.close()
+        return self.family.reports[due - 1]
+
+
+@asynccontextmanager
+async def scene(authority: Authority, issue: Issue, identity: tuple[Path, Path] | None = None) -> AsyncIterator[Scene]:
+    registered = Registered(authority)
+    issued = issue(NAME)
+
+    registered.add("web", (KeyType.ECDSA_P256, issued), names=(NAME,))
+    family = MemoryFamily()
+    made = Scene(family)
+    loop = asyncio.get_running_loop()
+
+    async def notify() -> None:
+        async with made.changed:
+            made.changed.notify_all()
+
+    tasks: list[asyncio.Task[None]] = []
+    family.on_done = lambda report: tasks.append(asyncio.ensure_future(notify()))
+    family.on_link = lambda: loop.add_reader(family.commands, family.serve)
+    certificate, key = identity or (None, None)
+    configuration = Configuration(
+        client=SideDefaults(trust=authority.root, certificate=certificate, private_key=key),
+        server=SideDefaults(trust=authority.root),
+    )
+    service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: made.outcomes.append(outcome))
+    kernel = KernelHandshakes(service, configuration, hand_over)
+    sockets = QuicSocketHandshakes(service, emulated_quic_socket)
+    before = len(os.listdir("/proc/self/fd"))
+    door = KernelDoor(family.open_link, {_EMULATED: partial(sockets.open_for_kernel, kernel)}, KernelLimits())
+    try:
+        yield made
+    finally:
+        door.close()
+        loop.remove_reader(family.commands)
+        family.close()
+        await asyncio.gather(*tasks)
+    assert service.in_flight == 0
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,298 @@
+"""Handshakes on stand-ins for QUIC sockets with peers that know nothing of us: both roles, by both doors.
+
+ngtcp2 has no PSKs (docs/quic-sockets.md); aioquic has, if a label of its key schedule is changed.
+"""
+
+import asyncio
+import errno
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handshaked import keyring
+from handshaked.datapath.quic_options import Config
+from handshaked.errors import Alert, Status
+from handshaked.model import AuthMode, Outcome, Role
+from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
+from handshaked.shim.quic import Options
+from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
+from tests.conftest import Issue
+from tests.datapath.foreign_peers import IDENTITY, NAME, PSK, Aioquic, Foreign, Ngtcp2, Seen, Served
+from tests.datapath.kernel_scene import Scene, scene
+from tests.quic_sockets import PATIENCE, in_thread, socket_daemon
+
+SEALING_KEY = b"k" * 64
+
+
+class Door(Protocol):
+    """Has the handshake on a connection's socket done. The outcome is what the daemon made of it."""
+
+    def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
+        """As `role`; `psk` instead of certificates."""
+        ...
+
+
+class UnixDoor:
+    """Callers of the shim."""
+
+    def __init__(self, daemon: RunningDaemon, anchors: tuple[bytes, ...], identity: Issued, psk: Path) -> None:
+        self._path = daemon.handshake_socket
+        self._anchors = anchors
+        self._identity = identity
+        self._psk = psk
+
+    def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
+        """As in Door."""
+        options = Options(path=self._path, trust_anchors=self._anchors)
+        if psk:
+            options = replace(options, psk=self._psk)
+        elif role is Role.CLIENT:
+            options = replace(options, certificate=self._identity.certificate, key=self._identity.key)
+        with connection.agent as agent:
+            try:
+                if role is Role.SERVER:
+                    return quic_server_handshake(agent, options=options)
+                return quic_client_handshake(agent, name, options=options)
+            except HandshakeRefusedError as error:
+                return error.outcome
+
+
+@dataclass
+class KernelsDoor:
+    """Consumers in the kernel."""
+
+    scene: Scene
+    loop: asyncio.AbstractEventLoop
+    serial: int | None
+
+    def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
+        """As in Door."""
+        asked: dict[str, Any] = {"peer_name": name if role is Role.CLIENT else None}
+        if psk:
+            if self.serial is None:
+                pytest.skip("no keyrings here")
+            asked = {"auth_mode": AuthMode.PSK, "identity_keys": (self.serial,)}
+        submitted = self.scene.submit(connection, role, timeout=8000, **asked)
+        report = asyncio.run_coroutine_threadsafe(submitted, self.loop).result(PATIENCE)
+        outcome = self.scene.outcomes[-1]
+        assert (report.status == 0) == (outcome.status == 0)
+        return outcome
+
+
+@contextmanager
+def kernels_door(authority: Authority, issue: Issue, identity: Issued) -> Iterator[KernelsDoor]:
+    ready = threading.Event()
+    made: list[tuple[KernelsDoor, asyncio.Event]] = []
+
+    async def serve() -> None:
+        try:
+            serial = keyring.add_key("user", IDENTITY.decode(), PSK, keyring.PROCESS_KEYRING)
+        except OSError:
+            serial = None
+        async with scene(authority, issue, (identity.certificate, identity.key)) as served:
+            over = asyncio.Event()
+            made.append((KernelsDoor(served, asyncio.get_running_loop(), serial), over))
+            ready.set()
+            await over.wait()
+
+    running = in_thread(lambda: asyncio.run(serve()))
+    assert ready.wait(PATIENCE)
+    door, over = made[0]
+    try:
+        yield door
+    finally:
+        door.loop.call_soon_threadsafe(over.set)
+        running.result(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def identity(authority: Authority) -> Issued:
+    return authority.issue("someone", client=True, file_name="foreign-client")
+
+
+@pytest.fixture(scope="module")
+def quic_daemon(issue: Issue, authority: Authority) -> Iterator[RunningDaemon]:
+    with socket_daemon() as daemon:
+        issued = issue(NAME)
+        files = (issued.certificate, issued.key, authority.root)
+        credentials = [{"certificate": str(issued.certificate), "key": str(issued.key)}]
+        daemon.ask(
+            "register",
+            files,
+            name="web",
+            alpns=["h3"],
+            server_names=[NAME],
+            credentials=credentials,
+            client_auth="request",
+            client_ca=str(authority.root),
+        )
+        yield daemon
+
+
+@pytest.fixture(params=["unix", "kernel"])
+def door(
+    request: pytest.FixtureRequest,
+    quic_daemon: RunningDaemon,
+    authority: Authority,
+    issue: Issue,
+    identity: Issued,
+    tmp_path: Path,
+) -> Iterator[Door]:
+    if request.param == "kernel":
+        with kernels_door(authority, issue, identity) as door:
+            yield door
+        return
+    psk = tmp_path / "psk"
+    psk.write_text(f"{IDENTITY.decode()}:{PSK.hex()}\n")
+    yield UnixDoor(quic_daemon, (authority.certificate.public_bytes(Encoding.DER),), identity, psk)
+
+
+# The peers.
+
+
+@pytest.fixture
+def aioquic(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Aioquic:
+    return Aioquic(authority, monkeypatch)
+
+
+@pytest.fixture(params=["aioquic", "ngtcp2"])
+def peer(request: pytest.FixtureRequest, aioquic: Aioquic, tmp_path: Path) -> Foreign:
+    if request.param == "aioquic":
+        return aioquic
+    if shutil.which("gtlsclient") is None or shutil.which("gtlsserver") is None:
+        pytest.skip("no ngtcp2; on Debian: apt-get install ngtcp2-client ngtcp2-server")
+    namespace = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "true"]
+    if subprocess.run(namespace, check=False, capture_output=True).returncode != 0:
+        pytest.skip("no mount namespaces here, and gtlsclient sends only names that can be resolved")
+    return Ngtcp2(tmp_path)
+
+
+# We are the server.
+
+
+def served(door: Door, ask: Any, *, psk: bool = False, **config: int) -> tuple[Outcome, Seen]:
+    """A socket serves the client `ask`, which is called with its port."""
+    with KernelLikeEndpoint(config=Config(**config), session_ticket=SEALING_KEY) as endpoint:
+        port = endpoint.listen()
+        shaking = in_thread(lambda: door.shake(endpoint.next_connection(), Role.SERVER, psk=psk))
+        seen = ask(port)
+        return shaking.result(PATIENCE), seen
+
+
+def test_a_server(door: Door, peer: Foreign) -> None:
+    outcome, seen = served(door, peer.ask)
+    assert seen.complete
+    assert (outcome.status, outcome.alpn, outcome.registration, outcome.resumed) == (0, b"h3", "web", False)
+
+
+def test_a_server_resumes(door: Door, peer: Foreign) -> None:
+    _, first = served(door, peer.ask)
+    outcome, seen = served(door, lambda port: peer.ask(port, ticket=first.tickets[0]))
+    assert seen.complete
+    assert (outcome.status, outcome.resumed) == (0, True)
+
+
+def test_a_server_gets_a_client_certificate(door: Door, peer: Foreign, identity: Issued) -> None:
+    outcome, seen = served(door, lambda port: peer.ask(port, identity=identity), certificate_request=2)
+    assert seen.complete
+    assert outcome.status == 0
+    assert outcome.peer_certificates[0] == identity.leaf.public_bytes(Encoding.DER)
+
+
+def test_a_server_refuses_without_a_client_certificate(door: Door, peer: Foreign) -> None:
+    outcome, seen = served(door, peer.ask, certificate_request=2)
+    assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.CERTIFICATE_REQUIRED)
+    assert seen.error_code == Alert.CERTIFICATE_REQUIRED.quic_error
+
+
+def test_a_server_refuses_a_name(door: Door, peer: Foreign) -> None:
+    outcome, seen = served(door, lambda port: peer.ask(port, name="unknown.example.com"))
+    assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.UNRECOGNIZED_NAME)
+    assert (seen.complete, seen.error_code) == (False, Alert.UNRECOGNIZED_NAME.quic_error)
+
+
+def test_a_server_knows_a_psk(door: Door, aioquic: Aioquic) -> None:
+    outcome, seen = served(door, aioquic.ask_with_psk, psk=True)
+    assert seen.complete
+    assert (outcome.status, outcome.registration, outcome.peer_certificates) == (0, None, ())
+
+
+# We are the client.
+
+
+def connected(
+    door: Door, server: Served, *, ticket: bytes = b"", psk: bool = False, name: str = NAME, **config: int
+) -> tuple[Outcome, tuple[bytes, int | None], bytes]:
+    """A socket connects to `server`: outcome, what came back or the error code, and the ticket that the socket has."""
+    with KernelLikeEndpoint(config=Config(**config), session_ticket=ticket) as endpoint:
+        asking = in_thread(lambda: endpoint.run(endpoint.exchange(server.port, server.request)))
+        connection = endpoint.next_connection()
+        outcome = door.shake(connection, Role.CLIENT, name=name, psk=psk)
+        return outcome, asking.result(PATIENCE), connection.socket.session_ticket
+
+
+def test_a_client(door: Door, peer: Foreign, issue: Issue) -> None:
+    with peer.serve(issue(NAME)) as server:
+        outcome, (answer, _), _ = connected(door, server)
+    assert server.answer in answer
+    assert (outcome.status, outcome.alpn, outcome.resumed) == (0, b"h3", False)
+    assert outcome.peer_certificates[0] == issue(NAME).leaf.public_bytes(Encoding.DER)
+
+
+def test_a_client_resumes(door: Door, peer: Foreign, issue: Issue) -> None:
+    with peer.serve(issue(NAME)) as server:
+        _, _, ticket = connected(door, server, ticket_seconds=5)
+        outcome, (answer, _), _ = connected(door, server, ticket=ticket)
+    assert server.answer in answer
+    assert (outcome.status, outcome.resumed) == (0, True)
+
+
+def test_a_client_shows_its_certificate(door: Door, peer: Foreign, issue: Issue, identity: Issued) -> None:
+    with peer.serve(issue(NAME), demands=True) as server:
+        outcome, (answer, _), _ = connected(door, server)
+        assert server.shown(identity.leaf.public_bytes(Encoding.DER))
+    assert (outcome.status, server.answer in answer) == (0, True)
+
+
+def test_a_client_shows_none_where_its_socket_says_so(
+    door: Door, peer: Foreign, issue: Issue, identity: Issued
+) -> None:
+    with peer.serve(issue(NAME), demands=True) as server:
+        outcome, (answer, error_code), _ = connected(door, server, certificate_request=3)
+        assert not server.shown(identity.leaf.public_bytes(Encoding.DER))
+    assert outcome.status == 0  # a server's refusal comes behind the handshake
+    assert error_code == (Alert.CERTIFICATE_REQUIRED.quic_error if server.insists else None)
+    assert (server.answer in answer) is not server.insists
+
+
+def test_a_client_refuses_a_name(door: Door, peer: Foreign, issue: Issue) -> None:
+    with peer.serve(issue(NAME)) as server:
+        outcome, refused, _ = connected(door, server, name="other.example.com")
+    assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.BAD_CERTIFICATE)
+    assert refused == (b"", Alert.BAD_CERTIFICATE.quic_error)
+
+
+def test_a_client_is_refused(door: Door, aioquic: Aioquic, issue: Issue) -> None:
+    with aioquic.serve(issue(NAME), alpn="another") as server:
+        outcome, refused, _ = connected(door, server)
+    assert outcome.status == Status.PEER_GONE
+    assert refused == (b"", Alert.NO_APPLICATION_PROTOCOL.quic_error)
+
+
+def test_a_client_knows_a_psk(door: Door, aioquic: Aioquic, issue: Issue) -> None:
+    with aioquic.serve_psk(issue(NAME)) as server:
+        # aioquic prefers AES-256, and looks for PSKs with its hash then; this one goes with SHA-256.
+        outcome, (answer, _), _ = connected(door, server, psk=True, payload_cipher_type=51)
+    assert answer == server.answer
+    assert (outcome.status, outcome.peer_certificates) == (0, ())

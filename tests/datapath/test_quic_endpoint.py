@@ -1,0 +1,34 @@
+"""The stand-in for a kernel with QUIC, where it is no socket's options: what its peers see."""
+
+import asyncio
+
+from handshaked.datapath.emulated import Kind, push_message
+from handshaked.datapath.quic_options import Option, push_connection_close
+from handshaked.errors import Alert
+from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from tests.quic_sockets import PATIENCE, ask, in_thread
+
+APPLICATION_ERROR = 0x0C
+
+
+def refused_with(error_code: int | None) -> int | None:
+    """What a client is told when the agent sets CONNECTION_CLOSE to `error_code` and everybody closes the socket."""
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        asking = in_thread(lambda: asyncio.run(ask(port)))
+        with endpoint.next_connection().agent as agent:
+            if error_code is not None:
+                agent.send(push_message(Kind.SET, Option.CONNECTION_CLOSE, push_connection_close(error_code)))
+        return asking.result(PATIENCE).error_code
+
+
+def test_a_socket_closed_in_mid_handshake_is_an_application_error() -> None:
+    assert refused_with(None) == APPLICATION_ERROR
+
+
+def test_a_socket_closed_with_an_alert_tells_it() -> None:
+    assert refused_with(Alert.ACCESS_DENIED.quic_error) == Alert.ACCESS_DENIED.quic_error
+
+
+def test_a_socket_closed_with_what_is_no_alert_does_not_leave_its_peer_waiting() -> None:
+    assert refused_with(0x1FF) == APPLICATION_ERROR

@@ -1,0 +1,21 @@
+"""What the programs of ngtcp2 with GnuTLS tell of a connection."""
+
+import re
+
+
+def error_code_of(output: str) -> int | None:
+    """The error code of the CONNECTION_CLOSE that came from the peer."""
+    found = re.search(r"frm rx .* CONNECTION_CLOSE\(0x1c\) error_code=\w+\((0x[0-9a-f]+)\)", output)
+    return None if found is None else int(found[1], 16)
+
+
+def handshake_messages(output: str) -> bytes:
+    """What came in CRYPTO frames at the level handshake."""
+    received = bytearray()
+    for part in output.split("Ordered CRYPTO data in Handshake crypto level\n")[1:]:
+        for line in part.splitlines():
+            dump = re.fullmatch(r"[0-9a-f]{8}  ((?:[0-9a-f]{2} {1,2}){1,16}) *\|.*\|", line)
+            if dump is None:
+                break
+            received += bytes.fromhex(dump[1])
+    return bytes(received)

@@ -1,0 +1,139 @@
+"""Files that come along on the Unix door and wait for whoever serves them: only their own handshake waits with them."""
+
+import errno
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from handshaked import brought
+from handshaked.datapath.emulated import emulated_quic_socket
+from handshaked.errors import RefusedError
+from handshaked.model import KeyType, Outcome, Role
+from handshaked.service import HandshakeService
+from handshaked.shim import HandshakeRefusedError, quic_server_handshake
+from handshaked.shim.quic import Options
+from handshaked.testing.authority import Authority
+from handshaked.upcall.usage import Limits
+from handshaked.wire.family import push_start
+from handshaked.wire.messages import Start
+from tests.conftest import Issue
+from tests.doors import Door, client_start, eventually, served, server_start, shake_hands
+from tests.quic_sockets import PATIENCE, descriptors_of, in_thread
+from tests.registered import Registered
+
+NAME = "quic.example.com"
+
+
+class Stall:
+    """Has the files of callers wait until ``go_on`` is set."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def read_file(self, *_: object, **__: object) -> bytes:
+        self.reached.set()
+        assert self.go_on.wait(3 * PATIENCE)
+        raise RefusedError("it has been waited for in vain")
+
+
+@pytest.fixture
+def stall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stall]:
+    made = Stall()
+    monkeypatch.setattr(brought, "read_file", made.read_file)
+    yield made
+    made.go_on.set()
+
+
+@pytest.fixture
+def path(public_directory: Path) -> Path:
+    return public_directory / "door"
+
+
+@pytest.fixture
+def service(authority: Authority, issue: Issue, path: Path) -> Iterator[HandshakeService]:
+    registered = Registered(authority)
+    registered.add("web", (KeyType.ECDSA_P256, issue(NAME)), names=(NAME,))
+    with served(registered, path, Limits(), emulated_quic_socket) as service:
+        yield service
+
+
+@pytest.fixture
+def psk(tmp_path: Path) -> Path:
+    psk = tmp_path / "psk"
+    psk.write_text(f"someone:{'5a' * 32}\n")
+    return psk
+
+
+def failure(handshake: Callable[[], Outcome]) -> Outcome:
+    with pytest.raises(HandshakeRefusedError) as raised:
+        handshake()
+    return raised.value.outcome
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """What could be a QUIC socket, if it were asked."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.settimeout(PATIENCE)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_file_that_stalls_costs_its_own_handshake_only(
+    service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    options = Options(path=path, psk=psk, timeout=0.5)
+    waiting = in_thread(lambda: failure(lambda: quic_server_handshake(pair[0], options=options)))
+    assert stall.reached.wait(PATIENCE)
+    with Door(path) as door:
+        outcomes = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+    assert [outcome.status for outcome in outcomes] == [0, 0]
+    assert waiting.result(PATIENCE).status == errno.ETIMEDOUT
+    assert service.in_flight == 0
+
+
+def test_nothing_is_left_of_a_file_that_stalled(
+    service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    with Door(path) as door:
+        with psk.open() as file, ours:
+            start = Start(Role.CLIENT, server_name=NAME, timeout=0.2, socket=True, psk_file=True)
+            door.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
+        assert door.outcome(1).status == errno.ETIMEDOUT
+        assert theirs.recv(1) == b""
+        stall.go_on.set()
+        # The connection is read again behind it.
+        outcomes = shake_hands(door, 2, 3, client_start(NAME, b"h3"), server_start())
+        assert [outcome.status for outcome in outcomes] == [0, 0]
+    assert str(psk) not in descriptors_of("self")
+    assert service.in_flight == 0
+
+
+def test_a_caller_that_is_gone_before_its_file_is_read(
+    service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    with psk.open() as file, ours, Door(path) as door:
+        start = Start(Role.SERVER, timeout=0.2, socket=True, psk_file=True)
+        door.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
+        assert stall.reached.wait(PATIENCE)
+    assert theirs.recv(1) == b""
+    assert eventually(lambda: service.in_flight == 0)
+    stall.go_on.set()
+    assert eventually(lambda: str(psk) not in descriptors_of("self"))
+
+
+def test_what_is_wrong_with_a_file_is_told(
+    service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    stall.go_on.set()
+    ours, theirs = pair
+    seen = failure(lambda: quic_server_handshake(ours, options=Options(path=path, psk=psk)))
+    assert (seen.status, seen.reason) == (errno.ENOKEY, "it has been waited for in vain")
+    ours.close()
+    assert theirs.recv(1) == b""  # the socket was asked nothing
