@@ -1,0 +1,104 @@
+"""This daemon's client with tlshd's server, and tlshd's client with this daemon's server: ``tls`` and ``mtls`` mounts.
+
+The kernel asks whoever listens in the socket's network namespace. The NFS client stands in one of its own, so that each
+side has its own agent.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from handshaked.testing.authority import Issued
+from tests.kernel.inside.scene import (
+    HERE,
+    authority,
+    daemon,
+    logged,
+    mount,
+    mounted,
+    must,
+    refused,
+    serve_nfs,
+    serving,
+    until,
+    write_and_read,
+)
+
+CLIENT = "client"
+IN_CLIENT = ("nsenter", f"--net=/run/netns/{CLIENT}")
+SERVER_ADDRESS = "10.9.0.1"
+
+ca = authority()
+other = authority("other CA")
+server = ca.issue("server.test")
+client = ca.issue("client.test", client=True)
+
+
+def make_namespace() -> None:
+    """The client's namespace, with a wire to the server, whose name now stands for the wire's end here."""
+    must("ip", "netns", "add", CLIENT)
+    must("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", CLIENT)
+    must("ip", "address", "add", f"{SERVER_ADDRESS}/24", "dev", "wire")
+    must("ip", "link", "set", "wire", "up")
+    must("ip", "-n", CLIENT, "address", "add", "10.9.0.2/24", "dev", "wire")
+    must("ip", "-n", CLIENT, "link", "set", "wire", "up")
+    Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n{SERVER_ADDRESS} server.test\n10.9.0.2 client.test\n")
+
+
+@contextmanager
+def tlshd(section: str, issued: Issued, *launcher: str, trust: Path = ca.root) -> Iterator[None]:
+    """tlshd, as soon as it listens; it is `launcher` that puts it into a namespace."""
+    configuration = HERE / "tlshd.conf"
+    configuration.write_text(
+        f"[authenticate.{section}]\nx509.truststore={trust}\n"
+        f"x509.certificate={issued.certificate}\nx509.private_key={issued.key}\n"
+    )
+    with (HERE / "tlshd.log").open("ab") as log:
+        process = subprocess.Popen([*launcher, "tlshd", "-s", "-c", str(configuration)], stdout=log, stderr=log)
+    try:
+        until(lambda: somebody_listens(*launcher), "tlshd listens")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def somebody_listens(*launcher: str) -> bool:
+    """Whether there is a member of a multicast group of generic netlink (16) where `launcher` starts things."""
+    lines = [line.split() for line in must(*launcher, "cat", "/proc/self/net/netlink").splitlines()[1:]]
+    return any(protocol == "16" and int(groups, 16) for _, protocol, _, groups, *_ in lines)
+
+
+make_namespace()
+serve_nfs()
+configuration = (
+    f'[client]\ntrust = "{ca.root}"\ncertificate = "{client.certificate}"\nprivate_key = "{client.key}"\n'
+    f'[server]\ntrust = "{ca.root}"\n'
+)
+
+our_client = daemon(configuration + f'[kernel]\nnetwork_namespaces = ["{CLIENT}"]\n', name="client")
+with our_client, tlshd("server", server):
+    serving(our_client)
+    for security in ("tls", "mtls"):
+        with mounted(security=security, launcher=IN_CLIENT) as directory:
+            write_and_read(directory)
+    logged(our_client, "outcome=ok", "role=client", count=2)
+    assert "role=server" not in our_client.log.read_text(), "tlshd is the server"
+    assert "outcome=failed" not in our_client.log.read_text()
+
+our_server = daemon(configuration, name="server")
+with our_server:
+    # tlshd 1.0 sends no ALPN.
+    our_server.register("nfs", (server.certificate, server.key), alpns=[], allow_kernel=True)
+    serving(our_server)
+    with tlshd("client", client, *IN_CLIENT):
+        for security in ("tls", "mtls"):
+            with mounted(security=security, launcher=IN_CLIENT) as directory:
+                write_and_read(directory)
+        logged(our_server, "outcome=ok", "role=server", count=2)
+        assert "role=client" not in our_server.log.read_text(), "tlshd is the client"
+        assert "outcome=failed" not in our_server.log.read_text()
+    with tlshd("client", client, *IN_CLIENT, trust=other.root):
+        refused(mount(launcher=IN_CLIENT))
+        logged(our_server, "outcome=failed", "role=server")
