@@ -17,6 +17,8 @@ from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.names import parse_alpn
 
 DEFAULT_PATH = Path("/etc/handshaked/handshaked.toml")
+OWN_NAMESPACE = "."
+"""Stands for the network namespace that the daemon is in."""
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LONGEST_TIMEOUT = 600.0
 
@@ -170,7 +172,7 @@ def _text(value: Any) -> str:
 
 
 def _namespace(value: Any) -> str:
-    if not _NAMESPACE.fullmatch(_text(value)):
+    if not _NAMESPACE.fullmatch(_text(value)) or value == "..":
         raise _MisfitError(f"{value!r} is not the name of a network namespace (ip-netns(8))")
     return str(value)
 

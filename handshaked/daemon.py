@@ -278,7 +278,7 @@ def command_line() -> RecordingParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="take upcalls of this network namespace",
+        help="take upcalls of this network namespace, '.' for the own one; may be repeated; that one unless given",
     )
     parser.add_argument(
         "--emulated-quic-sockets",

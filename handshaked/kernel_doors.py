@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handshaked.configuration import Configuration, load_configuration
+from handshaked.configuration import OWN_NAMESPACE, Configuration, load_configuration
 from handshaked.datapath.ktls import capabilities, hand_over
 from handshaked.datapath.quic_options import IPPROTO_QUIC
 from handshaked.datapath.quic_socket import kernel_quic_socket
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class KernelDoors:
-    """The doors that the configuration in the file at `path` asks for, and those in `namespaces`."""
+    """The doors that the configuration in the file at `path` asks for, or those in `namespaces` if any are given."""
 
     def __init__(self, service: HandshakeService, path: Path, namespaces: tuple[str, ...]) -> None:
         self._path = path
@@ -36,8 +36,11 @@ class KernelDoors:
             socket.IPPROTO_TCP: self._handshakes.open,
             IPPROTO_QUIC: partial(quic_sockets.open_for_kernel, self._handshakes),
         }
-        wanted = dict.fromkeys(namespaces or configuration.kernel.network_namespaces or (None,))
-        self._doors = {name: KernelDoor(partial(NetlinkLink, name), paths, limits) for name in wanted}
+        wanted = dict.fromkeys(namespaces or configuration.kernel.network_namespaces or (OWN_NAMESPACE,))
+        self._doors = {
+            name: KernelDoor(partial(NetlinkLink, None if name == OWN_NAMESPACE else name), paths, limits)
+            for name in wanted
+        }
 
     @property
     def status(self) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handshaked import __version__, directories
-from handshaked.cli import completion, doctor, install, manual, probe, registrations, watching
+from handshaked.cli import completion, doctor, install, manual, probe, registrations, tlshd, watching
 from handshaked.command_line import RecordingParser
 
 Run = Callable[[argparse.Namespace], int]
@@ -56,7 +56,18 @@ def command_line() -> RecordingParser:
     sub.add_argument("id", type=int, help="the grant's number")
     command("grants", registrations.grants, "list the grants you hold; for root, all of them")
     _add_install_options(command, manual.manual)
+    _add_import_options(
+        command("import-tlshd", tlshd.import_tlshd, "take over the configuration of tlshd", daemon=False)
+    )
     return parser
+
+
+def _add_import_options(sub: RecordingParser) -> None:
+    sub.add_argument("--config", type=Path, metavar="F", help="tlshd's file; else /etc/tlshd/config, /etc/tlshd.conf")
+    sub.add_argument("--tags", type=Path, metavar="DIR", help="its tags; else /etc/tlshd/tags.d")
+    sub.add_argument("--into", type=Path, metavar="DIR", help="write here; else into /etc/handshaked")
+    sub.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="look and work below this directory")
+    sub.add_argument("--print", action="store_true", help="print what would be written")
 
 
 def _add_install_options(command: Callable[..., RecordingParser], print_manual: Run) -> None:

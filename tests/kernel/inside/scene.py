@@ -14,6 +14,11 @@ from handshaked.testing.daemon import RunningDaemon
 HERE = Path.cwd()
 MOUNT = HERE / "mnt"
 EXPORT = HERE / "export"
+CLIENT = "client"
+"""A network namespace for the NFS client."""
+IN_CLIENT = ("nsenter", f"--net=/run/netns/{CLIENT}")
+"""What starts a command there."""
+_SERVER_ADDRESS = "10.9.0.1"
 
 
 def refused(process: subprocess.CompletedProcess[str]) -> None:
@@ -57,6 +62,17 @@ def serve_nfs(*, security: str = "tls:mtls", threads: int = 4) -> None:
     must("rpc.mountd")
     must("rpc.nfsd", "--no-nfs-version", "3", str(threads))
     MOUNT.mkdir()
+
+
+def make_client_namespace() -> None:
+    """The client's namespace, with a wire to the server, whose name now stands for the wire's end here."""
+    must("ip", "netns", "add", CLIENT)
+    must("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", CLIENT)
+    must("ip", "address", "add", f"{_SERVER_ADDRESS}/24", "dev", "wire")
+    must("ip", "link", "set", "wire", "up")
+    must("ip", "-n", CLIENT, "address", "add", "10.9.0.2/24", "dev", "wire")
+    must("ip", "-n", CLIENT, "link", "set", "wire", "up")
+    Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n{_SERVER_ADDRESS} server.test\n10.9.0.2 client.test\n")
 
 
 def mount(

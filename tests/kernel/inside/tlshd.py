@@ -11,10 +11,13 @@ from pathlib import Path
 
 from handshaked.testing.authority import Issued
 from tests.kernel.inside.scene import (
+    CLIENT,
     HERE,
+    IN_CLIENT,
     authority,
     daemon,
     logged,
+    make_client_namespace,
     mount,
     mounted,
     must,
@@ -25,25 +28,10 @@ from tests.kernel.inside.scene import (
     write_and_read,
 )
 
-CLIENT = "client"
-IN_CLIENT = ("nsenter", f"--net=/run/netns/{CLIENT}")
-SERVER_ADDRESS = "10.9.0.1"
-
 ca = authority()
 other = authority("other CA")
 server = ca.issue("server.test")
 client = ca.issue("client.test", client=True)
-
-
-def make_namespace() -> None:
-    """The client's namespace, with a wire to the server, whose name now stands for the wire's end here."""
-    must("ip", "netns", "add", CLIENT)
-    must("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", CLIENT)
-    must("ip", "address", "add", f"{SERVER_ADDRESS}/24", "dev", "wire")
-    must("ip", "link", "set", "wire", "up")
-    must("ip", "-n", CLIENT, "address", "add", "10.9.0.2/24", "dev", "wire")
-    must("ip", "-n", CLIENT, "link", "set", "wire", "up")
-    Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n{SERVER_ADDRESS} server.test\n10.9.0.2 client.test\n")
 
 
 @contextmanager
@@ -70,7 +58,7 @@ def somebody_listens(*launcher: str) -> bool:
     return any(protocol == "16" and int(groups, 16) for _, protocol, _, groups, *_ in lines)
 
 
-make_namespace()
+make_client_namespace()
 serve_nfs()
 configuration = (
     f'[client]\ntrust = "{ca.root}"\ncertificate = "{client.certificate}"\nprivate_key = "{client.key}"\n'

@@ -1,0 +1,267 @@
+"""``import-tlshd``: what ktls-utils' tlshd was told, as settings and registrations of this daemon.
+
+tlshd.conf(5) becomes ``handshaked.toml`` and a file in ``registrations.d``; tls-session-tags(7) become rules that give
+tags. What cannot be expressed is left out and said.
+"""
+
+import argparse
+import configparser
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handshaked import directories
+from handshaked.configuration import parse_configuration
+from handshaked.errors import RefusedError
+from handshaked.keyring import WELL_KNOWN
+from handshaked.registry.authorisation import parse_rule
+
+_MAX_FILE = 1024 * 1024
+_FILES = (Path("etc/tlshd/config"), Path("etc/tlshd.conf"))
+_TAGS = Path("etc/tlshd/tags.d")
+_NAME_FIELDS = {"x509.tbs.subject": "subject", "x509.tbs.issuer": "issuer"}
+_FINGERPRINT = re.compile(r"[0-9a-fA-F]{64}")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*:")
+Sections = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(slots=True)
+class Import:
+    """What was found: rules for both sides' peers, and what had to be left out."""
+
+    rules: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def import_tlshd(arguments: argparse.Namespace) -> int:
+    """``import-tlshd``: exit code 1 if something could not be taken over."""
+    source = arguments.config or _configuration_file(arguments.root)
+    found = Import()
+    sections = _sections(source)
+    read_tags(arguments.tags or arguments.root / _TAGS, found)
+    settings = settings_of(sections, source, found)
+    registrations = registrations_of(sections, source, found)
+    parse_configuration(settings, "what became of it")
+    into: Path = arguments.into or arguments.root / "etc/handshaked"
+    files = {into / "handshaked.toml": settings}
+    if registrations:
+        files[into / directories.DROP_INS / "tlshd.toml"] = registrations
+    if arguments.print:
+        print("\n".join(f"# {path}\n{content}" for path, content in files.items()), end="")
+    else:
+        _write(files)
+    for words in found.left_out:
+        print(f"handshakectl: left out: {words}", file=sys.stderr)
+    return 1 if found.left_out else 0
+
+
+def _configuration_file(root: Path) -> Path:
+    for path in _FILES:
+        if (root / path).exists():
+            return root / path
+    raise RefusedError(f"there is neither {' nor '.join(str(root / path) for path in _FILES)}; name tlshd's file")
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}") from None
+    if len(content) > _MAX_FILE:
+        raise RefusedError(f"{path}: longer than {_MAX_FILE} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"{path}: not UTF-8: {error.reason}") from None
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    for path in files:
+        if path.exists():
+            raise RefusedError(f"{path} is there already: move it away, or look at --print and merge")
+    for path, content in files.items():
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(content)
+        except OSError as error:
+            raise RefusedError(f"{path}: {error.strerror}") from None
+        print(f"wrote {path}")
+
+
+# tlshd.conf(5)
+
+
+def _sections(path: Path) -> Sections:
+    """The key file of GLib at `path`."""
+    parser = configparser.RawConfigParser(
+        delimiters=("=",), comment_prefixes=("#",), strict=False, default_section="", empty_lines_in_values=False
+    )
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # the documented way to keep the case
+    try:
+        parser.read_string(_read(path), source=str(path))
+    except configparser.Error as error:
+        raise RefusedError(" ".join(str(error).split())) from None
+    return {name: {key: value.strip() for key, value in parser[name].items() if value.strip()} for name in parser}
+
+
+def settings_of(sections: Sections, source: Path, found: Import) -> str:
+    """``handshaked.toml`` for these `sections`."""
+    tables = {
+        "kernel": _kernel(sections.get("authenticate", {}), found),
+        "client": _side("client", sections, found),
+        "server": _side("server", sections, found),
+        "log": _log(sections.get("debug", {})),
+    }
+    lines = [f"# Imported from {source}"]
+    for name, table in tables.items():
+        if table:
+            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _kernel(section: Mapping[str, str], found: Import) -> dict[str, Any]:
+    named = [one.strip() for one in section.get("keyrings", "").split(";")]
+    wanted = [one for one in named if one and one not in WELL_KNOWN]
+    for serial in filter(str.isdecimal, wanted):
+        found.left_out.append(f"keyring {serial}: a serial number, which does not outlive a boot; name the keyring")
+    names = [one for one in wanted if not one.isdecimal()]
+    return {"keyrings": names} if names else {}
+
+
+def _log(section: Mapping[str, str]) -> dict[str, Any]:
+    return {"level": "debug"} if section.get("loglevel", "0") != "0" else {}
+
+
+def _side(role: str, sections: Sections, found: Import) -> dict[str, Any]:
+    section = sections.get(f"authenticate.{role}", {})
+    table: dict[str, Any] = {}
+    if trust := section.get("x509.truststore"):
+        table["trust"] = trust
+    elif role == "server" and "x509.certificate" in section:
+        found.left_out.append(
+            "clients' certificates: tlshd verifies them by the system's trust store; set trust below [server]"
+        )
+    if revocations := section.get("x509.crl"):
+        if trust:
+            table["revocation_lists"] = [revocations]
+        else:
+            found.left_out.append(f"{role}'s x509.crl: revocation lists go with a trust store of one's own")
+    if role == "client":
+        if pairs := _credentials(role, section, found):
+            table["certificate"], table["private_key"] = pairs[0]
+        for certificate, _ in pairs[1:]:
+            found.left_out.append(f"{certificate}: a client has one certificate here")
+    if found.rules and role == "server":  # tlshd gives tags to clients only
+        table["peers"] = found.rules
+    return table
+
+
+def registrations_of(sections: Sections, source: Path, found: Import) -> str:
+    """A drop-in file with the server's certificates, for clients that offer RPC's ALPN and for those without any."""
+    pairs = _credentials("server", sections.get("authenticate.server", {}), found)
+    if not pairs:
+        return ""
+    credentials = ", ".join(f"{{ certificate = {_toml(one)}, key = {_toml(key)} }}" for one, key in pairs)
+    lines = [f"# Imported from {source}"]
+    for name, alpns in (("tlshd", ["sunrpc"]), ("tlshd-without-alpn", [])):
+        lines += [
+            "", f"[registration.{name}]", f"alpns = {_toml(alpns)}", "allow-kernel = true",
+            f"credentials = [{credentials}]",
+        ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _credentials(role: str, section: Mapping[str, str], found: Import) -> list[tuple[str, str]]:
+    """The certificates and keys of a section, the ordinary one first."""
+    pairs = []
+    for kind in ("x509", "x509.pq"):
+        certificate, key = section.get(f"{kind}.certificate"), section.get(f"{kind}.private_key")
+        if certificate is None and key is None:
+            continue
+        if certificate is None or key is None:
+            found.left_out.append(f"{role}'s {kind}.certificate or {kind}.private_key: one without the other")
+        elif _URL.match(key):
+            found.left_out.append(f"{role}'s key {key}: keys are files here")
+        else:
+            pairs.append((certificate, key))
+    return pairs
+
+
+def _toml(value: str | Sequence[str]) -> str:
+    """A string, or a list of them: what JSON and TOML write alike."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+# tls-session-tags(7)
+
+
+def read_tags(directory: Path, found: Import) -> None:
+    """Make rules of the tags that the YAML files in `directory` define; no directory, no tags."""
+    if not directory.is_dir():
+        return
+    filters: dict[str, Any] = {}
+    tags: dict[str, Any] = {}
+    for path in sorted(directory.iterdir()):
+        if path.suffix in (".yml", ".yaml"):
+            document = _yaml(path)
+            filters |= _mapping(document, "filters", path)
+            tags |= _mapping(document, "tags", path)
+    for name, tag in tags.items():
+        try:
+            found.rules.append(_rule(str(name), tag, filters))
+        except RefusedError as error:
+            found.left_out.append(f"tag {name}: {error}")
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        import yaml  # not needed otherwise, and not among the daemon's dependencies
+    except ImportError:
+        raise RefusedError(f"{path}: reading YAML takes PyYAML: pip install pyyaml") from None
+    try:
+        return yaml.safe_load(_read(path))
+    except yaml.YAMLError as error:
+        raise RefusedError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _mapping(document: Any, key: str, path: Path) -> dict[str, Any]:
+    content = document.get(key) or {} if isinstance(document, dict) else None
+    if not isinstance(content, dict):
+        raise RefusedError(f"{path}: {key} is a mapping of names")
+    return content
+
+
+def _rule(name: str, tag: Any, filters: Mapping[str, Any]) -> str:
+    """The rule that gives the tag `name`; RefusedError says why there is none."""
+    wanted = tag.get("filter") if isinstance(tag, dict) else None
+    if not isinstance(wanted, list) or not wanted:
+        raise RefusedError("it has no list of filters")
+    words = ["tag", *(_condition(str(one), filters) for one in wanted), f"tag={name}"]
+    rule = " ".join(map(shlex.quote, words))
+    parse_rule(rule)
+    return rule
+
+
+def _condition(name: str, filters: Mapping[str, Any]) -> str:
+    if name.startswith("not "):
+        raise RefusedError(f"{name!r}: rules cannot say what must not hold; write a deny rule instead")
+    one = filters.get(name)
+    if not isinstance(one, dict):
+        raise RefusedError(f"its filter {name!r} is not defined")
+    kind, pattern = one.get("type"), one.get("pattern")
+    if kind in _NAME_FIELDS and isinstance(pattern, str):
+        return f"{_NAME_FIELDS[kind]}={pattern}"
+    if kind == "x509.derived.fingerprint" and isinstance(pattern, str):
+        if _FINGERPRINT.fullmatch(digits := pattern.replace(":", "")):
+            return f"fingerprint={digits.lower()}"
+        raise RefusedError(f"filter {name!r}: fingerprints are whole ones of SHA-256 here")
+    raise RefusedError(f"filter {name!r}: there is no rule for {kind}")
