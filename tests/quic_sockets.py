@@ -96,12 +96,13 @@ async def ask(
     *,
     root: Path | None = None,
     name: str = "quic.example.com",
-    alpn: str = "h3",
+    alpn: str | None = "h3",
     identity: Issued | None = None,
     ticket: SessionTicket | None = None,
 ) -> Echoed:
     """Stock aioquic connects, verifies the server (with `root`), and has a word echoed."""
-    configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn], server_name=name, session_ticket=ticket)
+    alpns = None if alpn is None else [alpn]
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=alpns, server_name=name, session_ticket=ticket)
     configuration.verify_mode = ssl.CERT_REQUIRED if root is not None else ssl.CERT_NONE
     if root is not None:
         configuration.load_verify_locations(str(root))
