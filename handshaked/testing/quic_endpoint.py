@@ -243,6 +243,15 @@ class KernelLikeEndpoint:
         self.connections.put(handshake.connection)
         return handshake
 
+    def close_sockets(self) -> None:
+        """Close all sockets, as a kernel does whose connections are gone."""
+
+        async def close() -> None:
+            for handshake in self._handshakes:
+                handshake.close()
+
+        self.run(close())
+
     def listen(self) -> int:
         """Listen on a port of the loopback, which is returned."""
 
