@@ -16,11 +16,14 @@ from typing import Any, Self, TypeVar
 from aioquic.asyncio import connect, serve
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, QuicEvent, StreamDataReceived
 from aioquic.tls import SessionTicket
 
+from handshaked.model import Role
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
 
 PATIENCE = 20.0
 Result = TypeVar("Result")
@@ -96,12 +99,13 @@ async def ask(
     *,
     root: Path | None = None,
     name: str = "quic.example.com",
-    alpn: str = "h3",
+    alpn: str | None = "h3",
     identity: Issued | None = None,
     ticket: SessionTicket | None = None,
 ) -> Echoed:
     """Stock aioquic connects, verifies the server (with `root`), and has a word echoed."""
-    configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn], server_name=name, session_ticket=ticket)
+    alpns = None if alpn is None else [alpn]
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=alpns, server_name=name, session_ticket=ticket)
     configuration.verify_mode = ssl.CERT_REQUIRED if root is not None else ssl.CERT_NONE
     if root is not None:
         configuration.load_verify_locations(str(root))
@@ -203,6 +207,30 @@ def ask_with_gtlsclient(port: int, name: str, directory: Path, *options: str) ->
         timeout=PATIENCE,
     )
     return run.stdout + run.stderr
+
+
+def left_alone(endpoint: KernelLikeEndpoint, role: Role, name: str = "quic.example.com") -> Connection:
+    """A connection of `endpoint` whose peer is not there (any more): a server's client has sent its ClientHello."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        if role is Role.CLIENT:
+            port = peer.getsockname()[1]
+            in_thread(lambda: endpoint.run(endpoint.exchange(port, b"hello")))
+        else:
+            address = ("127.0.0.1", endpoint.listen())
+            client = QuicConnection(
+                configuration=QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name=name)
+            )
+            client.connect(address, now=0.0)
+            for datagram, _ in client.datagrams_to_send(now=0.0):
+                peer.sendto(datagram, address)
+        return endpoint.next_connection()
+
+
+def waits(connection: Connection) -> bool:
+    """Whether the agent has sent what it can, and waits for the peer."""
+    calls = connection.socket.calls
+    return calls[-1:] == ["receive"] and any(call.startswith("send ") for call in calls)
 
 
 def free_udp_port() -> int:

@@ -5,6 +5,7 @@ shared with whoever asked; it is out of the event loop before anybody closes it.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +39,8 @@ from handshaked.events import (
 )
 from handshaked.model import Level, Outcome, Role
 from handshaked.session import Session
+
+log = logging.getLogger(__name__)
 
 _NEW_SESSION_TICKET = 4
 _TICKET_INTERVAL = 0.05
@@ -220,11 +223,21 @@ class QuicPath:
                     _TICKET_INTERVAL, self._attempt.step, lambda now: self._guarded(self._take_ticket, now)
                 )
                 return []
-            for event in self._session.receive(Level.APPLICATION, ticket, now):
-                # What is too long for the socket is done without.
-                if isinstance(event, SessionTicket) and MIN_SESSION_TICKET <= len(event.state) <= MAX_SESSION_TICKET:
-                    self._sock.set_option(Option.SESSION_TICKET, event.state)
+            self._keep_ticket(ticket, now)
         return [complete]
+
+    def _keep_ticket(self, ticket: bytes, now: float) -> None:
+        """Digest a NewSessionTicket for the next connection; what the socket cannot give or take is done without."""
+        if len(ticket) < 4 + int.from_bytes(ticket[1:4]):
+            log.info("a session ticket does not fit its socket, which gave %d bytes of it", len(ticket))
+            return
+        for event in self._session.receive(Level.APPLICATION, ticket, now):
+            if not isinstance(event, SessionTicket):
+                continue
+            if MIN_SESSION_TICKET <= len(event.state) <= MAX_SESSION_TICKET:
+                self._sock.set_option(Option.SESSION_TICKET, event.state)
+            else:
+                log.info("a session ticket does not fit its socket: %d bytes with what goes with it", len(event.state))
 
 
 def _split(event: CryptoData) -> list[tuple[Level, bytes]]:

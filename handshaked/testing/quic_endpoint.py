@@ -129,16 +129,15 @@ class _Handshake:
             return
         try:
             self._reply(push_message(Kind.REPLY, 0, self._carry_out(packet)))
+        except struct.error:
+            self._reply(push_message(Kind.REPLY, Status.INVALID))
         except SocketError as error:
             self.connection.socket.note_refusal(error)
             self._reply(push_message(Kind.REPLY, error.status))
 
     def _carry_out(self, packet: bytes) -> bytes:
         kernel_like = self.connection.socket
-        try:
-            kind, number, body = pull_message(packet)
-        except struct.error:
-            raise SocketError(Status.INVALID) from None
+        kind, number, body = pull_message(packet)
         if kind == Kind.GET:
             return kernel_like.get(number)
         if kind == Kind.SET:
@@ -244,6 +243,15 @@ class KernelLikeEndpoint:
         self.connections.put(handshake.connection)
         return handshake
 
+    def close_sockets(self) -> None:
+        """Close all sockets, as a kernel does whose connections are gone."""
+
+        async def close() -> None:
+            for handshake in self._handshakes:
+                handshake.close()
+
+        self.run(close())
+
     def listen(self) -> int:
         """Listen on a port of the loopback, which is returned."""
 
@@ -270,7 +278,11 @@ class KernelLikeEndpoint:
             return clients[0]
 
         configuration = QuicConfiguration(
-            is_client=True, alpn_protocols=list(self._alpns), server_name="localhost", verify_mode=ssl.CERT_NONE
+            is_client=True,
+            alpn_protocols=list(self._alpns),
+            server_name="localhost",
+            verify_mode=ssl.CERT_NONE,
+            original_version=self._config.version or None,
         )
         try:
             async with connect(

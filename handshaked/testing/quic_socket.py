@@ -52,7 +52,10 @@ class SocketError(Exception):
 
 
 class KernelLikeSocket:
-    """What an agent's calls do. ``calls`` tells them in order; ``refused`` those that failed, with their errno."""
+    """What an agent's calls do. ``calls`` tells them in order; ``refused`` those that failed, with their errno.
+
+    What is received of a message behind its first frame is told as ``...``.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class KernelLikeSocket:
         self._own_parameters = own_parameters
         self._peer_parameters: bytes | None = None
         self._secrets: set[tuple[Level, Direction]] = set()
-        self._chunks: deque[tuple[Level, bytes]] = deque()
+        self._chunks: deque[tuple[Level, str, bytes]] = deque()
         self._left: dict[Level, int] = {}
         self._flight: list[tuple[Level, bytes]] = []
 
@@ -85,11 +88,12 @@ class KernelLikeSocket:
         """CRYPTO data came from the peer; the agent gets it a frame's worth at a time, each of one message."""
         while data:
             left = self._left.get(level, 0)
+            name = "..." if left else _message_name(data)
             if not left and len(data) >= 4:
                 left = 4 + int.from_bytes(data[1:4])
             size = min(left or len(data), _FRAME, len(data))
             self._left[level] = max(left - size, 0)
-            self._chunks.append((level, data[:size]))
+            self._chunks.append((level, name, data[:size]))
             data = data[size:]
 
     def get(self, option: int) -> bytes:
@@ -158,8 +162,8 @@ class KernelLikeSocket:
                 raise SocketError(Status.NOT_CONNECTED)
             self._transport.go_on(established=False)
             raise SocketError(Status.NOTHING_YET)
-        level, data = self._chunks.popleft()
-        self._note(f"receive {level.name} {_message_name(data)}")
+        level, name, data = self._chunks.popleft()
+        self._note(f"receive {level.name} {name}")
         return push_level(level) + data
 
     def note_refusal(self, error: SocketError) -> None:

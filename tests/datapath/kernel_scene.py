@@ -83,4 +83,4 @@ async def scene(authority: Authority, issue: Issue, identity: tuple[Path, Path] 
         family.close()
         await asyncio.gather(*tasks)
     assert service.in_flight == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less by sockets that were there before

@@ -23,7 +23,7 @@ from handshaked.wire.family import push_crypto, push_lookup, push_start
 from handshaked.wire.messages import CryptoData, Lookup, Start
 from tests.conftest import Issue
 from tests.doors import Door, eventually
-from tests.quic_sockets import descriptors_of, in_thread, socket_daemon
+from tests.quic_sockets import descriptors_of, left_alone, socket_daemon, waits
 
 ON_SOCKET = Start(Role.SERVER, timeout=5.0, socket=True)
 
@@ -196,61 +196,74 @@ def test_a_stand_in_that_talks_nonsense(quic_daemon: RunningDaemon) -> None:
         assert door.outcome(1).status == Status.FAILED
 
 
-def begun(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, door: Door, start: Start = ON_SOCKET) -> None:
-    """A client's handshake under way: its ClientHello is sent, to nobody."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
-        in_thread(lambda: endpoint.run(endpoint.exchange(port, b"hello")))
-        connection = endpoint.next_connection()
-        with connection.agent:
-            door.send(push_start(1, start), descriptors=(connection.agent.fileno(),))
-        assert eventually(lambda: "receive" in connection.socket.calls)
+def begun(endpoint: KernelLikeEndpoint, door: Door, role: Role = Role.CLIENT, timeout: float = 20.0) -> None:
+    """A handshake under way that waits for a peer who is not there."""
+    connection = left_alone(endpoint, role)
+    name = "quic.example.com" if role is Role.CLIENT else None
+    with connection.agent:
+        start = Start(role, timeout=timeout, server_name=name, socket=True)
+        door.send(push_start(1, start), descriptors=(connection.agent.fileno(),))
+    assert eventually(lambda: waits(connection))
 
 
-CLIENT = Start(Role.CLIENT, timeout=0.5, server_name="quic.example.com", socket=True)
+both_roles = pytest.mark.parametrize("role", list(Role))
 
 
-def test_a_peer_that_vanishes_is_a_timeout(quic_daemon: RunningDaemon) -> None:
+@both_roles
+def test_a_peer_that_vanishes_is_a_timeout(quic_daemon: RunningDaemon, role: Role) -> None:
     with KernelLikeEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
-        begun(quic_daemon, endpoint, door, CLIENT)
+        begun(endpoint, door, role, timeout=0.5)
         assert door.outcome(1).status == errno.ETIMEDOUT
 
 
-def test_a_socket_closed_under_us_is_a_peer_gone(quic_daemon: RunningDaemon) -> None:
+@both_roles
+def test_a_socket_closed_under_us_is_a_peer_gone(quic_daemon: RunningDaemon, role: Role) -> None:
     with Door(quic_daemon.handshake_socket) as door:
         with KernelLikeEndpoint() as endpoint:
-            begun(quic_daemon, endpoint, door, Start(Role.CLIENT, timeout=20.0, server_name="a.example", socket=True))
+            begun(endpoint, door, role)
         assert door.outcome(1).status == errno.ECONNRESET
 
 
-def test_a_caller_that_goes_in_mid_handshake_leaves_nothing(quic_daemon: RunningDaemon) -> None:
+@both_roles
+def test_a_caller_that_goes_in_mid_handshake_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
     with KernelLikeEndpoint() as endpoint:
         with Door(quic_daemon.handshake_socket) as door:
-            begun(quic_daemon, endpoint, door, Start(Role.CLIENT, timeout=20.0, server_name="a.example", socket=True))
+            begun(endpoint, door, role)
         assert eventually(lambda: quic_daemon.ask("status")["workers"][0]["in_flight"] == 0)
 
 
-def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon) -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = (
-        "import socket, sys; from handshaked.shim.quic import *; from pathlib import Path;"
-        "quic_server_handshake(int(sys.argv[1]), options=Options(path=Path(sys.argv[2]), timeout=20))"
-    )
-    with theirs:
-        with ours:
+CALLER = """
+import sys
+from pathlib import Path
+from handshaked.shim import quic_client_handshake, quic_server_handshake
+from handshaked.shim.quic import Options
+
+options = Options(path=Path(sys.argv[3]), timeout=20)
+if sys.argv[1] == "CLIENT":
+    quic_client_handshake(int(sys.argv[2]), "quic.example.com", options=options)
+else:
+    quic_server_handshake(int(sys.argv[2]), options=options)
+"""
+
+
+@both_roles
+def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
+    with KernelLikeEndpoint() as endpoint:
+        connection = left_alone(endpoint, role)
+        with connection.agent as agent:
             caller = subprocess.Popen(
-                [sys.executable, "-c", program, str(ours.fileno()), str(quic_daemon.handshake_socket)],
-                pass_fds=(ours.fileno(),),
+                [sys.executable, "-c", CALLER, role.name, str(agent.fileno()), str(quic_daemon.handshake_socket)],
+                pass_fds=(agent.fileno(),),
             )
-        theirs.recv(1024)  # the daemon has asked for the first option
+        assert eventually(lambda: waits(connection))
         caller.send_signal(signal.SIGKILL)
         caller.wait()
+        assert eventually(lambda: quic_daemon.ask("status")["workers"][0]["in_flight"] == 0)
 
 
 def test_messages_for_a_handshake_on_a_socket_are_refused(quic_daemon: RunningDaemon) -> None:
     with KernelLikeEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
-        begun(quic_daemon, endpoint, door, Start(Role.CLIENT, timeout=20.0, server_name="a.example", socket=True))
+        begun(endpoint, door)
         door.send(push_crypto(1, CryptoData(Level.INITIAL, b"x")))
         assert "socket" in door.refusal(1).error.reason
         assert door.outcome(1).status == errno.EINVAL

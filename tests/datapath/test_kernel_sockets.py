@@ -1,6 +1,7 @@
 """QUIC sockets from the kernel's door: a consumer asks by the family, and goes on with its socket."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -17,7 +18,8 @@ from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from handshaked.upcall.memory import Submission
 from tests.conftest import Issue
 from tests.datapath.kernel_scene import NAME, scene
-from tests.quic_sockets import PATIENCE, StockServer, ask
+from tests.doors import eventually
+from tests.quic_sockets import PATIENCE, StockServer, ask, descriptors_of, left_alone, waits
 
 
 def in_background(work: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Future[Any]":
@@ -120,6 +122,45 @@ def test_a_psk_by_its_serial(authority: Authority, issue: Issue) -> None:
 
     with KernelLikeEndpoint() as ours, KernelLikeEndpoint() as theirs:
         asyncio.run(play(ours, theirs, theirs.listen()))
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_peer_that_vanishes_is_a_timeout(authority: Authority, issue: Issue, role: Role) -> None:
+    async def play(endpoint: KernelLikeEndpoint) -> None:
+        connection = left_alone(endpoint, role)
+        ours = os.readlink(f"/proc/self/fd/{connection.agent.fileno()}")
+        async with scene(authority, issue) as made:
+            name = NAME if role is Role.CLIENT else None
+            report = await made.submit(connection, role, timeout=1000, peer_name=name, auth_mode=AuthMode.UNAUTH)
+            assert report.status == Status.TIMED_OUT
+            assert waits(connection)
+            assert len(made.family.reports) == len(made.outcomes) == 1
+        assert ours not in descriptors_of("self")
+
+    with KernelLikeEndpoint() as endpoint:
+        asyncio.run(play(endpoint))
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_consumer_that_closes_its_socket(authority: Authority, issue: Issue, role: Role) -> None:
+    """As one that is killed does; nobody can tell that from a peer that closes."""
+
+    async def play(endpoint: KernelLikeEndpoint) -> None:
+        connection = left_alone(endpoint, role)
+        ours = os.readlink(f"/proc/self/fd/{connection.agent.fileno()}")
+        async with scene(authority, issue) as made:
+            name = NAME if role is Role.CLIENT else None
+            asked = {"timeout": 20_000, "peer_name": name, "auth_mode": AuthMode.UNAUTH}
+            submitted = asyncio.ensure_future(made.submit(connection, role, **asked))
+            assert await asyncio.to_thread(eventually, lambda: waits(connection))
+            await asyncio.to_thread(endpoint.close_sockets)
+            assert (await submitted).status == Status.TIMED_OUT  # which lets a consumer try again
+            assert [outcome.status for outcome in made.outcomes] == [Status.PEER_GONE]
+            assert len(made.family.reports) == 1
+        assert ours not in descriptors_of("self")
+
+    with KernelLikeEndpoint() as endpoint:
+        asyncio.run(play(endpoint))
 
 
 def test_a_socket_that_is_none(authority: Authority, issue: Issue) -> None:

@@ -3,21 +3,28 @@
 ``quic-socket-calls.json`` has the calls of an agent for the kernel's consumers, and of a library, in order.
 """
 
+import asyncio
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aioquic.quic.packet import QuicProtocolVersion
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.datapath.quic_options import Config
-from handshaked.shim import quic_client_handshake, quic_server_handshake
+from handshaked.errors import Alert, Status
+from handshaked.model import CipherSuite, Outcome
+from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
 from handshaked.shim.quic import Options
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
 from tests.conftest import Issue
-from tests.quic_sockets import PATIENCE, in_thread, socket_daemon
+from tests.demux.link import Weather, link
+from tests.quic_sockets import PATIENCE, ask, in_thread, socket_daemon
 
 NAME = "quic.example.com"
 TRACES: dict[str, list[str]] = json.loads(
@@ -35,35 +42,57 @@ def quic_daemon(issue: Issue) -> Iterator[RunningDaemon]:
 
 
 class Shaken:
-    """Two sockets and the daemon between them: the calls on each, and what the client's keeps as ticket."""
+    """Two sockets and the daemon between them: the calls on each, how it ended, and what the client keeps as ticket."""
 
     def __init__(
         self,
-        daemon: RunningDaemon,
         client: Options,
         server: Options,
         *,
         client_config: Config | None = None,
         server_config: Config | None = None,
+        client_alpns: tuple[str, ...] = ("h3",),
         ticket: bytes = b"",
+        sealing_key: bytes = b"",
+        name: str = NAME,
+        weather: Weather | None = None,
     ) -> None:
         with (
-            KernelLikeEndpoint(config=server_config) as serving,
-            KernelLikeEndpoint(config=client_config, session_ticket=ticket) as asking,
+            KernelLikeEndpoint(config=server_config, session_ticket=sealing_key) as serving,
+            KernelLikeEndpoint(config=client_config, session_ticket=ticket, alpns=client_alpns) as asking,
         ):
             port = serving.listen()
-            echoing = in_thread(lambda: asking.run(asking.exchange(port, b"hello")))
+            echoing = in_thread(lambda: asking.run(exchange(asking, port, weather)))
             ours = asking.next_connection()
-            first = in_thread(lambda: quic_client_handshake(ours.agent, NAME, options=client))
+            first = in_thread(lambda: ended(lambda: quic_client_handshake(ours.agent, name, options=client), ours))
             theirs = serving.next_connection()
-            with ours.agent, theirs.agent:
-                self.server_outcome = quic_server_handshake(theirs.agent, options=server)
-                self.client_outcome = first.result(PATIENCE)
-            assert echoing.result(PATIENCE) == (b"hello", None)
-            assert ours.socket.refused == [("receive", 11)] * len(ours.socket.refused)
-            assert theirs.socket.refused == [("receive", 11)] * len(theirs.socket.refused)
+            self.server_outcome = ended(lambda: quic_server_handshake(theirs.agent, options=server), theirs)
+            self.client_outcome = first.result(PATIENCE)
+            self.echo = echoing.result(PATIENCE)[0]
+            for sock in (ours.socket, theirs.socket):
+                assert {call for call, _ in sock.refused} <= {"receive"}
             self.calls = {"client": ours.socket.calls, "server": theirs.socket.calls}
             self.ticket = ours.socket.session_ticket
+
+
+async def exchange(asking: KernelLikeEndpoint, port: int, weather: Weather | None) -> tuple[bytes, int | None]:
+    if weather is None:
+        return await asking.exchange(port, b"hello")
+    async with link(port, weather) as path:
+        return await asking.exchange(path.port, b"hello")
+
+
+def ended(handshake: Callable[[], Outcome], connection: Connection) -> Outcome:
+    """How `handshake` ends, behind which the socket is closed for the agent."""
+    with connection.agent:
+        try:
+            return handshake()
+        except HandshakeRefusedError as error:
+            return error.outcome
+
+
+def well(shaken: Shaken) -> bool:
+    return (shaken.client_outcome.status, shaken.server_outcome.status, shaken.echo) == (0, 0, b"hello")
 
 
 @pytest.fixture
@@ -76,7 +105,8 @@ def options(quic_daemon: RunningDaemon, authority: Authority) -> Callable[..., O
 
 
 def without_empty_reads(calls: Calls) -> Calls:
-    return [call for call in calls if call != "receive"]
+    """And without the further frames of a message, which are as long as its peer makes them."""
+    return [call for call in calls if call != "receive" and not call.endswith("...")]
 
 
 def of_ours(calls: Calls) -> Calls:
@@ -94,6 +124,8 @@ def receiving_before_sending(calls: Calls) -> Calls:
     ordered = list(calls)
     for level in ("HANDSHAKE", "APPLICATION"):
         send, receive = (f"set CRYPTO_SECRET {level} {direction}" for direction in ("SEND", "RECEIVE"))
+        if send not in ordered or receive not in ordered:
+            continue
         ordered.remove(send)
         ordered.insert(ordered.index(receive) + 1, send)
     return ordered
@@ -126,30 +158,160 @@ def of_server(trace: str) -> Calls:
     return own_parameters_before_secrets(without_empty_reads(TRACES[f"agent server {trace}"]))
 
 
-def test_certificates(quic_daemon: RunningDaemon, options: Callable[..., Options]) -> None:
-    shaken = Shaken(quic_daemon, options(), options())
-    assert of_ours(shaken.calls["client"]) == of_client("x509")
-    assert of_ours(shaken.calls["server"]) == of_server("x509")
-    library = receiving_before_sending(state_instead_of_role(without_empty_reads(TRACES["library client x509"])))
-    assert of_ours(shaken.calls["client"]) == library
-    library = alpn_told(state_instead_of_role(without_empty_reads(TRACES["library server x509"])))
-    assert of_ours(shaken.calls["server"]) == own_parameters_before_secrets(library)
+def of_library_client(trace: str) -> Calls:
+    calls = receiving_before_sending(state_instead_of_role(without_empty_reads(TRACES[f"library client {trace}"])))
+    return calls[:-1] if calls[-1] == "get SESSION_TICKET" else calls  # which its application did, later
 
 
-def test_pre_shared_keys(quic_daemon: RunningDaemon, options: Callable[..., Options], tmp_path: Path) -> None:
+def of_library_server(trace: str) -> Calls:
+    calls = alpn_told(state_instead_of_role(without_empty_reads(TRACES[f"library server {trace}"])))
+    return own_parameters_before_secrets(calls)
+
+
+NO_TICKET = {"x509", "alpn", "psk", "loss", "long chain", "long chain alone"}
+"""A library's server without a key for tickets, or with PSKs, gives none."""
+
+
+def check(shaken: Shaken, trace: str, library: str = "") -> None:
+    """The calls of both sockets are those of the agent's `trace`, and of the library's."""
+    assert well(shaken), (shaken.client_outcome, shaken.server_outcome)
+    client, server = of_ours(shaken.calls["client"]), of_ours(shaken.calls["server"])
+    if f"agent client {trace}" in TRACES:
+        assert client == of_client(trace)
+    if f"agent server {trace}" in TRACES:
+        assert server == of_server(trace)
+    if library:
+        if f"library client {library}" in TRACES:
+            assert client == of_library_client(library)
+        tickets = [call for call in server if call.endswith("NEW_SESSION_TICKET") and library in NO_TICKET]
+        assert [call for call in server if call not in tickets] == of_library_server(library)
+
+
+@pytest.mark.parametrize("library", ["x509", "alpn", "ticket"])
+def test_certificates(options: Callable[..., Options], library: str) -> None:
+    check(Shaken(options(), options()), "x509", library)
+
+
+def test_a_cipher_of_the_sockets(options: Callable[..., Options]) -> None:
+    config = Config(payload_cipher_type=52)
+    shaken = Shaken(options(), options(), client_config=config, server_config=config)
+    assert shaken.client_outcome.cipher_suite is CipherSuite.AES_256_GCM_SHA384
+    check(shaken, "aes256")
+
+
+def test_several_alpns(options: Callable[..., Options]) -> None:
+    check(Shaken(options(), options(), client_alpns=("smbd", "h3", "sample")), "multi-alpn")
+
+
+def test_version_2(options: Callable[..., Options]) -> None:
+    config = Config(version=QuicProtocolVersion.VERSION_2)
+    check(Shaken(options(), options(), client_config=config, server_config=config), "v2")
+
+
+def test_loss(options: Callable[..., Options]) -> None:
+    shaken = Shaken(options(), options(), weather=Weather(loss=0.15, repetition=0.1, reordering=0.2))
+    check(shaken, "loss", "loss")
+
+
+def test_a_long_chain(options: Callable[..., Options], authority: Authority) -> None:
+    names = [f"{os.urandom(30).hex()}.example.com" for _ in range(60)]  # which no compression makes short
+    issued = authority.issue(NAME, *names, file_name="long")
+    server = options(certificate=issued.certificate, key=issued.key)
+    shaken = Shaken(options(), server)
+    assert shaken.calls["client"].count("receive HANDSHAKE ...") >= 2
+    assert well(shaken)
+    assert of_ours(shaken.calls["client"]) == of_client("long chain") == of_library_client("long chain alone")
+    assert of_ours(shaken.calls["server"]) == of_library_server("long chain") == of_library_server("long chain alone")
+    # Their server was killed by such a chain in the middle of its flight.
+    killed = without_empty_reads(TRACES["agent server killed by a long chain"])
+    assert killed[-1] == "send HANDSHAKE ENCRYPTED_EXTENSIONS more"
+    assert own_parameters_before_secrets(killed) == of_ours(shaken.calls["server"])[: len(killed)]
+    assert TRACES["library client of a killed server"][-1] == "send INITIAL CLIENT_HELLO"
+
+
+# Refusals.
+
+
+def test_a_server_of_another_name(options: Callable[..., Options], issue: Issue) -> None:
+    issued = issue(NAME)
+    server = options(certificate=issued.certificate, key=issued.key)
+    shaken = Shaken(options(), server, name="other.example.com")
+    assert shaken.client_outcome.alert is Alert.BAD_CERTIFICATE
+    assert shaken.server_outcome.status == Status.PEER_GONE
+    *theirs, last = of_client("other name")
+    assert last == "receive HANDSHAKE CERTIFICATE_VERIFY"  # the certificate alone is reason enough
+    assert of_ours(shaken.calls["client"]) == [*theirs, "set CONNECTION_CLOSE"]
+    assert of_ours(shaken.calls["server"]) == of_library_server("other name")
+
+
+def test_a_protocol_that_is_not_served(options: Callable[..., Options]) -> None:
+    shaken = Shaken(options(), options(), client_alpns=("another",))
+    assert shaken.server_outcome.alert is Alert.NO_APPLICATION_PROTOCOL
+    server, theirs = of_ours(shaken.calls["server"]), without_empty_reads(TRACES["agent server other alpn"])
+    asked = theirs.index("receive INITIAL CLIENT_HELLO") + 1
+    assert server == [*theirs[:asked], "set CONNECTION_CLOSE"]
+    client = of_ours(shaken.calls["client"])
+    assert client == of_library_client("other alpn")[: len(client)]
+    assert client[-1] == "send INITIAL CLIENT_HELLO"
+
+
+def unanswered(options: Options, **endpoint: object) -> tuple[Outcome, Calls]:
+    """A client whose server is not there."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody,
+        KernelLikeEndpoint(**endpoint) as asking,  # type: ignore[arg-type] # by name
+    ):
+        nobody.bind(("127.0.0.1", 0))
+        in_thread(lambda: asking.run(asking.exchange(nobody.getsockname()[1], b"hello")))
+        connection = asking.next_connection()
+        outcome = ended(lambda: quic_client_handshake(connection.agent, NAME, options=options), connection)
+        return outcome, connection.socket.calls
+
+
+def test_no_server(options: Callable[..., Options]) -> None:
+    outcome, calls = unanswered(options(timeout=0.3))
+    assert outcome.status == Status.TIMED_OUT
+    assert of_ours(calls) == without_empty_reads(TRACES["agent client no server"])
+
+
+def test_no_alpn_is_refused(options: Callable[..., Options]) -> None:
+    outcome, calls = unanswered(options(), alpns=())
+    assert outcome.status == Status.INVALID
+    ours, theirs = of_ours(calls), TRACES["agent client no-alpn"]
+    assert ours == [*theirs[: theirs.index("send INITIAL CLIENT_HELLO")], "set CONNECTION_CLOSE"]
+
+
+def test_a_client_without_alpn_is_refused(options: Callable[..., Options]) -> None:
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        asking = in_thread(lambda: asyncio.run(ask(port, name=NAME, alpn=None)))
+        connection = endpoint.next_connection()
+        outcome = ended(lambda: quic_server_handshake(connection.agent, options=options()), connection)
+        assert asking.result(PATIENCE).error_code == Alert.NO_APPLICATION_PROTOCOL.quic_error
+    assert outcome.alert is Alert.NO_APPLICATION_PROTOCOL
+    theirs = without_empty_reads(TRACES["agent server no-alpn"])
+    asked = theirs.index("receive INITIAL CLIENT_HELLO") + 1
+    assert of_ours(connection.socket.calls) == [*theirs[:asked], "set CONNECTION_CLOSE"]
+
+
+def test_a_psk_that_is_not_readable(options: Callable[..., Options], tmp_path: Path) -> None:
+    (tmp_path / "psk").write_text("nonsense")
+    outcome, calls = unanswered(options(psk=tmp_path / "psk"))
+    assert outcome.status == Status.NO_KEY
+    assert calls == []  # where others have asked for the state, or the role
+    assert set(TRACES["agent client unreadable psk"]) == {"get ALPN", "get SESSION_TICKET", "get CONFIG"}
+    assert TRACES["library server unreadable psk"] == ["get TOKEN"]
+
+
+def test_pre_shared_keys(options: Callable[..., Options], tmp_path: Path) -> None:
     psk = tmp_path / "psk"
     psk.write_text(f"someone:{'5a' * 32}\n")
-    shaken = Shaken(quic_daemon, options(psk=psk), options(psk=psk))
-    assert of_ours(shaken.calls["client"]) == of_client("psk")
-    assert of_ours(shaken.calls["server"]) == of_server("psk")
+    check(Shaken(options(psk=psk), options(psk=psk)), "psk", "psk")
 
 
-def test_client_certificates(
-    quic_daemon: RunningDaemon, options: Callable[..., Options], issue: Issue, authority: Authority
-) -> None:
+def test_client_certificates(options: Callable[..., Options], issue: Issue, authority: Authority) -> None:
     identity, issued = authority.issue("someone", client=True, file_name="traced"), issue(NAME)
     shaken = Shaken(
-        quic_daemon,
         options(certificate=identity.certificate, key=identity.key),
         options(certificate=issued.certificate, key=issued.key),
         server_config=Config(certificate_request=2),
@@ -160,15 +322,52 @@ def test_client_certificates(
     assert [*of_ours(shaken.calls["server"]), "send APPLICATION NEW_SESSION_TICKET"] == of_server("mutual")
 
 
-def test_tickets_and_resumption(quic_daemon: RunningDaemon, options: Callable[..., Options]) -> None:
-    first = Shaken(quic_daemon, options(), options(), client_config=Config(ticket_seconds=5))
+def test_tickets_and_resumption(options: Callable[..., Options]) -> None:
+    first = Shaken(options(), options(), client_config=Config(ticket_seconds=5))
     calls = tickets_looked_for_once(of_ours(first.calls["client"]))
     assert calls == tickets_looked_for_once(of_client("ticket"))
-    second = Shaken(quic_daemon, options(), options(), ticket=first.ticket)
+    assert of_ours(first.calls["server"]) == of_server("ticket") == of_server("recvticket")
+    # An even number of seconds was no time at all for that agent.
+    assert calls[: len(of_client("recvticket"))] == of_client("recvticket")
+    second = Shaken(options(), options(), ticket=first.ticket)
     assert second.client_outcome.resumed
     assert second.server_outcome.resumed
     assert of_ours(second.calls["client"]) == without_early_data(of_client("resumed"))
     assert of_ours(second.calls["server"]) == of_server("resumed")
+    assert of_ours(second.calls["client"]) == without_early_data(of_library_client("resumed"))
+    assert of_ours(second.calls["server"]) == without_early_data(of_library_server("resumed"))
+
+
+def test_a_ticket_as_it_came_is_of_no_use(options: Callable[..., Options]) -> None:
+    """Nobody has digested it; the agent of the trace gave up behind its three questions."""
+    shaken = Shaken(options(), options(), ticket=b"\x04\0\0\xef" + bytes(239))
+    assert not shaken.client_outcome.resumed
+    check(shaken, "x509")
+    assert shaken.calls["client"][:3] == TRACES["agent client raw ticket"]
+
+
+def test_a_ticket_that_does_not_fit_the_socket_is_logged(
+    quic_daemon: RunningDaemon, options: Callable[..., Options], authority: Authority, issue: Issue
+) -> None:
+    """The certificate that the client shows is in it."""
+    names = [f"{os.urandom(30).hex()}.example.com" for _ in range(55)]
+    identity, issued = authority.issue(*names, client=True, file_name="long-client"), issue(NAME)
+    shaken = Shaken(
+        options(certificate=identity.certificate, key=identity.key),
+        options(certificate=issued.certificate, key=issued.key),
+        client_config=Config(ticket_seconds=5),
+        server_config=Config(certificate_request=2),
+        sealing_key=b"k" * 64,
+    )
+    assert well(shaken)
+    assert "set SESSION_TICKET" not in shaken.calls["client"]
+    assert "does not fit its socket" in quic_daemon.log.read_text()
+
+
+def test_every_trace_is_compared() -> None:
+    source = Path(__file__).read_text()
+    forms = {trace: f'"{trace.split(maxsplit=2)[2]}"' for trace in TRACES}
+    assert [trace for trace, form in forms.items() if form not in source and f'"{trace}"' not in source] == []
 
 
 def test_early_data_where_all_consent(
@@ -179,14 +378,14 @@ def test_early_data_where_all_consent(
         "web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME], early_data=True, replace=True
     )
     config = Config(ticket_seconds=5)
-    first = Shaken(quic_daemon, options(early_data=b""), options(early_data=b"1"), client_config=config)
-    second = Shaken(quic_daemon, options(early_data=b""), options(early_data=b"1"), ticket=first.ticket)
+    first = Shaken(options(early_data=b""), options(early_data=b"1"), client_config=config)
+    second = Shaken(options(early_data=b""), options(early_data=b"1"), ticket=first.ticket)
     assert second.client_outcome.early_data_accepted
     assert second.server_outcome.early_data_accepted
     assert of_ours(second.calls["client"]) == of_client("resumed")
     calls = of_ours(second.calls["server"])
     assert calls.index("set CRYPTO_SECRET EARLY RECEIVE") < calls.index("set CRYPTO_SECRET HANDSHAKE SEND")
     assert without_early_data(calls) == of_server("resumed")
-    third = Shaken(quic_daemon, options(early_data=b""), options(), ticket=first.ticket)
+    third = Shaken(options(early_data=b""), options(), ticket=first.ticket)
     assert third.client_outcome.resumed
     assert not third.client_outcome.early_data_accepted
