@@ -59,15 +59,15 @@ def serve_nfs(*, security: str = "tls:mtls", threads: int = 4) -> None:
     MOUNT.mkdir()
 
 
-def mount(server: str = "server.test", *, security: str = "tls") -> subprocess.CompletedProcess[str]:
+def mount(server: str = "server.test", *, security: str = "tls", options: str = "") -> subprocess.CompletedProcess[str]:
     """Try to mount the export."""
-    return run("mount", "-t", "nfs4", "-o", f"xprtsec={security},vers=4.2", f"{server}:/", str(MOUNT))
+    return run("mount", "-t", "nfs4", "-o", f"xprtsec={security},vers=4.2{options}", f"{server}:/", str(MOUNT))
 
 
 @contextmanager
-def mounted(server: str = "server.test", *, security: str = "tls") -> Iterator[Path]:
+def mounted(server: str = "server.test", *, security: str = "tls", options: str = "") -> Iterator[Path]:
     """The export, mounted."""
-    process = mount(server, security=security)
+    process = mount(server, security=security, options=options)
     assert process.returncode == 0, f"mount failed ({process.returncode}): {process.stdout}"
     try:
         yield MOUNT
