@@ -123,7 +123,7 @@ def in_overlay(layer: Path, lower: tuple[Path, ...], command: str, *, timeout: f
     )  # fmt: skip
     output = process.stdout.decode(errors="replace")
     if check and process.returncode != 0:
-        raise LabError(f"{command}:\n{output}")
+        raise LabError(f"{command}:\n{output[-4000:]}")
     return output
 
 

@@ -1,19 +1,24 @@
 #!/bin/bash
-# In the laboratory's root, on a layer of its own: Debian's ordinary kernel, the emulator that runs it, and an initramfs
-# that mounts the root that the emulator shares.
+# machine.sh SUITE: in the laboratory's root, on a layer of its own: Debian's ordinary kernel as SUITE has it, the
+# emulator that runs it, and an initramfs that mounts the root that the emulator shares.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+suite=$1
+sed -n "s/^\(deb [^ ]*\) [^ ]*/\1 $suite/p" /etc/apt/sources.list >/etc/apt/sources.list.d/kernel.list
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends qemu-system-x86 busybox-static
-package=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)$/\1/p')
+version=$(apt-cache show "linux-image-amd64/$suite" | sed -n 's/.*\<linux-image-\([0-9][^ ]*\) .*/\1/p')
+# One package, or several, as the suite has it.
+packages=$(apt-cache pkgnames linux- | grep -Fx "$(printf "linux-%s-$version\n" base binary image modules)")
 cd /tmp
-apt-get download -qq "$package"  # not installed: nobody here boots as it would prepare for
-dpkg --extract "$package"_*.deb /
-rm "$package"_*.deb
+apt-get download -qq $packages  # not installed: nobody here boots as that would prepare for
+for package in *.deb; do
+    dpkg --extract "$package" /
+    rm "$package"
+done
 apt-get clean
-version=${package#linux-image-}
 depmod "$version"
-ln -s "vmlinuz-$version" /boot/vmlinuz
+mv "$(find /boot "/usr/lib/modules/$version" -name 'vmlinuz*')" /boot/vmlinuz
 
 tree=$(mktemp -d)
 mkdir -p "$tree"/{bin,proc,sys,dev,root,"lib/modules/$version"}
@@ -25,5 +30,5 @@ done | sed -n 's/^insmod //p' | sort -u | while read -r file; do
     install -D "$file" "$tree/lib/modules/${file#*/modules/}"
 done
 depmod --basedir "$tree" "$version"
-(cd "$tree" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) >/boot/initramfs
+(cd "$tree" && find . | busybox cpio -o -H newc | gzip -1) >/boot/initramfs
 rm -r "$tree"

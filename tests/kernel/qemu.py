@@ -1,4 +1,4 @@
-"""Boots Debian 13's ordinary kernel under qemu: what User-Mode Linux lacks, NVMe/TCP above all.
+"""Boots Debian 13's ordinary kernels under qemu: what User-Mode Linux lacks, NVMe/TCP above all.
 
 The emulator and its kernel come from the laboratory's own Debian, on a layer of their own. It is emulation in software,
 which needs nothing of the machine that it runs on and takes its time: the kernel is up after three seconds.
@@ -20,16 +20,16 @@ _MACHINE = (
 )
 
 
-def boot(program: str, *arguments: str, memory: str = "2G") -> Result:
-    """Run the Python module `program` of ``inside/`` in an emulated machine of its own."""
+def boot(program: str, *arguments: str, suite: str, memory: str = "2G") -> Result:
+    """Run the Python module `program` of ``inside/`` in an emulated machine of its own, with the kernel of `suite`."""
     root = base()
     append = f"console=ttyS0 quiet panic=-1 lab_program={program}"
-    return run_in(root, (_machine_layer(root),), f"{_MACHINE} -m {memory} -append '{append}'", arguments)
+    return run_in(root, (_machine_layer(root, suite),), f"{_MACHINE} -m {memory} -append '{append}'", arguments)
 
 
-def _machine_layer(root: Path) -> Path:
-    """The files that kernel and emulator add to `root`, made if they are not there yet."""
-    directory = root.parent / f"machine-{digest_of(*(file.read_text() for file in _FILES))}"
+def _machine_layer(root: Path, suite: str) -> Path:
+    """The files that the kernel of `suite` and the emulator add to `root`, made if they are not there yet."""
+    directory = root.parent / f"machine-{digest_of(suite, *(file.read_text() for file in _FILES))}"
     with locked(directory):
         if not directory.exists():
             with tempfile.TemporaryDirectory(dir=root.parent, prefix="new-") as name:
@@ -38,7 +38,7 @@ def _machine_layer(root: Path) -> Path:
                 lab.mkdir(parents=True)
                 for file in _FILES:
                     shutil.copy(file, lab)
-                command = f"chroot {layer}/merged /lab/machine.sh"
+                command = f"chroot {layer}/merged /lab/machine.sh {suite}"
                 in_overlay(layer, (root,), command, timeout=_PREPARATION_SECONDS, check=True)
                 directory.mkdir()
                 (layer / "upper").rename(directory / "upper")

@@ -15,7 +15,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("program", ["nvme_psk"])
-def test_in_the_ordinary_kernel(program: str) -> None:
-    result = boot(program)
+@pytest.mark.parametrize(
+    ("suite", "program"),
+    [("trixie", "nvme_psk"), ("trixie-backports", "nvme_psk"), ("trixie-backports", "keys")],
+)
+def test_in_the_ordinary_kernel(suite: str, program: str) -> None:
+    result = boot(program, suite=suite)
     assert result.status == 0, result.output

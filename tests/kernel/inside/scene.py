@@ -76,16 +76,19 @@ def make_client_namespace() -> None:
 
 
 def mount(
-    server: str = "server.test", *, security: str = "tls", launcher: tuple[str, ...] = ()
+    server: str = "server.test", *, security: str = "tls", options: str = "", launcher: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Try to mount the export; `launcher` starts the command elsewhere."""
-    return run(*launcher, "mount", "-t", "nfs4", "-o", f"xprtsec={security},vers=4.2", f"{server}:/", str(MOUNT))
+    """Try to mount the export; `options` begin with a comma, `launcher` starts the command elsewhere."""
+    named = f"xprtsec={security},vers=4.2{options}"
+    return run(*launcher, "mount", "-t", "nfs4", "-o", named, f"{server}:/", str(MOUNT))
 
 
 @contextmanager
-def mounted(server: str = "server.test", *, security: str = "tls", launcher: tuple[str, ...] = ()) -> Iterator[Path]:
+def mounted(
+    server: str = "server.test", *, security: str = "tls", options: str = "", launcher: tuple[str, ...] = ()
+) -> Iterator[Path]:
     """The export, mounted."""
-    process = mount(server, security=security, launcher=launcher)
+    process = mount(server, security=security, options=options, launcher=launcher)
     assert process.returncode == 0, f"mount failed ({process.returncode}): {process.stdout}"
     try:
         yield MOUNT
