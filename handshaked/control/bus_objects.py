@@ -31,21 +31,36 @@ class BusObjects:
     def __init__(self, manager: Manager, own: Callable[[], dict[str, Any]]) -> None:
         self._manager = manager
         self._own = own
+        self._snapshot = Snapshot()
         self._by_path: dict[str, Registration] = {}
-        self.follow(manager.snapshot)
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """The registrations are those of `snapshot`; nobody has seen any before."""
+        self._snapshot = snapshot
+        self._by_path = {object_path(one.name): one for one in snapshot.registrations if not one.internal}
 
     def follow(self, snapshot: Snapshot) -> tuple[dict[str, Interfaces], list[str], dict[str, Properties]]:
         """The registrations are those of `snapshot` now: objects that are new, that are gone, that have changed."""
-        old = self._by_path
-        self._by_path = {object_path(one.name): one for one in snapshot.registrations if not one.internal}
-        added = {path: self.interfaces(path) for path in self._by_path.keys() - old.keys()}
-        gone = sorted(old.keys() - self._by_path.keys())
-        changed = {
-            path: self.interfaces(path)[REGISTRATION_INTERFACE.name]
-            for path in self._by_path.keys() & old.keys()
-            if self._by_path[path] is not old[path]
-        }
-        return added, gone, changed
+        before, self._snapshot = self._snapshot, snapshot
+        fresh, _ = snapshot.changes_since(before)
+        gone = [one.name for one in before.registrations if not one.internal and snapshot.named(one.name) is None]
+        added: dict[str, Interfaces] = {}
+        changed: dict[str, Properties] = {}
+        for registration in fresh:
+            if registration.internal:
+                continue
+            path = object_path(registration.name)
+            is_new = path not in self._by_path
+            self._by_path[path] = registration
+            interfaces = self.interfaces(path)
+            if is_new:
+                added[path] = interfaces
+            else:
+                changed[path] = interfaces[REGISTRATION_INTERFACE.name]
+        paths = sorted(map(object_path, gone))
+        for path in paths:
+            del self._by_path[path]
+        return added, paths, changed
 
     def registration(self, path: str, caller: Caller) -> Registration | None:
         """The registration at `path`, if `caller` may see it."""

@@ -105,7 +105,7 @@ class Bus:
         bus.add_message_handler(self._on_message)
         rule = f"type='signal',sender='{_BUS[0]}',member='NameOwnerChanged',arg2=''"
         await self._call(_BUS, "AddMatch", "s", rule)
-        self._objects.follow(self._manager.snapshot)
+        self._objects.begin(self._manager.snapshot)
         reply = await bus.request_name(spec.NAME, NameFlag.DO_NOT_QUEUE)
         if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
             bus.disconnect()

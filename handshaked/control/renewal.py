@@ -79,9 +79,11 @@ class Renewal:
         for identity in self._followed.keys() - current.keys():
             self._drop(identity)
         fresh = [one for one in current.values() if self._followed.get(one.id, (None,))[0] is not one]
+        identities = [one.id for one in fresh] or [0]
+        sources = self._store.sources(min(identities), max(identities))
         for registration in fresh:
             self._drop(registration.id)
-            files = self._files_of(registration)
+            files = self._files_of(registration, sources.get(registration.id, ()))
             self._followed[registration.id] = (registration, files)
             for path in files.resolved:
                 self._users.setdefault(path, set()).add(registration.id)
@@ -143,9 +145,10 @@ class Renewal:
             await self._changed()
         return renewed
 
-    def _files_of(self, registration: Registration) -> "_Files":
-        sources = tuple(one.source for one in self._store.details(registration) if paths_of(one.source))
-        return _Files(sources, TrustSource(*self._store.trust_paths(registration.policy.client_trust)))
+    def _files_of(self, registration: Registration, sources: tuple[Source, ...]) -> "_Files":
+        followed = tuple(one for one in sources if paths_of(one))
+        trust = registration.policy.client_trust
+        return _Files(followed, TrustSource(*self._store.trust_paths(trust)) if trust else TrustSource())
 
     def _renew_one(self, registration: Registration, files: "_Files") -> bool:
         """Whether `registration` has other credentials, or other trust in client certificates, now."""

@@ -253,6 +253,19 @@ class Store:
             for row in rows
         ]
 
+    def sources(self, first: int, last: int) -> dict[int, tuple[Source, ...]]:
+        """Where the credentials of the registrations with the ids `first` to `last` came from, in order."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT registration, source FROM registration_credential WHERE registration BETWEEN ? AND ?"
+                " ORDER BY registration, position",
+                (first, last),
+            ).fetchall()
+        found: dict[int, tuple[Source, ...]] = {}
+        for registration, source in rows:
+            found[registration] = (*found.get(registration, ()), Source(*json.loads(source)))
+        return found
+
     def forget_unused(self) -> None:
         """Erase credentials that no registration uses any more, and the list of past changes.
 
