@@ -90,6 +90,27 @@ def test_the_header_is_made_of_the_specification() -> None:
     assert made == (LIBRARY / "handshaked_family.h").read_bytes()
 
 
+@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="needs pkg-config")
+def test_what_is_installed_is_found_by_pkg_config(tmp_path: Path) -> None:
+    prefix = tmp_path / "usr"
+    make = ["make", "-C", LIBRARY, f"BUILD={tmp_path / 'build'}", f"PREFIX={prefix}", "install"]
+    subprocess.run(make, check=True, capture_output=True)
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "libhandshaked"],
+        env={**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    program = tmp_path / "relay"
+    strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["cc", *strict, "-o", program, HERE / "relay.c", *flags], check=True)
+    nobody = {"LD_LIBRARY_PATH": str(prefix / "lib"), "HANDSHAKED_SOCKET": str(tmp_path / "no")}
+    assert subprocess.run([program, NAME, "h3"], env=nobody, check=False).returncode == 3  # no daemon there
+    pages = {page.name for page in (prefix / "share" / "man" / "man3").iterdir()}
+    assert pages == {"handshaked_relay.3", "quic_client_handshake.3"}
+
+
 @pytest.mark.parametrize("poll", [0, 1], ids=["blocking", "polled"])
 def test_a_server_by_registration(run: Run, authority: Authority, poll: int) -> None:
     printed, seen = served(run, "handshake", f"poll={poll}", root=authority.root)
