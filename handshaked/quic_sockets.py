@@ -9,7 +9,7 @@ from handshaked.datapath.quic import QuicPath, SocketState
 from handshaked.datapath.quic_options import NO_CLIENT_CERTIFICATE
 from handshaked.datapath.quic_socket import QuicSocket
 from handshaked.driver import Attempt
-from handshaked.errors import HandshakeError
+from handshaked.errors import HandshakeError, LocalError, Status
 from handshaked.events import HandshakeComplete
 from handshaked.kernel import KernelHandshakes, KernelRun
 from handshaked.model import AuthMode, ClientAuth, Outcome, Request, Role
@@ -197,6 +197,8 @@ class _KernelRun:
     def _choose(self, hello: ClientHello, request: Request, state: SocketState) -> ServerParameters:
         parameters = self._run.choose(hello)
         verifies = parameters.client_verifier is not None
+        if not verifies and parameters.psks is None and _client_auth(state) is ClientAuth.REQUIRE:
+            raise LocalError("the socket insists on client certificates, which nothing here verifies", Status.NO_KEY)
         return replace(
             parameters,
             alpn=parameters.alpn or choose_alpn(hello, request.alpns),

@@ -82,7 +82,10 @@ class Descriptors:
                 self._files.tell()
             then()
 
-        threading.Thread(target=work, name="files", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="files", daemon=True).start()
+        except RuntimeError:  # there are too many: better late than never closed
+            work()
         return True
 
 

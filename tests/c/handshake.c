@@ -44,10 +44,22 @@ int main(int argc, char **argv)
 			options.certificate_file = value;
 		else if (!strcmp(argv[i], "key"))
 			options.key_file = value;
+		else if (!strcmp(argv[i], "psk"))
+			options.psk_file = value;
+		else if (!strcmp(argv[i], "registration"))
+			options.registration = value;
+		else if (!strcmp(argv[i], "socket"))
+			options.socket_path = value;
+		else if (!strcmp(argv[i], "timeout"))
+			options.timeout_ms = (unsigned int)atoi(value);
+		else if (!strcmp(argv[i], "tickets"))
+			options.ticket_seconds = (unsigned int)atoi(value);
 		else if (!strcmp(argv[i], "unauthenticated"))
 			options.unauthenticated = atoi(value);
 		else if (!strcmp(argv[i], "poll"))
 			poll_it = atoi(value);
+		else
+			return 2;
 	}
 	if (poll_it)
 		status = polled(fd, role, &options, &result);
@@ -55,8 +67,12 @@ int main(int argc, char **argv)
 		status = handshaked_quic_client(fd, &options, &result);
 	else
 		status = handshaked_quic_server(fd, &options, &result);
-	printf("%d alert=%d alpn=%s registration=%s peer=%zu reason=%s\n", status, result.alert, result.alpn,
-	       result.registration, result.peer_certificate_length, result.reason);
+	for (char *at = result.tags; (at = strchr(at, '\n')); at++)
+		*at = ',';
+	printf("%d alert=%d alpn=%s registration=%s name=%s suite=%x resumed=%d early=%d tags=%s peer=%zu reason=%s\n",
+	       status, result.alert, result.alpn, result.registration, result.server_name,
+	       (unsigned int)result.cipher_suite, result.resumed, result.early_data_accepted, result.tags,
+	       result.peer_certificate_length, result.reason);
 	handshaked_result_clear(&result);
 	return 0;
 }

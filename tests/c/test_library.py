@@ -4,19 +4,23 @@ import asyncio
 import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert
+from handshaked.model import CipherSuite, Outcome, Role
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.wire.family import push_done
 from tests.conftest import Issue
-from tests.quic_sockets import PATIENCE, Echoed, StockServer, ask, in_thread, socket_daemon
+from tests.quic_sockets import PATIENCE, Echoed, StockServer, ask, in_thread, left_alone, socket_daemon
 
 HERE = Path(__file__).parent
 LIBRARY = HERE.parents[1] / "netlink"
@@ -86,10 +90,31 @@ def test_the_header_is_made_of_the_specification() -> None:
     assert made == (LIBRARY / "handshaked_family.h").read_bytes()
 
 
+@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="needs pkg-config")
+def test_what_is_installed_is_found_by_pkg_config(tmp_path: Path) -> None:
+    prefix = tmp_path / "usr"
+    make = ["make", "-C", LIBRARY, f"BUILD={tmp_path / 'build'}", f"PREFIX={prefix}", "install"]
+    subprocess.run(make, check=True, capture_output=True)
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "libhandshaked"],
+        env={**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    program = tmp_path / "relay"
+    strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["cc", *strict, "-o", program, HERE / "relay.c", *flags], check=True)
+    nobody = {"LD_LIBRARY_PATH": str(prefix / "lib"), "HANDSHAKED_SOCKET": str(tmp_path / "no")}
+    assert subprocess.run([program, NAME, "h3"], env=nobody, check=False).returncode == 3  # no daemon there
+    pages = {page.name for page in (prefix / "share" / "man" / "man3").iterdir()}
+    assert pages == {"handshaked_relay.3", "quic_client_handshake.3"}
+
+
 @pytest.mark.parametrize("poll", [0, 1], ids=["blocking", "polled"])
 def test_a_server_by_registration(run: Run, authority: Authority, poll: int) -> None:
     printed, seen = served(run, "handshake", f"poll={poll}", root=authority.root)
-    assert printed.startswith("0 alert=-1 alpn=h3 registration=web ")
+    assert printed.startswith("0 alert=-1 alpn=h3 registration=web name=quic.example.com ")
     assert seen.data == b"hello"
 
 
@@ -100,16 +125,101 @@ def test_a_refusal_comes_with_alert_and_reason(run: Run) -> None:
     assert seen.error_code == Alert.UNRECOGNIZED_NAME.quic_error
 
 
-def test_a_client(run: Run, issue: Issue) -> None:
-    with StockServer(issue(NAME)) as server, KernelLikeEndpoint() as endpoint:
+def connected(run: Run, server: StockServer, *arguments: str, ticket: bytes = b"") -> tuple[str, bytes, bytes]:
+    """The program does the client's handshake: what it prints, what is echoed, what the socket has as ticket."""
+    with KernelLikeEndpoint(session_ticket=ticket) as endpoint:
         asking = in_thread(lambda: endpoint.run(endpoint.exchange(server.port, b"hello")))
         connection = endpoint.next_connection()
         with connection.agent:
             descriptor = connection.agent.fileno()
-            printed = run("handshake", "client", descriptor, f"name={NAME}", "unauthenticated=1", descriptor=descriptor)
-        assert asking.result(PATIENCE) == (b"hello", None)
-    assert printed.startswith("0 alert=-1 alpn=h3 registration= peer=")
-    assert "peer=0" not in printed
+            printed = run("handshake", "client", descriptor, f"name={NAME}", *arguments, descriptor=descriptor)
+        return printed, asking.result(PATIENCE)[0], connection.socket.session_ticket
+
+
+def test_a_client_and_the_ticket_that_it_waits_for(run: Run, issue: Issue) -> None:
+    leaf = len(issue(NAME).leaf.public_bytes(Encoding.DER))
+    with StockServer(issue(NAME), tickets=True) as server:
+        printed, echoed, ticket = connected(run, server, "unauthenticated=1", "tickets=5")
+        assert f"name={NAME} suite=1302 resumed=0 early=0 tags= peer={leaf} reason=" in printed
+        assert (printed.split()[:3], echoed) == (["0", "alert=-1", "alpn=h3"], b"hello")
+        printed, echoed, _ = connected(run, server, "unauthenticated=1", ticket=ticket)
+        assert ("resumed=1" in printed, echoed) == (True, b"hello")
+
+
+def test_a_client_verifies_its_server_unless_it_says_not_to(run: Run, issue: Issue) -> None:
+    """By the system's trust store, which knows nothing of our authority."""
+    with StockServer(issue(NAME)) as server:
+        printed, echoed, _ = connected(run, server)
+    assert printed.startswith(f"{-errno.EACCES} alert={Alert.UNKNOWN_CA} ")
+    assert echoed == b""
+
+
+def test_every_field_of_a_result(run: Run, tmp_path: Path) -> None:
+    outcome = Outcome(
+        status=0,
+        reason="",
+        alpn=b"smb",
+        server_name=NAME,
+        registration="web",
+        cipher_suite=CipherSuite.AES_128_GCM_SHA256,
+        resumed=True,
+        early_data_accepted=True,
+        peer_certificates=(b"leaf", b"above"),
+        tags=("first", "second"),
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.bind(str(tmp_path / "door"))
+        daemon.listen()
+
+        def answer() -> None:
+            door, _ = daemon.accept()
+            with door:
+                door.recv(65536)
+                door.send(push_done(1, outcome))
+
+        answering = in_thread(answer)
+        printed = run("handshake", "server", ours.fileno(), f"socket={tmp_path / 'door'}", descriptor=ours.fileno())
+        answering.result(PATIENCE)
+    assert printed == (
+        f"0 alert=-1 alpn=smb registration=web name={NAME} suite=1301 resumed=1 early=1 "
+        "tags=first,second, peer=4 reason="
+    )
+
+
+def test_a_registration_that_is_named_is_the_only_one(run: Run, authority: Authority) -> None:
+    printed, seen = served(run, "handshake", "registration=web", root=authority.root)
+    assert (printed.split()[3], seen.data) == ("registration=web", b"hello")
+    printed, seen = served(run, "handshake", "registration=another", root=authority.root)
+    assert printed.startswith(f"{-errno.EACCES} ")
+    assert seen.data == b""
+
+
+def test_a_timeout_is_kept(run: Run) -> None:
+    with KernelLikeEndpoint() as endpoint:
+        connection = left_alone(endpoint, Role.SERVER)
+        with connection.agent:
+            descriptor = connection.agent.fileno()
+            printed = run("handshake", "server", descriptor, "timeout=300", descriptor=descriptor)
+    assert printed.startswith(f"{-errno.ETIMEDOUT} ")
+    assert "0.3 s" in printed
+
+
+def test_a_socket_path_counts_more_than_the_environment(run: Run, tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        printed = run("handshake", "server", ours.fileno(), f"socket={tmp_path / 'no'}", descriptor=ours.fileno())
+    assert printed.startswith(f"{-errno.ENOENT} ")
+
+
+def test_a_client_without_name_or_psk_is_refused(run: Run) -> None:
+    """There would be no server to tell from any other."""
+    with KernelLikeEndpoint() as endpoint:
+        connection = left_alone(endpoint, Role.CLIENT)
+        with connection.agent:
+            descriptor = connection.agent.fileno()
+            assert run("libquic", "client", descriptor, "", "", "h3", descriptor=descriptor) == str(-errno.EINVAL)
+    assert not [call for call in connection.socket.calls if call.startswith("send")]
 
 
 def test_a_program_for_libquic_serves_with_its_own_certificate(run: Run, issue: Issue, authority: Authority) -> None:

@@ -49,7 +49,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(authority: Authority, issue: Issue, identity: tuple[Path, Path] | None = None) -> AsyncIterator[Scene]:
+async def scene(
+    authority: Authority, issue: Issue, identity: tuple[Path, Path] | None = None, *, trusts: bool = True
+) -> AsyncIterator[Scene]:
+    """A door, with the client certificate `identity`; a server that `trusts` nobody verifies no client certificates."""
     registered = Registered(authority)
     issued = issue(NAME)
 
@@ -68,7 +71,7 @@ async def scene(authority: Authority, issue: Issue, identity: tuple[Path, Path] 
     certificate, key = identity or (None, None)
     configuration = Configuration(
         client=SideDefaults(trust=authority.root, certificate=certificate, private_key=key),
-        server=SideDefaults(trust=authority.root),
+        server=SideDefaults(trust=authority.root if trusts else None),
     )
     service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: made.outcomes.append(outcome))
     kernel = KernelHandshakes(service, configuration, hand_over)

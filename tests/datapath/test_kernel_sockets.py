@@ -57,6 +57,18 @@ def test_a_server_sees_a_client_certificate(authority: Authority, issue: Issue) 
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
+def test_a_server_that_insists_on_what_it_cannot_verify_serves_nobody(authority: Authority, issue: Issue) -> None:
+    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+        async with scene(authority, issue, trusts=False) as made:
+            asking = in_background(lambda: ask(port))
+            connection = await asyncio.to_thread(endpoint.next_connection)
+            assert (await made.submit(connection, Role.SERVER, timeout=3000)).status == Status.NO_KEY
+            assert (await asking).data == b""
+
+    with KernelLikeEndpoint(config=Config(certificate_request=2)) as endpoint:
+        asyncio.run(play(endpoint, endpoint.listen()))
+
+
 def test_a_server_resumes_by_the_key_of_its_listener(authority: Authority, issue: Issue) -> None:
     async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from handshaked.datapath.emulated import Kind, push_message
+from handshaked.datapath.emulated import Kind, pull_message, push_message
 from handshaked.datapath.quic_options import Option, push_connection_close
-from handshaked.errors import Alert
+from handshaked.errors import Alert, Status
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from tests.quic_sockets import PATIENCE, ask, in_thread
 
@@ -32,3 +32,17 @@ def test_a_socket_closed_with_an_alert_tells_it() -> None:
 
 def test_a_socket_closed_with_what_is_no_alert_does_not_leave_its_peer_waiting() -> None:
     assert refused_with(0x1FF) == APPLICATION_ERROR
+
+
+def test_a_message_that_is_too_short_is_refused_and_not_left_without_answer() -> None:
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        in_thread(lambda: asyncio.run(ask(port)))
+        with endpoint.next_connection().agent as agent:
+            agent.settimeout(PATIENCE)
+            for packet in (b"?", push_message(Kind.SEND, 0)):
+                agent.send(packet)
+                kind = int(Kind.READABLE)
+                while kind == Kind.READABLE:
+                    kind, status, _ = pull_message(agent.recv(1024))
+                assert (kind, status) == (Kind.REPLY, Status.INVALID)

@@ -79,7 +79,9 @@ async def exchange(asking: KernelLikeEndpoint, port: int, weather: Weather | Non
     if weather is None:
         return await asking.exchange(port, b"hello")
     async with link(port, weather) as path:
-        return await asking.exchange(path.port, b"hello")
+        seen = await asking.exchange(path.port, b"hello")
+        assert path.lost
+        return seen
 
 
 def ended(handshake: Callable[[], Outcome], connection: Connection) -> Outcome:
