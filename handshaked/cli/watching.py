@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from handshaked.cli.output import Result, ask, console, date, days_left, duration, print_fields, print_json, urgency
+from handshaked.configuration import OWN_NAMESPACE
 from handshaked.control.client import ControlClient
 from handshaked.control.watchdog import NOT_YET
 from handshaked.tally import BUCKETS, Latency, Tally
@@ -102,7 +103,7 @@ def _print_status(result: Result) -> None:
             "workers": f"{answering} of {len(workers)} answer, {result['worker_restarts']} restarts",
             "handshakes": f"{result['handshakes']['succeeded']} ok, {result['handshakes']['failed']} failed,"
             f" {in_flight} in flight",
-            "kernel": _kernel(workers),
+            "kernel": kernel_state(workers),
             "bus": result["bus"],
         },
         {
@@ -118,12 +119,21 @@ def _print_status(result: Result) -> None:
         console.print(Text(problem, style=bad))
 
 
-def _kernel(workers: list[Result]) -> str:
-    states = {json.dumps(worker.get("kernel"), sort_keys=True) for worker in workers}
-    first = next((worker["kernel"] for worker in workers if worker.get("kernel")), None)
-    if first is None:
+def kernel_state(workers: list[Result]) -> str:
+    """How the kernel's doors do, over all workers; those in other network namespaces with their names."""
+    doors: dict[str, list[str]] = {}
+    for worker in workers:
+        for door in worker.get("kernel") or ():
+            doors.setdefault(door["network_namespace"], []).append(door["state"])
+    if not doors:
         return "its requests are not taken"
-    return f"its requests are taken by {len(workers)} workers" + ("" if len(states) == 1 else ", not by all alike")
+    said = []
+    for namespace, states in doors.items():
+        serving = states.count("serving")
+        waiting = sorted({state for state in states if state != "serving"})
+        words = "; ".join([f"its requests are taken by {serving} of {len(workers)} workers"] * bool(serving) + waiting)
+        said.append(words if namespace == OWN_NAMESPACE else f"{namespace}: {words}")
+    return ", ".join(said)
 
 
 def _filter(arguments: argparse.Namespace) -> dict[str, Any]:

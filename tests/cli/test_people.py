@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.cli.watching import chart
+from handshaked.cli.watching import chart, kernel_state
 from handshaked.model import Role
 from handshaked.shim.client import BlockingClient
 from handshaked.testing.authority import Authority
@@ -222,3 +222,18 @@ def test_grants_come_and_go(daemon: RunningDaemon) -> None:
     assert "no grant 1" in run(daemon, "revoke", "1", status=1)
     assert "no user" in run(daemon, "grant", "--user=no-such-user", "--alpn=smb", status=1)
     assert "for a user or for a group" in run(daemon, "grant", "--alpn=smb", status=1)
+
+
+@pytest.mark.parametrize(
+    ("doors", "said"),
+    [
+        ([], "its requests are not taken"),
+        ([[(".", "serving")], [(".", "serving")]], "its requests are taken by 2 of 2 workers"),
+        ([[(".", "no family")], [(".", "no family")]], "no family"),
+        ([[(".", "serving")], [(".", "no family")]], "its requests are taken by 1 of 2 workers; no family"),
+        ([[(".", "serving"), ("a", "no netlink")]], "its requests are taken by 1 of 1 workers, a: no netlink"),
+    ],
+)
+def test_requests_that_nobody_takes_were_said_to_be_taken(doors: list[list[tuple[str, str]]], said: str) -> None:
+    workers = [{"kernel": [{"network_namespace": name, "state": state} for name, state in worker]} for worker in doors]
+    assert kernel_state(workers) == said
