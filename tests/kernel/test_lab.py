@@ -22,6 +22,7 @@ MEMORY = {"nfs_many": "9G"}  # The kernel lets 3 to 50 requests wait, by its mem
         "nfs_names",
         "nfs_many",
         "nfs_restart",
+        "netns",
     ],
 )
 def test_in_the_kernel(program: str) -> None:

@@ -119,11 +119,11 @@ def refused(running: RunningDaemon, *options: str, client: str, server: str | No
             logged(running, "outcome=failed", f"role={role}", reason)
 
 
-serve()
 make_keyring("of-the-host")
 
 with daemon(name="first") as running:
     serving(running)
+    serve()  # the keyring .nvme comes with the modules, behind the daemon
     for hmac, cipher in ((1, "AES_128_GCM_SHA256"), (2, "AES_256_GCM_SHA384")):
         insert_key("00112233445566778899aabbccddeeff" * (hmac + 1), hmac=hmac, identity=1)
         with connected() as device:

@@ -85,7 +85,9 @@ def write_and_read(directory: Path) -> None:
     assert (directory / "answer").read_bytes() == content[::-1]
 
 
-def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -> RunningDaemon:
+def daemon(
+    configuration: str = "", *, name: str = "daemon", workers: int = 1, options: tuple[str, ...] = ()
+) -> RunningDaemon:
     """A daemon that answers the kernel, not started yet."""
     directory = HERE / name
     directory.mkdir(exist_ok=True)
@@ -94,7 +96,7 @@ def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -
     running = RunningDaemon(
         directory,
         workers=workers,
-        options=("--kernel", f"--configuration={file}"),
+        options=("--kernel", f"--configuration={file}", *options),
         launcher=("keyctl", "session", "-"),  # what others have in their session's keyring is not in its reach
     )
     atexit.register(_show, running)
