@@ -85,6 +85,14 @@ def write_and_read(directory: Path) -> None:
     assert (directory / "answer").read_bytes() == content[::-1]
 
 
+def make_keyring(name: str) -> None:
+    """A keyring like ``.nvme``: root may do everything with it, and has it only when it links it."""
+    serial = must("keyctl", "newring", name, "@s").strip()
+    must("keyctl", "setperm", serial, "0x3f3f0000")
+    must("keyctl", "link", serial, "@u")
+    must("keyctl", "unlink", serial, "@s")
+
+
 def daemon(
     configuration: str = "", *, name: str = "daemon", workers: int = 1, options: tuple[str, ...] = ()
 ) -> RunningDaemon:
