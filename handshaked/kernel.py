@@ -57,8 +57,11 @@ class KernelHandshakes:
         self.client: Side = client
         self.server: Side = server
         self.psk_keyrings = configuration.kernel.keyrings
-        linked = keyring.link_keyrings((*keyring.WELL_KNOWN, *self.psk_keyrings))
-        log.debug("keyrings linked: %s", ", ".join(linked) or "none")
+        log.debug("keyrings linked: %s", ", ".join(self.link_keyrings()) or "none")
+
+    def link_keyrings(self) -> list[str]:
+        """Have the keys of the well-known and configured keyrings in reach; their names, of those that are there."""
+        return keyring.link_keyrings((*keyring.WELL_KNOWN, *self.psk_keyrings))
 
     def open(self, request: Request, sock: socket.socket, report: Callable[[Outcome], None]) -> Attempt:
         """Begin the handshake of `request` on `sock`; `report` is told how it ended."""
@@ -99,6 +102,8 @@ class KernelRun:
         self._request = request
         if request.keyring is not None:
             self._link(request.keyring)
+        if request.auth_mode is AuthMode.PSK or request.certificate_keys:
+            self._handshakes.link_keyrings()  # they come with a consumer's module, and anew when it is loaded again
         if request.auth_mode not in (AuthMode.UNAUTH, AuthMode.X509, AuthMode.PSK):
             raise CallerError(Alert.INTERNAL_ERROR, "the request names no way to authenticate", Status.INVALID)
         return request

@@ -65,22 +65,13 @@ def expire_key(serial: int, seconds: int) -> None:
 
 def find_keyring(name: str) -> int | None:
     """The serial of the keyring called `name`, if this process may see it."""
-    with Path("/proc/keys").open(errors="replace") as keys:
-        for line in keys:
-            fields = line.split(None, 8)
-            if len(fields) == 9 and fields[7] == "keyring" and fields[8].rpartition(":")[0] == name:
-                return int(fields[0], 16)
-    return None
+    return _keyrings((name,)).get(name)
 
 
 def link_keyrings(names: Iterable[str]) -> list[str]:
     """Link the keyrings called `names` to the session's, so that their keys can be read; those that were there."""
     linked = []
-    for name in names:
-        serial = find_keyring(name)
-        if serial is None:
-            log.debug("there is no keyring %s", name)
-            continue
+    for name, serial in _keyrings(names).items():
         try:
             _keyctl(_LINK, ctypes.c_int(serial), ctypes.c_int(SESSION_KEYRING))
         except OSError as error:
@@ -88,6 +79,17 @@ def link_keyrings(names: Iterable[str]) -> list[str]:
         else:
             linked.append(name)
     return linked
+
+
+def _keyrings(names: Iterable[str]) -> dict[str, int]:
+    """The serials of those keyrings called `names` that this process may see, in the order of `names`."""
+    found: dict[str, int] = {}
+    with Path("/proc/keys").open(errors="replace") as keys:
+        for line in keys:
+            fields = line.split(None, 8)
+            if len(fields) == 9 and fields[7] == "keyring":
+                found.setdefault(fields[8].rpartition(":")[0], int(fields[0], 16))
+    return {name: found[name] for name in names if name in found}
 
 
 class RequestKeyrings:

@@ -1,12 +1,20 @@
 """Keyrings of the running kernel, in a session keyring of the test's own."""
 
 import os
+import struct
+from dataclasses import replace
 
 import pytest
 
 from handshaked import keyring
+from handshaked.configuration import Configuration, KernelSettings
 from handshaked.errors import LocalError, Status
+from handshaked.kernel import KernelHandshakes, KernelRun
 from handshaked.keyring_psks import KeyringPsks
+from handshaked.model import KERNEL, AuthMode, Request, Role
+from handshaked.service import HandshakeService
+from handshaked.testing.authority import Authority
+from tests.registered import Registered
 
 try:
     keyring.add_key("user", "handshaked test", b"x", keyring.PROCESS_KEYRING)
@@ -98,3 +106,28 @@ def test_a_server_that_was_given_serials_takes_no_other_key(named: tuple[str, in
     psks = KeyringPsks((wanted,), (name,))
     assert psks.find(b"unwanted") is None
     assert psks.find(b"wanted") is not None
+
+
+def linked_to_the_session() -> tuple[int, ...]:
+    payload = keyring.read_key(keyring.SESSION_KEYRING)
+    return struct.unpack(f"={len(payload) // 4}i", payload)
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [{"auth_mode": AuthMode.PSK, "identity_keys": (1,)}, {"auth_mode": AuthMode.X509, "certificate_keys": ((1, 1),)}],
+)
+def test_a_keyring_that_comes_later_is_linked_when_a_request_needs_keys(authority: Authority, asking: dict) -> None:
+    name = f"handshaked-late-{os.urandom(4).hex()}"
+    registered = Registered(authority)
+    service = HandshakeService(registered.snapshot, registered, lambda *_: None)
+    handshakes = KernelHandshakes(
+        service, Configuration(kernel=KernelSettings(keyrings=(name,))), lambda sock, records: None
+    )
+    late = keyring.add_key("keyring", name, b"", keyring.PROCESS_KEYRING)
+    needs_none = Request(role=Role.CLIENT, caller=KERNEL, timeout=1.0, auth_mode=AuthMode.UNAUTH)
+    KernelRun(handshakes, service, needs_none).prepare(needs_none)
+    assert late not in linked_to_the_session()
+    needs_keys = replace(needs_none, **asking)
+    KernelRun(handshakes, service, needs_keys).prepare(needs_keys)
+    assert late in linked_to_the_session()

@@ -24,6 +24,7 @@ MEMORY = {"nfs_many": "9G"}  # The kernel lets 3 to 50 requests wait, by its mem
         "nfs_restart",
         "tlshd",
         "netns",
+        "netns_own",
     ],
 )
 def test_in_the_kernel(program: str) -> None:

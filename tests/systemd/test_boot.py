@@ -10,12 +10,19 @@ SEEN = (
     "socket activation", "fields in the journal", "reload", "the bus", "a restart after SIGKILL",
     "the watchdog's restart", "the restart of a stopped daemon", "a clock that was wrong", "stop", "removal",
 )  # fmt: skip
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make the kernel's root file system"),
+]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make the kernel's root file system")
 def test_the_service_lives_under_systemd() -> None:
     result = boot("systemd_life", systemd=True)
     assert result.status == 0, result.output
     for what in SEEN:
         assert f"seen: {what}" in result.output
+
+
+def test_drop_ins_open_network_namespaces_and_keyrings_of_roots() -> None:
+    result = boot("systemd_kernel", systemd=True)
+    assert result.status == 0, result.output

@@ -13,6 +13,7 @@ from tests.kernel.inside.scene import (
     logged,
     mount,
     mounted,
+    must,
     refused,
     serve_nfs,
     serving,
@@ -48,6 +49,7 @@ server = ca.issue("server.test")
 certificate, key = der(ca.issue("client.test", client=True))
 
 serve_nfs(security="mtls")
+must("modprobe", "--remove", "nfsv4", "nfs")
 with daemon(f'[client]\ntrust = "{ca.root}"\n[server]\ntrust = "{ca.root}"\n') as running:
     running.register(
         "nfs",
@@ -57,6 +59,7 @@ with daemon(f'[client]\ntrust = "{ca.root}"\n[server]\ntrust = "{ca.root}"\n') a
         peers=["allow san=dns:client.test tag=by-keyring"],
     )
     serving(running)
+    must("modprobe", "nfs")  # the keyring .nfs comes with the module, behind the daemon
 
     with mounted(security="mtls", options=serials("client", certificate, key, "%:.nfs")) as directory:
         write_and_read(directory)

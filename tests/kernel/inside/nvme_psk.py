@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from handshaked.testing.daemon import RunningDaemon
-from tests.kernel.inside.scene import daemon, logged, must, run, serving, until
+from tests.kernel.inside.scene import daemon, logged, make_keyring, must, run, serving, until
 
 HOST_ID = "11111111-2222-3333-4444-555555555555"
 HOST = f"nqn.2014-08.org.nvmexpress:uuid:{HOST_ID}"
@@ -41,14 +41,6 @@ def serve() -> None:
     for name, value in {**settings, "treq": "required", "tsas": "tls1.3"}.items():
         (port / f"addr_{name}").write_text(value)
     (port / "subsystems" / SUBSYSTEM).symlink_to(subsystem)
-
-
-def make_keyring(name: str) -> None:
-    """A keyring like ``.nvme``: root may do everything with it, and has it only when it links it."""
-    serial = must("keyctl", "newring", name, "@s").strip()
-    must("keyctl", "setperm", serial, "0x3f3f0000")
-    must("keyctl", "link", serial, "@u")
-    must("keyctl", "unlink", serial, "@s")
 
 
 def insert_key(secret: str, *, hmac: int, identity: int, keyring: str = ".nvme") -> int:
@@ -119,11 +111,11 @@ def refused(running: RunningDaemon, *options: str, client: str, server: str | No
             logged(running, "outcome=failed", f"role={role}", reason)
 
 
-serve()
 make_keyring("of-the-host")
 
 with daemon(name="first") as running:
     serving(running)
+    serve()  # the keyring .nvme comes with the modules, behind the daemon
     for hmac, cipher in ((1, "AES_128_GCM_SHA256"), (2, "AES_256_GCM_SHA384")):
         insert_key("00112233445566778899aabbccddeeff" * (hmac + 1), hmac=hmac, identity=1)
         with connected() as device:

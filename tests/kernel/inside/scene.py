@@ -106,7 +106,17 @@ def write_and_read(directory: Path) -> None:
     assert (directory / "answer").read_bytes() == content[::-1]
 
 
-def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -> RunningDaemon:
+def make_keyring(name: str) -> None:
+    """A keyring like ``.nvme``: root may do everything with it, and has it only when it links it."""
+    serial = must("keyctl", "newring", name, "@s").strip()
+    must("keyctl", "setperm", serial, "0x3f3f0000")
+    must("keyctl", "link", serial, "@u")
+    must("keyctl", "unlink", serial, "@s")
+
+
+def daemon(
+    configuration: str = "", *, name: str = "daemon", workers: int = 1, options: tuple[str, ...] = ()
+) -> RunningDaemon:
     """A daemon that answers the kernel, not started yet."""
     directory = HERE / name
     directory.mkdir(exist_ok=True)
@@ -115,7 +125,7 @@ def daemon(configuration: str = "", *, name: str = "daemon", workers: int = 1) -
     running = RunningDaemon(
         directory,
         workers=workers,
-        options=("--kernel", f"--configuration={file}"),
+        options=("--kernel", f"--configuration={file}", *options),
         launcher=("keyctl", "session", "-"),  # what others have in their session's keyring is not in its reach
     )
     atexit.register(_show, running)
