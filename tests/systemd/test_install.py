@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -58,16 +59,25 @@ def test_nothing_to_take_away_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_and_the_sdist_hold_all_files(tmp_path: Path) -> None:
+def test_the_source_distribution_lacks_no_file_and_makes_the_wheel(tmp_path: Path) -> None:
+    """As a release is made: from a copy of what is checked in."""
+    checkout = tmp_path / "checkout"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, check=True, capture_output=True, text=True)
+    tracked = listed.stdout.rstrip("\0").split("\0")
+    for name in tracked:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / name, checkout / name, follow_symlinks=False)
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={tmp_path}", str(CHECKOUT)],
-        check=True,
+        [sys.executable, "-m", "build", f"--outdir={tmp_path}", str(checkout)], check=True, capture_output=True
     )
-    [wheel] = tmp_path.glob("*.whl")
+    [source] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name for name in tracked if not (CHECKOUT / name).is_dir()} <= packed  # systemd/ is a link to a directory
+    assert "systemd/handshaked.service" in packed
+    [wheel] = tmp_path.glob("*.whl")  # which was made out of the source distribution
     names = set(zipfile.ZipFile(wheel).namelist())
-    for path in (CHECKOUT / "handshaked").rglob("*"):
-        if path.is_file() and path.suffix != ".pyc":
-            assert str(path.relative_to(CHECKOUT)) in names
+    assert {name for name in tracked if name.startswith("handshaked/")} <= names
 
 
 @pytest.mark.parametrize("shell", SHELLS)
