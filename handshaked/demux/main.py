@@ -17,9 +17,9 @@ from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatch import Bounds
 from handshaked.demux.port import open_shared
 from handshaked.demux.relay import RelayBounds
-from handshaked.demux.systemd import inherited_sockets
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.process import LEVELS, forbid_core_dumps, start_logging
+from handshaked.systemd import inherited_sockets
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    inherited = inherited_sockets()
+    inherited = [sock for _, sock in inherited_sockets()]
     shared = [sock for sock in inherited if sock.family != socket.AF_UNIX]
     listeners = [sock for sock in inherited if sock.family == socket.AF_UNIX]
     lock = None if listeners else _lock(arguments.socket)
