@@ -72,10 +72,9 @@ class Followers:
         generation = arguments.number("generation", 0, limit=_MOST)
         after = arguments.number("after", 0, limit=_MOST)
         arguments.end()
-        if not generation:
-            self._confirmed.pop(follower, None)
-            return self._page(after)
         self._confirm(follower, generation)
+        if not generation:
+            return self._page(after)
         if generation == self._snapshot.generation:
             await self._wait()
         return self._since(generation)

@@ -78,6 +78,23 @@ def test_who_asks_late_gets_all_changes_since() -> None:
     asyncio.run(scenario())
 
 
+def test_a_change_was_published_before_a_follower_had_what_it_was_reading() -> None:
+    async def scenario() -> None:
+        snapshot = Snapshot([registration(1)], 1)
+        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
+        await ask(followers)
+        publishing = asyncio.create_task(followers.publish(snapshot.with_changes([registration(2)], [], 2)))
+        await asyncio.sleep(0)
+        assert not publishing.done()
+        answer = await ask(followers, generation=1)
+        assert (named(answer), answer["generation"]) == (["number-2"], 2)
+        confirming = asyncio.create_task(ask(followers, generation=2))
+        await publishing
+        confirming.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_strangers_may_not_follow() -> None:
     async def scenario() -> None:
         await ask(Followers(Snapshot(), frozenset({FOLLOWER.uid})), Caller(1000))
