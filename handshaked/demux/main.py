@@ -68,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Share UDP ports among QUIC servers, by the server names and protocols they registered.",
     )
     parser.add_argument("--version", action="version", version=f"handshaked-demux {__version__}")
+    _add_places(parser)
+    _add_bounds(parser)
+    parser.add_argument("--status", action="store_true", help="show the counters of the one that runs, and exit")
+    parser.add_argument("--log-level", choices=LEVELS, default="info")
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen",
         action="append",
@@ -87,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         default=directories.daemon_directory() / directories.CONTROL_SOCKET,
         help="handshaked's control socket",
     )
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-from",
         type=int,
@@ -102,9 +113,6 @@ def _parser() -> argparse.ArgumentParser:
         help="sockets connected to clients beyond which the shared one is used; docs/demux.md says what it costs",
     )
     parser.add_argument("--idle-timeout", type=float, default=RelayBounds().idle_seconds, metavar="SECONDS")
-    parser.add_argument("--status", action="store_true", help="show the counters of the one that runs, and exit")
-    parser.add_argument("--log-level", choices=LEVELS, default="info")
-    return parser
 
 
 def _address(text: str) -> Address:
