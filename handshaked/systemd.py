@@ -7,23 +7,33 @@ import time
 _FIRST_DESCRIPTOR = 3
 
 
-def listening_sockets() -> dict[str, socket.socket]:
-    """The sockets that systemd has opened for this process: by the name of their unit's file descriptor, and those
-    that are bound to a path by the last part of the path too. The environment forgets them.
+def inherited_sockets() -> list[tuple[str, socket.socket]]:
+    """The sockets that systemd has opened for this process, in the order of its units, each with the name that its
+    unit gives it (empty: none). The environment forgets them.
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()):
-        return {}
-    found: dict[str, socket.socket] = {}
+        return []
+    found = []
     for index in range(int(count)):
         sock = socket.socket(fileno=_FIRST_DESCRIPTOR + index)
         sock.set_inheritable(False)
+        found.append((names[index] if index < len(names) else "", sock))
+    return found
+
+
+def listening_sockets() -> dict[str, socket.socket]:
+    """The sockets that systemd has opened for this process: those that are bound to a path by its last part, others by
+    the name that their unit gives them. The environment forgets them.
+    """
+    found: dict[str, socket.socket] = {}
+    for name, sock in inherited_sockets():
         address = sock.getsockname()
         if isinstance(address, str) and address:
             found[os.path.basename(address)] = sock
-        elif index < len(names):
-            found[names[index]] = sock
+        elif name:
+            found[name] = sock
     return found
 
 

@@ -9,6 +9,7 @@ from handshaked.cli import completion, doctor, install, manual, probe, registrat
 from handshaked.command_line import RecordingParser
 
 Run = Callable[[argparse.Namespace], int]
+Command = Callable[..., RecordingParser]
 
 
 def command_line() -> RecordingParser:
@@ -31,6 +32,18 @@ def command_line() -> RecordingParser:
             sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
+    _add_commands_on_registrations(command)
+    _add_commands_that_watch(command)
+    command("doctor", doctor.doctor, "look for what is wrong, and say how to mend it")
+    _add_commands_on_grants(command)
+    _add_install_options(command, manual.manual)
+    _add_import_options(
+        command("import-tlshd", tlshd.import_tlshd, "take over the configuration of tlshd", daemon=False)
+    )
+    return parser
+
+
+def _add_commands_on_registrations(command: Command) -> None:
     _add_register_options(
         command("register", registrations.register, "register certificates for server names and ALPNs")
     )
@@ -39,8 +52,11 @@ def command_line() -> RecordingParser:
     _add_name(command("show", registrations.show, "show one registration"))
     _add_explain_options(command("explain", registrations.explain, "tell what a ClientHello would get, and why"))
     _add_test_options(command("test", probe.test, "do a real handshake for a registration"))
-    command("status", watching.status, "show how the daemon does; exit code 1 if something is wrong")
     command("reload", registrations.reload, "look at all certificate, key and drop-in files again")
+
+
+def _add_commands_that_watch(command: Command) -> None:
+    command("status", watching.status, "show how the daemon does; exit code 1 if something is wrong")
     sub = command("recent", watching.recent, "show the latest handshakes")
     sub.add_argument("--limit", type=int, default=20, metavar="N", help="how many, 20 unless given, at most 100")
     _add_filter(sub)
@@ -50,16 +66,13 @@ def command_line() -> RecordingParser:
     sub = command("top", watching.top, "show rates, latencies and failures")
     sub.add_argument("--once", action="store_true", help="print the numbers since the daemon's start, and end")
     sub.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between two looks")
-    command("doctor", doctor.doctor, "look for what is wrong, and say how to mend it")
+
+
+def _add_commands_on_grants(command: Command) -> None:
     _add_grant_options(command("grant", registrations.grant, "let a user register certain names"))
     sub = command("revoke", registrations.revoke, "take a grant back; what was registered by it stays")
     sub.add_argument("id", type=int, help="the grant's number")
     command("grants", registrations.grants, "list the grants you hold; for root, all of them")
-    _add_install_options(command, manual.manual)
-    _add_import_options(
-        command("import-tlshd", tlshd.import_tlshd, "take over the configuration of tlshd", daemon=False)
-    )
-    return parser
 
 
 def _add_import_options(sub: RecordingParser) -> None:
@@ -70,7 +83,7 @@ def _add_import_options(sub: RecordingParser) -> None:
     sub.add_argument("--print", action="store_true", help="print what would be written")
 
 
-def _add_install_options(command: Callable[..., RecordingParser], print_manual: Run) -> None:
+def _add_install_options(command: Command, print_manual: Run) -> None:
     for name, run, words in (
         ("install-systemd", install.install, "put units, users, D-Bus files, completions and manual pages in place"),
         ("uninstall-systemd", install.uninstall, "take them away again; settings and registrations stay"),

@@ -94,7 +94,6 @@ def gid_of(group: str) -> int:
 
 
 def _number(text: str) -> int:
-    number = int(text[:11])
-    if number >= 0xFFFFFFFF:
-        raise RefusedError(f"{text[:11]} is not a uid or gid")
-    return number
+    if len(text) > 10 or int(text) >= 0xFFFFFFFF:  # -1 stands for nobody
+        raise RefusedError(f"{text[:20]} is not a uid or gid")
+    return int(text)

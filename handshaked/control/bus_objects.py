@@ -83,6 +83,10 @@ class BusObjects:
         shown = self._own() if path == PATH else self._manager.shown(self._by_path[path])
         return {interface.name: {one.name: (one.signature, shown[one.key]) for one in interface.properties}}
 
+    def visible(self, caller: Caller) -> int:
+        """How many registrations `caller` may see."""
+        return sum(may_see(caller, one) for one in self._by_path.values())
+
     def managed(self, caller: Caller) -> dict[str, Interfaces]:
         """All objects that `caller` may see."""
         paths = [path for path in self._by_path if self.registration(path, caller) is not None]

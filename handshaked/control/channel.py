@@ -4,7 +4,8 @@ import array
 import json
 import os
 import socket
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from handshaked.errors import RefusedError
 
@@ -12,6 +13,7 @@ MAX_MESSAGE = 160 * 1024
 MAX_DESCRIPTORS = 48
 
 Message = dict[str, Any]
+T = TypeVar("T")
 
 
 def send_message(sock: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
@@ -45,6 +47,18 @@ def receive_message(sock: socket.socket) -> tuple[Message, tuple[int, ...]] | No
     except RefusedError:
         close_all(tuple(descriptors))
         raise
+
+
+def first_that_fit(items: Iterable[T], share: float = 0.75) -> list[T]:
+    """As many of `items`, which are JSON, as take that `share` of a message; one at least."""
+    found: list[T] = []
+    left = MAX_MESSAGE * share
+    for item in items:
+        left -= len(json.dumps(item, separators=(",", ":"))) + 1
+        if found and left < 0:
+            break
+        found.append(item)
+    return found
 
 
 def close_all(descriptors: tuple[int, ...]) -> None:

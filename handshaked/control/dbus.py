@@ -22,6 +22,7 @@ from handshaked import __version__
 from handshaked.control import dbus_interface as spec
 from handshaked.control.arguments import Arguments
 from handshaked.control.bus_objects import BusObjects, Interfaces, Properties
+from handshaked.control.bus_subscribers import BusSubscribers
 from handshaked.control.channel import close_all
 from handshaked.control.commands import Commands
 from handshaked.control.hub import Event, Subscription
@@ -35,9 +36,8 @@ log = logging.getLogger(__name__)
 OFF = "none"
 _RETRY_SECONDS = 15.0
 _MAX_CALLS = 64
-_MAX_SUBSCRIBERS = 32
+_MAX_OBJECTS = 5000
 _KNOWN_CALLERS = 256
-_SIGNALS_A_SECOND = 50
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _POLKIT = (
     "org.freedesktop.PolicyKit1",
@@ -70,7 +70,7 @@ class Bus:
         )
         self._bus: MessageBus | None = None
         self._callers: OrderedDict[str, Caller] = OrderedDict()
-        self._subscribers: dict[str, _Subscriber] = {}
+        self._subscribers = BusSubscribers(manager.hub, self._tell)
         self._tasks: set[asyncio.Task[None]] = set()
         manager.on_change.append(self._on_change)
         manager.hub.subscribe(Subscription(_ROOT, None, self._on_events))
@@ -120,8 +120,6 @@ class Bus:
                 await bus.wait_for_disconnect()
         except _FAILURES as error:
             log.debug("bus: %s", error)
-        for subscriber in self._subscribers.values():
-            subscriber.end()
         self._subscribers.clear()
         self._callers.clear()
         self._bus = None
@@ -135,7 +133,8 @@ class Bus:
     def _on_message(self, message: Message) -> bool:
         """Whether it is for us, which all method calls are."""
         if message.message_type is MessageType.SIGNAL and message.member == "NameOwnerChanged":
-            self._forget(message.body[0])
+            self._subscribers.remove(message.body[0])
+            self._callers.pop(message.body[0], None)
         if message.message_type is not MessageType.METHOD_CALL:
             return False
         if len(self._tasks) >= _MAX_CALLS:
@@ -169,6 +168,8 @@ class Bus:
         if message.interface == _PROPERTIES:
             return self._properties(message)
         if message.interface == _OBJECT_MANAGER and message.path == spec.PATH:
+            if self._objects.visible(caller) > _MAX_OBJECTS:  # the bus carries no such answer, and none would wait
+                raise _UnknownError("LimitsExceeded", f"there are over {_MAX_OBJECTS} objects: use handshakectl list")
             objects = {path: _packed(found) for path, found in self._objects.managed(caller).items()}
             return Message.new_method_return(message, "a{oa{sa{sv}}}", [objects])
         return await self._invoke(message, caller)
@@ -201,10 +202,13 @@ class Bus:
     async def _run(self, method: spec.Method, message: Message, caller: Caller) -> list[Any]:
         """What `method` returns."""
         if method.command == "subscribe":
-            self._subscribe(message.sender, caller, Arguments(_plain(message.body[0])))
+            arguments = Arguments(_plain(message.body[0]))
+            wanted = pull_filter(arguments)
+            arguments.end()
+            self._subscribers.add(message.sender, caller, wanted)
             return []
         if method.command == "unsubscribe":
-            self._forget(message.sender)
+            self._subscribers.remove(message.sender)
             return []
         asked: dict[str, Any] = {}
         if message.path != spec.PATH:
@@ -218,24 +222,8 @@ class Bus:
         result = await self._commands(method.command, caller, Arguments(asked), _files(message, method))
         return _returned(method, result)
 
-    def _subscribe(self, name: str, caller: Caller, arguments: Arguments) -> None:
-        wanted = pull_filter(arguments)
-        arguments.end()
-        self._forget(name)
-        if len(self._subscribers) >= _MAX_SUBSCRIBERS:
-            raise RefusedError(f"there are {_MAX_SUBSCRIBERS} subscribers already")
-        subscriber = _Subscriber(lambda event, left_out: self._tell(name, event, left_out))
-        subscriber.end = self._manager.hub.subscribe(Subscription(caller, wanted, subscriber.deliver))
-        self._subscribers[name] = subscriber
-
     def _tell(self, destination: str, event: Event, left_out: int) -> None:
-        if event["type"] == "handshake":
-            self._signal(spec.PATH, spec.MANAGER, "HandshakeFinished", "a{sv}u", [_pack(event), left_out], destination)
-
-    def _forget(self, name: str) -> None:
-        subscriber = self._subscribers.pop(name, None)
-        if subscriber is not None:
-            subscriber.end()
+        self._signal(spec.PATH, spec.MANAGER, "HandshakeFinished", "a{sv}u", [_pack(event), left_out], destination)
 
     def _on_events(self, events: list[Event]) -> None:
         for event in events:
@@ -320,31 +308,6 @@ class _UnknownError(HandshakedError):
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
-
-
-class _Subscriber:
-    """One that is told of handshakes, by `tell`, a limited number of times a second."""
-
-    def __init__(self, tell: Callable[[Event, int], None]) -> None:
-        self.end: Callable[[], object] = lambda: None
-        self._tell = tell
-        self._loop = asyncio.get_running_loop()
-        self._tokens = float(_SIGNALS_A_SECOND)
-        self._filled = self._loop.time()
-        self._left_out = 0
-
-    def deliver(self, events: list[Event]) -> None:
-        """Tell of `events`, or of as many as may be told."""
-        now = self._loop.time()
-        self._tokens = min(_SIGNALS_A_SECOND, self._tokens + (now - self._filled) * _SIGNALS_A_SECOND)
-        self._filled = now
-        for event in events:
-            if self._tokens < 1:
-                self._left_out += 1
-                continue
-            self._tokens -= 1
-            self._tell(event, self._left_out)
-            self._left_out = 0
 
 
 def _files(message: Message, method: spec.Method) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from typing import Any
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import uid_of
 from handshaked.control.loading import open_again
+from handshaked.control.places import Places
 from handshaked.control.policies import open_trust_again
 from handshaked.control.request import pull_request
 from handshaked.errors import RefusedError
@@ -90,6 +91,7 @@ def read_drop_ins(directory: Path) -> DropIns:
 
 def _read_file(path: Path, found: DropIns) -> None:
     text, owner = _content(path)
+    places = Places(text)
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -98,15 +100,15 @@ def _read_file(path: Path, found: DropIns) -> None:
         raise _PlaceError(line, _AT_LINE.sub("", str(error))) from None
     for key, tables in document.items():
         if key != TABLE or not isinstance(tables, dict):
-            raise _PlaceError(line_of(text, (key,)), f"write tables [{TABLE}.NAME] here, not {key!r}")
+            raise _PlaceError(places.line((key,)), f"write tables [{TABLE}.NAME] here, not {key!r}")
     for name, table in document.get(TABLE, {}).items():
         place = (TABLE, name)
-        where = f"{path}:{line_of(text, place)}"
+        where = f"{path}:{places.line(place)}"
         try:
             new = _registration(name, table, path, owner)
         except ArgumentError as error:
             key = error.name.replace("_", "-")
-            found.problems.append(Problem(f"{path}:{line_of(text, (*place, key))}", str(error).replace("_", "-"), name))
+            found.problems.append(Problem(f"{path}:{places.line((*place, key))}", str(error).replace("_", "-"), name))
         except (OSError, RefusedError) as error:
             reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
             found.problems.append(Problem(where, reason, name))
@@ -158,50 +160,4 @@ def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistrat
     request = pull_request(arguments)
     arguments.end()
     credentials = [open_again(source, owner) for source in request.sources]
-    return request.with_credentials(credentials, open_trust_again(request.trust), owner, str(path))
-
-
-def line_of(text: str, path: tuple[str, ...]) -> int:
-    """The line of the TOML document `text` where the key `path` begins; that of what holds it if it is not there."""
-    lines = text.split("\n")
-    while path and not _holds(_parsed(lines, len(lines)), path):
-        path = path[:-1]
-    if not path:
-        return 1
-    low, high = 0, len(lines)  # the first `high` lines hold it, the first `low` do not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _holds(_parsed(lines, middle), path):
-            high = middle
-        else:
-            low = middle
-    start = _complete(lines, low)
-    while not lines[start].strip() or lines[start].lstrip().startswith("#"):
-        start += 1
-    return start + 1
-
-
-def _complete(lines: list[str], count: int) -> int:
-    """How many of the first `count` lines are whole entries."""
-    while count and _try(lines, count) is None:
-        count -= 1
-    return count
-
-
-def _parsed(lines: list[str], count: int) -> dict[str, Any]:
-    return _try(lines, _complete(lines, count)) or {}
-
-
-def _try(lines: list[str], count: int) -> dict[str, Any] | None:
-    try:
-        return tomllib.loads("\n".join(lines[:count]))
-    except tomllib.TOMLDecodeError:
-        return None
-
-
-def _holds(document: Any, path: tuple[str, ...]) -> bool:
-    for key in path:
-        if not isinstance(document, dict) or key not in document:
-            return False
-        document = document[key]
-    return True
+    return request.with_credentials(credentials, open_trust_again(request.trust, owner), owner, str(path))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handshaked.control.arguments import Arguments
+from handshaked.control.channel import first_that_fit
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.registry.registration import Registration
@@ -72,10 +73,9 @@ class Followers:
         generation = arguments.number("generation", 0, limit=_MOST)
         after = arguments.number("after", 0, limit=_MOST)
         arguments.end()
-        if not generation:
-            self._confirmed.pop(follower, None)
-            return self._page(after)
         self._confirm(follower, generation)
+        if not generation:
+            return self._page(after)
         if generation == self._snapshot.generation:
             await self._wait()
         return self._since(generation)
@@ -96,11 +96,8 @@ class Followers:
     def _page(self, after: int) -> Result:
         others = (one for one in self._snapshot.registrations if one.id > after and _is_of_interest(one))
         ordered = sorted(others, key=lambda one: one.id)
-        return {
-            "generation": self._snapshot.generation,
-            "registrations": [_shown(one) for one in ordered[:PAGE]],
-            "more": len(ordered) > PAGE,
-        }
+        page = first_that_fit(_shown(one) for one in ordered[:PAGE])
+        return {"generation": self._snapshot.generation, "registrations": page, "more": len(ordered) > len(page)}
 
     def _since(self, generation: int) -> Result:
         """The changes since `generation`; null when they are too many, or forgotten: the follower starts anew."""
@@ -114,13 +111,10 @@ class Followers:
                 removed |= set(change.removed)
         if not known or len(changed) > PAGE or len(removed) > 10 * PAGE:
             return {"generation": None}
-        return {
-            "generation": self._snapshot.generation,
-            "registrations": [
-                _shown(one) for one in changed.values() if one.id not in removed and _is_of_interest(one)
-            ],
-            "removed": sorted(removed),
-        }
+        shown = [_shown(one) for one in changed.values() if one.id not in removed and _is_of_interest(one)]
+        if len(first_that_fit(shown)) < len(shown):
+            return {"generation": None}
+        return {"generation": self._snapshot.generation, "registrations": shown, "removed": sorted(removed)}
 
 
 def _is_of_interest(registration: Registration) -> bool:

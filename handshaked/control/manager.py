@@ -18,6 +18,7 @@ from handshaked.control.authority import (
     require_owner,
     uid_of,
 )
+from handshaked.control.channel import first_that_fit
 from handshaked.control.hub import Filter, Hub
 from handshaked.control.loading import load_all, paths_of
 from handshaked.control.policies import load_trust
@@ -33,6 +34,7 @@ from handshaked.registry.store import CredentialDetails, Store
 log = logging.getLogger(__name__)
 
 PAGE = 200
+_LIST_SHARE = 0.25  # of a message, for a list of things that nobody asks for page by page
 EXPIRY_WARNING_DAYS = 14
 _DAY = 86400
 
@@ -89,7 +91,8 @@ class Manager:
         after = arguments.optional_text("after") or ""
         arguments.end()
         visible = [one for one in self.visible(caller) if one.name > after]
-        return {"registrations": [self.shown(one) for one in visible[:PAGE]], "more": len(visible) > PAGE}
+        page = first_that_fit(self.shown(one) for one in visible[:PAGE])
+        return {"registrations": page, "more": len(visible) > len(page)}
 
     def show(self, caller: Caller, arguments: Arguments) -> Result:
         """One registration with its credentials."""
@@ -138,7 +141,7 @@ class Manager:
         renewed, errors = await self.renewal.reload()
         await self._publish(self.snapshot)  # workers have files of their own to look at
         log.info("reloaded: %d registrations renewed, %d errors", len(renewed), len(errors))
-        return {"renewed": renewed, "errors": errors}
+        return {"renewed": _first(renewed), "errors": _first(errors)}
 
     def grant(self, caller: Caller, arguments: Arguments) -> Result:
         """Let a user, or the members of a group, register certain names on their own."""
@@ -189,8 +192,8 @@ class Manager:
         ]
         return {
             "registrations": sum(not one.internal for one in self.snapshot.registrations),
-            "problems": list(self.renewal.problems.values()) if is_administrator(caller) else [],
-            "expiring": expiring[:PAGE],
+            "problems": _first(list(self.renewal.problems.values())) if is_administrator(caller) else [],
+            "expiring": first_that_fit(expiring[:PAGE], _LIST_SHARE),
             "handshakes": {"succeeded": self.hub.tally.succeeded, "failed": self.hub.tally.failed},
         }
 
@@ -278,6 +281,12 @@ def pull_filter(arguments: Arguments) -> Filter:
         role=arguments.optional_text("role"),
         server_name=arguments.optional_text("server_name"),
     )
+
+
+def _first(words: list[str]) -> list[str]:
+    """As much of `words` as fits into an answer; the log has all of them."""
+    shown = first_that_fit(words, _LIST_SHARE)
+    return shown if len(shown) == len(words) else [*shown, f"and {len(words) - len(shown)} more, see the log"]
 
 
 def _shown_grant(grant: Grant) -> Result:

@@ -1,10 +1,12 @@
 """How handshakes of a registration are to be run, as it is asked for: settings by their names, and files of trust."""
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from handshaked.control.arguments import ArgumentError, Arguments
+from handshaked.control.loading import resolved
 from handshaked.errors import RefusedError
 from handshaked.model import CipherSuite, Group
 from handshaked.registry.authorisation import parse_rule
@@ -83,11 +85,19 @@ def load_trust(source: TrustSource, descriptors: tuple[int, ...]) -> NewTrust | 
     return NewTrust(contents[0], revocations, source.anchors, source.revocations)
 
 
-def open_trust_again(source: TrustSource) -> NewTrust | None:
-    """What lies in the files of `source` now. OSError or RefusedError if it cannot be used."""
+def open_trust_again(source: TrustSource, owner: int) -> NewTrust | None:
+    """What lies in the files of `source` now. OSError or RefusedError if it cannot be used.
+
+    The daemon may read more than the owner may: files that are neither the owner's nor everyone's to read do not work.
+    """
     descriptors: list[int] = []
     try:
-        descriptors += [os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) for path in source.paths]
+        for path in source.paths:
+            descriptor = os.open(resolved(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptors.append(descriptor)
+            status = os.fstat(descriptor)
+            if owner not in (0, os.geteuid(), status.st_uid) and not status.st_mode & stat.S_IROTH:
+                raise RefusedError(f"{path}: belongs to another user than the registration; register again")
         return load_trust(source, tuple(descriptors))
     finally:
         for descriptor in descriptors:

@@ -181,7 +181,7 @@ class Renewal:
         return True
 
     def _renew_trust(self, registration: Registration, source: TrustSource) -> bool:
-        trust = open_trust_again(source)
+        trust = open_trust_again(source, registration.owner)
         if trust is None or (trust.anchors, trust.revocations) == self._store.trust(registration.policy.client_trust):
             return False
         self._store.replace_trust(registration, trust)

@@ -113,7 +113,7 @@ class ControlServer:
                     answer = await self._answer_to(caller, message, descriptors)
                 finally:
                     close_all(descriptors)
-                _send(sock, answer)
+                _answer(sock, answer)
 
     async def _answer_to(self, caller: Caller, message: Message, descriptors: tuple[int, ...]) -> Message:
         try:
@@ -161,6 +161,16 @@ async def _readable(sock: socket.socket, seconds: float | None) -> bool:
     finally:
         loop.remove_reader(sock)
     return True
+
+
+def _answer(sock: socket.socket, answer: Message) -> None:
+    """Send `answer`; who waits for one that cannot be sent gets the reason instead."""
+    try:
+        send_message(sock, answer)
+    except RefusedError as error:
+        _send(sock, {"error": f"the answer cannot be given: {error}"})
+    except OSError as error:
+        log.debug("an answer could not be sent: %s", error)
 
 
 def _send(sock: socket.socket, message: Message) -> bool:

@@ -33,11 +33,14 @@ class Watchdog:
         await self._check_workers()
         failure = await self._self_test()
         if failure is None:
+            states = {"WATCHDOG": "1"}
             if self.state not in ("ok", NOT_YET):
                 log.info("the self-test is done again")
+                states["STATUS"] = "the self-test is done again"
             self.state = "ok"
-            notify(WATCHDOG="1")
+            notify(**states)
         else:
             if self.state != failure:
                 log.error("the self-test failed: %s", failure)
             self.state = failure
+            notify(STATUS=f"the self-test failed: {failure}")

@@ -53,6 +53,9 @@ class AcceptBounds:
 
     connections: int = 4096
     connections_per_user: int = 256
+    held_per_user: int = 2048
+    """Sockets that a user's applications may say they hold from before a restart: beyond a number of all of them,
+    everybody's connections are relayed."""
 
 
 class Application:
@@ -230,7 +233,8 @@ class Applications:
             self._by_registration.setdefault(listen.registration, []).append(application)
         if application.route is None:
             application.route = self._routes.give(application, listen.route)
-        application.held = max(application.held, listen.held)
+        claimed = sum(one.held for one in self._all if one.caller.uid == application.caller.uid) - application.held
+        application.held = max(application.held, min(listen.held, self._bounds.held_per_user - claimed))
         self._send(application, push_listening(sequence, Listening(listen.registration, application.route)))
         log.info("%s (pid %d) serves %s", application.caller, application.caller.pid, listen.registration)
         self._events.on_served(listen.registration)

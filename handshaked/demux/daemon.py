@@ -18,15 +18,16 @@ from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEve
 from handshaked.demux.addresses import Address, parse_address, show_address, source_of
 from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
 from handshaked.demux.following import RegistryFollower
+from handshaked.demux.latest import Latest
 from handshaked.demux.port import Local, SharedPort
 from handshaked.demux.relay import Relay, RelayBounds, Relays
 from handshaked.demux.routes import Routes
-from handshaked.demux.systemd import notify
 from handshaked.errors import Status, WireError
 from handshaked.quic.answers import CONNECTION_REFUSED, push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
+from handshaked.systemd import notify
 from handshaked.wire import demux as wire
 from handshaked.wire.family import printable
 
@@ -38,6 +39,7 @@ _PASSED_PER_SECOND = 2000
 # Behind a restart applications need a moment to come back: connections for them wait, at most that long and many.
 _GRACE_SECONDS = 1.5
 _MAX_WAITING = 4096
+_MAX_RECENT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Demux:
             ApplicationEvents(self._open_path, self._deliver_waiting, self.metrics),
         )
         self._follower = RegistryFollower(settings.control_socket, self._take_over)
-        self._recent: dict[Local, dict[Address, Application | Relay]] = {}
+        self._recent: dict[Local, Latest[Address, Application | Relay]] = {}
+        self._moved: Latest[tuple[Local, Address], Application] = Latest(_MAX_RECENT)
         self._shared = shared
         self._ports: list[SharedPort] = []
         self._waiting: dict[tuple[Address, bytes], tuple[Deliver, Local]] = {}
@@ -84,7 +87,7 @@ class Demux:
         following = asyncio.create_task(self._follower.run())
         sweeping = asyncio.create_task(self._sweep())
         await stop.wait()
-        notify("STOPPING=1")
+        notify(STOPPING="1")
         for task in (following, sweeping):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -118,7 +121,7 @@ class Demux:
             ]
             self._applications.open()
             log.info("serving %s", ", ".join(show_address(port.address) for port in self._ports))
-            notify("READY=1")
+            notify(READY="1")
             self._grace_ends = self._loop.time() + _GRACE_SECONDS
             self._loop.call_at(self._grace_ends, self._deliver_waiting)
 
@@ -133,7 +136,8 @@ class Demux:
     # Datagrams of no flow that has a socket.
 
     def _receive(self, local: Local, datagram: bytes, peer: Address) -> None:
-        target = self._recent.get(local, {}).get(peer) or self._relays.crowded(local, peer)
+        recent = self._recent.get(local)
+        target = (recent and recent.get(peer)) or self._relays.crowded(local, peer)
         if target is not None and datagram:
             self._pass(local, datagram, peer, target)
             return
@@ -182,10 +186,11 @@ class Demux:
             self._counts["dropped/unknown"] += 1
             return
         self._counts["datagrams/passed"] += 1
+        self._moved[local, peer] = application
         self._pass(local, datagram, peer, application)
 
     def _remember(self, local: Local, peer: Address, target: Application | Relay) -> None:
-        self._recent.setdefault(local, {})[peer] = target
+        self._recent.setdefault(local, Latest(_MAX_RECENT))[peer] = target
 
     # New connections.
 
@@ -280,13 +285,17 @@ class Demux:
         except ValueError as error:
             raise WireError(str(error), attribute="peer") from None
         local = next((found for port in self._ports if (found := port.local(address)) is not None), None)
-        end = None if local is None else self._open_end(local, peer, relayed=self._applications.relayed(application))
-        if local is None or end is None:
+        if local is None or self._moved.get((local, peer)) is not application:
+            # A socket for somebody else's client would cut that connection.
+            raise WireError("no datagram of yours came from there", status=Status.REFUSED, attribute="peer")
+        end = self._open_end(local, peer, relayed=self._applications.relayed(application))
+        if end is None:
             raise WireError("no socket can be had for that path", status=Status.NO_SUCH, attribute="peer")
         sock, relay = end
         with sock:
             flow = wire.Flow(path.peer, path.local, relayed=relay is not None)
             if self._applications.hand_over(application, sequence, flow, sock):
+                del self._moved[local, peer]
                 self._counts["flows/moved"] += 1
                 self._remember(local, peer, relay or application)
 

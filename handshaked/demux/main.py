@@ -17,9 +17,9 @@ from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatch import Bounds
 from handshaked.demux.port import open_shared
 from handshaked.demux.relay import RelayBounds
-from handshaked.demux.systemd import inherited_sockets
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.process import LEVELS, forbid_core_dumps, start_logging
+from handshaked.systemd import inherited_sockets
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    inherited = inherited_sockets()
+    inherited = [sock for _, sock in inherited_sockets()]
     shared = [sock for sock in inherited if sock.family != socket.AF_UNIX]
     listeners = [sock for sock in inherited if sock.family == socket.AF_UNIX]
     lock = None if listeners else _lock(arguments.socket)
@@ -68,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Share UDP ports among QUIC servers, by the server names and protocols they registered.",
     )
     parser.add_argument("--version", action="version", version=f"handshaked-demux {__version__}")
+    _add_places(parser)
+    _add_bounds(parser)
+    parser.add_argument("--status", action="store_true", help="show the counters of the one that runs, and exit")
+    parser.add_argument("--log-level", choices=LEVELS, default="info")
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen",
         action="append",
@@ -87,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         default=directories.daemon_directory() / directories.CONTROL_SOCKET,
         help="handshaked's control socket",
     )
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-from",
         type=int,
@@ -102,9 +113,6 @@ def _parser() -> argparse.ArgumentParser:
         help="sockets connected to clients beyond which the shared one is used; docs/demux.md says what it costs",
     )
     parser.add_argument("--idle-timeout", type=float, default=RelayBounds().idle_seconds, metavar="SECONDS")
-    parser.add_argument("--status", action="store_true", help="show the counters of the one that runs, and exit")
-    parser.add_argument("--log-level", choices=LEVELS, default="info")
-    return parser
 
 
 def _address(text: str) -> Address:

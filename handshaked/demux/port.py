@@ -65,7 +65,11 @@ class Local:
     def open_flow(self, peer: Address) -> socket.socket | None:
         """A socket of its own for `peer`; None if the system would not answer from this address, or has none left."""
         family = family_of(self.address)
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            log.debug("no socket for %s: %s", show_address(peer), error)
+            return None
         try:
             _share(sock)
             sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", self.address[1]))  # noqa: S104 - see above

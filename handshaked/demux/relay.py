@@ -211,7 +211,7 @@ class Relays:
             relay.front.close()
             self._connected -= 1
         else:
-            del self._crowd[(relay.local, relay.peer)]
+            self._crowd.pop((relay.local, relay.peer), None)
         self._embryonic.pop(relay, None)
         origin = relay.origin or relay
         origin.paths -= 1
@@ -234,7 +234,9 @@ class Relays:
         return oldest is not None
 
     def _add(self, relay: Relay, source: str, now: float) -> Relay:
-        self._crowd.pop((relay.local, relay.peer), None)
+        former = self._crowd.get((relay.local, relay.peer))
+        if former is not None:
+            self.close(former)  # it would hear nothing any more
         if self._connected < self._bounds.connected:
             relay.front = relay.local.open_flow(relay.peer)
         self._now = relay.last = now
@@ -294,7 +296,7 @@ class Relays:
                 continue  # as if lost on the way
 
     def _fail(self, relay: Relay) -> None:
-        if relay.established:
+        if relay.established or relay not in self._relays:
             return  # a server that restarts; the flow becomes idle if it does not come back
         self.on_unreachable(relay)
         self.close(relay)

@@ -115,6 +115,6 @@ def test_users_by_name_and_number() -> None:
     assert uid_of("root") == uid_of("0") == 0
     assert caller_named("kernel") == KERNEL
     assert 0 in caller_named("root").gids
-    for user in ("no-such-user", "4294967295", "9" * 5000):
+    for user in ("no-such-user", "4294967295", "9" * 5000, "0" * 11 + "5000"):
         with pytest.raises(RefusedError):
             uid_of(user)

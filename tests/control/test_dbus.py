@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from handshaked.control.dbus_interface import introspection, object_path
+from handshaked.directories import DATABASE
+from handshaked.registry.credentials import load_pem
+from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.bus import RunningBus
@@ -205,6 +208,29 @@ def test_polkit_may_allow_what_the_rules_deny(
         assert daemon.ask("show", name="app")["registration"]["owner"] == USER
     else:
         assert answer["error"] == reload["error"] == DENIED
+
+
+def test_all_objects_at_once_were_more_than_the_bus_carries(
+    bus: RunningBus, public_directory: Path, files: Issued
+) -> None:
+    """The bus would have ended the connection; and nobody else was answered meanwhile."""
+    credential = load_pem(files.certificate.read_bytes(), files.key.read_bytes())
+    options = ("--no-kernel", f"--bus={bus.address}")
+    with RunningDaemon(public_directory, options=options) as daemon:
+        store = Store(daemon.state_directory / DATABASE)
+    store.register_all(
+        NewRegistration(f"r{number}", USER, (f"h{number}.example.com",), (b"h3",), ((credential, Source()),))
+        for number in range(5001)
+    )
+    store.close()
+    managed = step("GetManagedObjects", interface="org.freedesktop.DBus.ObjectManager")
+    with daemon:
+        daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
+        refused, status = bus.call_as(USER, managed, step("Status"))
+        [nothing] = bus.call_as(OTHER, managed)
+    assert refused["error"] == "org.freedesktop.DBus.Error.LimitsExceeded"
+    assert status[0]["registrations"] == 5001
+    assert list(nothing[0]) == ["/org/handshaked/Handshaked1"]
 
 
 def test_malformed_calls_are_answered(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:

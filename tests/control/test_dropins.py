@@ -1,13 +1,15 @@
 """Drop-in files: what they ask for, and that every error names its file and line."""
 
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.control.dropins import line_of, read_drop_ins
+from handshaked.control.dropins import read_drop_ins
+from handshaked.control.places import Places, line_of
 from handshaked.testing.authority import Issued
 from tests.conftest import Issue
 
@@ -141,3 +143,50 @@ def test_lines_of_keys(path: tuple[str, ...], line: int) -> None:
 def test_any_text_gives_a_line(lines: list[str]) -> None:
     text = "\n".join(lines)
     assert 1 <= line_of(text, ("a", "b")) <= text.count("\n") + 1
+
+
+TABLES = """\
+[registration.one]
+alpns = [
+["h3"],
+]
+[[registration.one.credentials]]
+key = "k"
+
+[registration]
+two.alpns = ["h3"]
+[registration.'three']
+text = '''
+[registration.four]
+alpns = 1
+'''
+alpns = 2
+[registration.four]
+alpns = 3
+"""
+
+
+@pytest.mark.parametrize(
+    "keys", ["one", "one alpns", "one credentials", "two", "two alpns", "three alpns", "four alpns"]
+)
+def test_the_places_in_a_part_are_those_in_the_whole(keys: str) -> None:
+    path = ("registration", *keys.split())
+    assert Places(TABLES).line(path) == line_of(TABLES, path)
+
+
+def test_many_registrations_in_a_file_took_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each place was looked for in the whole file, which was parsed ten times for that. What is parsed is counted."""
+    parsed = 0
+    loads = tomllib.loads
+
+    def counted(text: str) -> dict:
+        nonlocal parsed
+        parsed += len(text)
+        return loads(text)
+
+    text = "".join(f'[registration.n{number}]\nalpns = [""]\n' for number in range(500))
+    (tmp_path / "many.toml").write_text(text)
+    (tmp_path / "many.toml").chmod(0o644)
+    monkeypatch.setattr(tomllib, "loads", counted)
+    assert len(read_drop_ins(tmp_path).problems) == 500
+    assert parsed < 40 * len(text)

@@ -1,11 +1,13 @@
 """Followers: all registrations, then what changes, and that they have taken it over. Never a key."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from handshaked.control.arguments import Arguments
+from handshaked.control.channel import MAX_MESSAGE
 from handshaked.control.following import PAGE, Followers
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
@@ -74,6 +76,49 @@ def test_who_asks_late_gets_all_changes_since() -> None:
         answer = await ask(followers, generation=1)
         assert (named(answer), answer["removed"], answer["generation"]) == (["number-3"], [2], 3)
         assert (await ask(followers, generation=99))["generation"] is None
+
+    asyncio.run(scenario())
+
+
+def test_a_change_was_published_before_a_follower_had_what_it_was_reading() -> None:
+    async def scenario() -> None:
+        snapshot = Snapshot([registration(1)], 1)
+        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
+        await ask(followers)
+        publishing = asyncio.create_task(followers.publish(snapshot.with_changes([registration(2)], [], 2)))
+        await asyncio.sleep(0)
+        assert not publishing.done()
+        answer = await ask(followers, generation=1)
+        assert (named(answer), answer["generation"]) == (["number-2"], 2)
+        confirming = asyncio.create_task(ask(followers, generation=2))
+        await publishing
+        confirming.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_registrations_of_many_long_names_did_not_fit_into_an_answer() -> None:
+    """Whoever had a grant could keep the demultiplexer from learning anything."""
+
+    async def scenario() -> None:
+        def long(identity: int) -> Registration:
+            return registration(identity, *(f"{'x' * 60}.{number}.{'y' * 60}.{identity}.com" for number in range(100)))
+
+        snapshot = Snapshot(map(long, range(1, 101)), 1)
+        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
+        found: list[str] = []
+        more, after = True, 0
+        while more:
+            answer = await ask(followers, after=after)
+            assert len(json.dumps(answer)) < MAX_MESSAGE
+            found += named(answer)
+            more, after = answer["more"], answer["registrations"][-1]["id"]
+        assert len(found) == 100
+        waiting = asyncio.create_task(ask(followers, generation=1))
+        await asyncio.sleep(0)
+        publishing = asyncio.create_task(followers.publish(snapshot.with_changes(map(long, range(1, 101)), [], 2)))
+        assert (await waiting)["generation"] is None
+        publishing.cancel()
 
     asyncio.run(scenario())
 

@@ -1,6 +1,7 @@
 """Registrations follow their files: renewals are taken over by themselves, whole pairs only; drop-ins come and go."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -167,11 +168,17 @@ def test_a_link_to_somebody_elses_key_is_not_followed(
     assert served(daemon, "app") == digest(mine)
 
 
-def drop_in(daemon: RunningDaemon, name: str, issued: Issued, server_name: str = NAME, owner: str = "") -> Path:
+def drop_in(
+    daemon: RunningDaemon, name: str, issued: Issued, server_name: str = NAME, owner: str = "", more: str = ""
+) -> Path:
     """Put a drop-in file in place, whole."""
     daemon.drop_ins.mkdir(parents=True, exist_ok=True)
     path = daemon.drop_ins / f"{name}.toml"
-    text = DROP_IN.format(name=name, server_name=server_name, issued=issued) + (f'owner = "{owner}"\n' if owner else "")
+    text = (
+        DROP_IN.format(name=name, server_name=server_name, issued=issued)
+        + (f'owner = "{owner}"\n' if owner else "")
+        + more
+    )
     new = path.with_suffix(".new")
     new.write_text(text)
     new.chmod(0o644)
@@ -181,6 +188,34 @@ def drop_in(daemon: RunningDaemon, name: str, issued: Issued, server_name: str =
 
 def names(daemon: RunningDaemon) -> list[str]:
     return [one["name"] for one in daemon.ask("list")["registrations"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+def test_what_only_others_may_read_became_ones_own_trust(
+    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
+) -> None:
+    issued, root = own_authority.issue(NAME), tmp_path / "root.pem"
+    root.write_bytes(own_authority.root.read_bytes())
+    for path in (issued.certificate, issued.key, root):
+        os.chown(path, 2, 2)
+    drop_in(daemon, "app", issued, owner="bin", more=f'client-auth = "request"\nclient-ca = "{root}"\n')
+    assert daemon.ask("reload")["errors"] == []
+    os.chown(root, 0, 0)
+    root.chmod(0o600)
+    assert any("belongs to another user" in error for error in daemon.ask("reload")["errors"])
+    root.chmod(0o644)
+    assert daemon.ask("reload")["errors"] == []
+
+
+def test_trust_was_not_found_among_the_services_credentials(
+    public_directory: Path, own_authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    shutil.copy(own_authority.root, tmp_path / "ca.pem")
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        trust = 'client-auth = "request"\nclient-ca = "$CREDENTIALS_DIRECTORY/ca.pem"\n'
+        drop_in(daemon, "web", own_authority.issue(NAME), more=trust)
+        assert daemon.ask("reload")["errors"] == []
 
 
 def test_drop_ins_come_change_and_go(daemon: RunningDaemon, own_authority: Authority) -> None:

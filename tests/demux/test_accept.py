@@ -5,17 +5,21 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from handshaked.errors import Alert
+from handshaked.demux.accepting import AcceptBounds
+from handshaked.demux.relay import RelayBounds
+from handshaked.errors import Alert, Status
 from handshaked.quic.answers import CONNECTION_REFUSED
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
-from handshaked.wire.demux import Listen, push_listen
+from handshaked.wire.demux import Listen, Listening, pull_from_demux, push_listen, push_path
+from handshaked.wire.demux import Path as FlowPath
+from handshaked.wire.messages import Refused
 from tests.demux.clients import Target, connected, echo, refusal, served
 from tests.demux.conftest import DEMUX_USER, FIRST_USER, SECOND_USER
 from tests.quic.initials import client_hello, crypto, initial
@@ -214,6 +218,41 @@ def test_an_application_that_does_not_read_keeps_its_clients_waiting(
             continue
         with pytest.raises(BlockingIOError):
             client.recv(2000, socket.MSG_DONTWAIT)
+
+
+@contextlib.contextmanager
+def application(demux: RunningDemux, listen: Listen) -> Iterator[socket.socket]:
+    """An application that has said what it serves, and was answered."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(30)
+        sock.connect(os.fspath(demux.socket))
+        sock.send(push_listen(1, listen))
+        ((_, answer),) = pull_from_demux(sock.recv(1000))
+        assert isinstance(answer, Listening)
+        yield sock
+
+
+@pytest.mark.parametrize("delivery", ["accept", "relay"])
+def test_an_application_was_given_sockets_for_clients_of_others(
+    delivery: str, demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    """Such a socket would hear the other's client, and cut its connection."""
+    register("smb", "smb.example.com", "smb", deliver=delivery)
+    with application(demux, Listen("smb")) as sock:
+        sock.send(push_path(2, FlowPath("127.0.0.1:9", f"127.0.0.1:{target.port}")))
+        ((sequence, answer),) = pull_from_demux(sock.recv(1000))
+    assert isinstance(answer, Refused)
+    assert (sequence, answer.error.status) == (2, Status.REFUSED)
+    assert demux.metrics()["relays"] == 0
+
+
+def test_an_application_could_have_everybody_relayed_by_saying_how_much_it_holds(
+    demux: RunningDemux, register: Callable[..., None]
+) -> None:
+    register("smb", "smb.example.com", "smb")
+    most = AcceptBounds().held_per_user
+    with application(demux, Listen("smb", held=1 << 24)), application(demux, Listen("smb", held=1 << 24)):
+        assert demux.metrics()["accepted_flows"] == most < RelayBounds().connected
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handshaked.demux.addresses import Address, parse_address, show_address, source_of
+from handshaked.demux.latest import Latest
 from handshaked.demux.routes import Routes
 from handshaked.demux.tokens import RetryTokens
 from handshaked.errors import RefusedError
@@ -96,3 +97,10 @@ def test_a_token_is_for_one_client_and_a_short_while() -> None:
 def test_other_tokens_open_to_nothing(token: bytes) -> None:
     assert RetryTokens().open(token, "192.0.2.1:1", b"retry", 0.0) is None
     assert RetryTokens().open(b"hsdx" + token, "192.0.2.1:1", b"retry", 0.0) is None
+
+
+def test_the_oldest_entry_goes_when_there_are_too_many() -> None:
+    latest: Latest[str, int] = Latest(2)
+    for key, value in (("a", 1), ("b", 2), ("a", 3), ("c", 4)):
+        latest[key] = value
+    assert list(latest.items()) == [("a", 3), ("c", 4)]

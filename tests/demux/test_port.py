@@ -1,6 +1,7 @@
 """The kernel's part: which socket gets a datagram, while sockets come and go under load."""
 
 import ctypes
+import resource
 import socket
 import threading
 from collections import Counter
@@ -130,6 +131,17 @@ def test_where_the_system_would_answer_from_elsewhere_there_is_no_flow(shared: R
     local = shared.port.local(("127.0.0.2", shared.port.address[1]))
     assert local is not None
     assert local.open_flow(("127.0.0.1", 9)) is None
+
+
+def test_without_descriptors_there_was_an_exception_for_each_client(shared: Reader, host: str) -> None:
+    local = shared.port.local((host, *shared.port.address[1:]))
+    assert local is not None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        assert local.open_flow((host, 9)) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_under_load_every_datagram_reaches_the_shared_socket_or_its_own_flow(shared: Reader, host: str) -> None:

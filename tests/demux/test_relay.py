@@ -182,6 +182,30 @@ def test_an_application_that_closes_its_end_ends_the_relay(stage: Stage) -> None
     assert len(relays) == 0
 
 
+def test_a_relay_of_a_client_that_had_one_took_the_other_ones_place_away(stage: Stage) -> None:
+    relays, client = stage.relays(connected=0), stage.endpoint()
+    first, second = stage.forward(relays, client), stage.forward(relays, client)
+    assert first is not None
+    assert second is not None
+    assert len(relays) == 1
+    relays.close(first)
+    assert relays.crowded(stage.local, client.getsockname()) is second
+    relays.close(second)
+    assert len(relays) == 0
+
+
+def test_a_server_that_was_not_there_was_told_of_again_and_again(stage: Stage) -> None:
+    relays, client = stage.relays(connected=0), stage.endpoint()
+    told: list[Relay] = []
+    relays.on_unreachable = told.append
+    stage.server.close()
+    relay = stage.forward(relays, client)
+    assert relay is not None
+    for _ in range(4):  # the first is sent, the second hears that nobody is there
+        relays.from_client(relay, b"\xc0 hello")
+    assert told == [relay]
+
+
 def test_the_proxy_header_of_the_specification() -> None:
     assert proxy_header(("192.0.2.1", 50000), ("198.51.100.2", 443)) == bytes.fromhex(
         "0d0a0d0a000d0a515549540a2112000cc0000201c6336402c35001bb"

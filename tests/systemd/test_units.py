@@ -12,6 +12,7 @@ from handshaked.cli.install import contents
 from handshaked.control.dbus_interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
+UNITS = sorted(path.name for path in SYSTEMD.glob("handshaked*") if path.suffix in (".service", ".socket"))
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
 
@@ -20,7 +21,7 @@ def installed(tmp_path: Path) -> Path:
     """The directory of the units, as installed, with programs that are there."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("handshaked", "handshakectl"):
+    for name in ("handshaked", "handshakectl", "handshaked-demux"):
         shutil.copy("/bin/true", programs / name)
     for path, content in contents(programs).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 @needs_systemd
-@pytest.mark.parametrize("unit", ["handshaked.service", "handshaked.socket", "handshaked-metrics.socket"])
+@pytest.mark.parametrize("unit", UNITS)
 def test_systemd_finds_nothing_to_say(installed: Path, unit: str) -> None:
     process = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(installed / unit)],
@@ -39,12 +40,13 @@ def test_systemd_finds_nothing_to_say(installed: Path, unit: str) -> None:
 
 
 @needs_systemd
-def test_the_exposure_is_low(installed: Path) -> None:
+@pytest.mark.parametrize("service", [unit for unit in UNITS if unit.endswith(".service")])
+def test_the_exposure_is_low(installed: Path, service: str) -> None:
     process = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=15", str(installed / "handshaked.service")],
+        ["systemd-analyze", "security", "--offline=true", "--threshold=15", str(installed / service)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    found = re.search(r"Overall exposure level for handshaked.service: ([0-9.]+)", process.stdout)
+    found = re.search(rf"Overall exposure level for {re.escape(service)}: ([0-9.]+)", process.stdout)
     assert found, process.stderr
     assert float(found[1]) <= 1.5
     assert process.returncode == 0
