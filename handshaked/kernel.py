@@ -100,10 +100,10 @@ class KernelRun:
     def prepare(self, request: Request) -> Request:
         """Go by `request` from here on; HandshakeError if it cannot be run."""
         self._request = request
-        if request.keyring is not None:
-            self._link(request.keyring)
         if request.auth_mode is AuthMode.PSK or request.certificate_keys:
             self._handshakes.link_keyrings()  # they come with a consumer's module, and anew when it is loaded again
+            if request.keyring is not None:
+                self._link(request.keyring)
         if request.auth_mode not in (AuthMode.UNAUTH, AuthMode.X509, AuthMode.PSK):
             raise CallerError(Alert.INTERNAL_ERROR, "the request names no way to authenticate", Status.INVALID)
         return request

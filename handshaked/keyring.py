@@ -20,6 +20,8 @@ SESSION_KEYRING = -3
 USER_KEYRING = -4
 WELL_KNOWN = (".nvme", ".nfs", ".nfsd")
 """Keyrings in which consumers in the kernel keep what they name in requests."""
+KEYS = Path("/proc/keys")
+"""Where the kernel lists the keys that a process may see; a kernel without keyrings has no such file."""
 
 MAX_KEY = 1 << 20
 _ADD_KEY, _KEYCTL = {"aarch64": (217, 219), "riscv64": (217, 219)}.get(platform.machine(), (248, 250))
@@ -84,11 +86,15 @@ def link_keyrings(names: Iterable[str]) -> list[str]:
 def _keyrings(names: Iterable[str]) -> dict[str, int]:
     """The serials of those keyrings called `names` that this process may see, in the order of `names`."""
     found: dict[str, int] = {}
-    with Path("/proc/keys").open(errors="replace") as keys:
-        for line in keys:
-            fields = line.split(None, 8)
-            if len(fields) == 9 and fields[7] == "keyring":
-                found.setdefault(fields[8].rpartition(":")[0], int(fields[0], 16))
+    try:
+        lines = KEYS.read_text(errors="replace").splitlines()
+    except OSError as error:
+        log.debug("%s: %s", KEYS, error.strerror)
+        return {}
+    for line in lines:
+        fields = line.split(None, 8)
+        if len(fields) == 9 and fields[7] == "keyring":
+            found.setdefault(fields[8].rpartition(":")[0], int(fields[0], 16))
     return {name: found[name] for name in names if name in found}
 
 

@@ -52,7 +52,7 @@ class ClientStreamSession(StreamSession):
     """A client's handshake."""
 
     def __init__(self, parameters: ClientParameters) -> None:
-        stream = ClientStream(ClientHandshake(parameters, quic=False))
+        stream = ClientStream(ClientHandshake(parameters, quic=False), parameters.record_size_limit)
         super().__init__(stream)
         self._start = stream.start
 

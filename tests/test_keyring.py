@@ -3,6 +3,7 @@
 import os
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,14 @@ def test_keyrings_are_found_by_name(named: tuple[str, int]) -> None:
     name, serial = named
     assert keyring.find_keyring(name) == serial
     assert keyring.find_keyring("handshaked-no-such-keyring") is None
+
+
+def test_a_kernel_that_lists_no_keys_has_no_keyrings(
+    named: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(keyring, "KEYS", tmp_path / "keys")
+    assert keyring.find_keyring(named[0]) is None
+    assert keyring.link_keyrings((named[0],)) == []
 
 
 def test_a_request_links_its_keyring_for_its_time() -> None:

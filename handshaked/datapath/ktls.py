@@ -50,7 +50,8 @@ def hand_over(sock: socket.socket, records: RecordLayer) -> None:
         sock.setsockopt(socket.SOL_TCP, _TCP_ULP, b"tls")
         for direction, option in _OPTIONS.items():
             sock.setsockopt(_SOL_TLS, option, push_crypto_info(records.state(direction)))
-        if records.max_payload < MAX_PLAINTEXT:
+        # Where the kernel cannot limit records no limit was agreed on, and what a peer asks for alone does not bind.
+        if records.max_payload < MAX_PLAINTEXT and capabilities()[1]:
             sock.setsockopt(_SOL_TLS, _TLS_TX_MAX_PAYLOAD_LEN, struct.pack("=H", records.max_payload))
     except OSError as error:
         status = _STATUSES.get(error.errno or 0, Status.FAILED)

@@ -34,16 +34,15 @@ OpenPath = Callable[[Request, socket.socket, Callable[[Outcome], None]], Attempt
 class KernelLimits:
     """Bounds; times are in seconds.
 
-    A consumer's own timeout counts less a `margin`, so that it gets an answer while it waits. Those that name none wait
-    10 s as client and 5 s as server. The kernel's own answers may take ``answer``; a lost family is looked for every
-    ``retry``, and an outcome that it cannot be told for ``undelivered`` is dropped.
+    A consumer's own timeout counts less a `margin`, a quarter of it at most, so that it gets an answer while it waits.
+    Those that name none wait 10 s as client and 5 s as server. The kernel's own answers may take ``answer``; a lost
+    family is looked for every ``retry``, and an outcome that it cannot be told for ``undelivered`` is dropped.
     """
 
     handshakes: int = 1024
     client_timeout: float = 8.0
     server_timeout: float = 4.5
     margin: float = 0.5
-    shortest_timeout: float = 0.5
     longest_timeout: float = 60.0
     answer: float = 5.0
     retry: float = 10.0
@@ -150,9 +149,9 @@ class KernelDoor:
     def _accepted(self, reply: FromKernel) -> None:
         self._accepting = False
         if isinstance(reply, Accepted | Unintelligible):
-            self._begin(reply)
             # Not at once: handshakes go on in between, and other workers get their share.
             self._loop.call_soon(self._accept)
+            self._begin(reply)
         elif reply == Acknowledgement(Status.NOTHING_YET):
             if self._more:
                 self._accept()
@@ -194,7 +193,7 @@ class KernelDoor:
         if accepted.timeout is None:
             timeout = limits.client_timeout if accepted.role is Role.CLIENT else limits.server_timeout
         else:
-            timeout = max(limits.shortest_timeout, accepted.timeout - limits.margin)
+            timeout = accepted.timeout - min(limits.margin, accepted.timeout / 4)
         return Request(
             role=accepted.role,
             caller=KERNEL,

@@ -182,7 +182,7 @@ def pull_from_kernel(packet: bytes, family: int | None) -> Iterator[tuple[int, F
 
 def _pull_control(message: bytes) -> Iterator[FromKernel]:
     decoded = _decoded(ctrlmsg, message)
-    if decoded is None or decoded.get_attr("CTRL_ATTR_FAMILY_NAME") != FAMILY_NAME:
+    if decoded is None or _unreadable(decoded) or decoded.get_attr("CTRL_ATTR_FAMILY_NAME") != FAMILY_NAME:
         return
     if decoded["cmd"] == _CTRL_DELFAMILY:
         yield FamilyChange(present=False)
@@ -211,6 +211,10 @@ def _pull_handshake(message: bytes) -> Iterator[FromKernel]:
 
 def _pull_accept(message: Any) -> FromKernel:
     descriptor = message.get_attr("SOCKFD")
+    if unreadable := _unreadable(message):
+        # The socket is ours all the same: it is to be answered, and closed.
+        reason = f"an ACCEPT reply that cannot be read: {', '.join(unreadable)}"
+        return Unintelligible(None if "SOCKFD" in unreadable else descriptor, reason)
     try:
         role = Role(message.get_attr("MESSAGE_TYPE") or 0)
         auth_mode = AuthMode(message.get_attr("AUTH_MODE") or 0)
@@ -253,17 +257,22 @@ def _decoded(kind: Any, message: bytes) -> Any | None:
     decoded = kind(message)
     try:
         decoded.decode()
-        return decoded if all(_is_sound(name, value) for name, value, *_ in decoded["attrs"]) else None
+        _unreadable(decoded)  # which has what is nested decoded
     except (NetlinkDecodeError, struct.error, ValueError):
         return None
+    return decoded
+
+
+def _unreadable(message: Any) -> list[str]:
+    """The attributes that could not be decoded: pyroute2 leaves their bytes in their place."""
+    return [name for name, value, *_ in message["attrs"] if not _is_sound(name, value)]
 
 
 def _is_sound(name: str, value: Any) -> bool:
-    """Whether an attribute was decoded: pyroute2 leaves the bytes of one that it cannot decode in its place."""
     if isinstance(value, list):
         return all(_is_sound(name, one) for one in value)
     if isinstance(value, nla):  # which is decoded when it is looked at
-        return all(_is_sound(inner, one) for inner, one, *_ in value["attrs"])
+        return not _unreadable(value)
     return name == "UNKNOWN" or not isinstance(value, bytes | bytearray)
 
 

@@ -1,12 +1,15 @@
 """What the kernel's TLS is told of keys, byte for byte as in include/uapi/linux/tls.h."""
 
 import socket
+import struct
 
 import pytest
 
+from handshaked.datapath import ktls
 from handshaked.datapath.ktls import capabilities, hand_over, push_crypto_info
 from handshaked.errors import LocalError
-from handshaked.model import CipherSuite, Role
+from handshaked.events import TrafficSecret
+from handshaked.model import CipherSuite, Direction, Level, Role
 from handshaked.tls.protection import RecordState
 from handshaked.tls.record import RecordLayer
 
@@ -37,6 +40,34 @@ def test_bytes_read_beyond_the_end_are_never_lost_in_silence() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(LocalError, match="3 bytes were read beyond"):
         hand_over(ours, records)
+
+
+class Recorder(socket.socket):
+    """A socket whose options are only remembered: TLS in the kernel is not everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX)
+        self.options: list[tuple[int, int, bytes]] = []
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """As of a socket."""
+        self.options.append((level, option, value))
+
+
+@pytest.mark.parametrize("kernel_limits", [True, False])
+def test_a_peers_limit_on_records_is_the_kernels_where_it_has_such(
+    monkeypatch: pytest.MonkeyPatch, kernel_limits: bool
+) -> None:
+    monkeypatch.setattr(ktls, "capabilities", lambda: (tuple(CipherSuite), kernel_limits))
+    records = RecordLayer(Role.SERVER)
+    for direction in Direction:
+        records.install(TrafficSecret(Level.APPLICATION, direction, CipherSuite.AES_128_GCM_SHA256, bytes(32)))
+    records.limit_sent(600)
+    with Recorder() as sock:
+        hand_over(sock, records)
+    limits = [(282, 5, struct.pack("=H", 599))] if kernel_limits else []
+    assert [(level, option) for level, option, _ in sock.options[:3]] == [(6, 31), (282, 1), (282, 2)]
+    assert sock.options[3:] == limits
 
 
 def test_capabilities_are_found_out_or_assumed() -> None:

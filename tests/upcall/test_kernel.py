@@ -38,7 +38,7 @@ class Bench:
         self.family = family
         self.requests: list[Request] = []
         self.attempts: list[Attempt] = []
-        self.fail_to_open = False
+        self.faults_to_come = 0
         self._end = end
         self._done = asyncio.Condition()
         self._consumers: list[socket.socket] = []
@@ -86,7 +86,8 @@ class Bench:
             sock.close()
 
     def _open(self, request: Request, sock: socket.socket, report: Callable[[Outcome], None]) -> Attempt:
-        if self.fail_to_open:
+        if self.faults_to_come:
+            self.faults_to_come -= 1
             raise RuntimeError("on purpose")
         attempt = Attempt(request, Path(report), lambda *_: None)
         self.requests.append(request)
@@ -197,14 +198,14 @@ def test_the_consumer_gets_an_errno_it_knows(ended: int, told: int) -> None:
 
 def test_the_consumers_timeout_counts_less_a_margin() -> None:
     async def scene() -> None:
-        limits = replace(LIMITS, margin=0.45, shortest_timeout=0.01)
-        async with bench(limits=limits, end=None) as door:
-            door.submit(timeout=500)
+        async with bench(end=None) as door:
+            door.submit(timeout=20)
             assert (await door.reports(1))[0].status == Status.TIMED_OUT
-            door.submit()
-            await door.opened(2)
-            assert door.requests[0].timeout == pytest.approx(0.05)
-            assert door.requests[1].timeout == limits.server_timeout
+            for timeout in (3000, 10_000, 900_000, None):
+                door.submit(timeout=timeout)
+            await door.opened(5)
+            waits = [request.timeout for request in door.requests]
+            assert waits == pytest.approx([0.015, 2.5, 9.5, LIMITS.longest_timeout, LIMITS.server_timeout])
 
     asyncio.run(scene())
 
@@ -218,17 +219,16 @@ def test_a_protocol_that_nobody_serves() -> None:
     asyncio.run(scene())
 
 
-def test_a_fault_in_opening_is_answered_too() -> None:
+def test_a_fault_in_opening_is_answered_too_and_the_next_request_taken() -> None:
     async def scene() -> None:
         faults: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context["exception"]))
         async with bench() as door:
-            door.fail_to_open = True
+            door.faults_to_come = 1
+            # There is one READY for both, or none that was heard.
+            door.submit(ready=False)
             door.submit()
-            assert (await door.reports(1))[0].status == Status.FAILED
-            door.fail_to_open = False
-            door.submit()
-            assert (await door.reports(2))[1].status == Status.OK
+            assert [report.status for report in await door.reports(2)] == [Status.FAILED, Status.OK]
         assert [type(fault) for fault in faults] == [RuntimeError], "it is in the log"
 
     asyncio.run(scene())

@@ -95,8 +95,9 @@ def test_a_keyring_and_an_attribute_of_the_future() -> None:
         (push_u32(1, 6) + push_u32(3, 9) + push_u32(5, 3), 6),
         (push_u32(1, 6) + push_u32(3, 1) + push_u32(5, 9), 6),
         (push_u32(1, 6) + push_u32(5, 3), 6),
+        (push_u32(1, 6) + push_u32(3, 1) + push_binary(8, b"\xff\xfe\0") + push_u32(5, 3), 6),
     ],
-    ids=["no socket", "unknown role", "unknown authentication", "no role"],
+    ids=["no socket", "unknown role", "unknown authentication", "no role", "a name in no encoding"],
 )
 def test_a_request_that_asks_for_nothing_known(attributes: bytes, descriptor: int | None) -> None:
     message = only(push_message(FAMILY, 4, 2, attributes))

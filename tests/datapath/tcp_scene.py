@@ -1,0 +1,227 @@
+"""A kernel's door for TCP: consumers that take connections over as kTLS would, and OpenSSL as the peer."""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
+
+from handshaked.configuration import Configuration, SideDefaults
+from handshaked.kernel import KernelHandshakes
+from handshaked.model import CipherSuite, Direction, KeyType, Outcome, Role
+from handshaked.service import HandshakeService
+from handshaked.testing.authority import Authority, Issued
+from handshaked.tls.protection import RecordState
+from handshaked.tls.record import RecordLayer
+from handshaked.upcall.kernel import KernelDoor, KernelLimits
+from handshaked.upcall.memory import MemoryFamily, Report, Submission
+from tests.conftest import Issue
+from tests.registered import Registered
+
+NAME = "server.example.com"
+PATIENCE = 20.0
+_AEADS: dict[CipherSuite, Callable[[bytes], Any]] = {
+    CipherSuite.AES_128_GCM_SHA256: AESGCM,
+    CipherSuite.AES_256_GCM_SHA384: AESGCM,
+    CipherSuite.AES_128_CCM_SHA256: AESCCM,
+    CipherSuite.CHACHA20_POLY1305_SHA256: ChaCha20Poly1305,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the kernel's TLS was given: with these keys it goes on, in both directions."""
+
+    sending: RecordState
+    receiving: RecordState
+    max_payload: int
+    no_delay: bool
+
+    def send(self, sock: socket.socket, data: bytes) -> None:
+        """One record of application data."""
+        inner = data + b"\x17"
+        header = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2)
+        sock.sendall(header + _aead(self.sending).encrypt(_nonce(self.sending), inner, header))
+
+    def receive(self, sock: socket.socket) -> bytes:
+        """The content of the next record, which has to be application data."""
+        header = _exactly(sock, 5)
+        sealed = _exactly(sock, int.from_bytes(header[3:]))
+        inner = _aead(self.receiving).decrypt(_nonce(self.receiving), sealed, header)
+        assert inner[-1:] == b"\x17"
+        return bytes(inner[:-1])
+
+
+def _aead(state: RecordState) -> Any:
+    return _AEADS[state.cipher_suite](state.key)
+
+
+def _nonce(state: RecordState) -> bytes:
+    return (int.from_bytes(state.iv) ^ state.sequence).to_bytes(12)
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = sock.recv(count - len(data))
+        assert chunk, "the connection was closed"
+        data += chunk
+    return data
+
+
+@dataclass
+class Scene:
+    """A door, the family that it takes requests from, and what became of them."""
+
+    family: MemoryFamily
+    door: KernelDoor
+    outcomes: list[Outcome] = field(default_factory=list)
+    taken: dict[str, Taken] = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    submitted: int = 0
+
+    async def submit(self, sock: socket.socket, role: Role, **asked: Any) -> Report:
+        """A consumer's request for the handshake on `sock`: what it is told."""
+        due = self.submitted
+        self.submitted += 1
+        self.family.submit(Submission(sock, role, **asked))
+        async with asyncio.timeout(PATIENCE), self.changed:
+            await self.changed.wait_for(lambda: len(self.family.reports) > due)
+        return self.family.reports[due]
+
+    def taken_from(self, sock: socket.socket) -> Taken:
+        """What the kernel's TLS got for the connection of `sock`."""
+        return self.taken[_inode(sock)]
+
+
+@asynccontextmanager
+async def scene(
+    authority: Authority,
+    issue: Issue,
+    *,
+    client: SideDefaults | None = None,
+    server: SideDefaults | None = None,
+    served: Issued | None = None,
+) -> AsyncIterator[Scene]:
+    """A door with the registration ``nfs``, of the certificate `served`; no descriptor stays open behind it."""
+    registered = Registered(authority)
+    registered.add("nfs", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=(b"sunrpc",))
+    registered.add("plain", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=())
+    family = MemoryFamily()
+    outcomes: list[Outcome] = []
+    service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: outcomes.append(outcome))
+    configuration = Configuration(
+        client=client or SideDefaults(trust=authority.root, alpns=(b"sunrpc",)), server=server or SideDefaults()
+    )
+    taken: dict[str, Taken] = {}
+
+    def hand_over(sock: socket.socket, records: RecordLayer) -> None:
+        assert not records.buffered
+        no_delay = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        states = records.state(Direction.SEND), records.state(Direction.RECEIVE)
+        taken[_inode(sock)] = Taken(*states, records.max_payload, no_delay)
+
+    kernel = KernelHandshakes(service, configuration, hand_over)
+    before = len(os.listdir("/proc/self/fd"))
+    family.attend()
+    door = KernelDoor(family.open_link, {socket.IPPROTO_TCP: kernel.open}, KernelLimits())
+    made = Scene(family, door, outcomes, taken)
+    tasks: list[asyncio.Task[None]] = []
+
+    async def notify() -> None:
+        async with made.changed:
+            made.changed.notify_all()
+
+    family.on_done = lambda report: tasks.append(asyncio.ensure_future(notify()))
+    try:
+        yield made
+    finally:
+        door.close()
+        family.close()
+        await asyncio.gather(*tasks)
+    assert service.in_flight == 0
+    assert len(os.listdir("/proc/self/fd")) <= before, "descriptors are left open"
+
+
+def connection(*, narrow: bool = False) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection, the consumer's and its peer's; a `narrow` one holds a few KB on their way."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        if narrow:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ours = socket.create_connection(listener.getsockname(), timeout=PATIENCE)
+        if narrow:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        theirs, _ = listener.accept()
+    theirs.settimeout(PATIENCE)
+    return ours, theirs
+
+
+class OpenSsl:
+    """A peer's TLS, whose bytes go over `sock` when it is told; a context manager."""
+
+    def __init__(self, context: ssl.SSLContext, sock: socket.socket, name: str | None = None) -> None:
+        self._sock = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=name is None, server_hostname=name)
+
+    def shake_hands(self, behind: bytes = b"") -> None:
+        """The handshake, `behind` in one piece with its last flight; ssl.SSLError if it is refused."""
+        self._until(self.tls.do_handshake)
+        if behind:
+            self.tls.write(behind)
+        self.flush()
+
+    def read(self) -> bytes:
+        """What the peer sends next."""
+        return self._until(lambda: self.tls.read(65536))
+
+    def flush(self) -> None:
+        """Send what is to be sent."""
+        if self._outgoing.pending:
+            self._sock.sendall(self._outgoing.read())
+
+    def _until(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self.flush()
+                data = self._sock.recv(65536)
+                if not data:
+                    self._incoming.write_eof()
+                self._incoming.write(data)
+            except ssl.SSLError:
+                self.flush()  # an alert
+                raise
+
+
+def client_context(authority: Authority, identity: Issued | None = None, alpn: str | None = "sunrpc") -> ssl.SSLContext:
+    """A client that trusts `authority`."""
+    context = ssl.create_default_context(cafile=str(authority.root))
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
+    if identity is not None:
+        context.load_cert_chain(identity.certificate, identity.key)
+    return context
+
+
+def server_context(issued: Issued, clients: Path | None = None) -> ssl.SSLContext:
+    """A server that shows `issued` and demands client certificates of the authority `clients`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0
+    context.load_cert_chain(issued.certificate, issued.key)
+    context.set_alpn_protocols(["sunrpc"])
+    if clients is not None:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _inode(sock: socket.socket) -> str:
+    return os.readlink(f"/proc/self/fd/{sock.fileno()}")

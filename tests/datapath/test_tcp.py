@@ -1,0 +1,404 @@
+"""Handshakes of the kernel over TCP, by its door, with OpenSSL as the peer: what the consumer finds behind them."""
+
+import asyncio
+import fcntl
+import os
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from handshaked import kernel, keyring
+from handshaked.configuration import SideDefaults
+from handshaked.errors import Alert, Status
+from handshaked.model import AuthMode, CipherSuite, Role
+from handshaked.registry.credentials import load_pem, open_credential
+from handshaked.testing.authority import Authority, Issued
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.parameters import ClientParameters, ServerParameters
+from handshaked.tls.record import MAX_PLAINTEXT
+from handshaked.tls.server import ServerHandshake
+from handshaked.tls.stream import ClientStream, ServerStream
+from tests.conftest import Issue
+from tests.datapath.tcp_scene import (
+    NAME,
+    OpenSsl,
+    Scene,
+    client_context,
+    connection,
+    scene,
+    server_context,
+)
+
+_SIOCOUTQ = 0x5411
+
+
+def play(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(coroutine)
+
+
+@asynccontextmanager
+async def connected(
+    *arguments: Any, narrow: bool = False, **options: Any
+) -> AsyncIterator[tuple[Scene, socket.socket, socket.socket]]:
+    """A scene with one connection: the consumer's end, and its peer's."""
+    ours, theirs = connection(narrow=narrow)
+    with ours, theirs:
+        async with scene(*arguments, **options) as made:
+            yield made, ours, theirs
+
+
+@pytest.fixture
+def identity(authority: Authority) -> Issued:
+    return authority.issue("someone", client=True, file_name="tcp-client")
+
+
+# Servers
+
+
+@pytest.mark.parametrize("no_delay", [False, True])
+def test_a_server_and_what_its_client_sends_right_behind_finished(
+    authority: Authority, issue: Issue, no_delay: bool
+) -> None:
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, no_delay)
+            blocking = os.get_blocking(ours.fileno())
+            client = OpenSsl(client_context(authority), theirs, NAME)
+            shaking = asyncio.to_thread(client.shake_hands, b"early bird")
+            report, _ = await asyncio.gather(made.submit(ours, Role.SERVER), shaking)
+            assert report.status == Status.OK
+            assert report.peer_keys == ()
+            (outcome,) = made.outcomes
+            assert (outcome.registration, outcome.alpn, outcome.server_name) == ("nfs", b"sunrpc", NAME)
+            taken = made.taken_from(ours)
+            assert (taken.receiving.sequence, taken.sending.sequence) == (0, 0), "no tickets on TCP"
+            assert taken.receive(ours) == b"early bird"
+            taken.send(ours, b"catches")
+            assert await asyncio.to_thread(client.read) == b"catches"
+            assert taken.no_delay
+            assert bool(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == no_delay, "as it was"
+            assert os.get_blocking(ours.fileno()) == blocking, "the consumer's flags are left alone"
+
+    play(scenario())
+
+
+def test_a_client_without_alpn_is_for_a_registration_without(authority: Authority, issue: Issue) -> None:
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            client = OpenSsl(client_context(authority, alpn=None), theirs, NAME)
+            report, _ = await asyncio.gather(made.submit(ours, Role.SERVER), asyncio.to_thread(client.shake_hands))
+            assert report.status == Status.OK
+            assert (made.outcomes[0].registration, made.outcomes[0].alpn) == ("plain", None)
+
+    play(scenario())
+
+
+def test_a_server_has_a_key_for_its_clients_certificate(authority: Authority, issue: Issue, identity: Issued) -> None:
+    async def scenario() -> None:
+        side = SideDefaults(trust=authority.root, peers=("allow san=dns:someone tag=friend",))
+        async with connected(authority, issue, server=side) as (made, ours, theirs):
+            client = OpenSsl(client_context(authority, identity), theirs, NAME)
+            report, _ = await asyncio.gather(made.submit(ours, Role.SERVER), asyncio.to_thread(client.shake_hands))
+            assert report.status == Status.OK
+            assert len(report.peer_keys) == 1
+            assert report.peer_keys[0] != 0, "0 is no peer"
+            assert made.outcomes[0].tags == ("friend",)
+
+    play(scenario())
+
+
+def test_a_client_that_a_rule_denies(authority: Authority, issue: Issue, identity: Issued) -> None:
+    async def scenario() -> None:
+        side = SideDefaults(trust=authority.root, peers=("deny san=dns:someone",))
+        async with connected(authority, issue, server=side) as (made, ours, theirs):
+            client = OpenSsl(client_context(authority, identity), theirs, NAME)
+            report, _ = await asyncio.gather(made.submit(ours, Role.SERVER), asyncio.to_thread(client.shake_hands))
+            assert (report.status, report.peer_keys) == (Status.REFUSED, ())
+            ours.close()
+            with pytest.raises(ssl.SSLError, match="ACCESS_DENIED"):
+                await asyncio.to_thread(client.read)
+
+    play(scenario())
+
+
+def test_a_name_that_nobody_serves(authority: Authority, issue: Issue) -> None:
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            client = OpenSsl(client_context(authority), theirs, "other.example.com")
+            shaking = asyncio.to_thread(client.shake_hands)
+            report, refusal = await asyncio.gather(made.submit(ours, Role.SERVER), shaking, return_exceptions=True)
+            assert report.status == Status.REFUSED
+            assert made.outcomes[0].alert is Alert.UNRECOGNIZED_NAME
+            assert "UNRECOGNIZED_NAME" in str(refusal)
+
+    play(scenario())
+
+
+def test_what_is_no_tls_is_refused_with_an_alert(authority: Authority, issue: Issue) -> None:
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            report = await made.submit(ours, Role.SERVER)
+            assert report.status == Status.REFUSED
+            assert theirs.recv(100) == bytes.fromhex("1503030002020a"), "unexpected_message"
+            assert ours.recv(100) == b" HTTP/1.1\r\n\r\n", "no more than a record's header was read"
+
+    play(scenario())
+
+
+def test_a_flight_that_the_socket_does_not_take_at_once(authority: Authority, issue: Issue) -> None:
+    names = [f"{os.urandom(30).hex()}.example.com" for _ in range(400)]
+    long = authority.issue(NAME, *names, file_name="tcp-long")
+
+    async def scenario() -> None:
+        async with connected(authority, issue, served=long, narrow=True) as (made, ours, theirs):
+            client = OpenSsl(client_context(authority), theirs, NAME)
+            with pytest.raises(ssl.SSLWantReadError):
+                client.tls.do_handshake()
+            client.flush()
+            submitted = asyncio.ensure_future(made.submit(ours, Role.SERVER))
+            async with asyncio.timeout(20):
+                while not unsent(ours):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0)
+            assert not submitted.done()
+            await asyncio.to_thread(client.shake_hands, b"behind")
+            assert (await submitted).status == Status.OK
+            assert made.taken_from(ours).receive(ours) == b"behind"
+
+    play(scenario())
+
+
+def unsent(sock: socket.socket) -> int:
+    """How many bytes wait for the peer to take them."""
+    return int(struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0])
+
+
+# Clients
+
+
+@pytest.mark.parametrize("mode", [AuthMode.UNAUTH, AuthMode.X509])
+def test_a_client(authority: Authority, issue: Issue, identity: Issued, mode: AuthMode) -> None:
+    async def scenario() -> None:
+        side = SideDefaults(
+            trust=authority.root, certificate=identity.certificate, private_key=identity.key, alpns=(b"sunrpc",)
+        )
+        async with connected(authority, issue, client=side) as (made, ours, theirs):
+            demanded = authority.root if mode is AuthMode.X509 else None
+            server = OpenSsl(server_context(issue(NAME), demanded), theirs)
+            asked = {"peer_name": NAME, "auth_mode": mode}
+            report, _ = await asyncio.gather(
+                made.submit(ours, Role.CLIENT, **asked), asyncio.to_thread(server.shake_hands, b"welcome")
+            )
+            assert report.status == Status.OK
+            assert report.peer_keys
+            assert (made.outcomes[0].alpn, server.tls.selected_alpn_protocol()) == (b"sunrpc", "sunrpc")
+            shown = server.tls.getpeercert(binary_form=True)
+            assert (shown is not None) == (mode is AuthMode.X509)
+            taken = made.taken_from(ours)
+            assert taken.receive(ours) == b"welcome"
+            taken.send(ours, b"thanks")
+            assert await asyncio.to_thread(server.read) == b"thanks"
+
+    play(scenario())
+
+
+def test_a_client_whose_consumer_names_nobody_verifies_the_address(authority: Authority, issue: Issue) -> None:
+    async def scenario() -> None:
+        for issued, status in ((issue("127.0.0.1"), Status.OK), (issue(NAME), Status.REFUSED)):
+            async with connected(authority, issue) as (made, ours, theirs):
+                server = OpenSsl(server_context(issued), theirs)
+                submitted = made.submit(ours, Role.CLIENT, auth_mode=AuthMode.UNAUTH)
+                shaking = asyncio.to_thread(server.shake_hands)
+                report, _ = await asyncio.gather(submitted, shaking, return_exceptions=True)
+                assert report.status == status
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("fault", ["foreign", "expired", "misnamed"])
+def test_a_server_that_is_no_good_is_told_so(
+    authority: Authority, issue: Issue, tmp_path_factory: pytest.TempPathFactory, fault: str
+) -> None:
+    if fault == "foreign":
+        issued = Authority(tmp_path_factory.mktemp("other"), "other CA").issue(NAME)
+    elif fault == "expired":
+        issued = authority.issue(NAME, valid=(-20, -1), file_name="tcp-expired")
+    else:
+        issued = issue("elsewhere.example.com")
+    alert = {
+        "foreign": Alert.UNKNOWN_CA,
+        "expired": Alert.CERTIFICATE_EXPIRED,
+        "misnamed": Alert.BAD_CERTIFICATE,
+    }[fault]
+
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            server = OpenSsl(server_context(issued), theirs)
+            submitted = made.submit(ours, Role.CLIENT, peer_name=NAME, auth_mode=AuthMode.UNAUTH)
+            shaking = asyncio.to_thread(server.shake_hands)
+            report, refusal = await asyncio.gather(submitted, shaking, return_exceptions=True)
+            assert (report.status, report.peer_keys) == (Status.REFUSED, ())
+            assert made.outcomes[0].alert is alert
+            assert isinstance(refusal, ssl.SSLError)
+            assert alert.name in str(refusal)
+            assert made.taken == {}
+
+    play(scenario())
+
+
+def test_no_certificate_to_show_is_no_key(authority: Authority, issue: Issue) -> None:
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            report = await made.submit(ours, Role.CLIENT, peer_name=NAME, auth_mode=AuthMode.X509)
+            assert report.status == Status.NO_KEY
+            ours.close()
+            assert theirs.recv(1) == b"", "nothing was sent"
+
+    play(scenario())
+
+
+def test_a_keyring_that_cannot_be_linked_costs_only_those_who_need_keys(authority: Authority, issue: Issue) -> None:
+    async def scenario() -> None:
+        nowhere = 0x7FFFFFFF
+        async with connected(authority, issue) as (made, ours, theirs):
+            server = OpenSsl(server_context(issue(NAME)), theirs)
+            submitted = made.submit(ours, Role.CLIENT, peer_name=NAME, auth_mode=AuthMode.UNAUTH, keyring=nowhere)
+            report, _ = await asyncio.gather(submitted, asyncio.to_thread(server.shake_hands))
+            assert report.status == Status.OK
+        async with connected(authority, issue) as (made, ours, _):
+            report = await made.submit(ours, Role.CLIENT, auth_mode=AuthMode.PSK, identity_keys=(1,), keyring=nowhere)
+            assert report.status == Status.NO_KEY
+
+    play(scenario())
+
+
+# Both
+
+
+@pytest.mark.parametrize("suite", list(CipherSuite))
+def test_pre_shared_keys_by_their_serials_in_every_cipher(
+    authority: Authority, issue: Issue, monkeypatch: pytest.MonkeyPatch, suite: CipherSuite
+) -> None:
+    digest = "02" if suite is CipherSuite.AES_256_GCM_SHA384 else "01"
+    try:
+        serial = keyring.add_key("user", f"NVMe0R{digest} {suite.name}", b"p" * 48, keyring.PROCESS_KEYRING)
+    except OSError as error:
+        pytest.skip(f"no keyrings here: {error.strerror}")
+    monkeypatch.setattr(kernel, "capabilities", lambda: ((suite,), False))
+
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            asked = {"auth_mode": AuthMode.PSK, "identity_keys": (serial,), "timeout": 10_000}
+            reports = await asyncio.gather(
+                made.submit(ours, Role.CLIENT, **asked), made.submit(theirs, Role.SERVER, **asked)
+            )
+            assert [report.status for report in reports] == [0, 0]
+            assert [report.peer_keys for report in reports] == [(serial,)] * 2
+            client, server = made.taken_from(ours), made.taken_from(theirs)
+            assert client.sending.cipher_suite is server.sending.cipher_suite is suite
+            client.send(ours, b"command")
+            assert server.receive(theirs) == b"command"
+            server.send(theirs, b"answer")
+            assert client.receive(ours) == b"answer"
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_peer_that_is_silent(authority: Authority, issue: Issue, role: Role) -> None:
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, _):
+            report = await made.submit(ours, role, timeout=600, peer_name=NAME, auth_mode=AuthMode.UNAUTH)
+            assert report.status == Status.TIMED_OUT
+            assert [outcome.status for outcome in made.outcomes] == [Status.TIMED_OUT]
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_peer_that_closes_lets_the_consumer_try_again(
+    authority: Authority, issue: Issue, role: Role, reset: bool
+) -> None:
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            if reset:
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            report = await made.submit(ours, role, peer_name=NAME, auth_mode=AuthMode.UNAUTH)
+            assert report.status == Status.TIMED_OUT
+            assert made.outcomes[0].status == Status.PEER_GONE
+
+    play(scenario())
+
+
+def test_a_door_that_closes_in_mid_handshake(authority: Authority, issue: Issue) -> None:
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, _):
+            submitted = asyncio.ensure_future(made.submit(ours, Role.SERVER))
+            async with asyncio.timeout(20):
+                while not made.door.status["in_flight"]:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0)
+            made.door.close()
+            assert (await submitted).status == Status.TIMED_OUT
+            assert made.outcomes[0].status == Status.SHUTTING_DOWN
+
+    play(scenario())
+
+
+# record_size_limit (RFC 8449)
+
+LIMIT = 600
+
+
+def shake_hands(stream: ClientStream | ServerStream, sock: socket.socket, answer: ServerParameters | None) -> None:
+    """A peer of ours whose TLS is `stream`, a server that goes on with `answer` or a client."""
+    if isinstance(stream, ClientStream):
+        stream.start(0.0)
+    events: list[object] = []
+    while not events:
+        sock.sendall(stream.pull_outgoing())
+        events += stream.receive(sock.recv(stream.needed()), 0.0)
+        if isinstance(stream, ServerStream) and stream.waits and answer is not None:
+            events += stream.proceed(answer, 0.0)
+    sock.sendall(stream.pull_outgoing())
+
+
+@pytest.mark.parametrize("kernel_limits", [True, False])
+@pytest.mark.parametrize("role", list(Role))
+def test_a_peers_limit_on_records(
+    authority: Authority, issue: Issue, monkeypatch: pytest.MonkeyPatch, role: Role, kernel_limits: bool
+) -> None:
+    """A client that has sent no limit of its own is not sent the server's; a server respects any."""
+    monkeypatch.setattr(kernel, "capabilities", lambda: (tuple(CipherSuite), kernel_limits))
+    issued = issue(NAME)
+    loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
+    answer = ServerParameters(
+        credential=open_credential(loaded.chain, loaded.key, loaded.key_type),
+        alpn=b"sunrpc",
+        transport_parameters=None,
+        record_size_limit=LIMIT,
+    )
+    asked = ClientParameters(
+        alpns=(b"sunrpc",), server_name=NAME, transport_parameters=None, verifier=None, record_size_limit=LIMIT
+    )
+    stream: ClientStream | ServerStream
+    if role is Role.SERVER:
+        stream = ClientStream(ClientHandshake(asked, quic=False), LIMIT)
+    else:
+        stream = ServerStream(ServerHandshake(quic=False))
+
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            submitted = made.submit(ours, role, peer_name=NAME, auth_mode=AuthMode.UNAUTH)
+            report, _ = await asyncio.gather(submitted, asyncio.to_thread(shake_hands, stream, theirs, answer))
+            assert report.status == Status.OK
+            limited = role is Role.SERVER or kernel_limits
+            assert made.taken_from(ours).max_payload == (LIMIT - 1 if limited else MAX_PLAINTEXT)
+
+    play(scenario())
