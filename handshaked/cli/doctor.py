@@ -129,7 +129,7 @@ def _kernel() -> Iterator[Finding]:
         yield Finding("ok", "the kernel asks for handshakes (generic netlink family handshake)")
     else:
         yield Finding(
-            "note", "the kernel has no generic netlink family handshake", "Linux 6.4 or newer with CONFIG_NET_HANDSHAKE"
+            "note", "the kernel has no generic netlink family handshake", "Linux 6.5 or newer with CONFIG_NET_HANDSHAKE"
         )
     for module, what in (("tls", "TLS records in the kernel, for NFS and NVMe"), ("quic", "QUIC in the kernel")):
         if Path(f"/sys/module/{module}").exists():

@@ -62,7 +62,7 @@ def hand_over(sock: socket.socket, records: RecordLayer) -> None:
 def capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
     """The cipher suites that this kernel's TLS has, and whether it can limit record sizes; found out once.
 
-    All of them and no, if it cannot be found out: then the handshakes will tell.
+    All of them and no, if it cannot be found out: handshaked.service may open no TCP sockets. Then the handshakes tell.
     """
     suites = []
     limits = False
@@ -75,7 +75,10 @@ def capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
                     suites.append(suite)
                     limits = _takes(sock, _TLS_TX_MAX_PAYLOAD_LEN, struct.pack("=H", MAX_PLAINTEXT))
     except OSError as error:
-        log.warning("the kernel's TLS cannot be examined: %s; is the module tls there?", error)
+        if error.errno == Status.NO_SUCH:
+            log.warning("kTLS: the kernel has none; without its module tls all handshakes over TCP fail")
+        else:
+            log.info("kTLS: not examined (%s); all cipher suites are offered, and no limit on records", error.strerror)
         return tuple(_CIPHERS), False
     log.info("kTLS: %s%s", ", ".join(suite.name for suite in suites), ", record size limit" if limits else "")
     return tuple(suites), limits

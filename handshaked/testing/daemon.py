@@ -15,7 +15,7 @@ from handshaked import directories
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
 
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _STOP_SECONDS = 30.0
 
 

@@ -15,7 +15,7 @@ echo "127.0.0.1 localhost server.test one.test two.test unknown.test" >/etc/host
 modprobe -a tls sunrpc nfsd nfs nfsv4
 program=$(sed -n 's/.*lab_program=\([^ ]*\).*/\1/p' /proc/cmdline)
 cd /tmp
-keyctl session lab timeout --kill-after=5 "${LAB_SECONDS:-300}" python -X faulthandler -m "tests.kernel.inside.$program" $(cat /lab/arguments) >/lab/out 2>/lab/err
+keyctl session lab timeout --kill-after=5 "${LAB_SECONDS:-600}" python -X faulthandler -m "tests.kernel.inside.$program" $(cat /lab/arguments) >/lab/out 2>/lab/err
 echo $? >/lab/rc
 sync
 [ $$ = 1 ] || exit 0

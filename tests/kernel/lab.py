@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.kernel.layers import base, in_overlay, project_layer
 
 HERE = Path(__file__).parent
-_BOOT_SECONDS = 420
+_BOOT_SECONDS = 720
 _SYSTEMD = (
     "init=/usr/lib/systemd/systemd selinux=0 systemd.run=/lab/init.sh systemd.run_success_action=poweroff-force"
     " systemd.run_failure_action=poweroff-force"

@@ -18,6 +18,8 @@ CLIENT = "client"
 """A network namespace for the NFS client."""
 IN_CLIENT = ("nsenter", f"--net=/run/netns/{CLIENT}")
 """What starts a command there."""
+PATIENCE = 120
+"""How long to wait for what must come, in seconds: emulated machines are slow where others work, too."""
 _SERVER_ADDRESS = "10.9.0.1"
 
 
@@ -27,7 +29,7 @@ def refused(process: subprocess.CompletedProcess[str]) -> None:
     assert "access denied" in process.stdout or "Permission denied" in process.stdout, process.stdout
 
 
-def run(*command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run(*command: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, however it ends."""
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
@@ -134,7 +136,7 @@ def daemon(
 
 def until(holds: Callable[[], bool], what: str) -> None:
     """Wait until `holds()`, for what nobody announces."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, f"this did not come about: {what}"
         time.sleep(0.05)
@@ -158,7 +160,7 @@ def descriptors(pid: int) -> list[str]:
 
 def logged(running: RunningDaemon, *words: str, count: int = 1) -> list[str]:
     """The lines of the log that have all `words`, as soon as there are `count` of them: outcomes come in batches."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while True:
         lines = [line for line in running.log.read_text().splitlines() if all(word in line for word in words)]
         if len(lines) >= count:

@@ -1,14 +1,18 @@
-"""Inside, under systemd: what takes a drop-in. Without it the service goes without, and says why.
+"""Inside, under systemd: the service answers the kernel from within its sandbox, and what takes a drop-in.
 
 Other network namespaces take the privilege to enter them; keyrings of root's, as ``.nvme`` is one, take its user.
+Without it the service goes without, and says why.
 """
 
 import json
 import time
 from pathlib import Path
 
-from tests.kernel.inside.scene import make_keyring, must, run
+from handshaked.testing.authority import Authority
+from tests.kernel.inside.scene import PATIENCE, make_keyring, mounted, must, run, serve_nfs, write_and_read
 
+CERTIFICATES = Path("/srv/certificates")
+CONFIGURATION = Path("/etc/handshaked/handshaked.toml")
 DROP_IN = Path("/run/systemd/system/handshaked.service.d/kernel.conf")
 SETTINGS = """[Service]
 AmbientCapabilities=CAP_SYS_ADMIN
@@ -18,7 +22,7 @@ RestrictNamespaces=net
 User=root
 Group=root
 """
-CONFIGURATION = """[kernel]
+NAMESPACES_AND_KEYRINGS = """[kernel]
 network_namespaces = ["one", "two"]
 keyrings = ["of-root"]
 [log]
@@ -26,37 +30,77 @@ level = "debug"
 """
 
 
-def doors(state: str) -> None:
-    """Wait until all the service's doors to the kernel are in `state`."""
-    deadline = time.monotonic() + 30
+def doors(state: str, *namespaces: str) -> None:
+    """Wait until all the service's doors to the kernel, those of `namespaces`, are in `state`."""
+    deadline = time.monotonic() + PATIENCE
     while True:
         process = run("handshakectl", "status", "--json")
         status = json.loads(process.stdout) if process.stdout.startswith("{") else {}
         found = [door for worker in status.get("workers", ()) for door in worker.get("kernel") or ()]
         if found and all(door["state"] == state for door in found):
-            assert {door["network_namespace"] for door in found} == {"one", "two"}, found
+            assert {door["network_namespace"] for door in found} == set(namespaces), found
             return
-        assert time.monotonic() < deadline, (process.stdout, must("journalctl", "-u", "handshaked", "-n", "30"))
+        assert time.monotonic() < deadline, (process.stdout, journal())
         time.sleep(0.1)
 
 
-Path("/var/lib/handshaked").mkdir(parents=True)
-must("mount", "-t", "tmpfs", "tmpfs", "/var/lib/handshaked")
-must("systemctl", "start", "dbus.socket", "systemd-journald.service")
-must("handshakectl", "install-systemd")
-configuration = Path("/etc/handshaked/handshaked.toml")
-configuration.parent.mkdir(exist_ok=True)
-configuration.write_text(CONFIGURATION)
-make_keyring("of-root")
-for name in ("one", "two"):
-    must("ip", "netns", "add", name)
+def journal() -> str:
+    """What the service has said."""
+    return must("journalctl", "--unit=handshaked", "--output=cat")
 
-must("systemctl", "start", "handshaked.service")
-doors("no netlink: Operation not permitted")
-assert "keyrings linked: none" in must("journalctl", "-u", "handshaked")
-DROP_IN.parent.mkdir(parents=True)
-DROP_IN.write_text(SETTINGS)
-must("systemctl", "daemon-reload")
-must("systemctl", "restart", "handshaked.service")
-doors("serving")
-assert "keyrings linked: of-root" in must("journalctl", "-u", "handshaked")
+
+def prepare() -> None:
+    """File systems on which files belong to those who make them, and the service."""
+    for path in (Path("/var/lib/handshaked"), CERTIFICATES):
+        path.mkdir(parents=True)
+        must("mount", "-t", "tmpfs", "tmpfs", str(path))
+    must("systemctl", "start", "dbus.socket", "systemd-journald.service")
+    must("handshakectl", "install-systemd")
+    CONFIGURATION.parent.mkdir(exist_ok=True)
+
+
+def mounts() -> None:
+    """``tls`` and ``mtls`` mounts, with files that the service's user may not read by itself."""
+    ca = Authority(CERTIFICATES)
+    server, client = ca.issue("server.test"), ca.issue("client.test", client=True)
+    CONFIGURATION.write_text(
+        f'[client]\ntrust = "{ca.root}"\ncertificate = "{client.certificate}"\nprivate_key = "{client.key}"\n'
+        f'[server]\ntrust = "{ca.root}"\n'
+    )
+    must("systemctl", "start", "handshaked.service")
+    must(
+        "handshakectl", "register", "nfs", f"--cert={server.certificate}", f"--key={server.key}", "--alpn=sunrpc",
+        "--allow-kernel",
+    )  # fmt: skip
+    doors("serving", ".")
+    serve_nfs()
+    for security in ("tls", "mtls"):
+        with mounted(security=security) as directory:
+            write_and_read(directory)
+    must("systemctl", "stop", "handshaked.service")  # which has its last words written
+    said = journal()
+    for role in ("client", "server"):
+        assert said.count(f"outcome=ok role={role} caller=kernel") == 2, said
+    assert "outcome=failed" not in said, said
+
+
+def namespaces_and_keyrings() -> None:
+    """Without a drop-in, and with it."""
+    CONFIGURATION.write_text(NAMESPACES_AND_KEYRINGS)
+    make_keyring("of-root")
+    for name in ("one", "two"):
+        must("ip", "netns", "add", name)
+    must("systemctl", "start", "handshaked.service")
+    doors("no netlink: Operation not permitted", "one", "two")
+    assert "keyrings linked: none" in journal()
+    DROP_IN.parent.mkdir(parents=True)
+    DROP_IN.write_text(SETTINGS)
+    must("systemctl", "daemon-reload")
+    must("systemctl", "restart", "handshaked.service")
+    doors("serving", "one", "two")
+    assert "keyrings linked: of-root" in journal()
+
+
+prepare()
+mounts()
+namespaces_and_keyrings()

@@ -194,9 +194,9 @@ def stop() -> None:
     run("systemctl", "stop", "handshaked.service")
     assert shown("Result") == "success"
     assert run("systemctl", "is-active", "handshaked.socket").strip() == "active"
-    run("handshakectl", "status")
+    started = ("handshakectl", "status")  # which is a success as soon as all workers answer
+    wait_until("stop", lambda: subprocess.run(started, capture_output=True, check=False).returncode == 0)
     assert shown("ActiveState") == "active"
-    print("seen: stop", flush=True)
 
 
 def removal() -> None:
