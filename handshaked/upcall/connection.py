@@ -36,6 +36,11 @@ class Link(Protocol):
     commands: socket.socket
     events: socket.socket
 
+    @property
+    def stale(self) -> bool:
+        """Whether it leads to a place that is not meant any more."""
+        ...
+
     def join(self, group: int) -> None:
         """Have the events of a multicast group come in."""
         ...
@@ -81,6 +86,7 @@ class Connection:
         self._waiting: dict[int, Then] = {}
         self._unanswered: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._closed = False
         self.takes_tags = False
         self.state = "not connected"
@@ -100,6 +106,7 @@ class Connection:
             return
         self._loop.add_reader(self._link.commands, self._read, self._link.commands)
         self._loop.add_reader(self._link.events, self._read, self._link.events)
+        self._looking = self._loop.call_later(self._retry_seconds, self._look)
         self._resolve()
 
     def deafen(self) -> None:
@@ -107,6 +114,11 @@ class Connection:
         self._closed = True
         if self._link is not None:
             self._loop.remove_reader(self._link.events)
+
+    def collect(self) -> None:
+        """Take in the answers that are there: the kernel gives them while a command is sent."""
+        if self._link is not None:
+            self._read(self._link.commands)
 
     def close(self) -> None:
         """Let go of the link; whatever waits for an answer is told that none comes."""
@@ -184,6 +196,12 @@ class Connection:
         self._unanswered = None
         self._reconnect("a command was not answered")
 
+    def _look(self) -> None:
+        if self._link is not None and self._link.stale:
+            self._reconnect("the network namespace is gone, or another one")
+        else:
+            self._looking = self._loop.call_later(self._retry_seconds, self._look)
+
     def _reconnect(self, why: str) -> None:
         log.warning("kernel upcalls: %s; connecting anew", why)
         self._disconnect("connecting anew")
@@ -192,6 +210,9 @@ class Connection:
 
     def _disconnect(self, state: str) -> None:
         self._cancel_again()
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         if self._link is not None:
             self._loop.remove_reader(self._link.commands)
             self._loop.remove_reader(self._link.events)

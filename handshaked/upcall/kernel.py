@@ -107,6 +107,7 @@ class KernelDoor:
     def close(self) -> None:
         """Answer what is open with a status after which the consumer tries again, and let go."""
         self.stop_accepting()
+        self._connection.collect()  # a request that was asked for is ours, and to be answered
         for answer in list(self._open):
             if answer.attempt is not None:
                 answer.attempt.abort(Status.SHUTTING_DOWN, "the daemon is shutting down")

@@ -61,6 +61,7 @@ class MemoryLink:
     commands: socket.socket
     events: socket.socket
     groups: list[int] = field(default_factory=list)
+    stale: bool = False
 
     def join(self, group: int) -> None:
         """As ``Link.join``."""
@@ -96,9 +97,10 @@ class MemoryFamily:
         self._pending: deque[Submission] = deque()
         self._accepted: dict[int, int] = {}
 
-    # The family's ends; made anew for each link.
+    # The family's ends and the agent's; made anew for each link.
     commands: socket.socket
     events: socket.socket
+    link: MemoryLink
 
     def open_link(self) -> MemoryLink:
         """A link to this family, in the place of an earlier one."""
@@ -110,7 +112,8 @@ class MemoryFamily:
         for sock in (self.commands, self.events, commands, events):
             sock.setblocking(False)
         self.on_link()
-        return MemoryLink(commands, events)
+        self.link = MemoryLink(commands, events)
+        return self.link
 
     def attend(self) -> None:
         """Serve all links, as tasks of the running event loop."""

@@ -122,9 +122,26 @@ class NetlinkLink:
     """The sockets to the kernel in the network namespace called `namespace`, or in that of this process."""
 
     def __init__(self, namespace: str | None = None) -> None:
-        with _inside(namespace):
+        self._file = None if namespace is None else _NAMESPACES / namespace
+        self._place = self._found()
+        with _inside(self._file):
             self.commands, self.events = _netlink_socket(), _netlink_socket()
         self.join(NOTIFY_GROUP)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the namespace was deleted, or another one has its name: these sockets would keep it for ever."""
+        try:
+            return self._found() != self._place
+        except OSError:
+            return True
+
+    def _found(self) -> tuple[int, int] | None:
+        """Which namespace has the name now."""
+        if self._file is None:
+            return None
+        status = self._file.stat()
+        return status.st_dev, status.st_ino
 
     def join(self, group: int) -> None:
         """Be sent the messages of a multicast group."""
@@ -283,12 +300,12 @@ def _netlink_socket() -> socket.socket:
 
 
 @contextmanager
-def _inside(namespace: str | None) -> Iterator[None]:
-    """Have sockets made in the network namespace `namespace` (ip-netns(8)); OSError if there is none."""
+def _inside(namespace: Path | None) -> Iterator[None]:
+    """Have sockets made in the network namespace of the file `namespace` (ip-netns(8)); OSError if there is none."""
     if namespace is None:
         yield
         return
-    with Path("/proc/thread-self/ns/net").open("rb") as before, (_NAMESPACES / namespace).open("rb") as wanted:
+    with Path("/proc/thread-self/ns/net").open("rb") as before, namespace.open("rb") as wanted:
         _enter(wanted.fileno())
         try:
             yield

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -418,6 +419,41 @@ def test_what_is_open_when_the_door_closes_can_be_tried_again() -> None:
             door.door.close()
             assert (await door.reports(1))[0].status == Status.TIMED_OUT
             assert door.door.status["in_flight"] == 0
+
+    asyncio.run(scene())
+
+
+def test_a_request_whose_accept_is_under_way_when_the_door_closes_is_answered() -> None:
+    async def scene() -> None:
+        async with bench(end=None) as door:
+            await door.serving()
+            await door.until(lambda: door.family.attended == 3)  # nothing was pending
+            loop, commands = asyncio.get_running_loop(), door.family.commands
+            loop.remove_reader(commands)
+            door.submit()
+            await door.until(lambda: is_readable(commands))
+            door.family.serve()  # at once, as a kernel does
+            door.door.close()
+            door.family.serve()
+            assert [report.status for report in door.family.reports] == [Status.TIMED_OUT]
+            loop.add_reader(commands, door.family.serve)
+
+    asyncio.run(scene())
+
+
+def is_readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def test_a_link_that_is_stale_is_made_anew() -> None:
+    async def scene() -> None:
+        async with bench() as door:
+            await door.serving()
+            door.family.link.stale = True
+            await door.until(lambda: door.family.links == 2)
+            await door.serving()
+            door.submit()
+            assert (await door.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
 

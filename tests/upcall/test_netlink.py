@@ -1,6 +1,9 @@
 """The family's messages: those that a kernel was seen to send, those that we send, and what is neither."""
 
 import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -13,6 +16,7 @@ from handshaked.upcall.netlink import (
     Acknowledgement,
     Family,
     FamilyChange,
+    NetlinkLink,
     Ready,
     Unintelligible,
     pull_from_kernel,
@@ -153,3 +157,27 @@ def test_a_damaged_message_never_does_more_than_be_refused(packet: bytes, damage
             damaged[position] = value
     for _, message in pull_from_kernel(bytes(damaged), FAMILY):
         assert isinstance(message, Accepted | Unintelligible | Family | FamilyChange | Ready | Acknowledgement)
+
+
+@pytest.fixture
+def namespace(as_root: None) -> Iterator[str]:
+    """The name of a network namespace that is there."""
+    name = f"handshaked-{os.urandom(4).hex()}"
+    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"no network namespaces here: {made.stderr}")
+    yield name
+    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def test_a_link_into_a_namespace_that_was_deleted_and_made_anew_is_stale(namespace: str) -> None:
+    with contextlib.closing(NetlinkLink(namespace)) as there, contextlib.closing(NetlinkLink()) as here:
+        assert not there.stale
+        assert not here.stale
+        subprocess.run(["ip", "netns", "delete", namespace], check=True)
+        assert there.stale
+        subprocess.run(["ip", "netns", "add", namespace], check=True)
+        assert there.stale
+        assert not here.stale
+    with pytest.raises(FileNotFoundError):
+        NetlinkLink(f"no-{namespace}")
