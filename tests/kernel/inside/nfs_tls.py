@@ -1,15 +1,24 @@
-"""An ``xprtsec=tls`` mount, handshakes of both sides by the daemon: a file is written and read back."""
+"""``xprtsec=tls`` mounts, handshakes of both sides by the daemon, in each cipher: a file is written and read back."""
 
+from handshaked.model import CipherSuite
 from tests.kernel.inside.scene import authority, daemon, logged, mounted, serve_nfs, serving, write_and_read
 
 ca = authority()
 server = ca.issue("server.test")
 with daemon(f'[client]\ntrust = "{ca.root}"\n') as running:
-    running.register("nfs", (server.certificate, server.key), alpns=["sunrpc"], allow_kernel=True)
     serving(running)
     serve_nfs()
-    with mounted() as directory:
-        write_and_read(directory)
-    for role in ("client", "server"):
-        logged(running, "outcome=ok", f"role={role}")
+    for suite in CipherSuite:
+        running.register(
+            "nfs",
+            (server.certificate, server.key),
+            alpns=["sunrpc"],
+            allow_kernel=True,
+            cipher_suites=[suite.name],
+            replace=True,
+        )
+        with mounted() as directory:
+            write_and_read(directory)
+        for role in ("client", "server"):
+            logged(running, "outcome=ok", f"role={role}", f"cipher={suite.name}")
     assert "outcome=failed" not in running.log.read_text()
