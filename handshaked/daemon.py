@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from handshaked import __version__, directories
@@ -87,7 +88,12 @@ class Daemon:
             *_door_options(settings, configuration),
         )
         self._supervisor = Supervisor(self._listener, settings.workers, options, self._on_outcomes)
-        self._manager = Manager(self._store, self._publish, settings.configuration_directory / directories.DROP_INS)
+        self._manager = Manager(
+            self._store,
+            self._publish,
+            settings.configuration_directory / directories.DROP_INS,
+            partial(_configuration, settings),
+        )
         self._followers = Followers(self._manager.snapshot, _followers_uids(settings.demux_user))
         address = Path(self._listener.getsockname())
         self._watchdog = Watchdog(lambda: self._self_test.run(address), self._supervisor.check)
@@ -183,10 +189,7 @@ def main() -> None:
     """Run the daemon in the foreground."""
     settings = Settings(**vars(command_line().parse_args()))
     try:
-        configuration = load_configuration(
-            settings.configuration or DEFAULT_PATH, required=settings.configuration is not None
-        )
-        check_sides(configuration)
+        configuration = _configuration(settings)
     except RefusedError as error:
         sys.exit(f"handshaked: {error}")
     if settings.check_config:
@@ -200,6 +203,14 @@ def main() -> None:
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
         sys.exit(1)
+
+
+def _configuration(settings: Settings) -> Configuration:
+    """The configuration as it is now; RefusedError says what of it, or of the files it names, cannot be used."""
+    path = settings.configuration or DEFAULT_PATH
+    configuration = load_configuration(path, required=settings.configuration is not None)
+    check_sides(configuration)
+    return configuration
 
 
 async def _run(settings: Settings, configuration: Configuration) -> None:

@@ -1,7 +1,9 @@
 """The kernel's doors of one worker, one for each network namespace: made, configured anew, and closed together."""
 
+import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,17 +17,33 @@ from handshaked.errors import RefusedError
 from handshaked.kernel import KernelHandshakes
 from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.service import HandshakeService
+from handshaked.upcall.connection import Link
 from handshaked.upcall.kernel import KernelDoor, KernelLimits, OpenPath
 from handshaked.upcall.netlink import NetlinkLink
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 60.0
+"""How often the configuration and the files it names are looked at."""
+
 
 class KernelDoors:
-    """The doors that the configuration in the file at `path` asks for, or those in `namespaces` if any are given."""
+    """The doors that the configuration in the file at `path` asks for, or those in `namespaces` if any are given.
 
-    def __init__(self, service: HandshakeService, path: Path, namespaces: tuple[str, ...]) -> None:
+    Whether its files have changed is looked at every `look` seconds; `open_link` leads into a network namespace.
+    """
+
+    def __init__(
+        self,
+        service: HandshakeService,
+        path: Path,
+        namespaces: tuple[str, ...],
+        *,
+        open_link: Callable[[str | None], Link] = NetlinkLink,
+        look: float = LOOK_SECONDS,
+    ) -> None:
         self._path = path
+        self._problem: str | None = None
         configuration = load_configuration(path, required=False)
         self._files = _files(path, configuration)
         self._handshakes = KernelHandshakes(service, configuration, hand_over)
@@ -38,9 +56,11 @@ class KernelDoors:
         }
         wanted = dict.fromkeys(namespaces or configuration.kernel.network_namespaces or (OWN_NAMESPACE,))
         self._doors = {
-            name: KernelDoor(partial(NetlinkLink, None if name == OWN_NAMESPACE else name), paths, limits)
+            name: KernelDoor(partial(open_link, None if name == OWN_NAMESPACE else name), paths, limits)
             for name in wanted
         }
+        self._look_seconds = look
+        self._looking = asyncio.get_running_loop().call_later(look, self._look)
 
     @property
     def status(self) -> list[dict[str, Any]]:
@@ -55,8 +75,15 @@ class KernelDoors:
             if files != self._files:
                 self._handshakes.configure(configuration)
                 self._files = files
+            self._problem = None
         except RefusedError as error:
-            log.error("the configuration stays as it was: %s", error)
+            if self._problem != str(error):
+                log.error("the configuration stays as it was: %s", error)
+            self._problem = str(error)
+
+    def _look(self) -> None:
+        self.reload()
+        self._looking = asyncio.get_running_loop().call_later(self._look_seconds, self._look)
 
     def stop_accepting(self) -> None:
         """Take no new requests."""
@@ -65,6 +92,7 @@ class KernelDoors:
 
     def close(self) -> None:
         """Answer what is open and let go."""
+        self._looking.cancel()
         for door in self._doors.values():
             door.close()
 

@@ -27,6 +27,13 @@ class Side:
 
 def load_side(defaults: SideDefaults, role: Role) -> Side:
     """The side that plays `role`, out of its files; RefusedError names the one that cannot be used."""
+    try:
+        return _loaded(defaults, role)
+    except RefusedError as error:
+        raise RefusedError(f"[{role.name.lower()}] {error}") from None
+
+
+def _loaded(defaults: SideDefaults, role: Role) -> Side:
     trust = None if defaults.trust is None else _trust(defaults.trust)
     lists = map(_revocation_list, defaults.revocation_lists)
     revocations = RevocationLists(lists, required=defaults.require_revocation_lists)

@@ -42,11 +42,21 @@ Result = dict[str, Any]
 
 
 class Manager:
-    """Commands on the registrations in `store`; `publish` makes a new snapshot known to all workers."""
+    """Commands on the registrations in `store`; `publish` makes a new snapshot known to all workers.
 
-    def __init__(self, store: Store, publish: Callable[[Snapshot], Awaitable[None]], drop_ins: Path) -> None:
+    `check_settings` looks at the daemon's own, which workers read again when it is told to reload.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        publish: Callable[[Snapshot], Awaitable[None]],
+        drop_ins: Path,
+        check_settings: Callable[[], object] = lambda: None,
+    ) -> None:
         self._store = store
         self._publish = publish
+        self._check_settings = check_settings
         self.snapshot = store.load()
         self.hub = Hub(self._owner_of)
         self.renewal = Renewal(store, drop_ins, self._changed)
@@ -139,6 +149,10 @@ class Manager:
         """Look at all files again; what cannot be used leaves the old in place."""
         require_administrator(caller, "reload")
         renewed, errors = await self.renewal.reload()
+        try:
+            self._check_settings()
+        except RefusedError as error:
+            errors.append(str(error))
         await self._publish(self.snapshot)  # workers have files of their own to look at
         log.info("reloaded: %d registrations renewed, %d errors", len(renewed), len(errors))
         return {"renewed": _first(renewed), "errors": _first(errors)}

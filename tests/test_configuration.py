@@ -1,0 +1,158 @@
+"""The configuration file: what it says, and how it is refused: by file and line, with what there is instead."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from handshaked.configuration import (
+    Configuration,
+    KernelSettings,
+    LimitSettings,
+    SideDefaults,
+    load_configuration,
+    parse_configuration,
+)
+from handshaked.errors import RefusedError
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+
+EVERYTHING = """
+[client]
+trust = "/etc/trust.pem"
+revocation_lists = ["/etc/one.crl", "/etc/two.crl"]
+require_revocation_lists = true
+certificate = "/etc/client.pem"
+private_key = "/etc/client.key"
+peers = ["deny fingerprint=00", "allow san=dns:*.example.com tag=ours"]
+alpn = ["sunrpc", "other"]
+
+[server]
+trust = "/etc/clients.pem"
+
+[kernel]
+enabled = true
+network_namespaces = [".", "one"]
+keyrings = ["of-ours"]
+
+[limits]
+kernel_handshakes = 10
+client_timeout = 1
+server_timeout = 2.5
+longest_timeout = 600
+
+[log]
+level = "debug"
+"""
+
+
+def test_everything_that_can_be_said() -> None:
+    assert parse_configuration(EVERYTHING, "file") == Configuration(
+        client=SideDefaults(
+            trust=Path("/etc/trust.pem"),
+            revocation_lists=(Path("/etc/one.crl"), Path("/etc/two.crl")),
+            require_revocation_lists=True,
+            certificate=Path("/etc/client.pem"),
+            private_key=Path("/etc/client.key"),
+            peers=("deny fingerprint=00", "allow san=dns:*.example.com tag=ours"),
+            alpns=(b"sunrpc", b"other"),
+        ),
+        server=SideDefaults(trust=Path("/etc/clients.pem")),
+        kernel=KernelSettings(enabled=True, network_namespaces=(".", "one"), keyrings=("of-ours",)),
+        limits=LimitSettings(kernel_handshakes=10, client_timeout=1, server_timeout=2.5, longest_timeout=600),
+        log_level="debug",
+    )
+
+
+def test_nothing_said_is_the_defaults(tmp_path: Path) -> None:
+    assert parse_configuration("", "file") == Configuration()
+    assert load_configuration(tmp_path / "none", required=False) == Configuration()
+    assert parse_configuration('[client]\ntrust = "/a"\n', "file").client.alpns == (b"sunrpc",)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("\n[clients]\n", "file:2: there is no table or setting 'clients'; there are client, kernel,"),
+        ("level = 1", "file:1: there is no table or setting 'level'"),
+        ("kernel = 3", r"file:1: kernel is a table: write \[kernel\]"),
+        ('[server]\n# here\ntrsut = "/x"', r"file:3: \[server\] has no setting 'trsut'; there are certificate,"),
+        ('[server]\nalpn = ["h3"]', r"file:2: \[server\] has no setting 'alpn'"),
+        ('[client]\ntrust = "trust.pem"', "file:2: trust: an absolute path"),
+        ('[client]\ncertificate = "/c"', "file:2: certificate and private_key go together"),
+        ('[client]\nprivate_key = "/c"', "file:2: certificate and private_key go together"),
+        ('[client]\nrevocation_lists = ["/c"]', "file:2: revocation_lists goes with trust"),
+        ('[client]\ntrust = "/t"\nrequire_revocation_lists = 1', "file:3: require_revocation_lists: true or false"),
+        ('[client]\npeers = ["permit san=dns:x"]', "file:2: peers: rule 'permit san=dns:x' begins with 'permit'"),
+        ('[client]\npeers = "allow"', "file:2: peers: a list"),
+        ('[client]\nalpn = [""]', "file:2: alpn: "),
+        ('[kernel]\nnetwork_namespaces = ["../one"]', "file:2: network_namespaces: '../one' is not the name"),
+        ('[kernel]\nnetwork_namespaces = [".."]', "file:2: network_namespaces: '..' is not the name"),
+        ('[kernel]\nkeyrings = ["a\\nb"]', "file:2: keyrings: a printable string"),
+        ("[limits]\nclient_timeout = 0", "file:2: client_timeout: a number from 0.1 to 600"),
+        ("[limits]\nclient_timeout = nan", "file:2: client_timeout: a number from 0.1 to 600"),
+        ("[limits]\nclient_timeout = true", "file:2: client_timeout: a number from 0.1 to 600"),
+        ("[limits]\nkernel_handshakes = 1.5", "file:2: kernel_handshakes: a whole number from 1 to 65536"),
+        ('[log]\nlevel = "loud"', "file:2: level: one of debug,"),
+        ("[log]\nlevel = []", "file:2: level: one of debug,"),
+        ('[log]\nlevel = "info"\nlevel = "info"\n', "file: .*line 3"),
+        ("[log\nlevel = 1", "file: .*line 1"),
+    ],
+)
+def test_what_is_not_known_or_does_not_fit_is_refused_with_its_line(text: str, refusal: str) -> None:
+    with pytest.raises(RefusedError, match=f"^{refusal}"):
+        parse_configuration(text, "file")
+
+
+def check(path: Path) -> tuple[int, str]:
+    """``--check-config``: exit code, and what was said."""
+    command = [sys.executable, "-m", "handshaked.daemon", "--check-config", f"--configuration={path}"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.stdout == ""
+    return process.returncode, process.stderr
+
+
+def test_check_config(tmp_path: Path, authority: Authority) -> None:
+    file = tmp_path / "handshaked.toml"
+    assert check(file) == (1, f"handshaked: {file}: there is no such file\n")
+    file.write_text(f'[client]\ntrust = "{authority.root}"\n')
+    assert check(file) == (0, "")
+    file.write_text("[client]\ntrusts = 1\n")
+    status, said = check(file)
+    assert (status, said.startswith(f"handshaked: {file}:2: [client] has no setting 'trusts'")) == (1, True)
+    file.write_bytes(b"\xff")
+    assert check(file)[0] == 1
+
+
+@pytest.mark.parametrize("setting", ["trust", "certificate", "private_key", "revocation_lists"])
+def test_check_config_looks_into_the_files(tmp_path: Path, authority: Authority, setting: str) -> None:
+    issued = authority.issue("someone", client=True, file_name=f"checked-{setting}")
+    nothing = tmp_path / "nothing.pem"
+    values = {
+        "trust": f'"{authority.root}"',
+        "certificate": f'"{issued.certificate}"',
+        "private_key": f'"{issued.key}"',
+        "revocation_lists": "[]",
+    }
+    values[setting] = f'["{nothing}"]' if setting == "revocation_lists" else f'"{nothing}"'
+    file = tmp_path / "handshaked.toml"
+    file.write_text("[client]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
+    assert check(file) == (1, f"handshaked: [client] {nothing}: No such file or directory\n")
+    nothing.write_text("nothing of use\n")
+    status, said = check(file)
+    assert status == 1
+    assert said.startswith(f"handshaked: [client] {nothing}: ")
+
+
+def test_a_reload_says_what_of_the_configuration_cannot_be_used(public_directory: Path, authority: Authority) -> None:
+    file = public_directory / "handshaked.toml"
+    file.write_text(f'[server]\ntrust = "{authority.root}"\n')
+    options = ("--no-kernel", f"--configuration={file}")
+    with RunningDaemon(public_directory, workers=1, options=options) as running:
+        assert running.ask("reload")["errors"] == []
+        file.write_text('[server]\ntrust = "/nowhere"\n')
+        assert running.ask("reload")["errors"] == ["[server] /nowhere: No such file or directory"]
+        file.write_text("[servers]\n")
+        (error,) = running.ask("reload")["errors"]
+        assert error.startswith(f"{file}:1: there is no table or setting 'servers'")
