@@ -60,7 +60,7 @@ def parse_rule(text: str) -> Rule:
     if len(text) > _MAX_RULE:
         raise RefusedError(f"a rule has at most {_MAX_RULE} characters")
     try:
-        verb, *words = shlex.split(text)
+        verb, *words = shlex.split(text) or ("",)
     except ValueError as error:
         raise RefusedError(f"rule {text!r}: {error}; write: allow san=dns:*.example.com tag=ours") from None
     if verb not in _VERBS:
