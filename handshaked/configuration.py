@@ -28,8 +28,9 @@ class SideDefaults:
     """What handshakes of the kernel use on one side where neither the request nor a registration says otherwise.
 
     ``trust`` None: on a client the system's trust store, on a server no client certificates are asked for.
-    ``peers`` are rules on the peer's certificate (``registry.authorisation``). A server's credential is registered
-    like any other, for every name; a client's is for requests that name none.
+    ``peers`` are rules on the peer's certificate (``registry.authorisation``). A client's credential is for requests
+    that name none, a server's for clients for whom nothing is registered. ``alpns`` are what a client offers, and what
+    a server takes with a credential that is not a registration's.
     """
 
     trust: Path | None = None
@@ -38,7 +39,7 @@ class SideDefaults:
     certificate: Path | None = None
     private_key: Path | None = None
     peers: tuple[str, ...] = ()
-    alpns: tuple[bytes, ...] = ()
+    alpns: tuple[bytes, ...] = (b"sunrpc",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class LimitSettings:
 class Configuration:
     """All settings."""
 
-    client: SideDefaults = field(default=SideDefaults(alpns=(b"sunrpc",)))
+    client: SideDefaults = field(default=SideDefaults())
     server: SideDefaults = field(default=SideDefaults())
     kernel: KernelSettings = field(default=KernelSettings())
     limits: LimitSettings = field(default=LimitSettings())
@@ -214,12 +215,10 @@ _seconds = _number(0.1, _LONGEST_TIMEOUT)
 _SIDE: dict[str, tuple[str, _Parser]] = {
     **_same(trust=_path, certificate=_path, private_key=_path, require_revocation_lists=_flag, peers=_list_of(_rule)),
     "revocation_lists": ("revocation_lists", _list_of(_path)),
+    "alpn": ("alpns", _list_of(lambda value: parse_alpn(_text(value)))),
 }
 _TABLES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, tuple[str, _Parser]]]] = {
-    "client": (
-        lambda values: {"client": SideDefaults(**{"alpns": (b"sunrpc",), **values})},
-        {**_SIDE, "alpn": ("alpns", _list_of(lambda value: parse_alpn(_text(value))))},
-    ),
+    "client": (lambda values: {"client": SideDefaults(**values)}, _SIDE),
     "server": (lambda values: {"server": SideDefaults(**values)}, _SIDE),
     "kernel": (
         lambda values: {"kernel": KernelSettings(**values)},

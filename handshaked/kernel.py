@@ -16,13 +16,13 @@ from handshaked.configuration import Configuration
 from handshaked.datapath.ktls import capabilities
 from handshaked.datapath.tcp import HandOver, TcpPath
 from handshaked.driver import Attempt
-from handshaked.errors import Alert, CallerError, LocalError, RefusedError, Status
+from handshaked.errors import Alert, CallerError, LocalError, PeerError, RefusedError, Status
 from handshaked.events import HandshakeComplete
 from handshaked.keyring_psks import KeyringPsks
 from handshaked.model import AuthMode, CipherSuite, ClientAuth, Outcome, Request, Role
 from handshaked.registry.authorisation import PeerRules
 from handshaked.registry.credentials import load_keys, open_credential
-from handshaked.registry.snapshot import Query
+from handshaked.registry.snapshot import Query, Selection
 from handshaked.service import HandshakeService
 from handshaked.sides import RuledClients, RuledServers, Side, load_side
 from handshaked.stream_session import ClientStreamSession, ServerStreamSession, StreamSession
@@ -184,13 +184,24 @@ class KernelRun:
         )
         if request.auth_mode is AuthMode.PSK:
             return replace(parameters, psks=self._psks)
-        credential = self._credential_of_keys()
-        if credential is not None:
-            return self._asking_for_certificates(replace(parameters, credential=credential), PeerRules())
+        if (credential := self._credential_of_keys()) is not None:
+            parameters = replace(parameters, credential=credential, alpn=self._shared_alpn(hello))
+            return self._asking_for_certificates(parameters, PeerRules())
         query = Query(
             request.caller, hello.server_name, hello.alpns, hello.signature_schemes, served_alpns=request.alpns
         )
-        selection = self._snapshot.select(query)
+        try:
+            selection = self._snapshot.select(query)
+        except PeerError:
+            alpn, credential = self._shared_alpn(hello), self._handshakes.server.credential
+            if credential is None or (hello.alpns and alpn is None):
+                raise
+            return self._asking_for_certificates(replace(parameters, credential=credential, alpn=alpn), PeerRules())
+        return self._registered(selection, parameters)
+
+    def _registered(self, selection: Selection, parameters: ServerParameters) -> ServerParameters:
+        """`parameters` with what the selected registration has."""
+        request = self._request
         self.registration = selection.registration.name
         policy = selection.registration.policy
         answer = self._service.resources.answer(request, selection, None)
@@ -204,8 +215,14 @@ class KernelRun:
             client_verifier=answer.client_verifier,
         )
         if policy.cipher_suites:
-            parameters = replace(parameters, cipher_suites=tuple(one for one in answer.cipher_suites if one in suites))
+            allowed = tuple(one for one in answer.cipher_suites if one in parameters.cipher_suites)
+            parameters = replace(parameters, cipher_suites=allowed)
         return self._asking_for_certificates(parameters, PeerRules(policy.peers))
+
+    def _shared_alpn(self, hello: ClientHello) -> bytes | None:
+        """The protocol of a server that is no registration's, if the client offers one that it takes."""
+        served = self._request.alpns or self._handshakes.server.alpns
+        return next((alpn for alpn in served if alpn in hello.alpns), None)
 
     def _asking_for_certificates(self, parameters: ServerParameters, rules: PeerRules) -> ServerParameters:
         """`parameters` with what the client's certificate has to meet: the registration's conditions, or else ours."""

@@ -41,7 +41,7 @@ def _loaded(defaults: SideDefaults, role: Role) -> Side:
     return Side(
         servers=ServerChainVerifier(trust, revocations) if client and trust is not None else None,
         clients=ClientChainVerifier(trust, revocations) if not client and trust is not None else None,
-        credential=_credential(defaults) if client else None,
+        credential=_credential(defaults),
         rules=PeerRules(defaults.peers),
         alpns=defaults.alpns,
     )

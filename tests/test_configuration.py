@@ -30,6 +30,9 @@ alpn = ["sunrpc", "other"]
 
 [server]
 trust = "/etc/clients.pem"
+certificate = "/etc/server.pem"
+private_key = "/etc/server.key"
+alpn = []
 
 [kernel]
 enabled = true
@@ -58,7 +61,12 @@ def test_everything_that_can_be_said() -> None:
             peers=("deny fingerprint=00", "allow san=dns:*.example.com tag=ours"),
             alpns=(b"sunrpc", b"other"),
         ),
-        server=SideDefaults(trust=Path("/etc/clients.pem")),
+        server=SideDefaults(
+            trust=Path("/etc/clients.pem"),
+            certificate=Path("/etc/server.pem"),
+            private_key=Path("/etc/server.key"),
+            alpns=(),
+        ),
         kernel=KernelSettings(enabled=True, network_namespaces=(".", "one"), keyrings=("of-ours",)),
         limits=LimitSettings(kernel_handshakes=10, client_timeout=1, server_timeout=2.5, longest_timeout=600),
         log_level="debug",
@@ -68,7 +76,9 @@ def test_everything_that_can_be_said() -> None:
 def test_nothing_said_is_the_defaults(tmp_path: Path) -> None:
     assert parse_configuration("", "file") == Configuration()
     assert load_configuration(tmp_path / "none", required=False) == Configuration()
-    assert parse_configuration('[client]\ntrust = "/a"\n', "file").client.alpns == (b"sunrpc",)
+    for side in ("client", "server"):
+        said = getattr(parse_configuration(f'[{side}]\ntrust = "/a"\n', "file"), side)
+        assert (said.trust, said.alpns) == (Path("/a"), (b"sunrpc",))
 
 
 @pytest.mark.parametrize(
@@ -77,8 +87,7 @@ def test_nothing_said_is_the_defaults(tmp_path: Path) -> None:
         ("\n[clients]\n", "file:2: there is no table or setting 'clients'; there are client, kernel,"),
         ("level = 1", "file:1: there is no table or setting 'level'"),
         ("kernel = 3", r"file:1: kernel is a table: write \[kernel\]"),
-        ('[server]\n# here\ntrsut = "/x"', r"file:3: \[server\] has no setting 'trsut'; there are certificate,"),
-        ('[server]\nalpn = ["h3"]', r"file:2: \[server\] has no setting 'alpn'"),
+        ('[server]\n# here\ntrsut = "/x"', r"file:3: \[server\] has no setting 'trsut'; there are alpn, certificate,"),
         ('[client]\ntrust = "trust.pem"', "file:2: trust: an absolute path"),
         ('[client]\ncertificate = "/c"', "file:2: certificate and private_key go together"),
         ('[client]\nprivate_key = "/c"', "file:2: certificate and private_key go together"),
@@ -125,9 +134,10 @@ def test_check_config(tmp_path: Path, authority: Authority) -> None:
     assert check(file)[0] == 1
 
 
+@pytest.mark.parametrize("side", ["client", "server"])
 @pytest.mark.parametrize("setting", ["trust", "certificate", "private_key", "revocation_lists"])
-def test_check_config_looks_into_the_files(tmp_path: Path, authority: Authority, setting: str) -> None:
-    issued = authority.issue("someone", client=True, file_name=f"checked-{setting}")
+def test_check_config_looks_into_the_files(tmp_path: Path, authority: Authority, side: str, setting: str) -> None:
+    issued = authority.issue("someone", client=True, file_name=f"checked-{side}-{setting}")
     nothing = tmp_path / "nothing.pem"
     values = {
         "trust": f'"{authority.root}"',
@@ -137,12 +147,12 @@ def test_check_config_looks_into_the_files(tmp_path: Path, authority: Authority,
     }
     values[setting] = f'["{nothing}"]' if setting == "revocation_lists" else f'"{nothing}"'
     file = tmp_path / "handshaked.toml"
-    file.write_text("[client]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
-    assert check(file) == (1, f"handshaked: [client] {nothing}: No such file or directory\n")
+    file.write_text(f"[{side}]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
+    assert check(file) == (1, f"handshaked: [{side}] {nothing}: No such file or directory\n")
     nothing.write_text("nothing of use\n")
     status, said = check(file)
     assert status == 1
-    assert said.startswith(f"handshaked: [client] {nothing}: ")
+    assert said.startswith(f"handshaked: [{side}] {nothing}: ")
 
 
 def test_a_reload_says_what_of_the_configuration_cannot_be_used(public_directory: Path, authority: Authority) -> None:

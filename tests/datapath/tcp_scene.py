@@ -116,9 +116,7 @@ async def scene(
     family = MemoryFamily()
     outcomes: list[Outcome] = []
     service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: outcomes.append(outcome))
-    configuration = Configuration(
-        client=client or SideDefaults(trust=authority.root, alpns=(b"sunrpc",)), server=server or SideDefaults()
-    )
+    configuration = Configuration(client=client or SideDefaults(trust=authority.root), server=server or SideDefaults())
     taken: dict[str, Taken] = {}
 
     def hand_over(sock: socket.socket, records: RecordLayer) -> None:

@@ -98,6 +98,30 @@ def test_a_client_without_alpn_is_for_a_registration_without(authority: Authorit
     play(scenario())
 
 
+def test_the_configured_certificate_serves_those_for_whom_nothing_is_registered(
+    authority: Authority, issue: Issue
+) -> None:
+    other = "other.example.com"
+    default = issue(other)
+    side = SideDefaults(certificate=default.certificate, private_key=default.key)
+
+    async def shaken(name: str, alpn: str | None) -> tuple[int, str | None, bytes | None]:
+        async with connected(authority, issue, server=side) as (made, ours, theirs):
+            client = OpenSsl(client_context(authority, alpn=alpn), theirs, name)
+            submitted, shaking = made.submit(ours, Role.SERVER), asyncio.to_thread(client.shake_hands)
+            report, _ = await asyncio.gather(submitted, shaking, return_exceptions=True)
+            (outcome,) = made.outcomes
+            return report.status, outcome.registration, outcome.alpn
+
+    async def scenario() -> None:
+        assert await shaken(NAME, "sunrpc") == (Status.OK, "nfs", b"sunrpc")
+        assert await shaken(other, "sunrpc") == (Status.OK, None, b"sunrpc")
+        assert await shaken(other, None) == (Status.OK, None, None)
+        assert await shaken(other, "h3") == (Status.REFUSED, None, None)
+
+    play(scenario())
+
+
 def test_a_server_has_a_key_for_its_clients_certificate(authority: Authority, issue: Issue, identity: Issued) -> None:
     async def scenario() -> None:
         side = SideDefaults(trust=authority.root, peers=("allow san=dns:someone tag=friend",))
@@ -184,9 +208,7 @@ def unsent(sock: socket.socket) -> int:
 @pytest.mark.parametrize("mode", [AuthMode.UNAUTH, AuthMode.X509])
 def test_a_client(authority: Authority, issue: Issue, identity: Issued, mode: AuthMode) -> None:
     async def scenario() -> None:
-        side = SideDefaults(
-            trust=authority.root, certificate=identity.certificate, private_key=identity.key, alpns=(b"sunrpc",)
-        )
+        side = SideDefaults(trust=authority.root, certificate=identity.certificate, private_key=identity.key)
         async with connected(authority, issue, client=side) as (made, ours, theirs):
             demanded = authority.root if mode is AuthMode.X509 else None
             server = OpenSsl(server_context(issue(NAME), demanded), theirs)

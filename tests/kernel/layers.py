@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ _PACKAGES = (
     "systemd", "dbus",
 )  # fmt: skip
 _PREPARATION_SECONDS = 600
+_KEPT_LAYERS = 8
+_UNUSED_SECONDS = 3600  # longer than any machine runs
 
 
 class LabError(RuntimeError):
@@ -86,9 +89,9 @@ def project_layer(root: Path) -> Path:
     directory = root.parent / f"project-{digest}"
     with locked(directory):
         if directory.exists():
+            os.utime(directory)
             return directory / "upper"
-        for old in sorted(root.parent.glob("project-*[0-9a-f]"), key=lambda path: path.stat().st_mtime)[:-8]:
-            shutil.rmtree(old, ignore_errors=True)
+        _remove_old_layers(root.parent)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix="new-") as name:
             layer = Path(name)
             wheels = layer / "upper" / "wheels"
@@ -105,6 +108,15 @@ def project_layer(root: Path) -> Path:
             directory.mkdir()
             (layer / "upper").rename(directory / "upper")
         return directory / "upper"
+
+
+def _remove_old_layers(cache: Path) -> None:
+    """Remove the project's layers that nobody has asked for lately: a machine may run on any that somebody has."""
+    with locked(cache / "old-layers"):
+        layers = sorted((path.stat().st_mtime, path) for path in cache.glob("project-*[0-9a-f]"))
+        for used, layer in layers[:-_KEPT_LAYERS]:
+            if used < time.time() - _UNUSED_SECONDS:
+                shutil.rmtree(layer, ignore_errors=True)
 
 
 def in_overlay(layer: Path, lower: tuple[Path, ...], command: str, *, timeout: float, check: bool = False) -> str:
