@@ -19,7 +19,7 @@ from handshaked.control.parent import ParentChannel
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.directories import DATABASE, REPLAY_RECORD
-from handshaked.errors import HandshakedError, UnavailableError
+from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.outcomes import OutcomeRecorder
 from handshaked.process import forbid_core_dumps, start_logging
 from handshaked.quic_sockets import QuicSocketHandshakes
@@ -53,6 +53,7 @@ class Worker:
         open_socket = emulated_quic_socket if arguments.emulated_quic_sockets else kernel_quic_socket
         quic_sockets = QuicSocketHandshakes(self._service, open_socket)
         self._door = UnixDoor(listener, self._service, Limits(), quic_sockets)
+        self._arguments = arguments
         self._kernel = _kernel_doors(self._service, arguments)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
@@ -89,6 +90,8 @@ class Worker:
             log.error("cannot take over the new registrations, the old ones stay: %s", error)
         if self._kernel is not None:
             self._kernel.reload()
+        elif not self._stopping:
+            self._kernel = _kernel_doors(self._service, self._arguments)
         self._channel.tell({"event": "refreshed", "generation": self._service.snapshot.generation})
 
     def _begin_to_stop(self) -> None:
@@ -103,12 +106,17 @@ class Worker:
 
 
 def _kernel_doors(service: HandshakeService, arguments: argparse.Namespace) -> "KernelDoors | None":
+    """The kernel's doors if they are wanted, and if the configuration can be used: it may have changed since."""
     if not arguments.kernel:
         return None
     # Only here: pyroute2 takes a sixth of a second and 20 MB, which those without the privilege need not pay.
     from handshaked.kernel_doors import KernelDoors
 
-    return KernelDoors(service, arguments.configuration, tuple(arguments.netns))
+    try:
+        return KernelDoors(service, arguments.configuration, tuple(arguments.netns))
+    except RefusedError as error:
+        log.error("the kernel's requests are not taken: %s", error)
+        return None
 
 
 async def _run(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """The configuration file: what it says, and how it is refused: by file and line, with what there is instead."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +168,25 @@ def test_a_reload_says_what_of_the_configuration_cannot_be_used(public_directory
         file.write_text("[servers]\n")
         (error,) = running.ask("reload")["errors"]
         assert error.startswith(f"{file}:1: there is no table or setting 'servers'")
+
+
+def test_a_worker_that_starts_when_the_configuration_is_broken_serves_all_but_the_kernel(
+    public_directory: Path, authority: Authority
+) -> None:
+    file = public_directory / "handshaked.toml"
+    file.write_text(f'[server]\ntrust = "{authority.root}"\n')
+    options = ("--kernel", f"--configuration={file}")
+    with RunningDaemon(public_directory, workers=1, options=options) as running:
+
+        def doors() -> list[object]:
+            return [worker["kernel"] for worker in running.ask("status")["workers"] if worker["answers"]]
+
+        (before,) = running.worker_pids()
+        assert doors() != [None]
+        file.write_text("[servers]\n")
+        os.kill(before, signal.SIGKILL)
+        running.wait_until(lambda: running.worker_pids() not in ([], [before]))
+        assert doors() == [None]
+        file.write_text("")
+        assert running.ask("reload")["errors"] == []
+        assert doors() != [None]

@@ -142,5 +142,5 @@ def test_done_is_sent_as_specified() -> None:
     sent = pull(frame, SETS["done"])
     assert {name for name, _ in sent} == set(operation["do"]["request"]["attributes"])
     assert sent == [
-        ("status", 13), ("sockfd", 7), ("remote-auth", -1), ("remote-auth", 99), ("tag", "friend"), ("tag", "of-ours"),
+        ("status", 13), ("sockfd", 7), ("remote-auth", 0xFFFFFFFF), ("remote-auth", 99), ("tag", "friend"), ("tag", "of-ours"),
     ]  # fmt: skip
