@@ -1,12 +1,21 @@
-"""``xprtsec=mtls`` with the client's certificate and key out of the keyring: mount options cert_serial, privkey_serial.
+"""What Linux 6.12, which User-Mode Linux is, does not have: keys out of the keyring for NFS, limits on TLS records.
 
-Linux 6.12, which User-Mode Linux is, has neither these options nor the keyring ``.nfs``; 7.3 has them.
+``xprtsec=mtls`` with the client's certificate and key out of the keyring ``.nfs``: mount options cert_serial,
+privkey_serial; 7.3 has them.
 """
 
+import socket
 import subprocess
 import time
 
+from handshaked.datapath.ktls import capabilities, hand_over
+from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.testing.authority import Issued
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.parameters import ClientParameters, ServerParameters
+from handshaked.tls.record import MAX_INNER
+from handshaked.tls.server import ServerHandshake
+from handshaked.tls.stream import ClientStream, ServerStream
 from tests.kernel.inside.scene import (
     authority,
     daemon,
@@ -44,8 +53,43 @@ def serials(name: str, certificate: bytes, key: bytes, keyring: str) -> str:
     )
 
 
+def records_sent(issued: Issued, count: int, *, record_size_limit: int) -> list[int]:
+    """How much is in each record in which this kernel's TLS sends `count` bytes to a peer with that limit."""
+    loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
+    answer = ServerParameters(
+        credential=open_credential(loaded.chain, loaded.key, loaded.key_type),
+        alpn=None,
+        transport_parameters=None,
+        record_size_limit=MAX_INNER,
+    )
+    asked = ClientParameters(
+        alpns=(), server_name="server.test", transport_parameters=None, verifier=None,
+        record_size_limit=record_size_limit,
+    )  # fmt: skip
+    theirs = ClientStream(ClientHandshake(asked, quic=False), record_size_limit)
+    ours = ServerStream(ServerHandshake(quic=False))
+    now = time.time()
+    theirs.start(now)
+    ours.receive(theirs.pull_outgoing(), now)
+    ours.proceed(answer, now)
+    theirs.receive(ours.pull_outgoing(), now)
+    ours.receive(theirs.pull_outgoing(), now)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        receiving = socket.create_connection(listener.getsockname(), timeout=60)
+        sending, _ = listener.accept()
+    sizes: list[int] = []
+    with receiving, sending:
+        hand_over(sending, ours.records)
+        sending.sendall(bytes(count))
+        while sum(sizes) < count:
+            sizes += [len(event.data) for event in theirs.receive(receiving.recv(theirs.needed()), now)]
+    return sizes
+
+
 ca = authority()
 server = ca.issue("server.test")
+assert capabilities()[1], "this kernel limits records"
+assert records_sent(server, 2000, record_size_limit=600) == [599, 599, 599, 203]
 certificate, key = der(ca.issue("client.test", client=True))
 
 serve_nfs(security="mtls")
