@@ -172,12 +172,9 @@ def namespace(as_root: None) -> Iterator[str]:
 
 def test_a_link_into_a_namespace_that_was_deleted_and_made_anew_is_stale(namespace: str) -> None:
     with contextlib.closing(NetlinkLink(namespace)) as there, contextlib.closing(NetlinkLink()) as here:
-        assert not there.stale
-        assert not here.stale
-        subprocess.run(["ip", "netns", "delete", namespace], check=True)
-        assert there.stale
-        subprocess.run(["ip", "netns", "add", namespace], check=True)
-        assert there.stale
-        assert not here.stale
+        assert (there.stale, here.stale) == (False, False)
+        for command in ("delete", "add"):
+            subprocess.run(["ip", "netns", command, namespace], check=True)
+            assert (there.stale, here.stale) == (True, False), command
     with pytest.raises(FileNotFoundError):
         NetlinkLink(f"no-{namespace}")
