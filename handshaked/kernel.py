@@ -138,7 +138,7 @@ class KernelRun:
 
     def _certificate_client(self) -> ClientParameters:
         request, side = self._request, self._handshakes.client
-        suites, limits = _capabilities()
+        suites, record_size_limit = _records()
         self._rules = side.rules
         return ClientParameters(
             alpns=side.alpns,
@@ -147,7 +147,7 @@ class KernelRun:
             verifier=RuledServers(side.servers or self._service.resources.server_verifier(request), side.rules),
             credential=self._client_credential() if request.auth_mode is AuthMode.X509 else None,
             cipher_suites=suites,
-            record_size_limit=MAX_INNER if limits else None,
+            record_size_limit=record_size_limit,
         )
 
     def _client_credential(self) -> Credential:
@@ -158,7 +158,7 @@ class KernelRun:
         return credential
 
     def _psk_client(self) -> ClientParameters:
-        suites, limits = _capabilities()
+        suites, record_size_limit = _records()
         return ClientParameters(
             alpns=(),
             server_name=None,
@@ -166,7 +166,7 @@ class KernelRun:
             verifier=None,
             cipher_suites=suites,
             psk=self._psks.own(),
-            record_size_limit=MAX_INNER if limits else None,
+            record_size_limit=record_size_limit,
         )
 
     # Server
@@ -174,13 +174,13 @@ class KernelRun:
     def choose(self, hello: ClientHello) -> ServerParameters:
         """With what a server goes on, over TCP."""
         request = self._request
-        suites, limits = _capabilities()
+        suites, record_size_limit = _records()
         parameters = ServerParameters(
             credential=None,
             alpn=None,
             transport_parameters=None,
             cipher_suites=suites,
-            record_size_limit=MAX_INNER if limits else None,
+            record_size_limit=record_size_limit,
         )
         if request.auth_mode is AuthMode.PSK:
             return replace(parameters, psks=self._psks)
@@ -267,6 +267,7 @@ class KernelRun:
         return serial
 
 
-def _capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
-    there, limits = capabilities()
-    return tuple(suite for suite in _SUITES if suite in there), limits
+def _records() -> tuple[tuple[CipherSuite, ...], int | None]:
+    """Cipher suites, and the limit on records, that go with the kernel's TLS."""
+    found = capabilities()
+    return tuple(suite for suite in _SUITES if suite in found.suites), MAX_INNER if found.limits else None

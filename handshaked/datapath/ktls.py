@@ -3,6 +3,7 @@
 import logging
 import socket
 import struct
+from dataclasses import dataclass
 from functools import lru_cache
 
 from handshaked.errors import LocalError, Status
@@ -34,6 +35,14 @@ _STATUSES = {
 _OPTIONS = {Direction.SEND: _TLS_TX, Direction.RECEIVE: _TLS_RX}
 
 
+@dataclass(slots=True)
+class Capabilities:
+    """What the kernel's TLS has: cipher suites, and whether it can limit the size of records (None: not known yet)."""
+
+    suites: tuple[CipherSuite, ...]
+    limits: bool | None
+
+
 def push_crypto_info(state: RecordState) -> bytes:
     """The ``tls12_crypto_info_*`` of one direction: version, cipher, iv, key, salt, number of the next record."""
     salt_length = 0 if state.cipher_suite is CipherSuite.CHACHA20_POLY1305_SHA256 else _SALT_LENGTH
@@ -50,38 +59,47 @@ def hand_over(sock: socket.socket, records: RecordLayer) -> None:
         sock.setsockopt(socket.SOL_TCP, _TCP_ULP, b"tls")
         for direction, option in _OPTIONS.items():
             sock.setsockopt(_SOL_TLS, option, push_crypto_info(records.state(direction)))
+        found = capabilities()
         # Where the kernel cannot limit records no limit was agreed on, and what a peer asks for alone does not bind.
-        if records.max_payload < MAX_PLAINTEXT and capabilities()[1]:
+        if found.limits and records.max_payload < MAX_PLAINTEXT:
             sock.setsockopt(_SOL_TLS, _TLS_TX_MAX_PAYLOAD_LEN, struct.pack("=H", records.max_payload))
+        elif found.limits is None:
+            found.limits = _limits(sock)
     except OSError as error:
         status = _STATUSES.get(error.errno or 0, Status.FAILED)
         raise LocalError(f"the kernel does not take the connection over (kTLS): {error.strerror}", status) from None
 
 
 @lru_cache(maxsize=1)
-def capabilities() -> tuple[tuple[CipherSuite, ...], bool]:
-    """The cipher suites that this kernel's TLS has, and whether it can limit record sizes; found out once.
+def capabilities() -> Capabilities:
+    """What this kernel's TLS has, found out once, on a connection with ourselves.
 
-    All of them and no, if it cannot be found out: handshaked.service may open no TCP sockets. Then the handshakes tell.
+    Where none may be opened, as by handshaked.service, all cipher suites are taken for granted, and the first
+    connection that is handed over tells whether records can be limited.
     """
-    suites = []
-    limits = False
+    found = Capabilities((), limits=False)
     try:
         for suite in _CIPHERS:
             ours, theirs = _established()
             with ours as sock, theirs:
                 sock.setsockopt(socket.SOL_TCP, _TCP_ULP, b"tls")
                 if _takes(sock, _TLS_TX, push_crypto_info(_example(suite))):
-                    suites.append(suite)
-                    limits = _takes(sock, _TLS_TX_MAX_PAYLOAD_LEN, struct.pack("=H", MAX_PLAINTEXT))
+                    found.suites += (suite,)
+                    found.limits = _limits(sock)
     except OSError as error:
         if error.errno == Status.NO_SUCH:
             log.warning("kTLS: the kernel has none; without its module tls all handshakes over TCP fail")
         else:
-            log.info("kTLS: not examined (%s); all cipher suites are offered, and no limit on records", error.strerror)
-        return tuple(_CIPHERS), False
-    log.info("kTLS: %s%s", ", ".join(suite.name for suite in suites), ", record size limit" if limits else "")
-    return tuple(suites), limits
+            log.info("kTLS: not examined (%s); all cipher suites are offered", error.strerror)
+        return Capabilities(tuple(_CIPHERS), limits=None)
+    suites = ", ".join(suite.name for suite in found.suites)
+    log.info("kTLS: %s%s", suites, ", record size limit" if found.limits else "")
+    return found
+
+
+def _limits(sock: socket.socket) -> bool:
+    """Whether the kernel can limit the records that it sends on `sock`; they are as large as ever."""
+    return _takes(sock, _TLS_TX_MAX_PAYLOAD_LEN, struct.pack("=H", MAX_PLAINTEXT))
 
 
 def _established() -> tuple[socket.socket, socket.socket]:

@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from handshaked.datapath import ktls
-from handshaked.datapath.ktls import capabilities, hand_over, push_crypto_info
-from handshaked.errors import LocalError
+from handshaked.datapath.ktls import Capabilities, capabilities, hand_over, push_crypto_info
+from handshaked.errors import LocalError, Status
 from handshaked.events import TrafficSecret
 from handshaked.model import CipherSuite, Direction, Level, Role
 from handshaked.tls.protection import RecordState
@@ -45,31 +45,56 @@ def test_bytes_read_beyond_the_end_are_never_lost_in_silence() -> None:
 class Recorder:
     """Stands for a socket, whose options are only remembered: TLS in the kernel is not everywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, limits: bool) -> None:
         self.options: list[tuple[int, int, bytes]] = []
+        self._limits = limits
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         """As of a socket."""
+        if (level, option) == (282, 5) and not self._limits:
+            raise OSError(Status.NO_OPTION, "Protocol not available")
         self.options.append((level, option, value))
 
+    @property
+    def limit(self) -> list[int]:
+        """The limits on records that were set, behind the keys of both directions."""
+        assert [(level, option) for level, option, _ in self.options[:3]] == [(6, 31), (282, 1), (282, 2)]
+        assert {(level, option) for level, option, _ in self.options[3:]} <= {(282, 5)}
+        return [struct.unpack("=H", value)[0] for _, _, value in self.options[3:]]
 
-@pytest.mark.parametrize("kernel_limits", [True, False])
-def test_a_peers_limit_on_records_is_the_kernels_where_it_has_such(
-    monkeypatch: pytest.MonkeyPatch, kernel_limits: bool
-) -> None:
-    monkeypatch.setattr(ktls, "capabilities", lambda: (tuple(CipherSuite), kernel_limits))
+
+def handed_over(*, limits: bool) -> list[int]:
+    """What is set for a peer that takes 600 bytes in a record, by a kernel that has limits or has not."""
     records = RecordLayer(Role.SERVER)
     for direction in Direction:
         records.install(TrafficSecret(Level.APPLICATION, direction, CipherSuite.AES_128_GCM_SHA256, bytes(32)))
     records.limit_sent(600)
-    sock = Recorder()
+    sock = Recorder(limits=limits)
     hand_over(sock, records)
-    limits = [(282, 5, struct.pack("=H", 599))] if kernel_limits else []
-    assert [(level, option) for level, option, _ in sock.options[:3]] == [(6, 31), (282, 1), (282, 2)]
-    assert sock.options[3:] == limits
+    return sock.limit
+
+
+@pytest.mark.parametrize("limits", [True, False])
+def test_a_peers_limit_on_records_is_the_kernels_where_it_has_such(
+    monkeypatch: pytest.MonkeyPatch, limits: bool
+) -> None:
+    found = Capabilities(tuple(CipherSuite), limits)
+    monkeypatch.setattr(ktls, "capabilities", lambda: found)
+    assert handed_over(limits=limits) == ([599] if limits else [])
+
+
+@pytest.mark.parametrize("limits", [True, False])
+def test_where_nothing_could_be_examined_the_first_connection_tells(
+    monkeypatch: pytest.MonkeyPatch, limits: bool
+) -> None:
+    found = Capabilities(tuple(CipherSuite), limits=None)
+    monkeypatch.setattr(ktls, "capabilities", lambda: found)
+    assert handed_over(limits=limits) == ([2**14] if limits else []), "no limit was agreed on yet"
+    assert found.limits is limits
+    assert handed_over(limits=limits) == ([599] if limits else [])
 
 
 def test_capabilities_are_found_out_or_assumed() -> None:
-    suites, _ = capabilities()
+    suites = capabilities().suites
     assert CipherSuite.AES_128_GCM_SHA256 in suites
     assert set(suites) <= set(CipherSuite)

@@ -14,6 +14,7 @@ import pytest
 
 from handshaked import kernel, keyring
 from handshaked.configuration import SideDefaults
+from handshaked.datapath.ktls import Capabilities
 from handshaked.errors import Alert, Status
 from handshaked.model import AuthMode, CipherSuite, Role
 from handshaked.registry.credentials import load_pem, open_credential
@@ -311,7 +312,7 @@ def test_pre_shared_keys_by_their_serials_in_every_cipher(
         serial = keyring.add_key("user", f"NVMe0R{digest} {suite.name}", b"p" * 48, keyring.PROCESS_KEYRING)
     except OSError as error:
         pytest.skip(f"no keyrings here: {error.strerror}")
-    monkeypatch.setattr(kernel, "capabilities", lambda: ((suite,), False))
+    monkeypatch.setattr(kernel, "capabilities", lambda: Capabilities((suite,), limits=False))
 
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
@@ -397,7 +398,7 @@ def test_a_peers_limit_on_records(
     authority: Authority, issue: Issue, monkeypatch: pytest.MonkeyPatch, role: Role, kernel_limits: bool
 ) -> None:
     """A client that has sent no limit of its own is not sent the server's; a server respects any."""
-    monkeypatch.setattr(kernel, "capabilities", lambda: (tuple(CipherSuite), kernel_limits))
+    monkeypatch.setattr(kernel, "capabilities", lambda: Capabilities(tuple(CipherSuite), limits=kernel_limits))
     issued = issue(NAME)
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     answer = ServerParameters(
