@@ -1,6 +1,8 @@
 """Keyrings of the running kernel, in a session keyring of the test's own."""
 
+import ctypes
 import os
+import platform
 import struct
 from dataclasses import replace
 
@@ -51,6 +53,17 @@ def test_keyrings_are_found_by_name(named: tuple[str, int]) -> None:
     name, serial = named
     assert keyring.find_keyring(name) == serial
     assert keyring.find_keyring("handshaked-no-such-keyring") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to give a keyring away takes root")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the system call has another number")
+def test_a_keyring_of_another_user_could_bring_keys(named: tuple[str, int], caplog: pytest.LogCaptureFixture) -> None:
+    name, serial = named
+    numbers = (250, 4, serial, 12345, -1)  # keyctl(2), KEYCTL_CHOWN
+    assert ctypes.CDLL(None).syscall(*map(ctypes.c_long, numbers)) == 0
+    assert keyring.link_keyrings((name,)) == []
+    assert keyring.find_keyring(name) is None
+    assert f"keyring {name} of uid 12345" in caplog.text
 
 
 def test_a_request_links_its_keyring_for_its_time() -> None:
