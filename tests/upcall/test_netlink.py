@@ -1,6 +1,7 @@
 """The family's messages: those that a kernel was seen to send, those that we send, and what is neither."""
 
 import contextlib
+import socket
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from handshaked.upcall.netlink import (
     Acknowledgement,
     Family,
     FamilyChange,
+    NetlinkLink,
     Ready,
     Unintelligible,
     pull_from_kernel,
@@ -152,3 +154,13 @@ def test_a_damaged_message_never_does_more_than_be_refused(packet: bytes, damage
             damaged[position] = value
     for _, message in pull_from_kernel(bytes(damaged), FAMILY):
         assert isinstance(message, Accepted | Unintelligible | Family | FamilyChange | Ready | Acknowledgement)
+
+
+def test_another_process_could_answer_in_the_place_of_the_kernel() -> None:
+    link = NetlinkLink()
+    with contextlib.closing(link), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as forger:
+        for sock in (link.commands, link.events):
+            with pytest.raises(OSError, match=r"refused|permitted"):
+                forger.sendto(CLIENT, (sock.getsockname()[0], 0))
+            with pytest.raises(BlockingIOError):
+                sock.recv(4096)
