@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from handshaked.errors import Status
@@ -70,7 +70,7 @@ def find_keyring(name: str) -> int | None:
     return _keyrings((name,)).get(name)
 
 
-def link_keyrings(names: Iterable[str]) -> list[str]:
+def link_keyrings(names: Sequence[str]) -> list[str]:
     """Link the keyrings called `names` to the session's, so that their keys can be read; those that were there."""
     linked = []
     for name, serial in _keyrings(names).items():
@@ -83,8 +83,11 @@ def link_keyrings(names: Iterable[str]) -> list[str]:
     return linked
 
 
-def _keyrings(names: Iterable[str]) -> dict[str, int]:
-    """The serials of those keyrings called `names` that this process may see, in the order of `names`."""
+def _keyrings(names: Sequence[str]) -> dict[str, int]:
+    """The serials of those keyrings called `names` that this process may see, in the order of `names`.
+
+    Only root's and this process's own: whoever made another one decides what keys are in it.
+    """
     found: dict[str, int] = {}
     try:
         lines = KEYS.read_text(errors="replace").splitlines()
@@ -93,8 +96,13 @@ def _keyrings(names: Iterable[str]) -> dict[str, int]:
         return {}
     for line in lines:
         fields = line.split(None, 8)
-        if len(fields) == 9 and fields[7] == "keyring":
-            found.setdefault(fields[8].rpartition(":")[0], int(fields[0], 16))
+        if len(fields) != 9 or fields[7] != "keyring":
+            continue
+        name, owner = fields[8].rpartition(":")[0], int(fields[5])
+        if owner in (0, os.geteuid()):
+            found.setdefault(name, int(fields[0], 16))
+        elif name in names:
+            log.warning("keyring %s of uid %d is not used: it is neither root's nor the daemon's own", name, owner)
     return {name: found[name] for name in names if name in found}
 
 

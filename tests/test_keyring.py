@@ -1,6 +1,8 @@
 """Keyrings of the running kernel, in a session keyring of the test's own."""
 
+import ctypes
 import os
+import platform
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +62,17 @@ def test_a_kernel_that_lists_no_keys_has_no_keyrings(
     monkeypatch.setattr(keyring, "KEYS", tmp_path / "keys")
     assert keyring.find_keyring(named[0]) is None
     assert keyring.link_keyrings((named[0],)) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to give a keyring away takes root")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the system call has another number")
+def test_a_keyring_of_another_user_could_bring_keys(named: tuple[str, int], caplog: pytest.LogCaptureFixture) -> None:
+    name, serial = named
+    numbers = (250, 4, serial, 12345, -1)  # keyctl(2), KEYCTL_CHOWN
+    assert ctypes.CDLL(None).syscall(*map(ctypes.c_long, numbers)) == 0
+    assert keyring.link_keyrings((name,)) == []
+    assert keyring.find_keyring(name) is None
+    assert f"keyring {name} of uid 12345" in caplog.text
 
 
 def test_a_request_links_its_keyring_for_its_time() -> None:

@@ -222,7 +222,10 @@ class Store:
 
         Whether anything has changed: then workers are to be told.
         """
-        newest = self._db.execute("SELECT max(begins) FROM ticket_key").fetchone()[0]
+        # A key of a farther future was made when the clock was wrong: to wait for its time would mean no tickets.
+        newest = self._db.execute(
+            "SELECT max(begins) FROM ticket_key WHERE begins <= ?", (now + TICKET_KEY_ROTATION,)
+        ).fetchone()[0]
         if newest is not None and now < newest + TICKET_KEY_ROTATION - _AHEAD:
             return False
         begins = now if newest is None else max(now, newest + TICKET_KEY_ROTATION)

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from handshaked.errors import HandshakedError, Status
@@ -46,7 +46,7 @@ class Options:
     key: Path | None = None
     psk: Path | None = None
     trust_anchors: tuple[bytes, ...] = ()
-    session_ticket: bytes | None = None
+    session_ticket: bytes | None = field(default=None, repr=False)
     ticket_seconds: int = 0
     early_data: bytes | None = None
     path: Path | None = None

@@ -296,6 +296,7 @@ def _is_sound(name: str, value: Any) -> bool:
 def _netlink_socket() -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 16)  # NETLINK_GENERIC
     sock.bind((0, 0))
+    sock.connect((0, 0))  # to the kernel: what another process sends to this socket is refused
     return sock
 
 

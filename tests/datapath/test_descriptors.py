@@ -173,9 +173,14 @@ def test_a_socket_that_lingers_does_not_stop_others(quic_daemon: RunningDaemon) 
     with suppress(BlockingIOError):
         while True:
             ours.send(bytes(1 << 20))
+    (worker,) = quic_daemon.worker_pids()
     with theirs, Door(quic_daemon.handshake_socket) as door, Door(quic_daemon.handshake_socket) as other:
-        with ours:
-            door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        os.kill(worker, signal.SIGSTOP)  # else it might be done with its descriptor before this process is
+        try:
+            with ours:
+                door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        finally:
+            os.kill(worker, signal.SIGCONT)
         assert door.outcome(1).status == errno.EOPNOTSUPP
         other.send(push_lookup(1, Lookup(client_hello=b"x")))
         other.answer(1)

@@ -257,3 +257,7 @@ def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Is
     with KernelLikeEndpoint() as server, KernelLikeEndpoint() as client:
         outcomes = asyncio.run(both(server, client, server.listen()))
     assert [outcome.status for outcome in outcomes] == [0, 0]
+
+
+def test_a_ticket_showed_in_a_repr() -> None:
+    assert "secret" not in repr(Options(session_ticket=b"secret"))

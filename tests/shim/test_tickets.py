@@ -1,6 +1,7 @@
 """Session tickets and early data between an aioquic client and our server, both with their TLS in the daemon."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from handshaked.shim import aioquic as ours
 from handshaked.shim.aioquic import serve
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.tls.tickets import RotatingTicketKeys
 
 NAMES = ("a.example.com", "b.example.com")
 
@@ -227,3 +229,24 @@ def test_ticket_keys_rotate_ahead_of_their_time_and_expire(tmp_path: Path) -> No
     assert [begins for begins, _ in store.ticket_keys()] == [day, 9 * day]
     assert len({secret for _, secret in store.ticket_keys()}) == 2
     store.close()
+
+
+def test_a_clock_that_was_once_ahead_stopped_tickets_until_that_date(tmp_path: Path) -> None:
+    day = 24 * 3600.0
+    with contextlib.closing(Store(tmp_path / DATABASE)) as store:
+        store.rotate_ticket_keys(now=day)
+        store.rotate_ticket_keys(now=3650 * day)
+        for now in (day, 2 * day, 3 * day, 30 * day):
+            store.rotate_ticket_keys(now)
+            key = RotatingTicketKeys(store.ticket_keys()).sealing(now)
+            assert key is not None
+            assert now - day <= key.created <= now
+
+
+def test_a_clock_that_was_once_behind_costs_no_ticket(tmp_path: Path) -> None:
+    day = 24 * 3600.0
+    with contextlib.closing(Store(tmp_path / DATABASE)) as store:
+        store.rotate_ticket_keys(now=20000 * day)
+        before = RotatingTicketKeys(store.ticket_keys()).sealing(20000 * day)
+        assert store.rotate_ticket_keys(now=0.0)
+        assert RotatingTicketKeys(store.ticket_keys()).opening(before.identifier, 20000 * day) is not None

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
+import socket
 
 import pytest
 from hypothesis import given
@@ -178,3 +179,13 @@ def test_a_link_into_a_namespace_that_was_deleted_and_made_anew_is_stale(namespa
             assert (there.stale, here.stale) == (True, False), command
     with pytest.raises(FileNotFoundError):
         NetlinkLink(f"no-{namespace}")
+
+
+def test_another_process_could_answer_in_the_place_of_the_kernel() -> None:
+    link = NetlinkLink()
+    with contextlib.closing(link), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as forger:
+        for sock in (link.commands, link.events):
+            with pytest.raises(OSError, match=r"refused|permitted"):
+                forger.sendto(CLIENT, (sock.getsockname()[0], 0))
+            with pytest.raises(BlockingIOError):
+                sock.recv(4096)
