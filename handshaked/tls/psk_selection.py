@@ -15,9 +15,6 @@ from handshaked.tls.parameters import ServerParameters
 from handshaked.tls.psk import ExternalPsk
 from handshaked.tls.tickets import TicketContent, pull_ticket, ticket_digest
 
-_MAX_IDENTITIES = 8
-"""How many identities of a ClientHello are looked at."""
-
 
 @dataclass(slots=True)
 class SelectedPsk:
@@ -57,7 +54,7 @@ def select_psk(
         return None
     suites = parameters.cipher_suites if retry_suite is None else (retry_suite,)
     usable = [suite for suite in suites if suite in hello.cipher_suites]
-    for index, offered in enumerate(hello.psks.identities[:_MAX_IDENTITIES]):
+    for index, offered in enumerate(hello.psks.identities):
         selected = _select_external(index, offered, parameters, usable)
         if selected is None:
             selected = _select_ticket(index, offered, hello.server_name, parameters, usable, now)
