@@ -80,6 +80,7 @@ class StoredResources:
             cipher_suites=_cipher_suites(request, policy),
             groups=tuple(Group[name] for name in policy.groups) or DEFAULT_GROUPS,
             registration=selection.registration.name,
+            owner=selection.registration.owner,
             client_auth=client_auth,
             client_verifier=verifier,
             client_policy=client_policy,

@@ -40,6 +40,7 @@ def ticket_binding(server_name: str | None, parameters: ServerParameters) -> byt
             push_vector8((server_name or "").lower().encode("ascii")),
             push_vector8(parameters.alpn or b""),
             push_vector16((parameters.registration or "").encode()),
+            parameters.owner.to_bytes(4),
             bytes([parameters.client_auth]),
             parameters.client_policy,
         )
