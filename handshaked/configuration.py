@@ -70,6 +70,7 @@ class Configuration:
     kernel: KernelSettings = field(default=KernelSettings())
     limits: LimitSettings = field(default=LimitSettings())
     log_level: str | None = None
+    keylog: Path | None = None
 
 
 class _MisfitError(Exception):
@@ -233,5 +234,5 @@ _TABLES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, t
             longest_timeout=_seconds,
         ),
     ),
-    "log": (lambda values: {"log_level": values.get("level")}, {"level": ("level", _level)}),
+    "log": (lambda values: values, {"level": ("log_level", _level), "keylog": ("keylog", _path)}),
 }

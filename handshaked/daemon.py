@@ -30,6 +30,7 @@ from handshaked.control.server import ControlServer
 from handshaked.control.watchdog import Watchdog
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.journal import FORMATS
+from handshaked.keylog_file import KeyLogFile
 from handshaked.model import Caller
 from handshaked.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
 from handshaked.registry.snapshot import Snapshot
@@ -198,6 +199,7 @@ def main() -> None:
     start_logging(settings.log_level or configuration.log_level or DEFAULT_LEVEL, "handshaked", settings.log_format)
     try:
         lock = _lock(settings.state_directory)
+        _check_keylog(configuration)
         asyncio.run(_run(settings, configuration))
         os.close(lock)
     except (OSError, HandshakedError) as error:
@@ -217,9 +219,17 @@ async def _run(settings: Settings, configuration: Configuration) -> None:
     await Daemon(settings, configuration).run()
 
 
+def _check_keylog(configuration: Configuration) -> None:
+    """RefusedError if secrets are to be logged where that cannot be done; the workers do it."""
+    if configuration.keylog is not None:
+        KeyLogFile(configuration.keylog).close()
+
+
 def _door_options(settings: Settings, configuration: Configuration) -> list[str]:
     wanted = configuration.kernel.enabled if settings.kernel is None else settings.kernel
     options = [f"--configuration={settings.configuration or DEFAULT_PATH}"]
+    if configuration.keylog is not None:
+        options.append(f"--keylog={configuration.keylog}")
     if may_administer_network() if wanted is None else wanted:
         options += ["--kernel", *(f"--netns={name}" for name in settings.netns)]
     if settings.emulated_quic_sockets:

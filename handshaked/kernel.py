@@ -148,6 +148,7 @@ class KernelRun:
             credential=self._client_credential() if request.auth_mode is AuthMode.X509 else None,
             cipher_suites=suites,
             record_size_limit=record_size_limit,
+            keylog=self._service.resources.keylog,
         )
 
     def _client_credential(self) -> Credential:
@@ -167,6 +168,7 @@ class KernelRun:
             cipher_suites=suites,
             psk=self._psks.own(),
             record_size_limit=record_size_limit,
+            keylog=self._service.resources.keylog,
         )
 
     # Server
@@ -181,6 +183,7 @@ class KernelRun:
             transport_parameters=None,
             cipher_suites=suites,
             record_size_limit=record_size_limit,
+            keylog=self._service.resources.keylog,
         )
         if request.auth_mode is AuthMode.PSK:
             return replace(parameters, psks=self._psks)

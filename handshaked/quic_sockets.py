@@ -127,7 +127,9 @@ class _Run:
             credential = brought.credential if _shows(state) else None
             own = None if brought.psks is None else brought.psks.own()
             verifier = self._verifier(request) if own is None else None
-            self._session = GivenClientSession(replace(_client_parameters(request, credential, verifier), psk=own))
+            parameters = _client_parameters(request, credential, verifier)
+            keylog = self._service.resources.keylog
+            self._session = GivenClientSession(replace(parameters, psk=own, keylog=keylog))
         return self._session
 
     def conclude(self, complete: HandshakeComplete) -> HandshakeComplete:
@@ -153,6 +155,7 @@ class _Run:
             cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
             tickets=_tickets(state),
             psks=brought.psks,
+            keylog=self._service.resources.keylog,
         )
         if auth is ClientAuth.NONE:
             return parameters
@@ -218,6 +221,7 @@ class _Demanding:
         self._client_auth = client_auth
         self.credential = resources.credential
         self.server_verifier = resources.server_verifier
+        self.keylog = resources.keylog
 
     def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
         """As ``Resources.answer``."""

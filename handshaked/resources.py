@@ -13,6 +13,7 @@ from handshaked.model import CipherSuite, ClientAuth, Group, Request
 from handshaked.registry.registration import Policy
 from handshaked.registry.snapshot import Selection
 from handshaked.registry.store import TICKET_KEY_ROTATION, Store
+from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import (
     DEFAULT_CIPHER_SUITES,
     DEFAULT_GROUPS,
@@ -37,7 +38,8 @@ _CACHED_TRUST_STORES = 64
 class StoredResources:
     """Resources out of `store`; early data is never taken without a `replay_guard`. Implements ``Resources``."""
 
-    def __init__(self, store: Store, replay_guard: ReplayGuard | None = None) -> None:
+    def __init__(self, store: Store, replay_guard: ReplayGuard | None = None, keylog: KeyLog | None = None) -> None:
+        self.keylog = keylog
         self._store = store
         self._replay_guard = replay_guard
         self._ticket_keys = RotatingTicketKeys([])
@@ -80,11 +82,13 @@ class StoredResources:
             cipher_suites=_cipher_suites(request, policy),
             groups=tuple(Group[name] for name in policy.groups) or DEFAULT_GROUPS,
             registration=selection.registration.name,
+            owner=selection.registration.owner,
             client_auth=client_auth,
             client_verifier=verifier,
             client_policy=client_policy,
             tickets=Tickets(self._ticket_keys, policy.tickets) if policy.tickets else None,
             early_data=self._early_data(request, policy),
+            keylog=self.keylog,
         )
 
     def _early_data(self, request: Request, policy: Policy) -> EarlyData | None:

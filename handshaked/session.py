@@ -14,6 +14,7 @@ from handshaked.model import AuthMode, Level, Request, Role
 from handshaked.registry.names import canonical_server_name
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.tls.client import ClientHandshake
+from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import (
     DEFAULT_CIPHER_SUITES,
     ClientHello,
@@ -29,6 +30,11 @@ MAX_TRANSPORT_PARAMETERS = 4096
 
 class Resources(Protocol):
     """Where a session gets what it needs; each may raise HandshakeError."""
+
+    @property
+    def keylog(self) -> KeyLog | None:
+        """Where secrets are logged, if that was asked for."""
+        ...
 
     def credential(self, identity: int, /) -> Credential:
         """The credential of an id."""
@@ -181,6 +187,7 @@ class ClientSession(Session):
                 cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
                 session_ticket=request.session_ticket,
                 early_data=request.early_data is not None,
+                keylog=self._resources.keylog,
             )
         )
         return self._engine.start(now)

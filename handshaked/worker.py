@@ -20,6 +20,7 @@ from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.directories import DATABASE, REPLAY_RECORD
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
+from handshaked.keylog_file import KeyLogFile
 from handshaked.outcomes import OutcomeRecorder
 from handshaked.process import forbid_core_dumps, start_logging
 from handshaked.quic_sockets import QuicSocketHandshakes
@@ -27,6 +28,7 @@ from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
 from handshaked.resources import StoredResources
 from handshaked.service import HandshakeService
+from handshaked.tls.keylog import KeyLog
 from handshaked.upcall.unix import UnixDoor
 from handshaked.upcall.usage import Limits
 
@@ -44,7 +46,8 @@ class Worker:
     def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
         self._store = Store(arguments.state_directory / DATABASE, read_only=True)
         self._outcomes = OutcomeRecorder(lambda batch: self._channel.report(batch))
-        self._resources = StoredResources(self._store, ReplayRecord(arguments.state_directory / REPLAY_RECORD))
+        replays = ReplayRecord(arguments.state_directory / REPLAY_RECORD)
+        self._resources = StoredResources(self._store, replays, _keylog(arguments.keylog))
         self._service = HandshakeService(self._store.load(), self._resources, self._outcomes)
         # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
         gc.collect()
@@ -105,6 +108,14 @@ class Worker:
         self._service.when_idle(self._stopped.set)
 
 
+def _keylog(path: Path | None) -> KeyLog | None:
+    if path is None:
+        return None
+    file = KeyLogFile(path)
+    file.warn()
+    return file.write
+
+
 def _kernel_doors(service: HandshakeService, arguments: argparse.Namespace) -> "KernelDoors | None":
     """The kernel's doors if they are wanted, and if the configuration can be used: it may have changed since."""
     if not arguments.kernel:
@@ -140,6 +151,7 @@ def main() -> None:
     parser.add_argument("--netns", action="append", default=[])
     parser.add_argument("--emulated-quic-sockets", action="store_true")
     parser.add_argument("--configuration", type=Path, required=True)
+    parser.add_argument("--keylog", type=Path)
     arguments = parser.parse_args()
     forbid_core_dumps()
     start_logging(arguments.log_level, f"worker[{os.getpid()}]", arguments.log_format)

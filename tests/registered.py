@@ -12,6 +12,7 @@ from handshaked.registry.registration import Access, CredentialReference, Regist
 from handshaked.registry.snapshot import Selection, Snapshot
 from handshaked.session import Session, open_session
 from handshaked.testing.authority import Authority, Issued
+from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import DEFAULT_CIPHER_SUITES, Credential, PeerVerifier, ServerParameters
 from handshaked.tls.trust import TrustStore
 from handshaked.tls.verification import ServerChainVerifier
@@ -27,6 +28,7 @@ class Registered:
     authority: Authority
     registrations: list[Registration] = field(default_factory=list)
     credentials: dict[int, Credential] = field(default_factory=dict)
+    keylog: KeyLog | None = None
 
     def add(
         self,

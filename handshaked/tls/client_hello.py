@@ -17,13 +17,17 @@ _SUITES = frozenset(CipherSuite)
 
 @dataclass(slots=True)
 class ClientHelloMessage:
-    """A valid ClientHello for TLS 1.3. None: the extension was not sent."""
+    """A valid ClientHello for TLS 1.3. None: the extension was not sent.
+
+    It waits for a credential to be chosen, and for a second ClientHello: besides its bytes (`raw`), nothing in it is
+    as long or as many as the client likes.
+    """
 
     raw: bytes
+    extensions_at: int
     random: bytes
     legacy_session_id: bytes
     cipher_suites: tuple[int, ...]
-    extensions: dict[int, bytes]
     server_name: str | None = None
     alpns: tuple[bytes, ...] | None = None
     groups: tuple[int, ...] = ()
@@ -49,24 +53,31 @@ def pull_client_hello(message: bytes) -> ClientHelloMessage:
     compression, at = pull_vector8(message, at, "legacy_compression_methods", 1)
     if len(session_id) > 32:
         raise decode_error("legacy_session_id")
-    fields: dict[int, bytes] = {}
-    if at < len(message):
-        fields = pull_extensions(message, at, CLIENT_HELLO_EXTENSIONS, _KNOWN, "ClientHello")
+    fields = pull_hello_extensions(message, at)
     _check_version(message, fields)
     if compression != b"\0":
         # "For every TLS 1.3 ClientHello, this vector MUST contain exactly one byte, set to zero"
         raise PeerError(Alert.ILLEGAL_PARAMETER, "legacy_compression_methods is not null alone")
     hello = ClientHelloMessage(
         message,
+        at,
         message[_RANDOM:_SESSION_ID],
         session_id,
         known_among(unpack_u16s(suites, "cipher_suites"), _SUITES),
-        fields,
     )
     _pull_fields(hello, fields)
-    _check_fields(hello)
+    _check_fields(hello, fields)
     hello.groups = known_among(hello.groups, _GROUPS)
+    if hello.key_shares:
+        hello.key_shares = {group: share for group, share in hello.key_shares.items() if group in _GROUPS}
     return hello
+
+
+def pull_hello_extensions(message: bytes, at: int) -> dict[int, bytes]:
+    """The extensions of a ClientHello from `at` on, in their order, by type; it may end before them."""
+    if at == len(message):
+        return {}
+    return pull_extensions(message, at, CLIENT_HELLO_EXTENSIONS, _KNOWN, "ClientHello")
 
 
 def _check_version(message: bytes, fields: dict[int, bytes]) -> None:
@@ -116,9 +127,8 @@ def _pull_fields(hello: ClientHelloMessage, fields: dict[int, bytes]) -> None:
     hello.transport_parameters = take(kinds.QUIC_TRANSPORT_PARAMETERS)
 
 
-def _check_fields(hello: ClientHelloMessage) -> None:
+def _check_fields(hello: ClientHelloMessage, fields: dict[int, bytes]) -> None:
     """What must go together (RFC 8446 sections 4.2.8 to 4.2.11 and 9.2)."""
-    fields = hello.extensions
     if (hello.key_shares is None) != (ExtensionType.SUPPORTED_GROUPS not in fields):
         raise PeerError(Alert.MISSING_EXTENSION, "supported_groups and key_share come together")
     if hello.psks is None:
@@ -134,8 +144,6 @@ def _check_fields(hello: ClientHelloMessage) -> None:
             raise PeerError(Alert.MISSING_EXTENSION, "pre_shared_key without psk_key_exchange_modes")
     if hello.key_shares and not hello.groups:
         raise PeerError(Alert.MISSING_EXTENSION, "key_share without supported_groups")
-    if hello.key_shares:
-        for group in hello.key_shares:
-            # Section 4.2.8: no key share for a group that is not in supported_groups.
-            if group not in hello.groups:
-                raise PeerError(Alert.ILLEGAL_PARAMETER, f"key share for unlisted group {group:#06x}")
+    if unlisted := set(hello.key_shares or ()).difference(hello.groups):
+        # Section 4.2.8: no key share for a group that is not in supported_groups.
+        raise PeerError(Alert.ILLEGAL_PARAMETER, f"key share for unlisted group {min(unlisted):#06x}")

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from handshaked.errors import Alert, CallerError, Status
+from handshaked.errors import Alert, CallerError, PeerError, Status
 from handshaked.model import CipherSuite
 from handshaked.tls import extensions as ext
 from handshaked.tls.codec import push_extension, push_message, push_vector8, push_vector16
@@ -19,6 +19,11 @@ _SCHEMES = ext.push_u16_list(ExtensionType.SIGNATURE_ALGORITHMS, SUPPORTED_SCHEM
     ExtensionType.SIGNATURE_ALGORITHMS_CERT, CERTIFICATE_SCHEMES
 )
 _PSK_MODES = push_extension(ExtensionType.PSK_KEY_EXCHANGE_MODES, push_vector8(bytes([PskMode.PSK_DHE_KE])))
+
+
+_MAX_EXTENSIONS = 2**16 - 1
+_MAX_PROTOCOLS = 255
+_MAX_IDENTITY = 16 * 1024
 
 
 @dataclass(slots=True)
@@ -64,8 +69,12 @@ class ClientOffer:
             raise CallerError(Alert.INTERNAL_ERROR, "a key share for a group that is not allowed", Status.INVALID)
         if not parameters.cipher_suites:
             raise CallerError(Alert.INTERNAL_ERROR, "no cipher suite is allowed", Status.INVALID)
-        if not all(0 < len(each) < 256 for each in parameters.alpns):
-            raise CallerError(Alert.INTERNAL_ERROR, "an application protocol of a bad length", Status.INVALID)
+        if not all(0 < len(each) < 256 for each in parameters.alpns) or len(parameters.alpns) > _MAX_PROTOCOLS:
+            raise CallerError(
+                Alert.INTERNAL_ERROR, "an application protocol of a bad length, or too many of them", Status.INVALID
+            )
+        if parameters.psk is not None and not 0 < len(parameters.psk.identity) <= _MAX_IDENTITY:
+            raise CallerError(Alert.INTERNAL_ERROR, "a PSK identity of a bad length", Status.INVALID)
         if self._quic and (not parameters.alpns or parameters.transport_parameters is None):
             raise CallerError(
                 Alert.INTERNAL_ERROR, "QUIC needs an application protocol and transport parameters", Status.INVALID
@@ -83,9 +92,9 @@ class ClientOffer:
         return psks
 
     def _fits(self, state: ResumptionState, now: float) -> bool:
-        """Whether a ticket may be used here: for the same name, and verified if that is asked for (section 4.6.1)."""
+        """Whether a ticket may be used here: for the same name, of a server as sure as is asked for (section 4.6.1)."""
         parameters = self._parameters
-        if parameters.verifier is not None and not state.verified:
+        if not state.verified and (parameters.verifier is not None or parameters.psk is not None):
             return False
         if state.server_name != (parameters.server_name or "").encode() or now * 1000 >= state.expires:
             return False
@@ -110,6 +119,12 @@ class ClientOffer:
             identities = [psk.psk_identity(now) for psk in self.psks]
             extensions.append(ext.push_offered_psks(identities, lengths))
         self.extension_types = ext.types_of(extensions)
+        block = b"".join(extensions)
+        if len(block) > _MAX_EXTENSIONS:
+            reason = f"a ClientHello with {len(block)} bytes of extensions, the limit is {_MAX_EXTENSIONS}"
+            if cookie:
+                raise PeerError(Alert.ILLEGAL_PARAMETER, f"a cookie of {len(cookie)} bytes makes {reason}")
+            raise CallerError(Alert.INTERNAL_ERROR, reason, Status.INVALID)
         suites = self._parameters.cipher_suites
         parts = (
             LEGACY_VERSION.to_bytes(2),
@@ -117,7 +132,7 @@ class ClientOffer:
             push_vector8(self.session_id),
             push_vector16(b"".join(suite.to_bytes(2) for suite in suites)),
             b"\x01\x00",
-            push_vector16(b"".join(extensions)),
+            push_vector16(block),
         )
         message = push_message(HandshakeType.CLIENT_HELLO, b"".join(parts))
         if not self.psks:

@@ -28,6 +28,8 @@ _OCSP = 1
 _MIN_RECORD_SIZE_LIMIT = 64
 _MIN_BINDER = 32
 _SCHEMES = frozenset(SignatureScheme)
+_MAX_PROTOCOLS = 256
+_MAX_PSKS = 8
 _DNS_NAME = re.compile(rb"[A-Za-z0-9_.-]+")
 
 
@@ -41,7 +43,10 @@ class PskIdentity:
 
 @dataclass(slots=True)
 class OfferedPsks:
-    """The pre_shared_key extension of a ClientHello; `binders_length` counts the bytes that binders do not cover."""
+    """The pre_shared_key extension of a ClientHello: its first identities, which are all that is looked at.
+
+    `binders_length` counts the bytes that binders do not cover.
+    """
 
     identities: list[PskIdentity]
     binders: list[bytes]
@@ -67,14 +72,14 @@ def push_server_name(name: str) -> bytes:
 
 
 def pull_alpn(body: bytes) -> tuple[bytes, ...]:
-    """The protocols, in order (RFC 7301 section 3.1)."""
+    """The protocols, in order (RFC 7301 section 3.1); the first 256, if a peer would fill memory with them."""
     names = whole_vector16(body, "application_layer_protocol_negotiation", 2)
     protocols = []
     at = 0
     while at < len(names):
         name, at = pull_vector8(names, at, "application_layer_protocol_negotiation", 1)
         protocols.append(name)
-    return tuple(protocols)
+    return tuple(protocols[:_MAX_PROTOCOLS])
 
 
 @functools.lru_cache(maxsize=64)
@@ -155,7 +160,7 @@ def pull_offered_psks(body: bytes) -> OfferedPsks:
     if len(binders) != len(identities):
         # "Each entry in the binders list is computed as an HMAC ...": one for each identity.
         raise PeerError(Alert.ILLEGAL_PARAMETER, "as many PSK binders as identities are needed")
-    return OfferedPsks(identities, binders, len(body) - binders_start)
+    return OfferedPsks(identities[:_MAX_PSKS], binders[:_MAX_PSKS], len(body) - binders_start)
 
 
 def push_offered_psks(identities: list[PskIdentity], binder_lengths: list[int]) -> bytes:

@@ -156,7 +156,7 @@ def pull_certificate(body: bytes) -> CertificateMessage:
     while at < len(entries):
         der, at = pull_vector24(entries, at, "Certificate", 1)
         _, end = pull_vector16(entries, at, "Certificate")
-        types.update(pull_extensions(entries[:end], at, cp.CERTIFICATE_EXTENSIONS, _KNOWN, "Certificate"))
+        types.update(pull_extensions(entries[at:end], 0, cp.CERTIFICATE_EXTENSIONS, _KNOWN, "Certificate"))
         chain.append(der)
         at = end
     return CertificateMessage(context, tuple(chain), frozenset(types))

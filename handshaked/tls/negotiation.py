@@ -2,8 +2,9 @@
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import CipherSuite, Group
-from handshaked.tls.client_hello import ClientHelloMessage
+from handshaked.tls.client_hello import ClientHelloMessage, pull_hello_extensions
 from handshaked.tls.codepoints import ExtensionType
+from handshaked.tls.extensions import pull_key_shares
 from handshaked.tls.parameters import ServerParameters
 
 _MAY_CHANGE = frozenset(
@@ -70,7 +71,9 @@ def check_second_hello(first: ClientHelloMessage, second: ClientHelloMessage, gr
         raise PeerError(Alert.ILLEGAL_PARAMETER, "early_data after HelloRetryRequest")
     if second.cookie is not None:
         raise PeerError(Alert.ILLEGAL_PARAMETER, "a cookie that was never given")
-    if tuple(second.key_shares or ()) != (group,):
+    extensions = pull_hello_extensions(second.raw, second.extensions_at)
+    shares = extensions.get(ExtensionType.KEY_SHARE)
+    if shares is None or tuple(pull_key_shares(shares)) != (group,):
         raise PeerError(Alert.ILLEGAL_PARAMETER, "the second ClientHello has not the key share asked for")
     same = (
         second.random == first.random
@@ -78,10 +81,10 @@ def check_second_hello(first: ClientHelloMessage, second: ClientHelloMessage, gr
         and second.legacy_session_id == first.legacy_session_id
         and second.cipher_suites == first.cipher_suites
     )
-    if not same or _fixed(first) != _fixed(second):
+    if not same or _fixed(pull_hello_extensions(first.raw, first.extensions_at)) != _fixed(extensions):
         raise PeerError(Alert.ILLEGAL_PARAMETER, "the second ClientHello differs from the first")
 
 
-def _fixed(hello: ClientHelloMessage) -> list[tuple[int, bytes]]:
+def _fixed(extensions: dict[int, bytes]) -> list[tuple[int, bytes]]:
     # Padding (21) may change as well: "Optionally adding, removing, or changing the length of the "padding"".
-    return [(kind, body) for kind, body in hello.extensions.items() if kind not in _MAY_CHANGE and kind != 21]
+    return [(kind, body) for kind, body in extensions.items() if kind not in _MAY_CHANGE and kind != 21]

@@ -121,9 +121,10 @@ class ServerParameters:
     ``cipher_suites`` and ``groups`` are in the order of preference; a group that the client sent a key share for
     goes before one that would take a HelloRetryRequest. Without a ``credential``, only a PSK will do.
 
-    A session ticket is good for the same server name, ``alpn``, ``registration``, ``client_auth`` and
-    ``client_policy``: the last stands for whatever decides which client certificates are accepted (say, a digest of
-    the trust anchors). ``client_authorities`` are DER names for the client to choose its certificate by.
+    A session ticket is good for the same server name, ``alpn``, ``registration`` and ``owner`` of it (a uid),
+    ``client_auth`` and ``client_policy``: the last stands for whatever decides which client certificates are accepted
+    (say, a digest of the trust anchors). ``client_authorities`` are DER names for the client to choose its certificate
+    by.
 
     ``record_size_limit`` and the size of early data are for TCP. ``keylog`` is given lines in the format of
     SSLKEYLOGFILE, secrets included.
@@ -135,6 +136,7 @@ class ServerParameters:
     cipher_suites: tuple[CipherSuite, ...] = DEFAULT_CIPHER_SUITES
     groups: tuple[Group, ...] = DEFAULT_GROUPS
     registration: str | None = None
+    owner: int = 0
     client_auth: ClientAuth = ClientAuth.NONE
     client_verifier: ClientCertificateVerifier | None = None
     client_authorities: tuple[bytes, ...] = ()
@@ -151,7 +153,8 @@ class ServerParameters:
 class ClientParameters:
     """How a client goes into a handshake.
 
-    ``verifier`` None accepts any server certificate, unless there is a ``psk``: then nothing else will do.
+    ``verifier`` None accepts any server certificate, unless there is a ``psk``: then nothing else will do, but for
+    a ticket of a server that was verified.
     ``groups`` are in the order of preference; a key share is sent for each of ``key_shares``, or for the first group
     if that is empty. ``session_ticket`` is the state of a SessionTicket event of a handshake before; one that does not
     fit (another server name, expired, not verified) is left aside. ``early_data`` asks to send early data with it.

@@ -15,9 +15,6 @@ from handshaked.tls.parameters import ServerParameters
 from handshaked.tls.psk import ExternalPsk
 from handshaked.tls.tickets import TicketContent, pull_ticket, ticket_digest
 
-_MAX_IDENTITIES = 8
-"""How many identities of a ClientHello are looked at."""
-
 
 @dataclass(slots=True)
 class SelectedPsk:
@@ -43,6 +40,7 @@ def ticket_binding(server_name: str | None, parameters: ServerParameters) -> byt
             push_vector8((server_name or "").lower().encode("ascii")),
             push_vector8(parameters.alpn or b""),
             push_vector16((parameters.registration or "").encode()),
+            parameters.owner.to_bytes(4),
             bytes([parameters.client_auth]),
             parameters.client_policy,
         )
@@ -57,7 +55,7 @@ def select_psk(
         return None
     suites = parameters.cipher_suites if retry_suite is None else (retry_suite,)
     usable = [suite for suite in suites if suite in hello.cipher_suites]
-    for index, offered in enumerate(hello.psks.identities[:_MAX_IDENTITIES]):
+    for index, offered in enumerate(hello.psks.identities):
         selected = _select_external(index, offered, parameters, usable)
         if selected is None:
             selected = _select_ticket(index, offered, hello.server_name, parameters, usable, now)

@@ -8,6 +8,9 @@ from cryptography import x509
 from handshaked.model import CipherSuite
 from handshaked.tls.certificates import well_formed
 
+MAX_TICKET = 32 * 1024
+"""The longest ticket, in bytes, that is kept: a ClientHello has 64 KiB for all of its extensions."""
+
 _FORMAT = 1
 _FIXED = struct.Struct(">BHBQQQII")
 _MAX_TIME = 2**63
@@ -79,7 +82,7 @@ def pull_resumption(data: bytes) -> ResumptionState | None:
         return None
     _, suite, verified, received, expires, trusted, age_add, early = _FIXED.unpack_from(data)
     lengths = _LENGTHS.unpack_from(data, _FIXED.size)
-    if suite not in list(CipherSuite) or at + sum(lengths) != len(data) or not lengths[-1]:
+    if suite not in list(CipherSuite) or at + sum(lengths) != len(data) or not 0 < lengths[-1] <= MAX_TICKET:
         return None
     parts = []
     for length in lengths:

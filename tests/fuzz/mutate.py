@@ -89,7 +89,7 @@ def _crypto(events: list[Event], side: object, ended: set[object]) -> list[Crypt
 
 def _ticket() -> bytes:
     server = server_parameters(credential=ED25519, tickets=TICKETS, early_data=EarlyData(YES))
-    done = pair(client_parameters(), server).run()
+    done = pair(client_parameters(verifier=YES), server).run()
     return next(each.state for each in done.client_events if isinstance(each, SessionTicket))
 
 

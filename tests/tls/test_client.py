@@ -13,6 +13,7 @@ from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import HELLO_RETRY_RANDOM
 from handshaked.tls.codepoints import ExtensionType as E
 from handshaked.tls.codepoints import HandshakeType as M
+from handshaked.tls.psk import ExternalPsk
 from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, data, kinds, pair, server_parameters
 
@@ -157,6 +158,12 @@ def retried(extensions: Extensions) -> tuple[ClientHandshake, bytes]:
 def test_a_cookie_is_echoed() -> None:
     _, again = retried([(int(E.COOKIE), b"\0\x06cookie")])
     assert struct.pack(">HH", E.COOKIE, 8) + b"\0\x06cookie" in again
+
+
+def test_a_cookie_for_which_a_hello_has_no_room() -> None:
+    with pytest.raises(PeerError) as caught:
+        retried([(int(E.COOKIE), (65_400).to_bytes(2) + bytes(65_400))])
+    assert caught.value.alert is Alert.ILLEGAL_PARAMETER
 
 
 def test_a_second_retry() -> None:
@@ -366,6 +373,12 @@ def test_tickets() -> None:
     assert done.client.receive(Level.APPLICATION, ticket(lifetime=0), NOW) == []
 
 
+def test_a_ticket_for_which_a_hello_has_no_room_is_not_kept() -> None:
+    done = pair().run()
+    assert kinds(done.client.receive(Level.APPLICATION, ticket(identity=bytes(32 * 1024)), NOW)) == ["SessionTicket"]
+    assert done.client.receive(Level.APPLICATION, ticket(identity=bytes(65_400)), NOW) == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -378,6 +391,10 @@ def test_tickets() -> None:
         {"cipher_suites": ()},
         {"groups": ()},
         {"groups": (Group.SECP256R1,), "key_shares": (Group.X25519,)},
+        {"psk": ExternalPsk(b"", bytes(32))},
+        {"psk": ExternalPsk(bytes(70_000), bytes(32))},
+        {"alpns": tuple(number.to_bytes(200) for number in range(300))},
+        {"transport_parameters": bytes(65_500)},
     ],
 )
 def test_parameters_that_make_no_handshake(wrong: dict[str, object]) -> None:

@@ -1,6 +1,8 @@
 """ClientHellos that a server refuses, each with the alert that is due; and oddities that it tolerates."""
 
+import gc
 import struct
+import tracemalloc
 from dataclasses import dataclass, field
 
 import pytest
@@ -300,6 +302,53 @@ def test_more_schemes_and_groups_than_anybody_knows() -> None:
     assert kinds(server.proceed(server_parameters(), NOW))[-1] == "secret application send"
 
 
+def vector(items: bytes, size: int = 2) -> bytes:
+    return len(items).to_bytes(size) + items
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [
+        (E.ALPN, lambda number: b"\x04" + number.to_bytes(4)),
+        (E.KEY_SHARE, lambda number: number.to_bytes(2) + b"\0\x01s"),
+        (E.PRE_SHARED_KEY, None),
+        (None, None),
+    ],
+)
+def test_a_hello_of_many_parts_holds_no_more_memory_than_its_bytes(kind: int | None, item: object) -> None:
+    odd = hello()
+    numbers = range(0x2000, 0x2000 + 7_000)
+    if kind is None:
+        odd.extensions += [(number, b"") for number in numbers]
+    elif kind is E.PRE_SHARED_KEY:
+        odd.put(kind, psk(1_000, 1_000))
+    else:
+        odd.put(kind, vector(b"".join(item(number) for number in numbers)))  # type: ignore[operator]  # a callable
+    if kind is E.KEY_SHARE:
+        odd.put(E.SUPPORTED_GROUPS, vector(b"".join(number.to_bytes(2) for number in numbers)))
+    message = odd.encode()
+    server = ServerHandshake()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        server.receive(Level.INITIAL, message, NOW)
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert server.client_hello is not None
+    assert held < 1.5 * len(message)
+
+
+def test_protocols_beyond_the_256th_are_not_looked_at() -> None:
+    many = [number.to_bytes(2) for number in range(300)]
+    server = ServerHandshake()
+    message = hello().put(E.ALPN, vector(b"".join(vector(each, 1) for each in many)))
+    server.receive(Level.INITIAL, message.encode(), NOW)
+    assert server.client_hello is not None
+    assert server.client_hello.alpns == tuple(many[:256])
+
+
 def test_grease_and_encrypted_client_hello_grease() -> None:
     grease = hello()
     grease.suites = b"\x0a\x0a" + grease.suites
@@ -361,6 +410,8 @@ def test_the_second_hello_may_be_padded() -> None:
         lambda again: again.without(E.PSK_KEY_EXCHANGE_MODES),
         lambda again: again.put(E.KEY_SHARE, hello().body(E.KEY_SHARE)),
         lambda again: again.put(E.KEY_SHARE, b"\0\0"),
+        lambda again: again.put(E.KEY_SHARE, vector(again.body(E.KEY_SHARE)[2:] + b"\x12\x34\0\x01s")),
+        lambda again: again.extensions.insert(0, (0x1234, b"")),
         lambda again: setattr(again, "suites", b"\x13\x01"),
         lambda again: setattr(again, "random", bytes(32)),
         lambda again: setattr(again, "version", b"\x03\x02"),

@@ -23,6 +23,13 @@ class Source(dict[bytes, ExternalPsk]):
         return self.get(identity)
 
 
+class Accepting:
+    """A verifier that says yes."""
+
+    def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
+        return
+
+
 @pytest.mark.parametrize("psk", [PSK, LONG])
 @pytest.mark.parametrize("group", [Group.X25519, Group.SECP384R1])
 @pytest.mark.parametrize("quic", [True, False])
@@ -65,11 +72,19 @@ def test_client_does_not_fall_back_to_an_unverified_certificate() -> None:
 
 def test_a_ticket_and_a_psk_side_by_side() -> None:
     ticketed = server_parameters(tickets=Tickets(KEYS))
-    state = first(server=ticketed)
+    state = first(client_parameters(verifier=Accepting()), ticketed)
     client = client_parameters(session_ticket=state, psk=PSK)
     assert pair(client, ticketed).run().completed[1].resumed
     done = pair(client, server_parameters(psks=Source(PSK))).run()
     assert [each.psk_identity for each in done.completed] == [PSK.identity] * 2
+
+
+def test_an_unverified_ticket_does_not_stand_in_for_the_psk() -> None:
+    ticketed = server_parameters(tickets=Tickets(KEYS))
+    client = client_parameters(session_ticket=first(server=ticketed), psk=PSK)
+    with pytest.raises(PeerError) as caught:
+        pair(client, ticketed).run()
+    assert caught.value.alert is Alert.HANDSHAKE_FAILURE
 
 
 def test_no_tickets_after_an_external_psk() -> None:

@@ -100,6 +100,7 @@ def test_a_suite_of_another_hash() -> None:
     [
         {"alpn": b"h2"},
         {"registration": "other"},
+        {"owner": 1000},
         {"client_policy": b"other"},
         {"client_auth": ClientAuth.REQUEST, "client_verifier": Verifier()},
         {"tickets": None},

@@ -2,9 +2,9 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
-import socket
 
 import pytest
 from hypothesis import given

@@ -1,0 +1,27 @@
+"""The record of used tickets: of bounded size, whatever clients do."""
+
+from contextlib import closing
+from itertools import count, islice
+from pathlib import Path
+
+import pytest
+
+from handshaked.registry.replay import ReplayRecord
+
+SMALL = 8  # pages
+
+
+def test_a_record_that_is_full_means_no_early_data_until_tickets_expire(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "replay.db"
+    with closing(ReplayRecord(path, SMALL)) as record:
+        used = [number.to_bytes(16) for number in islice(count(), 2000)]
+        taken = [ticket for ticket in used if record.first_use(ticket, expires=20.0, now=10.0)]
+        assert 100 < len(taken) < 1000
+        assert not any(record.first_use(ticket, expires=20.0, now=10.0) for ticket in used)
+        assert path.stat().st_size <= SMALL * 4096
+        assert 1 <= len(caplog.records) <= 5  # once in a thousand
+        assert "database or disk is full" in caplog.text
+        later = [number.to_bytes(16) for number in islice(count(10_000), 1100)]
+        assert any(record.first_use(ticket, expires=40.0, now=21.0) for ticket in later)
