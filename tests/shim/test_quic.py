@@ -2,8 +2,12 @@
 
 import asyncio
 import errno
+import resource
 import shutil
+import socket
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.datapath.quic_options import Config
-from handshaked.errors import Alert
+from handshaked.errors import Alert, Status
 from handshaked.model import CipherSuite, Outcome
 from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
 from handshaked.shim.quic import Options, quic_client_handshake_async, quic_server_handshake_async
@@ -67,7 +71,6 @@ def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) 
 
 def test_a_server_resumes_and_does_so_through_another_socket(quic_daemon: RunningDaemon, authority: Authority) -> None:
     _, first = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root)))
-    assert first.tickets
     outcome, second = served(
         quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root, ticket=first.tickets[0]))
     )
@@ -257,3 +260,94 @@ def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Is
     with KernelLikeEndpoint() as server, KernelLikeEndpoint() as client:
         outcomes = asyncio.run(both(server, client, server.listen()))
     assert [outcome.status for outcome in outcomes] == [0, 0]
+
+
+# Daemons that are not there, or not as they should be.
+
+
+def blocking(sock: socket.socket, options: Options) -> Outcome:
+    return quic_server_handshake(sock, options=options)
+
+
+def awaited(sock: socket.socket, options: Options) -> Outcome:
+    return asyncio.run(quic_server_handshake_async(sock, options=options))
+
+
+both_forms = pytest.mark.parametrize("form", [blocking, awaited])
+Form = Callable[[socket.socket, Options], Outcome]
+
+
+def refusal(form: Form, options: Options) -> HandshakeRefusedError:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, pytest.raises(HandshakeRefusedError) as raised:
+        form(ours, options)
+    return raised.value
+
+
+@both_forms
+def test_where_no_daemon_is_the_error_says_where_it_was_looked_for(form: Form, tmp_path: Path) -> None:
+    error = refusal(form, Options(path=tmp_path / "no"))
+    assert error.errno == error.outcome.status == errno.ENOENT
+    assert str(tmp_path / "no") in str(error)
+
+
+@both_forms
+def test_a_file_that_cannot_be_opened_is_named(form: Form, quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    error = refusal(form, Options(path=quic_daemon.handshake_socket, psk=tmp_path / "psk"))
+    assert error.errno == errno.ENOENT
+    assert str(tmp_path / "psk") in str(error)
+
+
+@both_forms
+def test_a_daemon_that_takes_no_connections_is_a_timeout(form: Form, tmp_path: Path) -> None:
+    """The call waited for as long as the daemon hung."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ExitStack() as waiting:
+        listener.bind(str(tmp_path / "door"))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                one.setblocking(False)
+                one.connect(str(tmp_path / "door"))
+        error = refusal(form, Options(path=tmp_path / "door"))
+    assert error.errno == errno.ETIMEDOUT
+
+
+@both_forms
+@pytest.mark.parametrize(
+    ("packet", "status"),
+    [
+        (b"?", errno.EIO),
+        (struct.pack("=IHHIIBBxx", 28, 32, 0, 1, 0, 5, 1) + b"\xff" * 8, errno.EIO),
+        (b"", errno.ECONNRESET),
+    ],
+    ids=["no message", "no attribute", "nothing"],
+)
+def test_what_a_daemon_cannot_mean_is_a_failure(form: Form, tmp_path: Path, packet: bytes, status: int) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "door"))
+        listener.listen()
+
+        def answer() -> None:
+            door, _ = listener.accept()
+            with door:
+                door.recv(65536)
+                door.send(packet)
+
+        answering = in_thread(answer)
+        assert refusal(form, Options(path=tmp_path / "door")).errno == status
+        answering.result(PATIENCE)
+
+
+def test_a_program_with_many_descriptors_may_block(quic_daemon: RunningDaemon) -> None:
+    """select() knows none above 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    try:
+        with ExitStack() as others, socket.socket() as one:
+            while others.enter_context(one.dup()).fileno() < 1024:
+                pass
+            error = refusal(blocking, Options(path=quic_daemon.handshake_socket, registration="web"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert error.errno == Status.FAILED  # nobody answers for the socket
