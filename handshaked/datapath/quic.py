@@ -194,6 +194,10 @@ class QuicPath:
                     self._sock.fileno(), self._attempt.step, lambda now: self._guarded(self._write, now)
                 )
                 return
+            except OSError:
+                if level is not Level.APPLICATION:
+                    raise
+                # Tickets: the peer may close at once; the handshake was complete all the same.
             self._unsent.popleft()
         self._loop.remove_writer(self._sock.fileno())
 

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,14 @@ class Shaken:
             KernelLikeEndpoint(config=client_config, session_ticket=ticket, alpns=client_alpns) as asking,
         ):
             port = serving.listen()
-            echoing = in_thread(lambda: asking.run(exchange(asking, port, weather)))
+            over: Future[None] = Future()
+            echoing = in_thread(lambda: asking.run(exchange(asking, port, weather, over)))
             ours = asking.next_connection()
             first = in_thread(lambda: ended(lambda: quic_client_handshake(ours.agent, name, options=client), ours))
             theirs = serving.next_connection()
             self.server_outcome = ended(lambda: quic_server_handshake(theirs.agent, options=server), theirs)
             self.client_outcome = first.result(PATIENCE)
+            over.set_result(None)
             self.echo = echoing.result(PATIENCE)[0]
             for sock in (ours.socket, theirs.socket):
                 assert {call for call, _ in sock.refused} <= {"receive"}
@@ -75,11 +78,13 @@ class Shaken:
             self.ticket = ours.socket.session_ticket
 
 
-async def exchange(asking: KernelLikeEndpoint, port: int, weather: Weather | None) -> tuple[bytes, int | None]:
+async def exchange(
+    asking: KernelLikeEndpoint, port: int, weather: Weather | None, over: Future[None]
+) -> tuple[bytes, int | None]:
     if weather is None:
-        return await asking.exchange(port, b"hello", patient=True)
+        return await asking.exchange(port, b"hello", until=over)
     async with link(port, weather) as path:
-        seen = await asking.exchange(path.port, b"hello", patient=True)
+        seen = await asking.exchange(path.port, b"hello", until=over)
         assert path.lost
         return seen
 

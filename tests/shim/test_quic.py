@@ -70,13 +70,35 @@ def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) 
 
 
 def test_a_server_resumes_and_does_so_through_another_socket(quic_daemon: RunningDaemon, authority: Authority) -> None:
-    _, first = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root)))
+    _, first = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root, wants_ticket=True)))
     outcome, second = served(
         quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root, ticket=first.tickets[0]))
     )
     assert outcome.resumed
     assert second.resumed
     assert second.data == b"hello"
+
+
+def test_a_client_that_goes_before_its_ticket_was_served_all_the_same(
+    quic_daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Finished was verified; a ticket that cannot be sent any more made the handshake fail."""
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        client = in_thread(lambda: asyncio.run(ask(port)))
+        connection = endpoint.next_connection()
+        carry_out = connection.socket.set
+
+        def go_when_established(option: int, value: bytes) -> None:
+            carry_out(option, value)
+            connection.socket.closed = connection.socket.established
+
+        monkeypatch.setattr(connection.socket, "set", go_when_established)
+        with connection.agent:
+            outcome = quic_server_handshake(connection.agent, options=Options(path=quic_daemon.handshake_socket))
+        assert client.result(PATIENCE).data == b"hello"
+    assert outcome.status == 0
+    assert connection.socket.refused[-1] == ("send APPLICATION NEW_SESSION_TICKET", errno.EPIPE)
 
 
 def test_a_refused_client_gets_the_alert_and_the_caller_its_errno(quic_daemon: RunningDaemon) -> None:
@@ -99,7 +121,7 @@ def test_a_caller_brings_its_own_certificate(quic_daemon: RunningDaemon, issue: 
     issued = issue("own.example.com")
     outcome, seen = served(
         quic_daemon,
-        lambda port: asyncio.run(ask(port, root=authority.root, name="own.example.com")),
+        lambda port: asyncio.run(ask(port, root=authority.root, name="own.example.com", wants_ticket=True)),
         certificate=issued.certificate,
         key=issued.key,
         session_ticket=b"k" * 64,
