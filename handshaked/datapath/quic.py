@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 
 from handshaked.datapath.quic_options import (
     MAX_ALPN,
-    MAX_CONFIG,
     MAX_SESSION_TICKET,
     MAX_TRANSPORT_PARAMETERS,
     MIN_SESSION_TICKET,
     Config,
     Option,
     pull_alpns,
-    pull_config,
     push_alpns,
     push_connection_close,
     push_crypto_secret,
+    read_config,
 )
 from handshaked.datapath.quic_socket import QuicSocket
 from handshaked.driver import Attempt
@@ -132,7 +131,7 @@ class QuicPath:
     def _read_state(self) -> SocketState:
         alpns = pull_alpns(self._sock.option(Option.ALPN, MAX_ALPN))
         ticket = self._sock.option(Option.SESSION_TICKET, MAX_SESSION_TICKET)
-        config = pull_config(self._sock.option(Option.CONFIG, MAX_CONFIG))
+        config = read_config(self._sock.option)
         parameters = self._own_parameters() if self._role is Role.CLIENT else None
         return SocketState(alpns, ticket, config, parameters)
 
