@@ -51,6 +51,7 @@ CIPHERS = {
 _SUITES = {number: suite for suite, number in CIPHERS.items()}
 _SECRET = struct.Struct("=BBHI48s")  # send, level, reserved, type, secret
 _CONNECTION_CLOSE = struct.Struct("=IB3x")  # errcode, frame; the phrase is left out
+CONNECTION_CLOSE_SIZE = _CONNECTION_CLOSE.size
 _CONFIG = struct.Struct("=IIIIBBBBB3x")  # what may follow does not concern a handshake
 _OLD_CONFIG = struct.Struct("=IIQBBxxIBBB5x")
 
@@ -117,7 +118,7 @@ def pull_crypto_secret(data: bytes) -> TrafficSecret | None:
 
 
 def push_connection_close(error_code: int) -> bytes:
-    """The option CONNECTION_CLOSE: what the peer is told when the socket is closed."""
+    """The option CONNECTION_CLOSE: what the peer is told when the socket is closed, or what the peer has told."""
     return _CONNECTION_CLOSE.pack(error_code, 0)
 
 

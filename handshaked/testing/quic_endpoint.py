@@ -84,7 +84,9 @@ class _Handshake:
         self._own_parameters = transport_parameters
 
     def cancel(self, reason: str = "") -> None:
-        """The connection is closed."""
+        """The connection is closed; `reason` names the alert that the peer told, if it did."""
+        told = [alert.quic_error for alert in Alert if alert.label in reason.split()]
+        self.connection.socket.error_code = told[0] if told else self.connection.socket.error_code
         self.connection.socket.closed = True
         self._say_readable()
 

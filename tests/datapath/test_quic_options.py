@@ -92,6 +92,8 @@ def test_a_config_that_cannot_be_read_is_not_read_again() -> None:
 
 def test_a_close_carries_the_alert() -> None:
     assert quic_options.push_connection_close(0x128) == struct.pack("=II", 0x128, 0)
+    assert quic_options.pull_connection_close(struct.pack("=IB3x64s", 0x128, 0, b"a phrase")) == 0x128
+    assert quic_options.pull_connection_close(b"") is None
 
 
 def test_alpns_have_commas_between() -> None:

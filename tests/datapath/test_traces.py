@@ -244,11 +244,12 @@ def test_a_server_of_another_name(options: Callable[..., Options], issue: Issue)
     server = options(certificate=issued.certificate, key=issued.key)
     shaken = Shaken(options(), server, name="other.example.com")
     assert shaken.client_outcome.alert is Alert.BAD_CERTIFICATE
-    assert shaken.server_outcome.status == Status.PEER_GONE
+    assert shaken.server_outcome.status == Status.REFUSED
+    assert shaken.server_outcome.reason == "the peer sent the alert bad_certificate"
     *theirs, last = of_client("other name")
     assert last == "receive HANDSHAKE CERTIFICATE_VERIFY"  # the certificate alone is reason enough
     assert of_ours(shaken.calls["client"]) == [*theirs, "set CONNECTION_CLOSE"]
-    assert of_ours(shaken.calls["server"]) == of_library_server("other name")
+    assert of_ours(shaken.calls["server"]) == [*of_library_server("other name"), "get CONNECTION_CLOSE"]
 
 
 def test_a_protocol_that_is_not_served(options: Callable[..., Options]) -> None:
@@ -257,7 +258,9 @@ def test_a_protocol_that_is_not_served(options: Callable[..., Options]) -> None:
     server, theirs = of_ours(shaken.calls["server"]), without_empty_reads(TRACES["agent server other alpn"])
     asked = theirs.index("receive INITIAL CLIENT_HELLO") + 1
     assert server == [*theirs[:asked], "set CONNECTION_CLOSE"]
-    client = of_ours(shaken.calls["client"])
+    assert shaken.client_outcome.reason == "the peer sent the alert no_application_protocol"
+    *client, last = of_ours(shaken.calls["client"])
+    assert last == "get CONNECTION_CLOSE"
     assert client == of_library_client("other alpn")[: len(client)]
     assert client[-1] == "send INITIAL CLIENT_HELLO"
 
