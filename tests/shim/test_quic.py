@@ -63,10 +63,36 @@ def test_a_server_serves_stock_aioquic(quic_daemon: RunningDaemon, authority: Au
 
 @pytest.mark.skipif(shutil.which("gtlsclient") is None, reason="ngtcp2-client is not installed")
 def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
-    outcome, seen = served(quic_daemon, lambda port: ask_with_gtlsclient(port, NAME, tmp_path))
+    outcome, seen = served(
+        quic_daemon, lambda port: ask_with_gtlsclient(port, NAME, tmp_path, "--exit-on-first-stream-close")
+    )
     assert (outcome.status, outcome.registration) == (0, "web")
     assert "Negotiated ALPN is h3" in seen
     assert "QUIC handshake has completed" in seen
+
+
+@pytest.mark.skipif(shutil.which("gtlsclient") is None, reason="ngtcp2-client is not installed")
+def test_a_client_whose_key_share_is_of_no_use_is_asked_again(
+    quic_daemon: RunningDaemon, issue: Issue, tmp_path: Path
+) -> None:
+    issued, name = issue("retry.example.com"), "retry.example.com"
+    quic_daemon.register(
+        "retry", (issued.certificate, issued.key), alpns=["h3"], server_names=[name], groups=["secp521r1"]
+    )
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        client = in_thread(lambda: ask_with_gtlsclient(port, name, tmp_path, "--exit-on-first-stream-close"))
+        connection = endpoint.next_connection()
+        with connection.agent:
+            outcome = quic_server_handshake(connection.agent, options=Options(path=quic_daemon.handshake_socket))
+        assert "QUIC handshake has completed" in client.result(PATIENCE)
+    assert (outcome.status, outcome.registration) == (0, "retry")
+    calls = connection.socket.calls
+    assert calls.count("receive INITIAL CLIENT_HELLO") == 2
+    assert [call for call in calls if call.startswith("send INITIAL")] == [
+        "send INITIAL SERVER_HELLO",
+        "send INITIAL SERVER_HELLO more",
+    ]
 
 
 def test_a_server_resumes_and_does_so_through_another_socket(quic_daemon: RunningDaemon, authority: Authority) -> None:
