@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.datapath.emulated import Kind, push_message
 from handshaked.errors import Status
 from handshaked.model import Level, Role
 from handshaked.registry.credentials import MAX_FILE
@@ -24,7 +25,7 @@ from handshaked.wire.family import push_crypto, push_lookup, push_start
 from handshaked.wire.messages import CryptoData, Lookup, Start
 from tests.conftest import Issue
 from tests.doors import Door, eventually
-from tests.quic_sockets import descriptors_of, left_alone, socket_daemon, waits
+from tests.quic_sockets import PATIENCE, descriptors_of, in_thread, left_alone, socket_daemon, waits
 
 ON_SOCKET = Start(Role.SERVER, timeout=5.0, socket=True)
 
@@ -199,6 +200,22 @@ def test_a_stand_in_that_talks_nonsense(quic_daemon: RunningDaemon) -> None:
         theirs.send(b"?")
         door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
         assert door.outcome(1).status == Status.FAILED
+
+
+def test_a_stand_in_that_talks_without_end_does_not_keep_the_daemon(quic_daemon: RunningDaemon) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def talk() -> None:
+        with suppress(OSError):
+            while True:
+                theirs.send(push_message(Kind.READABLE, 0))
+
+    with theirs, Door(quic_daemon.handshake_socket) as door:
+        talking = in_thread(talk)
+        with ours:
+            door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        assert door.outcome(1).status == Status.FAILED
+        talking.result(PATIENCE)
 
 
 def begun(endpoint: KernelLikeEndpoint, door: Door, role: Role = Role.CLIENT, timeout: float = 20.0) -> None:
