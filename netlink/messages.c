@@ -56,6 +56,8 @@ static int keep(struct handshaked_result *result, const struct hs_attribute *att
 {
 	switch (attribute->type) {
 	case HANDSHAKED_A_DONE_STATUS:
+		if (attribute->length != sizeof(uint32_t))
+			return EPROTO;
 		result->status = ending(hs_u32(attribute));
 		break;
 	case HANDSHAKED_A_DONE_TAG:

@@ -266,6 +266,7 @@ ENDS = {
     "junk in it": (frame(DONE, attribute(STATUS, bytes(4)) + b"\x01\0\0\0"), errno.EPROTO),
     "another family": (frame(DONE, attribute(STATUS, bytes(4)), family=999), errno.EPROTO),
     "too long": (bytes(128 * 1024 + 1), errno.EPROTO),
+    "half a status": (frame(DONE, attribute(STATUS, bytes(2))), errno.EPROTO),
     "without a status": (frame(DONE, b""), errno.EIO),
     "minus one": (ended_with(0xFFFFFFFF), errno.EIO),
     "what has no opposite": (ended_with(0x80000000), errno.EIO),
