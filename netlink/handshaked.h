@@ -18,6 +18,11 @@ extern "C" {
 #define HANDSHAKED_CLIENT 1
 #define HANDSHAKED_SERVER 2
 
+struct handshaked_bytes {
+	const uint8_t *data;
+	size_t length;
+};
+
 /* What may be said of a handshake; all that is zero is left to the daemon. Set size to sizeof(*this). */
 struct handshaked_options {
 	size_t size;
@@ -31,6 +36,10 @@ struct handshaked_options {
 	unsigned int timeout_ms;
 	unsigned int ticket_seconds; /* how long a client waits for session tickets */
 	int unauthenticated; /* a client does not verify its server */
+	struct handshaked_bytes session_ticket; /* what a client resumes with, instead of what the socket has */
+	const struct handshaked_bytes *trust_anchors; /* certificates in DER, instead of the daemon's trust store */
+	size_t trust_anchor_count;
+	const struct handshaked_bytes *early_data; /* consent to 0-RTT; a server's limits, none on a client */
 };
 
 /* How a handshake ended. handshaked_result_clear() frees what hangs on it. */
@@ -73,6 +82,7 @@ void handshaked_result_clear(struct handshaked_result *result);
 /* The same without blocking: start, and whenever fd is readable continue, which says -EAGAIN until it is over. */
 int handshaked_quic_start(int sockfd, int role, const struct handshaked_options *options, struct handshaked **handshake);
 int handshaked_fd(const struct handshaked *handshake);
+int handshaked_timeout(const struct handshaked *handshake); /* in milliseconds, for poll: continue then at the latest */
 int handshaked_continue(struct handshaked *handshake, struct handshaked_result *result);
 void handshaked_free(struct handshaked *handshake);
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
+#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "handshaked_family.h"
@@ -16,8 +17,7 @@
 #define MESSAGE_HEADER 16
 #define TYPE_MASK 0x3fff
 #define NLM_F_REQUEST 1
-#define NLMSG_ERROR 2
-#define SEND_WAIT_MS 1000
+#define PATIENCE_MS 1000
 
 static size_t aligned(size_t length)
 {
@@ -91,11 +91,11 @@ bool hs_next_frame(struct hs_reader *packet, struct hs_frame *frame)
 		return false;
 	memcpy(&length, packet->data, 4);
 	memcpy(&family, packet->data + 4, 2);
-	header = family == NLMSG_ERROR ? MESSAGE_HEADER : HS_HEADER;
+	header = family == HS_NETLINK_ERROR ? MESSAGE_HEADER : HS_HEADER;
 	if (length < header || length > packet->left)
 		return false;
 	frame->family = family;
-	frame->command = family == NLMSG_ERROR ? 0 : packet->data[MESSAGE_HEADER];
+	frame->command = family == HS_NETLINK_ERROR ? 0 : packet->data[MESSAGE_HEADER];
 	frame->attributes = (struct hs_reader){ packet->data + header, length - header };
 	step = aligned(length) < packet->left ? aligned(length) : packet->left;
 	packet->data += step;
@@ -132,32 +132,52 @@ uint32_t hs_u32(const struct hs_attribute *attribute)
 	return value;
 }
 
-/* Where the daemon is, unless the caller knows: HANDSHAKED_SOCKET, or where a system daemon is. */
-static int find_daemon(struct sockaddr_un *address)
+int64_t hs_now(void)
 {
-	const char *path = secure_getenv("HANDSHAKED_SOCKET");
-	int length;
+	struct timespec time;
 
-	length = snprintf(address->sun_path, sizeof(address->sun_path), "%s", path ? path : "/run/handshaked/handshake.sock");
-	return length < 0 || (size_t)length >= sizeof(address->sun_path) ? -ENAMETOOLONG : 0;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
-int hs_connect(const char *path)
+int hs_find(const char *path, struct sockaddr_un *address)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int door, failure;
-
-	if (path && strlen(path) >= sizeof(address.sun_path))
+	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (!path)
+		path = secure_getenv("HANDSHAKED_SOCKET");
+	if (!path)
+		path = "/run/handshaked/handshake.sock";
+	if (strlen(path) >= sizeof(address->sun_path))
 		return -ENAMETOOLONG;
-	if (path)
-		strcpy(address.sun_path, path);
-	else if ((failure = find_daemon(&address)))
-		return failure;
-	door = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	strcpy(address->sun_path, path);
+	return 0;
+}
+
+/* Connect, and wait while too many wait already. */
+static int connect_patiently(int door, const struct sockaddr_un *address)
+{
+	const struct timeval patience = { .tv_sec = PATIENCE_MS / 1000 };
+	int64_t deadline = hs_now() + PATIENCE_MS;
+
+	if (setsockopt(door, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)))
+		return -errno;
+	while (connect(door, (const struct sockaddr *)address, sizeof(*address))) {
+		if (errno == EAGAIN || (errno == EINTR && hs_now() >= deadline))
+			return -ETIMEDOUT;
+		if (errno != EINTR)
+			return -errno;
+	}
+	return fcntl(door, F_SETFL, O_NONBLOCK) ? -errno : 0;
+}
+
+int hs_connect(const struct sockaddr_un *address)
+{
+	int door = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), failure;
+
 	if (door < 0)
 		return -errno;
-	if (connect(door, (struct sockaddr *)&address, sizeof(address))) {
-		failure = -errno;
+	failure = connect_patiently(door, address);
+	if (failure) {
 		close(door);
 		return failure;
 	}
@@ -173,6 +193,7 @@ int hs_send(int door, const struct hs_message *message, const int *descriptors, 
 	struct iovec part = { message->data, message->length };
 	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1 };
 	struct pollfd ready = { .fd = door, .events = POLLOUT };
+	int64_t deadline = hs_now() + PATIENCE_MS, left;
 	struct cmsghdr *rights;
 
 	if (message->failed || count > 1 + HS_MAX_FILES)
@@ -187,10 +208,12 @@ int hs_send(int door, const struct hs_message *message, const int *descriptors, 
 		memcpy(CMSG_DATA(rights), descriptors, count * sizeof(int));
 	}
 	while (sendmsg(door, &header, MSG_NOSIGNAL) < 0) {
-		if (errno == EINTR)
-			continue;
-		if (errno != EAGAIN || poll(&ready, 1, SEND_WAIT_MS) <= 0)
+		if (errno != EAGAIN && errno != EINTR)
 			return -errno;
+		left = deadline - hs_now();
+		if (left <= 0)
+			return -ETIMEDOUT;
+		poll(&ready, 1, (int)left);
 	}
 	return 0;
 }

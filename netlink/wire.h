@@ -6,9 +6,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/un.h>
 
 #define HS_HEADER 20
 #define HS_MAX_FILES 3
+#define HS_MAX_SECRET 48
+#define HS_MAX_TRANSPORT_PARAMETERS 4096 /* the own ones */
+#define HS_NETLINK_ERROR 2 /* the family of an error or an acknowledgement */
 
 /* A message being built; once something did not fit it stays failed. */
 struct hs_message {
@@ -44,8 +48,14 @@ bool hs_next_frame(struct hs_reader *packet, struct hs_frame *frame);
 bool hs_next_attribute(struct hs_reader *attributes, struct hs_attribute *attribute);
 uint32_t hs_u32(const struct hs_attribute *attribute);
 
-/* The rest returns a negative errno if it fails. */
-int hs_connect(const char *path);
+/* The monotonic clock, in milliseconds. */
+int64_t hs_now(void);
+
+/* The rest returns a negative errno if it fails, -ETIMEDOUT if the daemon takes nothing for a second. */
+
+/* Where the daemon is: at `path`, or at HANDSHAKED_SOCKET, or where a system daemon is. */
+int hs_find(const char *path, struct sockaddr_un *address);
+int hs_connect(const struct sockaddr_un *address);
 int hs_send(int door, const struct hs_message *message, const int *descriptors, size_t count);
 
 #endif

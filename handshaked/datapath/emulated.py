@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import struct
+import time
 
 from handshaked.datapath.quic_options import LEVELS, Option, pull_level
 from handshaked.errors import LocalError, Status
@@ -17,7 +18,7 @@ from handshaked.model import Level
 MAX_MESSAGE = 128 * 1024
 _HEADER = struct.Struct("=BI")
 _MORE = struct.Struct("=BB")
-_WAIT_MILLISECONDS = 1000
+_PATIENCE = 1.0
 
 
 class Kind(enum.IntEnum):
@@ -88,9 +89,10 @@ class EmulatedQuicSocket:
 
     def _call(self, kind: Kind, number: int, body: bytes = b"") -> bytes:
         self._sock.send(push_message(kind, number, body), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        deadline = time.monotonic() + _PATIENCE
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
-        while poller.poll(_WAIT_MILLISECONDS):
+        while (left := deadline - time.monotonic()) > 0 and poller.poll(left * 1000):
             packet = self._sock.recv(MAX_MESSAGE, socket.MSG_DONTWAIT)
             if not packet:
                 raise OSError(Status.NOT_CONNECTED, "the socket is gone")

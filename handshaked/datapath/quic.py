@@ -12,22 +12,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from handshaked.datapath.quic_options import (
+    CONNECTION_CLOSE_SIZE,
     MAX_ALPN,
-    MAX_CONFIG,
     MAX_SESSION_TICKET,
     MAX_TRANSPORT_PARAMETERS,
     MIN_SESSION_TICKET,
     Config,
     Option,
     pull_alpns,
-    pull_config,
+    pull_connection_close,
     push_alpns,
     push_connection_close,
     push_crypto_secret,
+    read_config,
 )
 from handshaked.datapath.quic_socket import QuicSocket
 from handshaked.driver import Attempt
-from handshaked.errors import HandshakeError, LocalError, Status
+from handshaked.errors import Alert, HandshakeError, LocalError, Status
 from handshaked.events import (
     CryptoData,
     Event,
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _NEW_SESSION_TICKET = 4
 _TICKET_INTERVAL = 0.05
+_ALERTS = {alert.quic_error: alert for alert in Alert}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,20 @@ class QuicPath:
         except HandshakeError as error:
             return [HandshakeFailed.of(error)]
         except OSError as error:
-            gone = isinstance(error, ConnectionError) or error.errno == Status.NOT_CONNECTED
-            status = Status.PEER_GONE if gone else Status.FAILED
-            self._attempt.abort(status, f"the QUIC socket failed: {error.strerror}")
+            self._attempt.abort(*self._why(error))
             return []
+
+    def _why(self, error: OSError) -> tuple[int, str]:
+        """Status and reason of a socket that failed; if its connection was closed, the peer may have told an alert."""
+        if not isinstance(error, ConnectionError) and error.errno != Status.NOT_CONNECTED:
+            return Status.FAILED, f"the QUIC socket failed: {error.strerror}"
+        code = None
+        with suppress(OSError):  # the socket itself is gone
+            code = pull_connection_close(self._sock.option(Option.CONNECTION_CLOSE, CONNECTION_CLOSE_SIZE))
+        alert = _ALERTS.get(code or 0)
+        if alert is not None:
+            return alert.errno, f"the peer sent the alert {alert.label}"
+        return Status.PEER_GONE, f"the connection was closed{f' with QUIC error {code:#x}' if code else ''}"
 
     def _begin(self, now: float) -> list[Event]:
         self._state = state = self._read_state()
@@ -132,7 +144,7 @@ class QuicPath:
     def _read_state(self) -> SocketState:
         alpns = pull_alpns(self._sock.option(Option.ALPN, MAX_ALPN))
         ticket = self._sock.option(Option.SESSION_TICKET, MAX_SESSION_TICKET)
-        config = pull_config(self._sock.option(Option.CONFIG, MAX_CONFIG))
+        config = read_config(self._sock.option)
         parameters = self._own_parameters() if self._role is Role.CLIENT else None
         return SocketState(alpns, ticket, config, parameters)
 
@@ -194,6 +206,10 @@ class QuicPath:
                     self._sock.fileno(), self._attempt.step, lambda now: self._guarded(self._write, now)
                 )
                 return
+            except OSError:
+                if level is not Level.APPLICATION:
+                    raise
+                # Tickets: the peer may close at once; the handshake was complete all the same.
             self._unsent.popleft()
         self._loop.remove_writer(self._sock.fileno())
 

@@ -1,10 +1,12 @@
 """What the kernel's QUIC sockets (IPPROTO_QUIC) are spoken to with: all numbers and layouts, here and nowhere else.
 
-Two layouts of the option CONFIG are known; which one a kernel has is told by the length of what it gives.
+Two layouts of the option CONFIG are known. A kernel with the present one gives as much of it as it is asked for; one
+with the older gives all or nothing.
 """
 
 import enum
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from handshaked.errors import LocalError, Status
@@ -49,9 +51,9 @@ CIPHERS = {
 _SUITES = {number: suite for suite, number in CIPHERS.items()}
 _SECRET = struct.Struct("=BBHI48s")  # send, level, reserved, type, secret
 _CONNECTION_CLOSE = struct.Struct("=IB3x")  # errcode, frame; the phrase is left out
-_CONFIG = struct.Struct("=IIIIBBBBB3x")  # a keepalive_probe_interval may follow
+CONNECTION_CLOSE_SIZE = _CONNECTION_CLOSE.size
+_CONFIG = struct.Struct("=IIIIBBBBB3x")  # what may follow does not concern a handshake
 _OLD_CONFIG = struct.Struct("=IIQBBxxIBBB5x")
-MAX_CONFIG = _OLD_CONFIG.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,18 @@ class Config:
         return (suite,)
 
 
-def pull_config(data: bytes) -> Config:
-    """The option CONFIG in the layout that its length tells; LocalError if none has it."""
-    if len(data) == _OLD_CONFIG.size:
+def read_config(option: Callable[[Option, int], bytes]) -> Config:
+    """The option CONFIG, by `option` as of a QuicSocket. LocalError if it has no known layout; OSError."""
+    try:
+        data = option(Option.CONFIG, _CONFIG.size)
+    except OSError as error:
+        if error.errno != Status.INVALID:
+            raise
+        data = option(Option.CONFIG, _OLD_CONFIG.size)
+    if len(data) == _CONFIG.size:
+        version, _, _, cipher, _, _, _, tickets, request = _CONFIG.unpack(data)
+    elif len(data) == _OLD_CONFIG.size:
         version, _, _, _, _, cipher, tickets, request, _ = _OLD_CONFIG.unpack(data)
-    elif len(data) in (_CONFIG.size, _CONFIG.size + 4):
-        version, _, _, cipher, _, _, _, tickets, request = _CONFIG.unpack_from(data)
     else:
         raise LocalError(f"CONFIG of {len(data)} bytes: a QUIC socket of another kind", Status.UNSUPPORTED)
     return Config(version, cipher, tickets, request)
@@ -110,7 +118,7 @@ def pull_crypto_secret(data: bytes) -> TrafficSecret | None:
 
 
 def push_connection_close(error_code: int) -> bytes:
-    """The option CONNECTION_CLOSE: what the peer is told when the socket is closed."""
+    """The option CONNECTION_CLOSE: what the peer is told when the socket is closed, or what the peer has told."""
     return _CONNECTION_CLOSE.pack(error_code, 0)
 
 

@@ -61,13 +61,15 @@ class KernelQuicSocket:
         buffer = ctypes.create_string_buffer(size)
         length = ctypes.c_uint32(size)
         if _libc.getsockopt(self._sock.fileno(), SOL_QUIC, int(option), buffer, ctypes.byref(length)):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+            raise _failed("getsockopt", option, ctypes.get_errno())
         return buffer.raw[: min(length.value, size)]
 
     def set_option(self, option: Option, value: bytes) -> None:
         """As in QuicSocket."""
-        self._sock.setsockopt(SOL_QUIC, option, value)
+        try:
+            self._sock.setsockopt(SOL_QUIC, option, value)
+        except OSError as error:
+            raise _failed("setsockopt", option, error.errno or Status.FAILED) from None
 
     def send(self, level: Level, message: bytes, *, more: bool) -> None:
         """As in QuicSocket."""
@@ -85,6 +87,10 @@ class KernelQuicSocket:
             if level is not None:
                 return level, data
         raise OSError(Status.NOT_CONNECTED, "what the socket gives is no handshake message")
+
+
+def _failed(call: str, option: Option, number: int) -> OSError:
+    return OSError(number, f"{call} {option.name}: {os.strerror(number)}")
 
 
 def kernel_quic_socket(sock: socket.socket) -> QuicSocket:

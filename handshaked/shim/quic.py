@@ -8,20 +8,23 @@ import asyncio
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handshaked.errors import HandshakedError, Status
+from handshaked.errors import FramingError, HandshakedError, Status
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.shim.client import default_socket
 from handshaked.wire.family import pull_from_daemon, push_start
-from handshaked.wire.messages import MAX_PACKET, Done, Refused, Start
+from handshaked.wire.messages import MAX_PACKET, Done, Malformed, Refused, Start
 
 _DEFAULT_TIMEOUT = 8.0
 _GRACE = 1.0  # seconds beyond the handshake's own deadline after which the daemon itself is taken for lost
+_PATIENCE = struct.pack("@ll", 1, 0)  # of a blocking call, while a daemon takes no connections
+_SILENT = Outcome(Status.TIMED_OUT, reason="the handshake daemon does not answer")
 
 
 class HandshakeRefusedError(HandshakedError, OSError):
@@ -94,36 +97,48 @@ def _block(
     role: Role, sock: socket.socket | int, server_name: str | None, alpns: tuple[str, ...], options: Options
 ) -> Outcome:
     deadline = time.monotonic() + options.timeout + _GRACE
-    with _asked(role, sock, server_name, alpns, options) as door:
-        while (left := deadline - time.monotonic()) > 0 and select.select([door], [], [], left)[0]:
-            outcome = _outcome(door.recv(MAX_PACKET))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
+        _ask(door, role, sock, server_name, alpns, options)
+        poller = select.poll()
+        poller.register(door, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0 and poller.poll(left * 1000):
+            with _explained("the handshake daemon is gone"):
+                packet = door.recv(MAX_PACKET)
+            outcome = _outcome(packet)
             if outcome is not None:
                 return _successful(outcome)
-    raise HandshakeRefusedError(Outcome(Status.TIMED_OUT, reason="the handshake daemon does not answer"))
+    raise HandshakeRefusedError(_SILENT)
 
 
 async def _wait(
     role: Role, sock: socket.socket | int, server_name: str | None, alpns: tuple[str, ...], options: Options
 ) -> Outcome:
     loop = asyncio.get_running_loop()
-    with _asked(role, sock, server_name, alpns, options) as door:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.setblocking(False)
+        _ask(door, role, sock, server_name, alpns, options)
         try:
             async with asyncio.timeout(options.timeout + _GRACE):
                 while True:
-                    outcome = _outcome(await loop.sock_recv(door, MAX_PACKET))
+                    with _explained("the handshake daemon is gone"):
+                        packet = await loop.sock_recv(door, MAX_PACKET)
+                    outcome = _outcome(packet)
                     if outcome is not None:
                         return _successful(outcome)
         except TimeoutError:
-            outcome = Outcome(Status.TIMED_OUT, reason="the handshake daemon does not answer")
-            raise HandshakeRefusedError(outcome) from None
+            raise HandshakeRefusedError(_SILENT) from None
 
 
-@contextmanager
-def _asked(
-    role: Role, sock: socket.socket | int, server_name: str | None, alpns: tuple[str, ...], options: Options
-) -> Iterator[socket.socket]:
-    """A connection to the daemon over which the handshake was asked for."""
+def _ask(
+    door: socket.socket,
+    role: Role,
+    sock: socket.socket | int,
+    server_name: str | None,
+    alpns: tuple[str, ...],
+    options: Options,
+) -> None:
+    """Connect `door` to the daemon and ask for the handshake."""
     start = Start(
         role=role,
         timeout=options.timeout,
@@ -140,25 +155,43 @@ def _asked(
         key_file=options.key is not None,
         psk_file=options.psk is not None,
     )
+    path = options.path or default_socket()
     with ExitStack() as stack:
-        files = [path for path in (options.certificate, options.key, options.psk) if path is not None]
-        opened = [stack.enter_context(path.open("rb")).fileno() for path in files]
-        door = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        door.connect(os.fspath(options.path or default_socket()))
-        descriptors = array.array("i", [sock if isinstance(sock, int) else sock.fileno(), *opened])
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-        door.sendmsg([push_start(1, start)], control, socket.MSG_NOSIGNAL)
-        yield door
+        descriptors = array.array("i", [sock if isinstance(sock, int) else sock.fileno()])
+        for file in (options.certificate, options.key, options.psk):
+            if file is not None:
+                with _explained(f"cannot open {file}"):
+                    descriptors.append(stack.enter_context(file.open("rb")).fileno())
+        with _explained(f"no handshake daemon answers at {path}"):
+            door.connect(os.fspath(path))
+        with _explained("the handshake daemon cannot be asked"):
+            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+            door.sendmsg([push_start(1, start)], control, socket.MSG_NOSIGNAL)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """What fails within fails the handshake, and the caller is told `what` it was."""
+    try:
+        yield
+    except OSError as error:
+        status = Status.TIMED_OUT if isinstance(error, BlockingIOError) else error.errno or Status.FAILED
+        raise HandshakeRefusedError(Outcome(status, reason=f"{what}: {os.strerror(status)}")) from None
 
 
 def _outcome(packet: bytes) -> Outcome | None:
     if not packet:
         return Outcome(status=Status.PEER_GONE, reason="the handshake daemon closed the connection")
-    for _, message in pull_from_daemon(packet):
-        if isinstance(message, Done):
-            return message.outcome
-        if isinstance(message, Refused):
-            return Outcome(status=message.error.status, reason=message.error.reason)
+    try:
+        for _, message in pull_from_daemon(packet):
+            if isinstance(message, Done):
+                return message.outcome
+            if isinstance(message, Refused):
+                return Outcome(status=message.error.status, reason=message.error.reason)
+            if isinstance(message, Malformed):
+                return Outcome(reason=f"the daemon's message is malformed: {message.error.reason}")
+    except FramingError as error:
+        return Outcome(reason=f"the daemon's packet falls apart: {error.reason}")
     return None
 
 

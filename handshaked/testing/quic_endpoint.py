@@ -11,6 +11,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -55,7 +56,6 @@ class _Handshake:
         self._own_parameters = start.transport_parameters or b""
         self._loop = asyncio.get_running_loop()
         self._done = False
-        self.closed = asyncio.Event()
         self._end, agent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._end.setblocking(False)
         self._loop.add_reader(self._end, self._serve)
@@ -84,7 +84,9 @@ class _Handshake:
         self._own_parameters = transport_parameters
 
     def cancel(self, reason: str = "") -> None:
-        """The connection is closed."""
+        """The connection is closed; `reason` names the alert that the peer told, if it did."""
+        told = [alert.quic_error for alert in Alert if alert.label in reason.split()]
+        self.connection.socket.error_code = told[0] if told else self.connection.socket.error_code
         self.connection.socket.closed = True
         self._say_readable()
 
@@ -157,7 +159,6 @@ class _Handshake:
         if self._end.fileno() >= 0:
             self._loop.remove_reader(self._end)
             self._end.close()
-            self.closed.set()
 
     def _gone(self) -> None:
         """Everybody has closed the socket; with a handshake under way that ends the connection."""
@@ -271,10 +272,12 @@ class KernelLikeEndpoint:
 
         return self.run(begin())
 
-    async def exchange(self, port: int, data: bytes, *, patient: bool = False) -> tuple[bytes, int | None]:
+    async def exchange(
+        self, port: int, data: bytes, *, until: "Future[None] | None" = None
+    ) -> tuple[bytes, int | None]:
         """Connect to `port` of the loopback and have `data` echoed: what came, and the error code of a refusal.
 
-        If `patient`, the connection ends when the agent has closed the socket, which may want tickets of it.
+        The connection ends when `until` is done: an agent of either side may have tickets to send, or want some.
         """
         clients: list[_Echo] = []
 
@@ -303,8 +306,8 @@ class KernelLikeEndpoint:
                 if not echoed:
                     return b"", clients[0].closed_with
                 await client.ping()  # what the server sent with the echo, tickets among it, is in by then
-                if patient:
-                    await asyncio.wait_for(self._handshakes[-1].closed.wait(), PATIENCE)
+                if until is not None:
+                    await asyncio.wait_for(asyncio.wrap_future(until), PATIENCE)
                 return echoed, None
         except ConnectionError:
             return b"", clients[0].closed_with

@@ -13,6 +13,7 @@ from handshaked.datapath.quic_options import (
     pull_connection_close,
     pull_crypto_secret,
     push_config,
+    push_connection_close,
     push_level,
 )
 from handshaked.errors import Status
@@ -105,6 +106,8 @@ class KernelLikeSocket:
             return self.session_ticket
         if option == Option.CONFIG:
             return push_config(self._config)
+        if option == Option.CONNECTION_CLOSE:
+            return push_connection_close(self.error_code or 0)
         if option == Option.TOKEN and self._role is Role.CLIENT:
             return b""
         if option == Option.TRANSPORT_PARAM_EXT and not self.established:

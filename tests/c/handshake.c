@@ -2,13 +2,16 @@
 /* handshake ROLE FD [KEY=VALUE ..]: a handshake with options, blocking or by poll; tells how it ended. */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "handshaked.h"
 
-static int polled(int fd, int role, const struct handshaked_options *options, struct handshaked_result *result)
+/* With `late`, go on behind the end while there may be something. */
+static int polled(int fd, int role, const struct handshaked_options *options, struct handshaked_result *result, int late)
 {
 	struct handshaked *handshake;
 	struct pollfd ready = { .events = POLLIN };
@@ -18,17 +21,53 @@ static int polled(int fd, int role, const struct handshaked_options *options, st
 		return status;
 	ready.fd = handshaked_fd(handshake);
 	while ((status = handshaked_continue(handshake, result)) == -EAGAIN)
-		poll(&ready, 1, -1);
+		poll(&ready, 1, handshaked_timeout(handshake));
+	while (late && handshaked_continue(handshake, NULL) == -EAGAIN)
+		poll(&ready, 1, handshaked_timeout(handshake));
 	handshaked_free(handshake);
 	return status;
+}
+
+/* What is in a file, as long as the program runs. */
+static struct handshaked_bytes content(const char *path)
+{
+	static uint8_t room[2][8192];
+	static int used;
+	struct handshaked_bytes bytes = { room[used], 0 };
+	FILE *file = fopen(path, "rb");
+
+	if (!file || used == 2)
+		exit(3);
+	bytes.length = fread(room[used++], 1, sizeof(room[0]), file);
+	fclose(file);
+	return bytes;
+}
+
+static void nothing(int number)
+{
+	(void)number;
+}
+
+/* A signal every millisecond, for which no system call is begun anew. */
+static void disturb(void)
+{
+	struct sigaction action = { .sa_handler = nothing };
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM };
+	struct itimerspec often = { { 0, 1000000 }, { 0, 1000000 } };
+	timer_t timer;
+
+	if (sigaction(SIGALRM, &action, NULL) || timer_create(CLOCK_MONOTONIC, &event, &timer) ||
+	    timer_settime(timer, 0, &often, NULL))
+		exit(3);
 }
 
 int main(int argc, char **argv)
 {
 	struct handshaked_options options = { .size = sizeof(options) };
 	struct handshaked_result result = { .alert = -1 };
+	struct handshaked_bytes anchor;
 	int role = strcmp(argv[1], "client") ? HANDSHAKED_SERVER : HANDSHAKED_CLIENT;
-	int fd = atoi(argv[2]), poll_it = 0, status;
+	int fd = atoi(argv[2]), poll_it = 0, late = 0, status;
 
 	for (int i = 3; i < argc; i++) {
 		char *value = strchr(argv[i], '=');
@@ -56,13 +95,23 @@ int main(int argc, char **argv)
 			options.ticket_seconds = (unsigned int)atoi(value);
 		else if (!strcmp(argv[i], "unauthenticated"))
 			options.unauthenticated = atoi(value);
+		else if (!strcmp(argv[i], "trust")) {
+			anchor = content(value);
+			options.trust_anchors = &anchor;
+			options.trust_anchor_count = 1;
+		} else if (!strcmp(argv[i], "ticket"))
+			options.session_ticket = content(value);
+		else if (!strcmp(argv[i], "signals"))
+			disturb();
 		else if (!strcmp(argv[i], "poll"))
 			poll_it = atoi(value);
+		else if (!strcmp(argv[i], "late"))
+			late = atoi(value);
 		else
 			return 2;
 	}
 	if (poll_it)
-		status = polled(fd, role, &options, &result);
+		status = polled(fd, role, &options, &result, late);
 	else if (role == HANDSHAKED_CLIENT)
 		status = handshaked_quic_client(fd, &options, &result);
 	else

@@ -3,22 +3,26 @@
 import asyncio
 import errno
 import os
+import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.errors import Alert
+from handshaked.errors import Alert, WireError
 from handshaked.model import CipherSuite, Outcome, Role
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from handshaked.wire.family import push_done
+from handshaked.wire.netlink import push_ack, push_error
 from tests.conftest import Issue
 from tests.quic_sockets import PATIENCE, Echoed, StockServer, ask, in_thread, left_alone, socket_daemon
 
@@ -45,7 +49,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     sanitize = [f"SANITIZE={request.param}"] if request.param else []
     subprocess.run(["make", "-C", LIBRARY, f"BUILD={directory}", *sanitize], check=True, capture_output=True)
     flags = [f"-fsanitize={request.param}", "-fno-sanitize-recover=all"] if request.param else []
-    strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-g"]
+    strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g"]
     for source in HERE.glob("*.c"):
         link = [f"-L{directory}", "-lhandshaked", f"-Wl,-rpath,{directory}"]
         command = ["cc", *strict, *flags, f"-I{LIBRARY}", "-o", directory / source.stem, source, *link]
@@ -93,8 +97,9 @@ def test_the_header_is_made_of_the_specification() -> None:
 @pytest.mark.skipif(shutil.which("pkg-config") is None, reason="needs pkg-config")
 def test_what_is_installed_is_found_by_pkg_config(tmp_path: Path) -> None:
     prefix = tmp_path / "usr"
-    make = ["make", "-C", LIBRARY, f"BUILD={tmp_path / 'build'}", f"PREFIX={prefix}", "install"]
-    subprocess.run(make, check=True, capture_output=True)
+    make = ["make", "-C", str(LIBRARY), f"BUILD={tmp_path / 'build'}"]
+    subprocess.run(make, check=True, capture_output=True)  # for another place, which must not count any more
+    subprocess.run([*make, f"PREFIX={prefix}", "install"], check=True, capture_output=True)
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "libhandshaked"],
         env={**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")},
@@ -103,12 +108,45 @@ def test_what_is_installed_is_found_by_pkg_config(tmp_path: Path) -> None:
         text=True,
     ).stdout.split()
     program = tmp_path / "relay"
-    strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror"]
+    strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
     subprocess.run(["cc", *strict, "-o", program, HERE / "relay.c", *flags], check=True)
     nobody = {"LD_LIBRARY_PATH": str(prefix / "lib"), "HANDSHAKED_SOCKET": str(tmp_path / "no")}
     assert subprocess.run([program, NAME, "h3"], env=nobody, check=False).returncode == 3  # no daemon there
-    pages = {page.name for page in (prefix / "share" / "man" / "man3").iterdir()}
-    assert pages == {"handshaked_relay.3", "quic_client_handshake.3"}
+
+
+def declared() -> set[str]:
+    """The functions that the header declares."""
+    header = re.sub(
+        r"/\*.*?\*/|struct \w+ \{.*?^\};", "", (LIBRARY / "handshaked.h").read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    return set(re.findall(r"\b(\w+)\(", header))
+
+
+def test_every_function_has_a_page_and_nothing_else_is_exported(tmp_path: Path) -> None:
+    make = ["make", "-C", LIBRARY, f"BUILD={tmp_path / 'build'}", "PREFIX=/usr", f"DESTDIR={tmp_path}", "install"]
+    subprocess.run(make, check=True, capture_output=True)
+    pages = {page.stem: page.read_text() for page in (tmp_path / "usr/share/man/man3").iterdir()}
+    assert declared() | {"handshaked_relay", "handshaked_quic_client"} == set(pages)
+    for name, text in pages.items():
+        page = text if not text.startswith(".so ") else pages[text.split("/")[1].split(".")[0]]
+        assert name == "handshaked_relay" or re.search(rf'"\w+ \*?{name}\(', page), name
+    listed = subprocess.run(
+        ["nm", "-D", "--defined-only", "--format=posix", tmp_path / "usr/lib/libhandshaked.so"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    exported = {line.split()[0] for line in listed.splitlines() if line.split()[1] == "T"}
+    # A name of libquic's has no version: a program is linked with that of another library.
+    assert exported == {name if name.startswith("quic_") else f"{name}@@HANDSHAKED_0" for name in declared()}
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_the_header_is_good_for_cpp(tmp_path: Path) -> None:
+    source = tmp_path / "program.cc"
+    source.write_text("#include <handshaked.h>\nint main() { return quic_client_handshake(-1, 0, 0, 0) != -9; }\n")
+    strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
+    subprocess.run(["c++", *strict, f"-I{LIBRARY}", source], check=True)
 
 
 @pytest.mark.parametrize("poll", [0, 1], ids=["blocking", "polled"])
@@ -154,7 +192,116 @@ def test_a_client_verifies_its_server_unless_it_says_not_to(run: Run, issue: Iss
     assert echoed == b""
 
 
-def test_every_field_of_a_result(run: Run, tmp_path: Path) -> None:
+def test_a_client_trusts_what_it_is_told_to(run: Run, issue: Issue, authority: Authority, tmp_path: Path) -> None:
+    (tmp_path / "anchor").write_bytes(authority.certificate.public_bytes(Encoding.DER))
+    with StockServer(issue(NAME)) as server:
+        printed, echoed, _ = connected(run, server, f"trust={tmp_path / 'anchor'}")
+    assert (printed.split()[0], echoed) == ("0", b"hello")
+
+
+def test_a_client_resumes_with_a_ticket_of_its_own(run: Run, issue: Issue, tmp_path: Path) -> None:
+    with StockServer(issue(NAME), tickets=True) as server:
+        _, _, ticket = connected(run, server, "unauthenticated=1", "tickets=5")
+        (tmp_path / "ticket").write_bytes(ticket)
+        printed, echoed, _ = connected(run, server, "unauthenticated=1", f"ticket={tmp_path / 'ticket'}")
+    assert ("resumed=1" in printed, echoed) == (True, b"hello")
+
+
+# Daemons as they should not be.
+
+
+@pytest.fixture
+def answered(run: Run, tmp_path: Path) -> Run:
+    """A program asks a daemon that answers with packets and goes, or hangs: what it prints."""
+
+    def start(*packets: bytes, options: Sequence[str] = (), hangs: bool = False) -> str:
+        path = tmp_path / os.urandom(4).hex()
+        ours, theirs = socket.socketpair()
+        with ours, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(path))
+            listener.listen()
+
+            def answer() -> None:
+                door, _ = listener.accept()
+                with door:
+                    door.recv(65536)
+                    for packet in packets:
+                        door.send(packet)
+                    if not hangs:
+                        door.shutdown(socket.SHUT_WR)
+                    door.recv(65536)  # nothing, when the program goes
+
+            answering = in_thread(answer)
+            command = ("handshake", "server", ours.fileno(), "poll=1", *options)
+            printed = run(*command, descriptor=ours.fileno(), HANDSHAKED_SOCKET=str(path))
+            answering.result(PATIENCE)
+            return printed
+
+    return start
+
+
+def frame(command: int, attributes: bytes, family: int = 32) -> bytes:
+    return struct.pack("=IHHIIBBxx", 20 + len(attributes), family, 0, 1, 0, command, 1) + attributes
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+DONE, SECRET, SESSION_TICKET = 5, 3, 8
+STATUS = 1
+
+
+def ended_with(status: int) -> bytes:
+    return frame(DONE, attribute(STATUS, struct.pack("=I", status)))
+
+
+def refused_with(error: int) -> bytes:
+    return struct.pack("=IHHIIiIHHII", 36, 2, 0, 1, 0, error, 16, 0, 0, 1, 0)
+
+
+ENDS = {
+    "no message": (b"?", errno.EPROTO),
+    "cut short": (frame(DONE, b"")[:-1], errno.EPROTO),
+    "junk in it": (frame(DONE, attribute(STATUS, bytes(4)) + b"\x01\0\0\0"), errno.EPROTO),
+    "another family": (frame(DONE, attribute(STATUS, bytes(4)), family=999), errno.EPROTO),
+    "too long": (bytes(128 * 1024 + 1), errno.EPROTO),
+    "half a status": (frame(DONE, attribute(STATUS, bytes(2))), errno.EPROTO),
+    "without a status": (frame(DONE, b""), errno.EIO),
+    "minus one": (ended_with(0xFFFFFFFF), errno.EIO),
+    "what has no opposite": (ended_with(0x80000000), errno.EIO),
+    "what means go on": (ended_with(errno.EAGAIN), errno.EIO),
+    "an error that has no opposite": (refused_with(-(2**31)), errno.EIO),
+    "an error that is none": (refused_with(errno.EPERM), errno.EIO),
+    "an error": (refused_with(-errno.EPERM), errno.EPERM),
+    "an error cut short": (struct.pack("=I", 20) + refused_with(-errno.EPERM)[4:20], errno.EPROTO),
+    "a secret too long": (frame(SECRET, attribute(4, bytes(49))), errno.EPROTO),
+    "no secret": (frame(SECRET, b""), errno.EPROTO),
+}
+
+
+@pytest.mark.parametrize(("packet", "status"), ENDS.values(), ids=ENDS.keys())
+def test_whatever_a_daemon_says_there_is_one_end(answered: Run, packet: bytes, status: int) -> None:
+    assert answered(packet).startswith(f"{-status} ")
+
+
+def test_a_daemon_that_goes_without_an_answer(answered: Run) -> None:
+    assert answered().startswith(f"{-errno.ECONNRESET} ")
+
+
+def test_the_text_of_an_error_is_told(answered: Run) -> None:
+    packet = push_error(1, WireError("is not a socket", attribute="socket"))
+    assert answered(packet).endswith("reason=socket: is not a socket")
+
+
+def test_what_comes_behind_the_end_does_no_harm(answered: Run) -> None:
+    """A message of another family was taken for a refusal, whose result nobody wanted any more."""
+    late = [frame(SESSION_TICKET, b"", family=999), ended_with(0), frame(SESSION_TICKET, b""), b"?"]
+    printed = answered(ended_with(errno.EACCES), *late, options=["late=1"])
+    assert printed.startswith(f"{-errno.EACCES} ")
+
+
+def test_every_field_of_a_result(answered: Run) -> None:
     outcome = Outcome(
         status=0,
         reason="",
@@ -167,24 +314,35 @@ def test_every_field_of_a_result(run: Run, tmp_path: Path) -> None:
         peer_certificates=(b"leaf", b"above"),
         tags=("first", "second"),
     )
-    ours, theirs = socket.socketpair()
-    with ours, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
-        daemon.bind(str(tmp_path / "door"))
-        daemon.listen()
-
-        def answer() -> None:
-            door, _ = daemon.accept()
-            with door:
-                door.recv(65536)
-                door.send(push_done(1, outcome))
-
-        answering = in_thread(answer)
-        printed = run("handshake", "server", ours.fileno(), f"socket={tmp_path / 'door'}", descriptor=ours.fileno())
-        answering.result(PATIENCE)
-    assert printed == (
+    assert answered(push_done(1, outcome)) == (
         f"0 alert=-1 alpn=smb registration=web name={NAME} suite=1301 resumed=1 early=1 "
         "tags=first,second, peer=4 reason="
     )
+
+
+def test_a_daemon_that_takes_no_connections_is_a_timeout(run: Run, tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ExitStack() as waiting:
+        listener.bind(str(tmp_path / "door"))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                one.setblocking(False)
+                one.connect(str(tmp_path / "door"))
+        printed = run("handshake", "server", ours.fileno(), f"socket={tmp_path / 'door'}", descriptor=ours.fileno())
+    assert printed.startswith(f"{-errno.ETIMEDOUT} ")
+    assert printed.endswith(f"no handshake daemon answers at {tmp_path / 'door'}")
+
+
+@pytest.mark.parametrize("poll", [0, 1], ids=["blocking", "polled"])
+def test_signals_do_not_interrupt(run: Run, authority: Authority, poll: int) -> None:
+    printed, seen = served(run, "handshake", f"poll={poll}", "signals=1", root=authority.root)
+    assert (printed.split()[0], seen.data) == ("0", b"hello")
+
+
+def test_a_daemon_that_hangs_is_a_timeout(answered: Run) -> None:
+    assert answered(push_ack(1), options=["timeout=1"], hangs=True).startswith(f"{-errno.ETIMEDOUT} ")
 
 
 def test_a_registration_that_is_named_is_the_only_one(run: Run, authority: Authority) -> None:
@@ -278,6 +436,11 @@ def test_a_relay(run: Run) -> None:
         "client: 0 ",
         "server: 0 web",
         "secrets: 4 4 agree",
+        "server: of the client h3",
+        "client: of the server h3",
+        "client: 0  resumed",
+        "server: 0 web resumed",
+        "secrets: 4 4 agree",
     ]
 
 
@@ -295,7 +458,9 @@ def test_a_program_linked_with_another_library_is_preloaded(
         preloaded[:0] = [runtime("libasan.so"), runtime("libubsan.so")]
     stub = tmp_path / "stub.c"
     stub.write_text("int quic_server_handshake(void) { return 77; }\nint quic_client_handshake(void) { return 77; }\n")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libquic.so", stub], check=True)
+    (tmp_path / "map").write_text("LIBQUIC_1 { global: *; };")  # which a program asks for by name
+    versioned = f"-Wl,--version-script={tmp_path / 'map'}"
+    subprocess.run(["cc", "-shared", "-fPIC", versioned, "-o", tmp_path / "libquic.so", stub], check=True)
     program = tmp_path / "program"
     link = [f"-L{tmp_path}", "-lquic", f"-Wl,-rpath,{tmp_path}"]
     subprocess.run(["cc", "-o", program, HERE / "libquic.c", *link], check=True)

@@ -116,7 +116,8 @@ class Aioquic:
         self, port: int, *, name: str = NAME, identity: Issued | None = None, ticket: SessionTicket | None = None
     ) -> Seen:
         """As in Foreign."""
-        seen = asyncio.run(ask(port, root=self._root, name=name, identity=identity, ticket=ticket))
+        asked = ask(port, root=self._root, name=name, identity=identity, ticket=ticket, wants_ticket=ticket is None)
+        seen = asyncio.run(asked)
         return Seen(seen.data == b"hello", seen.error_code, tuple(seen.tickets))
 
     def serve(self, issued: Issued, *, demands: bool = False, alpn: str = "h3") -> ServedByAioquic:

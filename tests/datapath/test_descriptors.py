@@ -8,12 +8,14 @@ import socket
 import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from handshaked.datapath.emulated import Kind, push_message
 from handshaked.errors import Status
 from handshaked.model import Level, Role
 from handshaked.registry.credentials import MAX_FILE
@@ -23,7 +25,7 @@ from handshaked.wire.family import push_crypto, push_lookup, push_start
 from handshaked.wire.messages import CryptoData, Lookup, Start
 from tests.conftest import Issue
 from tests.doors import Door, eventually
-from tests.quic_sockets import descriptors_of, left_alone, socket_daemon, waits
+from tests.quic_sockets import PATIENCE, descriptors_of, in_thread, left_alone, socket_daemon, waits
 
 ON_SOCKET = Start(Role.SERVER, timeout=5.0, socket=True)
 
@@ -38,11 +40,15 @@ def quic_daemon(issue: Issue) -> Iterator[RunningDaemon]:
 
 @pytest.fixture
 def unchanged(quic_daemon: RunningDaemon) -> Iterator[None]:
-    """The worker has the same descriptors after the test as before."""
+    """The worker has no other descriptors after the test than before."""
     (worker,) = quic_daemon.worker_pids()
-    before = descriptors_of(worker)
+    before = Counter(descriptors_of(worker))
+
+    def opened() -> Counter[str]:
+        return Counter(descriptors_of(worker)) - before
+
     yield
-    assert eventually(lambda: descriptors_of(worker) == before), descriptors_of(worker)
+    assert eventually(lambda: not opened()), opened()
     assert quic_daemon.worker_pids() == [worker]
 
 
@@ -199,6 +205,22 @@ def test_a_stand_in_that_talks_nonsense(quic_daemon: RunningDaemon) -> None:
         theirs.send(b"?")
         door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
         assert door.outcome(1).status == Status.FAILED
+
+
+def test_a_stand_in_that_talks_without_end_does_not_keep_the_daemon(quic_daemon: RunningDaemon) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def talk() -> None:
+        with suppress(OSError):
+            while True:
+                theirs.send(push_message(Kind.READABLE, 0))
+
+    with theirs, Door(quic_daemon.handshake_socket) as door:
+        talking = in_thread(talk)
+        with ours:
+            door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        assert door.outcome(1).status == Status.FAILED
+        talking.result(PATIENCE)
 
 
 def begun(endpoint: KernelLikeEndpoint, door: Door, role: Role = Role.CLIENT, timeout: float = 20.0) -> None:

@@ -286,7 +286,7 @@ def test_a_client_refuses_a_name(door: Door, peer: Foreign, issue: Issue) -> Non
 def test_a_client_is_refused(door: Door, aioquic: Aioquic, issue: Issue) -> None:
     with aioquic.serve(issue(NAME), alpn="another") as server:
         outcome, refused, _ = connected(door, server)
-    assert outcome.status == Status.PEER_GONE
+    assert outcome.status == Status.REFUSED  # nobody needs to try again
     assert refused == (b"", Alert.NO_APPLICATION_PROTOCOL.quic_error)
 
 

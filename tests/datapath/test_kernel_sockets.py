@@ -74,7 +74,8 @@ def test_a_server_resumes_by_the_key_of_its_listener(authority: Authority, issue
         async with scene(authority, issue) as made:
             first, ticket = None, None
             for _ in range(2):
-                asking = in_background(lambda ticket=ticket: ask(port, root=authority.root, ticket=ticket))
+                asked = {"root": authority.root, "ticket": ticket, "wants_ticket": True}
+                asking = in_background(lambda asked=asked: ask(port, **asked))
                 connection = await asyncio.to_thread(endpoint.next_connection)
                 assert (await made.submit(connection, Role.SERVER, timeout=3000)).status == 0
                 first = await asking

@@ -52,7 +52,7 @@ def test_a_secret_is_56_bytes() -> None:
 )
 def test_the_ciphers_of_a_payload(suite: CipherSuite, number: int) -> None:
     pushed = quic_options.push_config(Config(payload_cipher_type=number))
-    assert quic_options.pull_config(pushed).cipher_suites == (suite,)
+    assert quic_options.read_config(lambda option, size: pushed[:size]).cipher_suites == (suite,)
 
 
 def test_an_unknown_cipher_is_refused() -> None:
@@ -65,14 +65,35 @@ def test_both_layouts_of_config() -> None:
     older = struct.pack("=IIQBBxxIBBB5x", 1, 0, 333_000, 0, 0, 52, 7, 2, 0)
     assert [len(present), len(older)] == [24, 32]
     expected = Config(version=1, payload_cipher_type=52, ticket_seconds=7, certificate_request=2)
-    for data in (present, present + bytes(4), older):
-        assert quic_options.pull_config(data) == expected
+    for more in (0, 4, 8, 40):  # with 8 it is as long as the older one
+        known = present + bytes(more)
+        assert quic_options.read_config(lambda option, size, known=known: known[:size]) == expected
+
+    def older_kernel(option: Option, size: int) -> bytes:
+        if size < len(older):
+            raise OSError(errno.EINVAL, "too little room")
+        return older
+
+    assert quic_options.read_config(older_kernel) == expected
     with pytest.raises(LocalError):
-        quic_options.pull_config(present[:-1])
+        quic_options.read_config(lambda option, size: present[:-1])
+
+
+def test_a_config_that_cannot_be_read_is_not_read_again() -> None:
+    def gone(option: Option, size: int) -> bytes:
+        asked.append(size)
+        raise OSError(errno.ENOTCONN, "gone")
+
+    asked: list[int] = []
+    with pytest.raises(OSError, match="gone"):
+        quic_options.read_config(gone)
+    assert len(asked) == 1
 
 
 def test_a_close_carries_the_alert() -> None:
     assert quic_options.push_connection_close(0x128) == struct.pack("=II", 0x128, 0)
+    assert quic_options.pull_connection_close(struct.pack("=IB3x64s", 0x128, 0, b"a phrase")) == 0x128
+    assert quic_options.pull_connection_close(b"") is None
 
 
 def test_alpns_have_commas_between() -> None:

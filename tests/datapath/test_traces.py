@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,14 @@ class Shaken:
             KernelLikeEndpoint(config=client_config, session_ticket=ticket, alpns=client_alpns) as asking,
         ):
             port = serving.listen()
-            echoing = in_thread(lambda: asking.run(exchange(asking, port, weather)))
+            over: Future[None] = Future()
+            echoing = in_thread(lambda: asking.run(exchange(asking, port, weather, over)))
             ours = asking.next_connection()
             first = in_thread(lambda: ended(lambda: quic_client_handshake(ours.agent, name, options=client), ours))
             theirs = serving.next_connection()
             self.server_outcome = ended(lambda: quic_server_handshake(theirs.agent, options=server), theirs)
             self.client_outcome = first.result(PATIENCE)
+            over.set_result(None)
             self.echo = echoing.result(PATIENCE)[0]
             for sock in (ours.socket, theirs.socket):
                 assert {call for call, _ in sock.refused} <= {"receive"}
@@ -75,11 +78,13 @@ class Shaken:
             self.ticket = ours.socket.session_ticket
 
 
-async def exchange(asking: KernelLikeEndpoint, port: int, weather: Weather | None) -> tuple[bytes, int | None]:
+async def exchange(
+    asking: KernelLikeEndpoint, port: int, weather: Weather | None, over: Future[None]
+) -> tuple[bytes, int | None]:
     if weather is None:
-        return await asking.exchange(port, b"hello", patient=True)
+        return await asking.exchange(port, b"hello", until=over)
     async with link(port, weather) as path:
-        seen = await asking.exchange(path.port, b"hello", patient=True)
+        seen = await asking.exchange(path.port, b"hello", until=over)
         assert path.lost
         return seen
 
@@ -239,11 +244,12 @@ def test_a_server_of_another_name(options: Callable[..., Options], issue: Issue)
     server = options(certificate=issued.certificate, key=issued.key)
     shaken = Shaken(options(), server, name="other.example.com")
     assert shaken.client_outcome.alert is Alert.BAD_CERTIFICATE
-    assert shaken.server_outcome.status == Status.PEER_GONE
+    assert shaken.server_outcome.status == Status.REFUSED
+    assert shaken.server_outcome.reason == "the peer sent the alert bad_certificate"
     *theirs, last = of_client("other name")
     assert last == "receive HANDSHAKE CERTIFICATE_VERIFY"  # the certificate alone is reason enough
     assert of_ours(shaken.calls["client"]) == [*theirs, "set CONNECTION_CLOSE"]
-    assert of_ours(shaken.calls["server"]) == of_library_server("other name")
+    assert of_ours(shaken.calls["server"]) == [*of_library_server("other name"), "get CONNECTION_CLOSE"]
 
 
 def test_a_protocol_that_is_not_served(options: Callable[..., Options]) -> None:
@@ -252,7 +258,9 @@ def test_a_protocol_that_is_not_served(options: Callable[..., Options]) -> None:
     server, theirs = of_ours(shaken.calls["server"]), without_empty_reads(TRACES["agent server other alpn"])
     asked = theirs.index("receive INITIAL CLIENT_HELLO") + 1
     assert server == [*theirs[:asked], "set CONNECTION_CLOSE"]
-    client = of_ours(shaken.calls["client"])
+    assert shaken.client_outcome.reason == "the peer sent the alert no_application_protocol"
+    *client, last = of_ours(shaken.calls["client"])
+    assert last == "get CONNECTION_CLOSE"
     assert client == of_library_client("other alpn")[: len(client)]
     assert client[-1] == "send INITIAL CLIENT_HELLO"
 

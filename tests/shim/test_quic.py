@@ -2,8 +2,12 @@
 
 import asyncio
 import errno
+import resource
 import shutil
+import socket
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.datapath.quic_options import Config
-from handshaked.errors import Alert
+from handshaked.errors import Alert, Status
 from handshaked.model import CipherSuite, Outcome
 from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
 from handshaked.shim.quic import Options, quic_client_handshake_async, quic_server_handshake_async
@@ -59,21 +63,68 @@ def test_a_server_serves_stock_aioquic(quic_daemon: RunningDaemon, authority: Au
 
 @pytest.mark.skipif(shutil.which("gtlsclient") is None, reason="ngtcp2-client is not installed")
 def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
-    outcome, seen = served(quic_daemon, lambda port: ask_with_gtlsclient(port, NAME, tmp_path))
+    outcome, seen = served(
+        quic_daemon, lambda port: ask_with_gtlsclient(port, NAME, tmp_path, "--exit-on-first-stream-close")
+    )
     assert (outcome.status, outcome.registration) == (0, "web")
     assert "Negotiated ALPN is h3" in seen
     assert "QUIC handshake has completed" in seen
 
 
+@pytest.mark.skipif(shutil.which("gtlsclient") is None, reason="ngtcp2-client is not installed")
+def test_a_client_whose_key_share_is_of_no_use_is_asked_again(
+    quic_daemon: RunningDaemon, issue: Issue, tmp_path: Path
+) -> None:
+    issued, name = issue("retry.example.com"), "retry.example.com"
+    quic_daemon.register(
+        "retry", (issued.certificate, issued.key), alpns=["h3"], server_names=[name], groups=["secp521r1"]
+    )
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        client = in_thread(lambda: ask_with_gtlsclient(port, name, tmp_path, "--exit-on-first-stream-close"))
+        connection = endpoint.next_connection()
+        with connection.agent:
+            outcome = quic_server_handshake(connection.agent, options=Options(path=quic_daemon.handshake_socket))
+        assert "QUIC handshake has completed" in client.result(PATIENCE)
+    assert (outcome.status, outcome.registration) == (0, "retry")
+    calls = connection.socket.calls
+    assert calls.count("receive INITIAL CLIENT_HELLO") == 2
+    assert [call for call in calls if call.startswith("send INITIAL")] == [
+        "send INITIAL SERVER_HELLO",
+        "send INITIAL SERVER_HELLO more",
+    ]
+
+
 def test_a_server_resumes_and_does_so_through_another_socket(quic_daemon: RunningDaemon, authority: Authority) -> None:
-    _, first = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root)))
-    assert first.tickets
+    _, first = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root, wants_ticket=True)))
     outcome, second = served(
         quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root, ticket=first.tickets[0]))
     )
     assert outcome.resumed
     assert second.resumed
     assert second.data == b"hello"
+
+
+def test_a_client_that_goes_before_its_ticket_was_served_all_the_same(
+    quic_daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Finished was verified; a ticket that cannot be sent any more made the handshake fail."""
+    with KernelLikeEndpoint() as endpoint:
+        port = endpoint.listen()
+        client = in_thread(lambda: asyncio.run(ask(port)))
+        connection = endpoint.next_connection()
+        carry_out = connection.socket.set
+
+        def go_when_established(option: int, value: bytes) -> None:
+            carry_out(option, value)
+            connection.socket.closed = connection.socket.established
+
+        monkeypatch.setattr(connection.socket, "set", go_when_established)
+        with connection.agent:
+            outcome = quic_server_handshake(connection.agent, options=Options(path=quic_daemon.handshake_socket))
+        assert client.result(PATIENCE).data == b"hello"
+    assert outcome.status == 0
+    assert connection.socket.refused[-1] == ("send APPLICATION NEW_SESSION_TICKET", errno.EPIPE)
 
 
 def test_a_refused_client_gets_the_alert_and_the_caller_its_errno(quic_daemon: RunningDaemon) -> None:
@@ -96,7 +147,7 @@ def test_a_caller_brings_its_own_certificate(quic_daemon: RunningDaemon, issue: 
     issued = issue("own.example.com")
     outcome, seen = served(
         quic_daemon,
-        lambda port: asyncio.run(ask(port, root=authority.root, name="own.example.com")),
+        lambda port: asyncio.run(ask(port, root=authority.root, name="own.example.com", wants_ticket=True)),
         certificate=issued.certificate,
         key=issued.key,
         session_ticket=b"k" * 64,
@@ -261,3 +312,94 @@ def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Is
 
 def test_a_ticket_showed_in_a_repr() -> None:
     assert "secret" not in repr(Options(session_ticket=b"secret"))
+
+
+# Daemons that are not there, or not as they should be.
+
+
+def blocking(sock: socket.socket, options: Options) -> Outcome:
+    return quic_server_handshake(sock, options=options)
+
+
+def awaited(sock: socket.socket, options: Options) -> Outcome:
+    return asyncio.run(quic_server_handshake_async(sock, options=options))
+
+
+both_forms = pytest.mark.parametrize("form", [blocking, awaited])
+Form = Callable[[socket.socket, Options], Outcome]
+
+
+def refusal(form: Form, options: Options) -> HandshakeRefusedError:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, pytest.raises(HandshakeRefusedError) as raised:
+        form(ours, options)
+    return raised.value
+
+
+@both_forms
+def test_where_no_daemon_is_the_error_says_where_it_was_looked_for(form: Form, tmp_path: Path) -> None:
+    error = refusal(form, Options(path=tmp_path / "no"))
+    assert error.errno == error.outcome.status == errno.ENOENT
+    assert str(tmp_path / "no") in str(error)
+
+
+@both_forms
+def test_a_file_that_cannot_be_opened_is_named(form: Form, quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    error = refusal(form, Options(path=quic_daemon.handshake_socket, psk=tmp_path / "psk"))
+    assert error.errno == errno.ENOENT
+    assert str(tmp_path / "psk") in str(error)
+
+
+@both_forms
+def test_a_daemon_that_takes_no_connections_is_a_timeout(form: Form, tmp_path: Path) -> None:
+    """The call waited for as long as the daemon hung."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ExitStack() as waiting:
+        listener.bind(str(tmp_path / "door"))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                one.setblocking(False)
+                one.connect(str(tmp_path / "door"))
+        error = refusal(form, Options(path=tmp_path / "door"))
+    assert error.errno == errno.ETIMEDOUT
+
+
+@both_forms
+@pytest.mark.parametrize(
+    ("packet", "status"),
+    [
+        (b"?", errno.EIO),
+        (struct.pack("=IHHIIBBxx", 28, 32, 0, 1, 0, 5, 1) + b"\xff" * 8, errno.EIO),
+        (b"", errno.ECONNRESET),
+    ],
+    ids=["no message", "no attribute", "nothing"],
+)
+def test_what_a_daemon_cannot_mean_is_a_failure(form: Form, tmp_path: Path, packet: bytes, status: int) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "door"))
+        listener.listen()
+
+        def answer() -> None:
+            door, _ = listener.accept()
+            with door:
+                door.recv(65536)
+                door.send(packet)
+
+        answering = in_thread(answer)
+        assert refusal(form, Options(path=tmp_path / "door")).errno == status
+        answering.result(PATIENCE)
+
+
+def test_a_program_with_many_descriptors_may_block(quic_daemon: RunningDaemon) -> None:
+    """select() knows none above 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    try:
+        with ExitStack() as others, socket.socket() as one:
+            while others.enter_context(one.dup()).fileno() < 1024:
+                pass
+            error = refusal(blocking, Options(path=quic_daemon.handshake_socket, registration="web"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert error.errno == Status.FAILED  # nobody answers for the socket
