@@ -12,7 +12,7 @@ from handshaked.demux.addresses import Address, show_address, source_of
 from handshaked.demux.tokens import RetryTokens
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller
-from handshaked.quic.answers import push_close, push_retry, push_version_negotiation
+from handshaked.quic.answers import INVALID_TOKEN, push_close, push_retry, push_version_negotiation
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.quic.packets import (
     MAX_CID,
@@ -37,7 +37,8 @@ class Bounds:
     """What unfinished ClientHellos may take. Times are in seconds."""
 
     flows: int = 16384
-    flow_bytes: int = 32 * 1024
+    flow_bytes: int = 48 * 1024
+    """Of its datagrams, and of what they were put together to."""
     client_hello_bytes: int = 16 * 1024
     total_bytes: int = 64 * 1024 * 1024
     flows_per_source: int = 256
@@ -138,7 +139,7 @@ class Dispatcher:
 
     @property
     def bytes_kept(self) -> int:
-        """Bytes of datagrams that are kept."""
+        """Bytes of datagrams that are kept, and of what they were put together to."""
         return self._bytes
 
     def receive(self, datagram: bytes, peer: Address, now: float) -> Decision:
@@ -176,13 +177,17 @@ class Dispatcher:
     def _admit(self, key: tuple[Address, bytes], header: LongHeader, datagram: bytes, now: float) -> Decision:
         peer = show_address(key[0])
         token = next((packet.token for packet in pull_initials(datagram)), b"")
-        original = self._tokens.open(token, peer, header.destination_cid, now) if token else None
+        ours = self._tokens.is_ours(token)
+        original = self._tokens.open(token, peer, header.destination_cid, now) if ours else None
         flight = _Flight(header, self._bounds.client_hello_bytes, original)
         try:
             message = flight.assembler.receive(datagram)
             if flight.assembler.connection is None:
                 # A client that has moved in mid-handshake calls its server by the name that that has given.
                 return Known(header.destination_cid)
+            if ours and original is None:
+                # It takes no second Retry, and would not take a server that knows of none (RFC 9000 section 8.1.3).
+                return Answer(push_close(header, INVALID_TOKEN, "invalid_token"), "invalid_token")
             busy = self._count_new(now) and original is None
             if message is not None:
                 return self._route(key, flight, datagram, message, now, busy=busy)
@@ -249,12 +254,13 @@ class Dispatcher:
         return self._keep(key, flight, datagram)
 
     def _keep(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes) -> Decision:
-        if flight.size + len(datagram) > self._bounds.flow_bytes:
+        flight.datagrams.append(datagram)
+        size = sum(map(len, flight.datagrams)) + flight.assembler.bytes_kept
+        self._bytes += size - flight.size
+        flight.size = size
+        if size > self._bounds.flow_bytes:
             self._forget(key)
             return Drop("flow_bytes")
-        flight.datagrams.append(datagram)
-        flight.size += len(datagram)
-        self._bytes += len(datagram)
         while self._bytes > self._bounds.total_bytes:
             self._forget(next(iter(self._flights)))
         return Wait()

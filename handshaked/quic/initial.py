@@ -33,6 +33,11 @@ class ClientHelloAssembler:
         self._covered: list[tuple[int, int]] = []  # what of the stream is there: from, to; in order, apart
         self._frames = 0
 
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes that the stream takes so far, gaps included."""
+        return len(self._stream)
+
     def receive(self, datagram: bytes) -> bytes | None:
         """Take in a datagram; the whole ClientHello with its message header, or None while bytes are missing.
 

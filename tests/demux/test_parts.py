@@ -91,12 +91,17 @@ def test_a_token_is_for_one_client_and_a_short_while() -> None:
     assert tokens.open(token, "192.0.2.1:1", b"other", 105.0) is None
     assert tokens.open(token, "192.0.2.1:1", b"retry", 111.0) is None
     assert RetryTokens().open(token, "192.0.2.1:1", b"retry", 105.0) is None
+    assert RetryTokens.is_ours(token)
+    assert not RetryTokens.is_ours(b"of a server behind us")
 
 
-@given(st.binary(max_size=100))
-def test_other_tokens_open_to_nothing(token: bytes) -> None:
-    assert RetryTokens().open(token, "192.0.2.1:1", b"retry", 0.0) is None
-    assert RetryTokens().open(b"hsdx" + token, "192.0.2.1:1", b"retry", 0.0) is None
+@given(st.binary(max_size=100), st.integers(0, 60))
+def test_other_tokens_open_to_nothing(token: bytes, cut: int) -> None:
+    tokens = RetryTokens()
+    ours = tokens.seal("192.0.2.1:1", b"original", b"retry", 0.0)
+    for spoiled in (token, ours[:8] + token, ours[:cut], ours[: len(ours) - 1]):
+        if spoiled != ours:
+            assert tokens.open(spoiled, "192.0.2.1:1", b"retry", 0.0) is None
 
 
 def test_the_oldest_entry_goes_when_there_are_too_many() -> None:
