@@ -252,6 +252,14 @@ def test_clients_with_a_token_that_is_none_waited_for_an_answer_they_would_take(
         assert frames.startswith(b"\x1c\x0b")
 
 
+def test_under_load_nothing_is_opened_before_the_client_has_proved_its_address() -> None:
+    spoiled = initial(crypto(0, HELLO))[:-1] + b"x"
+    answer = dispatcher(retry_from=0).receive(spoiled, PEER, 0.0)
+    assert isinstance(answer, Answer)
+    assert answer.reason == "retry"
+    assert dispatcher(FORWARDING, retry_from=0).receive(spoiled, PEER, 0.0) == Known(DCID)
+
+
 def test_tokens_of_others_are_theirs() -> None:
     decision = dispatcher().receive(initial(crypto(0, HELLO), token=b"of a server behind us"), PEER, 0.0)
     assert isinstance(decision, Deliver)
