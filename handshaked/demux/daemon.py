@@ -5,7 +5,6 @@ each a bounded batch at a time. What a datagram means is decided in ``dispatch``
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
@@ -79,20 +78,20 @@ class Demux:
         self._said = self._passed = 0
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT, or until something fails that is not to fail; that is raised."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
         self._loop.add_reader(self._relays.fileno(), lambda: self._relays.run(time.monotonic()))
-        following = asyncio.create_task(self._follower.run())
-        sweeping = asyncio.create_task(self._sweep())
-        await stop.wait()
+        tasks = [asyncio.create_task(work) for work in (stop.wait(), self._follower.run(), self._sweep())]
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         notify(STOPPING="1")
-        for task in (following, sweeping):
+        for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._applications.close()
+        for task in ended:
+            task.result()
 
     def metrics(self) -> str:
         """Counters and gauges in Prometheus' text format."""

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from handshaked import __version__, directories
 from handshaked.demux.accepting import open_listener
-from handshaked.demux.addresses import Address, parse_address
+from handshaked.demux.addresses import Address, parse_address, show_address
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatch import Bounds
-from handshaked.demux.port import open_shared
+from handshaked.demux.port import open_shared, take_shared
 from handshaked.demux.relay import RelayBounds
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.process import LEVELS, forbid_core_dumps, start_logging
@@ -45,12 +45,12 @@ def main() -> None:
 
 async def _run(arguments: argparse.Namespace) -> None:
     inherited = [sock for _, sock in inherited_sockets()]
-    shared = [sock for sock in inherited if sock.family != socket.AF_UNIX]
+    shared = [take_shared(sock) for sock in inherited if sock.family != socket.AF_UNIX]
     listeners = [sock for sock in inherited if sock.family == socket.AF_UNIX]
     lock = None if listeners else _lock(arguments.socket)
     listener = listeners[0] if listeners else open_listener(arguments.socket)
     if not shared:
-        shared = [open_shared(address) for address in arguments.listen or map(parse_address, _DEFAULT_LISTEN)]
+        shared = [_open(address) for address in arguments.listen or map(parse_address, _DEFAULT_LISTEN)]
     settings = Settings(
         control_socket=arguments.control,
         bounds=Bounds(retry_from=arguments.retry_from),
@@ -120,6 +120,13 @@ def _address(text: str) -> Address:
         return parse_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _open(address: Address) -> socket.socket:
+    try:
+        return open_shared(address)
+    except OSError as error:
+        raise RefusedError(f"cannot listen at {show_address(address)}: {error.strerror}") from None
 
 
 def _lock(path: Path) -> int:
