@@ -269,13 +269,15 @@ class Demux:
             self._relays.close(relay)
         return application and (relay or application)
 
-    def _open_end(self, local: Local, peer: Address, *, relayed: bool) -> tuple[socket.socket, Relay | None] | None:
+    def _open_end(
+        self, local: Local, peer: Address, *, relayed: bool, established: bool = False
+    ) -> tuple[socket.socket, Relay | None] | None:
         """What an application gets for `peer`: a socket of the port, or one end of a pair and the relay behind it."""
         if not relayed and self._applications.held < self._settings.relays.connected:
             sock = local.open_flow(peer)
             if sock is not None:
                 return sock, None
-        pair = self._relays.pair(local, peer, source_of(peer), time.monotonic())
+        pair = self._relays.pair(local, peer, source_of(peer), time.monotonic(), established=established)
         return None if pair is None else (pair[1], pair[0])
 
     def _open_path(self, application: Application, sequence: int, path: wire.Path) -> None:
@@ -287,7 +289,7 @@ class Demux:
         if local is None or self._moved.get((local, peer)) is not application:
             # A socket for somebody else's client would cut that connection.
             raise WireError("no datagram of yours came from there", status=Status.REFUSED, attribute="peer")
-        end = self._open_end(local, peer, relayed=self._applications.relayed(application))
+        end = self._open_end(local, peer, relayed=self._applications.relayed(application), established=True)
         if end is None:
             raise WireError("no socket can be had for that path", status=Status.NO_SUCH, attribute="peer")
         sock, relay = end

@@ -135,15 +135,23 @@ class Relays:
             relay.prefix = proxy_header(peer, local.address)
         return relay
 
-    def pair(self, local: Local, peer: Address, source: str, now: float) -> tuple[Relay, socket.socket] | None:
-        """A relay to an application, and the application's end of the pair; None if there is no room."""
+    def pair(
+        self, local: Local, peer: Address, source: str, now: float, *, established: bool = False
+    ) -> tuple[Relay, socket.socket] | None:
+        """A relay to an application, and the application's end of the pair; None if there is no room.
+
+        `established`: it is a path of a connection that there is, whose handshake does not pass by here.
+        """
         if not self._room(source):
             return None
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         except OSError:
             return None
-        return self._add(Relay(local, peer, None, ours), source, now), theirs
+        relay = self._add(Relay(local, peer, None, ours), source, now)
+        if established:
+            self._establish(relay)
+        return relay, theirs
 
     def branch(self, relay: Relay, local: Local, peer: Address, source: str, now: float) -> Relay | None:
         """Another path of the connection that `relay` carries: its client turned up at `peer`.
@@ -311,12 +319,15 @@ class Relays:
         # The server gives the first one in the clear. Those that follow are given in private: that the client uses
         # them on this flow tells what they are.
         if not relay.established:
-            relay.established = cid == relay.client_cid
-            if relay.established:
-                del self._embryonic[relay]
+            if cid == relay.client_cid:
+                self._establish(relay)
         elif cid != relay.client_cid:
             relay.client_cid = cid
             self._learn(relay, cid)
+
+    def _establish(self, relay: Relay) -> None:
+        relay.established = True
+        del self._embryonic[relay]
 
     def _learn(self, relay: Relay, cid: bytes) -> None:
         if self._routes.learn(cid, relay.origin or relay):

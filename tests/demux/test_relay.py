@@ -168,6 +168,14 @@ def test_strangers_do_not_make_a_relay_established(stage: Stage) -> None:
     assert not relay.established
 
 
+def test_a_path_of_a_connection_was_closed_after_seconds_for_want_of_a_handshake(stage: Stage) -> None:
+    relays, client = stage.relays(embryonic_seconds=10.0, idle_seconds=100.0), stage.endpoint()
+    pair = relays.pair(stage.local, client.getsockname(), "source", 0.0, established=True)
+    assert pair is not None
+    with pair[1]:
+        assert (relays.sweep(99.0), relays.sweep(101.0)) == (0, 1)
+
+
 def test_an_application_that_closes_its_end_ends_the_relay(stage: Stage) -> None:
     relays, client = stage.relays(), stage.endpoint()
     pair = relays.pair(stage.local, client.getsockname(), "source", 0.0)
