@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from handshaked.testing.authority import Issued
+from handshaked.testing.web_servers import Site, caddy_configuration, nginx_configuration
 
 _PREPARE = Path(__file__).with_name("debian13")
 _START_SECONDS = 60.0
@@ -101,42 +102,30 @@ def server(debian: Debian, user: int, port: int, *words: str) -> Iterator[None]:
 
 
 @contextmanager
-def nginx(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Iterator[None]:
+def nginx(debian: Debian, user: int, port: int, certificates: dict[str, Issued]) -> Iterator[None]:
     """nginx with HTTP/3 at `port` of the loopback."""
     home = debian.directory("nginx", user)
-    blocks = "".join(
-        f"server {{ listen 127.0.0.1:{port} quic; server_name {name};"
-        f" ssl_certificate {debian.put(one.certificate, user)};"
-        f' ssl_certificate_key {debian.put(one.key, user)}; location / {{ return 200 "nginx $host\\n"; }}'
-        f" location = /body {{ root {home}; }} }}\n"
-        for name, one in sites.items()
-    )
-    paths = "".join(
-        f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     configuration = debian.outside / "nginx.conf"
-    configuration.write_text(
-        f"daemon off;\nmaster_process off;\npid {home}/pid;\nerror_log stderr info;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{paths}{blocks}}}\n"
-    )
+    configuration.write_text(nginx_configuration(home, port, _sites(debian, user, "nginx", certificates)))
     with server(debian, user, port, "/usr/sbin/nginx", "-e", "stderr", "-c", str(debian.inside / "nginx.conf")):
         yield
 
 
 @contextmanager
-def caddy(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Iterator[None]:
+def caddy(debian: Debian, user: int, port: int, certificates: dict[str, Issued]) -> Iterator[None]:
     """Caddy at `port` of the loopback."""
     debian.directory("caddy", user)
-    blocks = "".join(
-        f"https://{name}:{port} {{\nbind 127.0.0.1\n"
-        f"tls {debian.put(one.certificate, user)} {debian.put(one.key, user)}\n"
-        f'respond "caddy {name}"\n}}\n'
-        for name, one in sites.items()
-    )
-    (debian.outside / "Caddyfile").write_text(f"{{\nadmin off\nauto_https off\n}}\n{blocks}")
+    (debian.outside / "Caddyfile").write_text(caddy_configuration(port, _sites(debian, user, "caddy", certificates)))
     words = ("/usr/bin/caddy", "run", "--config", str(debian.inside / "Caddyfile"), "--adapter", "caddyfile")
     with server(debian, user, port, *words):
         yield
+
+
+def _sites(debian: Debian, user: int, program: str, certificates: dict[str, Issued]) -> list[Site]:
+    return [
+        Site(name, debian.put(one.certificate, user), debian.put(one.key, user), f"{program} {name}")
+        for name, one in certificates.items()
+    ]
 
 
 @dataclass(frozen=True)

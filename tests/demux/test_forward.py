@@ -43,9 +43,9 @@ def test_an_unmodified_server_is_reached(
     authority: Authority,
 ) -> None:
     with smb_server_at_a_port(demux_daemon) as port:
-        register("web", "web.example.com", "h3", deliver=f"forward 127.0.0.1:{port}")
-        seen = asyncio.run(ask(target.port, "web.example.com", ("h3",), authority.root))
-        assert seen.registration == "web"
+        register("web", "web.example.com", "smb", deliver=f"forward 127.0.0.1:{port}")
+        seen = asyncio.run(ask(target.port, "web.example.com", ("smb",), authority.root))
+        assert seen.page == "web"
 
 
 def test_a_registration_that_forwards_needs_no_credential(
