@@ -20,6 +20,7 @@ from typing import Any
 from handshaked.demux.addresses import Address, family_of
 from handshaked.demux.port import Local
 from handshaked.demux.routes import Routes
+from handshaked.demux.trains import expect_trains, receive, send, split
 from handshaked.quic.packets import LongHeader, pull_long_header
 
 _BATCH = 32
@@ -129,8 +130,9 @@ class Relays:
         except OSError:
             server.close()
             return None
-        relay = self._add(Relay(local, peer, None, server), source, now)
+        relay = Relay(local, peer, None, server)
         relay.target = target
+        self._add(relay, source, now)
         if proxy:
             relay.prefix = proxy_header(peer, local.address)
         return relay
@@ -174,13 +176,17 @@ class Relays:
         """The relay that has the shared socket for its client's side."""
         return self._crowd.get((local, peer))
 
-    def from_client(self, relay: Relay, datagram: bytes | memoryview) -> None:
-        """Pass `datagram` on to the server."""
+    def from_client(self, relay: Relay, datagram: bytes | memoryview, each: int = 0) -> None:
+        """Pass `datagram`, or a train of datagrams of `each` bytes, on to the server."""
         if relay.client_cid and not datagram[0] & 0x80:
             self._note_client_cid(relay, bytes(datagram[1 : 1 + len(relay.client_cid)]))
         relay.last = self._now
         try:
-            relay.server.send(relay.prefix + datagram if relay.prefix else datagram)
+            if relay.prefix or relay.target is None:
+                for one in split(datagram, each):
+                    relay.server.send(relay.prefix + one)
+            else:
+                send(relay.server, datagram, each)
         except (BlockingIOError, InterruptedError):
             return  # as if lost on the way
         except OSError:
@@ -252,7 +258,10 @@ class Relays:
         self._sources[source] = self._sources.get(source, 0) + 1
         self._relays[relay] = self._embryonic[relay] = None
         self._watch(relay.server, relay)
+        if relay.target is not None:
+            expect_trains(relay.server)
         if relay.front is not None:
+            expect_trains(relay.front)
             self._connected += 1
             self._watch(relay.front, relay)
         else:
@@ -266,13 +275,13 @@ class Relays:
     def _pump_client(self, relay: Relay, front: socket.socket) -> None:
         for _ in range(_BATCH):
             try:
-                size = front.recv_into(_INPUT)
+                size, each = receive(front, _INPUT)
             except BlockingIOError:
                 return
             except OSError:  # the client is gone, says ICMP; if so, the flow will be idle
                 return
             if size:
-                self.from_client(relay, _INPUT[:size])
+                self.from_client(relay, _INPUT[:size], each)
             if relay not in self._relays:
                 return
 
@@ -280,7 +289,7 @@ class Relays:
         front = relay.front
         for _ in range(_BATCH):
             try:
-                size = relay.server.recv_into(_INPUT)
+                size, each = receive(relay.server, _INPUT)
             except BlockingIOError:
                 return
             except OSError:
@@ -296,10 +305,11 @@ class Relays:
             if _INPUT[0] & 0x80 and not relay.established:
                 self._note_server_cid(relay, bytes(_INPUT[: min(size, 64)]))
             if front is None:
-                relay.local.send(_INPUT[:size], relay.peer)
+                for datagram in split(_INPUT[:size], each):
+                    relay.local.send(datagram, relay.peer)
                 continue
             try:
-                front.send(_INPUT[:size])
+                send(front, _INPUT[:size], each)
             except OSError:
                 continue  # as if lost on the way
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from handshaked.demux import trains
 from handshaked.demux.addresses import Address
 from handshaked.demux.port import Local, open_shared
 from handshaked.demux.relay import Relay, RelayBounds, Relays, proxy_header
@@ -90,6 +91,45 @@ def test_datagrams_pass_both_ways(stage: Stage, connected: int) -> None:
     relays.close(relay)
     assert len(relays) == relays.connected == 0
     assert relays.crowded(stage.local, client.getsockname()) is None
+
+
+@pytest.mark.parametrize("connected", [0, 10])
+def test_a_train_of_datagrams_comes_out_as_it_went_in(stage: Stage, connected: int) -> None:
+    relays, client = stage.relays(connected=connected), stage.endpoint()
+    relay = stage.forward(relays, client)
+    assert relay is not None
+    address = stage.establish(relays, relay, client)
+    sent = [bytes([number]) * 1000 for number in range(1, 6)] + [b"short"]
+    stage.server.connect(address)
+    trains.send(stage.server, b"".join(sent), 1000)
+    assert [stage.run(relays, client), *(client.recv(2000) for _ in sent[1:])] == sent
+    if connected:
+        client.connect(stage.local.address)
+        trains.send(client, b"".join(sent), 1000)
+        assert [stage.run(relays, stage.server), *(stage.server.recv(2000) for _ in sent[1:])] == sent
+
+
+def test_a_train_to_whom_takes_none_goes_one_by_one(stage: Stage) -> None:
+    relays, client = stage.relays(), stage.endpoint()
+    pair = relays.pair(stage.local, client.getsockname(), "source", 0.0)
+    assert pair is not None
+    with pair[1] as end:
+        relays.from_client(pair[0], b"onetwoend", 3)
+        assert [end.recv(100) for _ in range(3)] == [b"one", b"two", b"end"]
+    proxied = relays.forward(stage.local, stage.endpoint().getsockname(), stage.target, "source", 0.0, proxy=True)
+    assert proxied is not None
+    relays.from_client(proxied, b"onetwoen", 3)
+    assert [stage.server.recv(100)[28:] for _ in range(3)] == [b"one", b"two", b"en"]
+
+
+def test_a_train_that_is_too_long_for_one_call_goes_in_many(stage: Stage) -> None:
+    client, others = stage.endpoint(), stage.server
+    client.connect(others.getsockname())
+    sent = b"".join(number.to_bytes(2) for number in range(200))
+    with pytest.raises(OSError, match="Invalid argument"):
+        client.sendmsg([sent], [(socket.IPPROTO_UDP, 103, (2).to_bytes(2, "little"))])
+    trains.send(client, sent, 2)
+    assert b"".join(others.recv(100) for _ in range(200)) == sent
 
 
 def test_established_relays_stay_when_others_make_room(stage: Stage) -> None:
