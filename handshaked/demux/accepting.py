@@ -233,7 +233,7 @@ class Applications:
             self._by_registration.setdefault(listen.registration, []).append(application)
             log.info("%s (pid %d) serves %s", application.caller, application.caller.pid, listen.registration)
         if application.route is None:
-            application.route = self._routes.give(application, listen.route)
+            application.route = self._routes.give(application, application.caller.uid, listen.route)
         claimed = sum(one.held for one in self._all if one.caller.uid == application.caller.uid) - application.held
         application.held = max(application.held, min(listen.held, self._bounds.held_per_user - claimed))
         self._send(application, push_listening(sequence, Listening(listen.registration, application.route)))

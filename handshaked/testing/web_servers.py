@@ -39,8 +39,8 @@ def nginx_configuration(home: Path, port: int, sites: Sequence[Site]) -> str:
     )
 
 
-def caddy_configuration(port: int, sites: Sequence[Site]) -> str:
-    """A Caddyfile."""
+def caddy_configuration(home: Path, port: int, sites: Sequence[Site]) -> str:
+    """A Caddyfile that does without files outside `home`."""
     blocks = "".join(
         f'https://{site.name}:{port} {{\nbind 127.0.0.1\ntls {site.certificate} {site.key}\nrespond "{site.page}"\n}}\n'
         for site in sites
@@ -69,7 +69,7 @@ def web_server(program: str, home: Path, port: int, site: Site, user: int | None
         configuration.write_text(nginx_configuration(home, port, [site]))
         words = ["-e", "stderr", "-c", str(configuration)]
     elif program == "caddy":
-        configuration.write_text(caddy_configuration(port, [site]))
+        configuration.write_text(caddy_configuration(home, port, [site]))
         words = ["run", "--config", str(configuration), "--adapter", "caddyfile"]
     else:
         (home / "index.html").write_text(site.page + "\n")

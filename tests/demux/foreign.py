@@ -114,8 +114,9 @@ def nginx(debian: Debian, user: int, port: int, certificates: dict[str, Issued])
 @contextmanager
 def caddy(debian: Debian, user: int, port: int, certificates: dict[str, Issued]) -> Iterator[None]:
     """Caddy at `port` of the loopback."""
-    debian.directory("caddy", user)
-    (debian.outside / "Caddyfile").write_text(caddy_configuration(port, _sites(debian, user, "caddy", certificates)))
+    home = debian.directory("caddy", user)
+    configuration = debian.outside / "Caddyfile"
+    configuration.write_text(caddy_configuration(home, port, _sites(debian, user, "caddy", certificates)))
     words = ("/usr/bin/caddy", "run", "--config", str(debian.inside / "Caddyfile"), "--adapter", "caddyfile")
     with server(debian, user, port, *words):
         yield
@@ -148,7 +149,7 @@ def curl(debian: Debian, name: str, port: int, root: Path) -> Visit:
 
 
 def download(debian: Debian, name: str, port: int, root: Path) -> float:
-    """Bytes a second that curl gets of nginx's ``/body``."""
+    """Bytes a second that curl gets of a server's ``/body``."""
     trust = debian.outside / "root.pem"
     trust.write_bytes(root.read_bytes())
     run = debian.run(

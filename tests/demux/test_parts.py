@@ -63,8 +63,8 @@ def test_other_deliveries_are_refused(text: str) -> None:
 
 def test_listeners_are_found_by_their_route_and_relays_by_what_was_learned() -> None:
     routes: Routes[str, str] = Routes()
-    route = routes.give("first")
-    assert routes.give("second", route) != route
+    route = routes.give("first", 1000)
+    assert routes.give("second", 1000, route) != route
     assert routes.listener(route + b"any id") == "first"
     assert routes.learn(b"an id of a server", "relay")
     assert not routes.learn(b"an id of a server", "another")
@@ -74,7 +74,15 @@ def test_listeners_are_found_by_their_route_and_relays_by_what_was_learned() -> 
     routes.take(route)
     assert routes.relay(b"an id of a server") is None
     assert routes.listener(route) is None
-    assert routes.give("third", route) == route
+    assert routes.give("third", 1000, route) == route
+
+
+def test_behind_a_restart_a_route_could_be_taken_by_who_asked_first() -> None:
+    """Whoever it is: the other's clients were led to him when their addresses changed."""
+    route = Routes[str, str]().give("of one user", 1000)
+    successor = Routes[str, str]()
+    assert successor.give("of another", 1001, route) != route
+    assert successor.give("of one user", 1000, route) == route
 
 
 def test_ids_that_are_too_short_are_not_learned() -> None:
