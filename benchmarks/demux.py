@@ -1,7 +1,7 @@
 """The demultiplexer: connections a second and what they cost, forwarded throughput, 10,000 flows, the kernel's part.
 
 A connection through the demultiplexer is compared with one to the same server directly, in the same run. Throughput is
-that of curl with nginx and Caddy (Debian 13's), where those can be had.
+that of nginx and curl (Debian 13's), where those can be had.
 """
 
 import asyncio
@@ -249,29 +249,26 @@ def _another(directory: Path, daemon: RunningDaemon, *options: str) -> Iterator[
 
 
 def measure_throughput(directory: Path, daemon: RunningDaemon, authority: Authority) -> None:
-    """Downloads by curl, directly and forwarded: from nginx, which sends each datagram by itself, and from Caddy, which
-    sends trains of them.
-    """
-    debian = foreign.prepare()
-    try:
-        for program, serve in (("nginx", foreign.nginx), ("caddy", foreign.caddy)):
-            name, port = f"{program}.example.com", free_port()
-            certificates = {name: authority.issue(name)}
-            with serve(debian, 65534, port, certificates), _another(directory, daemon) as demux:
-                with (debian.outside / program / "body").open("wb") as file:
+    """A download from nginx by curl, directly and forwarded; the same where nginx sends many datagrams at once."""
+    issued, port = authority.issue("web.example.com"), free_port()
+    daemon.register("web", alpns=["h3"], server_names=["web.example.com"], deliver=f"forward 127.0.0.1:{port}")
+    for trains, name in ((False, "demux.forward"), (True, "demux.forward.trains")):
+        debian = foreign.prepare()
+        try:
+            server = foreign.nginx(debian, 65534, port, {"web.example.com": issued}, trains=trains)
+            with server, _another(directory, daemon) as demux:
+                with (debian.outside / "nginx" / "body").open("wb") as file:
                     file.truncate(DOWNLOAD)
-                daemon.register(program, alpns=["h3"], server_names=[name], deliver=f"forward 127.0.0.1:{port}")
                 before = cpu_seconds(demux.pid)
                 direct, forwarded = [], []
                 for _ in range(DOWNLOADS):
-                    direct.append(foreign.download(debian, name, port, authority.root))
-                    forwarded.append(foreign.download(debian, name, demux.port, authority.root))
+                    direct.append(foreign.download(debian, "web.example.com", port, authority.root))
+                    forwarded.append(foreign.download(debian, "web.example.com", demux.port, authority.root))
                 used = cpu_seconds(demux.pid) - before
-            throughput, without = (median(one) * 8e-6 for one in (forwarded, direct))
-            report(f"demux.forward.{program}.throughput", throughput, "Mbit/s", "direct", without)
-            report(f"demux.forward.{program}.cpu_per_megabyte", used / DOWNLOADS / DOWNLOAD * 1e9, "ms")
-    finally:
-        debian.close()
+        finally:
+            debian.close()
+        report(f"{name}.throughput", median(forwarded) * 8e-6, "Mbit/s", "direct", median(direct) * 8e-6)
+        report(f"{name}.cpu_per_megabyte", used / DOWNLOADS / DOWNLOAD * 1e9, "ms")
 
 
 def measure_lookup() -> None:

@@ -29,6 +29,7 @@ _SWEEP_SECONDS = 1.0
 _MAX_CIDS = 8
 _PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _INPUT = memoryview(bytearray(65536))
+_BUFFERS = [_INPUT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,7 @@ class Relays:
     def _pump_client(self, relay: Relay, front: socket.socket) -> None:
         for _ in range(_BATCH):
             try:
-                size, each = receive(front, _INPUT)
+                size, each = receive(front, _BUFFERS)
             except BlockingIOError:
                 return
             except OSError:  # the client is gone, says ICMP; if so, the flow will be idle
@@ -289,7 +290,7 @@ class Relays:
         front = relay.front
         for _ in range(_BATCH):
             try:
-                size, each = receive(relay.server, _INPUT)
+                size, each = receive(relay.server, _BUFFERS)
             except BlockingIOError:
                 return
             except OSError:

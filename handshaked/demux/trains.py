@@ -20,9 +20,9 @@ def expect_trains(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
 
 
-def receive(sock: socket.socket, buffer: memoryview) -> tuple[int, int]:
-    """Receive into `buffer`: how many bytes, and of how many each datagram is (0: it is one)."""
-    size, control, _, _ = sock.recvmsg_into([buffer], _CONTROL)
+def receive(sock: socket.socket, buffers: list[memoryview]) -> tuple[int, int]:
+    """Receive into `buffers`: how many bytes, and of how many each datagram is (0: it is one)."""
+    size, control, _, _ = sock.recvmsg_into(buffers, _CONTROL)
     for level, kind, payload in control:
         if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
             return size, _GIVEN.unpack(payload)[0]

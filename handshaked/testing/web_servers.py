@@ -23,8 +23,8 @@ class Site:
     page: str
 
 
-def nginx_configuration(home: Path, port: int, sites: Sequence[Site]) -> str:
-    """A configuration of nginx's, all of whose files are below `home`."""
+def nginx_configuration(home: Path, port: int, sites: Sequence[Site], *, trains: bool = False) -> str:
+    """A configuration of nginx's, all of whose files are below `home`; `trains`: many datagrams are sent at once."""
     blocks = "".join(
         f"server {{ listen 127.0.0.1:{port} quic; server_name {site.name};"
         f" ssl_certificate {site.certificate}; ssl_certificate_key {site.key};"
@@ -35,12 +35,12 @@ def nginx_configuration(home: Path, port: int, sites: Sequence[Site]) -> str:
     paths = "".join(f"{kind}_temp_path {home}/{kind};\n" for kind in kinds)
     return (
         f"daemon off;\nmaster_process off;\npid {home}/pid;\nerror_log stderr info;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{paths}{blocks}}}\n"
+        f"http {{\naccess_log off;\n{'quic_gso on;' if trains else ''}\n{paths}{blocks}}}\n"
     )
 
 
-def caddy_configuration(home: Path, port: int, sites: Sequence[Site]) -> str:
-    """A Caddyfile that does without files outside `home`."""
+def caddy_configuration(port: int, sites: Sequence[Site]) -> str:
+    """A Caddyfile."""
     blocks = "".join(
         f'https://{site.name}:{port} {{\nbind 127.0.0.1\ntls {site.certificate} {site.key}\nrespond "{site.page}"\n}}\n'
         for site in sites
@@ -69,7 +69,7 @@ def web_server(program: str, home: Path, port: int, site: Site, user: int | None
         configuration.write_text(nginx_configuration(home, port, [site]))
         words = ["-e", "stderr", "-c", str(configuration)]
     elif program == "caddy":
-        configuration.write_text(caddy_configuration(home, port, [site]))
+        configuration.write_text(caddy_configuration(port, [site]))
         words = ["run", "--config", str(configuration), "--adapter", "caddyfile"]
     else:
         (home / "index.html").write_text(site.page + "\n")

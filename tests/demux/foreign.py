@@ -102,11 +102,14 @@ def server(debian: Debian, user: int, port: int, *words: str) -> Iterator[None]:
 
 
 @contextmanager
-def nginx(debian: Debian, user: int, port: int, certificates: dict[str, Issued]) -> Iterator[None]:
-    """nginx with HTTP/3 at `port` of the loopback."""
+def nginx(
+    debian: Debian, user: int, port: int, certificates: dict[str, Issued], *, trains: bool = False
+) -> Iterator[None]:
+    """nginx with HTTP/3 at `port` of the loopback; `trains`: it sends many datagrams at once."""
     home = debian.directory("nginx", user)
     configuration = debian.outside / "nginx.conf"
-    configuration.write_text(nginx_configuration(home, port, _sites(debian, user, "nginx", certificates)))
+    sites = _sites(debian, user, "nginx", certificates)
+    configuration.write_text(nginx_configuration(home, port, sites, trains=trains))
     with server(debian, user, port, "/usr/sbin/nginx", "-e", "stderr", "-c", str(debian.inside / "nginx.conf")):
         yield
 
@@ -114,9 +117,9 @@ def nginx(debian: Debian, user: int, port: int, certificates: dict[str, Issued])
 @contextmanager
 def caddy(debian: Debian, user: int, port: int, certificates: dict[str, Issued]) -> Iterator[None]:
     """Caddy at `port` of the loopback."""
-    home = debian.directory("caddy", user)
+    debian.directory("caddy", user)
     configuration = debian.outside / "Caddyfile"
-    configuration.write_text(caddy_configuration(home, port, _sites(debian, user, "caddy", certificates)))
+    configuration.write_text(caddy_configuration(port, _sites(debian, user, "caddy", certificates)))
     words = ("/usr/bin/caddy", "run", "--config", str(debian.inside / "Caddyfile"), "--adapter", "caddyfile")
     with server(debian, user, port, *words):
         yield
@@ -149,7 +152,7 @@ def curl(debian: Debian, name: str, port: int, root: Path) -> Visit:
 
 
 def download(debian: Debian, name: str, port: int, root: Path) -> float:
-    """Bytes a second that curl gets of a server's ``/body``."""
+    """Bytes a second that curl gets of nginx's ``/body``."""
     trust = debian.outside / "root.pem"
     trust.write_bytes(root.read_bytes())
     run = debian.run(
