@@ -238,7 +238,8 @@ class Demux:
         )
 
     def _forward(self, new: Deliver, local: Local, peer: Address, delivery: Delivery) -> Relay | None:
-        target = (delivery.host, delivery.port)
+        host, port = delivery.host, delivery.port
+        target: Address = (host, port, 0, 0) if ":" in host else (host, port)
         proxy = new.registration.policy.proxy_protocol
         relay = self._relays.forward(local, peer, target, source_of(peer), time.monotonic(), proxy=proxy)
         if relay is None:

@@ -36,14 +36,13 @@ def main() -> None:
     forbid_core_dumps()
     start_logging(arguments.log_level, "handshaked-demux")
     try:
-        _raise_descriptor_limit()
-        asyncio.run(_run(arguments))
+        asyncio.run(_run(arguments, _raise_descriptor_limit()))
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
         sys.exit(1)
 
 
-async def _run(arguments: argparse.Namespace) -> None:
+async def _run(arguments: argparse.Namespace, descriptors: int) -> None:
     inherited = [sock for _, sock in inherited_sockets()]
     shared = [take_shared(sock) for sock in inherited if sock.family != socket.AF_UNIX]
     listeners = [sock for sock in inherited if sock.family == socket.AF_UNIX]
@@ -54,7 +53,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     settings = Settings(
         control_socket=arguments.control,
         bounds=Bounds(retry_from=arguments.retry_from),
-        relays=RelayBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout),
+        relays=RelayBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout).within(descriptors),
     )
     log.info("handshaked-demux %s; registrations come from %s", __version__, arguments.control)
     await Demux(settings, shared, listener).run()
@@ -140,10 +139,11 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _raise_descriptor_limit() -> None:
-    """Relayed flows take two descriptors each: use what the system allows."""
+def _raise_descriptor_limit() -> int:
+    """Relayed flows take two descriptors each: use what the system allows; how many that are."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def _show_status(path: Path) -> int:

@@ -14,7 +14,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from handshaked.demux.addresses import Address, family_of
@@ -43,6 +43,10 @@ class RelayBounds:
     paths: int = 8
     embryonic_seconds: float = 10.0
     idle_seconds: float = 180.0
+
+    def within(self, descriptors: int) -> "RelayBounds":
+        """These bounds for a process that may have so many descriptors: flows, of two each, leave half of them."""
+        return replace(self, flows=max(1, min(self.flows, descriptors // 4)))
 
 
 def _finds_connected_at_once() -> bool:

@@ -48,12 +48,15 @@ def test_an_unmodified_server_is_reached(
         assert seen.page == "web"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_a_registration_that_forwards_needs_no_credential(
-    demux_daemon: RunningDaemon, target: Target, backend_socket: socket.socket
+    host: str, demux_daemon: RunningDaemon, target: Target
 ) -> None:
-    with closing(backend_socket) as backend:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as backend:
+        backend.bind((host.strip("[]"), 0))
+        backend.settimeout(30)
         demux_daemon.register(
-            "bare", alpns=["h3"], server_names=["bare.example.com"], deliver=f"forward 127.0.0.1:{_port(backend)}"
+            "bare", alpns=["h3"], server_names=["bare.example.com"], deliver=f"forward {host}:{_port(backend)}"
         )
         first = asyncio.run(_first_datagram(target, backend, "bare.example.com"))
         assert len(first) >= 1200

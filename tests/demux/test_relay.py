@@ -154,6 +154,12 @@ def test_when_all_are_established_there_is_no_room(stage: Stage) -> None:
     assert stage.forward(relays, stage.endpoint()) is None
 
 
+def test_relays_took_all_descriptors_where_they_are_few() -> None:
+    """Those that no client has shown to be real do not make room for want of descriptors, only of relays."""
+    assert RelayBounds().within(1024).flows == 256
+    assert RelayBounds().within(524288) == RelayBounds()
+
+
 def test_a_source_has_its_share(stage: Stage) -> None:
     relays = stage.relays(flows_per_source=2)
     made = [stage.forward(relays, stage.endpoint()) for _ in range(3)]
