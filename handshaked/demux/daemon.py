@@ -240,6 +240,8 @@ class Demux:
     def _forward(self, new: Deliver, local: Local, peer: Address, delivery: Delivery) -> Relay | None:
         host, port = delivery.host, delivery.port
         target: Address = (host, port, 0, 0) if ":" in host else (host, port)
+        if any(port.is_at(target) for port in self._ports):
+            return None  # it would come back as another connection, and so on
         proxy = new.registration.policy.proxy_protocol
         relay = self._relays.forward(local, peer, target, source_of(peer), time.monotonic(), proxy=proxy)
         if relay is None:

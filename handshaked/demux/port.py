@@ -112,6 +112,14 @@ class SharedPort:
         local = self._locals.get(_host(address))
         return local or (self._open(address) if self.address[0] in ("0.0.0.0", "::") else None)  # noqa: S104 - compared
 
+    def is_at(self, address: Address) -> bool:
+        """Whether what is sent to `address` comes here."""
+        if address[1] != self.address[1] or family_of(address) != family_of(self.address):
+            return False
+        if self.address[0] not in ("0.0.0.0", "::"):  # noqa: S104 - compared
+            return _host(address) == _host(self.address)
+        return _host(address) in self._locals or _is_ours(address)
+
     def _add(self, address: Address, sock: socket.socket) -> Local:
         local = self._locals[_host(address)] = Local(sock, self._receive, self._on_drained)
         self._watch(sock, local.read)
@@ -168,6 +176,16 @@ def take_shared(sock: socket.socket) -> socket.socket:
 def _host(address: Address) -> tuple[str, int]:
     """What of `address` tells local addresses apart: link-local ones are those of an interface."""
     return str(address[0]).partition("%")[0], address[3] if len(address) > 2 else 0
+
+
+def _is_ours(address: Address) -> bool:
+    """Whether this machine has `address`."""
+    try:
+        with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
+            probe.bind((address[0], 0, *address[2:]))
+    except OSError:
+        return False
+    return True
 
 
 def open_shared(address: Address) -> socket.socket:

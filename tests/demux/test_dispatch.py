@@ -134,8 +134,24 @@ def test_what_is_of_no_new_connection(datagram: bytes, decision: Decision) -> No
     assert dispatcher().receive(datagram, PEER, 0.0) == decision
 
 
-@given(st.one_of(st.binary(max_size=1400), st.binary(min_size=1150, max_size=1150).map(lambda frames: initial(frames))))
-def test_nothing_a_peer_sends_raises(datagram: bytes) -> None:
+_WHATEVER = st.one_of(
+    st.binary(max_size=1400),
+    st.binary(min_size=1150, max_size=1150).map(initial),
+    st.tuples(st.sampled_from([0, 1, 2, *VERSIONS]), st.binary(max_size=600), st.integers(0, 1300)).map(
+        lambda parts: b"\xc3" + parts[0].to_bytes(4) + parts[1] + bytes(parts[2])
+    ),
+)
+
+
+@given(_WHATEVER, st.sampled_from([0, 2000]))
+def test_nothing_a_peer_sends_raises_or_is_answered_with_more_than_three_times_as_much(
+    datagram: bytes, retry_from: int
+) -> None:
+    dispatch = dispatcher(retry_from=retry_from)
+    answer = dispatch.receive(datagram, PEER, 0.0)
+    if isinstance(answer, Answer):
+        assert len(datagram) >= SMALLEST_INITIAL
+        assert len(answer.datagram) <= 3 * len(datagram)
     dispatch = dispatcher()
     dispatch.receive(datagram, PEER, 0.0)
     assert isinstance(dispatch.receive(initial(crypto(0, HELLO), dcid=b"another"), PEER, 0.0), Deliver)

@@ -53,6 +53,10 @@ def test_deliveries_are_written_and_read(text: str, delivery: Delivery) -> None:
     assert delivery.text == text
 
 
+def test_an_ipv4_address_in_ipv6_is_that_ipv4_address() -> None:
+    assert parse_delivery("forward [::ffff:192.0.2.1]:8443") == Delivery(Way.FORWARD, "192.0.2.1", 8443)
+
+
 @pytest.mark.parametrize(
     "text", ["", "drop", "accept 1.2.3.4:5", "forward", "forward example.com:443", "forward ::1:2"]
 )
