@@ -45,8 +45,13 @@ class RelayBounds:
     idle_seconds: float = 180.0
 
     def within(self, descriptors: int) -> "RelayBounds":
-        """These bounds for a process that may have so many descriptors: flows, of two each, leave half of them."""
-        return replace(self, flows=max(1, min(self.flows, descriptors // 4)))
+        """These bounds for a process that may have so many descriptors: flows leave some of them for the others.
+
+        A flow takes one for its server, and one for its client while not too many are connected.
+        """
+        most = descriptors - min(1024, descriptors // 4)
+        most = most // 2 if most // 2 <= self.connected else most - self.connected
+        return replace(self, flows=max(1, min(self.flows, most)))
 
 
 def _finds_connected_at_once() -> bool:

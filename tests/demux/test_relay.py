@@ -156,8 +156,10 @@ def test_when_all_are_established_there_is_no_room(stage: Stage) -> None:
 
 def test_relays_took_all_descriptors_where_they_are_few() -> None:
     """Those that no client has shown to be real do not make room for want of descriptors, only of relays."""
-    assert RelayBounds().within(1024).flows == 256
-    assert RelayBounds().within(524288) == RelayBounds()
+    bounds = RelayBounds(connected=8192)
+    assert bounds.within(1024).flows == (1024 - 256) // 2
+    assert bounds.within(20_000).flows == 20_000 - 1024 - 8192
+    assert bounds.within(524_288) == bounds
 
 
 def test_a_source_has_its_share(stage: Stage) -> None:
