@@ -249,25 +249,26 @@ def _another(directory: Path, daemon: RunningDaemon, *options: str) -> Iterator[
 
 
 def measure_throughput(directory: Path, daemon: RunningDaemon, authority: Authority) -> None:
-    """A download from nginx by curl, directly and forwarded."""
-    debian = foreign.prepare()
-    try:
-        issued, port = authority.issue("web.example.com"), free_port()
-        body = debian.outside / "nginx" / "body"
-        with foreign.nginx(debian, 65534, port, {"web.example.com": issued}), _another(directory, daemon) as demux:
-            with body.open("wb") as file:
-                file.truncate(DOWNLOAD)
-            daemon.register("web", alpns=["h3"], server_names=["web.example.com"], deliver=f"forward 127.0.0.1:{port}")
-            before = cpu_seconds(demux.pid)
-            direct, forwarded = [], []
-            for _ in range(DOWNLOADS):
-                direct.append(foreign.download(debian, "web.example.com", port, authority.root))
-                forwarded.append(foreign.download(debian, "web.example.com", demux.port, authority.root))
-            used = cpu_seconds(demux.pid) - before
-        report("demux.forward.throughput", median(forwarded) * 8e-6, "Mbit/s", "direct", median(direct) * 8e-6)
-        report("demux.forward.cpu_per_megabyte", used / DOWNLOADS / DOWNLOAD * 1e9, "ms")
-    finally:
-        debian.close()
+    """A download from nginx by curl, directly and forwarded; the same where nginx sends many datagrams at once."""
+    issued, port = authority.issue("web.example.com"), free_port()
+    daemon.register("web", alpns=["h3"], server_names=["web.example.com"], deliver=f"forward 127.0.0.1:{port}")
+    for trains, name in ((False, "demux.forward"), (True, "demux.forward.trains")):
+        debian = foreign.prepare()
+        try:
+            server = foreign.nginx(debian, 65534, port, {"web.example.com": issued}, trains=trains)
+            with server, _another(directory, daemon) as demux:
+                with (debian.outside / "nginx" / "body").open("wb") as file:
+                    file.truncate(DOWNLOAD)
+                before = cpu_seconds(demux.pid)
+                direct, forwarded = [], []
+                for _ in range(DOWNLOADS):
+                    direct.append(foreign.download(debian, "web.example.com", port, authority.root))
+                    forwarded.append(foreign.download(debian, "web.example.com", demux.port, authority.root))
+                used = cpu_seconds(demux.pid) - before
+        finally:
+            debian.close()
+        report(f"{name}.throughput", median(forwarded) * 8e-6, "Mbit/s", "direct", median(direct) * 8e-6)
+        report(f"{name}.cpu_per_megabyte", used / DOWNLOADS / DOWNLOAD * 1e9, "ms")
 
 
 def measure_lookup() -> None:

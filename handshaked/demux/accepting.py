@@ -231,12 +231,12 @@ class Applications:
                 raise WireError("too many for one connection", status=Status.RATE_LIMITED, attribute="registration")
             application.registrations.append(listen.registration)
             self._by_registration.setdefault(listen.registration, []).append(application)
+            log.info("%s (pid %d) serves %s", application.caller, application.caller.pid, listen.registration)
         if application.route is None:
-            application.route = self._routes.give(application, listen.route)
+            application.route = self._routes.give(application, application.caller.uid, listen.route)
         claimed = sum(one.held for one in self._all if one.caller.uid == application.caller.uid) - application.held
         application.held = max(application.held, min(listen.held, self._bounds.held_per_user - claimed))
         self._send(application, push_listening(sequence, Listening(listen.registration, application.route)))
-        log.info("%s (pid %d) serves %s", application.caller, application.caller.pid, listen.registration)
         self._events.on_served(listen.registration)
 
     def _send(self, application: Application, packet: bytes) -> None:

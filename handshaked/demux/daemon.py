@@ -5,7 +5,6 @@ each a bounded batch at a time. What a datagram means is decided in ``dispatch``
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
@@ -79,20 +78,20 @@ class Demux:
         self._said = self._passed = 0
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT, or until something fails that is not to fail; that is raised."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
         self._loop.add_reader(self._relays.fileno(), lambda: self._relays.run(time.monotonic()))
-        following = asyncio.create_task(self._follower.run())
-        sweeping = asyncio.create_task(self._sweep())
-        await stop.wait()
+        tasks = [asyncio.create_task(work) for work in (stop.wait(), self._follower.run(), self._sweep())]
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         notify(STOPPING="1")
-        for task in (following, sweeping):
+        for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._applications.close()
+        for task in ended:
+            task.result()
 
     def metrics(self) -> str:
         """Counters and gauges in Prometheus' text format."""
@@ -239,7 +238,10 @@ class Demux:
         )
 
     def _forward(self, new: Deliver, local: Local, peer: Address, delivery: Delivery) -> Relay | None:
-        target = (delivery.host, delivery.port)
+        host, port = delivery.host, delivery.port
+        target: Address = (host, port, 0, 0) if ":" in host else (host, port)
+        if any(port.is_at(target) for port in self._ports):
+            return None  # it would come back as another connection, and so on
         proxy = new.registration.policy.proxy_protocol
         relay = self._relays.forward(local, peer, target, source_of(peer), time.monotonic(), proxy=proxy)
         if relay is None:
@@ -270,13 +272,15 @@ class Demux:
             self._relays.close(relay)
         return application and (relay or application)
 
-    def _open_end(self, local: Local, peer: Address, *, relayed: bool) -> tuple[socket.socket, Relay | None] | None:
+    def _open_end(
+        self, local: Local, peer: Address, *, relayed: bool, established: bool = False
+    ) -> tuple[socket.socket, Relay | None] | None:
         """What an application gets for `peer`: a socket of the port, or one end of a pair and the relay behind it."""
         if not relayed and self._applications.held < self._settings.relays.connected:
             sock = local.open_flow(peer)
             if sock is not None:
                 return sock, None
-        pair = self._relays.pair(local, peer, source_of(peer), time.monotonic())
+        pair = self._relays.pair(local, peer, source_of(peer), time.monotonic(), established=established)
         return None if pair is None else (pair[1], pair[0])
 
     def _open_path(self, application: Application, sequence: int, path: wire.Path) -> None:
@@ -288,7 +292,7 @@ class Demux:
         if local is None or self._moved.get((local, peer)) is not application:
             # A socket for somebody else's client would cut that connection.
             raise WireError("no datagram of yours came from there", status=Status.REFUSED, attribute="peer")
-        end = self._open_end(local, peer, relayed=self._applications.relayed(application))
+        end = self._open_end(local, peer, relayed=self._applications.relayed(application), established=True)
         if end is None:
             raise WireError("no socket can be had for that path", status=Status.NO_SUCH, attribute="peer")
         sock, relay = end

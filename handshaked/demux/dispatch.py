@@ -12,7 +12,7 @@ from handshaked.demux.addresses import Address, show_address, source_of
 from handshaked.demux.tokens import RetryTokens
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller
-from handshaked.quic.answers import push_close, push_retry, push_version_negotiation
+from handshaked.quic.answers import INVALID_TOKEN, push_close, push_retry, push_version_negotiation
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.quic.packets import (
     MAX_CID,
@@ -37,7 +37,8 @@ class Bounds:
     """What unfinished ClientHellos may take. Times are in seconds."""
 
     flows: int = 16384
-    flow_bytes: int = 32 * 1024
+    flow_bytes: int = 48 * 1024
+    """Of its datagrams, and of what they were put together to."""
     client_hello_bytes: int = 16 * 1024
     total_bytes: int = 64 * 1024 * 1024
     flows_per_source: int = 256
@@ -138,7 +139,7 @@ class Dispatcher:
 
     @property
     def bytes_kept(self) -> int:
-        """Bytes of datagrams that are kept."""
+        """Bytes of datagrams that are kept, and of what they were put together to."""
         return self._bytes
 
     def receive(self, datagram: bytes, peer: Address, now: float) -> Decision:
@@ -174,23 +175,30 @@ class Dispatcher:
         return count
 
     def _admit(self, key: tuple[Address, bytes], header: LongHeader, datagram: bytes, now: float) -> Decision:
-        peer = show_address(key[0])
-        token = next((packet.token for packet in pull_initials(datagram)), b"")
-        original = self._tokens.open(token, peer, header.destination_cid, now) if token else None
+        packets = pull_initials(datagram)
+        token = packets[0].token if packets else b""
+        ours = self._tokens.is_ours(token)
+        if packets and not ours and not self._forwards and self._is_busy(now):
+            self._new += 1
+            return self._retry(header, show_address(key[0]), now)  # unopened: that is most of the work
+        original = self._tokens.open(token, show_address(key[0]), header.destination_cid, now) if ours else None
         flight = _Flight(header, self._bounds.client_hello_bytes, original)
         try:
-            message = flight.assembler.receive(datagram)
+            message = flight.assembler.receive_packets(packets)
             if flight.assembler.connection is None:
                 # A client that has moved in mid-handshake calls its server by the name that that has given.
                 return Known(header.destination_cid)
-            busy = self._count_new(now) and original is None
+            if ours and original is None:
+                # It takes no second Retry, and would not take a server that knows of none (RFC 9000 section 8.1.3).
+                return Answer(push_close(header, INVALID_TOKEN, "invalid_token"), "invalid_token")
+            # A server that is forwarded to would not know of our Retry: its client would take that for an attack.
+            # Where there are such servers, none is sent before it is known where the connection goes.
+            busy = original is None and self._is_busy(now)
+            self._new += 1
             if message is not None:
                 return self._route(key, flight, datagram, message, now, busy=busy)
         except PeerError as error:
             return _closing(header, error)
-        # A server that is forwarded to would not know of our Retry: its client would take that for an attack.
-        if busy and not self._forwards:
-            return self._retry(header, peer, now)
         return self._hold(key, flight, datagram, now)
 
     def _advance(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, now: float) -> Decision:
@@ -230,12 +238,11 @@ class Dispatcher:
         token = self._tokens.seal(peer, header.destination_cid, cid, now)
         return Answer(push_retry(header, cid, token), "retry")
 
-    def _count_new(self, now: float) -> bool:
-        """Count a new connection; whether there are too many of them."""
+    def _is_busy(self, now: float) -> bool:
+        """Whether there are too many new connections."""
         if now - self._second >= 1.0:
             self._second, self._new = now, 0
-        self._new += 1
-        return self._new > self._bounds.retry_from or len(self._flights) > self._bounds.flows // 2
+        return self._new >= self._bounds.retry_from or len(self._flights) > self._bounds.flows // 2
 
     def _hold(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, now: float) -> Decision:
         flight.source = source_of(key[0])
@@ -249,12 +256,13 @@ class Dispatcher:
         return self._keep(key, flight, datagram)
 
     def _keep(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes) -> Decision:
-        if flight.size + len(datagram) > self._bounds.flow_bytes:
+        flight.datagrams.append(datagram)
+        size = sum(map(len, flight.datagrams)) + flight.assembler.bytes_kept
+        self._bytes += size - flight.size
+        flight.size = size
+        if size > self._bounds.flow_bytes:
             self._forget(key)
             return Drop("flow_bytes")
-        flight.datagrams.append(datagram)
-        flight.size += len(datagram)
-        self._bytes += len(datagram)
         while self._bytes > self._bounds.total_bytes:
             self._forget(next(iter(self._flights)))
         return Wait()

@@ -32,16 +32,20 @@ class RegistryFollower:
     async def run(self) -> None:
         """Follow until cancelled."""
         backoff = _FIRST_BACKOFF
+        said = False
         while True:
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
                     sock.connect(os.fspath(self._path))
                     async for snapshot in self._snapshots(sock):
-                        backoff = _FIRST_BACKOFF
+                        if said:
+                            log.info("following the registrations of %s again", self._path)
+                        backoff, said = _FIRST_BACKOFF, False
                         self.connected = True
                         self._on_snapshot(snapshot)
             except (OSError, RefusedError) as error:
-                if self.connected or backoff >= _LONGEST_BACKOFF:
+                if not said and (self.connected or backoff >= _LONGEST_BACKOFF):
+                    said = True
                     log.warning("cannot follow the registrations of %s: %s", self._path, error)
             self.connected = False
             await asyncio.sleep(backoff)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from handshaked import __version__, directories
 from handshaked.demux.accepting import open_listener
-from handshaked.demux.addresses import Address, parse_address
+from handshaked.demux.addresses import Address, parse_address, show_address
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatch import Bounds
-from handshaked.demux.port import open_shared
+from handshaked.demux.port import open_shared, take_shared
 from handshaked.demux.relay import RelayBounds
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.process import LEVELS, forbid_core_dumps, start_logging
@@ -36,25 +36,24 @@ def main() -> None:
     forbid_core_dumps()
     start_logging(arguments.log_level, "handshaked-demux")
     try:
-        _raise_descriptor_limit()
-        asyncio.run(_run(arguments))
+        asyncio.run(_run(arguments, _raise_descriptor_limit()))
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
         sys.exit(1)
 
 
-async def _run(arguments: argparse.Namespace) -> None:
+async def _run(arguments: argparse.Namespace, descriptors: int) -> None:
     inherited = [sock for _, sock in inherited_sockets()]
-    shared = [sock for sock in inherited if sock.family != socket.AF_UNIX]
+    shared = [take_shared(sock) for sock in inherited if sock.family != socket.AF_UNIX]
     listeners = [sock for sock in inherited if sock.family == socket.AF_UNIX]
     lock = None if listeners else _lock(arguments.socket)
     listener = listeners[0] if listeners else open_listener(arguments.socket)
     if not shared:
-        shared = [open_shared(address) for address in arguments.listen or map(parse_address, _DEFAULT_LISTEN)]
+        shared = [_open(address) for address in arguments.listen or map(parse_address, _DEFAULT_LISTEN)]
     settings = Settings(
         control_socket=arguments.control,
         bounds=Bounds(retry_from=arguments.retry_from),
-        relays=RelayBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout),
+        relays=RelayBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout).within(descriptors),
     )
     log.info("handshaked-demux %s; registrations come from %s", __version__, arguments.control)
     await Demux(settings, shared, listener).run()
@@ -122,6 +121,13 @@ def _address(text: str) -> Address:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _open(address: Address) -> socket.socket:
+    try:
+        return open_shared(address)
+    except OSError as error:
+        raise RefusedError(f"cannot listen at {show_address(address)}: {error.strerror}") from None
+
+
 def _lock(path: Path) -> int:
     """Make sure that this is the only one at `path`."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -133,10 +139,11 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _raise_descriptor_limit() -> None:
-    """Relayed flows take two descriptors each: use what the system allows."""
+def _raise_descriptor_limit() -> int:
+    """Relayed flows take two descriptors each: use what the system allows; how many that are."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def _show_status(path: Path) -> int:

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable
 
 from handshaked.demux.addresses import Address, family_of, show_address
+from handshaked.errors import RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +93,8 @@ class SharedPort:
         self._watch = watch
         self._receive = receive
         self._on_drained = on_drained
-        self._locals: dict[str, Local] = {}
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was inherited may not have it
+        self._locals: dict[tuple[str, int], Local] = {}
+        self._said_failure = False
         self._socket = sock
         if self.address[0] in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
             if sock.family == socket.AF_INET6:
@@ -109,21 +109,31 @@ class SharedPort:
         """The local address `address` of this port; None if it is none."""
         if address[1] != self.address[1] or family_of(address) != family_of(self.address):
             return None
-        host = str(address[0])
-        return self._locals.get(host) or (self._open(address) if self.address[0] in ("0.0.0.0", "::") else None)  # noqa: S104 - compared
+        local = self._locals.get(_host(address))
+        return local or (self._open(address) if self.address[0] in ("0.0.0.0", "::") else None)  # noqa: S104 - compared
+
+    def is_at(self, address: Address) -> bool:
+        """Whether what is sent to `address` comes here."""
+        if address[1] != self.address[1] or family_of(address) != family_of(self.address):
+            return False
+        if self.address[0] not in ("0.0.0.0", "::"):  # noqa: S104 - compared
+            return _host(address) == _host(self.address)
+        return _host(address) in self._locals or _is_ours(address)
 
     def _add(self, address: Address, sock: socket.socket) -> Local:
-        local = self._locals[str(address[0])] = Local(sock, self._receive, self._on_drained)
+        local = self._locals[_host(address)] = Local(sock, self._receive, self._on_drained)
         self._watch(sock, local.read)
         return local
 
     def _open(self, address: Address) -> Local | None:
-        if len(self._locals) >= _MAX_LOCALS:
-            return None
         try:
+            if len(self._locals) >= _MAX_LOCALS:
+                raise OSError(f"there are {_MAX_LOCALS} addresses already")
             return self._add(address, open_shared(address))
         except OSError as error:
-            log.warning("cannot listen at %s: %s", show_address(address), error)
+            if not self._said_failure:  # whoever sends datagrams brings this about, each time
+                log.warning("cannot listen at %s, and drops what comes there: %s", show_address(address), error)
+            self._said_failure = True
             return None
 
     def _read_any(self) -> None:
@@ -149,6 +159,33 @@ class SharedPort:
                 scope = interface if address[:2] == b"\xfe\x80" else 0
                 return socket.inet_ntop(socket.AF_INET6, address), self.address[1], 0, scope
         return self.address
+
+
+def take_shared(sock: socket.socket) -> socket.socket:
+    """The inherited `sock`, ready to be shared. RefusedError if it takes IPv4 as IPv6: no flow's socket does."""
+    if sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        raise RefusedError(
+            f"the socket at {show_address(sock.getsockname())} takes IPv4 as well: "
+            "set BindIPv6Only=ipv6-only, and add a socket for IPv4"
+        )
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sock
+
+
+def _host(address: Address) -> tuple[str, int]:
+    """What of `address` tells local addresses apart: link-local ones are those of an interface."""
+    return str(address[0]).partition("%")[0], address[3] if len(address) > 2 else 0
+
+
+def _is_ours(address: Address) -> bool:
+    """Whether this machine has `address`."""
+    try:
+        with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
+            probe.bind((address[0], 0, *address[2:]))
+    except OSError:
+        return False
+    return True
 
 
 def open_shared(address: Address) -> socket.socket:

@@ -14,12 +14,13 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from handshaked.demux.addresses import Address, family_of
 from handshaked.demux.port import Local
 from handshaked.demux.routes import Routes
+from handshaked.demux.trains import expect_trains, receive, send, split
 from handshaked.quic.packets import LongHeader, pull_long_header
 
 _BATCH = 32
@@ -28,6 +29,7 @@ _SWEEP_SECONDS = 1.0
 _MAX_CIDS = 8
 _PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _INPUT = memoryview(bytearray(65536))
+_BUFFERS = [_INPUT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,15 @@ class RelayBounds:
     paths: int = 8
     embryonic_seconds: float = 10.0
     idle_seconds: float = 180.0
+
+    def within(self, descriptors: int) -> "RelayBounds":
+        """These bounds for a process that may have so many descriptors: flows leave some of them for the others.
+
+        A flow takes one for its server, and one for its client while not too many are connected.
+        """
+        most = descriptors - min(1024, descriptors // 4)
+        most = most // 2 if most // 2 <= self.connected else most - self.connected
+        return replace(self, flows=max(1, min(self.flows, most)))
 
 
 def _finds_connected_at_once() -> bool:
@@ -129,21 +140,30 @@ class Relays:
         except OSError:
             server.close()
             return None
-        relay = self._add(Relay(local, peer, None, server), source, now)
+        relay = Relay(local, peer, None, server)
         relay.target = target
+        self._add(relay, source, now)
         if proxy:
             relay.prefix = proxy_header(peer, local.address)
         return relay
 
-    def pair(self, local: Local, peer: Address, source: str, now: float) -> tuple[Relay, socket.socket] | None:
-        """A relay to an application, and the application's end of the pair; None if there is no room."""
+    def pair(
+        self, local: Local, peer: Address, source: str, now: float, *, established: bool = False
+    ) -> tuple[Relay, socket.socket] | None:
+        """A relay to an application, and the application's end of the pair; None if there is no room.
+
+        `established`: it is a path of a connection that there is, whose handshake does not pass by here.
+        """
         if not self._room(source):
             return None
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         except OSError:
             return None
-        return self._add(Relay(local, peer, None, ours), source, now), theirs
+        relay = self._add(Relay(local, peer, None, ours), source, now)
+        if established:
+            self._establish(relay)
+        return relay, theirs
 
     def branch(self, relay: Relay, local: Local, peer: Address, source: str, now: float) -> Relay | None:
         """Another path of the connection that `relay` carries: its client turned up at `peer`.
@@ -166,13 +186,17 @@ class Relays:
         """The relay that has the shared socket for its client's side."""
         return self._crowd.get((local, peer))
 
-    def from_client(self, relay: Relay, datagram: bytes | memoryview) -> None:
-        """Pass `datagram` on to the server."""
+    def from_client(self, relay: Relay, datagram: bytes | memoryview, each: int = 0) -> None:
+        """Pass `datagram`, or a train of datagrams of `each` bytes, on to the server."""
         if relay.client_cid and not datagram[0] & 0x80:
             self._note_client_cid(relay, bytes(datagram[1 : 1 + len(relay.client_cid)]))
         relay.last = self._now
         try:
-            relay.server.send(relay.prefix + datagram if relay.prefix else datagram)
+            if relay.prefix or relay.target is None:
+                for one in split(datagram, each):
+                    relay.server.send(relay.prefix + one)
+            else:
+                send(relay.server, datagram, each)
         except (BlockingIOError, InterruptedError):
             return  # as if lost on the way
         except OSError:
@@ -244,7 +268,10 @@ class Relays:
         self._sources[source] = self._sources.get(source, 0) + 1
         self._relays[relay] = self._embryonic[relay] = None
         self._watch(relay.server, relay)
+        if relay.target is not None:
+            expect_trains(relay.server)
         if relay.front is not None:
+            expect_trains(relay.front)
             self._connected += 1
             self._watch(relay.front, relay)
         else:
@@ -258,13 +285,13 @@ class Relays:
     def _pump_client(self, relay: Relay, front: socket.socket) -> None:
         for _ in range(_BATCH):
             try:
-                size = front.recv_into(_INPUT)
+                size, each = receive(front, _BUFFERS)
             except BlockingIOError:
                 return
             except OSError:  # the client is gone, says ICMP; if so, the flow will be idle
                 return
             if size:
-                self.from_client(relay, _INPUT[:size])
+                self.from_client(relay, _INPUT[:size], each)
             if relay not in self._relays:
                 return
 
@@ -272,7 +299,7 @@ class Relays:
         front = relay.front
         for _ in range(_BATCH):
             try:
-                size = relay.server.recv_into(_INPUT)
+                size, each = receive(relay.server, _BUFFERS)
             except BlockingIOError:
                 return
             except OSError:
@@ -288,10 +315,11 @@ class Relays:
             if _INPUT[0] & 0x80 and not relay.established:
                 self._note_server_cid(relay, bytes(_INPUT[: min(size, 64)]))
             if front is None:
-                relay.local.send(_INPUT[:size], relay.peer)
+                for datagram in split(_INPUT[:size], each):
+                    relay.local.send(datagram, relay.peer)
                 continue
             try:
-                front.send(_INPUT[:size])
+                send(front, _INPUT[:size], each)
             except OSError:
                 continue  # as if lost on the way
 
@@ -311,12 +339,15 @@ class Relays:
         # The server gives the first one in the clear. Those that follow are given in private: that the client uses
         # them on this flow tells what they are.
         if not relay.established:
-            relay.established = cid == relay.client_cid
-            if relay.established:
-                del self._embryonic[relay]
+            if cid == relay.client_cid:
+                self._establish(relay)
         elif cid != relay.client_cid:
             relay.client_cid = cid
             self._learn(relay, cid)
+
+    def _establish(self, relay: Relay) -> None:
+        relay.established = True
+        del self._embryonic[relay]
 
     def _learn(self, relay: Relay, cid: bytes) -> None:
         if self._routes.learn(cid, relay.origin or relay):

@@ -6,7 +6,7 @@ import struct
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_MAGIC = b"hsdx"  # servers give tokens of their own out as well (NEW_TOKEN): ours are told by this
+_MAGIC = b"hs-retry"  # servers give tokens of their own out as well (NEW_TOKEN): ours are told by this
 _NONCE = 12
 _SECONDS = 10.0
 _TIME = struct.Struct("!d")
@@ -23,10 +23,13 @@ class RetryTokens:
         nonce = os.urandom(_NONCE)
         return _MAGIC + nonce + self._aead.encrypt(nonce, _TIME.pack(now) + original_cid, _bound(peer, retry_cid))
 
+    @staticmethod
+    def is_ours(token: bytes) -> bool:
+        """Whether `token` came with a Retry of a demultiplexer's, be it this one or its predecessor."""
+        return token.startswith(_MAGIC)
+
     def open(self, token: bytes, peer: str, retry_cid: bytes, now: float) -> bytes | None:
-        """The original connection ID; None if the token is not ours, too old, or not for this client."""
-        if not token.startswith(_MAGIC):
-            return None
+        """The original connection ID in a token of ours; None if it is too old, or not for this client."""
         sealed = token[len(_MAGIC) :]
         try:
             content = self._aead.decrypt(sealed[:_NONCE], sealed[_NONCE:], _bound(peer, retry_cid))

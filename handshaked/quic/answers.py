@@ -10,6 +10,8 @@ _CRYPTO_FRAME = 0x06
 _MAX_REASON = 256
 CONNECTION_REFUSED = 0x02
 """QUIC transport error: the server accepts no new connection (RFC 9000 section 20.1)."""
+INVALID_TOKEN = 0x0B
+"""QUIC transport error: the client came back with a Retry token that is none (same section)."""
 
 
 def push_version_negotiation(header: LongHeader) -> bytes:

@@ -4,10 +4,11 @@ Sans-IO. CRYPTO frames may come split, shuffled, repeated or padded, over severa
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import MAX_CLIENT_HELLO
-from handshaked.quic.packets import Reader, pull_initials
+from handshaked.quic.packets import InitialPacket, Reader, pull_initials
 from handshaked.quic.protection import InitialKeys
 
 _CLIENT_HELLO = 1
@@ -33,12 +34,21 @@ class ClientHelloAssembler:
         self._covered: list[tuple[int, int]] = []  # what of the stream is there: from, to; in order, apart
         self._frames = 0
 
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes that the stream takes so far, gaps included."""
+        return len(self._stream)
+
     def receive(self, datagram: bytes) -> bytes | None:
         """Take in a datagram; the whole ClientHello with its message header, or None while bytes are missing.
 
         PeerError for what the connection's own client sent and no client may send, or beyond the bounds.
         """
-        for packet in pull_initials(datagram):
+        return self.receive_packets(pull_initials(datagram))
+
+    def receive_packets(self, packets: Iterable[InitialPacket]) -> bytes | None:
+        """The same with the Initial packets of a datagram."""
+        for packet in packets:
             connection = self.connection or (packet.version, packet.destination_cid)
             keys = self._keys or InitialKeys(*connection)
             frames = keys.open(packet)

@@ -20,8 +20,11 @@ _LABELS = {
     VERSION_2: (b"quicv2 key", b"quicv2 iv", b"quicv2 hp"),
 }
 _RETRY = {
-    VERSION_1: ("be0c690b9f66575a1d766b54e368c84e", "461599d35d632bf2239825bb"),
-    VERSION_2: ("8fb4b01b56ac48e260fbcbcead7ccc92", "d86969bc2d7c6d9990efb04a"),
+    version: (AESGCM(bytes.fromhex(key)), bytes.fromhex(nonce))
+    for version, key, nonce in (
+        (VERSION_1, "be0c690b9f66575a1d766b54e368c84e", "461599d35d632bf2239825bb"),
+        (VERSION_2, "8fb4b01b56ac48e260fbcbcead7ccc92", "d86969bc2d7c6d9990efb04a"),
+    )
 }
 _TAG = 16
 _SAMPLE = 16
@@ -70,8 +73,8 @@ class InitialKeys:
 
 def retry_tag(version: int, original_cid: bytes, packet: bytes) -> bytes:
     """The integrity tag of the Retry `packet` that answers an Initial to `original_cid` (RFC 9001 section 5.8)."""
-    key, nonce = map(bytes.fromhex, _RETRY[version])
-    return AESGCM(key).encrypt(nonce, b"", bytes([len(original_cid)]) + original_cid + packet)
+    aead, nonce = _RETRY[version]
+    return aead.encrypt(nonce, b"", bytes([len(original_cid)]) + original_cid + packet)
 
 
 def _expand(secret: bytes, label: bytes, length: int) -> bytes:

@@ -52,4 +52,6 @@ def parse_address(text: str) -> tuple[str, int]:
     address, number = ipaddress.ip_address(bare), int(port)
     if not 0 < number < 65536:
         raise ValueError(f"{number} is no port")
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
     return str(address), number

@@ -27,6 +27,7 @@ from handshaked.wire.demux import Datagram, Flow
 _CID_LENGTH = 12  # a route and eight bytes that tell connections apart
 _BATCH = 32
 _MAX_HELD = 8
+_MAX_PATHS = 4
 _MAX_DATAGRAM = 65536
 
 
@@ -69,7 +70,7 @@ class DemuxServer:
         self._demux = DemuxClient((registration,), self._on_flow, self._on_datagram, path)
         self._sockets: dict[Address, socket.socket] = {}
         self._users: dict[Address, set[QuicConnectionProtocol]] = {}
-        self._peers: dict[QuicConnectionProtocol, set[Address]] = {}
+        self._peers: dict[QuicConnectionProtocol, dict[Address, None]] = {}
         self._held: dict[Address, deque[bytes]] = {}
         self._handling: Address | None = None
         self._loop = asyncio.get_running_loop()
@@ -118,7 +119,14 @@ class DemuxServer:
 
     def _note_use(self, peer: Address, protocol: QuicConnectionProtocol) -> None:
         self._users.setdefault(peer, set()).add(protocol)
-        self._peers.setdefault(protocol, set()).add(peer)
+        peers = self._peers.setdefault(protocol, {})
+        peers[peer] = None
+        if len(peers) > _MAX_PATHS:
+            # A client may come from ever new addresses. If it returns to one that was given up, it gets a new socket.
+            current = cast("Any", protocol)._quic._network_paths[0].addr
+            oldest = next(one for one in peers if one not in (current, peer))
+            del peers[oldest]
+            self._forget_use(oldest, protocol)
 
     def _on_flow(self, flow: Flow, sock: socket.socket) -> None:
         peer = parse_address(flow.peer)
@@ -159,7 +167,8 @@ class DemuxServer:
             except OSError:
                 continue  # what an ICMP message says of an earlier datagram
             if not datagram and sock.family == socket.AF_UNIX:
-                self._loop.remove_reader(sock)  # the demultiplexer is gone, and with it this flow
+                # The demultiplexer is gone. Its successor gives another socket when it hears of the connection.
+                self._close(peer)
                 return
             self._receive(datagram, peer, None)
             if sock.fileno() < 0:
@@ -176,14 +185,20 @@ class DemuxServer:
 
     def _ended(self, protocol: QuicConnectionProtocol) -> None:
         for peer in self._peers.pop(protocol, ()):
-            users = self._users.get(peer, set())
-            users.discard(protocol)
-            if not users:
-                self._release(peer)
+            self._forget_use(peer, protocol)
+
+    def _forget_use(self, peer: Address, protocol: QuicConnectionProtocol) -> None:
+        users = self._users.get(peer, set())
+        users.discard(protocol)
+        if not users:
+            self._release(peer)
 
     def _release(self, peer: Address) -> None:
         self._users.pop(peer, None)
         self._held.pop(peer, None)
+        self._close(peer)
+
+    def _close(self, peer: Address) -> None:
         sock = self._sockets.pop(peer, None)
         if sock is not None:
             self._loop.remove_reader(sock)

@@ -1,7 +1,9 @@
 """The demonstration: the mail's table on one UDP port, by servers that know nothing of each other.
 
-Four servers, each a process (as root: of a user of its own), share the port through handshaked-demux; their keys are
-in the daemon. What is registered as ksmbd's is served by a process like the others. Exits with 1 if a row is wrong.
+Four servers, each of processes of its own (as root: of a user of its own), share the port through handshaked-demux.
+The keys of the SMB servers are in the daemon. Web servers that are installed here are run as they are, with their own
+keys; where there is none, one of ours stands in. What is registered as ksmbd's is served by a process like the others.
+Exits with 1 if a row is wrong.
 """
 
 import asyncio
@@ -17,21 +19,24 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from aioquic.asyncio.client import connect
-from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert
-from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
-from handshaked.testing.smb_server import pull_frames, push_frame
+from handshaked.testing.smb_server import free_port, pull_frames, push_frame
+from handshaked.testing.web import WebClient
+from handshaked.testing.web_servers import Site, installed, web_server
 
 USERS = {"ksmbd": 2001, "smbd": 2002, "apache": 2003, "nginx": 2004}
 DEMUX_USER = 2005
+# Apache has no HTTP/3: others play it.
+WEB_SERVERS = {"apache": ("caddy", "gtlsserver"), "nginx": ("nginx",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,30 +82,18 @@ ASKS = (
 )
 
 
-class _Client(QuicConnectionProtocol):
-    """Remembers how the connection ended."""
-
-    closed_with: int | None = None
-
-    def quic_event_received(self, event: QuicEvent) -> None:
-        """Note the error code."""
-        if isinstance(event, ConnectionTerminated):
-            self.closed_with = event.error_code
-        super().quic_event_received(event)
-
-
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a client saw."""
+    """What a client saw; ``page`` is what the server said of itself: the name of its registration."""
 
-    registration: str
+    page: str
     certificate: bytes
     error_code: int | None
     seconds: float
 
 
 async def ask(port: int, server_name: str | None, alpns: tuple[str, ...], root: Path) -> Seen:
-    """Connect with stock aioquic, verify the server, and let it say which registration served us."""
+    """Connect with stock aioquic, verify the server, and have it say who it is: in a page, or in an SMB frame."""
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=list(alpns),
@@ -109,72 +102,116 @@ async def ask(port: int, server_name: str | None, alpns: tuple[str, ...], root: 
         cafile=str(root),
         verify_mode=ssl.CERT_REQUIRED if server_name else ssl.CERT_NONE,
     )
-    clients: list[_Client] = []
+    clients: list[WebClient] = []
 
-    def create(*arguments: object, **options: object) -> _Client:
-        clients.append(_Client(*arguments, **options))  # type: ignore[arg-type] # passed on as they come
+    def create(*arguments: Any, **options: Any) -> WebClient:
+        clients.append(WebClient(*arguments, **options))
         return clients[0]
 
     started = time.perf_counter()
     try:
-        async with connect("127.0.0.1", port, configuration=configuration, create_protocol=create) as client:
+        async with connect("127.0.0.1", port, configuration=configuration, create_protocol=create) as connected:
             seconds = time.perf_counter() - started
-            reader, writer = await client.create_stream()
-            writer.write(push_frame(b"hello"))
-            writer.write_eof()
-            (answer,) = pull_frames(bytearray(await reader.read()))
-            registration, _, _ = answer.decode().partition(":")
-            leaf = client._quic.tls._peer_certificate  # noqa: SLF001 - aioquic shows it in no other way
-            return Seen(registration, leaf.public_bytes(Encoding.DER) if leaf else b"", None, seconds)
+            client = cast("WebClient", connected)
+            page = await (client.fetch(server_name or "") if client.alpn == "h3" else _echo(client))
+            leaf = client.certificate
+            return Seen(page.strip(), leaf.public_bytes(Encoding.DER) if leaf else b"", None, seconds)
     except ConnectionError:
         return Seen("", b"", clients[0].closed_with, time.perf_counter() - started)
 
 
-def register_rows(daemon: RunningDaemon, authority: Authority) -> dict[str, Issued]:
-    """Register the mail's table, each name with a key of its own; the certificates by server name."""
-    certificates = {name: authority.issue(name) for name in sorted({row.server_name for row in ROWS})}
-    for row in ROWS:
-        issued = certificates[row.server_name]
-        # An ordinary user owns all there is.
-        access = {"allow_users": [str(USERS[row.application])]} if os.geteuid() == 0 else {}
-        daemon.register(
-            row.registration,
-            (issued.certificate, issued.key),
-            alpns=[row.alpn],
-            server_names=[row.server_name],
-            **access,
-        )
-    return certificates
+async def _echo(client: WebClient) -> str:
+    reader, writer = await client.create_stream()
+    writer.write(push_frame(b"hello"))
+    writer.write_eof()
+    (answer,) = pull_frames(bytearray(await reader.read()))
+    return answer.decode().partition(":")[0]
 
 
-def ask_with_gtlsclient(port: int, ask: Ask, directory: Path) -> tuple[bool, float]:
-    """Whether GnuTLS's and ngtcp2's client completes that handshake, and how long it took, in seconds.
+def ask_with_gtlsclient(port: int, server_name: str, directory: Path) -> tuple[str, float]:
+    """The page that GnuTLS's and ngtcp2's client gets, and how long it took, in seconds.
 
     It sends as server name only what it can resolve: it gets an /etc/hosts of its own.
     """
-    hosts = directory / "hosts"
-    hosts.write_text(f"127.0.0.1 {ask.server_name}\n")
+    hosts, page = directory / "hosts", directory / "index.html"
+    hosts.write_text(f"127.0.0.1 {server_name}\n")
+    page.unlink(missing_ok=True)
     namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-    client = f"gtlsclient --timeout=5s {ask.server_name} {port} --exit-on-all-streams-close https://{ask.server_name}/"
+    client = f"gtlsclient --timeout=5s --download={directory} --exit-on-all-streams-close {server_name} {port}"
     started = time.perf_counter()
-    run = subprocess.run(  # noqa: S603 - fixed words, and names of the table above
-        [*namespace, "sh", "-c", f"mount --bind {hosts} /etc/hosts && exec {client}"],
+    subprocess.run(  # noqa: S603 - fixed words, and names of the table above
+        [*namespace, "sh", "-c", f"mount --bind {hosts} /etc/hosts && exec {client} https://{server_name}/"],
         capture_output=True,
-        text=True,
         check=False,
     )
-    return "Negotiated ALPN is " + ask.alpns[0] in run.stdout + run.stderr, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    return page.read_text().strip() if page.exists() else "", seconds
 
 
-async def show(asks: tuple[Ask, ...], port: int, authority: Authority, certificates: dict[str, Issued]) -> bool:
+class Scene:
+    """Everybody who is in the mail's table, until `stack` is closed."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self.authority = Authority(directory)
+        self.certificates = {name: self.authority.issue(name) for name in sorted({row.server_name for row in ROWS})}
+        self._stack = stack
+        options = ("--no-kernel", f"--demux-user={DEMUX_USER}")
+        self._daemon = stack.enter_context(RunningDaemon(directory, options=options))
+        self._demux = stack.enter_context(RunningDemux(directory, self._daemon, user=DEMUX_USER))
+        self.port = self._demux.port
+        for application, user in USERS.items():
+            rows = [row for row in ROWS if row.application == application]
+            self._serve(application, rows, user if os.geteuid() == 0 else None)
+
+    def _serve(self, application: str, rows: list[Row], user: int | None) -> None:
+        wanted = WEB_SERVERS.get(application, ())
+        program = installed(*wanted)
+        if program is not None:
+            for row in rows:
+                self._run_web_server(program, row, user)
+            what = f"{program}, unmodified, with a key of its own"
+        else:
+            for row in rows:
+                self._register(row, user)
+            module = "handshaked.testing." + ("web" if wanted else "smb_server")
+            names = [row.registration for row in rows]
+            self._stack.enter_context(smb_server(self._daemon, self._demux, *names, user=user, module=module))
+            what = "a web server of ours" if wanted else "an SMB echo server"
+            what += ", its key in handshaked"
+            what += f" (not installed: {' or '.join(wanted)} with HTTP/3)" if wanted else ""
+        print(f"{application + ':':8}{'' if user is None else f'uid {user}, '}{what}")
+
+    def _register(self, row: Row, user: int | None) -> None:
+        issued = self.certificates[row.server_name]
+        # An ordinary user owns all there is.
+        access = {} if user is None else {"allow_users": [str(user)]}
+        credential = (issued.certificate, issued.key)
+        self._daemon.register(row.registration, credential, alpns=[row.alpn], server_names=[row.server_name], **access)
+
+    def _run_web_server(self, program: str, row: Row, user: int | None) -> None:
+        home, issued, port = self.directory / row.registration, self.certificates[row.server_name], free_port()
+        home.mkdir(mode=0o700)
+        site = Site(row.server_name, home / "certificate.pem", home / "key.pem", row.registration)
+        shutil.copyfile(issued.certificate, site.certificate)
+        shutil.copyfile(issued.key, site.key)
+        if user is not None:
+            for path in (home, site.certificate, site.key):
+                os.chown(path, user, user)
+        self._stack.enter_context(web_server(program, home, port, site, user))
+        deliver = f"forward 127.0.0.1:{port}"
+        self._daemon.register(row.registration, alpns=[row.alpn], server_names=[row.server_name], deliver=deliver)
+
+
+async def show(asks: tuple[Ask, ...], scene: Scene) -> bool:
     """Ask, print a line each, and tell whether all was as expected."""
     right = True
     for one in asks:
-        seen = await ask(port, one.server_name, one.alpns, authority.root)
+        seen = await ask(scene.port, one.server_name, one.alpns, scene.authority.root)
         if isinstance(one.expected, Row):
-            leaf = certificates[one.expected.server_name].leaf.public_bytes(Encoding.DER)
-            ok = seen.registration == one.expected.registration and seen.certificate == leaf
-            got, key = seen.registration or "refused", hashlib.sha256(seen.certificate).hexdigest()[:16]
+            leaf = scene.certificates[one.expected.server_name].leaf.public_bytes(Encoding.DER)
+            ok = seen.page == one.expected.registration and seen.certificate == leaf
+            got, key = seen.page or "refused", hashlib.sha256(seen.certificate).hexdigest()[:16]
         else:
             ok = seen.error_code == one.expected.quic_error
             got, key = f"refused: {_alert_label(seen.error_code)}", "-"
@@ -184,35 +221,29 @@ async def show(asks: tuple[Ask, ...], port: int, authority: Authority, certifica
     return right
 
 
-async def demonstrate(directory: Path) -> bool:
-    """The whole demonstration in `directory`; whether every row was right."""
-    authority = Authority(directory)
-    with ExitStack() as stack:
-        options = ("--no-kernel", f"--demux-user={DEMUX_USER}")
-        daemon = stack.enter_context(RunningDaemon(directory, options=options))
-        demux = stack.enter_context(RunningDemux(directory, daemon, user=DEMUX_USER))
-        certificates = register_rows(daemon, authority)
-        for application, user in USERS.items():
-            registrations = [row.registration for row in ROWS if row.application == application]
-            stack.enter_context(smb_server(daemon, demux, *registrations, user=user))
-            print(f"{application}: a server" + (f" of uid {user}" if os.geteuid() == 0 else "") + ",", *registrations)
-        print(f"All of them on UDP port {demux.port}:")
-        print(f"{'client':12}{'asked for':24}{'ALPN':8}{'served by':34}{'certificate':17}{'ms':>6}")
-        right = await show(ASKS, demux.port, authority, certificates)
-        return await _show_gtlsclient(demux.port, directory) and right
-
-
-async def _show_gtlsclient(port: int, directory: Path) -> bool:
+async def _show_gtlsclient(scene: Scene) -> bool:
     if shutil.which("gtlsclient") is None:
-        print("gtlsclient        (not installed; on Debian: apt-get install ngtcp2-client)")
+        print("gtlsclient  (not installed; on Debian: apt-get install ngtcp2-client)")
         return True
     right = True
     for one in ASKS:
         if isinstance(one.expected, Row) and one.alpns == ("h3",):
-            ok, seconds = await asyncio.to_thread(ask_with_gtlsclient, port, one, directory)
-            _print_row("gtlsclient", one, one.expected.registration if ok else "failed", "-", seconds, ok)
+            name = one.expected.server_name
+            page, seconds = await asyncio.to_thread(ask_with_gtlsclient, scene.port, name, scene.directory)
+            ok = page == one.expected.registration
+            _print_row("gtlsclient", one, page or "failed", "-", seconds, ok)
             right = right and ok
     return right
+
+
+async def demonstrate(directory: Path) -> bool:
+    """The whole demonstration in `directory`; whether every row was right."""
+    with ExitStack() as stack:
+        scene = Scene(directory, stack)
+        print(f"\nAll of them share UDP port {scene.port}. Who asks for what, and who answers:\n")
+        print(f"{'client':12}{'asked for':24}{'ALPN':8}{'answered by':34}{'certificate':17}{'ms':>6}")
+        right = await show(ASKS, scene)
+        return await _show_gtlsclient(scene) and right
 
 
 def _print_row(client: str, asked: Ask, got: str, key: str, seconds: float | None, ok: bool) -> None:
@@ -234,7 +265,7 @@ def main() -> None:
         directory = Path(name)
         directory.chmod(0o755)  # the servers run as other users
         right = asyncio.run(demonstrate(directory))
-    print("All rows are right." if right else "Some rows are WRONG.")
+    print("\nAll rows are right." if right else "\nSome rows are WRONG.")
     sys.exit(0 if right else 1)
 
 

@@ -143,10 +143,14 @@ class RunningDemux:
 
 @contextmanager
 def smb_server(
-    daemon: RunningDaemon, demux: RunningDemux, *registrations: str, user: int | None = None
+    daemon: RunningDaemon,
+    demux: RunningDemux,
+    *registrations: str,
+    user: int | None = None,
+    module: str = "handshaked.testing.smb_server",
 ) -> Iterator[subprocess.Popen[str]]:
-    """A server of `registrations` behind `demux`; as `user` if we are root."""
-    command = [sys.executable, "-m", "handshaked.testing.smb_server"]
+    """A server of `registrations` behind `demux`, or one of another `module` like it; as `user` if we are root."""
+    command = [sys.executable, "-m", module]
     command += [f"--daemon={daemon.handshake_socket}", f"--demux={demux.socket}", *registrations]
     if user is not None and os.geteuid() == 0:
         command.append(f"--user={user}")

@@ -73,7 +73,14 @@ class SmbProtocol(QuicConnectionProtocol):
             self._quic.send_stream_data(event.stream_id, answer, event.end_stream)
 
 
-async def run(daemon: Path, demux: Path | None, registrations: list[str], user: int | None, groups: list[int]) -> None:
+async def run(
+    daemon: Path,
+    demux: Path | None,
+    registrations: list[str],
+    user: int | None,
+    groups: list[int],
+    create_protocol: type[QuicConnectionProtocol],
+) -> None:
     """Serve `registrations` until cancelled; without `demux`, all that may be served, at a port of its own."""
     if user is not None:
         os.setgroups(groups)
@@ -83,11 +90,13 @@ async def run(daemon: Path, demux: Path | None, registrations: list[str], user: 
     configuration = QuicConfiguration(is_client=False)
     if demux is None:
         port = free_port()
-        await serve("127.0.0.1", port, configuration=configuration, client=client, create_protocol=SmbProtocol)
+        await serve("127.0.0.1", port, configuration=configuration, client=client, create_protocol=create_protocol)
         print(port, flush=True)
         await asyncio.Event().wait()
     servers = [
-        await listen(registration, configuration=configuration, client=client, path=demux, create_protocol=SmbProtocol)
+        await listen(
+            registration, configuration=configuration, client=client, path=demux, create_protocol=create_protocol
+        )
         for registration in registrations
     ]
     print("ready", flush=True)
@@ -96,7 +105,7 @@ async def run(daemon: Path, demux: Path | None, registrations: list[str], user: 
         server.close()
 
 
-def main() -> None:
+def main(create_protocol: type[QuicConnectionProtocol] = SmbProtocol) -> None:
     """Run the server in the foreground."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--daemon", type=Path, required=True)
@@ -105,7 +114,16 @@ def main() -> None:
     parser.add_argument("--group", type=int, action="append", default=[])
     parser.add_argument("registrations", nargs="*", metavar="REGISTRATION")
     arguments = parser.parse_args()
-    asyncio.run(run(arguments.daemon, arguments.demux, arguments.registrations, arguments.user, arguments.group))
+    asyncio.run(
+        run(
+            arguments.daemon,
+            arguments.demux,
+            arguments.registrations,
+            arguments.user,
+            arguments.group,
+            create_protocol,
+        )
+    )
 
 
 if __name__ == "__main__":

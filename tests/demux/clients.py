@@ -1,6 +1,7 @@
 """A client of the tests: stock aioquic, over a path of the test's choosing."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -115,3 +116,10 @@ def refusal(target: Target, server_name: str | None, *alpns: str) -> int | None:
             return clients[0].closed_with
 
     return asyncio.run(scenario())
+
+
+def udp_sockets(pid: int) -> int:
+    """How many UDP sockets the process has open."""
+    inodes = {line.split()[9] for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
+    links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)

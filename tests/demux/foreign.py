@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from handshaked.testing.authority import Issued
+from handshaked.testing.web_servers import Site, caddy_configuration, nginx_configuration
 
 _PREPARE = Path(__file__).with_name("debian13")
 _START_SECONDS = 60.0
@@ -101,42 +102,34 @@ def server(debian: Debian, user: int, port: int, *words: str) -> Iterator[None]:
 
 
 @contextmanager
-def nginx(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Iterator[None]:
-    """nginx with HTTP/3 at `port` of the loopback."""
+def nginx(
+    debian: Debian, user: int, port: int, certificates: dict[str, Issued], *, trains: bool = False
+) -> Iterator[None]:
+    """nginx with HTTP/3 at `port` of the loopback; `trains`: it sends many datagrams at once."""
     home = debian.directory("nginx", user)
-    blocks = "".join(
-        f"server {{ listen 127.0.0.1:{port} quic; server_name {name};"
-        f" ssl_certificate {debian.put(one.certificate, user)};"
-        f' ssl_certificate_key {debian.put(one.key, user)}; location / {{ return 200 "nginx $host\\n"; }}'
-        f" location = /body {{ root {home}; }} }}\n"
-        for name, one in sites.items()
-    )
-    paths = "".join(
-        f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     configuration = debian.outside / "nginx.conf"
-    configuration.write_text(
-        f"daemon off;\nmaster_process off;\npid {home}/pid;\nerror_log stderr info;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{paths}{blocks}}}\n"
-    )
+    sites = _sites(debian, user, "nginx", certificates)
+    configuration.write_text(nginx_configuration(home, port, sites, trains=trains))
     with server(debian, user, port, "/usr/sbin/nginx", "-e", "stderr", "-c", str(debian.inside / "nginx.conf")):
         yield
 
 
 @contextmanager
-def caddy(debian: Debian, user: int, port: int, sites: dict[str, Issued]) -> Iterator[None]:
+def caddy(debian: Debian, user: int, port: int, certificates: dict[str, Issued]) -> Iterator[None]:
     """Caddy at `port` of the loopback."""
     debian.directory("caddy", user)
-    blocks = "".join(
-        f"https://{name}:{port} {{\nbind 127.0.0.1\n"
-        f"tls {debian.put(one.certificate, user)} {debian.put(one.key, user)}\n"
-        f'respond "caddy {name}"\n}}\n'
-        for name, one in sites.items()
-    )
-    (debian.outside / "Caddyfile").write_text(f"{{\nadmin off\nauto_https off\n}}\n{blocks}")
+    configuration = debian.outside / "Caddyfile"
+    configuration.write_text(caddy_configuration(port, _sites(debian, user, "caddy", certificates)))
     words = ("/usr/bin/caddy", "run", "--config", str(debian.inside / "Caddyfile"), "--adapter", "caddyfile")
     with server(debian, user, port, *words):
         yield
+
+
+def _sites(debian: Debian, user: int, program: str, certificates: dict[str, Issued]) -> list[Site]:
+    return [
+        Site(name, debian.put(one.certificate, user), debian.put(one.key, user), f"{program} {name}")
+        for name, one in certificates.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -169,21 +162,17 @@ def download(debian: Debian, name: str, port: int, root: Path) -> float:
     return float(run.stdout)
 
 
-def chromium(debian: Debian, name: str, port: int, certificates: list[x509.Certificate]) -> Visit:
-    """Chromium, made to use QUIC, that trusts the keys of `certificates`; its network log tells of errors."""
-    hashes = [
-        base64.b64encode(
-            hashlib.sha256(one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-        ).decode()
-        for one in certificates
-    ]
+def chromium(debian: Debian, name: str, port: int, certificate: x509.Certificate) -> Visit:
+    """Chromium, made to use QUIC, that trusts the key of `certificate` alone; its network log tells of errors."""
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    trusted = base64.b64encode(hashlib.sha256(key).digest()).decode()
     profile = Path(tempfile.mkdtemp(prefix="chromium-", dir=debian.outside))
     inside = debian.inside / profile.name
     run = debian.run(
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", f"--user-data-dir={inside}",
         f"--origin-to-force-quic-on={name}:{port}", f"--host-resolver-rules=MAP {name} 127.0.0.1",
-        f"--ignore-certificate-errors-spki-list={','.join(hashes)}", f"--log-net-log={inside}/net.json",
+        f"--ignore-certificate-errors-spki-list={trusted}", f"--log-net-log={inside}/net.json",
         "--timeout=20000", "--dump-dom", f"https://{name}:{port}/",
     )  # fmt: skip
     log = profile / "net.json"

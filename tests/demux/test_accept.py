@@ -20,7 +20,7 @@ from handshaked.testing.demux import RunningDemux, smb_server
 from handshaked.wire.demux import Listen, Listening, pull_from_demux, push_listen, push_path
 from handshaked.wire.demux import Path as FlowPath
 from handshaked.wire.messages import Refused
-from tests.demux.clients import Target, connected, echo, refusal, served
+from tests.demux.clients import Target, connected, echo, refusal, served, udp_sockets
 from tests.demux.conftest import DEMUX_USER, FIRST_USER, SECOND_USER
 from tests.quic.initials import client_hello, crypto, initial
 
@@ -104,7 +104,7 @@ def test_processes_of_one_registration_take_turns(
             async with contextlib.AsyncExitStack() as stack:
                 for _ in range(connections):
                     await stack.enter_async_context(connected(target, "smb.example.com", "smb"))
-                return [_udp_sockets(process.pid) for process in (one, other)]
+                return [udp_sockets(process.pid) for process in (one, other)]
 
         assert asyncio.run(scenario()) == [connections // 2] * 2
 
@@ -134,6 +134,24 @@ def test_accepted_connections_outlive_the_demultiplexer(
 
     with smb_server(demux_daemon, demux, "smb", user=FIRST_USER):
         asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_relayed_connections_were_lost_with_the_demultiplexer(
+    number: int, demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
+) -> None:
+    register("smb", "smb.example.com", "smb", user=FIRST_USER, deliver="relay")
+
+    async def scenario() -> None:
+        async with connected(target, "smb.example.com", "smb") as old:
+            await echo(old, b"before")
+            await asyncio.to_thread(demux.stop, number)
+            await asyncio.to_thread(demux.start)
+            assert await echo(old, b"after") == ("smb", b"after")
+
+    with smb_server(demux_daemon, demux, "smb", user=FIRST_USER):
+        asyncio.run(scenario())
+    assert demux.metrics()['flows_total{reason="moved"}'] == 1
 
 
 def test_new_connections_need_no_daemon_to_be_dispatched(
@@ -187,13 +205,6 @@ def test_clients_are_told_to_come_again_under_load(
     ):
         assert served(Target(demux.port, authority.root), "smb.example.com", "smb")[0] == "smb"
         assert demux.metrics()['answered_total{reason="retry"}'] == 1
-
-
-def _udp_sockets(pid: int) -> int:
-    """How many UDP sockets the process has open."""
-    inodes = {line.split()[9] for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
-    links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
 
 
 def test_an_application_that_does_not_read_keeps_its_clients_waiting(

@@ -16,6 +16,7 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demo import ask
 from handshaked.testing.demux import RunningDemux, smb_server_at_a_port
 from tests.demux.clients import Target, connected, refusal
+from tests.demux.conftest import DEMUX_USER
 
 _PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -43,17 +44,20 @@ def test_an_unmodified_server_is_reached(
     authority: Authority,
 ) -> None:
     with smb_server_at_a_port(demux_daemon) as port:
-        register("web", "web.example.com", "h3", deliver=f"forward 127.0.0.1:{port}")
-        seen = asyncio.run(ask(target.port, "web.example.com", ("h3",), authority.root))
-        assert seen.registration == "web"
+        register("web", "web.example.com", "smb", deliver=f"forward 127.0.0.1:{port}")
+        seen = asyncio.run(ask(target.port, "web.example.com", ("smb",), authority.root))
+        assert seen.page == "web"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_a_registration_that_forwards_needs_no_credential(
-    demux_daemon: RunningDaemon, target: Target, backend_socket: socket.socket
+    host: str, demux_daemon: RunningDaemon, target: Target
 ) -> None:
-    with closing(backend_socket) as backend:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as backend:
+        backend.bind((host.strip("[]"), 0))
+        backend.settimeout(30)
         demux_daemon.register(
-            "bare", alpns=["h3"], server_names=["bare.example.com"], deliver=f"forward 127.0.0.1:{_port(backend)}"
+            "bare", alpns=["h3"], server_names=["bare.example.com"], deliver=f"forward {host}:{_port(backend)}"
         )
         first = asyncio.run(_first_datagram(target, backend, "bare.example.com"))
         assert len(first) >= 1200
@@ -82,6 +86,17 @@ def test_a_proxy_header_goes_in_front_until_the_server_answers(
         assert first[16:24] == socket.inet_aton("127.0.0.1") * 2
         assert int.from_bytes(first[26:28]) == target.port
         assert first[28] & 0x80
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - the loopback is what clients see of it
+def test_a_connection_forwarded_to_the_shared_port_came_back_thousands_of_times(
+    host: str, public_directory: Path, demux_daemon: RunningDaemon, authority: Authority
+) -> None:
+    with RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host=host) as demux:
+        deliver = f"forward 127.0.0.1:{demux.port}"
+        demux_daemon.register("loop", alpns=["h3"], server_names=["loop.example.com"], deliver=deliver)
+        assert refusal(Target(demux.port, authority.root), "loop.example.com", "h3") == CONNECTION_REFUSED
+        assert 'flows_total{reason="forward"}' not in demux.metrics()
 
 
 def test_a_server_that_is_not_there_is_said_at_once(

@@ -10,7 +10,7 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
 from handshaked.testing.echo_server import echo_server
-from tests.demux.clients import Target, connected, echo
+from tests.demux.clients import Target, connected, echo, udp_sockets
 from tests.demux.conftest import FIRST_USER
 from tests.demux.link import link
 
@@ -57,6 +57,26 @@ def test_an_accepted_connection_follows_under_a_new_connection_id(
 
     with smb_server(demux_daemon, demux, "moving", user=FIRST_USER):
         asyncio.run(scenario())
+
+
+def test_each_address_of_a_client_took_a_socket_until_the_connection_ended(
+    demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], authority: Authority
+) -> None:
+    register("moving", "moving.example.com", "smb", user=FIRST_USER)
+
+    async def scenario(pid: int) -> None:
+        async with (
+            link(demux.port) as path,
+            connected(Target(path.port, authority.root), "moving.example.com", "smb") as client,
+        ):
+            for _ in range(8):
+                assert await echo(client, b"here") == ("moving", b"here")
+                path.rebind()
+            assert await echo(client, b"there") == ("moving", b"there")
+            assert 2 <= udp_sockets(pid) <= 4
+
+    with smb_server(demux_daemon, demux, "moving", user=FIRST_USER) as server:
+        asyncio.run(scenario(server.pid))
 
 
 def test_a_forwarded_connection_follows_its_client(

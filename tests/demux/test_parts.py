@@ -53,6 +53,10 @@ def test_deliveries_are_written_and_read(text: str, delivery: Delivery) -> None:
     assert delivery.text == text
 
 
+def test_an_ipv4_address_in_ipv6_is_that_ipv4_address() -> None:
+    assert parse_delivery("forward [::ffff:192.0.2.1]:8443") == Delivery(Way.FORWARD, "192.0.2.1", 8443)
+
+
 @pytest.mark.parametrize(
     "text", ["", "drop", "accept 1.2.3.4:5", "forward", "forward example.com:443", "forward ::1:2"]
 )
@@ -63,8 +67,8 @@ def test_other_deliveries_are_refused(text: str) -> None:
 
 def test_listeners_are_found_by_their_route_and_relays_by_what_was_learned() -> None:
     routes: Routes[str, str] = Routes()
-    route = routes.give("first")
-    assert routes.give("second", route) != route
+    route = routes.give("first", 1000)
+    assert routes.give("second", 1000, route) != route
     assert routes.listener(route + b"any id") == "first"
     assert routes.learn(b"an id of a server", "relay")
     assert not routes.learn(b"an id of a server", "another")
@@ -74,7 +78,15 @@ def test_listeners_are_found_by_their_route_and_relays_by_what_was_learned() -> 
     routes.take(route)
     assert routes.relay(b"an id of a server") is None
     assert routes.listener(route) is None
-    assert routes.give("third", route) == route
+    assert routes.give("third", 1000, route) == route
+
+
+def test_behind_a_restart_a_route_could_be_taken_by_who_asked_first() -> None:
+    """Whoever it is: the other's clients were led to him when their addresses changed."""
+    route = Routes[str, str]().give("of one user", 1000)
+    successor = Routes[str, str]()
+    assert successor.give("of another", 1001, route) != route
+    assert successor.give("of one user", 1000, route) == route
 
 
 def test_ids_that_are_too_short_are_not_learned() -> None:
@@ -91,12 +103,17 @@ def test_a_token_is_for_one_client_and_a_short_while() -> None:
     assert tokens.open(token, "192.0.2.1:1", b"other", 105.0) is None
     assert tokens.open(token, "192.0.2.1:1", b"retry", 111.0) is None
     assert RetryTokens().open(token, "192.0.2.1:1", b"retry", 105.0) is None
+    assert RetryTokens.is_ours(token)
+    assert not RetryTokens.is_ours(b"of a server behind us")
 
 
-@given(st.binary(max_size=100))
-def test_other_tokens_open_to_nothing(token: bytes) -> None:
-    assert RetryTokens().open(token, "192.0.2.1:1", b"retry", 0.0) is None
-    assert RetryTokens().open(b"hsdx" + token, "192.0.2.1:1", b"retry", 0.0) is None
+@given(st.binary(max_size=100), st.integers(0, 60))
+def test_other_tokens_open_to_nothing(token: bytes, cut: int) -> None:
+    tokens = RetryTokens()
+    ours = tokens.seal("192.0.2.1:1", b"original", b"retry", 0.0)
+    for spoiled in (token, ours[:8] + token, ours[:cut], ours[: len(ours) - 1]):
+        if spoiled != ours:
+            assert tokens.open(spoiled, "192.0.2.1:1", b"retry", 0.0) is None
 
 
 def test_the_oldest_entry_goes_when_there_are_too_many() -> None:

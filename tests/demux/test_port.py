@@ -3,6 +3,8 @@
 import ctypes
 import resource
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +13,8 @@ from contextlib import closing
 import pytest
 
 from handshaked.demux.addresses import Address
-from handshaked.demux.port import Local, SharedPort, open_shared
+from handshaked.demux.port import Local, SharedPort, open_shared, take_shared
+from handshaked.errors import RefusedError
 from handshaked.testing.smb_server import free_port
 
 HOSTS = ["127.0.0.1", "::1"]
@@ -142,6 +145,61 @@ def test_without_descriptors_there_was_an_exception_for_each_client(shared: Read
         assert local.open_flow((host, 9)) is None
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_each_datagram_was_a_log_line_where_no_socket_could_be_had(
+    shared: Reader, client: socket.socket, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for _ in range(3):
+        client.sendto(b"hello", (host, shared.port.address[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        shared.read()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    client.sendto(b"again", (host, shared.port.address[1]))
+    shared.read()
+    assert shared.got == [(b"again", client.getsockname())]
+
+
+def test_of_an_inherited_socket_that_takes_ipv4_as_ipv6_every_datagram_was_dropped() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as dual:
+        dual.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        dual.bind(any_address("::1"))
+        with pytest.raises(RefusedError, match="BindIPv6Only=ipv6-only"):
+            take_shared(dual)
+    with open_shared(any_address("::1")) as alone:
+        assert take_shared(alone) is alone
+
+
+_TWO_LINKS = """
+import socket
+from pyroute2 import IPRoute
+from tests.demux.test_port import Reader, any_address
+with IPRoute() as ip:
+    ip.link("add", ifname="one", kind="veth", peer={"ifname": "two"})
+    scopes = sorted(ip.link_lookup(ifname=name)[0] for name in ("one", "two"))
+    ip.link("set", index=1, state="up")  # lo, which what is sent to oneself comes by
+    for index in scopes:
+        ip.link("set", index=index, state="up")
+        ip.addr("add", index=index, address="fe80::1", prefixlen=64, flags=2)  # without looking for duplicates
+shared = Reader(any_address("::"))
+for scope in scopes * 2:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.sendto(b"hello", ("fe80::1", shared.port.address[1], 0, scope))
+    shared.read()
+print(len(shared.got), sorted(local.address[3] for local in shared.locals) == scopes)
+"""
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_same_link_local_address_of_two_interfaces_was_taken_for_one() -> None:
+    run = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", _TWO_LINKS], capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "4 True\n", run.stderr
 
 
 def test_under_load_every_datagram_reaches_the_shared_socket_or_its_own_flow(shared: Reader, host: str) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from handshaked.demux import trains
 from handshaked.demux.addresses import Address
 from handshaked.demux.port import Local, open_shared
 from handshaked.demux.relay import Relay, RelayBounds, Relays, proxy_header
@@ -92,6 +93,45 @@ def test_datagrams_pass_both_ways(stage: Stage, connected: int) -> None:
     assert relays.crowded(stage.local, client.getsockname()) is None
 
 
+@pytest.mark.parametrize("connected", [0, 10])
+def test_a_train_of_datagrams_comes_out_as_it_went_in(stage: Stage, connected: int) -> None:
+    relays, client = stage.relays(connected=connected), stage.endpoint()
+    relay = stage.forward(relays, client)
+    assert relay is not None
+    address = stage.establish(relays, relay, client)
+    sent = [bytes([number]) * 1000 for number in range(1, 6)] + [b"short"]
+    stage.server.connect(address)
+    trains.send(stage.server, b"".join(sent), 1000)
+    assert [stage.run(relays, client), *(client.recv(2000) for _ in sent[1:])] == sent
+    if connected:
+        client.connect(stage.local.address)
+        trains.send(client, b"".join(sent), 1000)
+        assert [stage.run(relays, stage.server), *(stage.server.recv(2000) for _ in sent[1:])] == sent
+
+
+def test_a_train_to_whom_takes_none_goes_one_by_one(stage: Stage) -> None:
+    relays, client = stage.relays(), stage.endpoint()
+    pair = relays.pair(stage.local, client.getsockname(), "source", 0.0)
+    assert pair is not None
+    with pair[1] as end:
+        relays.from_client(pair[0], b"onetwoend", 3)
+        assert [end.recv(100) for _ in range(3)] == [b"one", b"two", b"end"]
+    proxied = relays.forward(stage.local, stage.endpoint().getsockname(), stage.target, "source", 0.0, proxy=True)
+    assert proxied is not None
+    relays.from_client(proxied, b"onetwoen", 3)
+    assert [stage.server.recv(100)[28:] for _ in range(3)] == [b"one", b"two", b"en"]
+
+
+def test_a_train_that_is_too_long_for_one_call_goes_in_many(stage: Stage) -> None:
+    client, others = stage.endpoint(), stage.server
+    client.connect(others.getsockname())
+    sent = b"".join(number.to_bytes(2) for number in range(200))
+    with pytest.raises(OSError, match="Invalid argument"):
+        client.sendmsg([sent], [(socket.IPPROTO_UDP, 103, (2).to_bytes(2, "little"))])
+    trains.send(client, sent, 2)
+    assert b"".join(others.recv(100) for _ in range(200)) == sent
+
+
 def test_established_relays_stay_when_others_make_room(stage: Stage) -> None:
     relays, client = stage.relays(flows=3), stage.endpoint()
     relay = stage.forward(relays, client)
@@ -112,6 +152,14 @@ def test_when_all_are_established_there_is_no_room(stage: Stage) -> None:
         assert relay is not None
         stage.establish(relays, relay, client, b"server %d" % number)
     assert stage.forward(relays, stage.endpoint()) is None
+
+
+def test_relays_took_all_descriptors_where_they_are_few() -> None:
+    """Those that no client has shown to be real do not make room for want of descriptors, only of relays."""
+    bounds = RelayBounds(connected=8192)
+    assert bounds.within(1024).flows == (1024 - 256) // 2
+    assert bounds.within(20_000).flows == 20_000 - 1024 - 8192
+    assert bounds.within(524_288) == bounds
 
 
 def test_a_source_has_its_share(stage: Stage) -> None:
@@ -166,6 +214,14 @@ def test_strangers_do_not_make_a_relay_established(stage: Stage) -> None:
     assert relay is not None
     relays.from_client(relay, b"\x40 nobody gave me this")
     assert not relay.established
+
+
+def test_a_path_of_a_connection_was_closed_after_seconds_for_want_of_a_handshake(stage: Stage) -> None:
+    relays, client = stage.relays(embryonic_seconds=10.0, idle_seconds=100.0), stage.endpoint()
+    pair = relays.pair(stage.local, client.getsockname(), "source", 0.0, established=True)
+    assert pair is not None
+    with pair[1]:
+        assert (relays.sweep(99.0), relays.sweep(101.0)) == (0, 1)
 
 
 def test_an_application_that_closes_its_end_ends_the_relay(stage: Stage) -> None:

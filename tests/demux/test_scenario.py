@@ -1,10 +1,12 @@
 """The mail's table on one UDP port: servers of four users that know nothing of each other, clients of every kind."""
 
+import asyncio
 import os
 import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.demo import ask
 from handshaked.testing.demux import RunningDemux, smb_server
 from tests.demux import foreign
 from tests.demux.clients import Target, refusal, served
@@ -54,14 +58,13 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Scene]:
+def scene(authority: Authority) -> Iterator[Scene]:
     """Six registrations, four servers under four users, and a demultiplexer under a fifth."""
-    directory = tmp_path_factory.mktemp("scene")
-    for path in (directory, *directory.parents[:3]):
-        path.chmod(0o755)  # the servers run as other users
     debian = foreign.prepare()
     certificates = {name: authority.issue(name, file_name=f"scene-{name}") for name in NAMES}
     with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="handshaked-")))
+        directory.chmod(0o755)  # the servers run as other users
         stack.callback(debian.close)
         daemon = stack.enter_context(RunningDaemon(directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")))
         demux = stack.enter_context(RunningDemux(directory, daemon, user=DEMUX_USER))
@@ -115,6 +118,14 @@ def test_clients_that_speak_both_get_what_they_like_best(scene: Scene) -> None:
     assert served(scene.target, "quic.example.com", "smb", "h3")[0] == "smbd-quic"
 
 
+def test_aioquic_gets_the_page_and_the_certificate_of_each_web_server(scene: Scene) -> None:
+    for server_name, body in WEB.items():
+        for alpns in (("h3",), ("h3", "smb")):
+            seen = asyncio.run(ask(scene.target.port, server_name, alpns, scene.target.root))
+            leaf = scene.certificates[server_name].leaf.public_bytes(Encoding.DER)
+            assert (seen.page, seen.certificate == leaf) == (body, True)
+
+
 def test_aioquic_is_told_why_it_is_refused(scene: Scene) -> None:
     for server_name, alert in REFUSALS.items():
         assert refusal(scene.target, server_name, "h3") == alert.quic_error
@@ -164,22 +175,23 @@ def test_curl_cffi_with_the_client_hellos_of_browsers(
 
 
 def test_chromium(scene: Scene) -> None:
-    trusted = [issued.leaf for issued in scene.certificates.values()]
     for server_name, body in WEB.items():
-        visit = foreign.chromium(scene.debian, server_name, scene.target.port, trusted)
+        own = scene.certificates[server_name].leaf
+        visit = foreign.chromium(scene.debian, server_name, scene.target.port, own)
         assert body in visit.body, visit.error
     for server_name, alert in REFUSALS.items():
-        visit = foreign.chromium(scene.debian, server_name, scene.target.port, trusted)
+        visit = foreign.chromium(scene.debian, server_name, scene.target.port, own)
         assert alert.label in visit.error.split()
 
 
 def test_gtlsclient(scene: Scene, tmp_path: Path) -> None:
     if shutil.which("gtlsclient") is None:
         pytest.skip("gtlsclient is not installed: apt-get install ngtcp2-client")
-    for server_name in WEB:
+    for server_name, body in WEB.items():
         output = _gtlsclient(scene, server_name, tmp_path)
         assert "Negotiated ALPN is h3" in output
-        assert ":status: 200" in output
+        assert (tmp_path / "index.html").read_text().strip() == body
+        (tmp_path / "index.html").unlink()
     for server_name, alert in REFUSALS.items():
         codes = re.findall(
             r"CONNECTION_CLOSE.*error_code=\S*\((0x[0-9a-f]+)\)", _gtlsclient(scene, server_name, tmp_path)
@@ -191,9 +203,9 @@ def _gtlsclient(scene: Scene, server_name: str, directory: Path) -> str:
     hosts = directory / "hosts"
     hosts.write_text(f"127.0.0.1 {server_name}\n")
     port = scene.target.port
-    client = f"gtlsclient --timeout=5s {server_name} {port} --exit-on-all-streams-close https://{server_name}/"
+    client = f"gtlsclient --timeout=5s --download={directory} --exit-on-all-streams-close {server_name} {port}"
     run = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f"mount --bind {hosts} /etc/hosts && exec {client}"],
+        ["unshare", "--mount", "sh", "-c", f"mount --bind {hosts} /etc/hosts && exec {client} https://{server_name}/"],
         capture_output=True,
         text=True,
         errors="replace",

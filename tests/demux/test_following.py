@@ -1,0 +1,87 @@
+"""Following the registrations of a daemon that is away, or talks nonsense."""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from handshaked.demux.accepting import open_listener
+from handshaked.demux.daemon import Demux, Settings
+from handshaked.demux.following import RegistryFollower
+from handshaked.demux.port import open_shared
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[socket.socket]:
+    """A control socket that a test answers itself."""
+    with open_listener(tmp_path / "control.sock") as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+async def _answer(control: socket.socket, **answer: object) -> None:
+    """Answer the next follower's first question."""
+    loop = asyncio.get_running_loop()
+    sock, _ = await loop.sock_accept(control)
+    with sock:
+        await loop.sock_recv(sock, 1000)
+        await loop.sock_sendall(sock, json.dumps(answer).encode())
+
+
+@pytest.mark.slow
+def test_a_daemon_that_is_away_was_told_of_each_second(
+    control: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    snapshots: list[object] = []
+
+    async def scenario() -> None:
+        following = asyncio.create_task(RegistryFollower(control.getsockname(), snapshots.append).run())
+        for _ in range(8):  # more than it takes until it waits for a second each time
+            await _answer(control, error="not now")
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        await _answer(control, result={"generation": 1, "registrations": [], "more": False})
+        await _answer(control, error="not now")
+        following.cancel()
+
+    asyncio.run(scenario())
+    assert len(snapshots) == 1
+    assert [record.message for record in caplog.records if record.levelname == "INFO"] == [
+        f"following the registrations of {control.getsockname()} again"
+    ]
+
+
+def test_a_port_that_is_in_use_was_not_named(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        run = subprocess.run(
+            [sys.executable, "-m", "handshaked.demux.main", f"--listen=127.0.0.1:{port}", f"--socket={tmp_path}/sock"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert run.returncode == 1
+    assert f"cannot listen at 127.0.0.1:{port}: Address already in use" in run.stderr
+
+
+def test_registrations_could_stay_as_they_were_for_ever_since_nobody_saw_the_follower_fail(
+    control: socket.socket, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        with open_shared(("127.0.0.1", 0)) as shared, open_listener(tmp_path / "accept.sock") as listener:
+            running = asyncio.create_task(
+                Demux(Settings(Path(os.fspath(control.getsockname()))), [shared], listener).run()
+            )
+            await _answer(control, result={"nothing": "of what it needs"})
+            await asyncio.wait_for(running, 30)
+
+    with pytest.raises(KeyError):
+        asyncio.run(scenario())
