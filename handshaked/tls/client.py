@@ -28,7 +28,7 @@ from handshaked.tls.key_exchange import offer
 from handshaked.tls.key_schedule import KeySchedule, profile_of
 from handshaked.tls.machine import Handler, Machine
 from handshaked.tls.parameters import ClientParameters
-from handshaked.tls.resumption import ResumptionState, push_resumption, trusted_until
+from handshaked.tls.resumption import MAX_TICKET, ResumptionState, push_resumption, trusted_until
 from handshaked.tls.signatures import SUPPORTED_SCHEMES, choose_scheme
 from handshaked.tls.state import CLIENT_QUIC, CLIENT_TCP, PROCEED, ClientState
 
@@ -321,7 +321,7 @@ class ClientHandshake(Machine):
         if self._quic and new.max_early_data not in (0, 0xFFFFFFFF):
             # RFC 9001 section 4.6.1: to be treated as a PROTOCOL_VIOLATION
             raise PeerError(Alert.ILLEGAL_PARAMETER, "max_early_data_size of a value that QUIC does not have")
-        if new.lifetime == 0:
+        if new.lifetime == 0 or len(new.ticket) > MAX_TICKET:
             return ClientState.CONNECTED
         parameters, suite = self._parameters, self._schedule.suite
         before = self._psk.resumption if self._psk is not None else None

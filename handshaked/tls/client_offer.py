@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from handshaked.errors import Alert, CallerError, Status
+from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, Status
 from handshaked.model import CipherSuite
 from handshaked.tls import extensions as ext
 from handshaked.tls.codec import push_extension, push_message, push_vector8, push_vector16
@@ -19,6 +19,8 @@ _SCHEMES = ext.push_u16_list(ExtensionType.SIGNATURE_ALGORITHMS, SUPPORTED_SCHEM
     ExtensionType.SIGNATURE_ALGORITHMS_CERT, CERTIFICATE_SCHEMES
 )
 _PSK_MODES = push_extension(ExtensionType.PSK_KEY_EXCHANGE_MODES, push_vector8(bytes([PskMode.PSK_DHE_KE])))
+
+_MAX_EXTENSIONS = 0xFFFF
 
 
 @dataclass(slots=True)
@@ -109,6 +111,9 @@ class ClientOffer:
         if self.psks:
             identities = [psk.psk_identity(now) for psk in self.psks]
             extensions.append(ext.push_offered_psks(identities, lengths))
+        body = b"".join(extensions)
+        if len(body) > _MAX_EXTENSIONS:
+            raise _too_long(len(body), len(cookie))
         self.extension_types = ext.types_of(extensions)
         suites = self._parameters.cipher_suites
         parts = (
@@ -117,7 +122,7 @@ class ClientOffer:
             push_vector8(self.session_id),
             push_vector16(b"".join(suite.to_bytes(2) for suite in suites)),
             b"\x01\x00",
-            push_vector16(b"".join(extensions)),
+            push_vector16(body),
         )
         message = push_message(HandshakeType.CLIENT_HELLO, b"".join(parts))
         if not self.psks:
@@ -161,3 +166,10 @@ class ClientOffer:
         if cookie:
             extensions.append(push_extension(ExtensionType.COOKIE, push_vector16(cookie)))
         return extensions
+
+
+def _too_long(size: int, cookie: int) -> HandshakeError:
+    reason = f"a ClientHello has room for {_MAX_EXTENSIONS} bytes of extensions, not for {size}"
+    if cookie:
+        return PeerError(Alert.ILLEGAL_PARAMETER, f"{reason} with the server's cookie of {cookie}")
+    return CallerError(Alert.INTERNAL_ERROR, f"{reason}; what the endpoint gives is too long", Status.INVALID)

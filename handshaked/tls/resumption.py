@@ -8,6 +8,9 @@ from cryptography import x509
 from handshaked.model import CipherSuite
 from handshaked.tls.certificates import well_formed
 
+MAX_TICKET = 32 * 1024
+"""The longest ticket of a server that a client keeps, in bytes: it has to fit into a ClientHello and a message."""
+
 _FORMAT = 1
 _FIXED = struct.Struct(">BHBQQQII")
 _MAX_TIME = 2**63

@@ -200,9 +200,16 @@ class _Connection:
         if not packet:
             self.close()
             return
+        self._flush_planned = True  # below, whatever happens before
+        try:
+            self._handle_all(packet, flags, descriptors)
+        except FramingError as error:
+            self._lose_framing(error)
+        finally:
+            self._flush()
+
+    def _handle_all(self, packet: bytes, flags: int, descriptors: Descriptors) -> None:
         messages = 1
-        self._flush_planned = True  # below
-        framing: FramingError | None = None
         try:
             if flags & socket.MSG_TRUNC:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
@@ -211,13 +218,8 @@ class _Connection:
                 self._handle(sequence, message, descriptors)
                 if ack:
                     self._send(push_ack(sequence))
-        except FramingError as error:
-            framing = error
-        self._usage.take(messages, len(packet), self._loop.time())
-        if framing is None:
-            self._flush()
-        else:
-            self._lose_framing(framing)
+        finally:
+            self._usage.take(messages, len(packet), self._loop.time())
 
     def _resume(self) -> None:
         if not self._closed:

@@ -13,6 +13,7 @@ from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import HELLO_RETRY_RANDOM
 from handshaked.tls.codepoints import ExtensionType as E
 from handshaked.tls.codepoints import HandshakeType as M
+from handshaked.tls.resumption import MAX_TICKET
 from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, data, kinds, pair, server_parameters
 
@@ -157,6 +158,13 @@ def retried(extensions: Extensions) -> tuple[ClientHandshake, bytes]:
 def test_a_cookie_is_echoed() -> None:
     _, again = retried([(int(E.COOKIE), b"\0\x06cookie")])
     assert struct.pack(">HH", E.COOKIE, 8) + b"\0\x06cookie" in again
+
+
+def test_a_cookie_that_leaves_no_room_in_a_client_hello_is_the_servers_fault() -> None:
+    cookie = bytes(65_400)
+    with pytest.raises(PeerError, match="the server's cookie of 65400") as caught:
+        retried([(int(E.COOKIE), len(cookie).to_bytes(2) + cookie)])
+    assert caught.value.alert is Alert.ILLEGAL_PARAMETER
 
 
 def test_a_second_retry() -> None:
@@ -366,6 +374,13 @@ def test_tickets() -> None:
     assert done.client.receive(Level.APPLICATION, ticket(lifetime=0), NOW) == []
 
 
+def test_a_ticket_too_long_for_a_client_hello_is_not_kept() -> None:
+    done = pair().run()
+    kept = done.client.receive(Level.APPLICATION, ticket(identity=bytes(MAX_TICKET)), NOW)
+    assert kinds(kept) == ["SessionTicket"]
+    assert done.client.receive(Level.APPLICATION, ticket(identity=bytes(MAX_TICKET + 1)), NOW) == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -378,6 +393,7 @@ def test_tickets() -> None:
         {"cipher_suites": ()},
         {"groups": ()},
         {"groups": (Group.SECP256R1,), "key_shares": (Group.X25519,)},
+        {"alpns": (bytes(255),) * 250, "transport_parameters": bytes(4096)},
     ],
 )
 def test_parameters_that_make_no_handshake(wrong: dict[str, object]) -> None:
