@@ -112,13 +112,18 @@ class Supervisor:
         self._on_outcomes = on_outcomes
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._begun = [asyncio.Event() for _ in range(count)]
         self._ready = [asyncio.Event() for _ in range(count)]
         self._stopping = asyncio.Event()
         self.restarts = 0
 
     async def start(self) -> None:
-        """Start the workers and wait until each of them serves."""
+        """Start the workers, which may take a while until they serve."""
         self._tasks = [asyncio.create_task(self._keep_running(slot)) for slot in range(self._count)]
+        await asyncio.gather(*(begun.wait() for begun in self._begun))
+
+    async def ready(self) -> None:
+        """Wait until each of the workers serves."""
         await asyncio.gather(*(ready.wait() for ready in self._ready))
 
     async def publish(self, snapshot: Snapshot) -> None:
@@ -188,6 +193,8 @@ class Supervisor:
             worker = self._workers[slot] = await self._spawn(self._ready[slot])
         except OSError as error:
             return f"a worker cannot be started: {error}"
+        finally:
+            self._begun[slot].set()
         try:
             return f"worker {worker.process.pid} ended with status {await worker.process.wait()}"
         finally:
