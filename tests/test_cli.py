@@ -175,6 +175,14 @@ def test_explain_says_why_a_client_is_refused_with_exit_code_1(control: Control,
         assert control("explain", *words, "--json").json["alert"] == alert
 
 
+def test_explain_takes_a_name_as_people_write_it(control: Control, issue: Issue) -> None:
+    control("register", "web", *files(issue(NAME)), "--alpn=h3", "--server-name=bücher.example")
+    assert control("explain", "--server-name=bücher.example", "--alpn=h3", "--json").json["registration"] == "web"
+    assert "is not a valid internationalised name" in refused(
+        control("explain", "--server-name=bü cher.example", "--alpn=h3")
+    )
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may ask on behalf of others")
 def test_explain_asks_on_behalf_of_others(control: Control, issue: Issue) -> None:
     control("register", "web", *files(issue(NAME)), "--alpn=h3", f"--server-name={NAME}", "--allow-user=1234")
