@@ -27,8 +27,8 @@ from handshaked.model import KeyType
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.echo_server import echo_server
-from handshaked.testing.ngtcp2 import error_code_of, handshake_messages
 from tests.conftest import Issue
+from tests.interop.ngtcp2 import error_code_of, handshake_messages
 from tests.shim.peers import refusal, visiting
 
 TABLE = (

@@ -9,12 +9,6 @@ def error_code_of(output: str) -> int | None:
     return None if found is None else int(found[1], 16)
 
 
-def negotiated_alpn(output: str) -> str | None:
-    """The application protocol of the connection, once it has one."""
-    found = re.search(r"Negotiated ALPN is (\S+)", output)
-    return None if found is None else found[1]
-
-
 def handshake_messages(output: str) -> bytes:
     """What came in CRYPTO frames at the level handshake."""
     received = bytearray()
