@@ -1,6 +1,7 @@
 """CPU per full handshake (ECDSA P-256, X25519): all processes of the daemon, against aioquic.tls in this process.
 
-Both do a server's side of the same handshakes, in turns; the client's side runs here and is not counted.
+Both do a server's side of the same handshakes, in turns; the client's side runs here and is not counted. One at a time,
+the daemon also pays for going to sleep and waking up with each packet; with many in flight, as when time is dear, not.
 """
 
 import socket
@@ -25,7 +26,8 @@ from handshaked.wire.family import pull_from_daemon, push_crypto, push_start
 from handshaked.wire.messages import MAX_PACKET, Done, Start
 
 ROUNDS = 9
-HANDSHAKES = 300
+HANDSHAKES = 320
+IN_FLIGHT = (1, 32)
 _NAME = "bench.example.com"
 _PARAMETERS = bytes.fromhex("01048000ea60040480100000")
 
@@ -43,16 +45,23 @@ def finish(client: ClientHandshake, flight: list[CryptoData]) -> bytes:
     return b"".join(event.data for event in events if isinstance(event, CryptoData))
 
 
-def by_daemon(sock: socket.socket, sequence: int) -> None:
-    """One handshake done by the daemon: two packets each way."""
-    client, hello = client_hello()
+def by_daemon(sock: socket.socket, first: int, in_flight: int) -> None:
+    """So many handshakes at a time, numbered from `first` on, done by the daemon: for each, two packets each way."""
     start = Start(Role.SERVER, transport_parameters=_PARAMETERS)
-    sock.send(push_start(sequence, start) + push_crypto(sequence, CryptoData(Level.INITIAL, hello)))
-    flight = [message for _, message in pull_from_daemon(sock.recv(MAX_PACKET)) if isinstance(message, CryptoData)]
-    sock.send(push_crypto(sequence, CryptoData(Level.HANDSHAKE, finish(client, flight))))
-    done = [message for _, message in pull_from_daemon(sock.recv(MAX_PACKET)) if isinstance(message, Done)]
-    if done[0].outcome.status != 0:
-        raise RuntimeError(done[0].outcome.reason)
+    clients = {}
+    for sequence in range(first, first + in_flight):
+        clients[sequence], hello = client_hello()
+        sock.send(push_start(sequence, start) + push_crypto(sequence, CryptoData(Level.INITIAL, hello)))
+    for sequence, client in clients.items():
+        answer = list(pull_from_daemon(sock.recv(MAX_PACKET)))
+        if {number for number, _ in answer} != {sequence}:
+            raise RuntimeError("the flights came in another order")
+        flight = [message for _, message in answer if isinstance(message, CryptoData)]
+        sock.send(push_crypto(sequence, CryptoData(Level.HANDSHAKE, finish(client, flight))))
+    for _ in clients:
+        done = [message for _, message in pull_from_daemon(sock.recv(MAX_PACKET)) if isinstance(message, Done)]
+        if done[0].outcome.status != 0:
+            raise RuntimeError(done[0].outcome.reason)
 
 
 def by_aioquic(certificate: x509.Certificate, key: object) -> float:
@@ -86,8 +95,8 @@ def cpu_seconds(pids: list[int]) -> float:
     return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
 
-def measure(daemon: RunningDaemon, issued: Issued) -> None:
-    """Measure both, a handshake each in turns, so that caches and the machine's other load treat them alike."""
+def measure(daemon: RunningDaemon, issued: Issued, in_flight: int) -> None:
+    """Measure both, some handshakes each in turns, so that caches and the machine's other load treat them alike."""
     certificate = x509.load_pem_x509_certificate(issued.certificate.read_bytes())
     key = load_pem_private_key(issued.key.read_bytes(), None)
     pids = [daemon.pid, *daemon.worker_pids()]
@@ -95,17 +104,18 @@ def measure(daemon: RunningDaemon, issued: Issued) -> None:
     theirs: list[float] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.connect(str(daemon.handshake_socket))
-        for sequence in range(1, 201):  # caches warm
-            by_daemon(sock, sequence)
-        for turn in range(ROUNDS):
+        for _ in range(0, HANDSHAKES, in_flight):  # caches warm
+            by_daemon(sock, 1, in_flight)
+        for _ in range(ROUNDS):
             before = cpu_seconds(pids)
             spent = 0.0
-            for index in range(HANDSHAKES):
-                by_daemon(sock, 1000 * (turn + 1) + index)
-                spent += by_aioquic(certificate, key)
+            for _ in range(0, HANDSHAKES, in_flight):
+                by_daemon(sock, 1, in_flight)
+                spent += sum(by_aioquic(certificate, key) for _ in range(in_flight))
             ours.append((cpu_seconds(pids) - before) / HANDSHAKES)
             theirs.append(spent / HANDSHAKES)
-    report("daemon CPU per full handshake", median(ours) * 1e6, "us", "aioquic.tls in-process", median(theirs) * 1e6)
+    name = "daemon CPU per full handshake" + (f", {in_flight} in flight" if in_flight > 1 else "")
+    report(name, median(ours) * 1e6, "us", "aioquic.tls in-process", median(theirs) * 1e6)
 
 
 def main() -> None:
@@ -114,7 +124,8 @@ def main() -> None:
         issued = Authority(Path(name)).issue(_NAME)
         with RunningDaemon(Path(name), log_level="info") as daemon:
             daemon.register("bench", (issued.certificate, issued.key), alpns=["h3"], server_names=[_NAME])
-            measure(daemon, issued)
+            for in_flight in IN_FLIGHT:
+                measure(daemon, issued, in_flight)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """100,000 registrations: how long selection takes, how long the daemon takes to start, what a worker spends on each."""
 
+import os
 import random
 import tempfile
 import time
@@ -10,6 +11,7 @@ from benchmarks._report import report
 from handshaked.directories import DATABASE
 from handshaked.model import Caller
 from handshaked.registry.credentials import load_pem
+from handshaked.registry.registration import Access
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.testing.authority import Authority
@@ -28,7 +30,8 @@ def fill(path: Path, authority: Authority) -> Snapshot:
     store.register_all(
         NewRegistration(
             name=f"registration-{index}",
-            owner=1000 + index % 500,
+            owner=os.geteuid(),  # as the files are: those of others would not be followed
+            access=Access(frozenset({1000 + index % 500})),
             server_names=(f"host-{index}.example.com",) if index % 10 else (f"*.zone-{index}.example.com",),
             alpns=(b"h3",) if index % 3 else (b"smb",),
             credentials=((credential, source),),

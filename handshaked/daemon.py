@@ -142,7 +142,8 @@ class Daemon:
 
     async def _start(self) -> None:
         await self._supervisor.start()
-        self._manager.start()
+        self._manager.start()  # takes its time if there are many registrations, as the workers do meanwhile
+        await self._supervisor.ready()
         await self._watchdog.beat()
         log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._settings.workers} workers")

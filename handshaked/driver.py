@@ -105,11 +105,10 @@ class Attempt:
             return
         try:
             events = step(time.time())
+            self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
         except Exception:
             log.exception("a session ticket for %s failed unexpectedly", self._request.caller)
-            events = []
             self.takes_tickets = False
-        self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
 
     def _finish(self, outcome: Outcome) -> None:
         if self._over:

@@ -22,6 +22,7 @@ _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0
+_HUNG_SECONDS = 15.0  # more than a busy machine lets a worker wait, and than its callers do
 _STOP_SECONDS = 15.0
 
 
@@ -40,13 +41,13 @@ class _Worker:
         channel.setblocking(False)
         asyncio.get_running_loop().add_reader(channel, self._on_event)
 
-    async def ask(self, command: str, event: str) -> Message | None:
+    async def ask(self, command: str, event: str, seconds: float = _ANSWER_SECONDS) -> Message | None:
         """Send `command` and wait for `event`; None if the worker does not answer in time, or is gone."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting.append((event, answer))
         try:
             send_message(self._channel, {"command": command})
-            await asyncio.wait([answer], timeout=_ANSWER_SECONDS)
+            await asyncio.wait([answer], timeout=seconds)
         except OSError:
             return None
         finally:
@@ -59,6 +60,11 @@ class _Worker:
             send_message(self._channel, {"command": command})
         except OSError as error:
             log.debug("worker %d cannot be told to %s: %s", self.process.pid, command, error)
+
+    def kill(self) -> None:
+        """End the process, if it has not just ended by itself."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
 
     def close(self) -> None:
         """Let go of the channel; whoever waits for an answer gets none."""
@@ -106,13 +112,18 @@ class Supervisor:
         self._on_outcomes = on_outcomes
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._begun = [asyncio.Event() for _ in range(count)]
         self._ready = [asyncio.Event() for _ in range(count)]
         self._stopping = asyncio.Event()
         self.restarts = 0
 
     async def start(self) -> None:
-        """Start the workers and wait until each of them serves."""
+        """Start the workers, which may take a while until they serve."""
         self._tasks = [asyncio.create_task(self._keep_running(slot)) for slot in range(self._count)]
+        await asyncio.gather(*(begun.wait() for begun in self._begun))
+
+    async def ready(self) -> None:
+        """Wait until each of the workers serves."""
         await asyncio.gather(*(ready.wait() for ready in self._ready))
 
     async def publish(self, snapshot: Snapshot) -> None:
@@ -135,11 +146,11 @@ class Supervisor:
     async def check(self) -> None:
         """End workers that do not answer any more, so that others take their place."""
         workers = [worker for worker in self._workers.values() if worker.generation >= 0]
-        answers = await asyncio.gather(*(worker.ask("status", "status") for worker in workers))
+        answers = await asyncio.gather(*(worker.ask("status", "status", _HUNG_SECONDS) for worker in workers))
         for worker, answer in zip(workers, answers, strict=True):
             if answer is None and worker in self._workers.values():
                 log.error("worker %d does not answer and is killed", worker.process.pid)
-                worker.process.kill()
+                worker.kill()
 
     async def status(self) -> list[dict[str, Any]]:
         """What each worker says of itself."""
@@ -158,7 +169,7 @@ class Supervisor:
         if late:
             log.warning("%d workers did not stop in time and are killed", len(late))
             for worker in self._workers.values():
-                worker.process.kill()
+                worker.kill()
             await asyncio.wait(late)
 
     async def _keep_running(self, slot: int) -> None:
@@ -182,6 +193,8 @@ class Supervisor:
             worker = self._workers[slot] = await self._spawn(self._ready[slot])
         except OSError as error:
             return f"a worker cannot be started: {error}"
+        finally:
+            self._begun[slot].set()
         try:
             return f"worker {worker.process.pid} ended with status {await worker.process.wait()}"
         finally:

@@ -175,6 +175,14 @@ def test_explain_says_why_a_client_is_refused_with_exit_code_1(control: Control,
         assert control("explain", *words, "--json").json["alert"] == alert
 
 
+def test_explain_takes_a_name_as_people_write_it(control: Control, issue: Issue) -> None:
+    control("register", "web", *files(issue(NAME)), "--alpn=h3", "--server-name=bücher.example")
+    assert control("explain", "--server-name=bücher.example", "--alpn=h3", "--json").json["registration"] == "web"
+    assert "is not a valid internationalised name" in refused(
+        control("explain", "--server-name=bü cher.example", "--alpn=h3")
+    )
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may ask on behalf of others")
 def test_explain_asks_on_behalf_of_others(control: Control, issue: Issue) -> None:
     control("register", "web", *files(issue(NAME)), "--alpn=h3", f"--server-name={NAME}", "--allow-user=1234")
@@ -230,7 +238,7 @@ def test_refusals_say_what_is_wrong_and_change_nothing(
         ([certificate, f"--key={other.key}"], "does not match the certificate"),
         ([certificate, f"--key={tmp_path / 'missing'}"], "No such file or directory"),
         ([f"--cert={tmp_path}", f"--key={issued.key}"], "not a regular file"),
-        ([certificate, f"--key={readable}"], "everyone can read this private key"),
+        ([certificate, f"--key={readable}"], "everyone can read this secret file"),
         ([certificate, f"--key={locked}"], "give its passphrase file"),
         ([certificate, f"--key={locked}", f"--passphrase-file={garbage}"], "the passphrase is wrong"),
         ([certificate, f"--key={unsupported}"], "DSA keys are not supported"),

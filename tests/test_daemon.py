@@ -145,6 +145,17 @@ def test_a_worker_that_does_not_answer_does_not_keep_others_from_new_registratio
 
 
 @pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(public_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")  # it is looked for every second
+    with RunningDaemon(public_directory) as daemon:
+        hung, _ = daemon.worker_pids()
+        os.kill(hung, signal.SIGSTOP)
+        assert eventually(lambda: f"worker {hung} does not answer and is killed" in daemon.log.read_text(), 60)
+        assert eventually(lambda: len(daemon.worker_pids()) == 2)
+        assert hung not in daemon.worker_pids()
+
+
+@pytest.mark.slow
 def test_stopping_does_not_wait_for_an_answer_that_does_not_come(daemon: RunningDaemon) -> None:
     silent, _ = daemon.worker_pids()
     os.kill(silent, signal.SIGSTOP)

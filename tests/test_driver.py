@@ -8,13 +8,14 @@ import pytest
 
 from handshaked.driver import Driver
 from handshaked.errors import Alert, Status
-from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed
+from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import Caller, CipherSuite, Level, Outcome, Request, Role
 from handshaked.session import Session
 
 COMPLETE = HandshakeComplete(b"h3", "a.example.com", CipherSuite.AES_128_GCM_SHA256, resumed=False, registration="web")
 FAILED = HandshakeFailed(Alert.UNRECOGNIZED_NAME, "nobody serves it", Status.REFUSED)
 DATA = CryptoData(Level.HANDSHAKE, b"data")
+TICKET = SessionTicket(b"state", expires=1.0)
 
 
 class Scripted(Session):
@@ -67,13 +68,18 @@ class Recorder:
 
 
 def drive(
-    session: Session, act: Callable[[Driver, Recorder], Awaitable[None]], *, timeout: float = 8, fails_in: str = ""
+    session: Session,
+    act: Callable[[Driver, Recorder], Awaitable[None]],
+    *,
+    timeout: float = 8,
+    fails_in: str = "",
+    ticket_seconds: float = 0.0,
 ) -> Recorder:
     """Run `act` on a driver of `session`: what became of it."""
 
     async def run() -> Recorder:
         recorder = Recorder(fails_in)
-        request = Request(Role.SERVER, Caller(uid=1), timeout)
+        request = Request(Role.CLIENT, Caller(uid=1), timeout, ticket_seconds=ticket_seconds)
         await act(Driver(request, session, recorder, recorder.observe), recorder)
         return recorder
 
@@ -194,4 +200,33 @@ def test_a_handshake_that_is_over_has_no_deadline() -> None:
         await late.wait()
 
     recorder = drive(Scripted([COMPLETE]), act, timeout=0.01)
+    assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]
+
+
+# Behind the handshake.
+
+
+def test_who_asked_for_session_tickets_gets_them_behind_the_outcome_and_nothing_else() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        driver.receive(Level.APPLICATION, b"ticket")
+        assert driver.takes_tickets
+
+    recorder = drive(Scripted([COMPLETE], [DATA, TICKET, COMPLETE]), act, ticket_seconds=1)
+    assert recorder.delivered == [TICKET]
+    assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]
+
+
+@pytest.mark.parametrize("fault", ["session", "deliver"])
+def test_a_session_ticket_that_fails_costs_the_tickets_and_does_not_reach_the_door(fault: str) -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        recorder.fails_in = fault
+        driver.receive(Level.APPLICATION, b"ticket")
+        driver.receive(Level.APPLICATION, b"another")
+        assert not driver.takes_tickets
+
+    second = ZeroDivisionError() if fault == "session" else [TICKET]
+    recorder = drive(Scripted([COMPLETE], second), act, ticket_seconds=1)
+    assert recorder.delivered == []
     assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]

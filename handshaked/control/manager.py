@@ -26,7 +26,7 @@ from handshaked.control.renewal import Renewal
 from handshaked.control.request import pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller
-from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn
+from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of
 from handshaked.registry.registration import Grant, Registration
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.store import CredentialDetails, Store
@@ -116,9 +116,10 @@ class Manager:
     def explain(self, caller: Caller, arguments: Arguments) -> Result:
         """What a ClientHello would get, and why, by the function that answers live handshakes."""
         user = arguments.optional_text("user")
+        server_name = arguments.optional_text("server_name")
         query = Query(
             caller=caller if user is None else caller_named(user),
-            server_name=arguments.optional_text("server_name"),
+            server_name=None if server_name is None else sni_of(server_name),
             alpns=arguments.each("alpns", parse_alpn, "ALPN"),
         )
         arguments.end()

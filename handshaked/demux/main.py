@@ -85,7 +85,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket",
         type=Path,
-        default=directories.demux_directory() / directories.DEMUX_SOCKET,
+        default=directories.demux_runtime_directory() / directories.DEMUX_SOCKET,
         help="where applications come",
     )
     parser.add_argument(

@@ -25,6 +25,7 @@ MAX_FILE = 1024 * 1024
 MAX_CHAIN = MAX_CERTIFICATES  # what our own client takes from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 MIN_RSA_BITS = 2048
+_DER = b"\x30"  # how a certificate in DER begins: SEQUENCE
 _CURVES: dict[type[ec.EllipticCurve], KeyType] = {
     ec.SECP256R1: KeyType.ECDSA_P256,
     ec.SECP384R1: KeyType.ECDSA_P384,
@@ -68,7 +69,7 @@ def read_file(fd: int, path: str, *, secret: bool) -> bytes:
         raise RefusedError(f"{path}: not a regular file")
     if secret and status.st_mode & 0o006:
         raise RefusedError(
-            f"{path}: everyone can {'read' if status.st_mode & 0o004 else 'write'} this private key "
+            f"{path}: everyone can {'read' if status.st_mode & 0o004 else 'write'} this secret file "
             f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod o-rw {path}"
         )
     if status.st_size > MAX_FILE:
@@ -87,8 +88,9 @@ def load_pem(
     """
     try:
         chain = x509.load_pem_x509_certificates(certificate)
-    except ValueError as error:
-        raise RefusedError(f"{names[0]}: no certificate in PEM form ({error})") from None
+    except ValueError:
+        hint = "; is it DER? Then: openssl x509 -in FILE -out NEW.pem" if certificate[:1] == _DER else ""
+        raise RefusedError(f"{names[0]}: no certificate in PEM form{hint}") from None
     try:
         private_key = serialization.load_pem_private_key(key, passphrase)
     except TypeError:

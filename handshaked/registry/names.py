@@ -38,6 +38,11 @@ def canonical_server_name(name: str) -> str:
     return wildcard + ascii_name
 
 
+def sni_of(name: str) -> str:
+    """What a client of the server `name` sends as SNI: an internationalised name in A-labels, any other as it is."""
+    return name if name.isascii() else canonical_server_name(name)
+
+
 def lookup_names(server_name: str | None) -> tuple[str | None, ...]:
     """The registered names that could serve the SNI `server_name`, most specific first; None means any name."""
     if server_name is None:

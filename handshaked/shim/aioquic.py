@@ -44,7 +44,7 @@ _TESTED = ((1, 3), (1, 7))
 _VERSION = tuple(int(part) for part in aioquic.__version__.split(".")[:2])
 if not _TESTED[0] <= _VERSION <= _TESTED[1]:
     raise ImportError(
-        f"aioquic {aioquic.__version__}: this adapter was tested with {_TESTED[0]} to {_TESTED[1]} and reaches into it"
+        f"aioquic {aioquic.__version__}: this adapter reaches into it, and was tested with 1.3 to 1.7 only"
     )
 
 _TRANSPORT_PARAMETERS = tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS
@@ -297,7 +297,7 @@ class _Adapter:
                     QuicConnectionError(
                         error_code=QuicErrorCode.INTERNAL_ERROR,
                         frame_type=QuicFrameType.CRYPTO,
-                        reason_phrase=f"the handshake daemon cannot be reached: {error.strerror}",
+                        reason_phrase=f"the handshake daemon cannot be asked: {error.strerror}",
                     )
                 )
                 return

@@ -52,7 +52,7 @@ _LARGEST_CRYPTO = MAX_PACKET // 2
 
 def default_socket() -> Path:
     """Where the daemon listens, if nothing else is said."""
-    return directories.runtime_directory() / directories.HANDSHAKE_SOCKET
+    return directories.daemon_directory() / directories.HANDSHAKE_SOCKET
 
 
 class PendingHandshake:
@@ -81,9 +81,9 @@ class PendingHandshake:
         self._done = False
         self._lost = asyncio.get_running_loop().call_later(timeout + _GRACE, self._time_out)
 
-    def start(self, start: Start) -> None:
-        """Begin; called by the client."""
-        self._send(push_start(self._sequence, start, ack=True))
+    def start(self, message: bytes) -> None:
+        """Begin with the encoded Start; called by the client."""
+        self._send(message)
 
     def receive(self, level: Level, data: bytes) -> None:
         """Pass on CRYPTO `data` that the peer sent at `level`."""
@@ -158,13 +158,14 @@ class HandshakeClient:
     def start(
         self, start: Start, on_message: OnMessage, on_idle: Callable[[], object] = lambda: None
     ) -> PendingHandshake:
-        """Begin a handshake. OSError if the daemon cannot be reached."""
+        """Begin a handshake. OSError if the daemon cannot be reached, or if `start` is longer than a packet may be."""
         if self._sock is None:
             self._sock = self._connect()
         sequence = next(self._sequences) & 0xFFFFFFFF
+        message = _encoded(sequence, start)
         handshake = PendingHandshake(self, sequence, on_message, on_idle, start)
         self._handshakes[sequence] = handshake
-        handshake.start(start)
+        handshake.start(message)
         return handshake
 
     def close(self) -> None:
@@ -293,10 +294,10 @@ class BlockingClient:
         return self._sock.fileno()
 
     def start(self, start: Start) -> list[Message]:
-        """Begin the next handshake: what the daemon has to say to that."""
+        """Begin the next handshake: what the daemon has to say to that. OSError if `start` is longer than a packet."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         self._deadline = time.monotonic() + (start.timeout or _DEFAULT_TIMEOUT) + _GRACE
-        return self._ask(push_start(self._sequence, start, ack=True))
+        return self._ask(_encoded(self._sequence, start))
 
     def receive(self, level: Level, data: bytes) -> list[Message]:
         """Pass on CRYPTO `data` that the peer sent at `level`: what follows from it. The last of all is a Done."""
@@ -364,6 +365,17 @@ class BlockingClient:
 def _pieces(data: bytes) -> list[bytes]:
     """`data` in pieces of which each fits into a packet; one of no bytes if there are none."""
     return [data[start : start + _LARGEST_CRYPTO] for start in range(0, max(len(data), 1), _LARGEST_CRYPTO)]
+
+
+def _encoded(sequence: int, start: Start) -> bytes:
+    """`start` as a packet can carry it: one that is too long costs the connection, and what else is on it."""
+    message = push_start(sequence, start, ack=True)
+    if len(message) > MAX_PACKET:
+        reason = (
+            f"a Start of {len(message)} bytes, with {len(start.trust_anchors)} trust anchors; the limit is {MAX_PACKET}"
+        )
+        raise OSError(Status.TOO_LONG, reason)
+    return message
 
 
 def _message(message: FromDaemon) -> Message:

@@ -21,6 +21,7 @@ from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.wire.messages import Start
 
 MAX_DESCRIPTORS = 4
+_TRUNCATED = int(socket.MSG_CTRUNC)
 CONTROL_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * struct.calcsize("i"))
 
 
@@ -28,7 +29,7 @@ class Descriptors:
     """Those of one packet, as ``recvmsg`` gave them with its `flags`."""
 
     def __init__(self, control: list[tuple[int, int, bytes]], flags: int) -> None:
-        self._truncated = bool(flags & socket.MSG_CTRUNC)
+        self._truncated = bool(flags & _TRUNCATED)
         self._open = array.array("i")
         self._files: Files | None = None
         for level, kind, payload in control:

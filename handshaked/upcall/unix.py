@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _PEER_CREDENTIALS = struct.Struct("=iII")
 _SO_PEERGROUPS = 59
+_TRUNCATED = int(socket.MSG_TRUNC)  # a plain number: to mask with an enum takes a microsecond
 _MAX_GROUPS = 256  # as many as getsockopt of Python's sockets can take
 _INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
 
@@ -85,7 +86,7 @@ class UnixDoor:
             self._pause_accepting()
             return
         caller = caller_of(sock)
-        usage = self._usage.setdefault(caller.uid, Usage(self._limits, self._loop.time()))
+        usage = self._usage.setdefault(caller.uid, Usage(self._limits))
         if usage.connections >= self._limits.connections:
             log.warning("%s has %d connections already; refused one more", caller, usage.connections)
             sock.close()
@@ -109,7 +110,7 @@ class UnixDoor:
         usage = self._usage.get(uid)
         if usage is None or usage.connections:
             return
-        left = usage.seconds_to_full(self._loop.time())
+        left = usage.seconds_to_nothing(self._loop.time())
         if left > 0:
             self._loop.call_later(left, self._forget_usage, uid)
         else:
@@ -200,24 +201,26 @@ class _Connection:
         if not packet:
             self.close()
             return
-        messages = 1
-        self._flush_planned = True  # below
-        framing: FramingError | None = None
+        self._flush_planned = True  # below, whatever happens before
         try:
-            if flags & socket.MSG_TRUNC:
+            self._handle_all(packet, flags, descriptors)
+        except FramingError as error:
+            self._lose_framing(error)
+        finally:
+            self._flush()
+
+    def _handle_all(self, packet: bytes, flags: int, descriptors: Descriptors) -> None:
+        messages = 1
+        try:
+            if flags & _TRUNCATED:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
             for sequence, message, ack in pull_from_endpoint(packet):
                 messages += 1
                 self._handle(sequence, message, descriptors)
                 if ack:
                     self._send(push_ack(sequence))
-        except FramingError as error:
-            framing = error
-        self._usage.take(messages, len(packet), self._loop.time())
-        if framing is None:
-            self._flush()
-        else:
-            self._lose_framing(framing)
+        finally:
+            self._usage.take(messages, len(packet), self._loop.time())
 
     def _resume(self) -> None:
         if not self._closed:

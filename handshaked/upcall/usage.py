@@ -17,33 +17,28 @@ class Limits:
 
 
 class Usage:
-    """What one caller uses at the moment: counts, and two token buckets that hold a second's worth."""
+    """What one caller uses at the moment: counts, and when what it has sent is paid for at the rates of its limits.
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    A second's worth may be owed.
+    """
+
+    def __init__(self, limits: Limits) -> None:
         self.connections = 0
         self.handshakes = 0
         self.awaiting_tickets = 0
-        self._rates = (limits.messages_per_second, limits.bytes_per_second)
-        self._tokens = [float(rate) for rate in self._rates]
-        self._filled = now
+        self._limits = limits
+        self._messages_paid = 0.0
+        self._bytes_paid = 0.0
 
     def take(self, messages: int, size: int, now: float) -> None:
         """Account for a packet."""
-        self._fill(now)
-        self._tokens[0] -= messages
-        self._tokens[1] -= size
+        self._messages_paid = max(self._messages_paid, now) + messages / self._limits.messages_per_second
+        self._bytes_paid = max(self._bytes_paid, now) + size / self._limits.bytes_per_second
 
     def debt(self, now: float) -> float:
-        """The seconds to wait before the next packet is read."""
-        self._fill(now)
-        return max(-tokens / rate for tokens, rate in zip(self._tokens, self._rates, strict=True))
+        """The seconds to wait before the next packet is read, if more than 0."""
+        return max(self._messages_paid, self._bytes_paid) - now - 1.0
 
-    def seconds_to_full(self, now: float) -> float:
-        """The seconds until nothing is left of what was taken."""
-        self._fill(now)
-        return max(1 - tokens / rate for tokens, rate in zip(self._tokens, self._rates, strict=True))
-
-    def _fill(self, now: float) -> None:
-        elapsed, self._filled = now - self._filled, now
-        for index, rate in enumerate(self._rates):
-            self._tokens[index] = min(rate, self._tokens[index] + rate * elapsed)
+    def seconds_to_nothing(self, now: float) -> float:
+        """The seconds until all is paid for, if more than 0."""
+        return max(self._messages_paid, self._bytes_paid) - now

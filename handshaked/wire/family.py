@@ -263,6 +263,28 @@ def _pull(frame: Frame, pullers: dict[int, "_Puller"]) -> Any:
 _LEVELS = tuple(sorted(Level))
 
 
+_START_FIELDS: dict[int, tuple[str, Callable[[Any], Any] | None]] = {
+    StartAttribute.MESSAGE_TYPE: ("role", Role),
+    StartAttribute.TIMEOUT: ("timeout", lambda milliseconds: milliseconds / 1000),
+    StartAttribute.AUTH_MODE: ("auth_mode", AuthMode),
+    StartAttribute.PEERNAME: ("server_name", None),
+    StartAttribute.ALPN: ("alpns", tuple),
+    StartAttribute.TRANSPORT_PARAMETERS: ("transport_parameters", None),
+    StartAttribute.REGISTRATION: ("registration", None),
+    StartAttribute.CREDENTIAL: ("credential", None),
+    StartAttribute.TRUST_ANCHOR: ("trust_anchors", tuple),
+    StartAttribute.PEER_ADDRESS: ("peer_address", None),
+    StartAttribute.CIPHER_SUITE: ("cipher_suites", lambda values: tuple(map(_cipher_suite, values))),
+    StartAttribute.SESSION_TICKET: ("session_ticket", None),
+    StartAttribute.TICKET_SECONDS: ("ticket_seconds", None),
+    StartAttribute.EARLY_DATA: ("early_data", None),
+    StartAttribute.SOCKET: ("socket", None),
+    StartAttribute.CERTIFICATE_FILE: ("certificate_file", None),
+    StartAttribute.KEY_FILE: ("key_file", None),
+    StartAttribute.PSK_FILE: ("psk_file", None),
+}
+
+
 def _pull_start(values: dict[int, Any]) -> Start:
     a = StartAttribute
     if values[a.MESSAGE_TYPE] == 0:
@@ -274,27 +296,11 @@ def _pull_start(values: dict[int, Any]) -> Start:
         raise WireError("is given more than 64 times", attribute="trust-anchor")
     if len(values.get(a.CREDENTIAL, bytes(32))) != 32:
         raise WireError("is a SHA-256 of 32 bytes", attribute="credential")
-    timeout = values.get(a.TIMEOUT)
-    return Start(
-        role=Role(values[a.MESSAGE_TYPE]),
-        timeout=None if timeout is None else timeout / 1000,
-        auth_mode=AuthMode(values.get(a.AUTH_MODE, AuthMode.X509)),
-        server_name=values.get(a.PEERNAME),
-        alpns=tuple(alpns),
-        transport_parameters=values.get(a.TRANSPORT_PARAMETERS),
-        registration=values.get(a.REGISTRATION),
-        credential=values.get(a.CREDENTIAL),
-        cipher_suites=tuple(map(_cipher_suite, values.get(a.CIPHER_SUITE, ()))),
-        trust_anchors=tuple(values.get(a.TRUST_ANCHOR, ())),
-        session_ticket=values.get(a.SESSION_TICKET),
-        ticket_seconds=values.get(a.TICKET_SECONDS, 0),
-        early_data=values.get(a.EARLY_DATA),
-        peer_address=values.get(a.PEER_ADDRESS),
-        socket=values.get(a.SOCKET, False),
-        certificate_file=values.get(a.CERTIFICATE_FILE, False),
-        key_file=values.get(a.KEY_FILE, False),
-        psk_file=values.get(a.PSK_FILE, False),
-    )
+    fields = {}
+    for kind, value in values.items():
+        name, pull = _START_FIELDS[kind]
+        fields[name] = value if pull is None else pull(value)
+    return Start(**fields)
 
 
 def _pull_crypto(values: dict[int, Any]) -> CryptoData:

@@ -14,7 +14,9 @@ LONG = "x" * 3000
 @pytest.fixture
 def web(shared_daemon: RunningDaemon, issue: Issue) -> RunningDaemon:
     issued = issue("www.example.com")
-    shared_daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], replace=True)
+    shared_daemon.register(
+        "web", (issued.certificate, issued.key), alpns=["h3"], server_names=["www.example.com"], replace=True
+    )
     return shared_daemon
 
 

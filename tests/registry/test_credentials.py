@@ -137,6 +137,10 @@ def test_files_that_hold_something_else_are_refused(issue: Issue) -> None:
     issued = issue(NAME)
     certificate, key = issued.certificate.read_bytes(), issued.key.read_bytes()
     assert refused(b"nonsense", key).startswith("cert.pem: no certificate in PEM form")
+    der = issued.leaf.public_bytes(Encoding.DER)
+    assert refused(der, key) == (
+        "cert.pem: no certificate in PEM form; is it DER? Then: openssl x509 -in FILE -out NEW.pem"
+    )
     assert refused(b"", key).startswith("cert.pem: no certificate in PEM form")
     assert refused(key, key).startswith("cert.pem: no certificate in PEM form")
     assert refused(certificate[:-100], key).startswith("cert.pem: no certificate in PEM form")
@@ -237,7 +241,7 @@ def test_a_key_that_everyone_can_read_or_write_is_refused(tmp_path: Path, mode: 
     path = tmp_path / "key.pem"
     path.write_bytes(b"key")
     path.chmod(mode)
-    with pytest.raises(RefusedError, match=rf"everyone can (read|write) this private key \(mode {mode:04o}\).*chmod"):
+    with pytest.raises(RefusedError, match=rf"everyone can (read|write) this secret file \(mode {mode:04o}\).*chmod"):
         read(path, secret=True)
     assert read(path, secret=False) == b"key"
 

@@ -234,6 +234,24 @@ def test_without_a_daemon_a_start_raises_and_later_works(daemon: RunningDaemon) 
     run(work())
 
 
+TOO_LONG = client_start(NAME, b"h3", trust_anchors=(bytes(2500),) * 60)
+
+
+def test_a_start_that_fits_into_no_packet_raises_and_costs_the_others_nothing(path: Path) -> None:
+    async def work() -> None:
+        client = HandshakeClient(path)
+        other = Side().begin(client, server_start())
+        with pytest.raises(OSError, match=r"a Start of .* with 60 trust anchors; the limit is"):
+            client.start(TOO_LONG, lambda _: None)
+        await other.idle.wait()
+        assert other.messages.empty()
+        client.close()
+
+    run(work())
+    with BlockingClient(path) as client, pytest.raises(OSError, match="with 60 trust anchors"):
+        client.start(TOO_LONG)
+
+
 def test_closing_ends_open_handshakes(path: Path) -> None:
     async def work() -> None:
         client = HandshakeClient(path)
@@ -347,7 +365,7 @@ def test_a_fault_of_one_handshakes_callback_does_not_touch_the_others(mute: sock
 
 
 def test_default_paths_are_those_of_the_daemon(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(path.parent))
+    monkeypatch.setenv("HANDSHAKED_DIRECTORY", str(path.parent))
     with BlockingClient() as client:
         assert client.start(server_start()) == []
         assert client.fileno() > 0

@@ -15,7 +15,7 @@ import pytest
 from handshaked.errors import Alert, Status, WireError
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket
 from handshaked.model import AuthMode, CipherSuite, Direction, KeyType, Level, Request
-from handshaked.registry.snapshot import Selection
+from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.tls.parameters import ServerParameters, Tickets
@@ -542,6 +542,32 @@ def test_a_client_is_not_sent_tickets_for_more_handshakes_than_it_may_have(
         assert received == [True, True, True, False, False, False]
         door.send(push_start(0, server_start(), ack=True))  # the number of a handshake that is over is free
         assert door.until(0, Acknowledged) == [Acknowledged()]
+
+
+class FaultySnapshot(Snapshot):
+    """Fails as nobody thought of."""
+
+    __slots__ = ()
+
+    def select(self, query: Query) -> Selection:
+        raise ZeroDivisionError
+
+
+class Faulty(Registered):
+    """Registrations that cannot be asked."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return FaultySnapshot(self.registrations)
+
+
+def test_an_unexpected_fault_in_a_message_does_not_silence_the_connection(authority: Authority, path: Path) -> None:
+    with served(Faulty(authority), path, Limits()), Door(path) as door:
+        hello = client_hello(door, 1, client_start(NAME, b"h3")).data
+        door.send(push_start(2, server_start(), ack=True), push_lookup(3, Lookup(client_hello=hello)))
+        assert door.until(2, Acknowledged) == [Acknowledged()]
+        door.send(push_cancel(2))
+        assert door.outcome(2).status == Status.CANCELED
 
 
 def test_a_door_that_closes_tells_everybody(registered: Registered, path: Path) -> None:
