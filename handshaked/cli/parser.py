@@ -26,7 +26,7 @@ def command_line() -> RecordingParser:
             sub.add_argument(
                 "--socket",
                 type=Path,
-                default=directories.runtime_directory() / directories.CONTROL_SOCKET,
+                default=directories.control_socket(),
                 help="the daemon's control socket",
             )
             sub.add_argument("--json", action="store_true", help="print JSON")

@@ -92,7 +92,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--control",
         type=Path,
-        default=directories.daemon_directory() / directories.CONTROL_SOCKET,
+        default=directories.control_socket(),
         help="handshaked's control socket",
     )
 
