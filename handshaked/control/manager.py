@@ -62,7 +62,6 @@ class Manager:
         """Add a registration; the files of its credentials come as open `descriptors`, in the order of their paths."""
         replace = arguments.flag("replace")
         request = pull_request(arguments)
-        arguments.end()
         old = self.snapshot.named(request.name)
         if replace and old is not None:
             require_owner(caller, old, "replace")

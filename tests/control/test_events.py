@@ -84,7 +84,7 @@ def test_subscribers_are_told(daemon: RunningDaemon, tmp_path: Path) -> None:
 
 
 def test_a_bad_filter_is_refused(daemon: RunningDaemon) -> None:
-    with ControlClient(daemon.control_socket) as client, pytest.raises(RefusedError, match="unknown argument"):
+    with ControlClient(daemon.control_socket) as client, pytest.raises(RefusedError, match="unknown key"):
         next(client.subscribe({"nonsense": "x"}))
 
 
