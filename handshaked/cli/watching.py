@@ -212,7 +212,7 @@ def _print_once(tally: Tally, *, json_wanted: bool) -> None:
         return
     for name, value in result.items():
         shown = ", ".join(f"{key or '-'} {n}" for key, n in value.items()) if isinstance(value, dict) else value
-        print(f"{name.replace('_', ' ') + ':':28}{shown or '-'}")
+        print(f"{name.replace('_', ' ') + ':':28}{'-' if shown == '' else shown}")
 
 
 def _breakdown(tally: Tally) -> tuple[Counter[str], Counter[str], Counter[str]]:

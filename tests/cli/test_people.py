@@ -213,7 +213,9 @@ def test_top_counts(daemon: RunningDaemon, web: Authority) -> None:
     assert sum(result["failures_by_reason"].values()) == 3
     assert result["handshakes_by_registration"]["web"] == 1
     assert result["latency_ms"]["p50"] > 0
-    assert "failures by reason" in run(daemon, "top", "--once")
+    said = run(daemon, "top", "--once")
+    assert "failures by reason" in said
+    assert "handshakes by registration: - 4, web 1\n" in said  # those without one had no name at all
 
 
 def test_top_lives_on_a_terminal(daemon: RunningDaemon) -> None:

@@ -173,3 +173,4 @@ def test_manual_pages_say_what_help_says(name: str) -> None:
         )
         assert process.stderr == ""
         assert "handshaked" in process.stdout
+        assert "%(" not in process.stdout  # a default that --help fills in
