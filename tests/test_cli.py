@@ -364,6 +364,7 @@ with ControlClient(Path(sys.argv[1])) as client:
         ("reload", {}),
         ("explain", {"server_name": NAME, "alpns": ["smb"], "user": "0"}),
         ("register", {"name": "mine", "alpns": ["h3"], "credentials": []}),
+        ("register", {"name": "mine", "alpns": ["h3"], "credentials": [{"certificate": "c", "key": "k"}]}),
     ]
     done = subprocess.run(
         [sys.executable, "-c", script, str(daemon.control_socket), json.dumps(commands)],
@@ -372,4 +373,6 @@ with ControlClient(Path(sys.argv[1])) as client:
     listed, *answers = done.stdout.splitlines()
     assert listed == "['web']"
     assert [answer.split()[0] for answer in answers] == ["refused"] * len(commands), answers
+    # The files of those who have no grant were looked at first, however long an encrypted key takes.
+    assert "may not register: root may run: handshakectl grant" in answers[-1]
     assert sorted(daemon.ask("show", name="web")["registration"]["alpns"]) == ["h3"]
