@@ -92,6 +92,14 @@ def test_programs_that_only_root_can_reach_are_noticed(tmp_path: Path) -> None:
     assert closed_directories(program) == [tmp_path / "pyenv", *above]
 
 
+def test_who_may_not_write_there_got_a_traceback() -> None:
+    process = run("install-systemd", Path("/sys/nowhere"))
+    assert process.returncode == 1
+    assert process.stderr.startswith("handshakectl: /sys/nowhere")
+    assert "not permitted" in process.stderr or "Permission denied" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
 def test_nothing_to_take_away_is_said(tmp_path: Path) -> None:
     process = run("uninstall-systemd", tmp_path)
     assert process.returncode == 1
