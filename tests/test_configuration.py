@@ -17,7 +17,7 @@ from handshaked.configuration import (
     parse_configuration,
 )
 from handshaked.errors import RefusedError
-from handshaked.testing.authority import Authority
+from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 
 EVERYTHING = """
@@ -116,9 +116,9 @@ def test_what_is_not_known_or_does_not_fit_is_refused_with_its_line(text: str, r
         parse_configuration(text, "file")
 
 
-def check(path: Path) -> tuple[int, str]:
+def check(path: Path, *options: str) -> tuple[int, str]:
     """``--check-config``: exit code, and what was said."""
-    command = [sys.executable, "-m", "handshaked.daemon", "--check-config", f"--configuration={path}"]
+    command = [sys.executable, "-m", "handshaked.daemon", "--check-config", f"--configuration={path}", *options]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.stdout == ""
     return process.returncode, process.stderr
@@ -190,3 +190,29 @@ def test_a_worker_that_starts_when_the_configuration_is_broken_serves_all_but_th
         file.write_text("")
         assert running.ask("reload")["errors"] == []
         assert doors() != [None]
+
+
+@pytest.fixture
+def issued(tmp_path: Path) -> Issued:
+    return Authority(tmp_path).issue("www.example.com")
+
+
+def test_check_config_looks_at_settings_and_registrations(tmp_path: Path, issued: Issued) -> None:
+    settings, drop_in = tmp_path / "handshaked.toml", tmp_path / "registrations.d/web.toml"
+    arguments = (settings, f"--configuration-directory={tmp_path}")
+    drop_in.parent.mkdir()
+    settings.write_text(f'[server]\ncertificate = "{issued.certificate}"\nprivate_key = "{issued.key}"\n')
+    web = f'[registration.web]\nalpns = ["h3"]\ncertificate = "{issued.certificate}"\nkey = "{issued.key}"\n'
+    drop_in.write_text(web)
+    assert check(*arguments) == (0, "")
+    drop_in.write_text(web.replace("alpns", "alpn") + "[registration.other]\n")
+    assert check(*arguments) == (
+        1,
+        f"handshaked: {drop_in}:2: unknown key 'alpn'\n"
+        f"handshaked: {drop_in}:5: give a certificate and a key: only a registration that forwards needs none\n",
+    )
+    settings.write_text("[colours]\n")
+    status, said = check(*arguments)
+    assert (status, said.partition(";")[0]) == (1, f"handshaked: {settings}:1: there is no table or setting 'colours'")
+    settings.write_text(f'[client]\ntrust = "{tmp_path}/nowhere.pem"\n')
+    assert check(*arguments) == (1, f"handshaked: {tmp_path}/nowhere.pem: {os.strerror(2)}\n")

@@ -1,7 +1,7 @@
-"""Where a daemon has its things, and where its callers find them."""
+"""Where clients look for a daemon, and where an ordinary user's daemon is."""
 
 import os
-from collections.abc import Callable
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,77 +12,86 @@ VARIABLES = (
     "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CONFIGURATION_DIRECTORY", "HANDSHAKED_DIRECTORY",
     "HANDSHAKED_DEMUX_DIRECTORY", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME",
 )  # fmt: skip
-
-BecomeUser = Callable[[int], Path]
+SOCKETS = {
+    directories.handshake_socket: Path("handshaked/handshake.sock"),
+    directories.control_socket: Path("handshaked/control.sock"),
+    directories.demux_socket: Path("handshaked-demux/accept.sock"),
+}
 
 
 @pytest.fixture
-def become(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> BecomeUser:
-    """Takes on a user with a home and nothing else in the environment; the home."""
-
-    def user(uid: int) -> Path:
-        for variable in VARIABLES:
-            monkeypatch.delenv(variable, raising=False)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setattr(os, "geteuid", lambda: uid)
-        return tmp_path
-
-    return user
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The home of an ordinary user without a login session."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
 
 
-def test_a_daemon_of_root_is_where_the_system_has_such_things(become: BecomeUser) -> None:
-    become(0)
+@pytest.mark.usefixtures("home")
+def test_ordinary_users_did_not_find_the_system_daemon() -> None:
+    assert [find() for find in SOCKETS] == [Path("/run") / path for path in SOCKETS.values()]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_service_looked_for_the_daemon_in_its_own_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/caddy")
+    assert [find() for find in SOCKETS] == [Path("/run") / path for path in SOCKETS.values()]
+
+
+@pytest.mark.parametrize("session", [True, False])
+def test_a_user_finds_the_own_daemon_where_it_makes_its_sockets(
+    monkeypatch: pytest.MonkeyPatch, home: Path, *, session: bool
+) -> None:
+    if session:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "runtime"))
+    made = [
+        directories.runtime_directory() / directories.HANDSHAKE_SOCKET,
+        directories.runtime_directory() / directories.CONTROL_SOCKET,
+        directories.demux_directory() / directories.DEMUX_SOCKET,
+    ]
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(os.fspath(path))
+    assert [find() for find in SOCKETS] == made
+
+
+def test_a_daemon_in_tmp_could_have_been_anybodys(home: Path) -> None:
+    """Without $XDG_RUNTIME_DIR, sockets were in /tmp/run-UID, which another user could make first."""
+    assert directories.runtime_directory().is_relative_to(home)
+    assert directories.demux_directory().is_relative_to(home)
+
+
+def test_variables_name_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANDSHAKED_DIRECTORY", "/srv/handshaked")
+    monkeypatch.setenv("HANDSHAKED_DEMUX_DIRECTORY", "/srv/demux")
+    assert directories.handshake_socket() == Path("/srv/handshaked/handshake.sock")
+    assert directories.control_socket() == Path("/srv/handshaked/control.sock")
+    assert directories.demux_socket() == Path("/srv/demux/accept.sock")
+
+
+@pytest.mark.usefixtures("home")
+def test_directories_that_cannot_be_examined_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + 300 * "x")  # ENAMETOOLONG, as it is EACCES for that of another user
+    assert directories.control_socket() == Path("/run/handshaked/control.sock")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user without a home
+    assert directories.control_socket() == Path("/run/handshaked/control.sock")
+
+
+def test_a_daemon_of_root_is_where_the_system_has_such_things(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert directories.state_directory() == Path("/var/lib/handshaked")
     assert directories.runtime_directory() == Path("/run/handshaked")
     assert directories.configuration_directory() == Path("/etc/handshaked")
-    assert directories.demux_runtime_directory() == Path("/run/handshaked-demux")
+    assert directories.demux_directory() == Path("/run/handshaked-demux")
 
 
-def test_a_daemon_of_a_user_is_in_the_users_own_directories(become: BecomeUser) -> None:
-    home = become(1000)
-    assert directories.state_directory() == home / ".local/state/handshaked"
-    assert directories.configuration_directory() == home / ".config/handshaked"
-    # Not below /tmp: who makes a directory there first hears what is asked.
-    assert directories.runtime_directory() == home / ".local/run/handshaked"
-
-
-def test_systemd_says_where_a_daemon_is(become: BecomeUser, monkeypatch: pytest.MonkeyPatch) -> None:
-    become(0)
+@pytest.mark.usefixtures("home")
+def test_systemd_says_where_a_daemon_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/first:/run/second")
     assert directories.runtime_directory() == Path("/run/first")
-    assert directories.demux_runtime_directory() == Path("/run/first")
-
-
-@pytest.mark.parametrize("uid", [0, 1000])
-def test_callers_find_the_daemon_of_the_system(become: BecomeUser, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
-    become(uid)
-    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/smbd")  # that of the calling service
-    assert directories.daemon_directory() == Path("/run/handshaked")
-    assert directories.demux_directory() == Path("/run/handshaked-demux")
-
-
-def test_callers_of_a_user_who_runs_a_daemon_find_that_one(become: BecomeUser) -> None:
-    own = become(1000) / ".local/run/handshaked"
-    own.mkdir(parents=True)
-    (own / directories.HANDSHAKE_SOCKET).touch()
-    assert directories.daemon_directory() == own
-    assert directories.demux_directory() == Path("/run/handshaked-demux")
-    become(0)
-    assert directories.daemon_directory() == Path("/run/handshaked")
-
-
-def test_callers_can_be_told_where_the_daemon_is(become: BecomeUser, monkeypatch: pytest.MonkeyPatch) -> None:
-    become(1000)
-    monkeypatch.setenv("HANDSHAKED_DIRECTORY", "/srv/daemon")
-    monkeypatch.setenv("HANDSHAKED_DEMUX_DIRECTORY", "/srv/demux")
-    assert directories.daemon_directory() == Path("/srv/daemon")
-    assert directories.demux_directory() == Path("/srv/demux")
-
-
-def test_a_caller_without_a_home_finds_the_daemon_of_the_system(
-    become: BecomeUser, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    become(54321)
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr(os, "getuid", lambda: 54321)  # whose home is looked up
-    assert directories.daemon_directory() == Path("/run/handshaked")
+    assert directories.demux_directory() == Path("/run/first")

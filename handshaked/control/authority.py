@@ -4,12 +4,12 @@ import grp
 import os
 import pwd
 from collections.abc import Iterable
+from typing import Protocol
 
 from handshaked.errors import DeniedError, RefusedError
 from handshaked.model import KERNEL, Caller
 from handshaked.registry.names import show_alpn
-from handshaked.registry.registration import Grant, Registration
-from handshaked.registry.store import NewRegistration
+from handshaked.registry.registration import Access, Grant, Registration
 
 MAX_REGISTRATIONS_BY_GRANT = 200
 
@@ -35,7 +35,23 @@ def require_owner(caller: Caller, registration: Registration, action: str) -> No
         )
 
 
-def require_grant(caller: Caller, new: NewRegistration, grants: Iterable[Grant], held: int) -> None:
+class Claim(Protocol):
+    """What a registration asks for."""
+
+    @property
+    def server_names(self) -> tuple[str, ...]:
+        """The names, in canonical form; none stands for any."""
+
+    @property
+    def alpns(self) -> tuple[bytes, ...]:
+        """The protocols."""
+
+    @property
+    def access(self) -> Access:
+        """Who may use it."""
+
+
+def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int) -> None:
     """DeniedError unless `caller`, who has `held` registrations, may claim all that `new` asks for."""
     if is_administrator(caller):
         return

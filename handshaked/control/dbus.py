@@ -7,7 +7,7 @@ what it denies. Key material does not cross the bus: files do, opened by the cal
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 OFF = "none"
 _RETRY_SECONDS = 15.0
 _MAX_CALLS = 64
+_MAX_CALLS_OF_ONE = 16
 _MAX_OBJECTS = 5000
 _KNOWN_CALLERS = 256
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
@@ -72,6 +73,7 @@ class Bus:
         self._callers: OrderedDict[str, Caller] = OrderedDict()
         self._subscribers = BusSubscribers(manager.hub, self._tell)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: Counter[int] = Counter()
         manager.on_change.append(self._on_change)
         manager.hub.subscribe(Subscription(_ROOT, None, self._on_events))
 
@@ -146,7 +148,7 @@ class Bus:
 
     async def _serve(self, message: Message) -> None:
         try:
-            reply = await self._answer(message, await self._caller(message.sender))
+            reply = await self._answer_one_of(message, await self._caller(message.sender))
         except DeniedError as error:
             reply = Message.new_error(message, f"{_ERROR}.AccessDenied", str(error))
         except _UnknownError as error:
@@ -157,6 +159,17 @@ class Bus:
             close_all(tuple(message.unix_fds))
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             self._send(reply)
+
+    async def _answer_one_of(self, message: Message, caller: Caller) -> Message:
+        """The answer to one of not too many calls of a user: polkit may take minutes, and there are others."""
+        self._calls[caller.uid] += 1
+        try:
+            if self._calls[caller.uid] > _MAX_CALLS_OF_ONE:
+                raise _UnknownError("LimitsExceeded", f"uid {caller.uid} makes too many calls at a time")
+            return await self._answer(message, caller)
+        finally:
+            self._calls[caller.uid] -= 1
+            self._calls += Counter()  # keeps those above zero
 
     async def _answer(self, message: Message, caller: Caller) -> Message:
         if message.interface == "org.freedesktop.DBus.Peer" and message.member == "Ping":

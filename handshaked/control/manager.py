@@ -72,15 +72,15 @@ class Manager:
         """Add a registration; the files of its credentials come as open `descriptors`, in the order of their paths."""
         replace = arguments.flag("replace")
         request = pull_request(arguments)
-        arguments.end()
         old = self.snapshot.named(request.name)
         if replace and old is not None:
             require_owner(caller, old, "replace")
+        held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
+        # Ahead of the files: to read an encrypted key may take as long as who made it likes.
+        require_grant(caller, request, self._store.grants(), held)
         count = sum(len(paths_of(source)) for source in request.sources)
         credentials = load_all(request.sources, descriptors[:count])
         new = request.with_credentials(credentials, load_trust(request.trust, descriptors[count:]), caller.uid)
-        held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
-        require_grant(caller, new, self._store.grants(), held)
         registration = self._store.register(new, replace=replace)
         await self._changed()
         log.info("registered %s by %s", registration.name, caller)

@@ -25,7 +25,6 @@ MAX_FILE = 1024 * 1024
 MAX_CHAIN = MAX_CERTIFICATES  # what our own client takes from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 MIN_RSA_BITS = 2048
-_DER = b"\x30"  # how a certificate in DER begins: SEQUENCE
 _CURVES: dict[type[ec.EllipticCurve], KeyType] = {
     ec.SECP256R1: KeyType.ECDSA_P256,
     ec.SECP384R1: KeyType.ECDSA_P384,
@@ -88,9 +87,8 @@ def load_pem(
     """
     try:
         chain = x509.load_pem_x509_certificates(certificate)
-    except ValueError:
-        hint = "; is it DER? Then: openssl x509 -in FILE -out NEW.pem" if certificate[:1] == _DER else ""
-        raise RefusedError(f"{names[0]}: no certificate in PEM form{hint}") from None
+    except ValueError as error:
+        raise RefusedError(f"{names[0]}: no certificate in PEM form {_instead(certificate, error)}") from None
     try:
         private_key = serialization.load_pem_private_key(key, passphrase)
     except TypeError:
@@ -233,11 +231,23 @@ def _dns_names(leaf: x509.Certificate) -> tuple[str, ...]:
 
 
 def _subject(leaf: x509.Certificate) -> str:
-    return repr(leaf.subject.rfc4514_string()[:200])
+    subject = leaf.subject.rfc4514_string()[:200] or "(no subject)"
+    return subject if subject.isprintable() else subject.encode("unicode_escape").decode()
 
 
 def _date(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _instead(content: bytes, error: ValueError) -> str:
+    """What `content`, which is no certificate in PEM form, seems to be."""
+    if b"-----BEGIN CERTIFICATE-----" in content:
+        return f"({_first_line(error)})"
+    if b"PRIVATE KEY-----" in content:
+        return "but a private key"
+    if content.startswith(b"\x30"):  # a SEQUENCE: ITU-T X.690
+        return "but perhaps in DER: openssl x509 -inform DER converts it"
+    return "(nothing in it begins with -----BEGIN CERTIFICATE-----)"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """A client on the bus, a program of its own so that it can be anybody: steps come in as JSON, answers go out so.
 
 A step has ``member`` with ``path``, ``interface``, ``kinds`` (signatures), ``body``, ``files`` (paths to open); or
-``wait`` with the name of a signal, and maybe its ``path``. An answer is the body, ``{"error": name, "text": ..}``, or
+``wait`` with the name of a signal, and maybe its ``path``. A step with ``unanswered`` is made so many times, and not
+waited for. An answer is the body, ``{"error": name, "text": ..}``, or
 the signal's body.
 """
 
@@ -41,6 +42,10 @@ async def main() -> None:
             while message.member != step["wait"] or step.get("path") not in (None, message.path):
                 message = await asyncio.wait_for(signals.get(), 20)
             answers.append(plain(message.body))
+        elif "unanswered" in step:
+            left = [asyncio.create_task(call(bus, step)) for _ in range(step["unanswered"])]
+            first, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            answers.append([one.result() for one in first])
         else:
             answers.append(await call(bus, step))
     print(json.dumps(answers))
