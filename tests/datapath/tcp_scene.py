@@ -160,6 +160,17 @@ def connection(*, narrow: bool = False) -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
+@asynccontextmanager
+async def connected(
+    *arguments: Any, narrow: bool = False, **options: Any
+) -> AsyncIterator[tuple[Scene, socket.socket, socket.socket]]:
+    """A scene with one connection: the consumer's end, and its peer's."""
+    ours, theirs = connection(narrow=narrow)
+    with ours, theirs:
+        async with scene(*arguments, **options) as made:
+            yield made, ours, theirs
+
+
 class OpenSsl:
     """A peer's TLS, whose bytes go over `sock` when it is told; a context manager."""
 

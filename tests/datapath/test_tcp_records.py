@@ -1,0 +1,70 @@
+"""record_size_limit (RFC 8449) on connections that the kernel's TLS takes over: what it is told of a peer's."""
+
+import asyncio
+import socket
+
+import pytest
+
+from handshaked import kernel
+from handshaked.datapath.ktls import Capabilities
+from handshaked.errors import Status
+from handshaked.model import AuthMode, CipherSuite, Role
+from handshaked.registry.credentials import load_pem, open_credential
+from handshaked.testing.authority import Authority
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.parameters import ClientParameters, ServerParameters
+from handshaked.tls.record import MAX_PLAINTEXT
+from handshaked.tls.server import ServerHandshake
+from handshaked.tls.stream import ClientStream, ServerStream
+from tests.conftest import Issue
+from tests.datapath.tcp_scene import NAME, connected
+
+LIMIT = 600
+
+
+def shake_hands(stream: ClientStream | ServerStream, sock: socket.socket, answer: ServerParameters | None) -> None:
+    """A peer of ours whose TLS is `stream`, a server that goes on with `answer` or a client."""
+    if isinstance(stream, ClientStream):
+        stream.start(0.0)
+    events: list[object] = []
+    while not events:
+        sock.sendall(stream.pull_outgoing())
+        events += stream.receive(sock.recv(stream.needed()), 0.0)
+        if isinstance(stream, ServerStream) and stream.waits and answer is not None:
+            events += stream.proceed(answer, 0.0)
+    sock.sendall(stream.pull_outgoing())
+
+
+@pytest.mark.parametrize("kernel_limits", [True, False])
+@pytest.mark.parametrize("role", list(Role))
+def test_a_peers_limit_on_records(
+    authority: Authority, issue: Issue, monkeypatch: pytest.MonkeyPatch, role: Role, kernel_limits: bool
+) -> None:
+    """A client that has sent no limit of its own is not sent the server's; a server respects any."""
+    monkeypatch.setattr(kernel, "capabilities", lambda: Capabilities(tuple(CipherSuite), limits=kernel_limits))
+    issued = issue(NAME)
+    loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
+    answer = ServerParameters(
+        credential=open_credential(loaded.chain, loaded.key, loaded.key_type),
+        alpn=b"sunrpc",
+        transport_parameters=None,
+        record_size_limit=LIMIT,
+    )
+    asked = ClientParameters(
+        alpns=(b"sunrpc",), server_name=NAME, transport_parameters=None, verifier=None, record_size_limit=LIMIT
+    )
+    stream: ClientStream | ServerStream
+    if role is Role.SERVER:
+        stream = ClientStream(ClientHandshake(asked, quic=False), LIMIT)
+    else:
+        stream = ServerStream(ServerHandshake(quic=False))
+
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            submitted = made.submit(ours, role, peer_name=NAME, auth_mode=AuthMode.UNAUTH)
+            report, _ = await asyncio.gather(submitted, asyncio.to_thread(shake_hands, stream, theirs, answer))
+            assert report.status == Status.OK
+            limited = role is Role.SERVER or kernel_limits
+            assert made.taken_from(ours).max_payload == (LIMIT - 1 if limited else MAX_PLAINTEXT)
+
+    asyncio.run(scenario())
