@@ -176,7 +176,8 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         status = Status.TIMED_OUT if isinstance(error, BlockingIOError) else error.errno or Status.FAILED
-        raise HandshakeRefusedError(Outcome(status, reason=f"{what}: {os.strerror(status)}")) from None
+        words = os.strerror(status) if error.errno else str(error)  # a path that is too long has no number
+        raise HandshakeRefusedError(Outcome(status, reason=f"{what}: {words}")) from None
 
 
 def _outcome(packet: bytes) -> Outcome | None:

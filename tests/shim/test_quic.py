@@ -344,6 +344,13 @@ def test_where_no_daemon_is_the_error_says_where_it_was_looked_for(form: Form, t
 
 
 @both_forms
+def test_a_path_that_is_too_long_is_said_to_be(form: Form, tmp_path: Path) -> None:
+    error = refusal(form, Options(path=tmp_path / ("x" * 120)))
+    assert error.errno == errno.EIO
+    assert "too long" in str(error)
+
+
+@both_forms
 def test_a_file_that_cannot_be_opened_is_named(form: Form, quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     error = refusal(form, Options(path=quic_daemon.handshake_socket, psk=tmp_path / "psk"))
     assert error.errno == errno.ENOENT
