@@ -14,6 +14,7 @@ from pathlib import Path
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent, StreamDataReceived
+from cryptography.hazmat.backends import openssl  # noqa: F401 - what aioquic imports when it is too late for the user
 
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import outcome_of, serve
