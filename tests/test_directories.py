@@ -1,7 +1,6 @@
 """Where clients look for a daemon, and where an ordinary user's daemon is."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -54,8 +53,7 @@ def test_a_user_finds_the_own_daemon_where_it_makes_its_sockets(
     ]
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(os.fspath(path))
+        path.touch()  # a socket's path may not be as long as that of a test's directory
     assert [find() for find in SOCKETS] == made
 
 
