@@ -40,11 +40,11 @@ from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, R
 from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
 from handshaked.wire.messages import Done, Start
 
-_TESTED = ((1, 3), (1, 7))
+_TESTED = ((1, 6), (1, 7))
 _VERSION = tuple(int(part) for part in aioquic.__version__.split(".")[:2])
 if not _TESTED[0] <= _VERSION <= _TESTED[1]:
     raise ImportError(
-        f"aioquic {aioquic.__version__}: this adapter reaches into it, and was tested with 1.3 to 1.7 only"
+        f"aioquic {aioquic.__version__}: this adapter reaches into it, and was tested with 1.6 and 1.7 only"
     )
 
 _TRANSPORT_PARAMETERS = tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS
