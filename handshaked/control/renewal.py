@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from handshaked.control.dropins import DropIns, Problem, read_drop_ins
 from handshaked.control.loading import open_again, paths_of, resolved
 from handshaked.control.policies import TrustSource, open_trust_again
 from handshaked.control.request import check_all_valid
+from handshaked.control.tasks import Tasks
 from handshaked.control.watch import Watch
 from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.registration import Registration
@@ -49,12 +50,12 @@ class Renewal:
         self._seen: dict[int, bytes] = {}
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks = Tasks("the renewal of files")
 
     def start(self) -> None:
         """Watch from now on."""
         self._begin_to_watch()
-        self._keep(self._check_regularly())
+        self._tasks.keep(self._check_regularly())
 
     def _begin_to_watch(self) -> None:
         try:
@@ -66,9 +67,7 @@ class Renewal:
 
     async def close(self) -> None:
         """Watch no more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         if self._watch is not None:
             self._watch.close()
 
@@ -91,7 +90,7 @@ class Renewal:
         if fresh:
             # What was handed over may have been replaced before it was watched; and if it cannot be read again,
             # people should know before it has to be.
-            self._keep(self.check([registration.id for registration in fresh]))
+            self._tasks.keep(self.check([registration.id for registration in fresh]))
 
     async def reload(self) -> tuple[list[str], list[str]]:
         """Look at all files: the names of what was renewed, added, changed or removed, and what is wrong, in words."""
@@ -108,10 +107,10 @@ class Renewal:
 
     def _on_change(self, paths: set[str]) -> None:
         if any(path.startswith(f"{self._directory}/") for path in paths):
-            self._keep(self._check_drop_ins())
+            self._tasks.keep(self._check_drop_ins())
         identities = {identity for path in paths for identity in self._users.get(path, ())}
         if identities:
-            self._keep(self.check(identities))
+            self._tasks.keep(self.check(identities))
 
     async def _check_drop_ins(self) -> None:
         async with self._lock:
@@ -276,11 +275,6 @@ class Renewal:
         problems = self._watch.follow({f"{self._directory}/", *self._users})
         for words in problems:
             log.warning("%s; it is looked at every %g s", words, CHECK_SECONDS)
-
-    def _keep(self, work: Coroutine[None, None, object]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,3 +269,28 @@ def test_the_bus_may_go(bus: RunningBus, daemon: RunningDaemon) -> None:
 def test_the_introspection_that_is_shipped_is_that_of_the_code() -> None:
     shipped = Path(__file__).parents[2] / "systemd/org.handshaked.Handshaked1.xml"
     assert shipped.read_text() == introspection()
+
+
+@pytest.mark.parametrize(("kind", "value"), [("as", ["x"]), ("a{ss}", {"a": "b"}), ("", None)])
+def test_properties_of_what_is_no_interface_got_no_answer(
+    daemon: RunningDaemon, bus: RunningBus, kind: str, value: Any
+) -> None:
+    body = {"kinds": [kind], "body": [value]} if kind else {}
+    [answer] = bus.call_as(USER, {"interface": PROPERTIES, "member": "GetAll", **body})
+    assert answer == {
+        "error": "org.freedesktop.DBus.Error.UnknownMethod",
+        "text": f"there is no method GetAll({kind})",
+    }
+
+
+def test_files_that_came_with_signals_stayed_open(
+    daemon: RunningDaemon, bus: RunningBus, public_directory: Path
+) -> None:
+    """A system bus lets everyone send signals to anyone."""
+    path = public_directory / "file"
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    forged = {"signal": "NameOwnerChanged", "signature": "h", "body": [0], "files": [str(path)]}
+    bus.call_as(USER, forged, {"member": "Grants"})
+    open_files = Path(f"/proc/{daemon.pid}/fd")
+    daemon.wait_until(lambda: str(path) not in {os.readlink(one) for one in open_files.iterdir() if one.is_symlink()})

@@ -1,10 +1,21 @@
-"""Answers of the control socket: whoever asks gets one, be it that the right one is too long."""
+"""Answers of the control socket: whoever asks gets one, whatever others do, be it that the right one is too long."""
 
+import array
+import asyncio
+import itertools
+import json
+import os
+import socket
+import struct
 from pathlib import Path
 
 import pytest
 
+from handshaked.control.arguments import Arguments
+from handshaked.control.channel import close_all, receive_message, send_message
+from handshaked.control.server import ControlServer
 from handshaked.errors import RefusedError
+from handshaked.model import Caller
 from handshaked.testing.daemon import RunningDaemon
 from tests.conftest import Issue
 
@@ -46,3 +57,86 @@ def test_an_answer_that_is_too_long_is_an_error(web: RunningDaemon) -> None:
     """What is asked about comes back in it, several times."""
     with pytest.raises(RefusedError):
         web.ask("explain", server_name="a", alpns=["h3"] + [f"{n}{LONG}" for n in range(30)])
+
+
+def lingering() -> tuple[socket.socket, socket.socket]:
+    """A TCP socket that is not closed before the other one is read, or an hour has passed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = socket.create_connection(listener.getsockname())
+        receiver, _ = listener.accept()
+    sender.setblocking(False)
+    try:
+        while True:
+            sender.send(bytes(65536))
+    except BlockingIOError:
+        sender.setblocking(True)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    return sender, receiver
+
+
+@pytest.mark.parametrize("packet", [b'{"command": "status"}', b"no message"])
+def test_closing_what_lingers_stopped_the_daemon(shared_daemon: RunningDaemon, packet: bytes) -> None:
+    sender, receiver = lingering()
+    with receiver, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(30)
+        sock.connect(os.fspath(shared_daemon.control_socket))
+        with sender:
+            sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sender.fileno()]))])
+        assert json.loads(sock.recv(200_000)).keys() <= {"result", "error"}
+        assert shared_daemon.ask("status")["self_test"] == "ok"
+        receiver.settimeout(30)
+        while receiver.recv(1 << 20):  # to its end, which comes when the daemon has closed it
+            pass
+
+
+def test_a_descriptor_that_cannot_be_closed_kept_the_others_open() -> None:
+    mine, theirs = os.pipe()
+    os.set_blocking(mine, False)
+    close_all((-1, theirs))
+    assert os.read(mine, 1) == b""
+    os.close(mine)
+
+
+async def serve(listener: socket.socket, callers: list[Caller], administrator: Caller) -> list[int]:
+    """Who of `callers`, all connected at a time, and then `administrator`, gets an answer."""
+
+    async def handle(
+        command: str, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]
+    ) -> dict[str, int]:
+        return {"uid": caller.uid}
+
+    everybody = iter([*callers, administrator])
+    server = ControlServer(listener, handle, lambda *_: lambda: None, lambda _: next(everybody))
+    sockets, answered = [], []
+    for _ in [*callers, administrator]:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sockets.append(sock)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
+        ready = asyncio.Event()
+        asyncio.get_running_loop().add_reader(sock, ready.set)
+        try:
+            send_message(sock, {"command": "who"})
+        except OSError:
+            continue  # refused already
+        await ready.wait()
+        try:
+            received = receive_message(sock)
+        except ConnectionResetError:
+            continue
+        if received is not None:
+            answered.append(received[0]["result"]["uid"])
+    for sock in sockets:
+        asyncio.get_running_loop().remove_reader(sock)
+        sock.close()
+    await server.close()
+    return answered
+
+
+def test_four_users_kept_root_out(tmp_path: Path) -> None:
+    users = [Caller(uid) for uid, _ in itertools.product(range(50001, 50005), range(64))]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(os.fspath(tmp_path / "s"))
+        listener.listen(512)
+        answered = asyncio.run(serve(listener, users, Caller(0)))
+    assert [answered.count(uid) for uid in (50001, 50002, 50003, 50004, 0)] == [64, 64, 64, 0, 1]
