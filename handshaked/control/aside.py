@@ -11,12 +11,13 @@ from contextlib import suppress
 from typing import TypeVar
 
 from handshaked.control.channel import close_all
+from handshaked.errors import RefusedError
 
 T = TypeVar("T")
 
 
 def aside(work: Callable[[], T]) -> asyncio.Future[T]:
-    """What `work` gives, or raises. It goes on when nobody waits for it any more. OSError if no thread can be had."""
+    """What `work` gives, or raises; it goes on when nobody waits for it any more. RefusedError: there is no thread."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -36,14 +37,14 @@ def aside(work: Callable[[], T]) -> asyncio.Future[T]:
     try:
         threading.Thread(target=run, name="aside", daemon=True).start()
     except RuntimeError as error:
-        raise OSError(str(error)) from None
+        raise RefusedError(f"nothing more can be done at a time for now: {error}") from None
     return done
 
 
 def close_aside(descriptors: tuple[int, ...]) -> asyncio.Future[None]:
     """Close `descriptors`, which others have opened."""
     if descriptors:
-        with suppress(OSError):  # no thread: better late than never closed
+        with suppress(RefusedError):  # no thread: better late than never closed
             return aside(lambda: close_all(descriptors))
         close_all(descriptors)
     closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -20,10 +20,9 @@ from handshaked.control.authority import (
 )
 from handshaked.control.channel import first_that_fit
 from handshaked.control.hub import Filter, Hub
-from handshaked.control.loading import load_all, paths_of
-from handshaked.control.policies import load_trust
+from handshaked.control.readers import Readers
 from handshaked.control.renewal import Renewal
-from handshaked.control.request import pull_request, warnings
+from handshaked.control.request import RegistrationRequest, load_handed, pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn
@@ -49,7 +48,8 @@ class Manager:
         self._publish = publish
         self.snapshot = store.load()
         self.hub = Hub(self._owner_of)
-        self.renewal = Renewal(store, drop_ins, self._changed)
+        self._readers = Readers()
+        self.renewal = Renewal(store, drop_ins, self._changed, self._readers)
         self.on_change: list[Callable[[Snapshot], object]] = []
         self._warned: dict[tuple[str, float], int] = {}
 
@@ -63,14 +63,12 @@ class Manager:
         replace = arguments.flag("replace")
         request = pull_request(arguments)
         arguments.end()
-        old = self.snapshot.named(request.name)
-        if replace and old is not None:
-            require_owner(caller, old, "replace")
-        count = sum(len(paths_of(source)) for source in request.sources)
-        credentials = load_all(request.sources, descriptors[:count])
-        new = request.with_credentials(credentials, load_trust(request.trust, descriptors[count:]), caller.uid)
-        held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
-        require_grant(caller, new, self._store.grants(), held)
+        self._require_right(caller, request, replace=replace)
+        credentials, trust = await self._readers.read(
+            caller.uid, lambda files: load_handed(request, files, caller.uid), descriptors
+        )
+        new = request.with_credentials(credentials, trust, caller.uid)
+        self._require_right(caller, request, replace=replace)  # others have not stood still
         registration = self._store.register(new, replace=replace)
         await self._changed()
         log.info("registered %s by %s", registration.name, caller)
@@ -261,6 +259,14 @@ class Manager:
             call(self.snapshot)
         self.hub.publish("registrations", generation=self.snapshot.generation)
         return self.snapshot
+
+    def _require_right(self, caller: Caller, request: RegistrationRequest, *, replace: bool) -> None:
+        """DeniedError unless `caller` may register `request`, in place of what has its name if that is asked for."""
+        old = self.snapshot.named(request.name) if replace else None
+        if old is not None:
+            require_owner(caller, old, "replace")
+        held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
+        require_grant(caller, request, self._store.grants(), held)
 
     def _owner_of(self, name: str) -> int | None:
         registration = self.snapshot.named(name)

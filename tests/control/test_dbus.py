@@ -17,6 +17,7 @@ from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.bus import RunningBus
+from tests.costly import encrypted_key
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be different users")
 
@@ -294,3 +295,22 @@ def test_files_that_came_with_signals_stayed_open(
     bus.call_as(USER, forged, {"member": "Grants"})
     open_files = Path(f"/proc/{daemon.pid}/fd")
     daemon.wait_until(lambda: str(path) not in {os.readlink(one) for one in open_files.iterdir() if one.is_symlink()})
+
+
+def test_a_costly_key_is_refused_before_and_after_a_grant(
+    daemon: RunningDaemon, bus: RunningBus, files: Issued
+) -> None:
+    files.key.write_bytes(encrypted_key((1 << 31) - 1))
+    passphrase = files.key.with_name("passphrase")
+    passphrase.write_bytes(b"x")
+    os.chown(passphrase, USER, USER)
+    passphrase.chmod(0o600)
+    asked = register("app", files, server_names=["app.example.com"])
+    asked["body"][1]["credentials"][0]["passphrase"] = str(passphrase)
+    asked["body"][2].append(2)
+    asked["files"].append(str(passphrase))
+    [denied] = bus.call_as(USER, asked)
+    assert denied["error"] == DENIED
+    daemon.ask("grant", user=str(USER), alpns=["h3"], server_names=["app.example.com"])
+    [refused] = bus.call_as(USER, asked)
+    assert (refused["error"], "fewer iterations" in refused["text"]) == (REFUSED, True)

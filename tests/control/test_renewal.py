@@ -293,3 +293,23 @@ def test_services_credentials_are_found(public_directory: Path, own_authority: A
             assert served(daemon) == digest(issued)
     finally:
         del os.environ["CREDENTIALS_DIRECTORY"]
+
+
+def test_a_fifo_in_place_of_a_key_ended_renewal(
+    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
+) -> None:
+    files = InPlace(tmp_path / "live")
+    old, new = own_authority.issue(NAME, file_name="old"), own_authority.issue(NAME, file_name="new")
+    files.put(old)
+    daemon.register("web", (files.certificate, files.key), alpns=["h3"])
+    files.key.unlink()
+    os.mkfifo(files.key, 0o600)
+    writer = os.open(files.key, os.O_RDWR)
+    try:
+        errors = daemon.ask("reload")["errors"]
+        assert errors == [f"web: {files.key}: not a regular file; the old credential stays"]
+    finally:
+        os.close(writer)
+    files.key.unlink()
+    files.put(new)
+    daemon.wait_until(lambda: served(daemon) == digest(new))
