@@ -133,7 +133,7 @@ class Daemon:
 
     async def _start(self) -> None:
         await self._supervisor.start()
-        self._manager.start()
+        await self._manager.start()
         await self._watchdog.beat()
         log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._settings.workers} workers")

@@ -53,10 +53,9 @@ class Manager:
         self.on_change: list[Callable[[Snapshot], object]] = []
         self._warned: dict[tuple[str, float], int] = {}
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Follow files from now on."""
-        self.renewal.start()
-        self.renewal.follow(self.snapshot)
+        await self.renewal.start(self.snapshot)
 
     async def register(self, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]) -> Result:
         """Add a registration; the files of its credentials come as open `descriptors`, in the order of their paths."""

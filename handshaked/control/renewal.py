@@ -34,6 +34,8 @@ CHECK_SECONDS = 600.0
 """All files are looked at this often besides, for file systems that report no changes."""
 RETRY_SECONDS = 20.0
 """What has a problem is looked at this often."""
+START_SECONDS = 30.0
+"""The drop-ins are waited for this long before the daemon says that it is ready."""
 DROP_INS_SECONDS = 300.0
 """Reading all drop-ins, with their files, may take this long."""
 SHARE_SECONDS = 30.0
@@ -64,9 +66,14 @@ class Renewal:
         self._lock = asyncio.Lock()
         self._tasks = Tasks("the renewal of files")
 
-    def start(self) -> None:
-        """Watch from now on."""
+    async def start(self, snapshot: Snapshot) -> None:
+        """Follow files from now on, those of `snapshot` among them, and take over what is in drop-ins.
+
+        That goes on beside when it takes over ``START_SECONDS``.
+        """
         self._begin_to_watch()
+        self.follow(snapshot)
+        await asyncio.wait([self._tasks.keep(self._read_drop_ins())], timeout=START_SECONDS)
         self._tasks.keep(self._check_regularly())
 
     def _begin_to_watch(self) -> None:
@@ -134,11 +141,11 @@ class Renewal:
 
     async def _check_regularly(self) -> None:
         while True:
-            await self.reload()
             for _ in range(int(CHECK_SECONDS / RETRY_SECONDS)):
                 await asyncio.sleep(RETRY_SECONDS)
                 if self.problems:
                     await self._retry()
+            await self.reload()
 
     async def _retry(self) -> None:
         """Look again at what had a problem, which may have passed: a full disk, a clock that was wrong."""

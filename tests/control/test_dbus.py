@@ -1,5 +1,6 @@
 """The bus as a way in: a real dbus-daemon with the shipped policy, callers of different uids, a polkit of our own."""
 
+import asyncio
 import os
 import pwd
 import subprocess
@@ -9,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.message import Message
 
+from handshaked.control.commands import Commands
+from handshaked.control.dbus import Bus
 from handshaked.control.dbus_interface import introspection, object_path
+from handshaked.control.manager import Manager
 from handshaked.directories import DATABASE
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.store import NewRegistration, Source, Store
@@ -314,3 +320,46 @@ def test_a_costly_key_is_refused_before_and_after_a_grant(
     daemon.ask("grant", user=str(USER), alpns=["h3"], server_names=["app.example.com"])
     [refused] = bus.call_as(USER, asked)
     assert (refused["error"], "fewer iterations" in refused["text"]) == (REFUSED, True)
+
+
+class FaultyCommands(Commands):
+    """Commands none of which works."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def __call__(self, *_: object) -> dict[str, Any]:
+        raise KeyError("a fault")
+
+
+async def ask_faulty(bus: Bus, address: str) -> str:
+    """The name of the error that a call gets which fails as nobody foresaw."""
+    client = await MessageBus(bus_address=address).connect()
+    there = asyncio.Event()
+    client.add_message_handler(lambda message: there.set() if message.member == "NameOwnerChanged" else None)
+    name = "org.freedesktop.DBus"
+    rule = "member='NameOwnerChanged',arg0='org.handshaked.Handshaked1'"
+    await client.call(Message(name, "/org/freedesktop/DBus", name, "AddMatch", signature="s", body=[rule]))
+    running = asyncio.create_task(bus.run())
+    await there.wait()
+    reply = await client.call(Message("org.handshaked.Handshaked1", "/org/handshaked/Handshaked1", MANAGER, "Status"))
+    bus.close()
+    client.disconnect()
+    running.cancel()
+    assert reply is not None
+    return str(reply.error_name)
+
+
+def test_a_call_that_met_a_fault_got_no_answer(
+    bus: RunningBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> str:
+        store = Store(tmp_path / DATABASE)
+        manager = Manager(store, lambda _: asyncio.sleep(0), tmp_path)
+        try:
+            return await ask_faulty(Bus(bus.address, FaultyCommands(), manager, lambda: "ok"), bus.address)
+        finally:
+            store.close()
+
+    assert asyncio.run(run()) == "org.freedesktop.DBus.Error.Failed"
+    assert "a task of the bus ended unexpectedly" in caplog.text

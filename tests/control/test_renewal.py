@@ -230,6 +230,18 @@ def test_drop_ins_come_change_and_go(daemon: RunningDaemon, own_authority: Autho
     daemon.wait_until(lambda: names(daemon) == [])
 
 
+def test_what_is_in_drop_ins_is_there_when_the_daemon_is_ready(
+    public_directory: Path, own_authority: Authority
+) -> None:
+    daemon = RunningDaemon(public_directory, workers=1)
+    issued = own_authority.issue(NAME)
+    for number in range(200):
+        drop_in(daemon, f"r{number}", issued, f"r{number}.example.com")
+    with daemon:
+        daemon.wait_until(lambda: "is ready, " in daemon.log.read_text())
+        assert "is ready, 200 registrations" in daemon.log.read_text()
+
+
 def test_a_name_may_move_between_drop_ins(daemon: RunningDaemon, own_authority: Authority) -> None:
     issued = own_authority.issue(NAME)
     one = drop_in(daemon, "one", issued)
