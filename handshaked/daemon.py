@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handshaked import __version__, directories
-from handshaked.callers.identity import caller_of
 from handshaked.command_line import RecordingParser
 from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.authority import uid_of
@@ -115,7 +114,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.keep(self._reload()))
-        control = ControlServer(self._control, self._commands, self._commands.subscribe, caller_of)
+        control = ControlServer(self._control, self._commands, self._commands.subscribe)
         self._tasks.keep(self._start())
         await stop.wait()
         notify(STOPPING="1", STATUS="stopping")

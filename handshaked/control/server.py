@@ -9,7 +9,8 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 
-from handshaked.control.admission import Admission
+from handshaked.callers.acceptor import Acceptor, ConnectionBounds
+from handshaked.callers.loglimit import LogLimit
 from handshaked.control.arguments import Arguments
 from handshaked.control.aside import close_aside
 from handshaked.control.channel import Message, Packet, receive_packet, send_message
@@ -21,70 +22,31 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[str, Caller, Arguments, tuple[int, ...]], Awaitable[Message]]
 Subscriber = Callable[[Caller, Arguments, Callable[[list[Message]], None]], Callable[[], None]]
-MAX_CONNECTIONS = 256
-MAX_CONNECTIONS_OF_ONE = 64
-RESERVED_CONNECTIONS = 64
-"""Of all connections, those that only administrators may have."""
+_BOUNDS = ConnectionBounds(total=256, of_one=64, reserve=64)
 _IDLE_SECONDS = 60.0
-_PAUSE_SECONDS = 0.2
 _EVENTS_A_MESSAGE = 16
 
 
 class ControlServer:
-    """Answers commands that come in on `listener` with what `handle` returns; `caller_of` tells who asks.
+    """Answers commands that come in on `listener` with what `handle` returns.
 
     `subscribe` has the events that a caller asks for delivered, and returns what ends that.
     """
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        handle: Handler,
-        subscribe: Subscriber,
-        caller_of: Callable[[socket.socket], Caller],
-    ) -> None:
-        self._listener = listener
+    def __init__(self, listener: socket.socket, handle: Handler, subscribe: Subscriber) -> None:
         self._handle = handle
         self._subscribe = subscribe
-        self._caller_of = caller_of
-        self._loop = asyncio.get_running_loop()
         self._tasks = Tasks("the control socket")
-        self._admission = Admission(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE, RESERVED_CONNECTIONS)
-        self._in_trouble = False
-        listener.setblocking(False)
-        self._loop.add_reader(listener, self._accept)
+        self._acceptor = Acceptor(listener, "the control socket", _BOUNDS, LogLimit(), self._take)
+        self._acceptor.start()
 
     async def close(self) -> None:
         """Take no more commands; end those that run."""
-        self._loop.remove_reader(self._listener)
+        self._acceptor.stop()
         await self._tasks.end()
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._pause(error)
-            return
-        if self._in_trouble:
-            self._in_trouble = False
-            log.info("connections on the control socket are accepted again")
-        caller = self._caller_of(sock)
-        if not self._admission.admit(caller):
-            log.warning("%s (pid %d) has too many control connections; refused one more", caller, caller.pid)
-            sock.close()
-            return
-        sock.setblocking(False)
-        self._tasks.keep(self._serve(sock, caller)).add_done_callback(lambda task: self._admission.leave(caller))
-
-    def _pause(self, error: OSError) -> None:
-        """Out of descriptors: the listener stays readable, so wait instead of spinning."""
-        if not self._in_trouble:
-            self._in_trouble = True
-            log.error("cannot accept connections on the control socket for now: %s", error)
-        self._loop.remove_reader(self._listener)
-        self._loop.call_later(_PAUSE_SECONDS, self._loop.add_reader, self._listener, self._accept)
+    def _take(self, sock: socket.socket, caller: Caller) -> None:
+        self._tasks.keep(self._serve(sock, caller)).add_done_callback(lambda task: self._acceptor.release(caller))
 
     async def _serve(self, sock: socket.socket, caller: Caller) -> None:
         with sock:

@@ -1,6 +1,7 @@
 """The bus as a way in: a real dbus-daemon with the shipped policy, callers of different uids, a polkit of our own."""
 
 import asyncio
+import gc
 import os
 import pwd
 import subprocess
@@ -364,4 +365,5 @@ def test_a_call_that_met_a_fault_got_no_answer(
             store.close()
 
     assert asyncio.run(run()) == "org.freedesktop.DBus.Error.Failed"
+    gc.collect()
     assert "a task of the bus ended unexpectedly" in caplog.text

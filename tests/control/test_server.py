@@ -1,21 +1,19 @@
 """Answers of the control socket: whoever asks gets one, whatever others do, be it that the right one is too long."""
 
 import array
-import asyncio
-import itertools
 import json
 import os
 import socket
 import struct
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from handshaked.control.arguments import Arguments
-from handshaked.control.channel import close_all, receive_message, send_message
-from handshaked.control.server import ControlServer
+from handshaked.control.channel import close_all
 from handshaked.errors import RefusedError
-from handshaked.model import Caller
 from handshaked.testing.daemon import RunningDaemon
 from tests.conftest import Issue
 
@@ -97,46 +95,31 @@ def test_a_descriptor_that_cannot_be_closed_kept_the_others_open() -> None:
     os.close(mine)
 
 
-async def serve(listener: socket.socket, callers: list[Caller], administrator: Caller) -> list[int]:
-    """Who of `callers`, all connected at a time, and then `administrator`, gets an answer."""
-
-    async def handle(
-        command: str, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]
-    ) -> dict[str, int]:
-        return {"uid": caller.uid}
-
-    everybody = iter([*callers, administrator])
-    server = ControlServer(listener, handle, lambda *_: lambda: None, lambda _: next(everybody))
-    sockets, answered = [], []
-    for _ in [*callers, administrator]:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sockets.append(sock)
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
-        ready = asyncio.Event()
-        asyncio.get_running_loop().add_reader(sock, ready.set)
-        try:
-            send_message(sock, {"command": "who"})
-        except OSError:
-            continue  # refused already
-        await ready.wait()
-        try:
-            received = receive_message(sock)
-        except ConnectionResetError:
-            continue
-        if received is not None:
-            answered.append(received[0]["result"]["uid"])
-    for sock in sockets:
-        asyncio.get_running_loop().remove_reader(sock)
-        sock.close()
-    await server.close()
-    return answered
+HOLD = """
+import os, socket, sys
+os.setgid(int(sys.argv[2])), os.setuid(int(sys.argv[2]))
+held = []
+for _ in range(64):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    held.append(sock)
+    try:
+        sock.connect(sys.argv[1])
+        sock.send(b'{"command": "subscribe"}')
+        sock.recv(100)
+    except OSError:
+        pass
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
-def test_four_users_kept_root_out(tmp_path: Path) -> None:
-    users = [Caller(uid) for uid, _ in itertools.product(range(50001, 50005), range(64))]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(os.fspath(tmp_path / "s"))
-        listener.listen(512)
-        answered = asyncio.run(serve(listener, users, Caller(0)))
-    assert [answered.count(uid) for uid in (50001, 50002, 50003, 50004, 0)] == [64, 64, 64, 0, 1]
+def test_four_users_kept_root_out(shared_daemon: RunningDaemon, as_root: None) -> None:
+    with ExitStack() as holders:
+        for uid in range(50001, 50005):
+            command = [sys.executable, "-c", HOLD, os.fspath(shared_daemon.control_socket), str(uid)]
+            holder = holders.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+        assert shared_daemon.ask("status")["self_test"] == "ok"
