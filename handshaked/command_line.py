@@ -31,4 +31,4 @@ def is_path(action: argparse.Action) -> bool:
 
 def help_text(action: argparse.Action) -> str:
     """What ``--help`` says of `action`."""
-    return (action.help or "").replace("%%", "%")
+    return (action.help or "") % vars(action)

@@ -5,13 +5,13 @@ are needed, except by ``--check-config``.
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from handshaked.errors import RefusedError
+from handshaked.places import TomlError, line_of, parsed_document
 from handshaked.process import LEVELS
 from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.names import parse_alpn
@@ -91,15 +91,15 @@ def load_configuration(path: Path, *, required: bool) -> Configuration:
 def parse_configuration(text: str, name: str) -> Configuration:
     """The configuration that `text` says; RefusedError names the file `name` and the line that is wrong."""
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RefusedError(f"{name}: {error}") from None
+        tables = parsed_document(text)
+    except TomlError as error:
+        raise RefusedError(f"{name}:{error.line}: {error}") from None
     settings: dict[str, Any] = {}
     for table, content in tables.items():
         if table not in _TABLES:
-            raise _refusal(name, text, None, table, f"there is no table or setting {table!r}; {_known(_TABLES)}")
+            raise _refusal(name, text, (table,), f"there is no table or setting {table!r}; {_known(_TABLES)}")
         if not isinstance(content, dict):
-            raise _refusal(name, text, None, table, f"{table} is a table: write [{table}] and its settings below")
+            raise _refusal(name, text, (table,), f"{table} is a table: write [{table}] and its settings below")
         make, parsers = _TABLES[table]
         settings |= make(_parsed(table, content, parsers, name, text))
     return Configuration(**settings)
@@ -114,39 +114,23 @@ def _parsed(
     values = {}
     for key, value in content.items():
         if key not in parsers:
-            raise _refusal(name, text, table, key, f"[{table}] has no setting {key!r}; {_known(parsers)}")
+            raise _refusal(name, text, (table, key), f"[{table}] has no setting {key!r}; {_known(parsers)}")
         setting, parse = parsers[key]
         try:
             values[setting] = parse(value)
         except (_MisfitError, RefusedError) as fault:
-            raise _refusal(name, text, table, key, f"{key}: {fault}") from None
+            raise _refusal(name, text, (table, key), f"{key}: {fault}") from None
     if ("certificate" in content) != ("private_key" in content):
         key = "certificate" if "certificate" in content else "private_key"
-        raise _refusal(name, text, table, key, "certificate and private_key go together")
+        raise _refusal(name, text, (table, key), "certificate and private_key go together")
     for key in ("revocation_lists", "require_revocation_lists"):
         if key in content and "trust" not in content:
-            raise _refusal(name, text, table, key, f"{key} goes with trust")
+            raise _refusal(name, text, (table, key), f"{key} goes with trust")
     return values
 
 
-def _refusal(name: str, text: str, table: str | None, key: str, reason: str) -> RefusedError:
-    line = _line_of(text, table, key)
-    return RefusedError(f"{name}:{line}: {reason}" if line else f"{name}: {reason}")
-
-
-def _line_of(text: str, table: str | None, key: str) -> int | None:
-    """Where `key` of `table` stands, in a text that is known to be TOML; None if it is written in an unusual way."""
-    current: str | None = None
-    setting = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*(=|\.|$)""")
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"""\s*\[+\s*["']?([^"'\]]+?)["']?\s*\]""", line)
-        if header:
-            current = header[1]
-            if table is None and current.split(".")[0] == key:
-                return number
-        elif current == table and setting.match(line):
-            return number
-    return None
+def _refusal(name: str, text: str, place: tuple[str, ...], reason: str) -> RefusedError:
+    return RefusedError(f"{name}:{line_of(text, place)}: {reason}")
 
 
 def _known(names: Mapping[str, object]) -> str:

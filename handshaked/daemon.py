@@ -20,6 +20,7 @@ from handshaked.control.authority import uid_of
 from handshaked.control.channel import Message
 from handshaked.control.commands import Commands
 from handshaked.control.dbus import OFF, Bus
+from handshaked.control.dropins import read_drop_ins
 from handshaked.control.erasure import Erasure
 from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
@@ -177,7 +178,8 @@ def main() -> None:
     except RefusedError as error:
         sys.exit(f"handshaked: {error}")
     if settings.check_config:
-        return
+        problems = read_drop_ins(settings.configuration_directory / directories.DROP_INS).problems
+        sys.exit("\n".join(f"handshaked: {problem}" for problem in problems) or 0)
     forbid_core_dumps()
     start_logging(settings.log_level or configuration.log_level or DEFAULT_LEVEL, "handshaked", settings.log_format)
     try:
@@ -254,7 +256,9 @@ def command_line() -> RecordingParser:
         help="serve OpenMetrics at this path, or port of a loopback address, e.g. 127.0.0.1:9464; default: not at all",
     )
     parser.add_argument("--configuration", type=Path, metavar="FILE", help=f"settings in TOML, {DEFAULT_PATH} if there")
-    parser.add_argument("--check-config", action="store_true", help="only say what is wrong with the configuration")
+    parser.add_argument(
+        "--check-config", action="store_true", help="only say what is wrong with the settings and with registrations.d"
+    )
     parser.add_argument(
         "--kernel",
         action=argparse.BooleanOptionalAction,

@@ -143,11 +143,13 @@ class Supervisor:
 
     async def status(self) -> list[dict[str, Any]]:
         """What each worker says of itself."""
-        answers = []
-        for slot, worker in sorted(self._workers.items()):
-            answer = await worker.ask("status", "status") or {}
-            answers.append({"slot": slot, "pid": worker.process.pid, "answers": bool(answer), **answer})
-        return [{key: value for key, value in answer.items() if key != "event"} for answer in answers]
+        workers = sorted(self._workers.items())
+        answers = await asyncio.gather(*(worker.ask("status", "status") for _, worker in workers))
+        return [
+            {"slot": slot, "pid": worker.process.pid, "answers": answer is not None}
+            | {key: value for key, value in (answer or {}).items() if key != "event"}
+            for (slot, worker), answer in zip(workers, answers, strict=True)
+        ]
 
     async def stop(self) -> None:
         """Let the workers finish, for a bounded time, and end those that do not."""

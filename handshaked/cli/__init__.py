@@ -20,6 +20,9 @@ def main() -> None:
     except RefusedError as error:
         print(f"handshakectl: {error}", file=sys.stderr)
         sys.exit(1)
+    except PermissionError as error:
+        print(f"handshakectl: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

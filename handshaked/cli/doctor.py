@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.text import Text
 
 from handshaked import __version__, directories
-from handshaked.cli.output import Result, ask, console, date, days_left, print_json
+from handshaked.cli.output import Result, ask, console, days_left, ends, print_json
 from handshaked.control.watchdog import NOT_YET
 from handshaked.errors import RefusedError
 
@@ -99,11 +99,9 @@ def _daemon(status: Result) -> Iterator[Finding]:
 def _certificates(arguments: argparse.Namespace, status: Result) -> Iterator[Finding]:
     now = time.time()
     for one in status["expiring"]:
-        days = days_left(one["not_after"])
-        level = "fault" if days < 0 else "warning"
-        when = f"ended on {date(one['not_after'])}" if days < 0 else f"ends in {days:.0f} days"
+        level = "fault" if days_left(one["not_after"]) <= 0 else "warning"
         mend = "renew it where its files are; new files are taken over by themselves"
-        yield Finding(level, f"{one['registration']}: the certificate {one['subject']} {when}", mend)
+        yield Finding(level, f"{one['registration']}: the certificate {one['subject']} {ends(one['not_after'])}", mend)
     page = ask(arguments, "list", {})
     for one in page["registrations"]:
         if any(credential["not_before"] > now for credential in one["credentials"]):

@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Self
 
 from handshaked.cli.completion import script
 from handshaked.cli.manual import PAGES, page
@@ -39,50 +41,101 @@ _HIDDEN = ("/tmp", "/var/tmp")  # noqa: S108 - named, not written to
 def install(arguments: argparse.Namespace) -> int:
     """``install-systemd``."""
     root: Path = arguments.root
-    programs = Path(sys.argv[0]).resolve().parent
-    if not (programs / "handshaked").exists():
-        programs = Path(sys.executable).parent
-    if not (programs / "handshaked").exists():
-        raise RefusedError(f"there is no handshaked beside handshakectl in {programs}")
+    programs = _programs()
     # Below another root it is for whoever boots that root to have the programs where they are said to be.
-    if root == Path("/") and any(programs.is_relative_to(hidden) for hidden in _HIDDEN):
-        raise RefusedError(
-            f"{programs} cannot be seen by the service, which has PrivateTmp=: install elsewhere,"
-            " e.g. python3 -m venv /opt/handshaked && /opt/handshaked/bin/pip install handshaked"
-        )
-    written = {}
+    if root == Path("/"):
+        _check_reach(programs)
+    before = _Manifest.read(root)
+    manifest = _Manifest(directories=before.directories)
     for path, content in contents(programs).items():
-        written[str(path)] = _write(root / path, content)
-    _write(root / _MANIFEST, json.dumps(written, indent=1).encode())
-    print(f"{len(written)} files are in place")
-    _apply(root, start=arguments.now)
+        _make_directories(root, path, manifest.directories)
+        manifest.files[str(path)] = _write(root, path, content)
+    for name in before.files.keys() - manifest.files.keys():  # of another version
+        _take_away(root, name, before)
+    manifest.write(root)
+    print(f"{len(manifest.files)} files are in place")
+    _apply(root)
+    if _under_systemd(root):
+        if arguments.now:
+            _run("systemctl", "enable", "--now", *_UNITS)
+        else:
+            print(f"to start it: systemctl enable --now {' '.join(_UNITS)}")
     return 0
 
 
 def uninstall(arguments: argparse.Namespace) -> int:
     """``uninstall-systemd``: exit code 1 if a file was changed since, and stays."""
     root: Path = arguments.root
-    try:
-        written = json.loads((root / _MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        raise RefusedError(f"{root / _MANIFEST} cannot be read: nothing was installed by install-systemd") from None
-    if arguments.now and root == Path("/"):
-        _run("systemctl", "disable", "--now", *_UNITS)
-    changed = []
-    for name, digest in written.items():
-        path = root / name
-        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            changed.append(name)
-            continue
-        path.unlink(missing_ok=True)
-        _remove_empty(path.parent, root)
+    manifest = _Manifest.read(root)
+    if not manifest.files:
+        raise RefusedError(f"{root / _MANIFEST} is not there: nothing was installed by install-systemd")
+    if arguments.now and _under_systemd(root):
+        _run("systemctl", "disable", "--now", *(unit.name for unit in _shipped() if _is_unit(unit.name)))
+    changed = [name for name in manifest.files if not _take_away(root, name, manifest)]
     (root / _MANIFEST).unlink()
-    _remove_empty((root / _MANIFEST).parent, root)
+    for name in sorted(manifest.directories, key=len, reverse=True):
+        if (root / name).is_dir() and not any((root / name).iterdir()):
+            (root / name).rmdir()
     for name in changed:
         print(f"handshakectl: {root / name} was changed since it was installed, and stays", file=sys.stderr)
-    print("taken away; /etc/handshaked and /var/lib/handshaked stay")
-    _apply(root, start=False)
+    print("taken away; /etc/handshaked, /var/lib/handshaked and the user handshaked stay")
+    _apply(root)
     return 1 if changed else 0
+
+
+@dataclass(slots=True)
+class _Manifest:
+    """What was written, below the root: ``files`` with their digests, and ``directories`` that were not there."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    directories: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, root: Path) -> Self:
+        """That of an earlier installation; an empty one if there is none."""
+        try:
+            return cls(**json.loads((root / _MANIFEST).read_bytes()))
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError) as error:
+            raise RefusedError(f"{root / _MANIFEST} cannot be read: {error}") from None
+
+    def write(self, root: Path) -> None:
+        """Keep it for whoever takes all of it away."""
+        _make_directories(root, _MANIFEST, self.directories)  # which belong into what is written
+        _write(root, _MANIFEST, json.dumps(asdict(self), indent=1).encode())
+
+
+def _programs() -> Path:
+    """The directory that holds ``handshaked`` beside this program."""
+    programs = Path(sys.argv[0]).resolve().parent
+    if not (programs / "handshaked").exists():
+        programs = Path(sys.executable).parent
+    if not (programs / "handshaked").exists():
+        raise RefusedError(f"there is no handshaked beside handshakectl in {programs}")
+    return programs
+
+
+def _check_reach(programs: Path) -> None:
+    """Whether the service, and others than root, can reach `programs` and the Python that runs them."""
+    for place in (programs, Path(sys.executable).resolve()):
+        if any(place.is_relative_to(hidden) for hidden in _HIDDEN):
+            raise RefusedError(
+                f"{place} cannot be seen by the service, which has PrivateTmp=: install elsewhere,"
+                " e.g. python3 -m venv /opt/handshaked && /opt/handshaked/bin/pip install handshaked"
+            )
+        for directory in closed_directories(place):
+            print(
+                f"handshakectl: warning: {directory} is closed to all but its owner, and {place} is below: ordinary"
+                " users cannot run handshakectl, nor can the demultiplexer run; use a Python that is for everyone,"
+                " e.g. /usr/bin/python3 -m venv /opt/handshaked",
+                file=sys.stderr,
+            )
+
+
+def closed_directories(path: Path) -> list[Path]:
+    """The directories on the way to `path` that not everyone may pass."""
+    return [directory for directory in (path, *path.parents) if directory.is_dir() and not directory.stat().st_mode & 1]
 
 
 def contents(programs: Path) -> dict[Path, bytes]:
@@ -112,33 +165,46 @@ def _place(name: str) -> Path:
     return _PLACES[Path(name).suffix] / name
 
 
-def _write(path: Path, content: bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
+def _is_unit(name: str) -> bool:
+    return _place(name).parent == _PLACES[".service"]
+
+
+def _make_directories(root: Path, path: Path, made: list[str]) -> None:
+    """Make the directories that the file `path` takes below `root`; those that were not there are added to `made`."""
+    made += [str(parent) for parent in path.parents if not (root / parent).exists()]
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write(root: Path, path: Path, content: bytes) -> str:
+    """Write the file `path` below `root`; the digest of `content`."""
+    target = root / path
+    new = target.with_name(f".{target.name}.new")
     new.write_bytes(content)
     new.chmod(0o644)
-    new.replace(path)
+    new.replace(target)
     return hashlib.sha256(content).hexdigest()
 
 
-def _remove_empty(directory: Path, root: Path) -> None:
-    kept = {root, root / "etc", root / "usr", root / "usr/local", root / "usr/share"}
-    while directory not in kept and not any(directory.iterdir()):
-        directory.rmdir()
-        directory = directory.parent
+def _take_away(root: Path, name: str, manifest: _Manifest) -> bool:
+    """Remove a file of `manifest`; whether it is gone, for one that was changed since stays."""
+    path = root / name
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.files[name]:
+        return False
+    path.unlink(missing_ok=True)
+    return True
 
 
-def _apply(root: Path, *, start: bool) -> None:
-    if root != Path("/") or not Path("/run/systemd/system").exists():
-        return
-    _run("systemd-sysusers")
-    _run("systemd-tmpfiles", "--create")
-    _run("systemctl", "daemon-reload")
-    _run("systemctl", "reload", "dbus.service")
-    if start:
-        _run("systemctl", "enable", "--now", *_UNITS)
-    else:
-        print("to start it: systemctl enable --now handshaked.socket handshaked.service")
+def _under_systemd(root: Path) -> bool:
+    return root == Path("/") and Path("/run/systemd/system").exists()
+
+
+def _apply(root: Path) -> None:
+    """Have those who read the files read them again."""
+    if _under_systemd(root):
+        _run("systemd-sysusers")
+        _run("systemd-tmpfiles", "--create")
+        _run("systemctl", "daemon-reload")
+        _run("systemctl", "reload", "dbus.service")
 
 
 def _run(*command: str) -> None:

@@ -5,14 +5,16 @@ import argparse
 from handshaked import __version__
 from handshaked.command_line import RecordingParser, help_text, takes_value
 
-PAGES = ("handshakectl.1", "handshaked.8")
+PAGES = ("handshakectl.1", "handshaked.8", "handshaked-demux.8")
 _SUMMARY = {
     "handshakectl.1": "control the TLS handshake daemon",
     "handshaked.8": "TLS 1.3 handshake daemon",
+    "handshaked-demux.8": "one UDP port for many QUIC servers",
 }
 _FILES = (
     ("/run/handshaked/handshake.sock", "Where endpoints ask for handshakes."),
     ("/run/handshaked/control.sock", "Where handshakectl asks."),
+    ("/run/handshaked-demux/accept.sock", "Where servers ask the demultiplexer for connections."),
     ("/etc/handshaked/handshaked.toml", "Settings."),
     ("/etc/handshaked/registrations.d/*.toml", "Registrations for configuration management."),
     ("/var/lib/handshaked/registry.db", "Registrations with their keys; readable by the daemon alone."),
@@ -44,9 +46,8 @@ def page(name: str) -> str:
     lines.append(".SH FILES")
     for path, words in _FILES:
         lines += [".TP", f".I {_escaped(path)}", _escaped(words)]
-    other = "handshaked.8" if name == "handshakectl.1" else "handshakectl.1"
-    other_program, _, other_section = other.rpartition(".")
-    lines += [".SH SEE ALSO", f".BR {other_program} ({other_section})"]
+    others = [f"\\fB{_escaped(other[:-2])}\\fR({other[-1]})" for other in PAGES if other != name]
+    lines += [".SH SEE ALSO", ", ".join(others)]
     return "\n".join(lines) + "\n"
 
 
@@ -65,8 +66,14 @@ def _parser(name: str) -> RecordingParser:
     # Only here: the parsers import the commands, this one among them.
     from handshaked import daemon
     from handshaked.cli import parser
+    from handshaked.demux import main
 
-    return parser.command_line() if name == "handshakectl.1" else daemon.command_line()
+    made = {
+        "handshakectl": parser.command_line,
+        "handshaked": daemon.command_line,
+        "handshaked-demux": main.command_line,
+    }
+    return made[name.rpartition(".")[0]]()
 
 
 def _synopsis(parser: RecordingParser) -> list[str]:

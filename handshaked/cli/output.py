@@ -1,7 +1,9 @@
 """How results are printed: for people on a terminal with colours, for programs as plain columns or JSON."""
 
 import argparse
+import grp
 import json
+import pwd
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -64,6 +66,30 @@ def date(timestamp: float) -> str:
 def days_left(timestamp: float) -> float:
     """The days until `timestamp`."""
     return (timestamp - time.time()) / DAY
+
+
+def ends(timestamp: float) -> str:
+    """How a certificate that ends at `timestamp` is told of."""
+    days = days_left(timestamp)
+    if days <= 0:
+        return f"ended on {date(timestamp)}"
+    return f"ends in {duration(days * DAY) if days < 2 else f'{int(days)} days'}"
+
+
+def user_name(uid: int) -> str:
+    """What the user `uid` is called here."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """What the group `gid` is called here."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def urgency(days: float) -> str:

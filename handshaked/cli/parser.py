@@ -26,7 +26,7 @@ def command_line() -> RecordingParser:
             sub.add_argument(
                 "--socket",
                 type=Path,
-                default=directories.runtime_directory() / directories.CONTROL_SOCKET,
+                default=directories.control_socket(),
                 help="the daemon's control socket",
             )
             sub.add_argument("--json", action="store_true", help="print JSON")
@@ -65,7 +65,7 @@ def _add_commands_that_watch(command: Command) -> None:
     _add_filter(sub)
     sub = command("top", watching.top, "show rates, latencies and failures")
     sub.add_argument("--once", action="store_true", help="print the numbers since the daemon's start, and end")
-    sub.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between two looks")
+    sub.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks")
 
 
 def _add_commands_on_grants(command: Command) -> None:
@@ -116,6 +116,14 @@ def _add_test_options(sub: RecordingParser) -> None:
     sub.add_argument("--ca", metavar="F", help="PEM certificates to trust instead of the system's")
     sub.add_argument("--connect", metavar="HOST:PORT", help="with the server there, which must use the registration")
     sub.add_argument("--transport", choices=("quic", "tcp"), default="quic", help="how to connect, quic unless given")
+    sub.add_argument("--timeout", type=_seconds, default=8.0, metavar="S", help="seconds to wait, 8 unless given")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 60:
+        raise argparse.ArgumentTypeError("a number from 0.1 to 60 is wanted")
+    return seconds
 
 
 def _add_filter(sub: RecordingParser) -> None:

@@ -20,7 +20,6 @@ from handshaked.shim.client import BlockingClient, Message
 from handshaked.wire.messages import Done, Start
 
 _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
-_SECONDS = 8.0
 
 
 def test(arguments: argparse.Namespace) -> int:
@@ -28,10 +27,11 @@ def test(arguments: argparse.Namespace) -> int:
     registration = ask(arguments, "show", {"name": arguments.name})["registration"]
     server_name = arguments.server_name or _server_name(registration)
     alpn = parse_alpn(arguments.alpn or (registration["alpns"] or [""])[0])
+    anchors = _anchors(arguments.ca)
     if arguments.connect:
         result = _with_server(arguments, server_name, alpn)
     else:
-        result = _with_daemon(arguments, server_name, alpn)
+        result = _with_daemon(arguments, server_name, alpn, anchors)
     expected = {credential["sha256"] for credential in registration["credentials"]}
     result["registered"] = result["certificate"] in expected
     result["ok"] = result["done"] and result["registered"] and result["verified"]
@@ -47,13 +47,12 @@ def _server_name(registration: Result) -> str:
     return names[0].replace("*", "test") if names else "localhost"
 
 
-def _with_daemon(arguments: argparse.Namespace, server_name: str, alpn: bytes) -> Result:
+def _with_daemon(arguments: argparse.Namespace, server_name: str, alpn: bytes, anchors: tuple[bytes, ...]) -> Result:
     door = arguments.socket.with_name(directories.HANDSHAKE_SOCKET)
-    anchors = _anchors(arguments.ca)
-    server, client = _handshake(door, server_name, alpn, AuthMode.X509, anchors)
+    server, client = _handshake(door, server_name, alpn, arguments.timeout, AuthMode.X509, anchors)
     reason = client.reason if client.status != Status.OK else ""
     if reason:
-        server, client = _handshake(door, server_name, alpn, AuthMode.UNAUTH, ())
+        server, client = _handshake(door, server_name, alpn, arguments.timeout, AuthMode.UNAUTH, ())
     failure = server.reason if server.status != Status.OK else client.reason
     return {
         "server_name": server_name,
@@ -68,11 +67,11 @@ def _with_daemon(arguments: argparse.Namespace, server_name: str, alpn: bytes) -
 
 
 def _handshake(
-    door: Path, server_name: str, alpn: bytes, auth_mode: AuthMode, anchors: tuple[bytes, ...]
+    door: Path, server_name: str, alpn: bytes, seconds: float, auth_mode: AuthMode, anchors: tuple[bytes, ...]
 ) -> tuple[Outcome, Outcome]:
     """The outcomes of both sides, of which the daemon plays each."""
     asked = Start(
-        role=Role.CLIENT, timeout=_SECONDS, auth_mode=auth_mode, alpns=(alpn,), server_name=server_name,
+        role=Role.CLIENT, timeout=seconds, auth_mode=auth_mode, alpns=(alpn,), server_name=server_name,
         transport_parameters=_TRANSPORT_PARAMETERS, trust_anchors=anchors,
     )  # fmt: skip
     outcomes: dict[Role, Outcome] = {}
@@ -82,7 +81,7 @@ def _handshake(
             todo: list[tuple[Role, Message]] = [
                 (Role.SERVER, message)
                 for message in server.start(
-                    Start(role=Role.SERVER, timeout=_SECONDS, transport_parameters=_TRANSPORT_PARAMETERS)
+                    Start(role=Role.SERVER, timeout=seconds, transport_parameters=_TRANSPORT_PARAMETERS)
                 )
             ]
             todo += [(Role.CLIENT, message) for message in client.start(asked)]
@@ -112,10 +111,10 @@ def _with_server(arguments: argparse.Namespace, server_name: str, alpn: bytes) -
 def _over_tcp(arguments: argparse.Namespace, address: tuple[str, int], server_name: str, alpn: bytes) -> Result:
     verified, reason = True, ""
     try:
-        certificate, cipher = _tcp_handshake(address, server_name, alpn, arguments.ca, verify=True)
+        certificate, cipher = _tcp_handshake(arguments, address, server_name, alpn, verify=True)
     except ssl.SSLCertVerificationError as error:
         verified, reason = False, error.verify_message
-        certificate, cipher = _tcp_handshake(address, server_name, alpn, arguments.ca, verify=False)
+        certificate, cipher = _tcp_handshake(arguments, address, server_name, alpn, verify=False)
     return {
         "done": True,
         "verified": verified,
@@ -126,9 +125,9 @@ def _over_tcp(arguments: argparse.Namespace, address: tuple[str, int], server_na
 
 
 def _tcp_handshake(
-    address: tuple[str, int], server_name: str, alpn: bytes, ca: str | None, *, verify: bool
+    arguments: argparse.Namespace, address: tuple[str, int], server_name: str, alpn: bytes, *, verify: bool
 ) -> tuple[bytes, str]:
-    context = ssl.create_default_context(cafile=ca)
+    context = ssl.create_default_context(cafile=arguments.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([alpn.decode("latin-1")])
     if not verify:
@@ -136,7 +135,7 @@ def _tcp_handshake(
         context.verify_mode = ssl.CERT_NONE
     try:
         with (
-            socket.create_connection(address, _SECONDS) as plain,
+            socket.create_connection(address, arguments.timeout) as plain,
             context.wrap_socket(plain, server_hostname=server_name) as sock,
         ):
             cipher = sock.cipher()
@@ -144,7 +143,7 @@ def _tcp_handshake(
     except ssl.SSLCertVerificationError:
         raise
     except OSError as error:
-        raise RefusedError(f"{address[0]}:{address[1]}: {error}") from None
+        raise RefusedError(f"{address[0]}:{address[1]}: {error.strerror or error}") from None
 
 
 def _over_quic(arguments: argparse.Namespace, address: tuple[str, int], server_name: str, alpn: bytes) -> Result:
@@ -161,19 +160,26 @@ def _over_quic(arguments: argparse.Namespace, address: tuple[str, int], server_n
         configuration.cafile = arguments.ca
         client = HandshakeClient(arguments.socket.with_name(directories.HANDSHAKE_SOCKET))
         protocol = None
+        answered = True
         try:
             async with connect(*address, configuration=configuration, client=client, wait_connected=False) as protocol:
-                await asyncio.wait_for(protocol.wait_connected(), _SECONDS)
-        except (OSError, TimeoutError) as error:
-            ended = None if protocol is None else outcome_of(protocol)
-            return ended or Outcome(reason=f"{address[0]}:{address[1]}: {error or 'no answer'}")
+                connected = asyncio.create_task(protocol.wait_connected())
+                await asyncio.wait([connected], timeout=arguments.timeout)
+                if not connected.done():
+                    answered = False
+                    protocol.close()  # aioquic ends the wait then; if it is cancelled, aioquic complains
+                await connected
+        except OSError as error:
+            ended = outcome_of(protocol) if protocol is not None and answered else None
+            words = error.strerror or str(error) or "no answer"
+            return ended or Outcome(Status.TIMED_OUT, reason=f"{arguments.connect}: {words}")
         finally:
             client.close()
         return outcome_of(protocol) or Outcome()
 
     outcome = asyncio.run(once(True))
     reason = outcome.reason if outcome.status != Status.OK else ""
-    if reason:
+    if reason and outcome.status != Status.TIMED_OUT:
         outcome = asyncio.run(once(False))
     return {
         "done": outcome.status == Status.OK,
@@ -189,8 +195,10 @@ def _anchors(path: str | None) -> tuple[bytes, ...]:
         return ()
     try:
         certificates = x509.load_pem_x509_certificates(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise RefusedError(f"{path}: {error}") from None
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise RefusedError(f"{path}: no certificates in PEM form") from None
     return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)
 
 

@@ -10,11 +10,13 @@ from handshaked.cli.output import (
     console,
     date,
     days_left,
+    group_name,
     print_fields,
     print_json,
     print_table,
     short,
     urgency,
+    user_name,
 )
 from handshaked.control.channel import close_all
 from handshaked.control.client import ControlClient
@@ -99,7 +101,7 @@ def show(arguments: argparse.Namespace) -> int:
     print_fields(
         {
             "name": registration["name"],
-            "owner": registration["owner"],
+            "owner": user_name(registration["owner"]),
             "server names": ", ".join(registration["server_names"]) or "(any)",
             "ALPN": ", ".join(registration["alpns"]),
             "may use it": _users(registration),
@@ -192,8 +194,8 @@ def _days(registration: Result) -> float:
 
 
 def _users(registration: Result) -> str:
-    users = [str(registration["owner"]), *map(str, registration["allow_users"])]
-    users += [f"group {gid}" for gid in registration["allow_groups"]]
+    users = [user_name(uid) for uid in (registration["owner"], *registration["allow_users"])]
+    users += [f"group {group_name(gid)}" for gid in registration["allow_groups"]]
     return ", ".join([*users, *(["kernel"] if registration["allow_kernel"] else [])])
 
 
@@ -229,7 +231,7 @@ def grants(arguments: argparse.Namespace) -> int:
     rows = [
         (
             str(one["id"]),
-            f"user {one['uid']}" if one["uid"] is not None else f"group {one['gid']}",
+            f"user {user_name(one['uid'])}" if one["uid"] is not None else f"group {group_name(one['gid'])}",
             short(one["server_names"]) or "(no name)",
             short(one["alpns"]),
             "yes" if one["allow_kernel"] else "no",

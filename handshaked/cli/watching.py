@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from handshaked.cli.output import Result, ask, console, date, days_left, duration, print_fields, print_json, urgency
+from handshaked.cli.output import Result, ask, console, days_left, duration, ends, print_fields, print_json, urgency
 from handshaked.configuration import OWN_NAMESPACE
 from handshaked.control.client import ControlClient
 from handshaked.control.watchdog import NOT_YET
@@ -112,9 +112,8 @@ def _print_status(result: Result) -> None:
         },
     )
     for one in result["expiring"]:
-        days = days_left(one["not_after"])
-        when = f"ends in {int(days)} days" if days > 0 else f"ended on {date(one['not_after'])}"
-        console.print(Text(f"{one['registration']}: certificate {one['subject']} {when}", style=urgency(days)))
+        words = f"{one['registration']}: certificate {one['subject']} {ends(one['not_after'])}"
+        console.print(Text(words, style=urgency(days_left(one["not_after"]))))
     for problem in result["problems"]:
         console.print(Text(problem, style=bad))
 
@@ -212,8 +211,8 @@ def _print_once(tally: Tally, *, json_wanted: bool) -> None:
         print_json(result)
         return
     for name, value in result.items():
-        shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else value
-        print(f"{name.replace('_', ' ') + ':':28}{shown or '-'}")
+        shown = ", ".join(f"{key or '-'} {n}" for key, n in value.items()) if isinstance(value, dict) else value
+        print(f"{name.replace('_', ' ') + ':':28}{'-' if shown == '' else shown}")
 
 
 def _breakdown(tally: Tally) -> tuple[Counter[str], Counter[str], Counter[str]]:

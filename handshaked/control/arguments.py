@@ -53,7 +53,7 @@ class Arguments:
         except RefusedError as error:
             raise ArgumentError(name, str(error)) from None
         if len(set(found)) != len(found):
-            raise ArgumentError(name, f"a {what} is given twice")
+            raise ArgumentError(name, f"the same {what} is given twice")
         return found
 
     def flag(self, name: str) -> bool:
@@ -81,4 +81,4 @@ class Arguments:
         """ArgumentError if an argument was given that nobody asked for."""
         if self._values:
             name = next(iter(self._values))
-            raise ArgumentError(name, f"unknown argument {name!r}")
+            raise ArgumentError(name, f"unknown key {name!r}")

@@ -7,7 +7,7 @@ what it denies. Key material does not cross the bus: files do, opened by the cal
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,6 @@ from dbus_next.signature import Variant
 
 from handshaked import __version__
 from handshaked.control import dbus_interface as spec
-from handshaked.control.admission import Admission
 from handshaked.control.arguments import Arguments
 from handshaked.control.aside import close_aside
 from handshaked.control.bus_objects import BusObjects, Interfaces, Properties
@@ -39,8 +38,6 @@ OFF = "none"
 _RETRY_SECONDS = 15.0
 _MAX_CALLS = 256
 _MAX_CALLS_OF_ONE = 16
-_RESERVED_CALLS = 32
-_MAX_TASKS = 512
 _MAX_OBJECTS = 5000
 _KNOWN_CALLERS = 256
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
@@ -77,7 +74,7 @@ class Bus:
         self._callers: OrderedDict[str, Caller] = OrderedDict()
         self._subscribers = BusSubscribers(manager.hub, self._tell)
         self._tasks = Tasks("the bus")
-        self._admission = Admission(_MAX_CALLS, _MAX_CALLS_OF_ONE, _RESERVED_CALLS)
+        self._calls: Counter[int] = Counter()
         manager.on_change.append(self._on_change)
         manager.hub.subscribe(Subscription(_ROOT, None, self._on_events))
 
@@ -144,7 +141,7 @@ class Bus:
                 self._callers.pop(message.body[0], None)
             close_aside(tuple(message.unix_fds))
             return False
-        if len(self._tasks) >= _MAX_TASKS:
+        if len(self._tasks) >= _MAX_CALLS:
             close_aside(tuple(message.unix_fds))
             self._send(Message.new_error(message, f"{_ERROR}.LimitsExceeded", "too many calls at a time"))
         else:
@@ -156,7 +153,7 @@ class Bus:
         reply = Message.new_error(message, f"{_ERROR}.Failed", "the daemon could not answer; its log says why")
         caller = None
         try:
-            caller = await self._admitted(message)
+            caller = await self._counted(message)
             reply = await self._answer(message, caller)
         except DeniedError as error:
             reply = Message.new_error(message, f"{_ERROR}.AccessDenied", str(error))
@@ -167,17 +164,22 @@ class Bus:
         finally:
             closed = close_aside(tuple(message.unix_fds))
             if caller is not None:
-                closed.add_done_callback(lambda _: self._admission.leave(caller))
+                closed.add_done_callback(lambda _: self._uncount(caller))
             if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
                 self._send(reply)
         await closed
 
-    async def _admitted(self, message: Message) -> Caller:
-        """Who has sent `message`, if they have not sent too many at a time."""
+    async def _counted(self, message: Message) -> Caller:
+        """Who has sent `message`, if that has not too many calls: polkit may take minutes, and there are others."""
         caller = await self._caller(message.sender)
-        if not self._admission.admit(caller):
-            raise _UnknownError("LimitsExceeded", f"too many calls of uid {caller.uid} at a time")
+        if self._calls[caller.uid] >= _MAX_CALLS_OF_ONE:
+            raise _UnknownError("LimitsExceeded", f"uid {caller.uid} makes too many calls at a time")
+        self._calls[caller.uid] += 1
         return caller
+
+    def _uncount(self, caller: Caller) -> None:
+        self._calls[caller.uid] -= 1
+        self._calls += Counter()  # keeps those above zero
 
     async def _answer(self, message: Message, caller: Caller) -> Message:
         if message.interface == "org.freedesktop.DBus.Peer" and message.member == "Ping":

@@ -10,9 +10,7 @@ Every error names the file and the line.
 """
 
 import os
-import re
 import stat
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,17 +18,16 @@ from typing import Any
 from handshaked.control.apart import load_for
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import uid_of
-from handshaked.control.loading import read_again
-from handshaked.control.places import Places
+from handshaked.control.loading import CREDENTIALS_PREFIX, paths_of, read_again
 from handshaked.control.policies import load_trust, read_trust_again
 from handshaked.control.request import pull_request
 from handshaked.errors import RefusedError
+from handshaked.places import Places, TomlError, parsed_document
 from handshaked.registry.files import open_regular, read_file
 from handshaked.registry.store import NewRegistration
 
 TABLE = "registration"
 _CREDENTIAL = ("certificate", "key", "passphrase", "ocsp")
-_AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,30 +94,37 @@ def _read_file(path: Path, found: DropIns) -> None:
     text, owner = _content(path)
     places = Places(text)
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        match = _AT_LINE.search(str(error))
-        line = int(match[1]) if match and match[1] else text.count("\n") + 1
-        raise _PlaceError(line, _AT_LINE.sub("", str(error))) from None
+        document = parsed_document(text)
+    except TomlError as error:
+        raise _PlaceError(error.line, str(error)) from None
     for key, tables in document.items():
         if key != TABLE or not isinstance(tables, dict):
             raise _PlaceError(places.line((key,)), f"write tables [{TABLE}.NAME] here, not {key!r}")
     for name, table in document.get(TABLE, {}).items():
-        place = (TABLE, name)
-        where = f"{path}:{places.line(place)}"
+        where = f"{path}:{places.line((TABLE, name))}"
         try:
             new = _registration(name, table, path, owner)
-        except ArgumentError as error:
-            key = error.name.replace("_", "-")
-            found.problems.append(Problem(f"{path}:{places.line((*place, key))}", str(error).replace("_", "-"), name))
         except (OSError, RefusedError) as error:
-            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            found.problems.append(Problem(where, reason, name))
+            key, reason = _told(error, table)
+            found.problems.append(Problem(f"{path}:{places.line((TABLE, name, key))}", reason, name))
         else:
             if name in found.wanted:
                 found.problems.append(Problem(where, f"registration {name!r} is at {found.wanted[name][1]} already"))
             else:
                 found.wanted[name] = (new, where)
+
+
+def _told(error: OSError | RefusedError, table: Any) -> tuple[str, str]:
+    """The key of `table` that is to blame, as far as there is one, and the reason in the words of such files."""
+    if isinstance(error, ArgumentError):
+        key = error.name.replace("_", "-")
+        if key == "credentials":  # of which one may be written without the list
+            key = next((one for one in _CREDENTIAL if one in table and str(error).startswith(f"{one} ")), key)
+        return key, str(error).replace(error.name, key)
+    reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    values = table.items() if isinstance(table, dict) else ()
+    named = (key for key, value in values if isinstance(value, str) and reason.startswith(f"{value}: "))
+    return next(named, "credentials"), reason
 
 
 def _content(path: Path) -> tuple[str, int]:
@@ -163,7 +167,9 @@ def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistrat
         except RefusedError as error:
             raise ArgumentError("owner", str(error)) from None
     request = pull_request(arguments)
-    arguments.end()
+    for named in (*(one for source in request.sources for one in paths_of(source)), *request.trust.paths):
+        if not named.startswith(("/", CREDENTIALS_PREFIX)):
+            raise RefusedError(f"{named}: an absolute path is wanted")
     credentials = [load_for(owner, source, read_again(source, owner)) for source in request.sources]
     trust = load_trust(request.trust, read_trust_again(request.trust, owner))
     return request.with_credentials(credentials, trust, owner, str(path))

@@ -90,7 +90,7 @@ class Hub:
         """The latest handshakes that `caller` may see and that pass `wanted`, the newest last."""
         found: list[Event] = []
         Subscription(caller, wanted, found.extend).offer(self._recent, self._owners)
-        return found[-limit:]
+        return found[max(len(found) - limit, 0) :]
 
     def subscribe(self, subscription: Subscription) -> Callable[[], None]:
         """Hand events to `subscription` from now on; call what is returned to end that."""

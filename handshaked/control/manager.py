@@ -61,7 +61,6 @@ class Manager:
         """Add a registration; the files of its credentials come as open `descriptors`, in the order of their paths."""
         replace = arguments.flag("replace")
         request = pull_request(arguments)
-        arguments.end()
         self._require_right(caller, request, replace=replace)
         credentials, trust = await self._readers.read(
             caller.uid, lambda files: load_handed(request, files, caller.uid), descriptors

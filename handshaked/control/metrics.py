@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _MAX_CERTIFICATES = 5000
 _REQUEST_SECONDS = 5.0
+_MAX_CONNECTIONS = 16
 _MAX_REQUEST = 8192
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -45,6 +46,7 @@ class Exporter:
         self._registry.register(self._collector)
         self._supervisor = supervisor
         self._server: asyncio.Server | None = None
+        self._connections = 0
 
     async def start(self, passed: socket.socket | None, address: str | None) -> None:
         """Listen on the socket `passed` by systemd, or at `address`: a path, or HOST:PORT with a loopback host."""
@@ -54,7 +56,7 @@ class Exporter:
             sock = passed or _listen(address or "")
             self._server = await asyncio.start_server(self._serve, sock=sock, limit=_MAX_REQUEST)
         except (OSError, RefusedError) as error:
-            log.error("metrics are not served: %s", error)
+            log.error("metrics are not served at %s: %s", address or "the socket of systemd", error)
             return
         log.info("metrics are served at %s", sock.getsockname())
 
@@ -69,20 +71,29 @@ class Exporter:
         return bytes(generate_latest(self._registry))  # type: ignore[no-untyped-call]  # annotated in part only
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        writer.transport.set_write_buffer_limits(0)  # drained is sent
         try:
-            request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _REQUEST_SECONDS)
-            method, path, *_ = request.split(b" ", 2)
-            found = method in (b"GET", b"HEAD") and path.partition(b"?")[0] == b"/metrics"
-            body = await self.text() if found else b"try /metrics\n"
-            kind = CONTENT_TYPE_LATEST if found else "text/plain; charset=utf-8"
-            head = f"HTTP/1.1 {'200 OK' if found else '404 Not Found'}\r\nContent-Type: {kind}\r\n"
-            head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            writer.write(head.encode() + (b"" if method == b"HEAD" else body))
-            await writer.drain()
+            if self._connections <= _MAX_CONNECTIONS:
+                async with asyncio.timeout(_REQUEST_SECONDS):
+                    await self._answer(reader, writer)
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             log.debug("a request for metrics came to nothing: %s", error)
+            writer.transport.abort()  # it would wait for a peer that does not read
         finally:
+            self._connections -= 1
             writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        method, path, *_ = request.split(b" ", 2)
+        found = method in (b"GET", b"HEAD") and path.partition(b"?")[0] == b"/metrics"
+        body = await self.text() if found else b"try /metrics\n"
+        kind = CONTENT_TYPE_LATEST if found else "text/plain; charset=utf-8"
+        head = f"HTTP/1.1 {'200 OK' if found else '404 Not Found'}\r\nContent-Type: {kind}\r\n"
+        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + (b"" if method == b"HEAD" else body))
+        await writer.drain()
 
 
 class _Numbers(Collector):

@@ -63,9 +63,9 @@ def pull_trust(arguments: Arguments, policy: Policy) -> TrustSource:
         revocations=arguments.optional_text("client_crl") or "",
     )
     if source.revocations and not source.anchors:
-        raise ArgumentError("client_crl", "revocation lists need the authority whose they are: give client_ca too")
+        raise ArgumentError("client_crl", "revocation lists need the authority whose they are: give client-ca too")
     if source.anchors and policy.client_auth == "none" and not policy.peers:
-        raise ArgumentError("client_ca", "nothing would use it: ask for client certificates with client_auth")
+        raise ArgumentError("client_ca", "nothing would use it: ask for client certificates with client-auth")
     return source
 
 

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from handshaked.control.apart import load_for
@@ -62,7 +62,7 @@ class RegistrationRequest:
 
 
 def pull_request(arguments: Arguments) -> RegistrationRequest:
-    """The request in `arguments`; what it does not know stays in there."""
+    """The request in `arguments`. RefusedError if there is anything else in there."""
     policy = pull_policy(arguments)
     request = RegistrationRequest(
         name=_registration_name(arguments.text("name")),
@@ -73,11 +73,12 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
             gids=frozenset(arguments.each("allow_groups", gid_of, "group")),
             kernel=arguments.flag("allow_kernel"),
         ),
-        sources=tuple(_source(one) for one in arguments.objects("credentials")),
+        sources=tuple(_sources(arguments)),
         force=arguments.flag("force"),
         policy=policy,
         trust=pull_trust(arguments, policy),
     )
+    arguments.end()  # ahead of what is missing: that may be there under a wrong name
     if not request.sources and not request.forwards:
         raise ArgumentError("certificate", "give a certificate and a key: only a registration that forwards needs none")
     if not request.alpns and not request.access.kernel:
@@ -112,6 +113,14 @@ def warnings(new: NewRegistration) -> list[str]:
         for credential, _ in new.credentials
         if (uncovered := uncovered_names(credential, new.server_names))
     ]
+
+
+def _sources(arguments: Arguments) -> Iterator[Source]:
+    for one in arguments.objects("credentials"):
+        try:
+            yield _source(one)
+        except ArgumentError as error:
+            raise ArgumentError("credentials", str(error)) from None
 
 
 def _source(arguments: Arguments) -> Source:

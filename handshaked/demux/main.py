@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from handshaked import __version__, directories
+from handshaked.command_line import RecordingParser
 from handshaked.demux.accepting import open_listener
 from handshaked.demux.addresses import Address, parse_address
 from handshaked.demux.daemon import Demux, Settings
@@ -30,7 +31,7 @@ _STATUS_SECONDS = 10.0
 
 def main() -> None:
     """Run the demultiplexer in the foreground, or show how the one that runs does."""
-    arguments = _parser().parse_args()
+    arguments = command_line().parse_args()
     if arguments.status:
         sys.exit(_show_status(arguments.socket))
     forbid_core_dumps()
@@ -62,8 +63,9 @@ async def _run(arguments: argparse.Namespace) -> None:
         os.close(lock)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def command_line() -> RecordingParser:
+    """The options of ``handshaked-demux``, for itself and for its manual page."""
+    parser = RecordingParser(
         prog="handshaked-demux",
         description="Share UDP ports among QUIC servers, by the server names and protocols they registered.",
     )
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_places(parser)
     _add_bounds(parser)
     parser.add_argument("--status", action="store_true", help="show the counters of the one that runs, and exit")
-    parser.add_argument("--log-level", choices=LEVELS, default="info")
+    parser.add_argument("--log-level", choices=LEVELS, default="info", help="info unless given")
     return parser
 
 
@@ -92,7 +94,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--control",
         type=Path,
-        default=directories.daemon_directory() / directories.CONTROL_SOCKET,
+        default=directories.control_socket(),
         help="handshaked's control socket",
     )
 
@@ -112,7 +114,13 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="sockets connected to clients beyond which the shared one is used; docs/demux.md says what it costs",
     )
-    parser.add_argument("--idle-timeout", type=float, default=RelayBounds().idle_seconds, metavar="SECONDS")
+    parser.add_argument(
+        "--idle-timeout",
+        type=float,
+        default=RelayBounds().idle_seconds,
+        metavar="SECONDS",
+        help="how long a flow without packets is kept (default: %(default)g)",
+    )
 
 
 def _address(text: str) -> Address:

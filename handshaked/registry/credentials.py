@@ -65,7 +65,7 @@ def load_pem(
     try:
         chain = x509.load_pem_x509_certificates(certificate)
     except ValueError as error:
-        raise RefusedError(f"{names[0]}: no certificate in PEM form ({error})") from None
+        raise RefusedError(f"{names[0]}: no certificate in PEM form {_instead(certificate, error)}") from None
     try:
         private_key = serialization.load_pem_private_key(key, passphrase)
     except TypeError:
@@ -212,11 +212,23 @@ def _dns_names(leaf: x509.Certificate) -> tuple[str, ...]:
 
 
 def _subject(leaf: x509.Certificate) -> str:
-    return repr(leaf.subject.rfc4514_string()[:200])
+    subject = leaf.subject.rfc4514_string()[:200] or "(no subject)"
+    return subject if subject.isprintable() else subject.encode("unicode_escape").decode()
 
 
 def _date(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _instead(content: bytes, error: ValueError) -> str:
+    """What `content`, which is no certificate in PEM form, seems to be."""
+    if b"-----BEGIN CERTIFICATE-----" in content:
+        return f"({_first_line(error)})"
+    if b"PRIVATE KEY-----" in content:
+        return "but a private key"
+    if content.startswith(b"\x30"):  # a SEQUENCE: ITU-T X.690
+        return "but perhaps in DER: openssl x509 -inform DER converts it"
+    return "(nothing in it begins with -----BEGIN CERTIFICATE-----)"
 
 
 def _first_line(error: Exception) -> str:

@@ -298,7 +298,10 @@ class Store:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def add_grant(self, grant: Grant) -> Grant:
-        """Keep `grant` under a new id."""
+        """Keep `grant` under a new id; the one of the same content, if there is one."""
+        for kept in self.grants():
+            if dataclasses.replace(kept, id=grant.id) == grant:
+                return kept
         with self._transaction():
             cursor = self._db.execute(
                 "INSERT INTO grant_ (uid, gid, server_names, alpns, kernel, created) VALUES (?, ?, ?, ?, ?, ?)",

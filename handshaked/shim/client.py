@@ -52,7 +52,7 @@ _LARGEST_CRYPTO = MAX_PACKET // 2
 
 def default_socket() -> Path:
     """Where the daemon listens, if nothing else is said."""
-    return directories.runtime_directory() / directories.HANDSHAKE_SOCKET
+    return directories.handshake_socket()
 
 
 class PendingHandshake:

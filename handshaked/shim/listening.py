@@ -39,7 +39,7 @@ _LONGEST_BACKOFF = 0.5
 
 def default_socket() -> Path:
     """Where the demultiplexer listens, if nothing else is said."""
-    return directories.demux_directory() / directories.DEMUX_SOCKET
+    return directories.demux_socket()
 
 
 class DemuxClient:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 LOST = Acknowledgement(Status.NOT_CONNECTED)
 """Stands for the answer to a command whose answer will not come."""
-NO_FAMILY = "the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.5)"
+NO_FAMILY = "the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.4)"
 
 
 class Link(Protocol):

@@ -1,17 +1,23 @@
 """handshakectl for people: what status, monitor, top, test and doctor say, and that colours are for terminals."""
 
+import contextlib
+import grp
 import json
 import os
 import pty
+import pwd
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from handshaked.cli.output import DAY, date, ends
 from handshaked.cli.watching import chart, kernel_state
 from handshaked.model import Role
 from handshaked.shim.client import BlockingClient
@@ -90,8 +96,29 @@ def test_status_tells_what_is_wrong(daemon: RunningDaemon, web: Authority, tmp_p
 def test_certificates_that_end_soon_are_shown(daemon: RunningDaemon, tmp_path: Path) -> None:
     soon = Authority(tmp_path).issue(NAME, valid=(-1, 5))
     daemon.register("soon", (soon.certificate, soon.key), alpns=["h3"])
-    assert "soon: certificate 'CN=www.example.com' ends in 4 days" in run(daemon, "status")
-    assert "soon" in run(daemon, "doctor")
+    words = "certificate CN=www.example.com ends in 4 days"  # and some hours, which doctor took for a fifth
+    assert f"soon: {words}" in run(daemon, "status")
+    assert f"soon: the {words}" in run(daemon, "doctor")
+
+
+def test_days_are_told_in_words_while_there_are_some() -> None:
+    now = time.time()
+    assert ends(now + 2.5 * DAY) == "ends in 2 days"
+    assert ends(now + 1.5 * DAY) == "ends in 1 d 11 h"
+    assert ends(now - DAY) == f"ended on {date(now - DAY)}"
+
+
+def test_users_and_groups_were_told_by_number(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:
+    nobody, nogroup = pwd.getpwnam("nobody"), grp.getgrgid(65534)
+    issued = web.issue("a.example.com")
+    run(
+        daemon, "register", "a", f"--cert={issued.certificate}", f"--key={issued.key}", "--alpn=smb",
+        "--allow-user=nobody", f"--allow-group={nogroup.gr_gid}", "--allow-user=12345", "--allow-kernel",
+    )  # fmt: skip
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    users = f"{me}, 12345, {nobody.pw_name}, group {nogroup.gr_name}, kernel"
+    assert users in run(daemon, "list")
+    assert f"may use it:     {users}" in run(daemon, "show", "a")
 
 
 def test_a_test_is_a_real_handshake(daemon: RunningDaemon, web: Authority) -> None:
@@ -99,6 +126,27 @@ def test_a_test_is_a_real_handshake(daemon: RunningDaemon, web: Authority) -> No
     assert said.splitlines()[-1] == "ok"
     result = json.loads(run(daemon, "test", "web", "--ca", str(web.root), "--json"))
     assert (result["done"], result["registered"], result["verified"]) == (True, True, True)
+
+
+def test_a_server_that_does_not_answer_was_told_of_by_complaints_of_asyncio(
+    daemon: RunningDaemon, web: Authority
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        said = run(daemon, "test", "web", "--connect", address, "--timeout=0.5", status=1)
+    assert f"handshake:      failed: {address}: no answer\nnot ok\n" in said
+    assert "exception" not in said
+
+
+def test_trust_that_is_not_there_was_a_traceback(daemon: RunningDaemon, web: Authority) -> None:
+    for words in ((), ("--connect=127.0.0.1:1", "--transport=tcp"), ("--connect=127.0.0.1:1",)):
+        said = run(daemon, "test", "web", "--ca=/nowhere", *words, status=1)
+        assert said == "handshakectl: /nowhere: No such file or directory\n"
+
+
+def test_an_interval_of_nothing_was_a_traceback(daemon: RunningDaemon) -> None:
+    assert "a number from 0.1 to 60 is wanted" in run(daemon, "top", "--interval=0", status=2)
 
 
 def test_a_test_tells_what_clients_would_refuse(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:
@@ -165,7 +213,9 @@ def test_top_counts(daemon: RunningDaemon, web: Authority) -> None:
     assert sum(result["failures_by_reason"].values()) == 3
     assert result["handshakes_by_registration"]["web"] == 1
     assert result["latency_ms"]["p50"] > 0
-    assert "failures by reason" in run(daemon, "top", "--once")
+    said = run(daemon, "top", "--once")
+    assert "failures by reason" in said
+    assert "handshakes by registration: - 4, web 1\n" in said  # those without one had no name at all
 
 
 def test_top_lives_on_a_terminal(daemon: RunningDaemon) -> None:
@@ -178,6 +228,9 @@ def test_top_lives_on_a_terminal(daemon: RunningDaemon) -> None:
         while b"handshakes/s" not in said or b"p99" not in said:
             said += os.read(ours, 65536)
         process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # EIO: it has gone
+            while os.read(ours, 65536):  # a terminal that nobody reads from would keep it
+                pass
         assert process.wait(60) == 130
     os.close(ours)
 
@@ -217,7 +270,9 @@ def test_the_doctor_of_a_daemon_that_is_not_there(tmp_path: Path) -> None:
 
 def test_grants_come_and_go(daemon: RunningDaemon) -> None:
     assert run(daemon, "grant", "--user=bin", "--alpn=smb", "--server-name=*.example.com") == "grant 1\n"
-    assert "user 2" in run(daemon, "grants")
+    assert run(daemon, "grant", "--user=bin", "--alpn=smb", "--server-name=*.example.com") == "grant 1\n"  # that one
+    assert "user bin" in run(daemon, "grants")
+    assert len(run(daemon, "grants").splitlines()) == 2
     run(daemon, "revoke", "1")
     assert "no grant 1" in run(daemon, "revoke", "1", status=1)
     assert "no user" in run(daemon, "grant", "--user=no-such-user", "--alpn=smb", status=1)

@@ -2,7 +2,8 @@
 
 A step has ``member`` with ``path``, ``interface``, ``kinds`` (signatures), ``body``, ``files`` (paths to open); or
 ``wait`` with the name of a signal, and maybe its ``path``; or ``signal`` with the name of one to send, and ``files``.
-An answer is the body, ``{"error": name, "text": ..}``, or
+A step with ``unanswered`` is made so many times, and not waited for. An answer is the body,
+``{"error": name, "text": ..}``, or
 the signal's body.
 """
 
@@ -45,6 +46,10 @@ async def main() -> None:
         elif "signal" in step:
             await bus.send(signal(step))
             answers.append(None)
+        elif "unanswered" in step:
+            left = [asyncio.create_task(call(bus, step)) for _ in range(step["unanswered"])]
+            first, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            answers.append([one.result() for one in first])
         else:
             answers.append(await call(bus, step))
     print(json.dumps(answers))

@@ -1,4 +1,4 @@
-"""A polkit that says the same to everything, and prints what it was asked."""
+"""A polkit that says the same to everything, or nothing (Silent), and prints what it was asked."""
 
 import asyncio
 import sys
@@ -11,10 +11,12 @@ async def main() -> None:
     """Answer until the bus goes away."""
     bus = await MessageBus(bus_address=sys.argv[1]).connect()
 
-    def answer(message: Message) -> Message | None:
+    def answer(message: Message) -> Message | bool | None:
         if message.member != "CheckAuthorization":
             return None
         print(message.body[1], flush=True)
+        if sys.argv[2] == "Silent":
+            return True
         return Message.new_method_return(message, "(bba{ss})", [[sys.argv[2] == "True", False, {}]])
 
     bus.add_message_handler(answer)

@@ -7,6 +7,7 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,19 +194,25 @@ with BlockingClient(Path(sys.argv[1])) as client:
 """
 
 
+@contextmanager
+def fake_polkit(bus: RunningBus, says: str) -> Iterator[subprocess.Popen[str]]:
+    """A polkit on the bus; see ``fake_polkit``."""
+    command = [sys.executable, str(Path(__file__).with_name("fake_polkit.py")), bus.address, says]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as fake:
+        assert fake.stdout is not None
+        assert fake.stdout.readline() == "ready\n"
+        try:
+            yield fake
+        finally:
+            fake.terminate()
+
+
 @pytest.mark.parametrize("allows", [True, False])
 def test_polkit_may_allow_what_the_rules_deny(
     bus: RunningBus, daemon: RunningDaemon, files: Issued, *, allows: bool
 ) -> None:
-    fake = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("fake_polkit.py")), bus.address, str(allows)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert fake.stdout is not None
-    assert fake.stdout.readline() == "ready\n"
-    try:
+    with fake_polkit(bus, str(allows)) as fake:
         [answer, reload] = bus.call_as(USER, register("app", files), step("Reload"))
-    finally:
         fake.terminate()
         asked = fake.communicate()[0]
     assert "org.handshaked.register" in asked
@@ -216,6 +223,16 @@ def test_polkit_may_allow_what_the_rules_deny(
         assert daemon.ask("show", name="app")["registration"]["owner"] == USER
     else:
         assert answer["error"] == reload["error"] == DENIED
+
+
+def test_a_user_whom_polkit_asks_kept_the_others_waiting(bus: RunningBus, daemon: RunningDaemon) -> None:
+    with fake_polkit(bus, "Silent"):
+        [first, status] = bus.call_as(USER, step("Reload", unanswered=64), step("Status"))
+        [others] = bus.call_as(OTHER, step("Status"))
+    assert {one["error"] for one in first} == {"org.freedesktop.DBus.Error.LimitsExceeded"}
+    assert f"uid {USER} makes too many calls" in first[0]["text"]
+    assert status["error"] == "org.freedesktop.DBus.Error.LimitsExceeded"
+    assert others[0]["self_test"] == "ok"
 
 
 def test_all_objects_at_once_were_more_than_the_bus_carries(

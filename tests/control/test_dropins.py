@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handshaked.control.dropins import read_drop_ins
-from handshaked.control.places import Places, line_of
+from handshaked.places import Places, line_of
 from handshaked.testing.authority import Issued
 from tests.conftest import Issue
 
@@ -57,14 +57,21 @@ def test_several_credentials_and_an_owner(tmp_path: Path, issued: Issued) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
-        ("allow-users", "allow-user", 7, "unknown argument 'allow-user'"),
+        ("allow-users", "allow-user", 7, "unknown key 'allow-user'"),
         ('"www.example.com"', '"www..example.com"', 3, "not a host name"),
         ('"www.example.com"', "7", 3, "not a list of strings"),
-        ('["nobody"]', '["no-such-user"]', 7, "no user"),
-        ('key = "{key}"', 'key = "/nowhere"', 2, "/nowhere: No such file"),
-        ('key = "{key}"', 'key = "{certificate}"', 2, "private key"),
+        ('["nobody"]', '["no_such_user"]', 7, "no user 'no_such_user'"),
+        ("alpns = [", "alpn = [", 4, "unknown key 'alpn'"),
+        ('key = "{key}"', 'key = "/nowhere"', 6, "/nowhere: No such file"),
+        ('key = "{key}"', 'key = "site.key"', 6, "site.key: an absolute path is wanted"),
+        ('key = "{key}"', 'key = "{certificate}"', 5, "private key"),
+        ('key = "{key}"', "key = 7", 6, "key is not a printable string"),
+        ("allow-users", 'client-auth = "require"\nclient-ca = "/nowhere"\nallow-users', 8, "/nowhere: No such file"),
+        ("allow-users", 'client-ca = "/nowhere"\nallow-users', 7, "with client-auth"),
+        ("allow-users = ", 'credentials = [{{ certificate = "/a", foot = 1 }}] # ', 7, "unknown key 'foot'"),
+        ("[registration.web]", "[[registration.web]]", 2, "write a table [registration.web]"),
         ('key = "{key}"\n', 'key = "{key}"\nname = "x"\n', 7, "the name is that of the table"),
-        ("[registration.web]", "[registration.'no spaces']", 2, "use up to 128 letters"),
+        ("[registration.web]", "[registration.'no spaces']", 2, "use up to 128 letters, digits, and . _ @ -"),
         ("[registration.web]", "[registrations.web]", 2, "write tables [registration.NAME]"),
         ('certificate = "{certificate}"\nkey = "{key}"\n', "", 2, "give a certificate and a key"),
         ("alpns = [", "alpns = [,", 4, ""),

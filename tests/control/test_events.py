@@ -1,5 +1,6 @@
 """Outcomes on their way from a worker to those who watch: recent, subscribers, statistics, metrics."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -59,6 +60,7 @@ def test_handshakes_are_kept_and_counted(daemon: RunningDaemon, tmp_path: Path) 
     assert [one["outcome"] for one in sorted(records, key=lambda one: one["time"])] == ["ok"] * 3 + ["failed"] * 2
     assert records[0]["registration"] == "web"
     assert len(daemon.ask("recent", limit=1)["handshakes"]) == 1
+    assert daemon.ask("recent", limit=0)["handshakes"] == []
     assert len(daemon.ask("recent", outcome="failed")["handshakes"]) == 2
     counts = {tuple(key): count for *key, count in daemon.ask("statistics")["handshakes"]}
     assert counts.pop(("ok", "server", "unix", "web")) == 3
@@ -82,7 +84,7 @@ def test_subscribers_are_told(daemon: RunningDaemon, tmp_path: Path) -> None:
 
 
 def test_a_bad_filter_is_refused(daemon: RunningDaemon) -> None:
-    with ControlClient(daemon.control_socket) as client, pytest.raises(RefusedError, match="unknown argument"):
+    with ControlClient(daemon.control_socket) as client, pytest.raises(RefusedError, match="unknown key"):
         next(client.subscribe({"nonsense": "x"}))
 
 
@@ -175,8 +177,29 @@ def test_metrics_are_off_unless_asked_for(public_directory: Path) -> None:
 def test_metrics_are_for_this_machine(public_directory: Path, address: str) -> None:
     options = ("--no-kernel", f"--metrics={address}")
     with RunningDaemon(public_directory, workers=1, options=options) as daemon:
-        daemon.wait_until(lambda: "metrics are not served" in daemon.log.read_text())
+        daemon.wait_until(lambda: f"metrics are not served at {address}" in daemon.log.read_text())
         assert daemon.ask("status")["self_test"] == "ok"
+
+
+def test_connections_for_metrics_had_no_bound(daemon: RunningDaemon, public_directory: Path) -> None:
+    path = public_directory / "metrics.sock"
+
+    def refused() -> bool:
+        """While there are many others, which are kept for five seconds."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(16):
+                silent = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                silent.connect(str(path))
+            return not answered()
+
+    def answered() -> bool:
+        try:
+            return scrape(path)[0] == 200
+        except ConnectionError:
+            return False
+
+    assert any(refused() for _ in range(20))
+    daemon.wait_until(answered)
 
 
 def test_the_self_test_is_neither_counted_nor_shown(daemon: RunningDaemon) -> None:

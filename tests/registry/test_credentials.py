@@ -122,9 +122,30 @@ def refused(certificate: bytes, key: bytes, passphrase: bytes | None = None) -> 
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [(["it's"], "CN=it's"), (["two\nlines\x1b[31m"], r"CN=two\nlines\x1b[31m"), ([], "(no subject)")],
+)
+def test_a_subject_is_one_line_without_quotes_around_it(names: list[str], shown: str) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name) for name in names])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.now(UTC))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    assert load_pem(certificate.public_bytes(Encoding.PEM), pem).subject == shown
+
+
 def test_a_key_of_another_certificate_is_refused(issue: Issue) -> None:
     reason = refused(issue(NAME).certificate.read_bytes(), issue("b.example.com").key.read_bytes())
-    assert reason == "key.pem: the private key does not match the certificate 'CN=a.example.com'"
+    assert reason == "key.pem: the private key does not match the certificate CN=a.example.com"
 
 
 def test_a_chain_with_the_leaf_in_the_wrong_place_is_refused_with_a_hint(authority: Authority, issue: Issue) -> None:
@@ -138,7 +159,8 @@ def test_files_that_hold_something_else_are_refused(issue: Issue) -> None:
     certificate, key = issued.certificate.read_bytes(), issued.key.read_bytes()
     assert refused(b"nonsense", key).startswith("cert.pem: no certificate in PEM form")
     assert refused(b"", key).startswith("cert.pem: no certificate in PEM form")
-    assert refused(key, key).startswith("cert.pem: no certificate in PEM form")
+    assert refused(key, key) == "cert.pem: no certificate in PEM form but a private key"
+    assert "in DER" in refused(x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER), key)
     assert refused(certificate[:-100], key).startswith("cert.pem: no certificate in PEM form")
     assert refused(certificate, b"nonsense").startswith("key.pem: no readable private key in PEM form")
     assert refused(certificate, certificate).startswith("key.pem: no readable private key in PEM form")
@@ -203,10 +225,10 @@ def valid_from_tomorrow_for_a_day(authority: Authority) -> LoadedCredential:
 
 def test_a_leaf_is_refused_before_and_after_its_time(valid_from_tomorrow_for_a_day: LoadedCredential) -> None:
     credential, now = valid_from_tomorrow_for_a_day, time.time()
-    with pytest.raises(RefusedError, match=r"the certificate 'CN=a.example.com' is not valid before \d{4}-\d\d-\d\d"):
+    with pytest.raises(RefusedError, match=r"the certificate CN=a.example.com is not valid before \d{4}-\d\d-\d\d"):
         check_validity(credential, now)
     check_validity(credential, now + 1.5 * DAY)
-    with pytest.raises(RefusedError, match=r"the certificate 'CN=a.example.com' expired on \d{4}-\d\d-\d\d"):
+    with pytest.raises(RefusedError, match=r"the certificate CN=a.example.com expired on \d{4}-\d\d-\d\d"):
         check_validity(credential, now + 3 * DAY)
 
 

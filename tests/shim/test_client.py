@@ -347,7 +347,7 @@ def test_a_fault_of_one_handshakes_callback_does_not_touch_the_others(mute: sock
 
 
 def test_default_paths_are_those_of_the_daemon(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(path.parent))
+    monkeypatch.setenv("HANDSHAKED_DIRECTORY", str(path.parent))
     with BlockingClient() as client:
         assert client.start(server_start()) == []
         assert client.fileno() > 0

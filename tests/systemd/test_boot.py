@@ -8,7 +8,7 @@ from tests.kernel.lab import boot
 
 SEEN = (
     "socket activation", "fields in the journal", "reload", "the bus", "a restart after SIGKILL",
-    "the watchdog's restart", "the restart of a stopped daemon", "a clock that was wrong", "stop", "removal",
+    "the watchdog's restart", "the restart of a stopped daemon", "a clock that was wrong", "metrics", "stop", "removal",
 )  # fmt: skip
 pytestmark = [
     pytest.mark.slow,

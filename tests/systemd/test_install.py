@@ -1,5 +1,7 @@
 """``install-systemd`` and its reverse, below a directory instead of the root."""
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.cli.completion import SHELLS, script
+from handshaked.cli.install import closed_directories
 from handshaked.cli.manual import PAGES, page
 from handshaked.cli.parser import command_line
 
@@ -50,6 +53,51 @@ def test_what_was_changed_stays(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert f"{unit} was changed" in process.stderr
     assert files_below(tmp_path) == [unit.relative_to(tmp_path)]
+
+
+def test_empty_directories_of_others_were_taken_away(tmp_path: Path) -> None:
+    """Debian ships these two empty, the second as the target of a link."""
+    for name in ("usr/local/share/zsh/site-functions", "usr/local/share/man"):
+        (tmp_path / name).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    run("install-systemd", tmp_path)
+    run("install-systemd", tmp_path)  # which finds the directories that the first made
+    assert run("uninstall-systemd", tmp_path).returncode == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_upgrade_left_the_files_of_the_version_before(tmp_path: Path) -> None:
+    run("install-systemd", tmp_path)
+    placed = files_below(tmp_path)
+    old, changed = tmp_path / "usr/local/lib/old/handshaked.socket", tmp_path / "etc/dbus-1/system.d/old.conf"
+    old.parent.mkdir()
+    manifest = tmp_path / "usr/local/share/handshaked/installed.json"
+    written = json.loads(manifest.read_text())
+    for path in (old, changed):
+        path.write_text("old")
+        written["files"][str(path.relative_to(tmp_path))] = hashlib.sha256(b"old").hexdigest()
+    manifest.write_text(json.dumps(written))
+    changed.write_text("changed")
+    assert run("install-systemd", tmp_path).returncode == 0
+    assert files_below(tmp_path) == sorted([*placed, changed.relative_to(tmp_path)])
+
+
+def test_programs_that_only_root_can_reach_are_noticed(tmp_path: Path) -> None:
+    program = tmp_path / "pyenv/bin/python3"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    above = closed_directories(tmp_path)
+    assert closed_directories(program) == above
+    (tmp_path / "pyenv").chmod(0o700)
+    assert closed_directories(program) == [tmp_path / "pyenv", *above]
+
+
+def test_who_may_not_write_there_got_a_traceback() -> None:
+    process = run("install-systemd", Path("/sys/nowhere"))
+    assert process.returncode == 1
+    assert process.stderr.startswith("handshakectl: /sys/nowhere")
+    assert "not permitted" in process.stderr or "Permission denied" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_nothing_to_take_away_is_said(tmp_path: Path) -> None:
@@ -133,3 +181,4 @@ def test_manual_pages_say_what_help_says(name: str) -> None:
         )
         assert process.stderr == ""
         assert "handshaked" in process.stdout
+        assert "%(" not in process.stdout  # a default that --help fills in

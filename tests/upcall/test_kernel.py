@@ -357,7 +357,7 @@ def test_garbage_is_survived(garbage: bytes) -> None:
 def test_the_family_comes_later_goes_and_comes_back() -> None:
     async def scene() -> None:
         async with bench(MemoryFamily(number=None)) as door:
-            await door.serving("the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.5)")
+            await door.serving("the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.4)")
             door.family.change(40)
             door.submit()
             await door.reports(1)

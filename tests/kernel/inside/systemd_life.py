@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 from handshaked.testing.authority import Authority
@@ -53,6 +54,7 @@ def main() -> None:
     kill()
     watchdog()
     clock()
+    metrics()
     stop()
     removal()
 
@@ -189,6 +191,16 @@ def clock() -> None:
     print("seen: a clock that was wrong", flush=True)
 
 
+def metrics() -> None:
+    """The port is opened while the service runs, as the guide says."""
+    run("systemctl", "enable", "handshaked-metrics.socket")
+    run("systemctl", "restart", "handshaked.service")
+    with urllib.request.urlopen("http://127.0.0.1:9464/metrics") as answer:
+        assert b"handshaked_registrations 2.0" in answer.read()
+    probe()
+    print("seen: metrics", flush=True)
+
+
 def stop() -> None:
     """It ends in peace; the socket stays, and starts it again."""
     run("systemctl", "stop", "handshaked.service")
@@ -202,8 +214,10 @@ def stop() -> None:
 def removal() -> None:
     """Nothing stays but settings and registrations."""
     run("handshakectl", "uninstall-systemd", "--now")
+    assert not list(Path("/etc/systemd/system").rglob("handshaked*"))
     assert not Path("/usr/local/lib/systemd/system/handshaked.service").exists()
     assert not SOCKET.exists()
+    assert run("systemctl", "is-active", "handshaked-metrics.socket", status=4).strip() == "inactive"
     assert Path("/var/lib/handshaked/registry.db").exists()
     shutil.rmtree(DROP_IN.parent)
     print("seen: removal", flush=True)

@@ -1,8 +1,29 @@
 """Where a key stands in a TOML document: tomllib does not tell, and people want to know the line."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from typing import Any
+
+_AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+class TomlError(Exception):
+    """A text is not TOML, for a reason that is found in ``line``."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def parsed_document(text: str) -> dict[str, Any]:
+    """The document `text`; TomlError if it is none."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _AT_LINE.search(str(error))
+        line = int(match[1]) if match and match[1] else text.count("\n") + 1
+        raise TomlError(line, _AT_LINE.sub("", str(error))) from None
 
 
 class Places:

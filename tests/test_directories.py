@@ -1,0 +1,78 @@
+"""Where clients look for a daemon, and where an ordinary user's daemon is."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from handshaked import directories
+
+SOCKETS = {
+    directories.handshake_socket: Path("handshaked/handshake.sock"),
+    directories.control_socket: Path("handshaked/control.sock"),
+    directories.demux_socket: Path("handshaked-demux/accept.sock"),
+}
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The home of an ordinary user without a login session."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HANDSHAKED_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("home")
+def test_ordinary_users_did_not_find_the_system_daemon() -> None:
+    assert [find() for find in SOCKETS] == [Path("/run") / path for path in SOCKETS.values()]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_service_looked_for_the_daemon_in_its_own_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/caddy")
+    assert [find() for find in SOCKETS] == [Path("/run") / path for path in SOCKETS.values()]
+
+
+@pytest.mark.parametrize("session", [True, False])
+def test_a_user_finds_the_own_daemon_where_it_makes_its_sockets(
+    monkeypatch: pytest.MonkeyPatch, home: Path, *, session: bool
+) -> None:
+    if session:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "runtime"))
+    made = [
+        directories.runtime_directory() / directories.HANDSHAKE_SOCKET,
+        directories.runtime_directory() / directories.CONTROL_SOCKET,
+        directories.demux_directory() / directories.DEMUX_SOCKET,
+    ]
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(os.fspath(path))
+    assert [find() for find in SOCKETS] == made
+
+
+def test_a_daemon_in_tmp_could_have_been_anybodys(home: Path) -> None:
+    """Without $XDG_RUNTIME_DIR, sockets were in /tmp/run-UID, which another user could make first."""
+    assert directories.runtime_directory().is_relative_to(home)
+    assert directories.demux_directory().is_relative_to(home)
+
+
+def test_variables_name_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANDSHAKED_DIRECTORY", "/srv/handshaked")
+    monkeypatch.setenv("HANDSHAKED_DEMUX_DIRECTORY", "/srv/demux")
+    assert directories.handshake_socket() == Path("/srv/handshaked/handshake.sock")
+    assert directories.control_socket() == Path("/srv/handshaked/control.sock")
+    assert directories.demux_socket() == Path("/srv/demux/accept.sock")
+
+
+@pytest.mark.usefixtures("home")
+def test_directories_that_cannot_be_examined_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + 300 * "x")  # ENAMETOOLONG, as it is EACCES for that of another user
+    assert directories.control_socket() == Path("/run/handshaked/control.sock")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user without a home
+    assert directories.control_socket() == Path("/run/handshaked/control.sock")
