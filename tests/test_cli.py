@@ -230,7 +230,7 @@ def test_refusals_say_what_is_wrong_and_change_nothing(
         ([certificate, f"--key={other.key}"], "does not match the certificate"),
         ([certificate, f"--key={tmp_path / 'missing'}"], "No such file or directory"),
         ([f"--cert={tmp_path}", f"--key={issued.key}"], "not a regular file"),
-        ([certificate, f"--key={readable}"], "everyone can read this private key"),
+        ([certificate, f"--key={readable}"], "everyone can read this secret file"),
         ([certificate, f"--key={locked}"], "give its passphrase file"),
         ([certificate, f"--key={locked}", f"--passphrase-file={garbage}"], "the passphrase is wrong"),
         ([certificate, f"--key={unsupported}"], "DSA keys are not supported"),

@@ -20,7 +20,7 @@ def test_a_fifo_was_waited_for(tmp_path: Path, issue: Issue, name: str) -> None:
     os.mkfifo(path, 0o600)
     defaults = SideDefaults(private_key=issue("a.example.com").key) if name == "certificate" else SideDefaults()
     value = (path,) if name == "revocation_lists" else path
-    with pytest.raises(RefusedError, match=f"^{path}: not a regular file"):
+    with pytest.raises(RefusedError, match=f"{path}: not a regular file"):
         load_side(dataclasses.replace(defaults, **{name: value}), Role.CLIENT)
 
 
@@ -28,5 +28,5 @@ def test_a_revocation_list_without_end_was_read(tmp_path: Path) -> None:
     path = tmp_path / "crl"
     with path.open("wb") as file:
         file.truncate(MAX_LIST + 2)
-    with pytest.raises(RefusedError, match=f"^{path}: {MAX_LIST + 2} bytes, the limit is {MAX_LIST}"):
+    with pytest.raises(RefusedError, match=f"{path}: {MAX_LIST + 2} bytes, the limit is {MAX_LIST}"):
         load_side(SideDefaults(revocation_lists=(path,)), Role.CLIENT)

@@ -38,7 +38,7 @@ def read_file(fd: int, path: str, *, secret: bool, limit: int = MAX_FILE) -> byt
         raise RefusedError(f"{path}: not a regular file")
     if secret and status.st_mode & 0o006:
         raise RefusedError(
-            f"{path}: everyone can {'read' if status.st_mode & 0o004 else 'write'} this private key "
+            f"{path}: everyone can {'read' if status.st_mode & 0o004 else 'write'} this secret file "
             f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod o-rw {path}"
         )
     with os.fdopen(os.dup(fd), "rb") as file:

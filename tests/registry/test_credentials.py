@@ -259,7 +259,7 @@ def test_a_key_that_everyone_can_read_or_write_is_refused(tmp_path: Path, mode: 
     path = tmp_path / "key.pem"
     path.write_bytes(b"key")
     path.chmod(mode)
-    with pytest.raises(RefusedError, match=rf"everyone can (read|write) this private key \(mode {mode:04o}\).*chmod"):
+    with pytest.raises(RefusedError, match=rf"everyone can (read|write) this secret file \(mode {mode:04o}\).*chmod"):
         read(path, secret=True)
     assert read(path, secret=False) == b"key"
 
