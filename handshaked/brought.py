@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from handshaked.errors import Alert, CallerError, HandshakeError, RefusedError, Status
-from handshaked.registry.credentials import load_pem, open_credential, read_file
+from handshaked.registry.credentials import load_pem, open_credential
+from handshaked.registry.files import read_file
 from handshaked.tls.parameters import Credential
 from handshaked.tls.psk import ExternalPsk
 

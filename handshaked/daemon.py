@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
 from handshaked.control.metrics import Exporter
 from handshaked.control.server import ControlServer
+from handshaked.control.tasks import Tasks
 from handshaked.control.watchdog import Watchdog
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.journal import FORMATS
@@ -40,7 +40,6 @@ from handshaked.selftest import SelfTest
 from handshaked.sides import check_sides
 from handshaked.supervisor import Supervisor
 from handshaked.systemd import listening_sockets, notify, notify_reloading
-from handshaked.upcall.unix import caller_of
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ class Daemon:
         )
         self._exporter = Exporter(self._manager, self._supervisor)
         self._metrics = passed.get("metrics")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("the daemon")
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -122,15 +121,13 @@ class Daemon:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._keep(self._reload()))
-        control = ControlServer(self._control, self._commands, self._commands.subscribe, caller_of)
-        self._keep(self._start())
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.keep(self._reload()))
+        control = ControlServer(self._control, self._commands, self._commands.subscribe)
+        self._tasks.keep(self._start())
         await stop.wait()
         notify(STOPPING="1", STATUS="stopping")
         log.info("stopping")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         self._exporter.close()
         self._bus.close()
         await control.close()
@@ -143,16 +140,16 @@ class Daemon:
 
     async def _start(self) -> None:
         await self._supervisor.start()
-        self._manager.start()  # takes its time if there are many registrations, as the workers do meanwhile
+        await self._manager.start()  # takes its time if there are many registrations, as the workers do meanwhile
         await self._supervisor.ready()
         await self._watchdog.beat()
         log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._settings.workers} workers")
-        self._keep(self._watchdog.run())
-        self._keep(self._warn_of_expiry())
-        self._keep(self._erasure.run())
-        self._keep(self._rotate_ticket_keys())
-        self._keep(self._bus.run())
+        self._tasks.keep(self._watchdog.run())
+        self._tasks.keep(self._warn_of_expiry())
+        self._tasks.keep(self._erasure.run())
+        self._tasks.keep(self._rotate_ticket_keys())
+        self._tasks.keep(self._bus.run())
         await self._exporter.start(self._metrics, self._settings.metrics)
 
     async def _reload(self) -> None:
@@ -176,16 +173,6 @@ class Daemon:
 
     def _on_outcomes(self, batch: Message) -> None:
         self._manager.hub.receive(batch)
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a task of the daemon ended unexpectedly", exc_info=task.exception())
 
 
 def main() -> None:

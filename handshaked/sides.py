@@ -1,5 +1,6 @@
 """The two sides of the kernel's handshakes as configured: what verifies the peer, which rules it meets."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,9 +8,10 @@ from handshaked.configuration import Configuration, SideDefaults
 from handshaked.errors import RefusedError
 from handshaked.model import Role
 from handshaked.registry.authorisation import PeerRules
-from handshaked.registry.credentials import load_pem, open_credential, read_file
+from handshaked.registry.credentials import load_pem, open_credential
+from handshaked.registry.files import MAX_FILE, open_regular, read_file
 from handshaked.tls.parameters import ClientCertificateVerifier, Credential, PeerVerifier
-from handshaked.tls.revocation import RevocationList, RevocationLists
+from handshaked.tls.revocation import MAX_LIST, RevocationList, RevocationLists
 from handshaked.tls.trust import MAX_BUNDLE, TrustStore
 from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
 
@@ -88,7 +90,7 @@ def _trust(path: Path) -> TrustStore:
 
 def _revocation_list(path: Path) -> RevocationList:
     try:
-        return RevocationList(_content(path, None))
+        return RevocationList(_content(path, MAX_LIST))
     except ValueError as error:
         raise RefusedError(f"{path}: {error}") from None
 
@@ -96,20 +98,18 @@ def _revocation_list(path: Path) -> RevocationList:
 def _credential(defaults: SideDefaults) -> Credential | None:
     if defaults.certificate is None or defaults.private_key is None:
         return None
-    contents = []
-    for path, secret in ((defaults.certificate, False), (defaults.private_key, True)):
-        try:
-            with path.open("rb") as file:
-                contents.append(read_file(file.fileno(), str(path), secret=secret))
-        except OSError as error:
-            raise RefusedError(f"{path}: {error.strerror}") from None
-    loaded = load_pem(*contents, names=(str(defaults.certificate), str(defaults.private_key)))
+    certificate = _content(defaults.certificate, MAX_FILE)
+    key = _content(defaults.private_key, MAX_FILE, secret=True)
+    loaded = load_pem(certificate, key, names=(str(defaults.certificate), str(defaults.private_key)))
     return open_credential(loaded.chain, loaded.key, loaded.key_type)
 
 
-def _content(path: Path, limit: int | None) -> bytes:
+def _content(path: Path, limit: int, *, secret: bool = False) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(-1 if limit is None else limit + 1)
+        descriptor = open_regular(str(path))
+        try:
+            return read_file(descriptor, str(path), secret=secret, limit=limit)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from None

@@ -40,10 +40,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stream_session": BASIS | PURE_REGISTRY | {"tls"},
     "driver": BASIS | {"session", "stream_session"},
     "service": BASIS | PURE_REGISTRY | {"driver", "session", "stream_session", "tls", "quic"},
-    "brought": BASIS | {"registry.credentials", "tls"},
+    "brought": BASIS | {"registry.credentials", "registry.files", "tls"},
     "quic_session": BASIS | PURE_REGISTRY | {"session", "tls"},
     "datapath": BASIS | {"driver", "session", "stream_session", "tls", "wire"},
-    "upcall": BASIS | {"driver", "service", "datapath", "wire", "brought", "quic_sockets"},
+    "callers": {"errors", "model"},
+    "upcall": BASIS | {"callers", "driver", "service", "datapath", "wire", "brought", "quic_sockets"},
     "shim": BASIS | {"wire", "directories", "demux.accepting", "demux.addresses", "demux.tokens"},
 }
 """Below ``handshaked``, without itself; a name stands for all below it. What is not listed wires things together."""

@@ -8,10 +8,31 @@ from typing import Protocol
 
 from handshaked.errors import DeniedError, RefusedError
 from handshaked.model import KERNEL, Caller
+from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.names import show_alpn
-from handshaked.registry.registration import Access, Grant, Registration
+from handshaked.registry.registration import Access, Grant, Policy, Registration
 
 MAX_REGISTRATIONS_BY_GRANT = 200
+
+
+class Claim(Protocol):
+    """What of a registration needs a right."""
+
+    @property
+    def server_names(self) -> tuple[str, ...]:
+        """The names it is for."""
+
+    @property
+    def alpns(self) -> tuple[bytes, ...]:
+        """The protocols it is for."""
+
+    @property
+    def access(self) -> Access:
+        """Who may use it."""
+
+    @property
+    def policy(self) -> Policy:
+        """How its handshakes are to be run, and its connections delivered."""
 
 
 def is_administrator(caller: Caller) -> bool:
@@ -35,22 +56,6 @@ def require_owner(caller: Caller, registration: Registration, action: str) -> No
         )
 
 
-class Claim(Protocol):
-    """What a registration asks for."""
-
-    @property
-    def server_names(self) -> tuple[str, ...]:
-        """The names, in canonical form; none stands for any."""
-
-    @property
-    def alpns(self) -> tuple[bytes, ...]:
-        """The protocols."""
-
-    @property
-    def access(self) -> Access:
-        """Who may use it."""
-
-
 def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int) -> None:
     """DeniedError unless `caller`, who has `held` registrations, may claim all that `new` asks for."""
     if is_administrator(caller):
@@ -72,6 +77,10 @@ def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int
                 )
     if new.access.kernel and not any(grant.kernel for grant in own):
         raise DeniedError(f"uid {caller.uid} has no grant that lets the kernel use its registrations")
+    if parse_delivery(new.policy.deliver).way is Way.FORWARD:
+        raise DeniedError(
+            f"uid {caller.uid} may not have connections forwarded: grants are for names, not for the network; ask root"
+        )
     if held >= MAX_REGISTRATIONS_BY_GRANT:
         raise DeniedError(f"uid {caller.uid} has {held} registrations, the limit for those who register by a grant")
 

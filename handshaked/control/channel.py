@@ -5,6 +5,8 @@ import json
 import os
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handshaked.errors import RefusedError
@@ -25,28 +27,46 @@ def send_message(sock: socket.socket, message: Message, descriptors: tuple[int, 
     sock.sendmsg([packet], control, socket.MSG_NOSIGNAL)
 
 
-def receive_message(sock: socket.socket) -> tuple[Message, tuple[int, ...]] | None:
-    """The next message and its descriptors (close-on-exec, the caller closes them); None when the peer has closed.
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet as it came, with its ``descriptors`` (close-on-exec), which are for who has received it to close."""
 
-    RefusedError for what is no such message; its descriptors are closed.
-    """
-    packet, control, flags, _ = sock.recvmsg(
+    content: bytes
+    descriptors: tuple[int, ...]
+    whole: bool
+
+    def message(self) -> Message | None:
+        """The message in it; None when the peer has closed. RefusedError for what is no such message."""
+        if not self.whole:
+            raise RefusedError("the message, or its list of descriptors, is too long")
+        return _parsed(self.content) if self.content else None
+
+
+def receive_packet(sock: socket.socket) -> Packet:
+    """The next packet, whatever is in it."""
+    content, control, flags, _ = sock.recvmsg(
         MAX_MESSAGE, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
     )
-    descriptors: list[int] = []
+    descriptors = array.array("i")
     for level, kind, data in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors += array.array("i", data[: len(data) - len(data) % 4])
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return Packet(content, tuple(descriptors), whole=not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+
+
+def receive_message(sock: socket.socket) -> tuple[Message, tuple[int, ...]] | None:
+    """The next message and its descriptors, which the caller closes; None when the peer has closed.
+
+    RefusedError for what is no such message; its descriptors are closed. For peers of whom none makes that wait.
+    """
+    packet = receive_packet(sock)
+    message = None
     try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise RefusedError("the message, or its list of descriptors, is too long")
-        if not packet:
-            close_all(tuple(descriptors))
-            return None
-        return _parsed(packet), tuple(descriptors)
-    except RefusedError:
-        close_all(tuple(descriptors))
-        raise
+        message = packet.message()
+    finally:
+        if message is None:
+            close_all(packet.descriptors)
+    return None if message is None else (message, packet.descriptors)
 
 
 def first_that_fit(items: Iterable[T], share: float = 0.75) -> list[T]:
@@ -62,9 +82,10 @@ def first_that_fit(items: Iterable[T], share: float = 0.75) -> list[T]:
 
 
 def close_all(descriptors: tuple[int, ...]) -> None:
-    """Close `descriptors`."""
+    """Close `descriptors`, whatever their files say to that."""
     for descriptor in descriptors:
-        os.close(descriptor)
+        with suppress(OSError):  # the descriptor is gone all the same
+            os.close(descriptor)
 
 
 def _parsed(packet: bytes) -> Message:

@@ -8,7 +8,7 @@ what it denies. Key material does not cross the bus: files do, opened by the cal
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +21,13 @@ from dbus_next.signature import Variant
 from handshaked import __version__
 from handshaked.control import dbus_interface as spec
 from handshaked.control.arguments import Arguments
+from handshaked.control.aside import close_aside
 from handshaked.control.bus_objects import BusObjects, Interfaces, Properties
 from handshaked.control.bus_subscribers import BusSubscribers
-from handshaked.control.channel import close_all
 from handshaked.control.commands import Commands
 from handshaked.control.hub import Event, Subscription
 from handshaked.control.manager import Manager, pull_filter
+from handshaked.control.tasks import Tasks
 from handshaked.errors import DeniedError, HandshakedError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 OFF = "none"
 _RETRY_SECONDS = 15.0
-_MAX_CALLS = 64
+_MAX_CALLS = 256
 _MAX_CALLS_OF_ONE = 16
 _MAX_OBJECTS = 5000
 _KNOWN_CALLERS = 256
@@ -72,7 +73,7 @@ class Bus:
         self._bus: MessageBus | None = None
         self._callers: OrderedDict[str, Caller] = OrderedDict()
         self._subscribers = BusSubscribers(manager.hub, self._tell)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("the bus")
         self._calls: Counter[int] = Counter()
         manager.on_change.append(self._on_change)
         manager.hub.subscribe(Subscription(_ROOT, None, self._on_events))
@@ -92,8 +93,8 @@ class Bus:
         """Leave the bus."""
         if self._bus is not None:
             self._bus.disconnect()
-        for task in self._tasks:
-            task.cancel()
+            self._bus = None
+        self._tasks.cancel()
 
     async def _connect(self) -> None:
         known = {"system": BusType.SYSTEM, "session": BusType.SESSION}.get(self._address)
@@ -134,21 +135,26 @@ class Bus:
 
     def _on_message(self, message: Message) -> bool:
         """Whether it is for us, which all method calls are."""
-        if message.message_type is MessageType.SIGNAL and message.member == "NameOwnerChanged":
-            self._subscribers.remove(message.body[0])
-            self._callers.pop(message.body[0], None)
         if message.message_type is not MessageType.METHOD_CALL:
+            if message.sender == _BUS[0] and message.member == "NameOwnerChanged":
+                self._subscribers.remove(message.body[0])
+                self._callers.pop(message.body[0], None)
+            close_aside(tuple(message.unix_fds))
             return False
         if len(self._tasks) >= _MAX_CALLS:
-            close_all(tuple(message.unix_fds))
+            close_aside(tuple(message.unix_fds))
             self._send(Message.new_error(message, f"{_ERROR}.LimitsExceeded", "too many calls at a time"))
         else:
-            self._keep(self._serve(message))
+            self._tasks.keep(self._serve(message))
         return True
 
     async def _serve(self, message: Message) -> None:
+        """Answer `message`, whatever happens. A call counts as one of its user's until its files are closed."""
+        reply = Message.new_error(message, f"{_ERROR}.Failed", "the daemon could not answer; its log says why")
+        caller = None
         try:
-            reply = await self._answer_one_of(message, await self._caller(message.sender))
+            caller = await self._counted(message)
+            reply = await self._answer(message, caller)
         except DeniedError as error:
             reply = Message.new_error(message, f"{_ERROR}.AccessDenied", str(error))
         except _UnknownError as error:
@@ -156,20 +162,24 @@ class Bus:
         except (HandshakedError, OSError, DBusError) as error:
             reply = Message.new_error(message, spec.REFUSED, str(error))
         finally:
-            close_all(tuple(message.unix_fds))
-        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self._send(reply)
+            closed = close_aside(tuple(message.unix_fds))
+            if caller is not None:
+                closed.add_done_callback(lambda _: self._uncount(caller))
+            if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+                self._send(reply)
+        await closed
 
-    async def _answer_one_of(self, message: Message, caller: Caller) -> Message:
-        """The answer to one of not too many calls of a user: polkit may take minutes, and there are others."""
+    async def _counted(self, message: Message) -> Caller:
+        """Who has sent `message`, if that has not too many calls: polkit may take minutes, and there are others."""
+        caller = await self._caller(message.sender)
+        if self._calls[caller.uid] >= _MAX_CALLS_OF_ONE:
+            raise _UnknownError("LimitsExceeded", f"uid {caller.uid} makes too many calls at a time")
         self._calls[caller.uid] += 1
-        try:
-            if self._calls[caller.uid] > _MAX_CALLS_OF_ONE:
-                raise _UnknownError("LimitsExceeded", f"uid {caller.uid} makes too many calls at a time")
-            return await self._answer(message, caller)
-        finally:
-            self._calls[caller.uid] -= 1
-            self._calls += Counter()  # keeps those above zero
+        return caller
+
+    def _uncount(self, caller: Caller) -> None:
+        self._calls[caller.uid] -= 1
+        self._calls += Counter()  # keeps those above zero
 
     async def _answer(self, message: Message, caller: Caller) -> Message:
         if message.interface == "org.freedesktop.DBus.Peer" and message.member == "Ping":
@@ -188,16 +198,18 @@ class Bus:
         return await self._invoke(message, caller)
 
     def _properties(self, message: Message) -> Message:
-        found = self._objects.interfaces(message.path).get(message.body[0] if message.body else "", {})
-        if message.member == "GetAll" and message.signature == "s":
-            return Message.new_method_return(message, "a{sv}", [_pack_properties(found)])
-        if message.member == "Get" and message.signature == "ss":
-            if message.body[1] not in found:
-                raise _UnknownError("UnknownProperty", f"there is no property {message.body[1]}")
-            return Message.new_method_return(message, "v", [_pack_properties(found)[message.body[1]]])
+        if (message.member, message.signature) not in (("GetAll", "s"), ("Get", "ss"), ("Set", "ssv")):
+            raise _UnknownError("UnknownMethod", f"there is no method {message.member}({message.signature})")
+        interface, *asked = message.body
+        found = self._objects.interfaces(message.path).get(interface, {})
         if message.member == "Set":
             raise _UnknownError("PropertyReadOnly", "properties are changed by methods")
-        raise _UnknownError("UnknownMethod", f"there is no method {message.member}({message.signature})")
+        if message.member == "GetAll":
+            return Message.new_method_return(message, "a{sv}", [_pack_properties(found)])
+        [name] = asked
+        if name not in found:
+            raise _UnknownError("UnknownProperty", f"there is no property {name}")
+        return Message.new_method_return(message, "v", [_pack_properties(found)[name]])
 
     async def _invoke(self, message: Message, caller: Caller) -> Message:
         interface = self._objects.interface(message.path)
@@ -308,11 +320,6 @@ class Bus:
         if reply is None or reply.message_type is MessageType.ERROR:
             raise DBusError(reply.error_name if reply else f"{_ERROR}.NoReply", str(reply.body[0] if reply else ""))
         return list(reply.body)
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class _UnknownError(HandshakedError):

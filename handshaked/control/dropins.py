@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handshaked.control.apart import load_for
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import uid_of
-from handshaked.control.loading import CREDENTIALS_PREFIX, open_again, paths_of
-from handshaked.control.policies import open_trust_again
+from handshaked.control.loading import CREDENTIALS_PREFIX, paths_of, read_again
+from handshaked.control.policies import load_trust, read_trust_again
 from handshaked.control.request import pull_request
 from handshaked.errors import RefusedError
 from handshaked.places import Places, TomlError, parsed_document
+from handshaked.registry.files import open_regular, read_file
 from handshaked.registry.store import NewRegistration
 
-MAX_FILE = 1024 * 1024
 TABLE = "registration"
 _CREDENTIAL = ("certificate", "key", "passphrase", "ocsp")
 
@@ -83,6 +84,9 @@ def read_drop_ins(directory: Path) -> DropIns:
         except _PlaceError as error:
             found.unread.add(str(path))
             found.problems.append(Problem(f"{path}:{error.line}", str(error)))
+        except RefusedError as error:  # it is no file to be read; the text begins with its path
+            found.unread.add(str(path))
+            found.problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
     return found
 
 
@@ -125,22 +129,23 @@ def _told(error: OSError | RefusedError, table: Any) -> tuple[str, str]:
 
 def _content(path: Path) -> tuple[str, int]:
     """The text of the file and its owner, whom it must be worth to obey."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _PlaceError(1, "not a regular file")
+
+    def check(status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
             raise _PlaceError(1, f"belongs to uid {status.st_uid}; only root may keep registrations here")
         if status.st_mode & 0o022:
             raise _PlaceError(
                 1, f"mode {stat.S_IMODE(status.st_mode):04o}: others may write it; run: chmod go-w {path}"
             )
-        if status.st_size > MAX_FILE:
-            raise _PlaceError(1, f"{status.st_size} bytes, the limit is {MAX_FILE}")
-        content = file.read(MAX_FILE + 1)
+
+    descriptor = open_regular(str(path), check)
     try:
-        return content.decode(), status.st_uid
+        owner = os.fstat(descriptor).st_uid
+        content = read_file(descriptor, str(path), secret=False)
+    finally:
+        os.close(descriptor)
+    try:
+        return content.decode(), owner
     except UnicodeDecodeError as error:
         raise _PlaceError(content.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
 
@@ -165,5 +170,6 @@ def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistrat
     for named in (*(one for source in request.sources for one in paths_of(source)), *request.trust.paths):
         if not named.startswith(("/", CREDENTIALS_PREFIX)):
             raise RefusedError(f"{named}: an absolute path is wanted")
-    credentials = [open_again(source, owner) for source in request.sources]
-    return request.with_credentials(credentials, open_trust_again(request.trust, owner), owner, str(path))
+    credentials = [load_for(owner, source, read_again(source, owner)) for source in request.sources]
+    trust = load_trust(request.trust, read_trust_again(request.trust, owner))
+    return request.with_credentials(credentials, trust, owner, str(path))

@@ -20,10 +20,9 @@ from handshaked.control.authority import (
 )
 from handshaked.control.channel import first_that_fit
 from handshaked.control.hub import Filter, Hub
-from handshaked.control.loading import load_all, paths_of
-from handshaked.control.policies import load_trust
+from handshaked.control.readers import Readers
 from handshaked.control.renewal import Renewal
-from handshaked.control.request import pull_request, warnings
+from handshaked.control.request import RegistrationRequest, load_handed, pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of
@@ -59,28 +58,25 @@ class Manager:
         self._check_settings = check_settings
         self.snapshot = store.load()
         self.hub = Hub(self._owner_of)
-        self.renewal = Renewal(store, drop_ins, self._changed)
+        self._readers = Readers()
+        self.renewal = Renewal(store, drop_ins, self._changed, self._readers)
         self.on_change: list[Callable[[Snapshot], object]] = []
         self._warned: dict[tuple[str, float], int] = {}
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Follow files from now on."""
-        self.renewal.start()
-        self.renewal.follow(self.snapshot)
+        await self.renewal.start(self.snapshot)
 
     async def register(self, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]) -> Result:
         """Add a registration; the files of its credentials come as open `descriptors`, in the order of their paths."""
         replace = arguments.flag("replace")
         request = pull_request(arguments)
-        old = self.snapshot.named(request.name)
-        if replace and old is not None:
-            require_owner(caller, old, "replace")
-        held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
-        # Ahead of the files: to read an encrypted key may take as long as who made it likes.
-        require_grant(caller, request, self._store.grants(), held)
-        count = sum(len(paths_of(source)) for source in request.sources)
-        credentials = load_all(request.sources, descriptors[:count])
-        new = request.with_credentials(credentials, load_trust(request.trust, descriptors[count:]), caller.uid)
+        self._require_right(caller, request, replace=replace)
+        credentials, trust = await self._readers.read(
+            caller.uid, lambda files: load_handed(request, files, caller.uid), descriptors
+        )
+        new = request.with_credentials(credentials, trust, caller.uid)
+        self._require_right(caller, request, replace=replace)  # others have not stood still
         registration = self._store.register(new, replace=replace)
         await self._changed()
         log.info("registered %s by %s", registration.name, caller)
@@ -276,6 +272,14 @@ class Manager:
             call(self.snapshot)
         self.hub.publish("registrations", generation=self.snapshot.generation)
         return self.snapshot
+
+    def _require_right(self, caller: Caller, request: RegistrationRequest, *, replace: bool) -> None:
+        """DeniedError unless `caller` may register `request`, in place of what has its name if that is asked for."""
+        old = self.snapshot.named(request.name) if replace else None
+        if old is not None:
+            require_owner(caller, old, "replace")
+        held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
+        require_grant(caller, request, self._store.grants(), held)
 
     def _owner_of(self, name: str) -> int | None:
         registration = self.snapshot.named(name)

@@ -1,17 +1,16 @@
 """How handshakes of a registration are to be run, as it is asked for: settings by their names, and files of trust."""
 
-import os
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from handshaked.control.arguments import ArgumentError, Arguments
-from handshaked.control.loading import resolved
+from handshaked.control.loading import open_again
 from handshaked.errors import RefusedError
 from handshaked.model import CipherSuite, Group
 from handshaked.registry.authorisation import parse_rule
-from handshaked.registry.credentials import read_file
 from handshaked.registry.delivery import parse_delivery
+from handshaked.registry.files import read_file
 from handshaked.registry.registration import Policy
 from handshaked.registry.store import NewTrust
 from handshaked.tls.revocation import RevocationList
@@ -70,12 +69,22 @@ def pull_trust(arguments: Arguments, policy: Policy) -> TrustSource:
     return source
 
 
-def load_trust(source: TrustSource, descriptors: tuple[int, ...]) -> NewTrust | None:
-    """What is in the open files `descriptors`, which are those of `source`; None if it has none. RefusedError if it
-    is of no use."""
+def read_trust(source: TrustSource, descriptors: Sequence[int]) -> tuple[bytes, ...]:
+    """The contents of the open files `descriptors`, which are those of `source`."""
     if len(descriptors) != len(source.paths):
         raise RefusedError(f"{len(descriptors)} file descriptors came for the {len(source.paths)} files of trust")
-    contents = [read_file(fd, path, secret=False) for fd, path in zip(descriptors, source.paths, strict=True)]
+    return tuple(read_file(fd, path, secret=False) for fd, path in zip(descriptors, source.paths, strict=True))
+
+
+def read_trust_again(source: TrustSource, owner: int) -> tuple[bytes, ...]:
+    """What lies in the files of `source` now. OSError or RefusedError if it cannot be read for `owner`."""
+    with ExitStack() as files:
+        return read_trust(source, open_again(source.paths, owner, files, public=True))
+
+
+def load_trust(source: TrustSource, contents: tuple[bytes, ...]) -> NewTrust | None:
+    """What is in `contents`, which are those of the files of `source`; None if it has none. RefusedError if it is of
+    no use."""
     if not contents:
         return None
     revocations = contents[1] if len(contents) > 1 else b""
@@ -83,25 +92,6 @@ def load_trust(source: TrustSource, descriptors: tuple[int, ...]) -> NewTrust | 
     if revocations:
         _check(source.revocations, revocations, RevocationList.all_of)
     return NewTrust(contents[0], revocations, source.anchors, source.revocations)
-
-
-def open_trust_again(source: TrustSource, owner: int) -> NewTrust | None:
-    """What lies in the files of `source` now. OSError or RefusedError if it cannot be used.
-
-    The daemon may read more than the owner may: files that are neither the owner's nor everyone's to read do not work.
-    """
-    descriptors: list[int] = []
-    try:
-        for path in source.paths:
-            descriptor = os.open(resolved(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            descriptors.append(descriptor)
-            status = os.fstat(descriptor)
-            if owner not in (0, os.geteuid(), status.st_uid) and not status.st_mode & stat.S_IROTH:
-                raise RefusedError(f"{path}: belongs to another user than the registration; register again")
-        return load_trust(source, tuple(descriptors))
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 def _check(path: str, content: bytes, parse: Callable[[bytes], object]) -> None:

@@ -7,17 +7,21 @@ what it keeps from changing, until it is mended. Handshakes under way are not di
 import asyncio
 import hashlib
 import logging
-import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from handshaked.control.apart import load_for
 from handshaked.control.dropins import DropIns, Problem, read_drop_ins
-from handshaked.control.loading import open_again, paths_of, resolved
-from handshaked.control.policies import TrustSource, open_trust_again
+from handshaked.control.loading import is_trusted, paths_of, read_again, resolved
+from handshaked.control.policies import TrustSource, load_trust, read_trust_again
+from handshaked.control.readers import Readers
 from handshaked.control.request import check_all_valid
+from handshaked.control.tasks import Tasks
 from handshaked.control.watch import Watch
 from handshaked.errors import RefusedError, UnavailableError
+from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import ConflictError, NewRegistration, NewTrust, Source, Store
@@ -30,31 +34,47 @@ CHECK_SECONDS = 600.0
 """All files are looked at this often besides, for file systems that report no changes."""
 RETRY_SECONDS = 20.0
 """What has a problem is looked at this often."""
+START_SECONDS = 30.0
+"""The drop-ins are waited for this long before the daemon says that it is ready."""
+DROP_INS_SECONDS = 300.0
+"""Reading all drop-ins, with their files, may take this long."""
+SHARE_SECONDS = 30.0
+"""The files of one user may take this long at a time; what is left is a problem, and has its turn later."""
 
 
 class Renewal:
     """Follows the files of the registrations in `store`, and the drop-ins in `directory`.
 
-    `changed` makes a change of the store known and returns the new snapshot.
+    `changed` makes a change of the store known and returns the new snapshot; `readers` wait for slow files.
     """
 
-    def __init__(self, store: Store, directory: Path, changed: Callable[[], Awaitable[Snapshot]]) -> None:
+    def __init__(
+        self, store: Store, directory: Path, changed: Callable[[], Awaitable[Snapshot]], readers: Readers
+    ) -> None:
         self.problems: dict[str, str] = {}
         self._store = store
         self._directory = directory
         self._changed = changed
+        self._readers = readers
+        self._drop_in_readers = Readers()
         self._snapshot = Snapshot()
         self._followed: dict[int, tuple[Registration, _Files]] = {}
         self._users: dict[str, set[int]] = {}
-        self._seen: dict[int, bytes] = {}
+        self._seen: dict[int, _Found] = {}
+        self._unfit: dict[int, _Found] = {}
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks = Tasks("the renewal of files")
 
-    def start(self) -> None:
-        """Watch from now on."""
+    async def start(self, snapshot: Snapshot) -> None:
+        """Follow files from now on, those of `snapshot` among them, and take over what is in drop-ins.
+
+        That goes on beside when it takes over ``START_SECONDS``.
+        """
         self._begin_to_watch()
-        self._keep(self._check_regularly())
+        self.follow(snapshot)
+        await asyncio.wait([self._tasks.keep(self._read_drop_ins())], timeout=START_SECONDS)
+        self._tasks.keep(self._check_regularly())
 
     def _begin_to_watch(self) -> None:
         try:
@@ -66,9 +86,7 @@ class Renewal:
 
     async def close(self) -> None:
         """Watch no more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         if self._watch is not None:
             self._watch.close()
 
@@ -91,58 +109,64 @@ class Renewal:
         if fresh:
             # What was handed over may have been replaced before it was watched; and if it cannot be read again,
             # people should know before it has to be.
-            self._keep(self.check([registration.id for registration in fresh]))
+            self._tasks.keep(self.check([registration.id for registration in fresh]))
 
     async def reload(self) -> tuple[list[str], list[str]]:
         """Look at all files: the names of what was renewed, added, changed or removed, and what is wrong, in words."""
-        async with self._lock:
-            changed = await self._read_drop_ins()
-            changed += await self._renew(list(self._followed))
-            self._follow_paths()
-            return changed, list(self.problems.values())
+        changed = await self._read_drop_ins()
+        self._unfit.clear()
+        changed += await self.check(list(self._followed))
+        self._follow_paths()
+        return changed, list(self.problems.values())
 
-    async def check(self, identities: Iterable[int]) -> None:
-        """Look at the files of some registrations."""
-        async with self._lock:
-            await self._renew(identities)
+    async def check(self, identities: Iterable[int]) -> list[str]:
+        """Look at the files of some registrations, of all users at a time; the names of what was renewed."""
+        by_owner: dict[int, list[int]] = {}
+        for identity in identities:
+            if identity in self._followed:
+                by_owner.setdefault(self._followed[identity][0].owner, []).append(identity)
+        found = await asyncio.gather(*(self._check_those_of(*one) for one in by_owner.items()))
+        renewed = [name for names in found for name in names]
+        if renewed:
+            log.info("renewed the credentials of %s", ", ".join(renewed))
+            await self._changed()
+        return renewed
 
     def _on_change(self, paths: set[str]) -> None:
         if any(path.startswith(f"{self._directory}/") for path in paths):
-            self._keep(self._check_drop_ins())
+            self._tasks.keep(self._read_drop_ins())
         identities = {identity for path in paths for identity in self._users.get(path, ())}
         if identities:
-            self._keep(self.check(identities))
-
-    async def _check_drop_ins(self) -> None:
-        async with self._lock:
-            await self._read_drop_ins()
+            self._tasks.keep(self.check(identities))
 
     async def _check_regularly(self) -> None:
         while True:
-            await self.reload()
             for _ in range(int(CHECK_SECONDS / RETRY_SECONDS)):
                 await asyncio.sleep(RETRY_SECONDS)
                 if self.problems:
                     await self._retry()
+            await self.reload()
 
     async def _retry(self) -> None:
         """Look again at what had a problem, which may have passed: a full disk, a clock that was wrong."""
         if self._watch is None:
             self._begin_to_watch()
             self._follow_paths()
-        async with self._lock:
-            await self._read_drop_ins()
-            await self._renew([id_ for id_, (one, _) in self._followed.items() if one.name in self.problems])
+        await self._read_drop_ins()
+        await self.check([id_ for id_, (one, _) in self._followed.items() if one.name in self.problems])
 
-    async def _renew(self, identities: Iterable[int]) -> list[str]:
+    async def _check_those_of(self, owner: int, identities: list[int]) -> list[str]:
         renewed = []
+        end = None if is_trusted(owner) else time.monotonic() + SHARE_SECONDS
         for identity in identities:
-            await asyncio.sleep(0)  # there may be many, and others wait to be answered
-            if identity in self._followed and self._renew_one(*self._followed[identity]):
-                renewed.append(self._followed[identity][0].name)
-        if renewed:
-            log.info("renewed the credentials of %s", ", ".join(renewed))
-            await self._changed()
+            registration, files = self._followed.get(identity, (None, _Files()))
+            if registration is None:
+                continue
+            if end is not None and time.monotonic() > end:
+                words = f"not looked at for now: the files of uid {owner} take over {SHARE_SECONDS:g} s"
+                self._note(registration.name, f"{registration.name}: {words}")
+            elif await self._check_one(registration, files):
+                renewed.append(registration.name)
         return renewed
 
     def _files_of(self, registration: Registration, sources: tuple[Source, ...]) -> "_Files":
@@ -150,29 +174,44 @@ class Renewal:
         trust = registration.policy.client_trust
         return _Files(followed, TrustSource(*self._store.trust_paths(trust)) if trust else TrustSource())
 
-    def _renew_one(self, registration: Registration, files: "_Files") -> bool:
+    async def _check_one(self, registration: Registration, files: "_Files") -> bool:
         """Whether `registration` has other credentials, or other trust in client certificates, now."""
         if not files.paths:
             return False
+        owner = registration.owner
+        known = [found for kept in (self._seen, self._unfit) if (found := kept.get(registration.id)) is not None]
         try:
-            seen = files.digest()
-            if self._seen.get(registration.id) == seen:
-                self._mended(registration.name)
-                return False
-            renewed = self._renew_credentials(registration, files.sources)
-            renewed = self._renew_trust(registration, files.trust) or renewed
+            found = await self._readers.read(owner, lambda _: files.read(owner, known))
+            # What was replaced meanwhile is looked at as what it is now.
+            renewed = self._follows(registration) and self._take_over(registration, files, found)
         except (OSError, RefusedError) as error:
-            words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            self._note(registration.name, f"{registration.name}: {words}; the old credential stays")
+            if self._follows(registration):
+                words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+                self._note(registration.name, f"{registration.name}: {words}; the old credential stays")
             return False
-        self._seen[registration.id] = seen
         self._mended(registration.name)
         return renewed
 
-    def _renew_credentials(self, registration: Registration, sources: tuple[Source, ...]) -> bool:
+    def _follows(self, registration: Registration) -> bool:
+        return self._followed.get(registration.id, (None,))[0] is registration
+
+    def _take_over(self, registration: Registration, files: "_Files", found: "_Found") -> bool:
+        """Whether what was `found` differs from what the store has. RefusedError if it is of no use."""
+        if found.refusal:
+            self._unfit[registration.id] = found
+            raise RefusedError(found.refusal)
+        if found.credentials is None:
+            return False
+        renewed = self._renew_credentials(registration, files.sources, found.credentials)
+        renewed = self._renew_trust(registration, found.trust) or renewed
+        self._seen[registration.id] = _Found(found.digest)
+        return renewed
+
+    def _renew_credentials(
+        self, registration: Registration, sources: tuple[Source, ...], loaded: list[LoadedCredential]
+    ) -> bool:
         if not sources:
             return False
-        loaded = [open_again(source, registration.owner) for source in sources]
         old = [(one.reference.leaf_digest, one.chain_digest) for one in self._store.details(registration)]
         if [(one.leaf_digest, one.chain_digest) for one in loaded] == old:
             return False
@@ -180,15 +219,24 @@ class Renewal:
         self._store.replace_credentials(registration, zip(loaded, sources, strict=True))
         return True
 
-    def _renew_trust(self, registration: Registration, source: TrustSource) -> bool:
-        trust = open_trust_again(source, registration.owner)
+    def _renew_trust(self, registration: Registration, trust: NewTrust | None) -> bool:
         if trust is None or (trust.anchors, trust.revocations) == self._store.trust(registration.policy.client_trust):
             return False
         self._store.replace_trust(registration, trust)
         return True
 
     async def _read_drop_ins(self) -> list[str]:
-        found = read_drop_ins(self._directory)
+        async with self._lock:
+            try:
+                found = await self._drop_in_readers.read(
+                    0, lambda _: read_drop_ins(self._directory), seconds=DROP_INS_SECONDS
+                )
+            except (OSError, RefusedError) as error:
+                self._note(f"/{self._directory}", f"{self._directory}: cannot be read: {error}")
+                return []
+            return await self._take_over_drop_ins(found)
+
+    async def _take_over_drop_ins(self, found: DropIns) -> list[str]:
         current = {one.name: one for one in self._snapshot.registrations}
         wanted = {}
         for name, (new, where) in found.wanted.items():
@@ -267,6 +315,7 @@ class Renewal:
             if not self._users[path]:
                 del self._users[path]
         self._seen.pop(identity, None)
+        self._unfit.pop(identity, None)
         if registration is not None and self._snapshot.named(registration.name) is None:
             self.problems.pop(registration.name, None)
 
@@ -276,11 +325,6 @@ class Renewal:
         problems = self._watch.follow({f"{self._directory}/", *self._users})
         for words in problems:
             log.warning("%s; it is looked at every %g s", words, CHECK_SECONDS)
-
-    def _keep(self, work: Coroutine[None, None, object]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,12 +350,30 @@ class _Files:
                 continue  # there are no such files in this life of the daemon; opening them will say so
         return found
 
-    def digest(self) -> bytes:
-        """A digest of their content, and of who may have written it."""
-        digest = hashlib.sha256()
-        for path in self.paths:
-            with open(resolved(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                status = os.fstat(file.fileno())
-                digest.update(f"{status.st_uid} {status.st_mode} {status.st_size}\n".encode())
-                digest.update(file.read(1 << 20))
-        return digest.digest()
+    def read(self, owner: int, known: Iterable["_Found"]) -> "_Found":
+        """What is in them for `owner`, or the one of `known` that it is. It may take any time."""
+        contents = [read_again(source, owner) for source in self.sources]
+        trust = read_trust_again(self.trust, owner)
+        hashed = hashlib.sha256()
+        for content in (content for one in (*contents, trust) for content in one):
+            hashed.update(hashlib.sha256(content).digest())
+        digest = hashed.digest()
+        for found in known:
+            if found.digest == digest:
+                return found
+        try:
+            credentials = [load_for(owner, *one) for one in zip(self.sources, contents, strict=True)]
+            return _Found(digest, credentials, load_trust(self.trust, trust))
+        except RefusedError as error:
+            return _Found(digest, refusal=str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the files of a registration hold, by its ``digest``: why that is of no use; or what was loaded, of which
+    nothing is kept once it is in the store."""
+
+    digest: bytes
+    credentials: list[LoadedCredential] | None = field(default=None, repr=False)
+    trust: NewTrust | None = field(default=None, repr=False)
+    refusal: str = ""

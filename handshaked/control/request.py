@@ -5,9 +5,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from handshaked.control.apart import load_for
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import gid_of, uid_of
-from handshaked.control.policies import TrustSource, pull_policy, pull_trust
+from handshaked.control.loading import paths_of, read_handed
+from handshaked.control.policies import TrustSource, load_trust, pull_policy, pull_trust, read_trust
 from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
 from handshaked.registry.delivery import Way, parse_delivery
@@ -86,6 +88,16 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
     if len(request.server_names) > MAX_NAMES:
         raise ArgumentError("server_names", f"a registration has at most {MAX_NAMES} server names")
     return request
+
+
+def load_handed(
+    request: RegistrationRequest, descriptors: tuple[int, ...], owner: int
+) -> tuple[list[LoadedCredential], NewTrust | None]:
+    """The credentials and the trust of `request` in the open files `descriptors`; it may take any time."""
+    count = sum(len(paths_of(source)) for source in request.sources)
+    contents = read_handed(request.sources, descriptors[:count])
+    trust = load_trust(request.trust, read_trust(request.trust, descriptors[count:]))
+    return [load_for(owner, *one) for one in zip(request.sources, contents, strict=True)], trust
 
 
 def check_all_valid(credentials: Iterable[LoadedCredential]) -> None:

@@ -7,11 +7,14 @@ left out, and counted as ``lost`` in the next message.
 import asyncio
 import logging
 import socket
-from collections import Counter
 from collections.abc import Awaitable, Callable
 
+from handshaked.callers.acceptor import Acceptor, ConnectionBounds
+from handshaked.callers.loglimit import LogLimit
 from handshaked.control.arguments import Arguments
-from handshaked.control.channel import Message, close_all, receive_message, send_message
+from handshaked.control.aside import close_aside
+from handshaked.control.channel import Message, Packet, receive_packet, send_message
+from handshaked.control.tasks import Tasks
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.model import Caller
 
@@ -19,101 +22,62 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[str, Caller, Arguments, tuple[int, ...]], Awaitable[Message]]
 Subscriber = Callable[[Caller, Arguments, Callable[[list[Message]], None]], Callable[[], None]]
-MAX_CONNECTIONS = 256
-MAX_CONNECTIONS_OF_ONE = 64
+_BOUNDS = ConnectionBounds(total=256, of_one=64, reserve=64)
 _IDLE_SECONDS = 60.0
-_PAUSE_SECONDS = 0.2
 _EVENTS_A_MESSAGE = 16
 
 
 class ControlServer:
-    """Answers commands that come in on `listener` with what `handle` returns; `caller_of` tells who asks.
+    """Answers commands that come in on `listener` with what `handle` returns.
 
     `subscribe` has the events that a caller asks for delivered, and returns what ends that.
     """
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        handle: Handler,
-        subscribe: Subscriber,
-        caller_of: Callable[[socket.socket], Caller],
-    ) -> None:
-        self._listener = listener
+    def __init__(self, listener: socket.socket, handle: Handler, subscribe: Subscriber) -> None:
         self._handle = handle
         self._subscribe = subscribe
-        self._caller_of = caller_of
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: Counter[int] = Counter()
-        self._in_trouble = False
-        listener.setblocking(False)
-        self._loop.add_reader(listener, self._accept)
+        self._tasks = Tasks("the control socket")
+        self._acceptor = Acceptor(listener, "the control socket", _BOUNDS, LogLimit(), self._take)
+        self._acceptor.start()
 
     async def close(self) -> None:
         """Take no more commands; end those that run."""
-        self._loop.remove_reader(self._listener)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._acceptor.stop()
+        await self._tasks.end()
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._pause(error)
-            return
-        if self._in_trouble:
-            self._in_trouble = False
-            log.info("connections on the control socket are accepted again")
-        caller = self._caller_of(sock)
-        if self._connections[caller.uid] >= MAX_CONNECTIONS_OF_ONE or self._connections.total() >= MAX_CONNECTIONS:
-            log.warning("%s (pid %d) has too many control connections; refused one more", caller, caller.pid)
-            sock.close()
-            return
-        self._connections[caller.uid] += 1
-        sock.setblocking(False)
-        task = asyncio.create_task(self._serve(sock, caller))
-        self._tasks.add(task)
-        task.add_done_callback(lambda task: self._ended(task, caller))
-
-    def _pause(self, error: OSError) -> None:
-        """Out of descriptors: the listener stays readable, so wait instead of spinning."""
-        if not self._in_trouble:
-            self._in_trouble = True
-            log.error("cannot accept connections on the control socket for now: %s", error)
-        self._loop.remove_reader(self._listener)
-        self._loop.call_later(_PAUSE_SECONDS, self._loop.add_reader, self._listener, self._accept)
-
-    def _ended(self, task: asyncio.Task[None], caller: Caller) -> None:
-        self._tasks.discard(task)
-        self._connections[caller.uid] -= 1
-        if not self._connections[caller.uid]:
-            del self._connections[caller.uid]
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a control connection of %s ended unexpectedly", caller, exc_info=task.exception())
+    def _take(self, sock: socket.socket, caller: Caller) -> None:
+        self._tasks.keep(self._serve(sock, caller)).add_done_callback(lambda task: self._acceptor.release(caller))
 
     async def _serve(self, sock: socket.socket, caller: Caller) -> None:
         with sock:
             while await _readable(sock, _IDLE_SECONDS):
                 try:
-                    received = receive_message(sock)
-                except (OSError, RefusedError) as error:
+                    packet = receive_packet(sock)
+                except OSError as error:
                     _send(sock, {"error": str(error)})
                     return
-                if received is None:
-                    return
-                message, descriptors = received
                 try:
-                    if message.get("command") == "subscribe" and not descriptors:
-                        await self._serve_events(sock, caller, message)
-                        return
-                    answer = await self._answer_to(caller, message, descriptors)
+                    goes_on = await self._serve_packet(sock, caller, packet)
                 finally:
-                    close_all(descriptors)
-                _answer(sock, answer)
+                    closed = close_aside(packet.descriptors)
+                await closed  # until then the connection counts as one of its user's
+                if not goes_on:
+                    return
+
+    async def _serve_packet(self, sock: socket.socket, caller: Caller, packet: Packet) -> bool:
+        """Answer `packet`; whether another one may follow."""
+        try:
+            message = packet.message()
+        except RefusedError as error:
+            _send(sock, {"error": str(error)})
+            return False
+        if message is None:
+            return False
+        if message.get("command") == "subscribe" and not packet.descriptors:
+            await self._serve_events(sock, caller, message)
+            return False
+        _answer(sock, await self._answer_to(caller, message, packet.descriptors))
+        return True
 
     async def _answer_to(self, caller: Caller, message: Message, descriptors: tuple[int, ...]) -> Message:
         try:

@@ -1,8 +1,6 @@
 """Certificates and private keys as people keep them, read, checked, and brought into one form."""
 
 import hashlib
-import os
-import stat
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import cast
@@ -21,10 +19,10 @@ from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
 from handshaked.tls.certificates import MAX_CERTIFICATES
 from handshaked.tls.parameters import Credential
 
-MAX_FILE = 1024 * 1024
 MAX_CHAIN = MAX_CERTIFICATES  # what our own client takes from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192
 _CURVES: dict[type[ec.EllipticCurve], KeyType] = {
     ec.SECP256R1: KeyType.ECDSA_P256,
     ec.SECP384R1: KeyType.ECDSA_P384,
@@ -55,27 +53,6 @@ class LoadedCredential:
     def chain_digest(self) -> bytes:
         """The SHA-256 of what peers are shown."""
         return chain_digest(self.chain, self.ocsp_response)
-
-
-def read_file(fd: int, path: str, *, secret: bool) -> bytes:
-    """The content of the open file `fd`; `path` is for error texts.
-
-    Refused: anything but a regular file, more than 1 MiB, and for a `secret` file a mode that lets everyone read or
-    write it.
-    """
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise RefusedError(f"{path}: not a regular file")
-    if secret and status.st_mode & 0o006:
-        raise RefusedError(
-            f"{path}: everyone can {'read' if status.st_mode & 0o004 else 'write'} this secret file "
-            f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod o-rw {path}"
-        )
-    if status.st_size > MAX_FILE:
-        raise RefusedError(f"{path}: {status.st_size} bytes, the limit is {MAX_FILE}")
-    with os.fdopen(os.dup(fd), "rb") as file:
-        file.seek(0)
-        return file.read(MAX_FILE + 1)[:MAX_FILE]
 
 
 def load_pem(
@@ -162,8 +139,10 @@ def chain_digest(chain: tuple[bytes, ...], ocsp_response: bytes | None) -> bytes
 
 
 def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocsp: bytes | None = None) -> Credential:
-    """The credential a handshake uses, out of what the store keeps."""
-    return Credential(chain, serialization.load_der_private_key(key, None), key_type, ocsp)
+    """The credential a handshake uses, out of what was loaded, and checked, before."""
+    # Whether RSA's primes are primes takes seconds to find out, for large ones.
+    private_key = serialization.load_der_private_key(key, None, unsafe_skip_rsa_key_validation=True)
+    return Credential(chain, private_key, key_type, ocsp)
 
 
 def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[str, str]) -> LoadedCredential:
@@ -199,6 +178,8 @@ def _key_type(key: PrivateKeyTypes, name: str) -> KeyType:
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size < MIN_RSA_BITS:
             raise RefusedError(f"{name}: an RSA key of {key.key_size} bits is too weak; use {MIN_RSA_BITS} or more")
+        if key.key_size > MAX_RSA_BITS:
+            raise RefusedError(f"{name}: an RSA key of {key.key_size} bits is too slow; use {MAX_RSA_BITS} or less")
         return KeyType.RSA
     if isinstance(key, ec.EllipticCurvePrivateKey):
         if type(key.curve) not in _CURVES:

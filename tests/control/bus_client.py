@@ -1,8 +1,9 @@
 """A client on the bus, a program of its own so that it can be anybody: steps come in as JSON, answers go out so.
 
 A step has ``member`` with ``path``, ``interface``, ``kinds`` (signatures), ``body``, ``files`` (paths to open); or
-``wait`` with the name of a signal, and maybe its ``path``. A step with ``unanswered`` is made so many times, and not
-waited for. An answer is the body, ``{"error": name, "text": ..}``, or
+``wait`` with the name of a signal, and maybe its ``path``; or ``signal`` with the name of one to send, and ``files``.
+A step with ``unanswered`` is made so many times, and not waited for. An answer is the body,
+``{"error": name, "text": ..}``, or
 the signal's body.
 """
 
@@ -42,6 +43,9 @@ async def main() -> None:
             while message.member != step["wait"] or step.get("path") not in (None, message.path):
                 message = await asyncio.wait_for(signals.get(), 20)
             answers.append(plain(message.body))
+        elif "signal" in step:
+            await bus.send(signal(step))
+            answers.append(None)
         elif "unanswered" in step:
             left = [asyncio.create_task(call(bus, step)) for _ in range(step["unanswered"])]
             first, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
@@ -73,6 +77,20 @@ async def call(bus: MessageBus, step: dict[str, Any]) -> Any:
     if reply.message_type is MessageType.ERROR:
         return {"error": reply.error_name, "text": reply.body[0] if reply.body else ""}
     return plain(reply.body)
+
+
+def signal(step: dict[str, Any]) -> Message:
+    """A signal for the daemon alone."""
+    return Message(
+        destination=NAME,
+        path="/org/freedesktop/DBus",
+        interface="org.freedesktop.DBus",
+        member=step["signal"],
+        message_type=MessageType.SIGNAL,
+        signature=step.get("signature", ""),
+        body=step.get("body", []),
+        unix_fds=[os.open(path, os.O_RDONLY) for path in step.get("files", [])],
+    )
 
 
 def variants(values: dict[str, Any]) -> dict[str, Variant]:

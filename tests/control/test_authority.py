@@ -1,5 +1,6 @@
 """Who may do what: root and the daemon's user, owners, holders of grants."""
 
+import dataclasses
 import os
 
 import pytest
@@ -17,7 +18,7 @@ from handshaked.control.authority import (
 )
 from handshaked.errors import DeniedError, RefusedError
 from handshaked.model import KERNEL, Caller
-from handshaked.registry.registration import Access, Grant, Registration
+from handshaked.registry.registration import Access, Grant, Policy, Registration
 from handshaked.registry.store import NewRegistration
 
 USER, GROUP = 5000, 6000
@@ -53,6 +54,13 @@ def test_a_grant_covers_its_names_and_those_below(names: tuple[str, ...]) -> Non
 def test_a_grant_covers_nothing_else(new: NewRegistration) -> None:
     with pytest.raises(DeniedError):
         require_grant(ME, new, [GRANT], 0)
+
+
+def test_a_grant_of_names_gave_the_network_too() -> None:
+    new = dataclasses.replace(wanted("exact.org"), policy=Policy(deliver="forward 10.0.0.1:53"))
+    with pytest.raises(DeniedError, match="may not have connections forwarded"):
+        require_grant(ME, new, [GRANT], 0)
+    require_grant(Caller(0), new, [GRANT], 0)
 
 
 def test_a_grant_is_for_its_holder() -> None:

@@ -1,5 +1,7 @@
 """The bus as a way in: a real dbus-daemon with the shipped policy, callers of different uids, a polkit of our own."""
 
+import asyncio
+import gc
 import os
 import pwd
 import subprocess
@@ -10,14 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.message import Message
 
+from handshaked.control.commands import Commands
+from handshaked.control.dbus import Bus
 from handshaked.control.dbus_interface import introspection, object_path
+from handshaked.control.manager import Manager
 from handshaked.directories import DATABASE
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.bus import RunningBus
+from tests.costly import encrypted_key
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be different users")
 
@@ -286,3 +294,93 @@ def test_the_bus_may_go(bus: RunningBus, daemon: RunningDaemon) -> None:
 def test_the_introspection_that_is_shipped_is_that_of_the_code() -> None:
     shipped = Path(__file__).parents[2] / "systemd/org.handshaked.Handshaked1.xml"
     assert shipped.read_text() == introspection()
+
+
+@pytest.mark.parametrize(("kind", "value"), [("as", ["x"]), ("a{ss}", {"a": "b"}), ("", None)])
+def test_properties_of_what_is_no_interface_got_no_answer(
+    daemon: RunningDaemon, bus: RunningBus, kind: str, value: Any
+) -> None:
+    body = {"kinds": [kind], "body": [value]} if kind else {}
+    [answer] = bus.call_as(USER, {"interface": PROPERTIES, "member": "GetAll", **body})
+    assert answer == {
+        "error": "org.freedesktop.DBus.Error.UnknownMethod",
+        "text": f"there is no method GetAll({kind})",
+    }
+
+
+def test_files_that_came_with_signals_stayed_open(
+    daemon: RunningDaemon, bus: RunningBus, public_directory: Path
+) -> None:
+    """A system bus lets everyone send signals to anyone."""
+    path = public_directory / "file"
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    forged = {"signal": "NameOwnerChanged", "signature": "h", "body": [0], "files": [str(path)]}
+    bus.call_as(USER, forged, {"member": "Grants"})
+    open_files = Path(f"/proc/{daemon.pid}/fd")
+    daemon.wait_until(lambda: str(path) not in {os.readlink(one) for one in open_files.iterdir() if one.is_symlink()})
+
+
+def test_a_costly_key_is_refused_before_and_after_a_grant(
+    daemon: RunningDaemon, bus: RunningBus, files: Issued
+) -> None:
+    files.key.write_bytes(encrypted_key((1 << 31) - 1))
+    passphrase = files.key.with_name("passphrase")
+    passphrase.write_bytes(b"x")
+    os.chown(passphrase, USER, USER)
+    passphrase.chmod(0o600)
+    asked = register("app", files, server_names=["app.example.com"])
+    asked["body"][1]["credentials"][0]["passphrase"] = str(passphrase)
+    asked["body"][2].append(2)
+    asked["files"].append(str(passphrase))
+    [denied] = bus.call_as(USER, asked)
+    assert denied["error"] == DENIED
+    daemon.ask("grant", user=str(USER), alpns=["h3"], server_names=["app.example.com"])
+    [refused] = bus.call_as(USER, asked)
+    assert (refused["error"], "fewer iterations" in refused["text"]) == (REFUSED, True)
+
+
+class FaultyCommands(Commands):
+    """Commands none of which works."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def __call__(self, *_: object) -> dict[str, Any]:
+        raise KeyError("a fault")
+
+
+async def ask_faulty(bus: Bus, address: str) -> str:
+    """The name of the error that a call gets which fails as nobody foresaw."""
+    client = await MessageBus(bus_address=address).connect()
+    there = asyncio.Event()
+    client.add_message_handler(lambda message: there.set() if message.member == "NameOwnerChanged" else None)
+    name = "org.freedesktop.DBus"
+    rule = "member='NameOwnerChanged',arg0='org.handshaked.Handshaked1'"
+    await client.call(Message(name, "/org/freedesktop/DBus", name, "AddMatch", signature="s", body=[rule]))
+    running = asyncio.create_task(bus.run())
+    await there.wait()
+    reply = await client.call(Message("org.handshaked.Handshaked1", "/org/handshaked/Handshaked1", MANAGER, "Status"))
+    bus.close()
+    client.disconnect()
+    running.cancel()
+    assert reply is not None
+    return str(reply.error_name)
+
+
+# dbus-next leaves the sockets of closed connections to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+def test_a_call_that_met_a_fault_got_no_answer(
+    bus: RunningBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> str:
+        store = Store(tmp_path / DATABASE)
+        manager = Manager(store, lambda _: asyncio.sleep(0), tmp_path)
+        try:
+            return await ask_faulty(Bus(bus.address, FaultyCommands(), manager, lambda: "ok"), bus.address)
+        finally:
+            store.close()
+
+    assert asyncio.run(run()) == "org.freedesktop.DBus.Error.Failed"
+    gc.collect()
+    assert "a task of the bus ended unexpectedly" in caplog.text

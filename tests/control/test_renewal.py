@@ -230,6 +230,18 @@ def test_drop_ins_come_change_and_go(daemon: RunningDaemon, own_authority: Autho
     daemon.wait_until(lambda: names(daemon) == [])
 
 
+def test_what_is_in_drop_ins_is_there_when_the_daemon_is_ready(
+    public_directory: Path, own_authority: Authority
+) -> None:
+    daemon = RunningDaemon(public_directory, workers=1)
+    issued = own_authority.issue(NAME)
+    for number in range(200):
+        drop_in(daemon, f"r{number}", issued, f"r{number}.example.com")
+    with daemon:
+        daemon.wait_until(lambda: "is ready, " in daemon.log.read_text())
+        assert "is ready, 200 registrations" in daemon.log.read_text()
+
+
 def test_a_name_may_move_between_drop_ins(daemon: RunningDaemon, own_authority: Authority) -> None:
     issued = own_authority.issue(NAME)
     one = drop_in(daemon, "one", issued)
@@ -293,3 +305,23 @@ def test_services_credentials_are_found(public_directory: Path, own_authority: A
             assert served(daemon) == digest(issued)
     finally:
         del os.environ["CREDENTIALS_DIRECTORY"]
+
+
+def test_a_fifo_in_place_of_a_key_ended_renewal(
+    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
+) -> None:
+    files = InPlace(tmp_path / "live")
+    old, new = own_authority.issue(NAME, file_name="old"), own_authority.issue(NAME, file_name="new")
+    files.put(old)
+    daemon.register("web", (files.certificate, files.key), alpns=["h3"])
+    files.key.unlink()
+    os.mkfifo(files.key, 0o600)
+    writer = os.open(files.key, os.O_RDWR)
+    try:
+        errors = daemon.ask("reload")["errors"]
+        assert errors == [f"web: {files.key}: not a regular file; the old credential stays"]
+    finally:
+        os.close(writer)
+    files.key.unlink()
+    files.put(new)
+    daemon.wait_until(lambda: served(daemon) == digest(new))

@@ -1,9 +1,18 @@
-"""Answers of the control socket: whoever asks gets one, be it that the right one is too long."""
+"""Answers of the control socket: whoever asks gets one, whatever others do, be it that the right one is too long."""
 
+import array
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from handshaked.control.channel import close_all
 from handshaked.errors import RefusedError
 from handshaked.testing.daemon import RunningDaemon
 from tests.conftest import Issue
@@ -48,3 +57,71 @@ def test_an_answer_that_is_too_long_is_an_error(web: RunningDaemon) -> None:
     """What is asked about comes back in it, several times."""
     with pytest.raises(RefusedError):
         web.ask("explain", server_name="a", alpns=["h3"] + [f"{n}{LONG}" for n in range(30)])
+
+
+def lingering() -> tuple[socket.socket, socket.socket]:
+    """A TCP socket that is not closed before the other one is read, or an hour has passed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = socket.create_connection(listener.getsockname())
+        receiver, _ = listener.accept()
+    sender.setblocking(False)
+    try:
+        while True:
+            sender.send(bytes(65536))
+    except BlockingIOError:
+        sender.setblocking(True)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    return sender, receiver
+
+
+@pytest.mark.parametrize("packet", [b'{"command": "status"}', b"no message"])
+def test_closing_what_lingers_stopped_the_daemon(shared_daemon: RunningDaemon, packet: bytes) -> None:
+    sender, receiver = lingering()
+    with receiver, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(30)
+        sock.connect(os.fspath(shared_daemon.control_socket))
+        with sender:
+            sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sender.fileno()]))])
+        assert json.loads(sock.recv(200_000)).keys() <= {"result", "error"}
+        assert shared_daemon.ask("status")["self_test"] == "ok"
+        receiver.settimeout(30)
+        while receiver.recv(1 << 20):  # to its end, which comes when the daemon has closed it
+            pass
+
+
+def test_a_descriptor_that_cannot_be_closed_kept_the_others_open() -> None:
+    mine, theirs = os.pipe()
+    os.set_blocking(mine, False)
+    close_all((-1, theirs))
+    assert os.read(mine, 1) == b""
+    os.close(mine)
+
+
+HOLD = """
+import os, socket, sys
+os.setgid(int(sys.argv[2])), os.setuid(int(sys.argv[2]))
+held = []
+for _ in range(64):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    held.append(sock)
+    try:
+        sock.connect(sys.argv[1])
+        sock.send(b'{"command": "subscribe"}')
+        sock.recv(100)
+    except OSError:
+        pass
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_four_users_kept_root_out(shared_daemon: RunningDaemon, as_root: None) -> None:
+    with ExitStack() as holders:
+        for uid in range(50001, 50005):
+            command = [sys.executable, "-c", HOLD, os.fspath(shared_daemon.control_socket), str(uid)]
+            holder = holders.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+        assert shared_daemon.ask("status")["self_test"] == "ok"

@@ -28,9 +28,9 @@ from handshaked.registry.credentials import (
     load_pem,
     load_pkcs12,
     open_credential,
-    read_file,
     uncovered_names,
 )
+from handshaked.registry.files import open_regular, read_file
 from handshaked.testing.authority import Authority, Issued
 from tests.conftest import Issue
 
@@ -281,6 +281,15 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "fifo"):
         with pytest.raises(RefusedError, match="not a regular file"):
             read(path, secret=False)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
+        with pytest.raises(RefusedError, match=f"^{path}: not a regular file"):
+            open_regular(str(path))
+    with pytest.raises(OSError, match=f"'{tmp_path}/none'"):
+        open_regular(f"{tmp_path}/none")
 
 
 def test_a_file_beyond_any_certificate_is_refused(tmp_path: Path) -> None:

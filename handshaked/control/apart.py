@@ -1,0 +1,113 @@
+"""Credentials of ordinary users, loaded in a process of its own, which bounds what that may cost.
+
+A key says itself how much work it takes to decrypt it (the iterations of PBKDF2, the memory of scrypt) or to check it
+(the size of RSA's modulus), also where nobody sees that beforehand: within a PKCS#12 file that is encrypted.
+"""
+
+import base64
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from handshaked.control.loading import is_trusted, load
+from handshaked.errors import RefusedError
+from handshaked.model import KeyType
+from handshaked.process import forbid_core_dumps
+from handshaked.registry.credentials import LoadedCredential
+from handshaked.registry.store import Source
+
+CPU_SECONDS = 3
+"""Enough for some million iterations, the start of the process included."""
+MEMORY = 1 << 30
+_SMALL_KEY = 2048  # bytes: RSA of as many bits in PEM, or any elliptic curve
+
+
+def load_for(owner: int, source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
+    """The credential of `owner` in `contents`, which are those of the files of `source`; it may take a while.
+
+    A small key that is not encrypted costs next to nothing whatever is in it, and less than a process.
+    """
+    small = source.key and not source.passphrase and len(contents[1]) <= _SMALL_KEY
+    return load(source, contents) if small or is_trusted(owner) else load_apart(source, contents)
+
+
+def load_apart(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
+    """As ``load``, in a process of its own. RefusedError if that takes more than ``CPU_SECONDS`` or ``MEMORY``."""
+    asked = {"source": asdict(source), "contents": [_text(content) for content in contents]}
+    process = subprocess.run(
+        [sys.executable, "-m", "handshaked.control.apart"],
+        input=json.dumps(asked).encode(),
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        check=False,
+    )
+    if process.returncode > 0:
+        path = source.key or source.certificate
+        raise OSError(errno.EIO, f"the process that loads it ended with status {process.returncode}", path)
+    answer = json.loads(process.stdout) if process.returncode == 0 else {"error": _too_much(source)}
+    if "error" in answer:
+        raise RefusedError(answer["error"])
+    return _pulled(answer)
+
+
+def main() -> None:
+    """Load what comes in on the standard input."""
+    forbid_core_dumps()
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    asked = json.load(sys.stdin)
+    source = Source(**asked["source"])
+    try:
+        answer = _pushed(load(source, tuple(map(_bytes, asked["contents"]))))
+    except RefusedError as error:
+        answer = {"error": str(error)}
+    except MemoryError:
+        answer = {"error": _too_much(source)}
+    json.dump(answer, sys.stdout)
+
+
+def _too_much(source: Source) -> str:
+    return (
+        f"{source.key or source.certificate}: takes more than {CPU_SECONDS} s of a processor or {MEMORY >> 20} MiB to"
+        " decrypt and check; encrypt it with fewer iterations (openssl pkcs8 -topk8 -iter 100000), or use a smaller key"
+    )
+
+
+def _pushed(loaded: LoadedCredential) -> dict[str, Any]:
+    return {
+        **asdict(loaded),
+        "chain": [_text(one) for one in loaded.chain],
+        "key": _text(loaded.key),
+        "key_type": loaded.key_type.value,
+        "leaf_digest": _text(loaded.leaf_digest),
+        "ocsp_response": loaded.ocsp_response and _text(loaded.ocsp_response),
+    }
+
+
+def _pulled(answer: dict[str, Any]) -> LoadedCredential:
+    return LoadedCredential(
+        chain=tuple(_bytes(one) for one in answer.pop("chain")),
+        key=_bytes(answer.pop("key")),
+        key_type=KeyType(answer.pop("key_type")),
+        leaf_digest=_bytes(answer.pop("leaf_digest")),
+        names=tuple(answer.pop("names")),
+        ocsp_response=(response := answer.pop("ocsp_response")) and _bytes(response),
+        **answer,
+    )
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Files that others name or hand over: opened without side effects, and read up to a bound. Both may take any time."""
+
+import os
+import stat
+from collections.abc import Callable
+
+from handshaked.errors import RefusedError
+
+MAX_FILE = 1024 * 1024
+
+
+def open_regular(path: str, check: Callable[[os.stat_result], object] = lambda status: None) -> int:
+    """A descriptor to read the regular file at `path`, once `check` has not refused its status.
+
+    Nothing else is ever opened: a device may act on it, a FIFO may wait. OSError names `path`.
+    """
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        status = os.fstat(place)
+        if not stat.S_ISREG(status.st_mode):
+            raise RefusedError(f"{path}: not a regular file")
+        check(status)
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(place)
+
+
+def read_file(fd: int, path: str, *, secret: bool, limit: int = MAX_FILE) -> bytes:
+    """The content of the open file `fd`; `path` is for error texts.
+
+    Refused: anything but a regular file, more than `limit` bytes, and for a `secret` file a mode that lets everyone
+    read or write it.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise RefusedError(f"{path}: not a regular file")
+    if secret and status.st_mode & 0o006:
+        raise RefusedError(
+            f"{path}: everyone can {'read' if status.st_mode & 0o004 else 'write'} this secret file "
+            f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod o-rw {path}"
+        )
+    with os.fdopen(os.dup(fd), "rb") as file:
+        file.seek(0)
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise RefusedError(f"{path}: {max(status.st_size, len(content))} bytes, the limit is {limit}")
+    return content

@@ -1,0 +1,43 @@
+"""What ordinary users bring is loaded apart: the same result, at a bounded cost."""
+
+import dataclasses
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from handshaked.control.apart import load_apart
+from handshaked.control.loading import load
+from handshaked.errors import RefusedError
+from handshaked.model import KeyType
+from handshaked.registry.store import Source
+from tests.conftest import Issue
+from tests.costly import encrypted_key
+
+SOURCE = Source("cert.pem", "key.pem", "passphrase")
+
+
+@pytest.mark.parametrize("key_type", [KeyType.RSA, KeyType.ECDSA_P256])
+def test_a_credential_is_the_same_apart(issue: Issue, key_type: KeyType) -> None:
+    issued = issue("a.example.com", key_type=key_type)
+    key = load_pem_private_key(issued.key.read_bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")
+    )
+    contents = (issued.certificate.read_bytes(), key, b"x\n")
+    assert dataclasses.asdict(load_apart(SOURCE, contents)) == dataclasses.asdict(load(SOURCE, contents))
+
+
+def test_what_is_wrong_is_told_apart(issue: Issue) -> None:
+    certificate = issue("a.example.com").certificate.read_bytes()
+    with pytest.raises(RefusedError, match=r"^key.pem: no readable private key"):
+        load_apart(SOURCE, (certificate, b"", b"x"))
+
+
+def test_a_key_asked_for_minutes_of_work(issue: Issue) -> None:
+    contents = (issue("a.example.com").certificate.read_bytes(), encrypted_key((1 << 31) - 1), b"x")
+    with pytest.raises(RefusedError, match=r"^key.pem: takes more than .* to decrypt.*fewer iterations"):
+        load_apart(SOURCE, contents)

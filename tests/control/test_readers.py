@@ -1,0 +1,65 @@
+"""Files of one user that do not come are waited for by that user."""
+
+import asyncio
+import os
+import threading
+
+import pytest
+
+from handshaked.control.readers import Readers
+from handshaked.errors import RefusedError
+
+
+async def read_slowly(readers: Readers, came: threading.Event) -> bytes:
+    """What is read of a file that comes late, once others have been served, and who waited has given up."""
+    theirs, ours = os.pipe()
+    got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+
+    def read(files: tuple[int, ...]) -> None:
+        came.wait()
+        content = os.read(files[0], 100)
+        loop.call_soon_threadsafe(got.set_result, content)
+
+    for _ in range(2):  # the second one has not even a turn
+        with pytest.raises(RefusedError, match="files of uid 1 could not be read"):
+            await readers.read(1, read, (theirs,), seconds=0)
+    assert await readers.read(2, lambda _: "at once") == "at once"
+    os.close(theirs)
+    os.write(ours, b"late")
+    came.set()
+    content = await got
+    os.close(ours)
+    return content
+
+
+def test_a_file_that_did_not_come_stopped_everybody() -> None:
+    readers, came = Readers(), threading.Event()
+
+    async def run() -> None:
+        try:
+            assert await read_slowly(readers, came) == b"late"
+        finally:
+            came.set()
+        while True:
+            try:
+                assert await readers.read(1, lambda _: "again") == "again"
+            except RefusedError:  # what came late ends just now
+                await asyncio.sleep(0)
+            else:
+                break
+
+    asyncio.run(run())
+
+
+async def fail(readers: Readers) -> None:
+    def read(files: tuple[int, ...]) -> None:
+        raise FileNotFoundError(2, "is not there", "path")
+
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        await readers.read(1, read)
+    assert await readers.read(1, lambda _: "again") == "again"
+
+
+def test_what_fails_is_told() -> None:
+    asyncio.run(fail(Readers()))
