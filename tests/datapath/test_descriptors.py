@@ -180,8 +180,11 @@ def test_a_socket_that_lingers_does_not_stop_others(quic_daemon: RunningDaemon) 
         while True:
             ours.send(bytes(1 << 20))
     with theirs, Door(quic_daemon.handshake_socket) as door, Door(quic_daemon.handshake_socket) as other:
+        (worker,) = quic_daemon.worker_pids()
+        os.kill(worker, signal.SIGSTOP)  # or it might close its descriptor first, and we were the ones to wait
         with ours:
             door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        os.kill(worker, signal.SIGCONT)
         assert door.outcome(1).status == errno.EOPNOTSUPP
         other.send(push_lookup(1, Lookup(client_hello=b"x")))
         other.answer(1)
