@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handshaked import __version__, directories
+from handshaked.callers.identity import caller_of
 from handshaked.command_line import RecordingParser
 from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.authority import uid_of
@@ -37,7 +38,6 @@ from handshaked.selftest import SelfTest
 from handshaked.sides import check_sides
 from handshaked.supervisor import Supervisor
 from handshaked.systemd import listening_sockets, notify, notify_reloading
-from handshaked.upcall.unix import caller_of
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "brought": BASIS | {"registry.credentials", "tls"},
     "quic_session": BASIS | PURE_REGISTRY | {"session", "tls"},
     "datapath": BASIS | {"driver", "session", "stream_session", "tls", "wire"},
-    "upcall": BASIS | {"driver", "service", "datapath", "wire", "brought", "quic_sockets"},
+    "callers": {"errors", "model"},
+    "upcall": BASIS | {"callers", "driver", "service", "datapath", "wire", "brought", "quic_sockets"},
     "shim": BASIS | {"wire", "directories", "demux.accepting", "demux.addresses", "demux.tokens"},
 }
 """Below ``handshaked``, without itself; a name stands for all below it. What is not listed wires things together."""

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from handshaked.callers.identity import caller_of
 from handshaked.demux.routes import Routes
 from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import Caller
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.upcall.unix import caller_of
 from handshaked.wire.demux import (
     MAX_PACKET,
     Datagram,

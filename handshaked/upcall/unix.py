@@ -7,9 +7,9 @@ and what they give is sent back as one packet. All drivers of a connection end w
 import asyncio
 import logging
 import socket
-import struct
 from collections.abc import Callable
 
+from handshaked.callers.identity import caller_of
 from handshaked.datapath.relay import Relay
 from handshaked.driver import Attempt, DataPath, Driver
 from handshaked.errors import FramingError, HandshakeError, Status, WireError
@@ -34,9 +34,6 @@ from handshaked.wire.netlink import push_ack, push_error
 
 log = logging.getLogger(__name__)
 
-_PEER_CREDENTIALS = struct.Struct("=iII")
-_SO_PEERGROUPS = 59
-_MAX_GROUPS = 256  # as many as getsockopt of Python's sockets can take
 _INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
 
 
@@ -375,17 +372,3 @@ class _Connection:
         if self._waits_to_write:
             self._waits_to_write = False
             self._loop.remove_writer(self._sock)
-
-
-def caller_of(sock: socket.socket) -> Caller:
-    """Who is at the other end of the Unix socket `sock`, as the kernel attests it."""
-    pid, uid, gid = _PEER_CREDENTIALS.unpack(
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    )
-    try:
-        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * 4)
-    except OSError as error:
-        log.warning("uid %d (pid %d): supplementary groups do not count: %s", uid, pid, error)
-        groups = b""
-    gids = {gid, *(value for (value,) in struct.iter_unpack("=I", groups))}
-    return Caller(uid=uid, gids=frozenset(gids), pid=pid)

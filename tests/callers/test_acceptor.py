@@ -1,0 +1,131 @@
+"""Connections of local users: how many there may be, and what happens when there are no descriptors."""
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from handshaked.callers.acceptor import Acceptor, ConnectionBounds
+from handshaked.callers.loglimit import LogLimit
+from handshaked.model import Caller
+
+USER, OTHER = 54321, 54322
+
+
+@contextmanager
+def user(uid: int) -> Iterator[None]:
+    """Be another user meanwhile."""
+    own = os.geteuid()
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+class Listener(socket.socket):
+    """Tells when ``accept`` has failed twice."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.failures = 0
+        self.failed_twice = asyncio.Event()
+
+    def accept(self) -> tuple[socket.socket, object]:
+        try:
+            return super().accept()
+        except OSError:
+            self.failures += 1
+            if self.failures == 2:
+                self.failed_twice.set()
+            raise
+
+
+class Scene:
+    """A listener, the acceptor, and whom it has accepted."""
+
+    def __init__(self, stack: ExitStack, bounds: ConnectionBounds) -> None:
+        self._stack = stack
+        self.listener = stack.enter_context(Listener())
+        self.listener.bind(f"\0handshaked-test-{os.getpid()}-{id(self)}")
+        self.listener.listen()
+        self.accepted: list[Caller] = []
+        self.settled = asyncio.Event()
+        self.acceptor = Acceptor(self.listener, "the test", bounds, LogLimit(), self._take)
+        self.acceptor.start()
+
+    def _take(self, sock: socket.socket, caller: Caller) -> None:
+        self._stack.enter_context(sock)
+        self.accepted.append(caller)
+        self.settled.set()
+
+    def connect(self) -> socket.socket:
+        sock = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        sock.connect(self.listener.getsockname())
+        return sock
+
+    async def connect_as(self, uid: int) -> bool:
+        """Whether a connection of `uid` is accepted."""
+        with user(uid):
+            sock = self.connect()
+        before = len(self.accepted)
+        self.settled.clear()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(sock, self.settled.set)  # the end, if it is refused
+        await self.settled.wait()
+        loop.remove_reader(sock)
+        return len(self.accepted) > before
+
+
+def run(bounds: ConnectionBounds, scenario: Callable[[Scene], object]) -> None:
+    async def main() -> None:
+        with ExitStack() as stack:
+            scene = Scene(stack, bounds)
+            await scenario(scene)  # type: ignore[misc] # a coroutine
+            scene.acceptor.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("as_root")
+def test_one_user_gets_so_many_and_what_is_given_back() -> None:
+    async def scenario(scene: Scene) -> None:
+        assert [await scene.connect_as(USER) for _ in range(3)] == [True, True, False]
+        assert await scene.connect_as(OTHER)
+        scene.acceptor.release(Caller(USER))
+        assert [await scene.connect_as(USER) for _ in range(2)] == [True, False]
+
+    run(ConnectionBounds(total=10, of_one=2, reserve=0), scenario)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_however_many_users_there_are_root_is_let_in() -> None:
+    async def scenario(scene: Scene) -> None:
+        assert [await scene.connect_as(USER + number) for number in range(5)] == [True, True, True, False, False]
+        assert [await scene.connect_as(0) for _ in range(3)] == [True, True, False]
+
+    run(ConnectionBounds(total=5, of_one=4, reserve=2), scenario)
+
+
+def test_missing_descriptors_are_waited_for_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scenario(scene: Scene) -> None:
+        scene.connect()
+        old = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, old[1]))
+        await scene.listener.failed_twice.wait()
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+        assert scene.accepted == []
+        await scene.settled.wait()
+
+    run(ConnectionBounds(total=5, of_one=4, reserve=0), scenario)
+    lines = [record.getMessage() for record in caplog.records if record.name == "handshaked.callers.acceptor"]
+    assert len(lines) == 2, lines
+    assert lines[0].startswith("cannot accept connections to the test for now: ")
+    assert lines[1] == "connections to the test are accepted again"
