@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from handshaked.callers.account import Account, Limits
 from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.reading import Reading
 from handshaked.callers.turns import Turns
 from handshaked.datapath.relay import Relay
 from handshaked.driver import Attempt, DataPath, Driver
@@ -63,7 +64,6 @@ class Endpoint:
         self._service = service
         self._limits = limits
         self._account = account
-        self._turns = turns
         self._log_limit = log_limit
         self._released = released
         self._drivers: dict[int, Attempt] = {}
@@ -76,8 +76,7 @@ class Endpoint:
         self._waits_to_write = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._hears = True
-        self._loop.add_reader(sock, self._readable)
+        self._reading = Reading(sock, account, turns, self._packet, self._turn_over)
 
     @property
     def unsent_bytes(self) -> int:
@@ -95,7 +94,7 @@ class Endpoint:
         if self._closed:
             return
         self._closed = True
-        self._deafen()
+        self._reading.stop()
         self._loop.remove_writer(self._sock)
         self._abort_all(Status.CANCELED, "the endpoint went away")
         for sequence in list(self._awaiting_tickets):
@@ -109,9 +108,6 @@ class Endpoint:
     def _abort_all(self, status: int, reason: str) -> None:
         for driver in list(self._drivers.values()):
             driver.abort(status, reason)
-
-    def _readable(self) -> None:
-        self._turns.take(self._account, self._packet(), self._turn_over)
 
     def _packet(self) -> Iterator[int]:
         """Take in the next packet, message by message: steps for ``Turns``."""
@@ -146,11 +142,11 @@ class Endpoint:
     def _turn_over(self, finished: bool) -> None:
         self._flush()
         if not finished:
-            self._deafen()
+            self._reading.pause()
         elif self._descriptors is None:
-            self._hear()
+            self._reading.go_on()
         elif self._descriptors.let_go(self._account.chores, self._descriptors_gone):
-            self._deafen()  # it may take any time: whoever sent them waits, the others do not
+            self._reading.pause()  # it may take any time: whoever sent them waits, the others do not
         else:
             self._descriptors_gone()
 
@@ -159,24 +155,7 @@ class Endpoint:
         if self._closed:
             self._released()
         else:
-            self._hear()
-
-    def _hear(self) -> None:
-        """Read on, once what was taken too fast is paid for."""
-        if self._closed:
-            return
-        debt = self._account.debt(self._loop.time())
-        if debt > 0:
-            self._deafen()
-            self._loop.call_later(debt, self._hear)
-        elif not self._hears:
-            self._hears = True
-            self._loop.add_reader(self._sock, self._readable)
-
-    def _deafen(self) -> None:
-        if self._hears:
-            self._hears = False
-            self._loop.remove_reader(self._sock)
+            self._reading.go_on()
 
     def _lose_framing(self, error: FramingError) -> None:
         if self._log_limit.allows(self._caller):
