@@ -10,24 +10,29 @@ from handshaked.callers.chores import Chores
 
 def test_a_caller_has_so_many_threads_and_no_chore_is_lost() -> None:
     go_on = threading.Semaphore(0)
-    started: list[threading.Thread] = []
+    working: list[threading.Thread] = []
+    most = []
 
     def work() -> None:
-        started.append(threading.current_thread())
+        working.append(threading.current_thread())
+        most.append(len(working))
         go_on.acquire()
+        working.remove(threading.current_thread())
 
     async def scenario() -> None:
         chores = Chores(threads=2)
         ends: asyncio.Queue[int] = asyncio.Queue()
         for number in range(7):
             chores.run(work, lambda number=number: ends.put_nowait(number))  # type: ignore[misc] # its default
+        ended = []
         for _ in range(7):
-            assert sum(thread.is_alive() for thread in started) <= 2
             go_on.release()
-            await ends.get()
+            ended.append(await ends.get())
+        assert sorted(ended) == list(range(7))
 
     asyncio.run(scenario())
-    assert len(started) == 7
+    assert len(most) == 7
+    assert max(most) <= 2
 
 
 def test_where_no_thread_can_be_had_the_event_loop_does_not_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
