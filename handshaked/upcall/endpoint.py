@@ -284,7 +284,9 @@ class Endpoint:
 
     def _flush(self) -> None:
         self._flush_planned = False
-        if self._output:
+        if self._closed:  # there is nobody to tell
+            self._output.clear()
+        elif self._output:
             packets = join_packets(self._output)
             self._output.clear()
             self._unsent += packets

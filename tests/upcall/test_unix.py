@@ -519,29 +519,41 @@ def test_who_does_not_read_is_cut_off(registered: Registered, path: Path) -> Non
         assert eventually(lambda: service.in_flight == 0)
 
 
+def unread(door: Door, size: int) -> None:
+    """Have so many bytes more answered than the system holds, and do not read them."""
+    size += door.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    while size > 0:
+        door.send(MALFORMED * 500)
+        size -= 500 * len(push_error(7, WireError("message-type: is 9, the limit is 2")))
+
+
 def test_who_does_not_read_is_cut_off_however_many_connections_that_is_spread_over(
     registered: Registered, path: Path
 ) -> None:
-    def ask(door: Door, size: int) -> None:
-        """Have so many bytes answered, and do not read them."""
-        while size > 0:
-            door.send(MALFORMED * 500)
-            size -= 500 * answer
-
     with served(registered, path, Limits(unsent_bytes=500_000)) as service, ExitStack() as stack:
         doors = [stack.enter_context(Door(path)) for _ in range(8)]
-        doors[0].send(MALFORMED)
-        answer = len(doors[0].sock.recv(MAX_PACKET))
-        size = doors[0].sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) + 200_000  # the system's share, and ours
-        ask(doors[0], size)
+        unread(doors[0], 200_000)
         for door in doors:  # so much is not too much
             door.send(push_start(1, server_start(timeout=60), ack=True))
             assert door.until(1, Acknowledged) == [Acknowledged()]
         assert service.in_flight == len(doors)
         for door in doors:
             with suppress(OSError):  # whichever of them is cut off
-                ask(door, size)
+                unread(door, 200_000)
         assert eventually(lambda: service.in_flight < len(doors))
+
+
+def test_what_a_closed_connection_was_not_told_is_not_held_against_its_user(registered: Registered, path: Path) -> None:
+    with served(registered, path, Limits(unsent_bytes=500_000)) as service:
+        for _ in range(40):
+            with Door(path) as door:
+                door.send(*(push_start(n, server_start()) for n in range(200)), push_cancel(0))
+                door.outcome(0)
+        assert eventually(lambda: service.in_flight == 0)
+        with Door(path) as door:
+            unread(door, 200_000)
+            door.send(push_start(1, server_start(), ack=True))
+            assert door.until(1, Acknowledged) == [Acknowledged()]
 
 
 class Gate(Snapshot):
