@@ -24,7 +24,10 @@ class Limits:
 
 
 class Account:
-    """What one caller uses at the moment: counts, and token buckets that hold a second's worth."""
+    """What one caller uses at the moment: counts, and of what is limited by the second, until when it is paid for.
+
+    A second's worth may be taken at once (the generic cell rate algorithm, ITU-T I.371).
+    """
 
     def __init__(self, limits: Limits, now: float) -> None:
         self.connections = 0
@@ -34,31 +37,23 @@ class Account:
         self.chores = Chores(limits.threads)
         self.time_served = 0.0
         """How far its turns have come, see ``Turns``."""
-        self._rates = (limits.messages_per_second, limits.bytes_per_second, limits.seconds_per_second)
-        self._tokens = [float(rate) for rate in self._rates]
-        self._filled = now
+        self._limits = limits
+        self._messages_until = self._bytes_until = self._time_until = now - 1.0
 
     def charge(self, messages: int, size: int, seconds: float, now: float) -> None:
         """Account for so many messages of `size` bytes together, which took `seconds`."""
-        self._fill(now)
-        self._tokens[0] -= messages
-        self._tokens[1] -= size
-        self._tokens[2] -= seconds
+        limits, earliest = self._limits, now - 1.0
+        self._messages_until = max(self._messages_until, earliest) + messages / limits.messages_per_second
+        self._bytes_until = max(self._bytes_until, earliest) + size / limits.bytes_per_second
+        self._time_until = max(self._time_until, earliest) + seconds / limits.seconds_per_second
 
     def debt(self, now: float) -> float:
         """The seconds to wait before more is taken in."""
-        self._fill(now)
-        return max(-tokens / rate for tokens, rate in zip(self._tokens, self._rates, strict=True))
+        return max(self._messages_until, self._bytes_until, self._time_until) - now
 
     def seconds_to_full(self, now: float) -> float:
         """The seconds until nothing is left of what was taken."""
-        self._fill(now)
-        return max(1 - tokens / rate for tokens, rate in zip(self._tokens, self._rates, strict=True))
-
-    def _fill(self, now: float) -> None:
-        elapsed, self._filled = now - self._filled, now
-        for index, rate in enumerate(self._rates):
-            self._tokens[index] = min(rate, self._tokens[index] + rate * elapsed)
+        return self.debt(now) + 1.0
 
 
 class Accounts:

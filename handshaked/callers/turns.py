@@ -17,7 +17,7 @@ from handshaked.callers.account import Account
 TURN_SECONDS = 0.002
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Work:
     account: Account
     steps: Iterator[int]
