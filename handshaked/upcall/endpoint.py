@@ -37,6 +37,7 @@ from handshaked.wire.netlink import push_ack, push_error
 
 log = logging.getLogger(__name__)
 
+_TRUNCATED = int(socket.MSG_TRUNC)  # a plain number: to mask with an enum takes a microsecond
 _INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
 
 
@@ -126,7 +127,7 @@ class Endpoint:
             return
         yield size
         try:
-            if flags & socket.MSG_TRUNC:
+            if flags & _TRUNCATED:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
             for sequence, message, ack in pull_from_endpoint(packet):
                 if self._closed:
