@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from handshaked.callers.loglimit import LogLimit
 from handshaked.errors import status_text
 from handshaked.model import Outcome, Request
 from handshaked.registry.names import show_alpn
@@ -33,8 +34,9 @@ class OutcomeRecorder:
     `report` gets the counts of each batch, and records of the first _RECORDS of it, as messages for the parent.
     """
 
-    def __init__(self, report: Callable[[Message], object] = lambda message: None) -> None:
+    def __init__(self, log_limit: LogLimit, report: Callable[[Message], object] = lambda message: None) -> None:
         self.counts: Counter[str] = Counter()
+        self._log_limit = log_limit
         self._report = report
         self._pending: list[_Ended] = []
 
@@ -59,7 +61,7 @@ class OutcomeRecorder:
         for _, request, outcome, seconds in pending:
             tally.add(request, outcome, seconds)
             level = logging.WARNING if outcome.status else logging.INFO
-            if log.isEnabledFor(level):
+            if log.isEnabledFor(level) and self._log_limit.allows(request.caller):
                 fields = partial(fields_of, request, outcome, seconds)
                 log.log(level, "%s", describe(request, outcome, seconds), extra={"fields": fields})
         records = [

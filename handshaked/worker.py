@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from handshaked.callers.account import Limits
+from handshaked.callers.loglimit import LogLimit
 from handshaked.control.parent import ParentChannel
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
@@ -30,7 +32,6 @@ from handshaked.resources import StoredResources
 from handshaked.service import HandshakeService
 from handshaked.tls.keylog import KeyLog
 from handshaked.upcall.unix import UnixDoor
-from handshaked.upcall.usage import Limits
 
 if TYPE_CHECKING:  # see where it is imported for good
     from handshaked.kernel_doors import KernelDoors
@@ -45,7 +46,8 @@ class Worker:
 
     def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
         self._store = Store(arguments.state_directory / DATABASE, read_only=True)
-        self._outcomes = OutcomeRecorder(lambda batch: self._channel.report(batch))
+        self._log_limit = LogLimit()
+        self._outcomes = OutcomeRecorder(self._log_limit, lambda batch: self._channel.report(batch))
         replays = ReplayRecord(arguments.state_directory / REPLAY_RECORD)
         self._resources = StoredResources(self._store, replays, _keylog(arguments.keylog))
         self._service = HandshakeService(self._store.load(), self._resources, self._outcomes)
@@ -55,7 +57,7 @@ class Worker:
         gc.set_threshold(20_000, 20, 100)
         open_socket = emulated_quic_socket if arguments.emulated_quic_sockets else kernel_quic_socket
         quic_sockets = QuicSocketHandshakes(self._service, open_socket)
-        self._door = UnixDoor(listener, self._service, Limits(), quic_sockets)
+        self._door = UnixDoor(listener, self._service, Limits(), self._log_limit, quic_sockets)
         self._arguments = arguments
         self._kernel = _kernel_doors(self._service, arguments)
         self._loop = asyncio.get_running_loop()
@@ -71,6 +73,7 @@ class Worker:
         if self._kernel is not None:
             self._kernel.close()
         self._outcomes.flush()
+        self._log_limit.tell()
         self._store.close()
 
     def _on_command(self, command: str) -> None:

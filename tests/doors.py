@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import os
 import socket
 import threading
 import time
@@ -12,12 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from handshaked.callers.account import Limits
+from handshaked.callers.loglimit import LogLimit
+from handshaked.driver import Observer
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.quic_sockets import OpenSocket, QuicSocketHandshakes
 from handshaked.service import HandshakeService
 from handshaked.upcall.unix import UnixDoor
-from handshaked.upcall.usage import Limits
 from handshaked.wire.family import pull_from_daemon, push_crypto, push_start
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start
 from tests.registered import Registered
@@ -172,8 +175,23 @@ def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> bool:
 
 
 @contextmanager
+def user(uid: int) -> Iterator[None]:
+    """Be another user meanwhile: whom the kernel attests for what is connected."""
+    own = os.geteuid()
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+@contextmanager
 def served(
-    registered: Registered, path: Path, limits: Limits, open_socket: OpenSocket | None = None
+    registered: Registered,
+    path: Path,
+    limits: Limits,
+    open_socket: OpenSocket | None = None,
+    observe: Observer = lambda *_: None,
 ) -> Iterator[HandshakeService]:
     """A door at `path` in a thread of this process, with limits of one's own; `open_socket` lets it serve sockets."""
     ready = threading.Event()
@@ -182,10 +200,11 @@ def served(
     async def serve() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(str(path))
+            os.chmod(path, 0o666)  # noqa: S103 - as the daemon's
             listener.listen()
-            service = HandshakeService(registered.snapshot, registered, lambda *_: None)
+            service = HandshakeService(registered.snapshot, registered, observe)
             sockets = None if open_socket is None else QuicSocketHandshakes(service, open_socket)
-            door = UnixDoor(listener, service, limits, sockets)
+            door = UnixDoor(listener, service, limits, LogLimit(), sockets)
             over = asyncio.Event()
             made.append((asyncio.get_running_loop(), over, service))
             ready.set()

@@ -1,7 +1,13 @@
 """What is said of a handshake when it is over."""
 
-from handshaked.model import KERNEL, Outcome, Request, Role
-from handshaked.outcomes import describe, fields_of
+import asyncio
+
+import pytest
+
+from handshaked.callers.loglimit import LogLimit
+from handshaked.errors import Status
+from handshaked.model import KERNEL, Caller, Outcome, Request, Role
+from handshaked.outcomes import OutcomeRecorder, describe, fields_of
 
 REQUEST = Request(role=Role.SERVER, caller=KERNEL, timeout=1.0)
 
@@ -23,3 +29,19 @@ def test_tags_are_said_to_people_and_to_programs() -> None:
     outcome = Outcome(status=0, reason="", tags=("friend", "of-ours"))
     assert "tags=friend,of-ours" in describe(REQUEST, outcome, 0.0)
     assert fields_of(REQUEST, outcome, 0.0)["tags"] == "friend,of-ours"
+
+
+def test_one_caller_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        limit = LogLimit(lines=3)
+        recorder = OutcomeRecorder(limit)
+        for uid in (*[12345] * 20, 54321):
+            request = Request(role=Role.SERVER, caller=Caller(uid), timeout=1.0)
+            recorder(request, Outcome(status=Status.CANCELED, reason="canceled"), 0.0)
+        recorder.flush()
+        limit.tell()
+        assert recorder.counts == {"failed": 21}
+
+    asyncio.run(scenario())
+    assert ["caller=12345" in line for line in caplog.messages] == [True, True, True, False, False]
+    assert caplog.messages[-1] == "... and 17 more lines that uid 12345 caused were left out"

@@ -5,16 +5,18 @@ registration, each time one is handed over. Nothing is queued for an application
 """
 
 import array
-import asyncio
 import logging
 import os
 import socket
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from handshaked.callers.identity import caller_of
+from handshaked.callers.acceptor import Acceptor, ConnectionBounds
+from handshaked.callers.account import Account, Accounts, Limits
+from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.reading import Reading
+from handshaked.callers.turns import Turns
 from handshaked.demux.routes import Routes
 from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import Caller
@@ -51,8 +53,8 @@ _BUFFER = 1024 * 1024  # connections that an application has not taken yet; the 
 class AcceptBounds:
     """What applications may take."""
 
-    connections: int = 4096
-    connections_per_user: int = 256
+    connections: ConnectionBounds = field(default=ConnectionBounds(total=4096, of_one=256, reserve=256))
+    user: Limits = field(default=Limits(seconds_per_second=0.25))
     held_per_user: int = 2048
     """Sockets that a user's applications may say they hold from before a restart: beyond a number of all of them,
     everybody's connections are relayed."""
@@ -61,12 +63,28 @@ class AcceptBounds:
 class Application:
     """One connection of an application: what it serves, the route of its connection IDs, how many flows it holds."""
 
-    def __init__(self, sock: socket.socket, caller: Caller) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        caller: Caller,
+        account: Account,
+        turns: Turns,
+        packet: Callable[["Application"], Iterator[int]],
+    ) -> None:
         self.socket = sock
         self.caller = caller
+        self.was_told = False
+        """How the demultiplexer does, in answer to the packet at hand."""
+        self.reading = Reading(sock, account, turns, lambda: packet(self), self._turn_over)
         self.registrations: list[str] = []
         self.route: bytes | None = None
         self.held = 0
+
+    def _turn_over(self, finished: bool) -> None:
+        if finished:
+            self.reading.go_on()
+        else:
+            self.reading.pause()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +107,22 @@ class Applications:
         routes: Routes[Application, Any],
         bounds: AcceptBounds,
         events: ApplicationEvents,
+        log_limit: LogLimit,
     ) -> None:
         self.snapshot = Snapshot()
-        self._listener = listener
+        self._log_limit = log_limit
         self._routes = routes
         self._bounds = bounds
         self._events = events
-        self._loop = asyncio.get_running_loop()
         self._by_registration: dict[str, list[Application]] = {}
         self._all: set[Application] = set()
-        self._users: Counter[int] = Counter()
-        listener.setblocking(False)
+        self._accounts = Accounts(bounds.user)
+        self._turns = Turns()
+        self._acceptor = Acceptor(listener, "the socket for applications", bounds.connections, log_limit, self._take)
 
     def open(self) -> None:
         """Begin to accept; the snapshot is there."""
-        self._loop.add_reader(self._listener, self._accept)
+        self._acceptor.start()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -156,33 +175,17 @@ class Applications:
 
     def close(self) -> None:
         """Close everything."""
-        self._loop.remove_reader(self._listener)
+        self._acceptor.stop()
         for application in list(self._all):
             self._close(application)
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            log.error("cannot accept an application: %s", error)
-            self._loop.remove_reader(self._listener)
-            self._loop.call_later(0.2, self._loop.add_reader, self._listener, self._accept)
-            return
-        caller = caller_of(sock)
-        if len(self._all) >= self._bounds.connections or self._users[caller.uid] >= self._bounds.connections_per_user:
-            log.warning("too many applications; refused one of %s", caller)
-            sock.close()
-            return
-        sock.setblocking(False)
+    def _take(self, sock: socket.socket, caller: Caller) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        application = Application(sock, caller)
+        application = Application(sock, caller, self._accounts.open(caller), self._turns, self._packet)
         self._all.add(application)
-        self._users[caller.uid] += 1
-        self._loop.add_reader(sock, self._read, application)
 
-    def _read(self, application: Application) -> None:
+    def _packet(self, application: Application) -> Iterator[int]:
+        """Take in the next packet, message by message: steps for ``Turns``."""
         try:
             packet, _, flags, _ = application.socket.recvmsg(MAX_PACKET)
         except BlockingIOError:
@@ -192,6 +195,8 @@ class Applications:
         if not packet:
             self._close(application)
             return
+        yield len(packet)
+        application.was_told = False
         try:
             if flags & socket.MSG_TRUNC:
                 raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
@@ -200,8 +205,12 @@ class Applications:
                     self._handle(application, sequence, message)
                 except WireError as error:
                     self.refuse(application, sequence, error)
+                yield 0
+                if application not in self._all:
+                    return
         except FramingError as error:
-            log.warning("%s sent a packet that falls apart: %s", application.caller, error.reason)
+            if self._log_limit.allows(application.caller):
+                log.warning("%s sent a packet that falls apart: %s", application.caller, error.reason)
             self._close(application)
 
     def _handle(self, application: Application, sequence: int, message: FromApplication) -> None:
@@ -214,6 +223,9 @@ class Applications:
                 raise WireError("is for applications that listen", status=Status.REFUSED, attribute="path")
             self._events.open_path(application, sequence, message)
         elif isinstance(message, StatusQuery):
+            if application.was_told:
+                raise WireError("one in a packet is answered", status=Status.RATE_LIMITED)
+            application.was_told = True
             self._send(application, push_status(sequence, StatusAnswer(self._events.metrics())))
         else:
             raise message.error
@@ -231,7 +243,8 @@ class Applications:
                 raise WireError("too many for one connection", status=Status.RATE_LIMITED, attribute="registration")
             application.registrations.append(listen.registration)
             self._by_registration.setdefault(listen.registration, []).append(application)
-            log.info("%s (pid %d) serves %s", application.caller, application.caller.pid, listen.registration)
+            if self._log_limit.allows(application.caller):
+                log.info("%s (pid %d) serves %s", application.caller, application.caller.pid, listen.registration)
         if application.route is None:
             application.route = self._routes.give(application, application.caller.uid, listen.route)
         claimed = sum(one.held for one in self._all if one.caller.uid == application.caller.uid) - application.held
@@ -249,11 +262,10 @@ class Applications:
         if application not in self._all:
             return
         self._all.discard(application)
-        self._users[application.caller.uid] -= 1
-        if not self._users[application.caller.uid]:
-            del self._users[application.caller.uid]
-        self._loop.remove_reader(application.socket)
+        application.reading.stop()
         application.socket.close()
+        self._accounts.close(application.caller)
+        self._acceptor.release(application.caller)
         if application.route is not None:
             self._routes.take(application.route)
         for name in application.registrations:

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from handshaked.callers.loglimit import LogLimit
 from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEvents, Applications
 from handshaked.demux.addresses import Address, parse_address, show_address, source_of
 from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
@@ -33,7 +34,6 @@ from handshaked.wire.family import printable
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1.0
-_LOGGED_PER_SECOND = 200
 _PASSED_PER_SECOND = 2000
 # Behind a restart applications need a moment to come back: connections for them wait, at most that long and many.
 _GRACE_SECONDS = 1.5
@@ -57,6 +57,7 @@ class Demux:
     def __init__(self, settings: Settings, shared: list[socket.socket], listener: socket.socket) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self._log_limit = LogLimit()
         self._counts: Counter[str] = Counter()
         self._routes: Routes[Application, Relay] = Routes()
         self._dispatcher = Dispatcher(settings.bounds)
@@ -67,6 +68,7 @@ class Demux:
             self._routes,
             settings.applications,
             ApplicationEvents(self._open_path, self._deliver_waiting, self.metrics),
+            self._log_limit,
         )
         self._follower = RegistryFollower(settings.control_socket, self._take_over)
         self._recent: dict[Local, Latest[Address, Application | Relay]] = {}
@@ -75,7 +77,7 @@ class Demux:
         self._ports: list[SharedPort] = []
         self._waiting: dict[tuple[Address, bytes], tuple[Deliver, Local]] = {}
         self._grace_ends = float("inf")
-        self._said = self._passed = 0
+        self._passed = 0
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until something fails that is not to fail; that is raised."""
@@ -90,6 +92,7 @@ class Demux:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._applications.close()
+        self._log_limit.tell()
         for task in ended:
             task.result()
 
@@ -130,7 +133,7 @@ class Demux:
             now = time.monotonic()
             self._counts["dropped/expired"] += self._dispatcher.expire(now)
             self._counts["relays/idle"] += self._relays.sweep(now)
-            self._said = self._passed = 0
+            self._passed = 0
 
     # Datagrams of no flow that has a socket.
 
@@ -311,9 +314,8 @@ class Demux:
         self._say("unreachable", relay.local, relay.peer)
 
     def _say(self, outcome: str, local: Local, peer: Address, **words: str | None) -> None:
-        """A log line, unless there were many in this second."""
-        self._said += 1
-        if self._said > _LOGGED_PER_SECOND or not log.isEnabledFor(logging.INFO):
+        """A log line, unless there were many of late."""
+        if not log.isEnabledFor(logging.INFO) or not self._log_limit.allows("the network"):
             return
         fields = {"flow": outcome, "local": local.name, "peer": show_address(peer), **words}
         log.info("%s", " ".join(f"{name}={_word(text)}" for name, text in fields.items() if text is not None))

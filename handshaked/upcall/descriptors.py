@@ -1,19 +1,18 @@
 """Descriptors that come with a packet on the Unix door, and the handshakes on QUIC sockets that they are for.
 
-Whatever comes is closed: a QUIC socket by the handshake that takes it, everything else in a thread of its own. Closing
-may wait for whoever serves a file, or for the peer of a socket that lingers, and so may reading.
+Whatever comes is closed: a QUIC socket by the handshake that takes it, everything else by one of its caller's
+chores. Closing may wait for whoever serves a file, or for the peer of a socket that lingers, and so may reading.
 """
 
 import array
-import asyncio
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 from handshaked.brought import Files
+from handshaked.callers.chores import Chores
 from handshaked.driver import Attempt
 from handshaked.errors import Status, WireError
 from handshaked.model import Outcome, Request
@@ -61,33 +60,27 @@ class Descriptors:
             self._files = Files(*(next(left) if flag else None for flag in flags))
         return self._files
 
-    def let_go(self, then: Callable[[], None]) -> bool:
+    def let_go(self, chores: Chores, then: Callable[[], None]) -> bool:
         """Read what is to be read, close what nobody took, and call `then`; False if there is nothing to wait for."""
         if not self._open:
             return False
-        loop = asyncio.get_running_loop()
-
-        def work() -> None:
-            try:
-                if self._files is not None:
-                    self._files.read()
-            finally:
-                while self._open:
-                    with suppress(OSError):  # of whoever serves the file; the descriptor is gone all the same
-                        os.close(self._open.pop())
-                with suppress(RuntimeError):  # the loop has ended, and everything with it
-                    loop.call_soon_threadsafe(told)
 
         def told() -> None:
             if self._files is not None:
                 self._files.tell()
             then()
 
-        try:
-            threading.Thread(target=work, name="files", daemon=True).start()
-        except RuntimeError:  # there are too many: better late than never closed
-            work()
+        chores.run(self._read_and_close, told)
         return True
+
+    def _read_and_close(self) -> None:
+        try:
+            if self._files is not None:
+                self._files.read()
+        finally:
+            while self._open:
+                with suppress(OSError):  # of whoever serves the file; the descriptor is gone all the same
+                    os.close(self._open.pop())
 
 
 def open_on_socket(

@@ -5,27 +5,17 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.loglimit import LogLimit
 from handshaked.model import Caller
+from tests.doors import user
 
 USER, OTHER = 54321, 54322
-
-
-@contextmanager
-def user(uid: int) -> Iterator[None]:
-    """Be another user meanwhile."""
-    own = os.geteuid()
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(own)
 
 
 class Listener(socket.socket):

@@ -4,11 +4,13 @@ import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from handshaked import brought
+from handshaked.callers.account import Limits
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.errors import RefusedError
 from handshaked.model import KeyType, Outcome, Role
@@ -16,11 +18,10 @@ from handshaked.service import HandshakeService
 from handshaked.shim import HandshakeRefusedError, quic_server_handshake
 from handshaked.shim.quic import Options
 from handshaked.testing.authority import Authority
-from handshaked.upcall.usage import Limits
 from handshaked.wire.family import push_start
-from handshaked.wire.messages import Start
+from handshaked.wire.messages import Acknowledged, Start
 from tests.conftest import Issue
-from tests.doors import Door, client_start, eventually, served, server_start, shake_hands
+from tests.doors import Door, GoneError, client_start, eventually, served, server_start, shake_hands
 from tests.quic_sockets import PATIENCE, descriptors_of, in_thread
 from tests.registered import Registered
 
@@ -137,3 +138,34 @@ def test_what_is_wrong_with_a_file_is_told(
     assert (seen.status, seen.reason) == (errno.ENOKEY, "it has been waited for in vain")
     ours.close()
     assert theirs.recv(1) == b""  # the socket was asked nothing
+
+
+def test_a_connection_that_is_gone_counts_while_its_file_is_read(
+    authority: Authority, path: Path, stall: Stall, psk: Path
+) -> None:
+    start = push_start(1, Start(Role.SERVER, socket=True, psk_file=True))
+    with served(Registered(authority), path, Limits(connections=4, threads=2), emulated_quic_socket):
+        before = threading.active_count()
+        refused = []
+        for _ in range(8):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, theirs, psk.open() as file, Door(path) as door:
+                with suppress(BrokenPipeError):  # it is refused
+                    door.send(start + b"falls apart", descriptors=(ours.fileno(), file.fileno()))
+                assert door.closed()
+                refused.append(not door.inbox[0])
+        assert refused == [False] * 4 + [True] * 4
+        assert threading.active_count() <= before + 2
+        stall.go_on.set()
+        assert eventually(lambda: is_served(path))
+        assert eventually(lambda: str(psk) not in descriptors_of("self"))
+
+
+def is_served(path: Path) -> bool:
+    """Whether a new connection is accepted."""
+    with Door(path) as door:
+        try:
+            door.send(push_start(1, server_start(), ack=True))
+            return bool(door.until(1, Acknowledged))
+        except (GoneError, ConnectionError):
+            return False

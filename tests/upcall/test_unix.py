@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.callers.account import Limits
 from handshaked.errors import Alert, Status, WireError
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket
 from handshaked.model import AuthMode, CipherSuite, Direction, KeyType, Level, Request
@@ -20,13 +22,13 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.tls.parameters import ServerParameters, Tickets
 from handshaked.tls.tickets import RotatingTicketKeys
-from handshaked.upcall.usage import Limits
 from handshaked.wire.family import push_cancel, push_crypto, push_lookup, push_start, push_transport_parameters
 from handshaked.wire.messages import FAMILY, MAX_PACKET, Acknowledged, Command, Done, Lookup, Start, StartAttribute
 from handshaked.wire.netlink import push_error, push_message, push_u32
 from tests.conftest import Issue
 from tests.doors import (
     PARAMETERS,
+    PATIENCE,
     Door,
     GoneError,
     client_hello,
@@ -37,6 +39,7 @@ from tests.doors import (
     served,
     server_start,
     shake_hands,
+    user,
 )
 from tests.quic.datagrams import V1, V2, datagrams
 from tests.registered import Registered
@@ -514,6 +517,89 @@ def test_who_does_not_read_is_cut_off(registered: Registered, path: Path) -> Non
                 with suppress(TimeoutError):
                     door.send(MALFORMED * 500)
         assert eventually(lambda: service.in_flight == 0)
+
+
+def unread(door: Door, size: int) -> None:
+    """Have so many bytes more answered than the system holds, and do not read them."""
+    size += door.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    while size > 0:
+        door.send(MALFORMED * 500)
+        size -= 500 * len(push_error(7, WireError("message-type: is 9, the limit is 2")))
+
+
+def test_who_does_not_read_is_cut_off_however_many_connections_that_is_spread_over(
+    registered: Registered, path: Path
+) -> None:
+    with served(registered, path, Limits(unsent_bytes=500_000)) as service, ExitStack() as stack:
+        doors = [stack.enter_context(Door(path)) for _ in range(8)]
+        unread(doors[0], 200_000)
+        for door in doors:  # so much is not too much
+            door.send(push_start(1, server_start(timeout=60), ack=True))
+            assert door.until(1, Acknowledged) == [Acknowledged()]
+        assert service.in_flight == len(doors)
+        for door in doors:
+            with suppress(OSError):  # whichever of them is cut off
+                unread(door, 200_000)
+        assert eventually(lambda: service.in_flight < len(doors))
+
+
+def test_what_a_closed_connection_was_not_told_is_not_held_against_its_user(registered: Registered, path: Path) -> None:
+    with served(registered, path, Limits(unsent_bytes=500_000)) as service:
+        for _ in range(40):
+            with Door(path) as door:
+                door.send(*(push_start(n, server_start()) for n in range(200)), push_cancel(0))
+                door.outcome(0)
+        assert eventually(lambda: service.in_flight == 0)
+        with Door(path) as door:
+            unread(door, 200_000)
+            door.send(push_start(1, server_start(), ack=True))
+            assert door.until(1, Acknowledged) == [Acknowledged()]
+
+
+class Gate(Snapshot):
+    """Has lookups wait, and with them the door, until ``opened`` is set."""
+
+    __slots__ = ("opened", "reached")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened, self.reached = threading.Event(), threading.Event()
+
+    def select(self, query: Query) -> Selection:
+        self.reached.set()
+        assert self.opened.wait(PATIENCE)
+        return super().select(query)
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize(("connections", "pairs"), [(1, 1000), (16, 200)])
+def test_a_flood_of_one_user_does_not_delay_another(
+    registered: Registered, public_directory: Path, connections: int, pairs: int
+) -> None:
+    ended: list[int] = []
+    path, start = public_directory / "door", client_start(NAME, b"h3")
+    with ExitStack() as stack:
+        service = stack.enter_context(
+            served(registered, path, Limits(), observe=lambda request, *_: ended.append(request.caller.uid))
+        )
+        holding = stack.enter_context(Door(path))
+        with user(54321):
+            flooding = [stack.enter_context(Door(path)) for _ in range(connections)]
+        victim = stack.enter_context(Door(path))
+        for one in (*flooding, victim):  # all are there
+            hello = client_hello(one, 1, start)
+            one.send(push_cancel(1))
+            one.outcome(1)
+        ended.clear()
+        service.snapshot = gate = Gate()
+        holding.send(push_lookup(1, Lookup(client_hello=hello.data)))
+        assert gate.reached.wait(PATIENCE)
+        for one in flooding:
+            one.send(*(push_start(n, start) + push_cancel(n) for n in range(pairs)))
+        victim.send(push_start(2, start) + push_cancel(2))
+        gate.opened.set()
+        assert victim.outcome(2).status == Status.CANCELED
+        assert ended.index(0) < connections * pairs / 4
 
 
 class Ticketed(Registered):

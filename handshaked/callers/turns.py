@@ -1,0 +1,107 @@
+"""Whose turn it is: callers share an event loop's time, however much each of them asks for.
+
+While there is little to do everything is done at once. From TURN_SECONDS of work on, which may come from many
+connections, what is left waits and is done a turn at a time, with a look at the event loop's other business in between.
+Next is the caller who has been served for the shortest time (start-time fair queueing: Goyal, Vin, Cheng 1996), and of
+that caller's connections the one that has waited longest.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from handshaked.callers.account import Account
+
+TURN_SECONDS = 0.002
+
+
+@dataclass(slots=True)
+class _Work:
+    account: Account
+    steps: Iterator[int]
+    then: Callable[[bool], None]
+
+
+class Turns:
+    """Gives turns of `seconds` by `clock`, with `call_soon` between them."""
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        seconds: float = TURN_SECONDS,
+    ) -> None:
+        self._call_soon = call_soon or asyncio.get_running_loop().call_soon
+        self._clock = clock
+        self._seconds = seconds
+        self._spent = 0.0
+        self._planned = False
+        self._waiting: dict[Account, deque[_Work]] = {}
+        self._served = 0.0
+
+    def take(self, account: Account, steps: Iterator[int], then: Callable[[bool], None]) -> None:
+        """Take `steps`, each of which gives the bytes it took in, on `account`: at once, or when their turn comes.
+
+        Whenever they are interrupted, `then` is told False, and True when all are taken.
+        """
+        work = _Work(account, steps, then)
+        if self._planned:
+            self._wait(work)
+            then(False)
+            return
+        try:
+            self._advance(work)
+        finally:
+            if self._waiting or self._spent >= self._seconds:
+                self._plan()
+
+    def _advance(self, work: _Work) -> None:
+        """Go on with `work` until the turn is over, or all is done."""
+        account = work.account
+        self._served = account.time_served = max(account.time_served, self._served)
+        started = now = self._clock()
+        end = started + self._seconds - self._spent
+        count = size = 0
+        done = True
+        try:
+            for step in work.steps:
+                count += 1
+                size += step
+                now = self._clock()
+                if now >= end:
+                    done = False
+                    break
+            else:
+                now = self._clock()
+        finally:  # whatever is wrong with one caller's work, the others have their turns
+            took = now - started
+            self._spent += took
+            account.time_served += took
+            account.charge(count, size, took, now)
+            if not done:
+                self._wait(work)
+            work.then(done)
+
+    def _wait(self, work: _Work) -> None:
+        self._waiting.setdefault(work.account, deque()).append(work)
+
+    def _plan(self) -> None:
+        self._planned = True
+        self._call_soon(self._next)
+
+    def _next(self) -> None:
+        self._spent = 0.0
+        try:
+            while self._waiting and self._spent < self._seconds:
+                account = min(self._waiting, key=lambda one: max(one.time_served, self._served))
+                waiting = self._waiting[account]
+                work = waiting.popleft()
+                if not waiting:
+                    del self._waiting[account]
+                self._advance(work)
+        finally:
+            self._planned = False
+            if self._waiting:
+                self._plan()

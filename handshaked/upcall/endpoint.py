@@ -1,0 +1,325 @@
+"""One connection at the Unix door.
+
+A packet at a time is read; its messages are handled in order, and what they give is sent back as one packet, unless the
+caller's turn is over in between. All drivers of a connection end when it closes.
+"""
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from handshaked.callers.account import Account, Limits
+from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.reading import Reading
+from handshaked.callers.turns import Turns
+from handshaked.datapath.relay import Relay
+from handshaked.driver import Attempt, DataPath, Driver
+from handshaked.errors import FramingError, HandshakeError, Status, WireError
+from handshaked.events import CryptoData
+from handshaked.model import Caller, Outcome, Request
+from handshaked.quic_sockets import QuicSocketHandshakes
+from handshaked.service import HandshakeService
+from handshaked.upcall.descriptors import CONTROL_SPACE, Descriptors, open_on_socket
+from handshaked.wire.family import join_packets, pull_from_endpoint, push_done, push_lookup_answer
+from handshaked.wire.messages import (
+    MAX_PACKET,
+    Cancel,
+    FromEndpoint,
+    Lookup,
+    LookupAnswer,
+    Malformed,
+    Start,
+    TransportParameters,
+)
+from handshaked.wire.netlink import push_ack, push_error
+
+log = logging.getLogger(__name__)
+
+_TRUNCATED = int(socket.MSG_TRUNC)  # a plain number: to mask with an enum takes a microsecond
+_INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
+
+
+class Endpoint:
+    """One endpoint's connection and its handshakes, by sequence number.
+
+    `released` is called when nothing is left of it, and what came along with it is closed.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        caller: Caller,
+        service: HandshakeService,
+        limits: Limits,
+        account: Account,
+        turns: Turns,
+        log_limit: LogLimit,
+        released: Callable[[], None],
+        quic_sockets: QuicSocketHandshakes | None,
+    ) -> None:
+        self._quic_sockets = quic_sockets
+        self._sock = sock
+        self._caller = caller
+        self._service = service
+        self._limits = limits
+        self._account = account
+        self._log_limit = log_limit
+        self._released = released
+        self._drivers: dict[int, Attempt] = {}
+        self._awaiting_tickets: dict[int, asyncio.TimerHandle] = {}
+        self._output: list[bytes] = []
+        self._unsent: deque[bytes] = deque()
+        self._unsent_bytes = 0
+        self._descriptors: Descriptors | None = None
+        self._flush_planned = False
+        self._waits_to_write = False
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._reading = Reading(sock, account, turns, self._packet, self._turn_over)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what was answered the endpoint has not read yet."""
+        return self._unsent_bytes
+
+    def shut_down(self) -> None:
+        """End the handshakes, tell the endpoint, close."""
+        self._abort_all(Status.SHUTTING_DOWN, "the daemon is shutting down")
+        self._flush()
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket and end what is left."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reading.stop()
+        self._loop.remove_writer(self._sock)
+        self._abort_all(Status.CANCELED, "the endpoint went away")
+        for sequence in list(self._awaiting_tickets):
+            self._stop_awaiting_tickets(sequence)
+        self._sock.close()
+        self._unsent.clear()
+        self._count_unsent(-self._unsent_bytes)
+        if self._descriptors is None:
+            self._released()
+
+    def _abort_all(self, status: int, reason: str) -> None:
+        for driver in list(self._drivers.values()):
+            driver.abort(status, reason)
+
+    def _packet(self) -> Iterator[int]:
+        """Take in the next packet, message by message: steps for ``Turns``."""
+        if self._sock.fileno() < 0:  # closed while it waited for its turn
+            return
+        try:
+            size, control, flags, _ = self._sock.recvmsg_into([_INPUT], CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            size, control, flags = 0, [], 0
+        packet = bytes(_INPUT[:size])
+        self._descriptors = descriptors = Descriptors(control, flags)
+        if not packet:
+            self.close()
+            return
+        yield size
+        try:
+            if flags & _TRUNCATED:
+                raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
+            for sequence, message, ack in pull_from_endpoint(packet):
+                if self._closed:
+                    return
+                self._flush_planned = True  # when the turn is over
+                self._handle(sequence, message, descriptors)
+                if ack:
+                    self._send(push_ack(sequence))
+                yield 0
+        except FramingError as error:
+            self._lose_framing(error)
+
+    def _turn_over(self, finished: bool) -> None:
+        self._flush()
+        if not finished:
+            self._reading.pause()
+        elif self._descriptors is None:
+            self._reading.go_on()
+        elif self._descriptors.let_go(self._account.chores, self._descriptors_gone):
+            self._reading.pause()  # it may take any time: whoever sent them waits, the others do not
+        else:
+            self._descriptors_gone()
+
+    def _descriptors_gone(self) -> None:
+        self._descriptors = None
+        if self._closed:
+            self._released()
+        else:
+            self._reading.go_on()
+
+    def _lose_framing(self, error: FramingError) -> None:
+        if self._log_limit.allows(self._caller):
+            log.warning("%s (pid %d) sent a packet that falls apart: %s", self._caller, self._caller.pid, error.reason)
+        self._abort_all(Status.INVALID, f"the endpoint's packet falls apart: {error.reason}")
+        self._send(push_error(0, error))
+        self._flush()
+        self.close()
+
+    def _handle(self, sequence: int, message: FromEndpoint, descriptors: Descriptors) -> None:
+        driver = self._drivers.get(sequence)
+        if isinstance(message, CryptoData | TransportParameters):
+            # Without a driver its DONE is on the way, and the endpoint could not know.
+            if isinstance(driver, Driver):
+                if isinstance(message, CryptoData):
+                    driver.receive(message.level, message.data)
+                else:
+                    driver.proceed(message.transport_parameters)
+            elif driver is not None:
+                self._refuse(sequence, WireError("is the socket's business, which the handshake runs on"))
+        elif isinstance(message, Start):
+            self._start(sequence, message, descriptors)
+        elif isinstance(message, Cancel):
+            if sequence in self._awaiting_tickets:
+                self._stop_awaiting_tickets(sequence)
+            elif driver is not None:
+                driver.abort(Status.CANCELED, message.reason or "canceled by the endpoint")
+        elif isinstance(message, Lookup):
+            self._send(push_lookup_answer(sequence, self._look_up(message)))
+        elif isinstance(message, Malformed):
+            self._refuse(sequence, message.error)
+
+    def _refuse(self, sequence: int, error: WireError) -> None:
+        self._send(push_error(sequence, error))
+        driver = self._drivers.get(sequence)
+        if driver is not None:
+            driver.abort(Status.INVALID, f"malformed message: {error.attribute or 'header'} {error.reason}")
+
+    def _start(self, sequence: int, start: Start, descriptors: Descriptors) -> None:
+        if sequence in self._awaiting_tickets:  # its handshake is over: the number is free
+            self._stop_awaiting_tickets(sequence)
+        if sequence in self._drivers:
+            self._refuse(sequence, WireError("this sequence number has a handshake already", status=Status.EXISTS))
+            return
+        if self._account.handshakes >= self._limits.handshakes:
+            reason = f"{self._caller} has {self._account.handshakes} handshakes in flight, the limit"
+            self._send(push_done(sequence, Outcome(status=Status.RATE_LIMITED, reason=reason)))
+            return
+        self._account.handshakes += 1
+        if start.descriptors:
+            self._start_on_socket(sequence, start, descriptors)
+            return
+        relay: DataPath = Relay(sequence, self._send, self._finished)
+        driver = self._service.open(self._request(start), relay)
+        self._drivers[sequence] = driver
+        driver.start()
+
+    def _start_on_socket(self, sequence: int, start: Start, descriptors: Descriptors) -> None:
+        def report(outcome: Outcome) -> None:
+            self._account.handshakes -= 1
+            self._drivers.pop(sequence, None)
+            self._send(push_done(sequence, outcome))
+
+        try:
+            attempt = open_on_socket(self._quic_sockets, self._request(start), start, descriptors, report)
+        except WireError as error:
+            self._account.handshakes -= 1
+            self._refuse(sequence, error)
+            return
+        if not attempt.finished:
+            self._drivers[sequence] = attempt
+
+    def _request(self, start: Start) -> Request:
+        timeout = start.timeout or self._limits.default_timeout
+        return Request(
+            role=start.role,
+            caller=self._caller,
+            timeout=min(timeout, self._limits.longest_timeout),
+            auth_mode=start.auth_mode,
+            alpns=start.alpns,
+            server_name=start.server_name,
+            transport_parameters=start.transport_parameters,
+            registration=start.registration,
+            credential=start.credential,
+            cipher_suites=start.cipher_suites,
+            trust_anchors=start.trust_anchors,
+            session_ticket=start.session_ticket,
+            early_data=start.early_data,
+            ticket_seconds=float(start.ticket_seconds),
+            peer_address=start.peer_address,
+        )
+
+    def _finished(self, sequence: int) -> None:
+        self._account.handshakes -= 1
+        driver = self._drivers[sequence]
+        if driver.takes_tickets and self._account.awaiting_tickets < self._limits.handshakes:
+            self._account.awaiting_tickets += 1
+            self._awaiting_tickets[sequence] = self._loop.call_later(
+                driver.ticket_seconds, self._stop_awaiting_tickets, sequence
+            )
+        else:
+            del self._drivers[sequence]
+
+    def _stop_awaiting_tickets(self, sequence: int) -> None:
+        self._awaiting_tickets.pop(sequence).cancel()
+        self._account.awaiting_tickets -= 1
+        del self._drivers[sequence]
+
+    def _look_up(self, lookup: Lookup) -> LookupAnswer:
+        try:
+            hello, selection = self._service.look_up(self._caller, lookup.client_hello, lookup.datagrams)
+        except HandshakeError as error:
+            return LookupAnswer(status=error.status, alert=error.alert, reason=error.reason)
+        return LookupAnswer(
+            status=Status.OK,
+            registration=selection.registration.name,
+            alpn=selection.alpn,
+            server_name=hello.server_name,
+        )
+
+    def _send(self, message: bytes) -> None:
+        self._output.append(message)
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        if self._closed:  # there is nobody to tell
+            self._output.clear()
+        elif self._output:
+            packets = join_packets(self._output)
+            self._output.clear()
+            self._unsent += packets
+            self._count_unsent(sum(map(len, packets)))
+        self._write()
+
+    def _write(self) -> None:
+        if self._closed:
+            return
+        while self._unsent:
+            try:
+                self._sock.send(self._unsent[0], socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._wait_to_write()
+                return
+            except OSError:
+                self.close()
+                return
+            self._count_unsent(-len(self._unsent.popleft()))
+        if self._waits_to_write:
+            self._waits_to_write = False
+            self._loop.remove_writer(self._sock)
+
+    def _wait_to_write(self) -> None:
+        if self._account.unsent_bytes > self._limits.unsent_bytes:
+            if self._log_limit.allows(self._caller):
+                log.warning("%s (pid %d) does not read its answers", self._caller, self._caller.pid)
+            self.close()
+        elif not self._waits_to_write:
+            self._waits_to_write = True
+            self._loop.add_writer(self._sock, self._write)
+
+    def _count_unsent(self, size: int) -> None:
+        self._unsent_bytes += size
+        self._account.unsent_bytes += size
