@@ -18,7 +18,7 @@ import pytest
 from handshaked.datapath.emulated import Kind, push_message
 from handshaked.errors import Status
 from handshaked.model import Level, Role
-from handshaked.registry.credentials import MAX_FILE
+from handshaked.registry.files import MAX_FILE
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from handshaked.wire.family import push_crypto, push_lookup, push_start
