@@ -56,18 +56,26 @@ class LoadedCredential:
 
 
 def load_pem(
-    certificate: bytes, key: bytes, passphrase: bytes | None = None, *, names: tuple[str, str] = ("certificate", "key")
+    certificate: bytes,
+    key: bytes,
+    passphrase: bytes | None = None,
+    *,
+    names: tuple[str, str] = ("certificate", "key"),
+    check_primes: bool = True,
 ) -> LoadedCredential:
     """A credential out of a PEM chain (leaf first) and a PEM key (PKCS#8, SEC1 or PKCS#1, maybe encrypted).
 
-    `names` are what error texts call the two.
+    `names` are what error texts call the two. `check_primes`: whether it is found out that an RSA key's primes are
+    primes, which takes seconds for a large one.
     """
     try:
         chain = x509.load_pem_x509_certificates(certificate)
     except ValueError as error:
         raise RefusedError(f"{names[0]}: no certificate in PEM form {_instead(certificate, error)}") from None
     try:
-        private_key = serialization.load_pem_private_key(key, passphrase)
+        private_key = serialization.load_pem_private_key(
+            key, passphrase, unsafe_skip_rsa_key_validation=not check_primes
+        )
     except TypeError:
         hint = "is encrypted: give its passphrase file" if passphrase is None else "is not encrypted"
         raise RefusedError(f"{names[1]}: the private key {hint}") from None
