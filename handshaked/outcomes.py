@@ -61,7 +61,8 @@ class OutcomeRecorder:
         for _, request, outcome, seconds in pending:
             tally.add(request, outcome, seconds)
             level = logging.WARNING if outcome.status else logging.INFO
-            if log.isEnabledFor(level) and self._log_limit.allows(request.caller):
+            # Each success has cost its work; failures are to be had for nothing.
+            if log.isEnabledFor(level) and (not outcome.status or self._log_limit.allows(request.caller)):
                 fields = partial(fields_of, request, outcome, seconds)
                 log.log(level, "%s", describe(request, outcome, seconds), extra={"fields": fields})
         records = [

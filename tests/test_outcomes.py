@@ -1,6 +1,7 @@
 """What is said of a handshake when it is over."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -45,3 +46,15 @@ def test_one_caller_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> N
     asyncio.run(scenario())
     assert ["caller=12345" in line for line in caplog.messages] == [True, True, True, False, False]
     assert caplog.messages[-1] == "... and 17 more lines that uid 12345 caused were left out"
+
+
+def test_each_success_has_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        recorder = OutcomeRecorder(LogLimit(lines=3))
+        for _ in range(20):
+            recorder(REQUEST, Outcome(status=Status.OK, reason=""), 0.0)
+        recorder.flush()
+
+    caplog.set_level(logging.INFO)
+    asyncio.run(scenario())
+    assert [line.partition(" ")[0] for line in caplog.messages] == ["outcome=ok"] * 20

@@ -58,7 +58,10 @@ def test_where_no_thread_can_be_had_the_event_loop_does_not_do_the_work(monkeypa
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_work_that_fails_gives_its_thread_back() -> None:
+    failing: list[threading.Thread] = []
+
     def fail() -> None:
+        failing.append(threading.current_thread())
         raise OSError
 
     async def scenario() -> None:
@@ -68,3 +71,4 @@ def test_work_that_fails_gives_its_thread_back() -> None:
         await done.wait()
 
     asyncio.run(scenario())
+    failing[0].join()  # else it might complain in the next test
