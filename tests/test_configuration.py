@@ -107,8 +107,8 @@ def test_nothing_said_is_the_defaults(tmp_path: Path) -> None:
         ("[limits]\nkernel_handshakes = 1.5", "file:2: kernel_handshakes: a whole number from 1 to 65536"),
         ('[log]\nlevel = "loud"', "file:2: level: one of debug,"),
         ("[log]\nlevel = []", "file:2: level: one of debug,"),
-        ('[log]\nlevel = "info"\nlevel = "info"\n', "file: .*line 3"),
-        ("[log\nlevel = 1", "file: .*line 1"),
+        ('[log]\nlevel = "info"\nlevel = "info"\n', "file:3: Cannot overwrite a value"),
+        ("[log\nlevel = 1", "file:1: Expected"),
     ],
 )
 def test_what_is_not_known_or_does_not_fit_is_refused_with_its_line(text: str, refusal: str) -> None:
@@ -215,4 +215,4 @@ def test_check_config_looks_at_settings_and_registrations(tmp_path: Path, issued
     status, said = check(*arguments)
     assert (status, said.partition(";")[0]) == (1, f"handshaked: {settings}:1: there is no table or setting 'colours'")
     settings.write_text(f'[client]\ntrust = "{tmp_path}/nowhere.pem"\n')
-    assert check(*arguments) == (1, f"handshaked: {tmp_path}/nowhere.pem: {os.strerror(2)}\n")
+    assert check(*arguments) == (1, f"handshaked: [client] {tmp_path}/nowhere.pem: {os.strerror(2)}\n")
