@@ -220,7 +220,15 @@ def test_top_counts(daemon: RunningDaemon, web: Authority) -> None:
 
 def test_top_lives_on_a_terminal(daemon: RunningDaemon) -> None:
     ours, theirs = pty.openpty()
-    command = [str(PROGRAM), "top", f"--socket={daemon.control_socket}", "--interval=0.1"]
+    # Tests that a shell runs in the background would hand down that SIGINT is ignored.
+    command = [
+        "env",
+        "--default-signal=INT",
+        str(PROGRAM),
+        "top",
+        f"--socket={daemon.control_socket}",
+        "--interval=0.1",
+    ]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as process:
         os.close(theirs)

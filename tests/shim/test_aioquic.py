@@ -591,7 +591,8 @@ asyncio.run(work())
 
 def test_ctrl_c_during_a_handshake_ends_the_program_cleanly(path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", _WAITING, str(path)],
+        # Tests that a shell runs in the background would hand down that SIGINT is ignored.
+        ["env", "--default-signal=INT", sys.executable, "-W", "error", "-c", _WAITING, str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
