@@ -64,7 +64,7 @@ def test_several_credentials_and_an_owner(tmp_path: Path, issued: Issued) -> Non
         ("alpns = [", "alpn = [", 4, "unknown key 'alpn'"),
         ('key = "{key}"', 'key = "/nowhere"', 6, "/nowhere: No such file"),
         ('key = "{key}"', 'key = "site.key"', 6, "site.key: an absolute path is wanted"),
-        ('key = "{key}"', 'key = "{certificate}"', 5, "private key"),
+        ('key = "{key}"', 'key = "{certificate}"', 5, "everyone can read"),
         ('key = "{key}"', "key = 7", 6, "key is not a printable string"),
         ("allow-users", 'client-auth = "require"\nclient-ca = "/nowhere"\nallow-users', 8, "/nowhere: No such file"),
         ("allow-users", 'client-ca = "/nowhere"\nallow-users', 7, "with client-auth"),
