@@ -15,9 +15,6 @@ from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.supervisor import Supervisor
 
-BusState = Callable[[], str]
-SelfTestState = Callable[[], str]
-
 
 class Commands:
     """Callable with a command, who asks, its arguments, and the files that came with it."""

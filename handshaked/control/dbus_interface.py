@@ -37,12 +37,11 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """`unicast`: it is sent to those that have subscribed, and to nobody else."""
+    """HandshakeFinished is sent to those that have subscribed, and to nobody else."""
 
     name: str
     carries: Arguments
     words: str
-    unicast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,6 @@ MANAGER_INTERFACE = Interface(
             "HandshakeFinished", (("handshake", "a{sv}"), ("left_out", "u")),
             "A handshake has ended. left_out: how many were not told of since the last signal, because there were "
             "too many.",
-            unicast=True,
         ),
         Signal(
             "CertificateExpiring", (("registration", "s"), ("subject", "s"), ("not_after", "d")),

@@ -22,7 +22,6 @@ MAX_ALPN = 128
 MAX_SESSION_TICKET = 4096
 MIN_SESSION_TICKET = 64
 MAX_TRANSPORT_PARAMETERS = 256
-MAX_TOKEN = 128
 MAX_CHUNK = 65536
 NO_CLIENT_CERTIFICATE = 3
 """The certificate_request of a client that shows no certificate."""

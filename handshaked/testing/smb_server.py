@@ -20,8 +20,6 @@ from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import outcome_of, serve
 from handshaked.shim.aioquic_server import listen
 
-MAX_FRAME = 0xFFFFFF
-
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A UDP port that nobody uses at `host`."""
