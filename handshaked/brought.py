@@ -93,7 +93,7 @@ class Files:
             return None
         if certificate is None or key is None:
             raise _unfit("a certificate and its private key go together")
-        # The primes are the caller's own affair: to check them would keep all others of the worker waiting.
+        # To check primes would keep all others of the worker waiting; that one is none harms whoever brought it.
         loaded = load_pem(certificate, key, check_primes=False)
         return open_credential(loaded.chain, loaded.key, loaded.key_type)
 

@@ -1,20 +1,53 @@
 """What a caller brings along is the caller's own affair, and costs others no time."""
 
+import base64
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPrivateNumbers
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateNumbers, RSAPublicNumbers, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.brought import Brought, Files
-from handshaked.errors import HandshakeError
-from handshaked.model import KeyType
-from handshaked.testing.authority import Authority
+from handshaked.errors import HandshakeError, RefusedError
+from handshaked.registry.credentials import load_pem
 
 
-def read(certificate: Path, key: Path) -> Brought | HandshakeError:
-    """What a daemon has of the files."""
-    descriptors = [os.open(path, os.O_RDONLY) for path in (certificate, key)]
+def prime() -> int:
+    return generate_private_key(65537, 2048).private_numbers().p
+
+
+def pem(key: RSAPrivateNumbers) -> bytes:
+    """RFC 8017 section A.1.2, which cryptography writes of good keys only."""
+    public = key.public_numbers
+    fields = (0, public.n, public.e, key.d, key.p, key.q, key.dmp1, key.dmq1, key.iqmp)
+    der = tlv(0x30, b"".join(tlv(2, number.to_bytes(number.bit_length() // 8 + 1)) for number in fields))
+    return b"-----BEGIN RSA PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END RSA PRIVATE KEY-----\n"
+
+
+def tlv(tag: int, content: bytes) -> bytes:
+    """Tag, length and content, of 64 KiB at most, in DER (ITU-T X.690)."""
+    size = len(content)
+    length = bytes([size]) if size < 128 else bytes([0x81, size]) if size < 256 else b"\x82" + size.to_bytes(2)
+    return bytes([tag]) + length + content
+
+
+def read(directory: Path, numbers: RSAPrivateNumbers) -> Brought | HandshakeError:
+    """What a daemon makes of a key with these numbers, and a certificate for it."""
+    name, now, issuer = x509.Name([]), datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateBuilder(name, name, numbers.public_numbers.public_key(), x509.random_serial_number())
+    certificate = builder.not_valid_before(now).not_valid_after(now + timedelta(1)).sign(issuer, hashes.SHA256())
+    contents = certificate.public_bytes(Encoding.PEM), pem(numbers)
+    with pytest.raises(RefusedError):
+        load_pem(*contents)  # which examines everything
+    descriptors = []
+    for number, content in enumerate(contents):
+        (directory / str(number)).write_bytes(content)
+        descriptors.append(os.open(directory / str(number), os.O_RDONLY))
     told: list[Brought | HandshakeError] = []
     try:
         files = Files(*descriptors)
@@ -27,16 +60,24 @@ def read(certificate: Path, key: Path) -> Brought | HandshakeError:
     return told[0]
 
 
+def numbers(p: int, q: int) -> RSAPrivateNumbers:
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    return RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), RSAPublicNumbers(65537, p * q))
+
+
 def test_to_examine_a_large_rsa_key_kept_the_worker_from_others(tmp_path: Path) -> None:
-    """A genuine one of 8192 bits takes seconds; that a damaged one is taken shows that none is examined."""
-    issued = Authority(tmp_path).issue("rsa.example.com", key_type=KeyType.RSA)
-    key = load_pem_private_key(issued.key.read_bytes(), None)
-    assert isinstance(key, RSAPrivateKey)
-    numbers = key.private_numbers()
-    damaged = RSAPrivateNumbers(
-        numbers.p, numbers.q, numbers.d + 2, numbers.dmp1, numbers.dmq1, numbers.iqmp, numbers.public_numbers
-    ).private_key(unsafe_skip_rsa_key_validation=True)
-    issued.key.write_bytes(damaged.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    brought = read(issued.certificate, issued.key)
+    """Primes of a genuine one of 8192 bits take seconds; that one that is none is taken shows that none is examined."""
+    brought = read(tmp_path, numbers(prime() * prime(), prime()))
     assert isinstance(brought, Brought), brought
     assert brought.credential is not None
+
+
+def test_a_key_whose_numbers_do_not_belong_together_kept_the_worker_signing(tmp_path: Path) -> None:
+    """The numbers that signatures are made with could be of any size."""
+    good = numbers(prime(), prime())
+    forged = RSAPrivateNumbers(
+        good.p << 4096 | 1, good.q << 4096 | 1, good.d, good.dmp1, good.dmq1, good.iqmp, good.public_numbers
+    )
+    refused = read(tmp_path, forged)
+    assert isinstance(refused, HandshakeError)
+    assert "do not belong together" in refused.reason

@@ -161,6 +161,8 @@ def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[s
     size = sum(map(len, der))
     if size > MAX_CHAIN_BYTES:
         raise RefusedError(f"{names[0]}: {size} bytes of certificates, the limit is {MAX_CHAIN_BYTES}")
+    if isinstance(key, rsa.RSAPrivateKey) and not _is_consistent(key.private_numbers()):
+        raise RefusedError(f"{names[1]}: the numbers of the RSA key do not belong together")
     leaf = chain[0]
     if _public_bytes(leaf.public_key()) != _public_bytes(key.public_key()):
         others = any(_public_bytes(other.public_key()) == _public_bytes(key.public_key()) for other in chain[1:])
@@ -179,6 +181,24 @@ def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[s
         names=_dns_names(leaf),
         not_before=leaf.not_valid_before_utc.timestamp(),
         not_after=leaf.not_valid_after_utc.timestamp(),
+    )
+
+
+def _is_consistent(key: rsa.RSAPrivateNumbers) -> bool:
+    """Whether the numbers of RSA (RFC 8017 section 3.2) belong together, and so to a key of the size that it says.
+
+    Without that a signature takes as long as whoever made the key likes. Whether primes are primes is left open.
+    """
+    n, p, q = key.public_numbers.n, key.p, key.q
+    return (
+        1 < p < n
+        and 1 < q < n
+        and p * q == n
+        and 0 < key.d < n
+        and key.dmp1 == key.d % (p - 1)
+        and key.dmq1 == key.d % (q - 1)
+        and 0 < key.iqmp < p
+        and key.iqmp * q % p == 1
     )
 
 
