@@ -24,13 +24,13 @@ from handshaked.registry.store import Source
 CPU_SECONDS = 3
 """Enough for some million iterations, the start of the process included."""
 MEMORY = 1 << 30
-_SMALL_KEY = 2048  # bytes: RSA of as many bits in PEM, or any elliptic curve
+_SMALL_KEY = 512  # bytes: of any elliptic curve; a number of RSA's could be tested for seconds whether it is prime
 
 
 def load_for(owner: int, source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
     """The credential of `owner` in `contents`, which are those of the files of `source`; it may take a while.
 
-    A small key that is not encrypted costs next to nothing whatever is in it, and less than a process.
+    A key that is not encrypted, and too small for RSA, costs next to nothing, and less than a process.
     """
     small = source.key and not source.passphrase and len(contents[1]) <= _SMALL_KEY
     return load(source, contents) if small or is_trusted(owner) else load_apart(source, contents)

@@ -45,21 +45,27 @@ class Readers:
         except TimeoutError:
             if uid in self._busy:
                 self._overdue.add(uid)
-            raise RefusedError(f"files of uid {uid} could not be read within {READ_SECONDS:g} s") from None
+            raise RefusedError(f"files of uid {uid} could not be read in time") from None
 
     def _begin(self, uid: int, work: Callable[[tuple[int, ...]], T], descriptors: tuple[int, ...]) -> asyncio.Future[T]:
-        own = tuple(map(os.dup, descriptors))  # who waits may give up, and closes its own then
+        own: list[int] = []  # who waits may give up, and closes its own then
+        try:
+            for descriptor in descriptors:
+                own.append(os.dup(descriptor))  # noqa: PERF401 - those that there are have to be closed
+        except OSError:
+            close_aside(tuple(own))
+            raise
 
         def run() -> T:
             try:
-                return work(own)
+                return work(tuple(own))
             finally:
-                close_all(own)
+                close_all(tuple(own))
 
         try:
             done = aside(run)
         except RefusedError:
-            close_aside(own)
+            close_aside(tuple(own))
             raise
         self._busy[uid] = done
         done.add_done_callback(lambda _: self._ended(uid, done))
