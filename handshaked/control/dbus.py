@@ -22,6 +22,7 @@ from handshaked import __version__
 from handshaked.control import dbus_interface as spec
 from handshaked.control.arguments import Arguments
 from handshaked.control.aside import close_aside
+from handshaked.control.authority import is_administrator
 from handshaked.control.bus_objects import BusObjects, Interfaces, Properties
 from handshaked.control.bus_subscribers import BusSubscribers
 from handshaked.control.commands import Commands
@@ -38,6 +39,8 @@ OFF = "none"
 _RETRY_SECONDS = 15.0
 _MAX_CALLS = 256
 _MAX_CALLS_OF_ONE = 16
+_RESERVED_CALLS = 32  # for administrators
+_MAX_TASKS = 512  # before it is known who calls
 _MAX_OBJECTS = 5000
 _KNOWN_CALLERS = 256
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
@@ -141,7 +144,7 @@ class Bus:
                 self._callers.pop(message.body[0], None)
             close_aside(tuple(message.unix_fds))
             return False
-        if len(self._tasks) >= _MAX_CALLS:
+        if len(self._tasks) >= _MAX_TASKS:
             close_aside(tuple(message.unix_fds))
             self._send(Message.new_error(message, f"{_ERROR}.LimitsExceeded", "too many calls at a time"))
         else:
@@ -167,13 +170,14 @@ class Bus:
                 closed.add_done_callback(lambda _: self._uncount(caller))
             if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
                 self._send(reply)
-        await closed
 
     async def _counted(self, message: Message) -> Caller:
         """Who has sent `message`, if that has not too many calls: polkit may take minutes, and there are others."""
         caller = await self._caller(message.sender)
         if self._calls[caller.uid] >= _MAX_CALLS_OF_ONE:
             raise _UnknownError("LimitsExceeded", f"uid {caller.uid} makes too many calls at a time")
+        if self._calls.total() >= _MAX_CALLS - (0 if is_administrator(caller) else _RESERVED_CALLS):
+            raise _UnknownError("LimitsExceeded", "too many calls at a time")
         self._calls[caller.uid] += 1
         return caller
 
