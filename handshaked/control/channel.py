@@ -13,6 +13,8 @@ from handshaked.errors import RefusedError
 
 MAX_MESSAGE = 160 * 1024
 MAX_DESCRIPTORS = 48
+# As many as the kernel passes on (SCM_MAX_FD): one for which there is no room it would close itself, while we wait.
+_CONTROL_SPACE = socket.CMSG_SPACE(4 * 253)
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -44,14 +46,13 @@ class Packet:
 
 def receive_packet(sock: socket.socket) -> Packet:
     """The next packet, whatever is in it."""
-    content, control, flags, _ = sock.recvmsg(
-        MAX_MESSAGE, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
-    )
+    content, control, flags, _ = sock.recvmsg(MAX_MESSAGE, _CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, data in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return Packet(content, tuple(descriptors), whole=not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+    whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and len(descriptors) <= MAX_DESCRIPTORS
+    return Packet(content, tuple(descriptors), whole)
 
 
 def receive_message(sock: socket.socket) -> tuple[Message, tuple[int, ...]] | None:

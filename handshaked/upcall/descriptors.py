@@ -21,7 +21,8 @@ from handshaked.wire.messages import Start
 
 MAX_DESCRIPTORS = 4
 _TRUNCATED = int(socket.MSG_CTRUNC)
-CONTROL_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * struct.calcsize("i"))
+# As many as the kernel passes on (SCM_MAX_FD): one for which there is no room it would close itself, while we wait.
+CONTROL_SPACE = socket.CMSG_SPACE(253 * struct.calcsize("i"))
 
 
 class Descriptors:
@@ -37,7 +38,7 @@ class Descriptors:
 
     def take_socket(self, start: Start) -> socket.socket:
         """The socket of `start`, which is the first of as many as `start` announces. WireError if they are not."""
-        if self._truncated:
+        if self._truncated or len(self._open) > MAX_DESCRIPTORS:
             raise WireError(f"more than {MAX_DESCRIPTORS} descriptors came along", attribute="socket")
         if len(self._open) != start.descriptors:
             raise WireError(f"needs {start.descriptors} descriptors, {len(self._open)} came along", attribute="socket")
