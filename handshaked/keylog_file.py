@@ -40,7 +40,7 @@ class KeyLogFile:
     def warn(self) -> None:
         """Tell people, loudly."""
         log.warning(
-            "THE SECRETS OF ALL CONNECTIONS ARE WRITTEN TO %s: whoever reads it can read them. Take keylog out of [log]"
-            " and delete the file when you are done",
+            "THE SECRETS OF ALL CONNECTIONS ARE WRITTEN TO %s: whoever reads it can read them. Take keylog out of"
+            " [log], restart, and delete the file when you are done",
             self._path,
         )

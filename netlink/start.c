@@ -99,7 +99,7 @@ static int send_start(struct handshaked *made, const struct hs_start *start, con
 		      struct handshaked_result *why)
 {
 	int descriptors[1 + HS_MAX_FILES] = { start->sockfd }, files = 0, failure;
-	struct hs_message message;
+	struct hs_message message; /* cleared in any case: a session ticket is as secret as a key */
 
 	hs_begin(&message, made->packet, sizeof(made->packet), HANDSHAKED_CMD_START);
 	hs_put_u32(&message, HANDSHAKED_A_START_MESSAGE_TYPE, (uint32_t)start->role);
@@ -109,13 +109,15 @@ static int send_start(struct handshaked *made, const struct hs_start *start, con
 	if (!start->is_relay) {
 		hs_put(&message, HANDSHAKED_A_START_SOCKET, NULL, 0);
 		files = bring_files(options, &message, descriptors + 1, why);
-		if (files < 0)
+		if (files < 0) {
+			explicit_bzero(made->packet, message.length);
 			return files;
+		}
 	}
 	failure = hs_send(made->door, &message, descriptors, start->is_relay ? 0 : 1 + (size_t)files);
 	while (files)
 		close(descriptors[files--]);
-	explicit_bzero(made->packet, message.length); /* a session ticket is as secret as a key */
+	explicit_bzero(made->packet, message.length);
 	return failure ? fail(why, failure, "the handshake daemon cannot be asked", "") : 0;
 }
 
