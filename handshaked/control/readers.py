@@ -49,12 +49,6 @@ class Readers:
 
     def _begin(self, uid: int, work: Callable[[tuple[int, ...]], T], descriptors: tuple[int, ...]) -> asyncio.Future[T]:
         own: list[int] = []  # who waits may give up, and closes its own then
-        try:
-            for descriptor in descriptors:
-                own.append(os.dup(descriptor))  # noqa: PERF401 - those that there are have to be closed
-        except OSError:
-            close_aside(tuple(own))
-            raise
 
         def run() -> T:
             try:
@@ -63,8 +57,10 @@ class Readers:
                 close_all(tuple(own))
 
         try:
+            for descriptor in descriptors:
+                own.append(os.dup(descriptor))  # noqa: PERF401 - those that there are have to be closed
             done = aside(run)
-        except RefusedError:
+        except (OSError, RefusedError):
             close_aside(tuple(own))
             raise
         self._busy[uid] = done
