@@ -18,7 +18,6 @@ from handshaked import __version__, directories
 from handshaked.command_line import RecordingParser
 from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.authority import uid_of
-from handshaked.control.channel import Message
 from handshaked.control.commands import Commands
 from handshaked.control.dbus import OFF, Bus
 from handshaked.control.dropins import read_drop_ins
@@ -40,6 +39,7 @@ from handshaked.selftest import SelfTest
 from handshaked.sides import check_sides
 from handshaked.supervisor import Supervisor
 from handshaked.systemd import listening_sockets, notify, notify_reloading
+from handshaked.wire.json_packets import Message
 
 log = logging.getLogger(__name__)
 

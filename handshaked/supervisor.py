@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from handshaked.control.channel import Message, receive_message, send_message
 from handshaked.errors import RefusedError
 from handshaked.registry.snapshot import Snapshot
+from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datapath": BASIS | {"driver", "session", "stream_session", "tls", "wire"},
     "callers": {"errors", "model"},
     "upcall": BASIS | {"callers", "driver", "service", "datapath", "wire", "brought", "quic_sockets"},
-    "shim": BASIS | {"wire", "directories", "demux.accepting", "demux.addresses", "demux.tokens"},
+    "shim": BASIS | {"wire", "directories", "demux.accepting", "demux.tokens"},
 }
 """Below ``handshaked``, without itself; a name stands for all below it. What is not listed wires things together."""
 

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from handshaked import directories
-from handshaked.control.channel import send_message
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError, Status
 from handshaked.model import Outcome
@@ -24,6 +23,7 @@ from handshaked.shim.client import HandshakeClient, Message
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_cancel, push_crypto, push_start
+from handshaked.wire.json_packets import send_message
 from handshaked.wire.messages import Acknowledged, Done
 from tests.conftest import Issue
 from tests.doors import Door, client_hello, client_start, eventually, secrets_of, server_start, shake_hands

@@ -18,9 +18,9 @@ from handshaked.cli.output import (
     urgency,
     user_name,
 )
-from handshaked.control.channel import close_all
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
+from handshaked.wire.json_packets import close_all
 
 
 def register(arguments: argparse.Namespace) -> int:

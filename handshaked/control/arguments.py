@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from handshaked.control.channel import Message
 from handshaked.errors import RefusedError
+from handshaked.wire.json_packets import Message
 
 _Value = TypeVar("_Value")
 

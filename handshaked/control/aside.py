@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from handshaked.control.channel import close_all
 from handshaked.errors import RefusedError
+from handshaked.wire.json_packets import close_all
 
 T = TypeVar("T")
 

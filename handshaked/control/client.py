@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from handshaked.control.channel import receive_message, send_message
 from handshaked.errors import RefusedError
+from handshaked.wire.json_packets import receive_message, send_message
 
 _TIMEOUT = 60.0
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from handshaked import __version__
 from handshaked.control.arguments import Arguments
-from handshaked.control.channel import Message
 from handshaked.control.following import Followers
 from handshaked.control.hub import Subscription
 from handshaked.control.manager import Manager, pull_filter
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.supervisor import Supervisor
+from handshaked.wire.json_packets import Message
 
 
 class Commands:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from handshaked.control.arguments import Arguments
-from handshaked.control.channel import first_that_fit
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
 from handshaked.selftest import SERVER_NAME
+from handshaked.wire.json_packets import first_that_fit
 
 PAGE = 200
 _WAIT_SECONDS = 20.0

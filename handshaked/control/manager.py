@@ -18,7 +18,6 @@ from handshaked.control.authority import (
     require_owner,
     uid_of,
 )
-from handshaked.control.channel import first_that_fit
 from handshaked.control.hub import Filter, Hub
 from handshaked.control.readers import Readers
 from handshaked.control.renewal import Renewal
@@ -29,6 +28,7 @@ from handshaked.registry.names import canonical_server_name, parse_alpn, show_al
 from handshaked.registry.registration import Grant, Registration
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.store import CredentialDetails, Store
+from handshaked.wire.json_packets import first_that_fit
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from handshaked.control.channel import Message, receive_message, send_message
 from handshaked.tally import Tally
+from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)
 

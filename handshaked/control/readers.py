@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from handshaked.control.aside import aside, close_aside
-from handshaked.control.channel import close_all
 from handshaked.errors import RefusedError
+from handshaked.wire.json_packets import close_all
 
 READ_SECONDS = 30.0
 

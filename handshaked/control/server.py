@@ -13,10 +13,10 @@ from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.loglimit import LogLimit
 from handshaked.control.arguments import Arguments
 from handshaked.control.aside import close_aside
-from handshaked.control.channel import Message, Packet, receive_packet, send_message
 from handshaked.control.tasks import Tasks
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.model import Caller
+from handshaked.wire.json_packets import Message, Packet, receive_packet, send_message
 
 log = logging.getLogger(__name__)
 

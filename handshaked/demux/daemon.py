@@ -15,7 +15,6 @@ from pathlib import Path
 
 from handshaked.callers.loglimit import LogLimit
 from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEvents, Applications
-from handshaked.demux.addresses import Address, parse_address, show_address, source_of
 from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
 from handshaked.demux.following import RegistryFollower
 from handshaked.demux.latest import Latest
@@ -29,6 +28,7 @@ from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
 from handshaked.systemd import notify
 from handshaked.wire import demux as wire
+from handshaked.wire.addresses import Address, parse_address, show_address, source_of
 from handshaked.wire.family import printable
 
 log = logging.getLogger(__name__)

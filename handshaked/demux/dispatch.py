@@ -8,7 +8,6 @@ import os
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-from handshaked.demux.addresses import Address, show_address, source_of
 from handshaked.demux.tokens import RetryTokens
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller
@@ -27,6 +26,7 @@ from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.tls.client_hello import ClientHelloMessage, pull_client_hello
+from handshaked.wire.addresses import Address, show_address, source_of
 
 _EVERYONE = Caller(uid=0)  # the demultiplexer has no users of its own: whose a connection is, its name and ALPN say
 _RETRY_CID = 8

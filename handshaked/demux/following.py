@@ -7,11 +7,11 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from handshaked.control.channel import Message, receive_message, send_message
 from handshaked.errors import RefusedError
 from handshaked.registry.delivery import parse_delivery
 from handshaked.registry.registration import Access, Policy, Registration
 from handshaked.registry.snapshot import Snapshot
+from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from handshaked import __version__, directories
 from handshaked.command_line import RecordingParser
 from handshaked.demux.accepting import open_listener
-from handshaked.demux.addresses import Address, parse_address, show_address
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatch import Bounds
 from handshaked.demux.port import open_shared, take_shared
@@ -21,6 +20,7 @@ from handshaked.demux.relay import RelayBounds
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.process import LEVELS, forbid_core_dumps, start_logging
 from handshaked.systemd import inherited_sockets
+from handshaked.wire.addresses import Address, parse_address, show_address
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
 log = logging.getLogger(__name__)

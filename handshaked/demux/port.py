@@ -15,8 +15,8 @@ import socket
 import struct
 from collections.abc import Callable
 
-from handshaked.demux.addresses import Address, family_of, show_address
 from handshaked.errors import RefusedError
+from handshaked.wire.addresses import Address, family_of, show_address
 
 log = logging.getLogger(__name__)
 

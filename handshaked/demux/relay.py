@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from handshaked.demux.addresses import Address, family_of
 from handshaked.demux.port import Local
 from handshaked.demux.routes import Routes
 from handshaked.demux.trains import expect_trains, receive, send, split
 from handshaked.quic.packets import LongHeader, pull_long_header
+from handshaked.wire.addresses import Address, family_of
 
 _BATCH = 32
 _EVENTS = 256

@@ -18,10 +18,10 @@ from aioquic.asyncio.server import QuicServer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import NetworkAddress, QuicConnection
 
-from handshaked.demux.addresses import Address, parse_address
 from handshaked.shim.aioquic import Options, create_adapted, server_configuration
 from handshaked.shim.client import HandshakeClient
 from handshaked.shim.listening import DemuxClient
+from handshaked.wire.addresses import Address, parse_address
 from handshaked.wire.demux import Datagram, Flow
 
 _CID_LENGTH = 12  # a route and eight bytes that tell connections apart

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from handshaked.control.arguments import Arguments
-from handshaked.control.channel import MAX_MESSAGE
 from handshaked.control.following import PAGE, Followers
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
 from handshaked.selftest import SERVER_NAME
+from handshaked.wire.json_packets import MAX_MESSAGE
 
 FOLLOWER = Caller(2010)
 

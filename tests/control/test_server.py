@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.control.channel import close_all
 from handshaked.errors import RefusedError
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.wire.json_packets import close_all
 from tests.conftest import Issue
 
 LONG = "x" * 3000

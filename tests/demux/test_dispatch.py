@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.demux.addresses import Address
 from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
 from handshaked.errors import Alert
 from handshaked.quic.packets import SMALLEST_INITIAL, VERSIONS, pull_initials, pull_long_header
 from handshaked.quic.protection import InitialKeys
 from handshaked.registry.registration import Policy, Registration
 from handshaked.registry.snapshot import Snapshot
+from handshaked.wire.addresses import Address
 from tests.quic.initials import DCID, SCID, client_hello, crypto, initial, initials
 
 PEER: Address = ("192.0.2.1", 50000)

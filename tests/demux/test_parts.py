@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.demux.addresses import Address, parse_address, show_address, source_of
 from handshaked.demux.latest import Latest
 from handshaked.demux.routes import Routes
 from handshaked.demux.tokens import RetryTokens
 from handshaked.errors import RefusedError
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
+from handshaked.wire.addresses import Address, parse_address, show_address, source_of
 
 ADDRESSES: list[tuple[Address, str]] = [
     (("192.0.2.1", 443), "192.0.2.1:443"),

@@ -12,10 +12,10 @@ from contextlib import closing
 
 import pytest
 
-from handshaked.demux.addresses import Address
 from handshaked.demux.port import Local, SharedPort, open_shared, take_shared
 from handshaked.errors import RefusedError
 from handshaked.testing.smb_server import free_port
+from handshaked.wire.addresses import Address
 
 HOSTS = ["127.0.0.1", "::1"]
 

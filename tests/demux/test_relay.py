@@ -7,11 +7,11 @@ from contextlib import ExitStack
 import pytest
 
 from handshaked.demux import trains
-from handshaked.demux.addresses import Address
 from handshaked.demux.port import Local, open_shared
 from handshaked.demux.relay import Relay, RelayBounds, Relays, proxy_header
 from handshaked.demux.routes import Routes
 from handshaked.testing.smb_server import free_port
+from handshaked.wire.addresses import Address
 
 SERVER_CID, OTHER_CID = b"of server", b"of server too"[:9]
 
