@@ -29,6 +29,7 @@ from handshaked.control.server import ControlServer
 from handshaked.control.tasks import Tasks
 from handshaked.control.watchdog import Watchdog
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
+from handshaked.handshakes.peer_policy import check_sides
 from handshaked.journal import FORMATS
 from handshaked.keylog_file import KeyLogFile
 from handshaked.model import Caller
@@ -36,7 +37,6 @@ from handshaked.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_adm
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import Store
 from handshaked.selftest import SelfTest
-from handshaked.sides import check_sides
 from handshaked.supervisor import Supervisor
 from handshaked.systemd import listening_sockets, notify, notify_reloading
 from handshaked.wire.json_packets import Message

@@ -14,9 +14,9 @@ from handshaked.datapath.ktls import capabilities, hand_over
 from handshaked.datapath.quic_options import IPPROTO_QUIC
 from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.errors import RefusedError
-from handshaked.kernel import KernelHandshakes
-from handshaked.quic_sockets import QuicSocketHandshakes
-from handshaked.service import HandshakeService
+from handshaked.handshakes.kernel_tcp import KernelHandshakes
+from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
+from handshaked.handshakes.service import HandshakeService
 from handshaked.upcall.connection import Link
 from handshaked.upcall.kernel import KernelDoor, KernelLimits, OpenPath
 from handshaked.upcall.netlink import NetlinkLink

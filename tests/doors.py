@@ -17,9 +17,9 @@ from handshaked.callers.account import Limits
 from handshaked.callers.loglimit import LogLimit
 from handshaked.driver import Observer
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
+from handshaked.handshakes.quic_sockets import OpenSocket, QuicSocketHandshakes
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, Outcome, Role
-from handshaked.quic_sockets import OpenSocket, QuicSocketHandshakes
-from handshaked.service import HandshakeService
 from handshaked.upcall.unix import UnixDoor
 from handshaked.wire.family import pull_from_daemon, push_crypto, push_start
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start

@@ -39,12 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": BASIS | PURE_REGISTRY | {"tls"},
     "stream_session": BASIS | PURE_REGISTRY | {"tls"},
     "driver": BASIS | {"session", "stream_session"},
-    "service": BASIS | PURE_REGISTRY | {"driver", "session", "stream_session", "tls", "quic"},
-    "brought": BASIS | {"registry.credentials", "registry.files", "tls"},
+    "handshakes": BASIS
+    | {"configuration", "datapath", "driver", "quic_session", "registry", "session", "stream_session", "tls"},
+    "handshakes.service": BASIS | PURE_REGISTRY | {"driver", "session", "stream_session", "tls", "quic"},
+    "handshakes.caller_credentials": BASIS | {"registry.credentials", "registry.files", "tls"},
     "quic_session": BASIS | PURE_REGISTRY | {"session", "tls"},
     "datapath": BASIS | {"driver", "session", "stream_session", "tls", "wire"},
     "callers": {"errors", "model"},
-    "upcall": BASIS | {"callers", "driver", "service", "datapath", "wire", "brought", "quic_sockets"},
+    "upcall": BASIS | {"callers", "driver", "handshakes", "datapath", "wire"},
     "shim": BASIS | {"wire", "directories", "demux.accepting", "demux.tokens"},
 }
 """Below ``handshaked``, without itself; a name stands for all below it. What is not listed wires things together."""
@@ -150,5 +152,5 @@ def test_a_caller_of_the_shim_does_not_load_the_engine_or_the_registry() -> None
     script = "import sys, handshaked.shim, handshaked.shim.aioquic; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "handshaked.shim.client" in loaded
-    for group in ("tls", "registry", "session", "driver", "service", "upcall", "control", "daemon"):
+    for group in ("tls", "registry", "session", "driver", "handshakes", "upcall", "control", "daemon"):
         assert not any(is_in(name, group) for name in loaded), group

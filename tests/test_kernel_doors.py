@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handshaked.handshakes.service import HandshakeService
 from handshaked.kernel_doors import KernelDoors
 from handshaked.model import AuthMode, Role
-from handshaked.service import HandshakeService
 from handshaked.testing.authority import Authority, Issued
 from handshaked.upcall.memory import MemoryFamily, Submission
 from tests.conftest import Issue

@@ -19,7 +19,7 @@ from typing import Any
 from handshaked import directories
 from handshaked.configuration import parse_configuration
 from handshaked.errors import RefusedError
-from handshaked.keyring import WELL_KNOWN
+from handshaked.handshakes.keyring import WELL_KNOWN
 from handshaked.registry.authorisation import parse_rule
 
 _MAX_FILE = 1024 * 1024

@@ -11,12 +11,12 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
-from handshaked.brought import Files
 from handshaked.callers.chores import Chores
 from handshaked.driver import Attempt
 from handshaked.errors import Status, WireError
+from handshaked.handshakes.caller_credentials import Files
+from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.model import Outcome, Request
-from handshaked.quic_sockets import QuicSocketHandshakes
 from handshaked.wire.messages import Start
 
 MAX_DESCRIPTORS = 4

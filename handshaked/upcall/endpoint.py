@@ -18,9 +18,9 @@ from handshaked.datapath.relay import Relay
 from handshaked.driver import Attempt, DataPath, Driver
 from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
+from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import Caller, Outcome, Request
-from handshaked.quic_sockets import QuicSocketHandshakes
-from handshaked.service import HandshakeService
 from handshaked.upcall.descriptors import CONTROL_SPACE, Descriptors, open_on_socket
 from handshaked.wire.family import join_packets, pull_from_endpoint, push_done, push_lookup_answer
 from handshaked.wire.messages import (

@@ -9,9 +9,9 @@ from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.account import Accounts, Limits
 from handshaked.callers.loglimit import LogLimit
 from handshaked.callers.turns import Turns
+from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import Caller
-from handshaked.quic_sockets import QuicSocketHandshakes
-from handshaked.service import HandshakeService
 from handshaked.upcall.endpoint import Endpoint
 
 _MAX_CONNECTIONS = 16_384

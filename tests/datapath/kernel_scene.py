@@ -12,10 +12,10 @@ from typing import Any
 from handshaked.configuration import Configuration, SideDefaults
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.ktls import hand_over
-from handshaked.kernel import KernelHandshakes
+from handshaked.handshakes.kernel_tcp import KernelHandshakes
+from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KeyType, Outcome, Role
-from handshaked.quic_sockets import QuicSocketHandshakes
-from handshaked.service import HandshakeService
 from handshaked.testing.authority import Authority
 from handshaked.testing.quic_endpoint import Connection
 from handshaked.upcall.kernel import KernelDoor, KernelLimits

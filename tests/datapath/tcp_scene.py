@@ -13,9 +13,9 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
 from handshaked.configuration import Configuration, SideDefaults
-from handshaked.kernel import KernelHandshakes
+from handshaked.handshakes.kernel_tcp import KernelHandshakes
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import CipherSuite, Direction, KeyType, Outcome, Role
-from handshaked.service import HandshakeService
 from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.protection import RecordState
 from handshaked.tls.record import RecordLayer

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked import keyring
 from handshaked.datapath.quic_options import Config
 from handshaked.errors import Alert, Status
+from handshaked.handshakes import keyring
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
 from handshaked.shim.quic import Options

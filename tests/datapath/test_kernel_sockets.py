@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked import keyring
 from handshaked.datapath.quic_options import Config
 from handshaked.errors import Alert, Status
+from handshaked.handshakes import keyring
 from handshaked.model import AuthMode, Role
 from handshaked.testing.authority import Authority
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint

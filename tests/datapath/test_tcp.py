@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from handshaked import kernel, keyring
 from handshaked.configuration import SideDefaults
 from handshaked.datapath.ktls import Capabilities
 from handshaked.errors import Alert, Status
+from handshaked.handshakes import kernel_tcp, keyring
 from handshaked.model import AuthMode, CipherSuite, Role
 from handshaked.testing.authority import Authority, Issued
 from tests.conftest import Issue
@@ -292,7 +292,7 @@ def test_pre_shared_keys_by_their_serials_in_every_cipher(
         serial = keyring.add_key("user", f"NVMe0R{digest} {suite.name}", b"p" * 48, keyring.PROCESS_KEYRING)
     except OSError as error:
         pytest.skip(f"no keyrings here: {error.strerror}")
-    monkeypatch.setattr(kernel, "capabilities", lambda: Capabilities((suite,), limits=False))
+    monkeypatch.setattr(kernel_tcp, "capabilities", lambda: Capabilities((suite,), limits=False))
 
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):

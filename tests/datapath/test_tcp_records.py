@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from handshaked import kernel
 from handshaked.datapath.ktls import Capabilities
 from handshaked.errors import Status
+from handshaked.handshakes import kernel_tcp
 from handshaked.model import AuthMode, CipherSuite, Role
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.testing.authority import Authority
@@ -41,7 +41,7 @@ def test_a_peers_limit_on_records(
     authority: Authority, issue: Issue, monkeypatch: pytest.MonkeyPatch, role: Role, kernel_limits: bool
 ) -> None:
     """A client that has sent no limit of its own is not sent the server's; a server respects any."""
-    monkeypatch.setattr(kernel, "capabilities", lambda: Capabilities(tuple(CipherSuite), limits=kernel_limits))
+    monkeypatch.setattr(kernel_tcp, "capabilities", lambda: Capabilities(tuple(CipherSuite), limits=kernel_limits))
     issued = issue(NAME)
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     answer = ServerParameters(

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from handshaked import brought
 from handshaked.callers.account import Limits
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.errors import RefusedError
+from handshaked.handshakes import caller_credentials
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KeyType, Outcome, Role
-from handshaked.service import HandshakeService
 from handshaked.shim import HandshakeRefusedError, quic_server_handshake
 from handshaked.shim.quic import Options
 from handshaked.testing.authority import Authority
@@ -44,7 +44,7 @@ class Stall:
 @pytest.fixture
 def stall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stall]:
     made = Stall()
-    monkeypatch.setattr(brought, "read_file", made.read_file)
+    monkeypatch.setattr(caller_credentials, "read_file", made.read_file)
     yield made
     made.go_on.set()
 

@@ -4,19 +4,19 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from handshaked.brought import NOTHING, Brought, Files
 from handshaked.datapath.quic import QuicPath, SocketState
 from handshaked.datapath.quic_options import NO_CLIENT_CERTIFICATE
 from handshaked.datapath.quic_socket import QuicSocket
 from handshaked.driver import Attempt
 from handshaked.errors import HandshakeError, LocalError, Status
 from handshaked.events import HandshakeComplete
-from handshaked.kernel import KernelHandshakes, KernelRun
+from handshaked.handshakes.caller_credentials import NOTHING, Brought, Files
+from handshaked.handshakes.kernel_tcp import KernelHandshakes, KernelRun
+from handshaked.handshakes.resources import client_verifier
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, ClientAuth, Outcome, Request, Role
 from handshaked.quic_session import GivenClientSession, GivenServerSession, choose_alpn
 from handshaked.registry.snapshot import Selection
-from handshaked.resources import client_verifier
-from handshaked.service import HandshakeService
 from handshaked.session import Resources, Session, client_host, open_session
 from handshaked.tls.parameters import (
     DEFAULT_CIPHER_SUITES,

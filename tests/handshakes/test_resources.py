@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from handshaked.events import SessionTicket
+from handshaked.handshakes.resources import StoredResources
 from handshaked.model import Caller, Request, Role
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.registration import Access
 from handshaked.registry.snapshot import Query
 from handshaked.registry.store import NewRegistration, Source, Store
-from handshaked.resources import StoredResources
 from tests.conftest import Issue
 from tests.tls.pair import Pair, client_parameters, pair
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from handshaked import keyring
 from handshaked.errors import LocalError, Status
+from handshaked.handshakes import keyring
 from handshaked.tls.psk import ExternalPsk
 
 log = logging.getLogger(__name__)

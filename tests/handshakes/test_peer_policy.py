@@ -8,8 +8,8 @@ import pytest
 
 from handshaked.configuration import SideDefaults
 from handshaked.errors import RefusedError
+from handshaked.handshakes.peer_policy import load_side
 from handshaked.model import Role
-from handshaked.sides import load_side
 from handshaked.tls.revocation import MAX_LIST
 from tests.conftest import Issue
 

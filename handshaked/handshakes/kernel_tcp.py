@@ -11,20 +11,20 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from handshaked import keyring
 from handshaked.configuration import Configuration
 from handshaked.datapath.ktls import capabilities
 from handshaked.datapath.tcp import HandOver, TcpPath
 from handshaked.driver import Attempt
 from handshaked.errors import Alert, CallerError, LocalError, PeerError, RefusedError, Status
 from handshaked.events import HandshakeComplete
-from handshaked.keyring_psks import KeyringPsks
+from handshaked.handshakes import keyring
+from handshaked.handshakes.keyring_psks import KeyringPsks
+from handshaked.handshakes.peer_policy import RuledClients, RuledServers, Side, load_side
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, CipherSuite, ClientAuth, Outcome, Request, Role
 from handshaked.registry.authorisation import PeerRules
 from handshaked.registry.credentials import load_keys, open_credential
 from handshaked.registry.snapshot import Query, Selection
-from handshaked.service import HandshakeService
-from handshaked.sides import RuledClients, RuledServers, Side, load_side
 from handshaked.stream_session import ClientStreamSession, ServerStreamSession, StreamSession
 from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, ServerParameters
 from handshaked.tls.record import MAX_INNER

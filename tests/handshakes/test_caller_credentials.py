@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateNumbers, RSAPublicNumbers, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.brought import Brought, Files
 from handshaked.errors import HandshakeError, RefusedError
+from handshaked.handshakes.caller_credentials import Brought, Files
 from handshaked.registry.credentials import load_pem
 
 

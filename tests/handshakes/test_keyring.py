@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from handshaked import keyring
 from handshaked.configuration import Configuration, KernelSettings
 from handshaked.errors import LocalError, Status
-from handshaked.kernel import KernelHandshakes, KernelRun
-from handshaked.keyring_psks import KeyringPsks
+from handshaked.handshakes import keyring
+from handshaked.handshakes.kernel_tcp import KernelHandshakes, KernelRun
+from handshaked.handshakes.keyring_psks import KeyringPsks
+from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KERNEL, AuthMode, Request, Role
-from handshaked.service import HandshakeService
 from handshaked.testing.authority import Authority
 from tests.registered import Registered
 
