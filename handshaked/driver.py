@@ -14,7 +14,7 @@ from typing import Protocol
 from handshaked.errors import Status
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import Level, Outcome, Request
-from handshaked.session import Session
+from handshaked.session.registered import Session
 
 log = logging.getLogger(__name__)
 

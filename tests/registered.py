@@ -10,7 +10,7 @@ from handshaked.model import Caller, KeyType, Request, Role
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.registry.registration import Access, CredentialReference, Registration
 from handshaked.registry.snapshot import Selection, Snapshot
-from handshaked.session import Session, open_session
+from handshaked.session.registered import Session, open_session
 from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import DEFAULT_CIPHER_SUITES, Credential, PeerVerifier, ServerParameters

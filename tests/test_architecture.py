@@ -24,7 +24,7 @@ PURE_REGISTRY = {
     "registry.authorisation",
     "registry.delivery",
 }
-SANS_IO = {"model", "errors", "events", "session", "stream_session", "tls", "quic", *PURE_REGISTRY}
+SANS_IO = {"model", "errors", "events", "session", "tls", "quic", *PURE_REGISTRY}
 """Bytes and the time come in, events go out."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -37,14 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(PURE_REGISTRY, BASIS | PURE_REGISTRY),
     "registry": BASIS | {"registry", "tls"},
     "session": BASIS | PURE_REGISTRY | {"tls"},
-    "stream_session": BASIS | PURE_REGISTRY | {"tls"},
-    "driver": BASIS | {"session", "stream_session"},
-    "handshakes": BASIS
-    | {"configuration", "datapath", "driver", "quic_session", "registry", "session", "stream_session", "tls"},
-    "handshakes.service": BASIS | PURE_REGISTRY | {"driver", "session", "stream_session", "tls", "quic"},
+    "driver": BASIS | {"session"},
+    "handshakes": BASIS | {"configuration", "datapath", "driver", "registry", "session", "tls"},
+    "handshakes.service": BASIS | PURE_REGISTRY | {"driver", "session", "tls", "quic"},
     "handshakes.caller_credentials": BASIS | {"registry.credentials", "registry.files", "tls"},
-    "quic_session": BASIS | PURE_REGISTRY | {"session", "tls"},
-    "datapath": BASIS | {"driver", "session", "stream_session", "tls", "wire"},
+    "datapath": BASIS | {"driver", "session", "tls", "wire"},
     "callers": {"errors", "model"},
     "upcall": BASIS | {"callers", "driver", "handshakes", "datapath", "wire"},
     "shim": BASIS | {"wire", "directories", "demux.accepting", "demux.tokens"},

@@ -10,7 +10,7 @@ from handshaked.driver import Driver
 from handshaked.errors import Alert, Status
 from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import Caller, CipherSuite, Level, Outcome, Request, Role
-from handshaked.session import Session
+from handshaked.session.registered import Session
 
 COMPLETE = HandshakeComplete(b"h3", "a.example.com", CipherSuite.AES_128_GCM_SHA256, resumed=False, registration="web")
 FAILED = HandshakeFailed(Alert.UNRECOGNIZED_NAME, "nobody serves it", Status.REFUSED)

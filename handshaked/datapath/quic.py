@@ -39,7 +39,7 @@ from handshaked.events import (
     TrafficSecret,
 )
 from handshaked.model import Level, Outcome, Role
-from handshaked.session import Session
+from handshaked.session.registered import Session
 
 log = logging.getLogger(__name__)
 

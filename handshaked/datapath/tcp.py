@@ -13,7 +13,7 @@ from handshaked.driver import Attempt
 from handshaked.errors import HandshakeError, Status
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed
 from handshaked.model import Outcome
-from handshaked.stream_session import StreamSession
+from handshaked.session.stream import StreamSession
 from handshaked.tls.record import RecordLayer
 
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL

@@ -25,7 +25,7 @@ from handshaked.model import AuthMode, CipherSuite, ClientAuth, Outcome, Request
 from handshaked.registry.authorisation import PeerRules
 from handshaked.registry.credentials import load_keys, open_credential
 from handshaked.registry.snapshot import Query, Selection
-from handshaked.stream_session import ClientStreamSession, ServerStreamSession, StreamSession
+from handshaked.session.stream import ClientStreamSession, ServerStreamSession, StreamSession
 from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, ServerParameters
 from handshaked.tls.record import MAX_INNER
 

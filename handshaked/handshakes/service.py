@@ -8,7 +8,7 @@ from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller, Level, Outcome, Request
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.registry.snapshot import Query, Selection, Snapshot
-from handshaked.session import Resources, open_session
+from handshaked.session.registered import Resources, open_session
 from handshaked.tls.parameters import ClientHello
 from handshaked.tls.server import ServerHandshake
 

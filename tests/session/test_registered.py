@@ -19,7 +19,7 @@ from handshaked.events import (
     TrafficSecret,
 )
 from handshaked.model import AuthMode, Caller, CipherSuite, Direction, KeyType, Level, Role
-from handshaked.session import Session
+from handshaked.session.registered import Session
 from handshaked.testing.authority import Authority
 from tests.conftest import Issue
 from tests.registered import Registered

@@ -1,6 +1,6 @@
 """One QUIC handshake whose parameters come from somewhere else than the registry: brought along, or the kernel's keys.
 
-No I/O and no clock, as in ``handshaked.session``; the events and their order are the same.
+No I/O and no clock, as in ``handshaked.session.registered``; the events and their order are the same.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dataclasses import replace
 from handshaked.errors import Alert, CallerError, LocalError, PeerError, Status
 from handshaked.events import Event, PeerTransportParameters
 from handshaked.model import Level
-from handshaked.session import Session
+from handshaked.session.registered import Session
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientHello, ClientParameters, ServerParameters
 from handshaked.tls.server import ServerHandshake
