@@ -27,7 +27,6 @@ from handshaked.control.manager import Manager
 from handshaked.control.metrics import Exporter
 from handshaked.control.server import ControlServer
 from handshaked.control.tasks import Tasks
-from handshaked.control.watchdog import Watchdog
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.handshakes.peer_policy import check_sides
 from handshaked.journal import FORMATS
@@ -36,10 +35,11 @@ from handshaked.model import Caller
 from handshaked.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import Store
-from handshaked.selftest import SelfTest
-from handshaked.supervisor import Supervisor
 from handshaked.systemd import listening_sockets, notify, notify_reloading
 from handshaked.wire.json_packets import Message
+from handshaked.workers.self_test import SelfTest
+from handshaked.workers.supervisor import Supervisor
+from handshaked.workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 

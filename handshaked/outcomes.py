@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import time
 from collections import Counter
@@ -12,8 +13,7 @@ from typing import Any
 from handshaked.callers.loglimit import LogLimit
 from handshaked.errors import status_text
 from handshaked.model import Outcome, Request
-from handshaked.registry.names import show_alpn
-from handshaked.selftest import is_self_test
+from handshaked.registry.names import SELF_TEST_REGISTRATION, SELF_TEST_SERVER_NAME, show_alpn
 from handshaked.tally import Tally
 from handshaked.wire.family import printable
 
@@ -22,6 +22,7 @@ log = logging.getLogger("handshaked.handshake")
 _BATCH_SECONDS = 0.05
 _BATCH = 256
 _RECORDS = 32
+_UID = os.geteuid()
 _PLAIN = re.compile(r"[^ \"=]+").fullmatch
 
 Message = dict[str, Any]
@@ -41,7 +42,7 @@ class OutcomeRecorder:
         self._pending: list[_Ended] = []
 
     def __call__(self, request: Request, outcome: Outcome, seconds: float) -> None:
-        if is_self_test(request):
+        if _is_self_test(request):
             log.debug("self-test: %s", outcome.reason or "ok")
             return
         self.counts["failed" if outcome.status else "succeeded"] += 1
@@ -142,3 +143,10 @@ def _word(key: str, value: str) -> str:
         return f"{key}={value}"
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'{key}="{escaped}"'
+
+
+def _is_self_test(request: Request) -> bool:
+    """Return whether the daemon's own self-test made `request`."""
+    return request.caller.uid == _UID and (
+        request.registration == SELF_TEST_REGISTRATION or request.server_name == SELF_TEST_SERVER_NAME
+    )

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from handshaked.callers.account import Limits
 from handshaked.callers.loglimit import LogLimit
-from handshaked.control.parent import ParentChannel
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.directories import DATABASE, REPLAY_RECORD
@@ -32,6 +31,7 @@ from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
 from handshaked.tls.keylog import KeyLog
 from handshaked.upcall.unix import UnixDoor
+from handshaked.workers.parent_channel import ParentChannel
 
 if TYPE_CHECKING:  # see where it is imported for good
     from handshaked.kernel_doors import KernelDoors

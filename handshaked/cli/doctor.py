@@ -17,8 +17,8 @@ from rich.text import Text
 
 from handshaked import __version__, directories
 from handshaked.cli.output import Result, ask, console, days_left, ends, print_json
-from handshaked.control.watchdog import NOT_YET
 from handshaked.errors import RefusedError
+from handshaked.workers.watchdog import NOT_YET
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "bold red"}
 _TIME_ERROR = 5

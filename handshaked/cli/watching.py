@@ -15,8 +15,8 @@ from rich.text import Text
 from handshaked.cli.output import Result, ask, console, days_left, duration, ends, print_fields, print_json, urgency
 from handshaked.configuration import OWN_NAMESPACE
 from handshaked.control.client import ControlClient
-from handshaked.control.watchdog import NOT_YET
 from handshaked.tally import BUCKETS, Latency, Tally
+from handshaked.workers.watchdog import NOT_YET
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _HISTORY = 60

@@ -12,8 +12,8 @@ from handshaked.control.hub import Subscription
 from handshaked.control.manager import Manager, pull_filter
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
-from handshaked.supervisor import Supervisor
 from handshaked.wire.json_packets import Message
+from handshaked.workers.supervisor import Supervisor
 
 
 class Commands:

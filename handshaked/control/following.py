@@ -12,9 +12,9 @@ from typing import Any
 from handshaked.control.arguments import Arguments
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
+from handshaked.registry.names import SELF_TEST_SERVER_NAME
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.selftest import SERVER_NAME
 from handshaked.wire.json_packets import first_that_fit
 
 PAGE = 200
@@ -118,7 +118,7 @@ class Followers:
 
 
 def _is_of_interest(registration: Registration) -> bool:
-    return registration.server_names != (SERVER_NAME,)
+    return registration.server_names != (SELF_TEST_SERVER_NAME,)
 
 
 def _shown(registration: Registration) -> Result:

@@ -13,10 +13,9 @@ from handshaked.control.policies import TrustSource, load_trust, pull_policy, pu
 from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
 from handshaked.registry.delivery import Way, parse_delivery
-from handshaked.registry.names import canonical_server_name, parse_alpn
+from handshaked.registry.names import SELF_TEST_SERVER_NAME, canonical_server_name, parse_alpn
 from handshaked.registry.registration import Access, Policy
 from handshaked.registry.store import NewRegistration, NewTrust, Source
-from handshaked.selftest import SERVER_NAME
 
 MAX_NAMES = 100
 MAX_ALPNS = 32
@@ -136,7 +135,7 @@ def _source(arguments: Arguments) -> Source:
 
 def _server_name(name: str) -> str:
     canonical = canonical_server_name(name)
-    if canonical == SERVER_NAME:
+    if canonical == SELF_TEST_SERVER_NAME:
         raise RefusedError(f"server name {name!r} is the daemon's own")
     return canonical
 

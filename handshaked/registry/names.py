@@ -13,6 +13,9 @@ from handshaked.errors import RefusedError
 
 MAX_SERVER_NAME = 253
 MAX_ALPN = 255
+SELF_TEST_REGISTRATION = ".self-test"
+"""The registration that the daemon's self-test handshakes with; nobody else may use its name or server name."""
+SELF_TEST_SERVER_NAME = "self-test.handshaked.invalid"
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(\\)|())")
 

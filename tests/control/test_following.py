@@ -10,9 +10,9 @@ from handshaked.control.arguments import Arguments
 from handshaked.control.following import PAGE, Followers
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
+from handshaked.registry.names import SELF_TEST_SERVER_NAME
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.selftest import SERVER_NAME
 from handshaked.wire.json_packets import MAX_MESSAGE
 
 FOLLOWER = Caller(2010)
@@ -133,7 +133,7 @@ def test_strangers_may_not_follow() -> None:
 
 def test_the_daemons_own_registration_is_not_shown() -> None:
     async def scenario() -> None:
-        followers = Followers(Snapshot([registration(1), registration(2, SERVER_NAME)], 1), frozenset({2010}))
+        followers = Followers(Snapshot([registration(1), registration(2, SELF_TEST_SERVER_NAME)], 1), frozenset({2010}))
         assert named(await ask(followers)) == ["number-1"]
 
     asyncio.run(scenario())

@@ -1,7 +1,6 @@
 """A real handshake of the daemon with itself, both roles, through the real Unix door: what the watchdog stands on."""
 
 import asyncio
-import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +13,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from handshaked.errors import Status
 from handshaked.events import CryptoData
-from handshaked.model import Outcome, Request, Role
+from handshaked.model import Outcome, Role
 from handshaked.registry.credentials import load_pem
+from handshaked.registry.names import SELF_TEST_REGISTRATION, SELF_TEST_SERVER_NAME
 from handshaked.registry.store import NewRegistration, Source
 from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
 from handshaked.wire.messages import Done, Start
 
-REGISTRATION = ".self-test"
-SERVER_NAME = "self-test.handshaked.invalid"
 ALPN = b"handshaked-self-test"
 _SECONDS = 5.0
-_UID = os.geteuid()
 _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
 # RFC 5280 section 4.1.2.5: a certificate without an end. The test must hold whatever the clock says.
 _FROM, _UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -42,11 +39,13 @@ class SelfTest:
         """A new one, with a new key, that only `owner` may use."""
         anchor_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         anchor = _certificate("handshaked self-test CA", anchor_key, anchor_key, ca=True)
-        leaf = _certificate(SERVER_NAME, key, anchor_key, ca=False)
+        leaf = _certificate(SELF_TEST_SERVER_NAME, key, anchor_key, ca=False)
         loaded = load_pem(
             leaf.public_bytes(Encoding.PEM), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )
-        registration = NewRegistration(REGISTRATION, owner, (SERVER_NAME,), (ALPN,), ((loaded, Source()),))
+        registration = NewRegistration(
+            SELF_TEST_REGISTRATION, owner, (SELF_TEST_SERVER_NAME,), (ALPN,), ((loaded, Source()),)
+        )
         return cls(registration, anchor.public_bytes(Encoding.DER))
 
     async def run(self, handshake_socket: Path) -> str | None:
@@ -73,14 +72,14 @@ class _Exchange:
             role=Role.SERVER,
             timeout=_SECONDS,
             alpns=(ALPN,),
-            registration=REGISTRATION,
+            registration=SELF_TEST_REGISTRATION,
             transport_parameters=_TRANSPORT_PARAMETERS,
         )
         asking = Start(
             role=Role.CLIENT,
             timeout=_SECONDS,
             alpns=(ALPN,),
-            server_name=SERVER_NAME,
+            server_name=SELF_TEST_SERVER_NAME,
             transport_parameters=_TRANSPORT_PARAMETERS,
             trust_anchors=(anchor,),
         )
@@ -96,11 +95,6 @@ class _Exchange:
             failed = message.outcome.status != Status.OK
             if (failed or len(self._outcomes) == 2) and not self.finished.done():
                 self.finished.set_result(f"{role.name.lower()}: {message.outcome.reason}" if failed else None)
-
-
-def is_self_test(request: Request) -> bool:
-    """Whether `request` is the daemon's own."""
-    return request.caller.uid == _UID and (request.registration == REGISTRATION or request.server_name == SERVER_NAME)
 
 
 def _certificate(
@@ -127,7 +121,7 @@ def _certificate(
         )  # fmt: skip
         builder = builder.add_extension(usage, critical=True)
     else:
-        names = x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)])
+        names = x509.SubjectAlternativeName([x509.DNSName(SELF_TEST_SERVER_NAME)])
         builder = builder.add_extension(names, critical=False).add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
         )
