@@ -34,7 +34,7 @@ from handshaked.upcall.unix import UnixDoor
 from handshaked.workers.parent_channel import ParentChannel
 
 if TYPE_CHECKING:  # see where it is imported for good
-    from handshaked.kernel_doors import KernelDoors
+    from handshaked.upcall.kernel_doors import KernelDoors
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _kernel_doors(service: HandshakeService, arguments: argparse.Namespace) -> "
     if not arguments.kernel:
         return None
     # Only here: pyroute2 takes a sixth of a second and 20 MB, which those without the privilege need not pay.
-    from handshaked.kernel_doors import KernelDoors
+    from handshaked.upcall.kernel_doors import KernelDoors
 
     try:
         return KernelDoors(service, arguments.configuration, tuple(arguments.netns))

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "handshakes.caller_credentials": BASIS | {"registry.credentials", "registry.files", "tls"},
     "datapath": BASIS | {"driver", "session", "tls", "wire"},
     "callers": {"errors", "model"},
-    "upcall": BASIS | {"callers", "driver", "handshakes", "datapath", "wire"},
+    "upcall": BASIS | {"callers", "configuration", "driver", "handshakes", "datapath", "wire"},
     "shim": BASIS | {"wire", "directories", "demux.accepting", "demux.tokens"},
 }
 """Below ``handshaked``, without itself; a name stands for all below it. What is not listed wires things together."""

@@ -18,8 +18,15 @@ from typing import Any
 from handshaked.driver import Attempt
 from handshaked.errors import Status, kernel_status, status_text
 from handshaked.model import KERNEL, Outcome, Request, Role
-from handshaked.upcall.connection import LOST, Connection, Link
-from handshaked.upcall.netlink import Accepted, Acknowledgement, FromKernel, Unintelligible, push_accept, push_done
+from handshaked.upcall.kernel_connection import LOST, Connection, Link
+from handshaked.upcall.kernel_messages import (
+    Accepted,
+    Acknowledgement,
+    FromKernel,
+    Unintelligible,
+    push_accept,
+    push_done,
+)
 
 log = logging.getLogger(__name__)
 

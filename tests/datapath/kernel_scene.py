@@ -18,8 +18,8 @@ from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KeyType, Outcome, Role
 from handshaked.testing.authority import Authority
 from handshaked.testing.quic_endpoint import Connection
+from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
 from handshaked.upcall.kernel import KernelDoor, KernelLimits
-from handshaked.upcall.memory import MemoryFamily, Report, Submission
 from tests.conftest import Issue
 from tests.quic_sockets import PATIENCE
 from tests.registered import Registered

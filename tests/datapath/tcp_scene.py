@@ -19,8 +19,8 @@ from handshaked.model import CipherSuite, Direction, KeyType, Outcome, Role
 from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.protection import RecordState
 from handshaked.tls.record import RecordLayer
+from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
 from handshaked.upcall.kernel import KernelDoor, KernelLimits
-from handshaked.upcall.memory import MemoryFamily, Report, Submission
 from tests.conftest import Issue
 from tests.registered import Registered
 

@@ -15,7 +15,7 @@ from handshaked.handshakes import keyring
 from handshaked.model import AuthMode, Role
 from handshaked.testing.authority import Authority
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
-from handshaked.upcall.memory import Submission
+from handshaked.upcall.fake_kernel import Submission
 from tests.conftest import Issue
 from tests.datapath.kernel_scene import NAME, scene
 from tests.doors import eventually

@@ -14,8 +14,8 @@ from handshaked.driver import Attempt
 from handshaked.errors import Alert, Status
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed
 from handshaked.model import CipherSuite, Outcome, Request, Role
+from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
 from handshaked.upcall.kernel import KernelDoor, KernelLimits
-from handshaked.upcall.memory import MemoryFamily, Report, Submission
 
 COMPLETE = HandshakeComplete(None, None, CipherSuite.AES_128_GCM_SHA256, resumed=False, peer_keys=(7,), tags=("a",))
 FAILED = HandshakeFailed(Alert.UNKNOWN_CA, "nobody knows it", Status.REFUSED)

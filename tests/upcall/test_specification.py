@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from handshaked.model import AuthMode, Role
-from handshaked.upcall.netlink import (
+from handshaked.upcall.kernel_messages import (
     FAMILY_NAME,
     GROUP_NAME,
     Accepted,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from handshaked.errors import FramingError, Status
 from handshaked.model import AuthMode, Role
-from handshaked.upcall.netlink import (
+from handshaked.upcall.kernel_messages import (
     Accepted,
     Acknowledgement,
     Family,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from handshaked.errors import Status
 from handshaked.model import AuthMode, Role
-from handshaked.upcall.netlink import FAMILY_NAME, GROUP_NAME
+from handshaked.upcall.kernel_messages import FAMILY_NAME, GROUP_NAME
 from handshaked.wire.netlink import Frame, push_binary, push_message, push_string, push_u32
 
 CONTROLLER = 16

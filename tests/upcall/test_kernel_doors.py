@@ -7,10 +7,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.handshakes.service import HandshakeService
-from handshaked.kernel_doors import KernelDoors
 from handshaked.model import AuthMode, Role
 from handshaked.testing.authority import Authority, Issued
-from handshaked.upcall.memory import MemoryFamily, Submission
+from handshaked.upcall.fake_kernel import MemoryFamily, Submission
+from handshaked.upcall.kernel_doors import KernelDoors
 from tests.conftest import Issue
 from tests.datapath.tcp_scene import NAME, PATIENCE, OpenSsl, connection, server_context
 from tests.registered import Registered

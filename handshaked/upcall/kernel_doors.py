@@ -17,9 +17,9 @@ from handshaked.errors import RefusedError
 from handshaked.handshakes.kernel_tcp import KernelHandshakes
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
-from handshaked.upcall.connection import Link
 from handshaked.upcall.kernel import KernelDoor, KernelLimits, OpenPath
-from handshaked.upcall.netlink import NetlinkLink
+from handshaked.upcall.kernel_connection import Link
+from handshaked.upcall.kernel_messages import NetlinkLink
 
 log = logging.getLogger(__name__)
 

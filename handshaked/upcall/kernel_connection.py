@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from handshaked.errors import FramingError, Status
-from handshaked.upcall.netlink import (
+from handshaked.upcall.kernel_messages import (
     MAX_MESSAGE,
     Acknowledgement,
     Family,
