@@ -18,8 +18,8 @@ from handshaked import __version__, directories
 from handshaked.command_line import RecordingParser
 from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.authority import uid_of
+from handshaked.control.bus.service import OFF, Bus
 from handshaked.control.commands import Commands
-from handshaked.control.dbus import OFF, Bus
 from handshaked.control.dropins import read_drop_ins
 from handshaked.control.erasure import Erasure
 from handshaked.control.following import Followers

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from handshaked.cli.manual import reference
-from handshaked.control.dbus_interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE, Interface, introspection
+from handshaked.control.bus.interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE, Interface, introspection
 
 _CHECKOUT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ def bus_reference() -> str:
     lines = [
         "# The bus",
         "",
-        "Written by `scripts/docs` from the tables in `handshaked/control/dbus_interface.py`. The name is",
+        "Written by `scripts/docs` from the tables in `handshaked/control/bus/interface.py`. The name is",
         "`org.handshaked.Handshaked1`; objects are found by `org.freedesktop.DBus.ObjectManager` on",
         "`/org/handshaked/Handshaked1`. Key material does not cross the bus.",
         "",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.cli.install import contents
-from handshaked.control.dbus_interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE
+from handshaked.control.bus.interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = sorted(path.name for path in SYSTEMD.glob("handshaked*") if path.suffix in (".service", ".socket"))

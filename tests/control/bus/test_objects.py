@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.control.bus_objects import BusObjects
-from handshaked.control.dbus_interface import REGISTRATION_INTERFACE, object_path
+from handshaked.control.bus.interface import REGISTRATION_INTERFACE, object_path
+from handshaked.control.bus.objects import BusObjects
 from handshaked.control.manager import Manager
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.registration import Registration

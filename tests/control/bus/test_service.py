@@ -15,16 +15,16 @@ import pytest
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.message import Message
 
+from handshaked.control.bus.interface import introspection, object_path
+from handshaked.control.bus.service import Bus
 from handshaked.control.commands import Commands
-from handshaked.control.dbus import Bus
-from handshaked.control.dbus_interface import introspection, object_path
 from handshaked.control.manager import Manager
 from handshaked.directories import DATABASE
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
-from tests.control.bus import RunningBus
+from tests.control.bus.running_bus import RunningBus
 from tests.costly import encrypted_key
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be different users")
@@ -164,7 +164,7 @@ def test_key_material_does_not_cross_the_bus(bus: RunningBus, daemon: RunningDae
 
 def test_outcomes_are_told_to_subscribers_alone(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
     bus.call_as(0, register("web", files, server_names=["app.example.com"]))
-    client = Path(__file__).with_name("bus_client.py")
+    client = Path(__file__).with_name("client.py")
     assert client.exists()
     script = [
         step("Subscribe", {"outcome": "failed"}),
@@ -292,7 +292,7 @@ def test_the_bus_may_go(bus: RunningBus, daemon: RunningDaemon) -> None:
 
 
 def test_the_introspection_that_is_shipped_is_that_of_the_code() -> None:
-    shipped = Path(__file__).parents[2] / "systemd/org.handshaked.Handshaked1.xml"
+    shipped = Path(__file__).parents[3] / "systemd/org.handshaked.Handshaked1.xml"
     assert shipped.read_text() == introspection()
 
 

@@ -19,12 +19,12 @@ from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from handshaked import __version__
-from handshaked.control import dbus_interface as spec
 from handshaked.control.arguments import Arguments
 from handshaked.control.aside import close_aside
 from handshaked.control.authority import is_administrator
-from handshaked.control.bus_objects import BusObjects, Interfaces, Properties
-from handshaked.control.bus_subscribers import BusSubscribers
+from handshaked.control.bus import interface as spec
+from handshaked.control.bus.objects import BusObjects, Interfaces, Properties
+from handshaked.control.bus.subscribers import BusSubscribers
 from handshaked.control.commands import Commands
 from handshaked.control.hub import Event, Subscription
 from handshaked.control.manager import Manager, pull_filter

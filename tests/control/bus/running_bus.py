@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-POLICY = Path(__file__).parents[2] / "systemd/org.handshaked.Handshaked1.conf"
+POLICY = Path(__file__).parents[3] / "systemd/org.handshaked.Handshaked1.conf"
 _CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -70,9 +70,9 @@ class RunningBus:
             self._process = None
 
     def call_as(self, uid: int, *script: dict[str, Any]) -> list[Any]:
-        """What a client of the user `uid` gets for each step of `script`; see ``bus_client``."""
+        """What a client of the user `uid` gets for each step of `script`; see ``client``."""
         process = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("bus_client.py")), self.address, str(uid)],
+            [sys.executable, str(Path(__file__).with_name("client.py")), self.address, str(uid)],
             input=json.dumps(script), capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr

@@ -149,7 +149,7 @@ def introspection() -> str:
     lines = [
         '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"',
         '  "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">',
-        "<!-- Written by: python -m handshaked.control.dbus_interface -->",
+        "<!-- Written by: python -m handshaked.control.bus.interface -->",
         "<node>",
         *_interface(MANAGER_INTERFACE),
         *_interface(REGISTRATION_INTERFACE),

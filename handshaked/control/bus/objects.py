@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from handshaked.control.authority import may_see
-from handshaked.control.dbus_interface import (
+from handshaked.control.bus.interface import (
     MANAGER_INTERFACE,
     PATH,
     REGISTRATION_INTERFACE,
