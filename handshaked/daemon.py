@@ -20,8 +20,8 @@ from handshaked.configuration import DEFAULT_PATH, Configuration, load_configura
 from handshaked.control.authority import uid_of
 from handshaked.control.bus.service import OFF, Bus
 from handshaked.control.commands import Commands
-from handshaked.control.dropins import read_drop_ins
 from handshaked.control.erasure import Erasure
+from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
 from handshaked.control.metrics import Exporter

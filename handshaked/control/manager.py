@@ -18,9 +18,9 @@ from handshaked.control.authority import (
     require_owner,
     uid_of,
 )
+from handshaked.control.files.readers import Readers
+from handshaked.control.files.renewal import Renewal
 from handshaked.control.hub import Filter, Hub
-from handshaked.control.readers import Readers
-from handshaked.control.renewal import Renewal
 from handshaked.control.request import RegistrationRequest, load_handed, pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller

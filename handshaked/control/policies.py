@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from handshaked.control.arguments import ArgumentError, Arguments
-from handshaked.control.loading import open_again
+from handshaked.control.files.loading import open_again
 from handshaked.errors import RefusedError
 from handshaked.model import CipherSuite, Group
 from handshaked.registry.authorisation import parse_rule

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.configuration import load_configuration
-from handshaked.control.dropins import read_drop_ins
+from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.model import KeyType
 from handshaked.registry.authorisation import PeerRules
 from handshaked.testing.authority import Authority

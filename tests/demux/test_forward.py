@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.control.dropins import read_drop_ins
+from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.errors import RefusedError
 from handshaked.quic.answers import CONNECTION_REFUSED
 from handshaked.testing.authority import Authority, Issued

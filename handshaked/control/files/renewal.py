@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from handshaked.control.apart import load_for
-from handshaked.control.dropins import DropIns, Problem, read_drop_ins
-from handshaked.control.loading import is_trusted, paths_of, read_again, resolved
+from handshaked.control.files.drop_ins import DropIns, Problem, read_drop_ins
+from handshaked.control.files.loading import is_trusted, paths_of, read_again, resolved
+from handshaked.control.files.loading_sandbox import load_for
+from handshaked.control.files.readers import Readers
+from handshaked.control.files.watch import Watch
 from handshaked.control.policies import TrustSource, load_trust, read_trust_again
-from handshaked.control.readers import Readers
 from handshaked.control.request import check_all_valid
 from handshaked.control.tasks import Tasks
-from handshaked.control.watch import Watch
 from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.registration import Registration

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from handshaked.control.readers import Readers
+from handshaked.control.files.readers import Readers
 from handshaked.errors import RefusedError
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.control.watch import Watch, steps
+from handshaked.control.files.watch import Watch, steps
 
 
 def certbot(root: Path) -> tuple[Path, Callable[[], object]]:

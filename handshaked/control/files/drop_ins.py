@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handshaked.control.apart import load_for
 from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.authority import uid_of
-from handshaked.control.loading import CREDENTIALS_PREFIX, paths_of, read_again
+from handshaked.control.files.loading import CREDENTIALS_PREFIX, paths_of, read_again
+from handshaked.control.files.loading_sandbox import load_for
 from handshaked.control.policies import load_trust, read_trust_again
 from handshaked.control.request import pull_request
 from handshaked.errors import RefusedError
