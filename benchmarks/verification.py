@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 
 from handshaked.errors import PeerError
-from handshaked.tls.revocation import RevocationList, RevocationLists
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from handshaked.tls.x509.revocation import RevocationList, RevocationLists
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import NOW, authority, client, issue, revocation_list, root, server
 
 ANCHORS = 150

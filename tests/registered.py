@@ -14,8 +14,8 @@ from handshaked.session.registered import Session, open_session
 from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import DEFAULT_CIPHER_SUITES, Credential, PeerVerifier, ServerParameters
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ServerChainVerifier
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ServerChainVerifier
 
 OWNER = Caller(uid=1000)
 ACCESS = Access(uids=frozenset({os.getuid()}), kernel=True)

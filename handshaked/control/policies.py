@@ -13,8 +13,8 @@ from handshaked.registry.delivery import parse_delivery
 from handshaked.registry.files import read_file
 from handshaked.registry.registration import Policy
 from handshaked.registry.store import NewTrust
-from handshaked.tls.revocation import RevocationList
-from handshaked.tls.trust import TrustStore
+from handshaked.tls.x509.revocation import RevocationList
+from handshaked.tls.x509.trust import TrustStore
 
 MAX_TICKETS = 4
 MAX_RULES = 256

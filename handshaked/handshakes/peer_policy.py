@@ -11,9 +11,9 @@ from handshaked.registry.authorisation import PeerRules
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.registry.files import MAX_FILE, open_regular, read_file
 from handshaked.tls.parameters import ClientCertificateVerifier, Credential, PeerVerifier
-from handshaked.tls.revocation import MAX_LIST, RevocationList, RevocationLists
-from handshaked.tls.trust import MAX_BUNDLE, TrustStore
-from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from handshaked.tls.x509.revocation import MAX_LIST, RevocationList, RevocationLists
+from handshaked.tls.x509.trust import MAX_BUNDLE, TrustStore
+from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ from handshaked.tls.parameters import (
     ServerParameters,
     Tickets,
 )
-from handshaked.tls.revocation import RevocationList, RevocationLists
 from handshaked.tls.tickets import RotatingTicketKeys
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from handshaked.tls.x509.revocation import RevocationList, RevocationLists
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 
 SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
 _PEM_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)

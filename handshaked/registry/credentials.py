@@ -16,8 +16,8 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from handshaked.errors import RefusedError
 from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
-from handshaked.tls.certificates import MAX_CERTIFICATES
 from handshaked.tls.parameters import Credential
+from handshaked.tls.x509.certificates import MAX_CERTIFICATES
 
 MAX_CHAIN = MAX_CERTIFICATES  # what our own client takes from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2

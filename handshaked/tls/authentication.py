@@ -8,11 +8,11 @@ from handshaked.errors import Alert, PeerError
 from handshaked.model import SignatureScheme
 from handshaked.tls import extensions as ext
 from handshaked.tls import messages
-from handshaked.tls.certificates import well_formed
 from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import compress, decompress
 from handshaked.tls.parameters import Credential
 from handshaked.tls.signatures import choose_scheme, sign, signed_content, verify
+from handshaked.tls.x509.certificates import well_formed
 
 _PLAIN = 0
 _HEADER = 4

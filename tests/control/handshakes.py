@@ -8,8 +8,8 @@ from handshaked.model import Outcome, Role
 from handshaked.shim.client import BlockingClient
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, PeerVerifier
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ServerChainVerifier
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ServerChainVerifier
 from handshaked.wire.messages import Done, Start
 
 PARAMETERS = b"\x04\x01\x00"

@@ -11,8 +11,8 @@ from handshaked.events import HandshakeFailed, SessionTicket
 from handshaked.model import CipherSuite, ClientAuth, Group
 from handshaked.tls.parameters import ClientParameters, ServerParameters, Tickets
 from handshaked.tls.tickets import RotatingTicketKeys
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import DAY, Issued, authority, client, issue, root, server
 from tests.interop.peers import GNUTLS, Files, files, free_port, program, run
 from tests.interop.tcp import TlsServer, converse, credential_of, serving

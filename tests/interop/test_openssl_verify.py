@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
 from handshaked.errors import PeerError
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import (
     CLIENT,
     DAY,

@@ -10,16 +10,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert, PeerError
-from handshaked.tls.certificates import MAX_CERTIFICATE, MAX_CERTIFICATES
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ServerChainVerifier
+from handshaked.tls.x509.certificates import MAX_CERTIFICATE, MAX_CERTIFICATES
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ServerChainVerifier
 from tests.authority import (
     authority,
     issue,
     root,
     server,
 )
-from tests.tls.chains import ROOT, T, openssl, refused, trust, verify
+from tests.tls.x509.chains import ROOT, T, openssl, refused, trust, verify
 
 
 class TestAlgorithms:

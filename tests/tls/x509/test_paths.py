@@ -9,8 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert, PeerError
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import (
     CLIENT,
     DAY,
@@ -24,7 +24,7 @@ from tests.authority import (
     root,
     server,
 )
-from tests.tls.chains import INTERMEDIATE, ROOT, openssl, refused, trust, verify, verify_client
+from tests.tls.x509.chains import INTERMEDIATE, ROOT, openssl, refused, trust, verify, verify_client
 
 
 class TestPrivateAuthorities:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from handshaked.errors import PeerError
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ServerChainVerifier
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ServerChainVerifier
 from tests.authority import (
     root,
     server,
 )
-from tests.tls.chains import INTERMEDIATE, ROOT, T, trust
+from tests.tls.x509.chains import INTERMEDIATE, ROOT, T, trust
 
 
 class TestTrustStore:

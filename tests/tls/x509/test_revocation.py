@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert, PeerError
-from handshaked.tls.revocation import RevocationList, RevocationLists
+from handshaked.tls.x509.revocation import RevocationList, RevocationLists
 from tests.authority import (
     DAY,
     NOW,
@@ -19,7 +19,7 @@ from tests.authority import (
     root,
     server,
 )
-from tests.tls.chains import INTERMEDIATE, ROOT, refused, verify, verify_client
+from tests.tls.x509.chains import INTERMEDIATE, ROOT, refused, verify, verify_client
 
 
 class TestRevocation:

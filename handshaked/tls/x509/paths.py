@@ -10,9 +10,9 @@ from itertools import pairwise
 from cryptography import x509
 
 from handshaked.errors import Alert, PeerError
-from handshaked.tls import certificates as cert
-from handshaked.tls.certificates import Purpose
-from handshaked.tls.trust import TrustStore
+from handshaked.tls.x509 import certificates as cert
+from handshaked.tls.x509.certificates import Purpose
+from handshaked.tls.x509.trust import TrustStore
 
 MAX_SIGNATURE_CHECKS = 40
 """How many signatures are checked in search of ways."""

@@ -29,11 +29,11 @@ from cryptography.x509.verification import (
 )
 
 from handshaked.errors import Alert, CallerError, PeerError, Status
-from handshaked.tls import certificates as cert
-from handshaked.tls import paths
-from handshaked.tls.certificates import Purpose
-from handshaked.tls.revocation import RevocationLists
-from handshaked.tls.trust import TrustStore
+from handshaked.tls.x509 import certificates as cert
+from handshaked.tls.x509 import paths
+from handshaked.tls.x509.certificates import Purpose
+from handshaked.tls.x509.revocation import RevocationLists
+from handshaked.tls.x509.trust import TrustStore
 
 _NO_LISTS = RevocationLists()
 _ANY = Criticality.AGNOSTIC

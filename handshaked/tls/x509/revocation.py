@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 from handshaked.errors import Alert, PeerError
-from handshaked.tls import certificates as cert
+from handshaked.tls.x509 import certificates as cert
 
 MAX_LIST = 64 * 1024 * 1024
 """Largest list that is parsed, in bytes."""

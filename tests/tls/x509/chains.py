@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from handshaked.errors import Alert, PeerError
-from handshaked.tls.revocation import RevocationLists
-from handshaked.tls.trust import TrustStore
-from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from handshaked.tls.x509.revocation import RevocationLists
+from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import (
     NOW,
     Issued,

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from handshaked.errors import Alert, CallerError, PeerError
-from handshaked.tls.revocation import RevocationList, RevocationLists
-from handshaked.tls.verification import ClientChainVerifier, ServerChainVerifier
+from handshaked.tls.x509.revocation import RevocationList, RevocationLists
+from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import (
     CLIENT,
     DAY,
@@ -29,7 +29,7 @@ from tests.authority import (
     server,
     usages,
 )
-from tests.tls.chains import INTERMEDIATE, ROOT, T, refused, trust, verify, verify_client
+from tests.tls.x509.chains import INTERMEDIATE, ROOT, T, refused, trust, verify, verify_client
 
 
 class TestGoodChains:

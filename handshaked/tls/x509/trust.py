@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from cryptography import x509
 from cryptography.x509.verification import Store
 
-from handshaked.tls.certificates import is_signed_by
+from handshaked.tls.x509.certificates import is_signed_by
 
 MAX_ANCHORS = 4096
 """Most certificates a trust store may have (the usual bundles have 150)."""
