@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks._report import report
-from handshaked.directories import DATABASE
 from handshaked.model import Caller
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.registration import Access
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 

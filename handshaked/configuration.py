@@ -12,9 +12,9 @@ from typing import Any
 
 from handshaked.errors import RefusedError
 from handshaked.places import TomlError, line_of, parsed_document
-from handshaked.process import LEVELS
 from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.names import parse_alpn
+from handshaked.system.process import LEVELS
 
 DEFAULT_PATH = Path("/etc/handshaked/handshaked.toml")
 OWN_NAMESPACE = "."

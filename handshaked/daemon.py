@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from handshaked import __version__, directories
-from handshaked.command_line import RecordingParser
+from handshaked import __version__
 from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.authority import uid_of
 from handshaked.control.bus.service import OFF, Bus
@@ -29,13 +28,15 @@ from handshaked.control.server import ControlServer
 from handshaked.control.tasks import Tasks
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.handshakes.peer_policy import check_sides
-from handshaked.journal import FORMATS
-from handshaked.keylog_file import KeyLogFile
 from handshaked.model import Caller
-from handshaked.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import Store
-from handshaked.systemd import listening_sockets, notify, notify_reloading
+from handshaked.system import directories
+from handshaked.system.command_line import RecordingParser
+from handshaked.system.journal import FORMATS
+from handshaked.system.keylog_file import KeyLogFile
+from handshaked.system.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
+from handshaked.system.systemd import listening_sockets, notify, notify_reloading
 from handshaked.wire.json_packets import Message
 from handshaked.workers.self_test import SelfTest
 from handshaked.workers.supervisor import Supervisor

@@ -19,16 +19,16 @@ from handshaked.callers.account import Limits
 from handshaked.callers.loglimit import LogLimit
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
-from handshaked.directories import DATABASE, REPLAY_RECORD
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.resources import StoredResources
 from handshaked.handshakes.service import HandshakeService
-from handshaked.keylog_file import KeyLogFile
 from handshaked.outcomes import OutcomeRecorder
-from handshaked.process import forbid_core_dumps, start_logging
 from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
+from handshaked.system.directories import DATABASE, REPLAY_RECORD
+from handshaked.system.keylog_file import KeyLogFile
+from handshaked.system.process import forbid_core_dumps, start_logging
 from handshaked.tls.keylog import KeyLog
 from handshaked.upcall.unix import UnixDoor
 from handshaked.workers.parent_channel import ParentChannel

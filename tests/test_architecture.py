@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datapath": BASIS | {"driver", "session", "tls", "wire"},
     "callers": {"errors", "model"},
     "upcall": BASIS | {"callers", "configuration", "driver", "handshakes", "datapath", "wire"},
-    "shim": BASIS | {"wire", "directories", "demux.accepting", "demux.tokens"},
+    "shim": BASIS | {"wire", "system.directories", "demux.accepting", "demux.tokens"},
 }
 """Below ``handshaked``, without itself; a name stands for all below it. What is not listed wires things together."""
 

@@ -15,11 +15,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from handshaked import directories
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError, Status
 from handshaked.model import Outcome
 from handshaked.shim.client import HandshakeClient, Message
+from handshaked.system import directories
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_cancel, push_crypto, push_start

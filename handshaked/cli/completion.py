@@ -2,7 +2,7 @@
 
 import argparse
 
-from handshaked.command_line import RecordingParser, help_text, is_path, takes_value
+from handshaked.system.command_line import RecordingParser, help_text, is_path, takes_value
 
 SHELLS = ("bash", "zsh", "fish")
 _NAMES = 'handshakectl list --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$/\\1/p\''

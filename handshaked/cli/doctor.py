@@ -15,9 +15,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from handshaked import __version__, directories
+from handshaked import __version__
 from handshaked.cli.output import Result, ask, console, days_left, ends, print_json
 from handshaked.errors import RefusedError
+from handshaked.system import directories
 from handshaked.workers.watchdog import NOT_YET
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "bold red"}

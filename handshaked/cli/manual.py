@@ -3,7 +3,7 @@
 import argparse
 
 from handshaked import __version__
-from handshaked.command_line import RecordingParser, help_text, takes_value
+from handshaked.system.command_line import RecordingParser, help_text, takes_value
 
 PAGES = ("handshakectl.1", "handshaked.8", "handshaked-demux.8")
 _SUMMARY = {

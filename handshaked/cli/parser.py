@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from handshaked import __version__, directories
+from handshaked import __version__
 from handshaked.cli import completion, doctor, install, manual, probe, registrations, tlshd, watching
-from handshaked.command_line import RecordingParser
+from handshaked.system import directories
+from handshaked.system.command_line import RecordingParser
 
 Run = Callable[[argparse.Namespace], int]
 Command = Callable[..., RecordingParser]

@@ -10,13 +10,13 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked import directories
 from handshaked.cli.output import Result, ask, console, print_fields, print_json
 from handshaked.errors import RefusedError, Status
 from handshaked.events import CryptoData
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.registry.names import parse_alpn
 from handshaked.shim.client import BlockingClient, Message
+from handshaked.system import directories
 from handshaked.wire.messages import Done, Start
 
 _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handshaked import directories
 from handshaked.configuration import parse_configuration
 from handshaked.errors import RefusedError
 from handshaked.handshakes.keyring import WELL_KNOWN
 from handshaked.registry.authorisation import parse_rule
+from handshaked.system import directories
 
 _MAX_FILE = 1024 * 1024
 _FILES = (Path("etc/tlshd/config"), Path("etc/tlshd.conf"))

@@ -26,7 +26,7 @@ from handshaked.quic.answers import CONNECTION_REFUSED, push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
-from handshaked.systemd import notify
+from handshaked.system.systemd import notify
 from handshaked.wire import demux as wire
 from handshaked.wire.addresses import Address, parse_address, show_address, source_of
 from handshaked.wire.family import printable

@@ -10,16 +10,17 @@ import socket
 import sys
 from pathlib import Path
 
-from handshaked import __version__, directories
-from handshaked.command_line import RecordingParser
+from handshaked import __version__
 from handshaked.demux.accepting import open_listener
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatch import Bounds
 from handshaked.demux.port import open_shared, take_shared
 from handshaked.demux.relay import RelayBounds
 from handshaked.errors import HandshakedError, RefusedError
-from handshaked.process import LEVELS, forbid_core_dumps, start_logging
-from handshaked.systemd import inherited_sockets
+from handshaked.system import directories
+from handshaked.system.command_line import RecordingParser
+from handshaked.system.process import LEVELS, forbid_core_dumps, start_logging
+from handshaked.system.systemd import inherited_sockets
 from handshaked.wire.addresses import Address, parse_address, show_address
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from handshaked import directories
 from handshaked.errors import FramingError, Status
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import Level, Outcome
+from handshaked.system import directories
 from handshaked.wire.family import (
     join_packets,
     pull_from_daemon,

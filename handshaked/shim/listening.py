@@ -13,8 +13,8 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from handshaked import directories
 from handshaked.errors import FramingError
+from handshaked.system import directories
 from handshaked.wire.demux import (
     MAX_PACKET,
     Datagram,

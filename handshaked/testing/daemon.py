@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from handshaked import directories
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
+from handshaked.system import directories
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 30.0

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from handshaked.systemd import notify, watchdog_interval
+from handshaked.system.systemd import notify, watchdog_interval
 
 log = logging.getLogger(__name__)
 

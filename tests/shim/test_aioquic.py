@@ -17,13 +17,13 @@ from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
 from aioquic.tls import CipherSuite
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.directories import DATABASE
 from handshaked.errors import Alert
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.registration import Policy
 from handshaked.registry.store import NewRegistration, NewTrust, Source, Store
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import connect, outcome_of, serve
+from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.conftest import Issue

@@ -13,7 +13,6 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import SessionTicket
 
-from handshaked.directories import DATABASE, REPLAY_RECORD
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.registration import Policy
 from handshaked.registry.replay import ReplayRecord
@@ -21,6 +20,7 @@ from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.shim import HandshakeClient
 from handshaked.shim import aioquic as ours
 from handshaked.shim.aioquic import serve
+from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.tls.tickets import RotatingTicketKeys

@@ -17,9 +17,9 @@ from typing import Any
 from handshaked.control.files.loading import is_trusted, load
 from handshaked.errors import RefusedError
 from handshaked.model import KeyType
-from handshaked.process import forbid_core_dumps
 from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.store import Source
+from handshaked.system.process import forbid_core_dumps
 
 CPU_SECONDS = 3
 """Enough for some million iterations, the start of the process included."""

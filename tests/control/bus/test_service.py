@@ -19,9 +19,9 @@ from handshaked.control.bus.interface import introspection, object_path
 from handshaked.control.bus.service import Bus
 from handshaked.control.commands import Commands
 from handshaked.control.manager import Manager
-from handshaked.directories import DATABASE
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.bus.running_bus import RunningBus

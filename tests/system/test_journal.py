@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.journal import JournalHandler, JsonFormatter, PriorityFormatter, encode
+from handshaked.system.journal import JournalHandler, JsonFormatter, PriorityFormatter, encode
 
 
 def decoded(packet: bytes) -> dict[str, str]:

@@ -5,7 +5,7 @@ import logging
 import resource
 from pathlib import Path
 
-from handshaked.journal import handler_for
+from handshaked.system.journal import handler_for
 
 _PR_SET_DUMPABLE = 4
 _CAP_NET_ADMIN = 12

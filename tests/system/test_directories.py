@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked import directories
+from handshaked.system import directories
 
 VARIABLES = (
     "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CONFIGURATION_DIRECTORY", "HANDSHAKED_DIRECTORY",

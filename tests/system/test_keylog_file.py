@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.errors import RefusedError
-from handshaked.keylog_file import KeyLogFile
+from handshaked.system.keylog_file import KeyLogFile
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_crypto, push_start
 from handshaked.wire.messages import Acknowledged
