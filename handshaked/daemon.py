@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from handshaked import __version__
-from handshaked.configuration import DEFAULT_PATH, Configuration, load_configuration
+from handshaked.configuration.handshaked_toml import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.authority import uid_of
 from handshaked.control.bus.service import OFF, Bus
 from handshaked.control.commands import Commands
@@ -23,7 +23,6 @@ from handshaked.control.erasure import Erasure
 from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
-from handshaked.control.metrics import Exporter
 from handshaked.control.server import ControlServer
 from handshaked.control.tasks import Tasks
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
@@ -31,6 +30,7 @@ from handshaked.handshakes.peer_policy import check_sides
 from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import Store
+from handshaked.reporting.metrics import Exporter
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
 from handshaked.system.journal import FORMATS

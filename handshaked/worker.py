@@ -23,9 +23,9 @@ from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.resources import StoredResources
 from handshaked.handshakes.service import HandshakeService
-from handshaked.outcomes import OutcomeRecorder
 from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.store import Store
+from handshaked.reporting.outcomes import OutcomeRecorder
 from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.process import forbid_core_dumps, start_logging

@@ -15,7 +15,7 @@ from typing import Self
 
 from handshaked.callers.account import Limits
 from handshaked.callers.loglimit import LogLimit
-from handshaked.driver import Observer
+from handshaked.datapath.driver import Observer
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.handshakes.quic_sockets import OpenSocket, QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService

@@ -37,13 +37,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(PURE_REGISTRY, BASIS | PURE_REGISTRY),
     "registry": BASIS | {"registry", "tls"},
     "session": BASIS | PURE_REGISTRY | {"tls"},
-    "driver": BASIS | {"session"},
-    "handshakes": BASIS | {"configuration", "datapath", "driver", "registry", "session", "tls"},
-    "handshakes.service": BASIS | PURE_REGISTRY | {"driver", "session", "tls", "quic"},
+    "handshakes": BASIS | {"configuration", "datapath", "registry", "session", "tls"},
+    "handshakes.service": BASIS | PURE_REGISTRY | {"datapath.driver", "session", "tls", "quic"},
     "handshakes.caller_credentials": BASIS | {"registry.credentials", "registry.files", "tls"},
-    "datapath": BASIS | {"driver", "session", "tls", "wire"},
+    "datapath": BASIS | {"session", "tls", "wire"},
     "callers": {"errors", "model"},
-    "upcall": BASIS | {"callers", "configuration", "driver", "handshakes", "datapath", "wire"},
+    "upcall": BASIS | {"callers", "configuration", "handshakes", "datapath", "wire"},
     "shim": BASIS | {"wire", "system.directories", "demux.accepting", "demux.tokens"},
 }
 """Below ``handshaked``, without itself; a name stands for all below it. What is not listed wires things together."""
@@ -149,5 +148,5 @@ def test_a_caller_of_the_shim_does_not_load_the_engine_or_the_registry() -> None
     script = "import sys, handshaked.shim, handshaked.shim.aioquic; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "handshaked.shim.client" in loaded
-    for group in ("tls", "registry", "session", "driver", "handshakes", "upcall", "control", "daemon"):
+    for group in ("tls", "registry", "session", "datapath", "handshakes", "upcall", "control", "daemon"):
         assert not any(is_in(name, group) for name in loaded), group

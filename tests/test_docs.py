@@ -40,7 +40,7 @@ def test_every_message_is_explained() -> None:
 
 def test_every_setting_is_named() -> None:
     reference = (CHECKOUT / "docs/reference.md").read_text()
-    source = ast.parse((CHECKOUT / "handshaked/configuration.py").read_text())
+    source = ast.parse((CHECKOUT / "handshaked/configuration/handshaked_toml.py").read_text())
     settings = {
         field.target.id
         for node in source.body

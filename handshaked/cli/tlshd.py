@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handshaked.configuration import parse_configuration
+from handshaked.configuration.handshaked_toml import parse_configuration
 from handshaked.errors import RefusedError
 from handshaked.handshakes.keyring import WELL_KNOWN
 from handshaked.registry.authorisation import parse_rule

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from handshaked.cli.output import Result, ask, console, days_left, duration, ends, print_fields, print_json, urgency
-from handshaked.configuration import OWN_NAMESPACE
+from handshaked.configuration.handshaked_toml import OWN_NAMESPACE
 from handshaked.control.client import ControlClient
-from handshaked.tally import BUCKETS, Latency, Tally
+from handshaked.reporting.counts import BUCKETS, Latency, Tally
 from handshaked.workers.watchdog import NOT_YET
 
 _BARS = " ▁▂▃▄▅▆▇█"

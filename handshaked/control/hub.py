@@ -11,7 +11,7 @@ from typing import Any
 
 from handshaked.control.authority import is_administrator
 from handshaked.model import Caller
-from handshaked.tally import Tally
+from handshaked.reporting.counts import Tally
 
 KEPT = 1000
 Event = dict[str, Any]

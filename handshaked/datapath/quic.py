@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from handshaked.datapath.driver import Attempt
 from handshaked.datapath.quic_options import (
     CONNECTION_CLOSE_SIZE,
     MAX_ALPN,
@@ -27,7 +28,6 @@ from handshaked.datapath.quic_options import (
     read_config,
 )
 from handshaked.datapath.quic_socket import QuicSocket
-from handshaked.driver import Attempt
 from handshaked.errors import Alert, HandshakeError, LocalError, Status
 from handshaked.events import (
     CryptoData,

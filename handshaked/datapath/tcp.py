@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from handshaked.driver import Attempt
+from handshaked.datapath.driver import Attempt
 from handshaked.errors import HandshakeError, Status
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed
 from handshaked.model import Outcome

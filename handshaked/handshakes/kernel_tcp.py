@@ -11,10 +11,10 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from handshaked.configuration import Configuration
+from handshaked.configuration.handshaked_toml import Configuration
+from handshaked.datapath.driver import Attempt
 from handshaked.datapath.ktls import capabilities
 from handshaked.datapath.tcp import HandOver, TcpPath
-from handshaked.driver import Attempt
 from handshaked.errors import Alert, CallerError, LocalError, PeerError, RefusedError, Status
 from handshaked.events import HandshakeComplete
 from handshaked.handshakes import keyring

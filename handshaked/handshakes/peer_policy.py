@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handshaked.configuration import Configuration, SideDefaults
+from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
 from handshaked.errors import RefusedError
 from handshaked.model import Role
 from handshaked.registry.authorisation import PeerRules

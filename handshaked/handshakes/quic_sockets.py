@@ -4,10 +4,10 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
+from handshaked.datapath.driver import Attempt
 from handshaked.datapath.quic import QuicPath, SocketState
 from handshaked.datapath.quic_options import NO_CLIENT_CERTIFICATE
 from handshaked.datapath.quic_socket import QuicSocket
-from handshaked.driver import Attempt
 from handshaked.errors import HandshakeError, LocalError, Status
 from handshaked.events import HandshakeComplete
 from handshaked.handshakes.caller_credentials import NOTHING, Brought, Files

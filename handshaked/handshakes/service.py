@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from handshaked.driver import Attempt, DataPath, Driver, Observer
+from handshaked.datapath.driver import Attempt, DataPath, Driver, Observer
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller, Level, Outcome, Request
 from handshaked.quic.initial import ClientHelloAssembler

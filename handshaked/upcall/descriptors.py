@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from handshaked.callers.chores import Chores
-from handshaked.driver import Attempt
+from handshaked.datapath.driver import Attempt
 from handshaked.errors import Status, WireError
 from handshaked.handshakes.caller_credentials import Files
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes

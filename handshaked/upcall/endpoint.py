@@ -14,8 +14,8 @@ from handshaked.callers.account import Account, Limits
 from handshaked.callers.loglimit import LogLimit
 from handshaked.callers.reading import Reading
 from handshaked.callers.turns import Turns
+from handshaked.datapath.driver import Attempt, DataPath, Driver
 from handshaked.datapath.relay import Relay
-from handshaked.driver import Attempt, DataPath, Driver
 from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes

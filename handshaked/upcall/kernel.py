@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from handshaked.driver import Attempt
+from handshaked.datapath.driver import Attempt
 from handshaked.errors import Status, kernel_status, status_text
 from handshaked.model import KERNEL, Outcome, Request, Role
 from handshaked.upcall.kernel_connection import LOST, Connection, Link

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handshaked.configuration import OWN_NAMESPACE, Configuration, load_configuration
+from handshaked.configuration.handshaked_toml import OWN_NAMESPACE, Configuration, load_configuration
 from handshaked.datapath.ktls import capabilities, hand_over
 from handshaked.datapath.quic_options import IPPROTO_QUIC
 from handshaked.datapath.quic_socket import kernel_quic_socket

@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from handshaked.tally import Tally
+from handshaked.reporting.counts import Tally
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)

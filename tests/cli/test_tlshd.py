@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.configuration import load_configuration
+from handshaked.configuration.handshaked_toml import load_configuration
 from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.model import KeyType
 from handshaked.registry.authorisation import PeerRules

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handshaked.configuration import Configuration, SideDefaults
+from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.ktls import hand_over
 from handshaked.handshakes.kernel_tcp import KernelHandshakes

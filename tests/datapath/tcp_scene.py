@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
-from handshaked.configuration import Configuration, SideDefaults
+from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
 from handshaked.handshakes.kernel_tcp import KernelHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import CipherSuite, Direction, KeyType, Outcome, Role

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from handshaked.configuration import SideDefaults
+from handshaked.configuration.handshaked_toml import SideDefaults
 from handshaked.datapath.ktls import Capabilities
 from handshaked.errors import Alert, Status
 from handshaked.handshakes import kernel_tcp, keyring

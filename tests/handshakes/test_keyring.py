@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.configuration import Configuration, KernelSettings
+from handshaked.configuration.handshaked_toml import Configuration, KernelSettings
 from handshaked.errors import LocalError, Status
 from handshaked.handshakes import keyring
 from handshaked.handshakes.kernel_tcp import KernelHandshakes, KernelRun

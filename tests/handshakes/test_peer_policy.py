@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.configuration import SideDefaults
+from handshaked.configuration.handshaked_toml import SideDefaults
 from handshaked.errors import RefusedError
 from handshaked.handshakes.peer_policy import load_side
 from handshaked.model import Role

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from handshaked.driver import Attempt
+from handshaked.datapath.driver import Attempt
 from handshaked.errors import Alert, Status
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed
 from handshaked.model import CipherSuite, Outcome, Request, Role

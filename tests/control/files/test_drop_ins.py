@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handshaked.configuration.toml_lines import Places, line_of
 from handshaked.control.files.drop_ins import read_drop_ins
-from handshaked.places import Places, line_of
 from handshaked.testing.authority import Issued
 from tests.conftest import Issue
 

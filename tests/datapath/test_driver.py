@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from handshaked.driver import Driver
+from handshaked.datapath.driver import Driver
 from handshaked.errors import Alert, Status
 from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import Caller, CipherSuite, Level, Outcome, Request, Role

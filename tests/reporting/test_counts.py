@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from handshaked.errors import Alert, Status
 from handshaked.model import KERNEL, Caller, Outcome, Request, Role
-from handshaked.tally import BUCKETS, MAX_SERIES, OTHER, Latency, Tally, why
+from handshaked.reporting.counts import BUCKETS, MAX_SERIES, OTHER, Latency, Tally, why
 
 ENDED = st.tuples(
     st.sampled_from([Role.CLIENT, Role.SERVER]),

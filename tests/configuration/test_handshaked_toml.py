@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.configuration import (
+from handshaked.configuration.handshaked_toml import (
     Configuration,
     KernelSettings,
     LimitSettings,

@@ -8,7 +8,7 @@ import pytest
 from handshaked.callers.loglimit import LogLimit
 from handshaked.errors import Status
 from handshaked.model import KERNEL, Caller, Outcome, Request, Role
-from handshaked.outcomes import OutcomeRecorder, describe, fields_of
+from handshaked.reporting.outcomes import OutcomeRecorder, describe, fields_of
 
 REQUEST = Request(role=Role.SERVER, caller=KERNEL, timeout=1.0)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handshaked.configuration.toml_lines import TomlError, line_of, parsed_document
 from handshaked.errors import RefusedError
-from handshaked.places import TomlError, line_of, parsed_document
 from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.names import parse_alpn
 from handshaked.system.process import LEVELS

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from handshaked import __version__
 from handshaked.control.manager import Manager
 from handshaked.errors import RefusedError
-from handshaked.tally import BUCKETS
+from handshaked.reporting.counts import BUCKETS
 from handshaked.workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
