@@ -16,13 +16,13 @@ from pathlib import Path
 
 from handshaked import __version__
 from handshaked.configuration.handshaked_toml import DEFAULT_PATH, Configuration, load_configuration
-from handshaked.control.authority import uid_of
 from handshaked.control.bus.service import OFF, Bus
 from handshaked.control.commands import Commands
 from handshaked.control.erasure import Erasure
 from handshaked.control.files.drop_ins import read_drop_ins
-from handshaked.control.following import Followers
 from handshaked.control.manager import Manager
+from handshaked.control.permissions import uid_of
+from handshaked.control.registry_feed import Followers
 from handshaked.control.server import ControlServer
 from handshaked.control.tasks import Tasks
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handshaked.callers.account import Limits
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError

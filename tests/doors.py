@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from handshaked.callers.account import Limits
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.datapath.driver import Observer
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.handshakes.quic_sockets import OpenSocket, QuicSocketHandshakes

@@ -21,7 +21,7 @@ PURE_REGISTRY = {
     "registry.names",
     "registry.registration",
     "registry.snapshot",
-    "registry.authorisation",
+    "registry.peer_rules",
     "registry.delivery",
 }
 SANS_IO = {"model", "errors", "events", "session", "tls", "quic", *PURE_REGISTRY}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from handshaked.callers.identity import caller_of
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.model import Caller
 
 log = logging.getLogger(__name__)

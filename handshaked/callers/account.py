@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from handshaked.callers.chores import Chores
+from handshaked.callers.threads import Chores
 from handshaked.model import Caller
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from handshaked.configuration.handshaked_toml import parse_configuration
 from handshaked.errors import RefusedError
 from handshaked.handshakes.keyring import WELL_KNOWN
-from handshaked.registry.authorisation import parse_rule
+from handshaked.registry.peer_rules import parse_rule
 from handshaked.system import directories
 
 _MAX_FILE = 1024 * 1024

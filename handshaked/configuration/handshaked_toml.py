@@ -12,8 +12,8 @@ from typing import Any
 
 from handshaked.configuration.toml_lines import TomlError, line_of, parsed_document
 from handshaked.errors import RefusedError
-from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.names import parse_alpn
+from handshaked.registry.peer_rules import parse_rule
 from handshaked.system.process import LEVELS
 
 DEFAULT_PATH = Path("/etc/handshaked/handshaked.toml")

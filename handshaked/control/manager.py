@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from handshaked.control.arguments import Arguments
-from handshaked.control.authority import (
+from handshaked.control.files.readers import Readers
+from handshaked.control.files.renewal import Renewal
+from handshaked.control.hub import Filter, Hub
+from handshaked.control.permissions import (
     caller_named,
     gid_of,
     is_administrator,
@@ -18,9 +21,6 @@ from handshaked.control.authority import (
     require_owner,
     uid_of,
 )
-from handshaked.control.files.readers import Readers
-from handshaked.control.files.renewal import Renewal
-from handshaked.control.hub import Filter, Hub
 from handshaked.control.request import RegistrationRequest, load_handed, pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller

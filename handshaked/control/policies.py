@@ -8,9 +8,9 @@ from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.files.loading import open_again
 from handshaked.errors import RefusedError
 from handshaked.model import CipherSuite, Group
-from handshaked.registry.authorisation import parse_rule
 from handshaked.registry.delivery import parse_delivery
 from handshaked.registry.files import read_file
+from handshaked.registry.peer_rules import parse_rule
 from handshaked.registry.registration import Policy
 from handshaked.registry.store import NewTrust
 from handshaked.tls.x509.revocation import RevocationList

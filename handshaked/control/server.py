@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.control.arguments import Arguments
 from handshaked.control.aside import close_aside
 from handshaked.control.tasks import Tasks

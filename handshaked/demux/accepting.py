@@ -14,9 +14,9 @@ from typing import Any
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.account import Account, Accounts, Limits
-from handshaked.callers.loglimit import LogLimit
-from handshaked.callers.reading import Reading
-from handshaked.callers.turns import Turns
+from handshaked.callers.fair_queue import Turns
+from handshaked.callers.log_limit import LogLimit
+from handshaked.callers.paced_reader import Reading
 from handshaked.demux.routes import Routes
 from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import Caller

@@ -13,12 +13,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEvents, Applications
 from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
-from handshaked.demux.following import RegistryFollower
 from handshaked.demux.latest import Latest
 from handshaked.demux.port import Local, SharedPort
+from handshaked.demux.registry_follower import RegistryFollower
 from handshaked.demux.relay import Relay, RelayBounds, Relays
 from handshaked.demux.routes import Routes
 from handshaked.errors import Status, WireError

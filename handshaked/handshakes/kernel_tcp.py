@@ -22,8 +22,8 @@ from handshaked.handshakes.keyring_psks import KeyringPsks
 from handshaked.handshakes.peer_policy import RuledClients, RuledServers, Side, load_side
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, CipherSuite, ClientAuth, Outcome, Request, Role
-from handshaked.registry.authorisation import PeerRules
 from handshaked.registry.credentials import load_keys, open_credential
+from handshaked.registry.peer_rules import PeerRules
 from handshaked.registry.snapshot import Query, Selection
 from handshaked.session.stream import ClientStreamSession, ServerStreamSession, StreamSession
 from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, ServerParameters

@@ -7,9 +7,9 @@ from pathlib import Path
 from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
 from handshaked.errors import RefusedError
 from handshaked.model import Role
-from handshaked.registry.authorisation import PeerRules
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.registry.files import MAX_FILE, open_regular, read_file
+from handshaked.registry.peer_rules import PeerRules
 from handshaked.tls.parameters import ClientCertificateVerifier, Credential, PeerVerifier
 from handshaked.tls.x509.revocation import MAX_LIST, RevocationList, RevocationLists
 from handshaked.tls.x509.trust import MAX_BUNDLE, TrustStore

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.errors import status_text
 from handshaked.model import Outcome, Request
 from handshaked.registry.names import SELF_TEST_REGISTRATION, SELF_TEST_SERVER_NAME, show_alpn

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
-from handshaked.callers.chores import Chores
+from handshaked.callers.threads import Chores
 from handshaked.datapath.driver import Attempt
 from handshaked.errors import Status, WireError
 from handshaked.handshakes.caller_credentials import Files

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from handshaked.callers.account import Account, Limits
-from handshaked.callers.loglimit import LogLimit
-from handshaked.callers.reading import Reading
-from handshaked.callers.turns import Turns
+from handshaked.callers.fair_queue import Turns
+from handshaked.callers.log_limit import LogLimit
+from handshaked.callers.paced_reader import Reading
 from handshaked.datapath.driver import Attempt, DataPath, Driver
 from handshaked.datapath.relay import Relay
 from handshaked.errors import FramingError, HandshakeError, Status, WireError

@@ -7,8 +7,8 @@ import socket
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.account import Accounts, Limits
-from handshaked.callers.loglimit import LogLimit
-from handshaked.callers.turns import Turns
+from handshaked.callers.fair_queue import Turns
+from handshaked.callers.log_limit import LogLimit
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import Caller

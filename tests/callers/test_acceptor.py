@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.model import Caller
 from tests.doors import user
 

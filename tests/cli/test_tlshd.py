@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.configuration.handshaked_toml import load_configuration
 from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.model import KeyType
-from handshaked.registry.authorisation import PeerRules
+from handshaked.registry.peer_rules import PeerRules
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.demux.accepting import AcceptBounds, ApplicationEvents, Applications, open_listener
 from handshaked.demux.routes import Routes
 from handshaked.errors import Status

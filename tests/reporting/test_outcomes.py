@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.errors import Status
 from handshaked.model import KERNEL, Caller, Outcome, Request, Role
 from handshaked.reporting.outcomes import OutcomeRecorder, describe, fields_of

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from handshaked.control.authority import may_see
 from handshaked.control.bus.interface import (
     MANAGER_INTERFACE,
     PATH,
@@ -13,6 +12,7 @@ from handshaked.control.bus.interface import (
     object_path,
 )
 from handshaked.control.manager import Manager
+from handshaked.control.permissions import may_see
 from handshaked.model import Caller
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot

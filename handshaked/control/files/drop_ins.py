@@ -17,9 +17,9 @@ from typing import Any
 
 from handshaked.configuration.toml_lines import Places, TomlError, parsed_document
 from handshaked.control.arguments import ArgumentError, Arguments
-from handshaked.control.authority import uid_of
 from handshaked.control.files.loading import CREDENTIALS_PREFIX, paths_of, read_again
 from handshaked.control.files.loading_sandbox import load_for
+from handshaked.control.permissions import uid_of
 from handshaked.control.policies import load_trust, read_trust_again
 from handshaked.control.request import pull_request
 from handshaked.errors import RefusedError

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from handshaked.callers.chores import Chores
+from handshaked.callers.threads import Chores
 
 
 def test_a_caller_has_so_many_threads_and_no_chore_is_lost() -> None:

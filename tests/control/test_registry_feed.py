@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from handshaked.control.arguments import Arguments
-from handshaked.control.following import PAGE, Followers
+from handshaked.control.registry_feed import PAGE, Followers
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import SELF_TEST_SERVER_NAME

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from handshaked.callers.loglimit import LogLimit
+from handshaked.callers.log_limit import LogLimit
 from handshaked.model import KERNEL, Caller
 
 
@@ -24,7 +24,7 @@ def test_one_caller_fills_no_log_and_takes_nothing_from_others(caplog: pytest.Lo
 def test_what_was_left_out_is_told_without_anybody_asking(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         told = asyncio.Event()
-        logger = logging.getLogger("handshaked.callers.loglimit")
+        logger = logging.getLogger("handshaked.callers.log_limit")
 
         def tells(_: logging.LogRecord) -> bool:
             told.set()

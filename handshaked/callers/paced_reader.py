@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 from handshaked.callers.account import Account
-from handshaked.callers.turns import Turns
+from handshaked.callers.fair_queue import Turns
 
 
 class Reading:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from handshaked.callers.account import Account, Limits
-from handshaked.callers.turns import Turns
+from handshaked.callers.fair_queue import Turns
 
 TURN = 2.0
 

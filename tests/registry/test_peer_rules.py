@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handshaked.errors import Alert, PeerError, RefusedError
-from handshaked.registry.authorisation import PeerRules, parse_rule
+from handshaked.registry.peer_rules import PeerRules, parse_rule
 from handshaked.testing.authority import Authority, Issued
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from handshaked.demux.accepting import open_listener
 from handshaked.demux.daemon import Demux, Settings
-from handshaked.demux.following import RegistryFollower
 from handshaked.demux.port import open_shared
+from handshaked.demux.registry_follower import RegistryFollower
 
 
 @pytest.fixture
