@@ -17,7 +17,7 @@ from handshaked.events import CryptoData
 from handshaked.model import Outcome, Request, Role
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.store import NewRegistration, Source
-from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
+from handshaked.shim import HandshakeClient, Message, PendingHandshake
 from handshaked.wire.messages import Done, Start
 
 REGISTRATION = ".self-test"

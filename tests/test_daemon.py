@@ -20,7 +20,7 @@ from handshaked.control.channel import send_message
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError, Status
 from handshaked.model import Outcome
-from handshaked.shim.client import HandshakeClient, Message
+from handshaked.shim import HandshakeClient, Message
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_cancel, push_crypto, push_start
