@@ -24,7 +24,6 @@ from handshaked.control.manager import Manager
 from handshaked.control.permissions import uid_of
 from handshaked.control.registry_feed import Followers
 from handshaked.control.server import ControlServer
-from handshaked.control.tasks import Tasks
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.handshakes.peer_policy import check_sides
 from handshaked.model import Caller
@@ -37,6 +36,7 @@ from handshaked.system.journal import FORMATS
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.process import DEFAULT_LEVEL, LEVELS, forbid_core_dumps, may_administer_network, start_logging
 from handshaked.system.systemd import listening_sockets, notify, notify_reloading
+from handshaked.system.tasks import Tasks
 from handshaked.wire.json_packets import Message
 from handshaked.workers.self_test import SelfTest
 from handshaked.workers.supervisor import Supervisor

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError, Status
 from handshaked.model import Outcome
-from handshaked.shim.client import HandshakeClient, Message
+from handshaked.shim import HandshakeClient, Message
 from handshaked.system import directories
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon

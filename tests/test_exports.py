@@ -1,11 +1,11 @@
-"""The names that others may rely on."""
+"""The public names of the client library."""
 
 import handshaked.shim
 import handshaked.shim.aioquic
 
 
 def public(module: object) -> set[str]:
-    """What `module` itself defines for others."""
+    """Return the public names that `module` defines."""
     names = vars(module)
     return {
         name
@@ -14,12 +14,36 @@ def public(module: object) -> set[str]:
     }
 
 
-def test_the_shim_exports_its_clients() -> None:
+def test_shim_exports_exactly_these_names() -> None:
     assert set(handshaked.shim.__all__) == {
+        "Alert",
+        "AuthMode",
         "BlockingClient",
+        "CipherSuite",
+        "CryptoData",
+        "Datagram",
+        "DemuxClient",
+        "Direction",
+        "Done",
+        "Flow",
+        "FramingError",
         "HandshakeClient",
         "HandshakeRefusedError",
+        "HandshakedError",
+        "Level",
+        "Lookup",
+        "LookupAnswer",
+        "Message",
+        "OnMessage",
+        "Outcome",
+        "PeerTransportParameters",
         "PendingHandshake",
+        "QuicSocketOptions",
+        "Role",
+        "SessionTicket",
+        "Start",
+        "Status",
+        "TrafficSecret",
         "quic_client_handshake",
         "quic_client_handshake_async",
         "quic_server_handshake",
@@ -28,7 +52,7 @@ def test_the_shim_exports_its_clients() -> None:
     assert all(hasattr(handshaked.shim, name) for name in handshaked.shim.__all__)
 
 
-def test_the_aioquic_adapter_has_these_names() -> None:
+def test_aioquic_adapter_exports_exactly_these_names() -> None:
     assert public(handshaked.shim.aioquic) == {
         "Options",
         "connect",

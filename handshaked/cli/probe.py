@@ -15,7 +15,7 @@ from handshaked.errors import RefusedError, Status
 from handshaked.events import CryptoData
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.registry.names import parse_alpn
-from handshaked.shim.client import BlockingClient, Message
+from handshaked.shim import BlockingClient, Message
 from handshaked.system import directories
 from handshaked.wire.messages import Done, Start
 
@@ -150,8 +150,8 @@ def _over_quic(arguments: argparse.Namespace, address: tuple[str, int], server_n
     # Only here: aioquic takes a fifth of a second to load, which no other command needs.
     from aioquic.quic.configuration import QuicConfiguration
 
+    from handshaked.shim import HandshakeClient
     from handshaked.shim.aioquic import connect, outcome_of
-    from handshaked.shim.client import HandshakeClient
 
     async def once(verify: bool) -> Outcome:
         configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn.decode("latin-1")])

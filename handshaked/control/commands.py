@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from handshaked import __version__
-from handshaked.control.arguments import Arguments
 from handshaked.control.hub import Subscription
 from handshaked.control.manager import Manager, pull_filter
 from handshaked.control.registry_feed import Followers
+from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.wire.json_packets import Message

@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from handshaked.control.arguments import Arguments
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.renewal import Renewal
 from handshaked.control.hub import Filter, Hub
@@ -21,7 +20,8 @@ from handshaked.control.permissions import (
     require_owner,
     uid_of,
 )
-from handshaked.control.request import RegistrationRequest, load_handed, pull_request, warnings
+from handshaked.control.requests.arguments import Arguments
+from handshaked.control.requests.registration import RegistrationRequest, load_handed, pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of

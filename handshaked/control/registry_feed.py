@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from handshaked.control.arguments import Arguments
+from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import SELF_TEST_SERVER_NAME

@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.files.loading import paths_of, read_handed
 from handshaked.control.files.loading_sandbox import load_for
 from handshaked.control.permissions import gid_of, uid_of
-from handshaked.control.policies import TrustSource, load_trust, pull_policy, pull_trust, read_trust
+from handshaked.control.requests.arguments import ArgumentError, Arguments
+from handshaked.control.requests.policies import TrustSource, load_trust, pull_policy, pull_trust, read_trust
 from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
 from handshaked.registry.delivery import Way, parse_delivery

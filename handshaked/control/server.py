@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.log_limit import LogLimit
-from handshaked.control.arguments import Arguments
 from handshaked.control.aside import close_aside
-from handshaked.control.tasks import Tasks
+from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.model import Caller
+from handshaked.system.tasks import Tasks
 from handshaked.wire.json_packets import Message, Packet, receive_packet, send_message
 
 log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.errors import Alert, Status
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
-from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
+from handshaked.shim import HandshakeClient, Message, PendingHandshake
 from handshaked.wire.messages import Done, Start
 
 _TESTED = ((1, 6), (1, 7))

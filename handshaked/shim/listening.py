@@ -1,7 +1,7 @@
-"""What an application does to be given connections by ``handshaked-demux``, whatever QUIC stack it has; for asyncio.
+"""An asyncio client of ``handshaked-demux``, through which an application accepts connections on a shared UDP port.
 
-The demultiplexer may restart: what was accepted lives on, and this end comes back to it by itself, with the same
-route, so that connection IDs stay good.
+When the demultiplexer restarts, accepted connections continue and this client reconnects by itself. It asks for the
+same route again, so that connection IDs stay valid.
 """
 
 import array
@@ -37,16 +37,15 @@ _FIRST_BACKOFF = 0.02
 _LONGEST_BACKOFF = 0.5
 
 
-def default_socket() -> Path:
-    """Where the demultiplexer listens, if nothing else is said."""
-    return directories.demux_socket()
-
-
 class DemuxClient:
-    """Serves `registrations`: `on_flow` gets each new connection, or new path, with its socket, which is its own.
+    """Accepts the connections for `registrations`.
 
-    `on_datagram` gets datagrams of existing connections that came from elsewhere. Connection IDs must begin with
-    ``route``.
+    `on_flow` is called with each new connection, or new path of a connection, and its socket, which the callee owns.
+    `on_datagram` is called with each datagram of an existing connection that arrived from a new address. `path` is the
+    demultiplexer's socket (default: the user's own demultiplexer if there is one, else the system's).
+
+    All connection IDs that the application issues must begin with ``route`` (4 bytes; None until ``start`` has
+    returned). ``held`` counts the sockets received and not yet released.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class DemuxClient:
         self._registrations = registrations
         self._on_flow = on_flow
         self._on_datagram = on_datagram
-        self._path = path or default_socket()
+        self._path = path or directories.demux_socket()
         self._loop = asyncio.get_running_loop()
         self._sequences = count(1)
         self._sock: socket.socket | None = None
@@ -71,7 +70,10 @@ class DemuxClient:
         self._closed = False
 
     async def start(self) -> None:
-        """Begin; returns when the demultiplexer has agreed. OSError if it cannot be reached, or refuses."""
+        """Connect, and return once the demultiplexer has accepted all registrations.
+
+        OSError if it cannot be reached; PermissionError if it refuses a registration.
+        """
         self._connect()
         try:
             await asyncio.gather(*self._listen())
@@ -80,19 +82,19 @@ class DemuxClient:
             raise
 
     def close(self) -> None:
-        """Take no more connections; those that were accepted are the application's."""
+        """Stop accepting connections. The sockets of accepted ones stay open."""
         self._closed = True
         if self._reconnection is not None:
             self._reconnection.cancel()
         self._disconnect()
 
     def release(self) -> None:
-        """Tell that a flow's socket was closed."""
+        """Report that the application closed a flow's socket."""
         self.held -= 1
         self._send(push_release(Release(1)))
 
     def ask_for_path(self, peer: str, local: str) -> None:
-        """Ask for a socket for `peer`; it comes as a flow."""
+        """Request a socket connected to `peer`; it arrives as a flow. Addresses as in ``Datagram``."""
         self._send(push_path(next(self._sequences), FlowPath(peer, local)))
 
     def _connect(self) -> None:
@@ -131,14 +133,14 @@ class DemuxClient:
             for descriptor in array.array("i", payload)
         ]
         if not packet:
-            self._lose()
+            self._reconnect_later()
             return
         try:
             for sequence, message in pull_from_demux(packet):
                 self._handle(sequence, message, sockets)
         except FramingError as error:
-            log.error("the demultiplexer's packet falls apart: %s", error.reason)
-            self._lose()
+            log.error("malformed packet from the demultiplexer: %s", error.reason)
+            self._reconnect_later()
         for sock in sockets:
             sock.close()
 
@@ -161,7 +163,7 @@ class DemuxClient:
         future = self._waiting.pop(sequence, None)
         if future is None or future.done():
             if error is not None:
-                log.warning("the demultiplexer refuses: %s", error.strerror)
+                log.warning("the demultiplexer refused a request: %s", error.strerror)
         elif error is None:
             future.set_result(None)
         else:
@@ -173,7 +175,7 @@ class DemuxClient:
         try:
             self._sock.send(packet, socket.MSG_NOSIGNAL)
         except OSError as error:
-            log.debug("the demultiplexer does not listen: %s", error)
+            log.debug("cannot send to the demultiplexer: %s", error)
 
     def _disconnect(self) -> None:
         if self._sock is not None:
@@ -182,10 +184,10 @@ class DemuxClient:
             self._sock = None
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(ConnectionResetError("the demultiplexer went away"))
+                future.set_exception(ConnectionResetError("the demultiplexer closed the connection"))
         self._waiting.clear()
 
-    def _lose(self) -> None:
+    def _reconnect_later(self) -> None:
         self._disconnect()
         if not self._closed:
             self._reconnection = self._loop.call_later(self._backoff, self._reconnect)
@@ -195,7 +197,7 @@ class DemuxClient:
         try:
             self._connect()
         except OSError:
-            self._lose()
+            self._reconnect_later()
             return
         for future in self._listen():
             future.add_done_callback(self._listened_again)
@@ -203,5 +205,5 @@ class DemuxClient:
     def _listened_again(self, future: asyncio.Future[None]) -> None:
         error = None if future.cancelled() else future.exception()
         if error is not None and not self._closed:
-            log.warning("cannot listen at the demultiplexer again: %s", error)
-            self._lose()
+            log.warning("cannot listen again after reconnecting to the demultiplexer: %s", error)
+            self._reconnect_later()

@@ -1,6 +1,7 @@
-"""Handshakes on QUIC sockets, for programs that use the kernel's QUIC: TLS, certificates and keys stay in the daemon.
+"""Handshakes on the kernel's QUIC sockets, done by the daemon, for programs that hold no private keys.
 
-The socket is connected (a client's) or accepted (a server's). When a call returns, it is ready for sendmsg and recvmsg.
+The socket is a connected one (client) or an accepted one (server). After a successful call it is ready for sendmsg and
+recvmsg.
 """
 
 import array
@@ -17,18 +18,19 @@ from pathlib import Path
 
 from handshaked.errors import FramingError, HandshakedError, Status
 from handshaked.model import AuthMode, Outcome, Role
-from handshaked.shim.client import default_socket
+from handshaked.shim.exchange import DEFAULT_TIMEOUT, GRACE, NO_ANSWER, outcome_of
+from handshaked.system import directories
 from handshaked.wire.family import pull_from_daemon, push_start
 from handshaked.wire.messages import MAX_PACKET, Done, Malformed, Refused, Start
 
-_DEFAULT_TIMEOUT = 8.0
-_GRACE = 1.0  # seconds beyond the handshake's own deadline after which the daemon itself is taken for lost
-_PATIENCE = struct.pack("@ll", 1, 0)  # of a blocking call, while a daemon takes no connections
-_SILENT = Outcome(Status.TIMED_OUT, reason="the handshake daemon does not answer")
+_CONNECT_TIMEOUT = struct.pack("@ll", 1, 0)  # for SO_SNDTIMEO: how long connect() waits for a full accept queue
 
 
 class HandshakeRefusedError(HandshakedError, OSError):
-    """The handshake failed: ``errno`` and ``strerror`` say why, ``outcome`` says all there is to say."""
+    """A handshake on a QUIC socket failed.
+
+    ``errno`` is the outcome's status, ``strerror`` its reason, ``outcome`` the whole Outcome.
+    """
 
     def __init__(self, outcome: Outcome) -> None:
         OSError.__init__(self, outcome.status, outcome.reason or os.strerror(outcome.status))
@@ -36,13 +38,14 @@ class HandshakeRefusedError(HandshakedError, OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What else may be said of a handshake; fields as in ``wire.messages.Start``.
+class QuicSocketOptions:
+    """Options of a handshake on a QUIC socket; the fields that Start also has mean the same there.
 
-    ``certificate`` with ``key``, or ``psk``, are files used instead of a registration. ``path`` is the daemon's socket.
+    ``timeout`` is in seconds. ``certificate`` with ``key``, or ``psk``, are paths of files to use instead of a
+    registration. ``path`` is the daemon's handshake socket.
     """
 
-    timeout: float = _DEFAULT_TIMEOUT
+    timeout: float = DEFAULT_TIMEOUT
     auth_mode: AuthMode = AuthMode.X509
     registration: str | None = None
     certificate: Path | None = None
@@ -54,92 +57,59 @@ class Options:
     early_data: bytes | None = None
     path: Path | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """The files to pass to the daemon, in the order of the protocol."""
+        return [file for file in (self.certificate, self.key, self.psk) if file is not None]
+
 
 def quic_client_handshake(
     sock: socket.socket | int,
     server_name: str | None = None,
     alpns: tuple[str, ...] = (),
-    options: Options = Options(),
+    options: QuicSocketOptions = QuicSocketOptions(),
 ) -> Outcome:
-    """The client's handshake on `sock`; without `alpns`, those that the socket has. HandshakeRefusedError."""
-    return _block(Role.CLIENT, sock, server_name, alpns, options)
+    """Do the client's handshake on `sock` and return its outcome. HandshakeRefusedError if it fails.
+
+    `server_name` is sent (if it is a name, not an address) and verified. Without `alpns` the socket's option ALPN
+    applies.
+    """
+    return _handshake(sock, _start(Role.CLIENT, server_name, alpns, options), options)
 
 
 def quic_server_handshake(
     sock: socket.socket | int,
     alpns: tuple[str, ...] = (),
-    options: Options = Options(),
+    options: QuicSocketOptions = QuicSocketOptions(),
 ) -> Outcome:
-    """The server's handshake on `sock`; `alpns` limit what is served. HandshakeRefusedError."""
-    return _block(Role.SERVER, sock, None, alpns, options)
+    """Do the server's handshake on `sock` and return its outcome. HandshakeRefusedError if it fails.
+
+    `alpns` limit which protocols are served; without them the socket's option ALPN applies.
+    """
+    return _handshake(sock, _start(Role.SERVER, None, alpns, options), options)
 
 
 async def quic_client_handshake_async(
     sock: socket.socket | int,
     server_name: str | None = None,
     alpns: tuple[str, ...] = (),
-    options: Options = Options(),
+    options: QuicSocketOptions = QuicSocketOptions(),
 ) -> Outcome:
-    """As ``quic_client_handshake``, for asyncio; cancelling it gives the handshake up."""
-    return await _wait(Role.CLIENT, sock, server_name, alpns, options)
+    """Do what ``quic_client_handshake`` does, without blocking the event loop. Cancellation aborts the handshake."""
+    return await _handshake_async(sock, _start(Role.CLIENT, server_name, alpns, options), options)
 
 
 async def quic_server_handshake_async(
     sock: socket.socket | int,
     alpns: tuple[str, ...] = (),
-    options: Options = Options(),
+    options: QuicSocketOptions = QuicSocketOptions(),
 ) -> Outcome:
-    """As ``quic_server_handshake``, for asyncio; cancelling it gives the handshake up."""
-    return await _wait(Role.SERVER, sock, None, alpns, options)
+    """Do what ``quic_server_handshake`` does, without blocking the event loop. Cancellation aborts the handshake."""
+    return await _handshake_async(sock, _start(Role.SERVER, None, alpns, options), options)
 
 
-def _block(
-    role: Role, sock: socket.socket | int, server_name: str | None, alpns: tuple[str, ...], options: Options
-) -> Outcome:
-    deadline = time.monotonic() + options.timeout + _GRACE
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
-        _ask(door, role, sock, server_name, alpns, options)
-        poller = select.poll()
-        poller.register(door, select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0 and poller.poll(left * 1000):
-            with _explained("the handshake daemon is gone"):
-                packet = door.recv(MAX_PACKET)
-            outcome = _outcome(packet)
-            if outcome is not None:
-                return _successful(outcome)
-    raise HandshakeRefusedError(_SILENT)
-
-
-async def _wait(
-    role: Role, sock: socket.socket | int, server_name: str | None, alpns: tuple[str, ...], options: Options
-) -> Outcome:
-    loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-        door.setblocking(False)
-        _ask(door, role, sock, server_name, alpns, options)
-        try:
-            async with asyncio.timeout(options.timeout + _GRACE):
-                while True:
-                    with _explained("the handshake daemon is gone"):
-                        packet = await loop.sock_recv(door, MAX_PACKET)
-                    outcome = _outcome(packet)
-                    if outcome is not None:
-                        return _successful(outcome)
-        except TimeoutError:
-            raise HandshakeRefusedError(_SILENT) from None
-
-
-def _ask(
-    door: socket.socket,
-    role: Role,
-    sock: socket.socket | int,
-    server_name: str | None,
-    alpns: tuple[str, ...],
-    options: Options,
-) -> None:
-    """Connect `door` to the daemon and ask for the handshake."""
-    start = Start(
+def _start(role: Role, server_name: str | None, alpns: tuple[str, ...], options: QuicSocketOptions) -> Start:
+    return Start(
         role=role,
         timeout=options.timeout,
         auth_mode=options.auth_mode,
@@ -155,28 +125,64 @@ def _ask(
         key_file=options.key is not None,
         psk_file=options.psk is not None,
     )
-    path = options.path or default_socket()
+
+
+def _handshake(sock: socket.socket | int, start: Start, options: QuicSocketOptions) -> Outcome:
+    deadline = time.monotonic() + options.timeout + GRACE
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _CONNECT_TIMEOUT)
+        _send_start(daemon, sock, start, options)
+        poller = select.poll()  # select.select cannot handle descriptors above 1023
+        poller.register(daemon, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0 and poller.poll(left * 1000):
+            with _errors_as_refusal("lost the connection to the handshake daemon"):
+                packet = daemon.recv(MAX_PACKET)
+            outcome = _outcome(packet)
+            if outcome is not None:
+                return _successful(outcome)
+    raise HandshakeRefusedError(NO_ANSWER)
+
+
+async def _handshake_async(sock: socket.socket | int, start: Start, options: QuicSocketOptions) -> Outcome:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.setblocking(False)
+        _send_start(daemon, sock, start, options)
+        try:
+            async with asyncio.timeout(options.timeout + GRACE):
+                while True:
+                    with _errors_as_refusal("lost the connection to the handshake daemon"):
+                        packet = await loop.sock_recv(daemon, MAX_PACKET)
+                    outcome = _outcome(packet)
+                    if outcome is not None:
+                        return _successful(outcome)
+        except TimeoutError:
+            raise HandshakeRefusedError(NO_ANSWER) from None
+
+
+def _send_start(daemon: socket.socket, sock: socket.socket | int, start: Start, options: QuicSocketOptions) -> None:
+    """Connect the socket `daemon` to the daemon and send `start` with the descriptors of `sock` and the files."""
+    path = options.path or directories.handshake_socket()
     with ExitStack() as stack:
         descriptors = array.array("i", [sock if isinstance(sock, int) else sock.fileno()])
-        for file in (options.certificate, options.key, options.psk):
-            if file is not None:
-                with _explained(f"cannot open {file}"):
-                    descriptors.append(stack.enter_context(file.open("rb")).fileno())
-        with _explained(f"no handshake daemon answers at {path}"):
-            door.connect(os.fspath(path))
-        with _explained("the handshake daemon cannot be asked"):
+        for file in options.files:
+            with _errors_as_refusal(f"cannot open {file}"):
+                descriptors.append(stack.enter_context(file.open("rb")).fileno())
+        with _errors_as_refusal(f"cannot connect to the handshake daemon at {path}"):
+            daemon.connect(os.fspath(path))
+        with _errors_as_refusal("cannot send to the handshake daemon"):
             control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-            door.sendmsg([push_start(1, start)], control, socket.MSG_NOSIGNAL)
+            daemon.sendmsg([push_start(1, start)], control, socket.MSG_NOSIGNAL)
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """What fails within fails the handshake, and the caller is told `what` it was."""
+def _errors_as_refusal(what: str) -> Iterator[None]:
+    """Turn an OSError in the body into a HandshakeRefusedError whose reason begins with `what`."""
     try:
         yield
     except OSError as error:
         status = Status.TIMED_OUT if isinstance(error, BlockingIOError) else error.errno or Status.FAILED
-        words = os.strerror(status) if error.errno else str(error)  # a path that is too long has no number
+        words = os.strerror(status) if error.errno else str(error)  # Python's "AF_UNIX path too long" has no errno
         raise HandshakeRefusedError(Outcome(status, reason=f"{what}: {words}")) from None
 
 
@@ -185,14 +191,10 @@ def _outcome(packet: bytes) -> Outcome | None:
         return Outcome(status=Status.PEER_GONE, reason="the handshake daemon closed the connection")
     try:
         for _, message in pull_from_daemon(packet):
-            if isinstance(message, Done):
-                return message.outcome
-            if isinstance(message, Refused):
-                return Outcome(status=message.error.status, reason=message.error.reason)
-            if isinstance(message, Malformed):
-                return Outcome(reason=f"the daemon's message is malformed: {message.error.reason}")
+            if isinstance(message, Done | Refused | Malformed):
+                return outcome_of(message)
     except FramingError as error:
-        return Outcome(reason=f"the daemon's packet falls apart: {error.reason}")
+        return Outcome(reason=f"malformed packet from the daemon: {error.reason}")
     return None
 
 

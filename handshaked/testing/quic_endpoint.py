@@ -26,8 +26,8 @@ from handshaked.datapath.quic_options import Config
 from handshaked.errors import Alert, Status
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import Level, Outcome
+from handshaked.shim import HandshakeClient, OnMessage
 from handshaked.shim.aioquic import connect, serve
-from handshaked.shim.client import HandshakeClient, OnMessage
 from handshaked.testing.quic_socket import KernelLikeSocket, SocketError
 from handshaked.wire.messages import Done, Start
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handshaked.errors import Alert, WireError
-from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
+from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.wire.netlink import Kind, Policy
 
@@ -218,7 +218,15 @@ class Acknowledged:
 
 FromEndpoint = Start | CryptoData | TransportParameters | Cancel | Lookup | Malformed
 FromDaemon = (
-    CryptoData | TrafficSecret | PeerTransportParameters | Done | LookupAnswer | Refused | Acknowledged | Malformed
+    CryptoData
+    | TrafficSecret
+    | PeerTransportParameters
+    | Done
+    | SessionTicket
+    | LookupAnswer
+    | Refused
+    | Acknowledged
+    | Malformed
 )
 
 _START = {

@@ -17,7 +17,7 @@ from handshaked.model import Outcome, Role
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.names import SELF_TEST_REGISTRATION, SELF_TEST_SERVER_NAME
 from handshaked.registry.store import NewRegistration, Source
-from handshaked.shim.client import HandshakeClient, Message, PendingHandshake
+from handshaked.shim import HandshakeClient, Message, PendingHandshake
 from handshaked.wire.messages import Done, Start
 
 ALPN = b"handshaked-self-test"

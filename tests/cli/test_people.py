@@ -20,7 +20,7 @@ import pytest
 from handshaked.cli.output import DAY, date, ends
 from handshaked.cli.watching import chart, kernel_state
 from handshaked.model import Role
-from handshaked.shim.client import BlockingClient
+from handshaked.shim import BlockingClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.messages import Start
@@ -163,7 +163,7 @@ import asyncio, sys
 from pathlib import Path
 from aioquic.quic.configuration import QuicConfiguration
 from handshaked.shim.aioquic import serve
-from handshaked.shim.client import HandshakeClient
+from handshaked.shim import HandshakeClient
 
 async def main():
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed
 from handshaked.model import Outcome, Role
-from handshaked.shim.client import BlockingClient
+from handshaked.shim import BlockingClient
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, PeerVerifier
 from handshaked.tls.x509.trust import TrustStore

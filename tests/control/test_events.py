@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
 from handshaked.model import Role
-from handshaked.shim.client import BlockingClient
+from handshaked.shim import BlockingClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.messages import Done, Start

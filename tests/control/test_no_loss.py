@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.shim.client import BlockingClient
+from handshaked.shim import BlockingClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.handshakes import handshake, verifier

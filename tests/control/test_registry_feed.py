@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 import pytest
+from handshaked.control.requests.arguments import Arguments
 
-from handshaked.control.arguments import Arguments
 from handshaked.control.registry_feed import PAGE, Followers
 from handshaked.errors import RefusedError
 from handshaked.model import Caller

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-
-from handshaked.control.tasks import Tasks
+from handshaked.system.tasks import Tasks
 
 
 async def fail() -> None:

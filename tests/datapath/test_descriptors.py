@@ -266,9 +266,9 @@ CALLER = """
 import sys
 from pathlib import Path
 from handshaked.shim import quic_client_handshake, quic_server_handshake
-from handshaked.shim.quic import Options
+from handshaked.shim import QuicSocketOptions
 
-options = Options(path=Path(sys.argv[3]), timeout=20)
+options = QuicSocketOptions(path=Path(sys.argv[3]), timeout=20)
 if sys.argv[1] == "CLIENT":
     quic_client_handshake(int(sys.argv[2]), "quic.example.com", options=options)
 else:

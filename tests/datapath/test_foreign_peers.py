@@ -22,8 +22,7 @@ from handshaked.datapath.quic_options import Config
 from handshaked.errors import Alert, Status
 from handshaked.handshakes import keyring
 from handshaked.model import AuthMode, Outcome, Role
-from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
-from handshaked.shim.quic import Options
+from handshaked.shim import HandshakeRefusedError, QuicSocketOptions, quic_client_handshake, quic_server_handshake
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
@@ -54,7 +53,7 @@ class UnixDoor:
 
     def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
         """As in Door."""
-        options = Options(path=self._path, trust_anchors=self._anchors)
+        options = QuicSocketOptions(path=self._path, trust_anchors=self._anchors)
         if psk:
             options = replace(options, psk=self._psk)
         elif role is Role.CLIENT:

@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.datapath.quic_options import Config
 from handshaked.errors import Alert, Status
 from handshaked.model import CipherSuite, Outcome
-from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
-from handshaked.shim.quic import Options
+from handshaked.shim import HandshakeRefusedError, QuicSocketOptions, quic_client_handshake, quic_server_handshake
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
@@ -47,8 +46,8 @@ class Shaken:
 
     def __init__(
         self,
-        client: Options,
-        server: Options,
+        client: QuicSocketOptions,
+        server: QuicSocketOptions,
         *,
         client_config: Config | None = None,
         server_config: Config | None = None,
@@ -103,9 +102,9 @@ def well(shaken: Shaken) -> bool:
 
 
 @pytest.fixture
-def options(quic_daemon: RunningDaemon, authority: Authority) -> Callable[..., Options]:
+def options(quic_daemon: RunningDaemon, authority: Authority) -> Callable[..., QuicSocketOptions]:
     anchor = authority.certificate.public_bytes(Encoding.DER)
-    return lambda **more: Options(path=quic_daemon.handshake_socket, trust_anchors=(anchor,), **more)
+    return lambda **more: QuicSocketOptions(path=quic_daemon.handshake_socket, trust_anchors=(anchor,), **more)
 
 
 # The differences, as docs/quic-sockets.md lists them.
@@ -195,32 +194,32 @@ def check(shaken: Shaken, trace: str, library: str = "") -> None:
 
 
 @pytest.mark.parametrize("library", ["x509", "alpn", "ticket"])
-def test_certificates(options: Callable[..., Options], library: str) -> None:
+def test_certificates(options: Callable[..., QuicSocketOptions], library: str) -> None:
     check(Shaken(options(), options()), "x509", library)
 
 
-def test_a_cipher_of_the_sockets(options: Callable[..., Options]) -> None:
+def test_a_cipher_of_the_sockets(options: Callable[..., QuicSocketOptions]) -> None:
     config = Config(payload_cipher_type=52)
     shaken = Shaken(options(), options(), client_config=config, server_config=config)
     assert shaken.client_outcome.cipher_suite is CipherSuite.AES_256_GCM_SHA384
     check(shaken, "aes256")
 
 
-def test_several_alpns(options: Callable[..., Options]) -> None:
+def test_several_alpns(options: Callable[..., QuicSocketOptions]) -> None:
     check(Shaken(options(), options(), client_alpns=("smbd", "h3", "sample")), "multi-alpn")
 
 
-def test_version_2(options: Callable[..., Options]) -> None:
+def test_version_2(options: Callable[..., QuicSocketOptions]) -> None:
     config = Config(version=QuicProtocolVersion.VERSION_2)
     check(Shaken(options(), options(), client_config=config, server_config=config), "v2")
 
 
-def test_loss(options: Callable[..., Options]) -> None:
+def test_loss(options: Callable[..., QuicSocketOptions]) -> None:
     shaken = Shaken(options(), options(), weather=Weather(loss=0.15, repetition=0.1, reordering=0.2))
     check(shaken, "loss", "loss")
 
 
-def test_a_long_chain(options: Callable[..., Options], authority: Authority) -> None:
+def test_a_long_chain(options: Callable[..., QuicSocketOptions], authority: Authority) -> None:
     names = [f"{os.urandom(30).hex()}.example.com" for _ in range(60)]  # which no compression makes short
     issued = authority.issue(NAME, *names, file_name="long")
     server = options(certificate=issued.certificate, key=issued.key)
@@ -239,7 +238,7 @@ def test_a_long_chain(options: Callable[..., Options], authority: Authority) -> 
 # Refusals.
 
 
-def test_a_server_of_another_name(options: Callable[..., Options], issue: Issue) -> None:
+def test_a_server_of_another_name(options: Callable[..., QuicSocketOptions], issue: Issue) -> None:
     issued = issue(NAME)
     server = options(certificate=issued.certificate, key=issued.key)
     shaken = Shaken(options(), server, name="other.example.com")
@@ -252,7 +251,7 @@ def test_a_server_of_another_name(options: Callable[..., Options], issue: Issue)
     assert of_ours(shaken.calls["server"]) == [*of_library_server("other name"), "get CONNECTION_CLOSE"]
 
 
-def test_a_protocol_that_is_not_served(options: Callable[..., Options]) -> None:
+def test_a_protocol_that_is_not_served(options: Callable[..., QuicSocketOptions]) -> None:
     shaken = Shaken(options(), options(), client_alpns=("another",))
     assert shaken.server_outcome.alert is Alert.NO_APPLICATION_PROTOCOL
     server, theirs = of_ours(shaken.calls["server"]), without_empty_reads(TRACES["agent server other alpn"])
@@ -265,7 +264,7 @@ def test_a_protocol_that_is_not_served(options: Callable[..., Options]) -> None:
     assert client[-1] == "send INITIAL CLIENT_HELLO"
 
 
-def unanswered(options: Options, **endpoint: object) -> tuple[Outcome, Calls]:
+def unanswered(options: QuicSocketOptions, **endpoint: object) -> tuple[Outcome, Calls]:
     """A client whose server is not there."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody,
@@ -278,20 +277,20 @@ def unanswered(options: Options, **endpoint: object) -> tuple[Outcome, Calls]:
         return outcome, connection.socket.calls
 
 
-def test_no_server(options: Callable[..., Options]) -> None:
+def test_no_server(options: Callable[..., QuicSocketOptions]) -> None:
     outcome, calls = unanswered(options(timeout=0.3))
     assert outcome.status == Status.TIMED_OUT
     assert of_ours(calls) == without_empty_reads(TRACES["agent client no server"])
 
 
-def test_no_alpn_is_refused(options: Callable[..., Options]) -> None:
+def test_no_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
     outcome, calls = unanswered(options(), alpns=())
     assert outcome.status == Status.INVALID
     ours, theirs = of_ours(calls), TRACES["agent client no-alpn"]
     assert ours == [*theirs[: theirs.index("send INITIAL CLIENT_HELLO")], "set CONNECTION_CLOSE"]
 
 
-def test_a_client_without_alpn_is_refused(options: Callable[..., Options]) -> None:
+def test_a_client_without_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
     with KernelLikeEndpoint() as endpoint:
         port = endpoint.listen()
         asking = in_thread(lambda: asyncio.run(ask(port, name=NAME, alpn=None)))
@@ -304,7 +303,7 @@ def test_a_client_without_alpn_is_refused(options: Callable[..., Options]) -> No
     assert of_ours(connection.socket.calls) == [*theirs[:asked], "set CONNECTION_CLOSE"]
 
 
-def test_a_psk_that_is_not_readable(options: Callable[..., Options], tmp_path: Path) -> None:
+def test_a_psk_that_is_not_readable(options: Callable[..., QuicSocketOptions], tmp_path: Path) -> None:
     (tmp_path / "psk").write_text("nonsense")
     outcome, calls = unanswered(options(psk=tmp_path / "psk"))
     assert outcome.status == Status.NO_KEY
@@ -313,13 +312,13 @@ def test_a_psk_that_is_not_readable(options: Callable[..., Options], tmp_path: P
     assert TRACES["library server unreadable psk"] == ["get TOKEN"]
 
 
-def test_pre_shared_keys(options: Callable[..., Options], tmp_path: Path) -> None:
+def test_pre_shared_keys(options: Callable[..., QuicSocketOptions], tmp_path: Path) -> None:
     psk = tmp_path / "psk"
     psk.write_text(f"someone:{'5a' * 32}\n")
     check(Shaken(options(psk=psk), options(psk=psk)), "psk", "psk")
 
 
-def test_client_certificates(options: Callable[..., Options], issue: Issue, authority: Authority) -> None:
+def test_client_certificates(options: Callable[..., QuicSocketOptions], issue: Issue, authority: Authority) -> None:
     identity, issued = authority.issue("someone", client=True, file_name="traced"), issue(NAME)
     shaken = Shaken(
         options(certificate=identity.certificate, key=identity.key),
@@ -332,7 +331,7 @@ def test_client_certificates(options: Callable[..., Options], issue: Issue, auth
     assert [*of_ours(shaken.calls["server"]), "send APPLICATION NEW_SESSION_TICKET"] == of_server("mutual")
 
 
-def test_tickets_and_resumption(options: Callable[..., Options]) -> None:
+def test_tickets_and_resumption(options: Callable[..., QuicSocketOptions]) -> None:
     first = Shaken(options(), options(), client_config=Config(ticket_seconds=5))
     calls = tickets_looked_for_once(of_ours(first.calls["client"]))
     assert calls == tickets_looked_for_once(of_client("ticket"))
@@ -348,7 +347,7 @@ def test_tickets_and_resumption(options: Callable[..., Options]) -> None:
     assert of_ours(second.calls["server"]) == without_early_data(of_library_server("resumed"))
 
 
-def test_a_ticket_as_it_came_is_of_no_use(options: Callable[..., Options]) -> None:
+def test_a_ticket_as_it_came_is_of_no_use(options: Callable[..., QuicSocketOptions]) -> None:
     """Nobody has digested it; the agent of the trace gave up behind its three questions."""
     shaken = Shaken(options(), options(), ticket=b"\x04\0\0\xef" + bytes(239))
     assert not shaken.client_outcome.resumed
@@ -357,7 +356,7 @@ def test_a_ticket_as_it_came_is_of_no_use(options: Callable[..., Options]) -> No
 
 
 def test_a_ticket_that_does_not_fit_the_socket_is_logged(
-    quic_daemon: RunningDaemon, options: Callable[..., Options], authority: Authority, issue: Issue
+    quic_daemon: RunningDaemon, options: Callable[..., QuicSocketOptions], authority: Authority, issue: Issue
 ) -> None:
     """The certificate that the client shows is in it."""
     names = [f"{os.urandom(30).hex()}.example.com" for _ in range(55)]
@@ -380,7 +379,7 @@ def test_every_trace_is_compared() -> None:
 
 
 def test_early_data_where_all_consent(
-    quic_daemon: RunningDaemon, options: Callable[..., Options], issue: Issue
+    quic_daemon: RunningDaemon, options: Callable[..., QuicSocketOptions], issue: Issue
 ) -> None:
     issued = issue(NAME)
     quic_daemon.register(

@@ -12,8 +12,7 @@ import pytest
 from handshaked.errors import Alert, Status
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import Level, Outcome
-from handshaked.shim import BlockingClient, HandshakeClient, PendingHandshake
-from handshaked.shim.client import Message
+from handshaked.shim import BlockingClient, HandshakeClient, Message, PendingHandshake
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_done, push_lookup_answer
 from handshaked.wire.messages import Done, Lookup, LookupAnswer
@@ -241,7 +240,7 @@ def test_a_start_that_fits_into_no_packet_raises_and_costs_the_others_nothing(pa
     async def work() -> None:
         client = HandshakeClient(path)
         other = Side().begin(client, server_start())
-        with pytest.raises(OSError, match=r"a Start of .* with 60 trust anchors; the limit is"):
+        with pytest.raises(OSError, match=r"Start message too long: .* with 60 trust anchors"):
             client.start(TOO_LONG, lambda _: None)
         await other.idle.wait()
         assert other.messages.empty()
@@ -304,7 +303,7 @@ def test_what_a_daemon_does_not_read_is_not_kept_without_end(mute: socket.socket
             if not side.messages.empty():
                 break
         done = await side.until_done()
-        assert (done.status, done.reason) == (Status.PEER_GONE, "the handshake daemon does not read what it is sent")
+        assert (done.status, done.reason) == (Status.PEER_GONE, "the handshake daemon does not read its messages")
         client.close()
 
     run(work())

@@ -17,8 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.datapath.quic_options import Config
 from handshaked.errors import Alert, Status
 from handshaked.model import CipherSuite, Outcome
-from handshaked.shim import HandshakeRefusedError, quic_client_handshake, quic_server_handshake
-from handshaked.shim.quic import Options, quic_client_handshake_async, quic_server_handshake_async
+from handshaked.shim import (
+    HandshakeRefusedError,
+    QuicSocketOptions,
+    quic_client_handshake,
+    quic_client_handshake_async,
+    quic_server_handshake,
+    quic_server_handshake_async,
+)
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
@@ -41,7 +47,9 @@ def serve_one(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, **options: ob
     """The server's handshake on the next connection of `endpoint`, whose agent's end is closed in the end."""
     connection = endpoint.next_connection()
     with connection.agent:
-        return quic_server_handshake(connection.agent, options=Options(path=daemon.handshake_socket, **options))
+        return quic_server_handshake(
+            connection.agent, options=QuicSocketOptions(path=daemon.handshake_socket, **options)
+        )
 
 
 def served(daemon: RunningDaemon, client: Callable[[int], Seen], **options: object) -> tuple[Outcome, Seen]:
@@ -84,7 +92,9 @@ def test_a_client_whose_key_share_is_of_no_use_is_asked_again(
         client = in_thread(lambda: ask_with_gtlsclient(port, name, tmp_path, "--exit-on-first-stream-close"))
         connection = endpoint.next_connection()
         with connection.agent:
-            outcome = quic_server_handshake(connection.agent, options=Options(path=quic_daemon.handshake_socket))
+            outcome = quic_server_handshake(
+                connection.agent, options=QuicSocketOptions(path=quic_daemon.handshake_socket)
+            )
         assert "QUIC handshake has completed" in client.result(PATIENCE)
     assert (outcome.status, outcome.registration) == (0, "retry")
     calls = connection.socket.calls
@@ -121,7 +131,9 @@ def test_a_client_that_goes_before_its_ticket_was_served_all_the_same(
 
         monkeypatch.setattr(connection.socket, "set", go_when_established)
         with connection.agent:
-            outcome = quic_server_handshake(connection.agent, options=Options(path=quic_daemon.handshake_socket))
+            outcome = quic_server_handshake(
+                connection.agent, options=QuicSocketOptions(path=quic_daemon.handshake_socket)
+            )
         assert client.result(PATIENCE).data == b"hello"
     assert outcome.status == 0
     assert connection.socket.refused[-1] == ("send APPLICATION NEW_SESSION_TICKET", errno.EPIPE)
@@ -219,7 +231,7 @@ def client_of(
         with connection.agent:
             try:
                 outcome = quic_client_handshake(
-                    connection.agent, name, options=Options(path=daemon.handshake_socket, **options)
+                    connection.agent, name, options=QuicSocketOptions(path=daemon.handshake_socket, **options)
                 )
             except HandshakeRefusedError as error:
                 outcome = error.outcome
@@ -295,12 +307,12 @@ def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Is
         ours = await asyncio.to_thread(client.next_connection)
         path = quic_daemon.handshake_socket
         started = asyncio.ensure_future(
-            quic_client_handshake_async(ours.agent, NAME, options=Options(path=path, trust_anchors=(anchor,)))
+            quic_client_handshake_async(ours.agent, NAME, options=QuicSocketOptions(path=path, trust_anchors=(anchor,)))
         )
         theirs = await asyncio.to_thread(server.next_connection)
         with ours.agent, theirs.agent:
             outcomes = await asyncio.gather(
-                started, quic_server_handshake_async(theirs.agent, ("h3",), Options(path=path))
+                started, quic_server_handshake_async(theirs.agent, ("h3",), QuicSocketOptions(path=path))
             )
         assert (await asyncio.wrap_future(asking))[0] == b"hello"
         return list(outcomes)
@@ -311,25 +323,25 @@ def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Is
 
 
 def test_a_ticket_showed_in_a_repr() -> None:
-    assert "secret" not in repr(Options(session_ticket=b"secret"))
+    assert "secret" not in repr(QuicSocketOptions(session_ticket=b"secret"))
 
 
 # Daemons that are not there, or not as they should be.
 
 
-def blocking(sock: socket.socket, options: Options) -> Outcome:
+def blocking(sock: socket.socket, options: QuicSocketOptions) -> Outcome:
     return quic_server_handshake(sock, options=options)
 
 
-def awaited(sock: socket.socket, options: Options) -> Outcome:
+def awaited(sock: socket.socket, options: QuicSocketOptions) -> Outcome:
     return asyncio.run(quic_server_handshake_async(sock, options=options))
 
 
 both_forms = pytest.mark.parametrize("form", [blocking, awaited])
-Form = Callable[[socket.socket, Options], Outcome]
+Form = Callable[[socket.socket, QuicSocketOptions], Outcome]
 
 
-def refusal(form: Form, options: Options) -> HandshakeRefusedError:
+def refusal(form: Form, options: QuicSocketOptions) -> HandshakeRefusedError:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, pytest.raises(HandshakeRefusedError) as raised:
         form(ours, options)
@@ -338,21 +350,21 @@ def refusal(form: Form, options: Options) -> HandshakeRefusedError:
 
 @both_forms
 def test_where_no_daemon_is_the_error_says_where_it_was_looked_for(form: Form, tmp_path: Path) -> None:
-    error = refusal(form, Options(path=tmp_path / "no"))
+    error = refusal(form, QuicSocketOptions(path=tmp_path / "no"))
     assert error.errno == error.outcome.status == errno.ENOENT
     assert str(tmp_path / "no") in str(error)
 
 
 @both_forms
 def test_a_path_that_is_too_long_is_said_to_be(form: Form, tmp_path: Path) -> None:
-    error = refusal(form, Options(path=tmp_path / ("x" * 120)))
+    error = refusal(form, QuicSocketOptions(path=tmp_path / ("x" * 120)))
     assert error.errno == errno.EIO
     assert "too long" in str(error)
 
 
 @both_forms
 def test_a_file_that_cannot_be_opened_is_named(form: Form, quic_daemon: RunningDaemon, tmp_path: Path) -> None:
-    error = refusal(form, Options(path=quic_daemon.handshake_socket, psk=tmp_path / "psk"))
+    error = refusal(form, QuicSocketOptions(path=quic_daemon.handshake_socket, psk=tmp_path / "psk"))
     assert error.errno == errno.ENOENT
     assert str(tmp_path / "psk") in str(error)
 
@@ -368,7 +380,7 @@ def test_a_daemon_that_takes_no_connections_is_a_timeout(form: Form, tmp_path: P
                 one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
                 one.setblocking(False)
                 one.connect(str(tmp_path / "door"))
-        error = refusal(form, Options(path=tmp_path / "door"))
+        error = refusal(form, QuicSocketOptions(path=tmp_path / "door"))
     assert error.errno == errno.ETIMEDOUT
 
 
@@ -394,7 +406,7 @@ def test_what_a_daemon_cannot_mean_is_a_failure(form: Form, tmp_path: Path, pack
                 door.send(packet)
 
         answering = in_thread(answer)
-        assert refusal(form, Options(path=tmp_path / "door")).errno == status
+        assert refusal(form, QuicSocketOptions(path=tmp_path / "door")).errno == status
         answering.result(PATIENCE)
 
 
@@ -406,7 +418,7 @@ def test_a_program_with_many_descriptors_may_block(quic_daemon: RunningDaemon) -
         with ExitStack() as others, socket.socket() as one:
             while others.enter_context(one.dup()).fileno() < 1024:
                 pass
-            error = refusal(blocking, Options(path=quic_daemon.handshake_socket, registration="web"))
+            error = refusal(blocking, QuicSocketOptions(path=quic_daemon.handshake_socket, registration="web"))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert error.errno == Status.FAILED  # nobody answers for the socket

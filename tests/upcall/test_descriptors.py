@@ -15,8 +15,7 @@ from handshaked.errors import RefusedError
 from handshaked.handshakes import caller_credentials
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KeyType, Outcome, Role
-from handshaked.shim import HandshakeRefusedError, quic_server_handshake
-from handshaked.shim.quic import Options
+from handshaked.shim import HandshakeRefusedError, QuicSocketOptions, quic_server_handshake
 from handshaked.testing.authority import Authority
 from handshaked.wire.family import push_start
 from handshaked.wire.messages import Acknowledged, Start
@@ -87,7 +86,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_a_file_that_stalls_costs_its_own_handshake_only(
     service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    options = Options(path=path, psk=psk, timeout=0.5)
+    options = QuicSocketOptions(path=path, psk=psk, timeout=0.5)
     waiting = in_thread(lambda: failure(lambda: quic_server_handshake(pair[0], options=options)))
     assert stall.reached.wait(PATIENCE)
     with Door(path) as door:
@@ -134,7 +133,7 @@ def test_what_is_wrong_with_a_file_is_told(
 ) -> None:
     stall.go_on.set()
     ours, theirs = pair
-    seen = failure(lambda: quic_server_handshake(ours, options=Options(path=path, psk=psk)))
+    seen = failure(lambda: quic_server_handshake(ours, options=QuicSocketOptions(path=path, psk=psk)))
     assert (seen.status, seen.reason) == (errno.ENOKEY, "it has been waited for in vain")
     ours.close()
     assert theirs.recv(1) == b""  # the socket was asked nothing

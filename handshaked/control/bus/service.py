@@ -19,7 +19,6 @@ from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from handshaked import __version__
-from handshaked.control.arguments import Arguments
 from handshaked.control.aside import close_aside
 from handshaked.control.bus import interface as spec
 from handshaked.control.bus.objects import BusObjects, Interfaces, Properties
@@ -28,10 +27,11 @@ from handshaked.control.commands import Commands
 from handshaked.control.hub import Event, Subscription
 from handshaked.control.manager import Manager, pull_filter
 from handshaked.control.permissions import is_administrator
-from handshaked.control.tasks import Tasks
+from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import DeniedError, HandshakedError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot
+from handshaked.system.tasks import Tasks
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from handshaked.configuration.toml_lines import Places, TomlError, parsed_document
-from handshaked.control.arguments import ArgumentError, Arguments
 from handshaked.control.files.loading import CREDENTIALS_PREFIX, paths_of, read_again
 from handshaked.control.files.loading_sandbox import load_for
 from handshaked.control.permissions import uid_of
-from handshaked.control.policies import load_trust, read_trust_again
-from handshaked.control.request import pull_request
+from handshaked.control.requests.arguments import ArgumentError, Arguments
+from handshaked.control.requests.policies import load_trust, read_trust_again
+from handshaked.control.requests.registration import pull_request
 from handshaked.errors import RefusedError
 from handshaked.registry.files import open_regular, read_file
 from handshaked.registry.store import NewRegistration

@@ -17,14 +17,14 @@ from handshaked.control.files.loading import is_trusted, paths_of, read_again, r
 from handshaked.control.files.loading_sandbox import load_for
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.watch import Watch
-from handshaked.control.policies import TrustSource, load_trust, read_trust_again
-from handshaked.control.request import check_all_valid
-from handshaked.control.tasks import Tasks
+from handshaked.control.requests.policies import TrustSource, load_trust, read_trust_again
+from handshaked.control.requests.registration import check_all_valid
 from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import ConflictError, NewRegistration, NewTrust, Source, Store
+from handshaked.system.tasks import Tasks
 
 log = logging.getLogger(__name__)
 

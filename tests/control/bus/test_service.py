@@ -186,7 +186,7 @@ FAIL_FOREVER = """
 import sys
 from pathlib import Path
 from handshaked.model import Role
-from handshaked.shim.client import BlockingClient
+from handshaked.shim import BlockingClient
 from handshaked.wire.messages import Start
 with BlockingClient(Path(sys.argv[1])) as client:
     while True:

@@ -1,0 +1,57 @@
+"""What the clients of the handshake socket share: message types, time limits, translation of daemon messages."""
+
+from handshaked.errors import Status
+from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
+from handshaked.model import Outcome
+from handshaked.wire.family import push_start
+from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start
+
+Message = CryptoData | TrafficSecret | PeerTransportParameters | Done | SessionTicket
+"""What a caller gets for a handshake. ``handshaked.events`` documents the order."""
+
+DEFAULT_TIMEOUT = 8.0
+"""The daemon's deadline for a handshake that sets none, in seconds."""
+GRACE = 1.0
+"""How long to wait for the daemon after the handshake's own deadline, in seconds."""
+NO_ANSWER = Outcome(status=Status.TIMED_OUT, reason="the handshake daemon does not answer")
+
+_LARGEST_CRYPTO = MAX_PACKET // 2
+
+
+def crypto_pieces(data: bytes) -> list[bytes]:
+    """Split `data` into pieces that each fit into a packet. Empty data gives one empty piece."""
+    return [data[start : start + _LARGEST_CRYPTO] for start in range(0, max(len(data), 1), _LARGEST_CRYPTO)]
+
+
+def encoded_start(sequence: int, start: Start) -> bytes:
+    """Encode `start` with a request for an acknowledgement.
+
+    OSError (EMSGSIZE) if it does not fit into a packet: the daemon would close the connection and end every other
+    handshake on it.
+    """
+    message = push_start(sequence, start, ack=True)
+    if len(message) > MAX_PACKET:
+        raise OSError(
+            Status.TOO_LONG,
+            f"Start message too long: {len(message)} bytes with {len(start.trust_anchors)} trust anchors "
+            f"(limit {MAX_PACKET})",
+        )
+    return message
+
+
+def outcome_of(message: Done | Refused | Malformed) -> Outcome:
+    """Return the outcome of a handshake that `message` ends."""
+    if isinstance(message, Refused):
+        return Outcome(status=message.error.status, reason=message.error.reason)
+    if isinstance(message, Malformed):
+        return Outcome(reason=f"malformed message from the daemon: {message.error.reason}")
+    return message.outcome
+
+
+def caller_message(message: FromDaemon) -> Message:
+    """Convert a daemon message to what the caller gets; errors and unexpected messages become a failed Done."""
+    if isinstance(message, Done | Refused | Malformed):
+        return Done(outcome_of(message))
+    if isinstance(message, LookupAnswer | Acknowledged):
+        return Done(Outcome(reason="unexpected answer from the daemon"))
+    return message
