@@ -21,8 +21,8 @@ from handshaked.control.commands import Commands
 from handshaked.control.erasure import Erasure
 from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.control.manager import Manager
-from handshaked.control.permissions import uid_of
 from handshaked.control.registry_feed import Followers
+from handshaked.control.requests.permissions import uid_of
 from handshaked.control.server import ControlServer
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.handshakes.peer_policy import check_sides

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from handshaked.control.permissions import is_administrator
+from handshaked.control.requests.permissions import is_administrator
 from handshaked.model import Caller
 from handshaked.reporting.counts import Tally
 

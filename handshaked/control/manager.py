@@ -10,7 +10,8 @@ from typing import Any
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.renewal import Renewal
 from handshaked.control.hub import Filter, Hub
-from handshaked.control.permissions import (
+from handshaked.control.requests.arguments import Arguments
+from handshaked.control.requests.permissions import (
     caller_named,
     gid_of,
     is_administrator,
@@ -20,7 +21,6 @@ from handshaked.control.permissions import (
     require_owner,
     uid_of,
 )
-from handshaked.control.requests.arguments import Arguments
 from handshaked.control.requests.registration import RegistrationRequest, load_handed, pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller

@@ -5,9 +5,9 @@ import json
 from typing import Any
 
 import pytest
-from handshaked.control.requests.arguments import Arguments
 
 from handshaked.control.registry_feed import PAGE, Followers
+from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import SELF_TEST_SERVER_NAME

@@ -12,7 +12,7 @@ from handshaked.control.bus.interface import (
     object_path,
 )
 from handshaked.control.manager import Manager
-from handshaked.control.permissions import may_see
+from handshaked.control.requests.permissions import may_see
 from handshaked.model import Caller
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot

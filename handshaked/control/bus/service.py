@@ -26,8 +26,8 @@ from handshaked.control.bus.subscribers import BusSubscribers
 from handshaked.control.commands import Commands
 from handshaked.control.hub import Event, Subscription
 from handshaked.control.manager import Manager, pull_filter
-from handshaked.control.permissions import is_administrator
 from handshaked.control.requests.arguments import Arguments
+from handshaked.control.requests.permissions import is_administrator
 from handshaked.errors import DeniedError, HandshakedError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from handshaked.configuration.toml_lines import Places, TomlError, parsed_document
-from handshaked.control.files.loading import CREDENTIALS_PREFIX, paths_of, read_again
-from handshaked.control.files.loading_sandbox import load_for
-from handshaked.control.permissions import uid_of
 from handshaked.control.requests.arguments import ArgumentError, Arguments
+from handshaked.control.requests.loading import CREDENTIALS_PREFIX, paths_of, read_again
+from handshaked.control.requests.loading_sandbox import load_for
+from handshaked.control.requests.permissions import uid_of
 from handshaked.control.requests.policies import load_trust, read_trust_again
 from handshaked.control.requests.registration import pull_request
 from handshaked.errors import RefusedError

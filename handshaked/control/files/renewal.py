@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from handshaked.control.files.drop_ins import DropIns, Problem, read_drop_ins
-from handshaked.control.files.loading import is_trusted, paths_of, read_again, resolved
-from handshaked.control.files.loading_sandbox import load_for
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.watch import Watch
+from handshaked.control.requests.loading import is_trusted, paths_of, read_again, resolved
+from handshaked.control.requests.loading_sandbox import load_for
 from handshaked.control.requests.policies import TrustSource, load_trust, read_trust_again
 from handshaked.control.requests.registration import check_all_valid
 from handshaked.errors import RefusedError, UnavailableError

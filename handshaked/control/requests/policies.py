@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from handshaked.control.files.loading import open_again
 from handshaked.control.requests.arguments import ArgumentError, Arguments
+from handshaked.control.requests.loading import open_again
 from handshaked.errors import RefusedError
 from handshaked.model import CipherSuite, Group
 from handshaked.registry.delivery import parse_delivery

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from handshaked.system.tasks import Tasks
 
 

@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from handshaked.control.files.loading import is_trusted, load
+from handshaked.control.requests.loading import is_trusted, load
 from handshaked.errors import RefusedError
 from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential
@@ -40,7 +40,7 @@ def load_apart(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
     """As ``load``, in a process of its own. RefusedError if that takes more than ``CPU_SECONDS`` or ``MEMORY``."""
     asked = {"source": asdict(source), "contents": [_text(content) for content in contents]}
     process = subprocess.run(
-        [sys.executable, "-m", "handshaked.control.files.loading_sandbox"],
+        [sys.executable, "-m", "handshaked.control.requests.loading_sandbox"],
         input=json.dumps(asked).encode(),
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONSAFEPATH": "1"},

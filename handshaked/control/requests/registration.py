@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from handshaked.control.files.loading import paths_of, read_handed
-from handshaked.control.files.loading_sandbox import load_for
-from handshaked.control.permissions import gid_of, uid_of
 from handshaked.control.requests.arguments import ArgumentError, Arguments
+from handshaked.control.requests.loading import paths_of, read_handed
+from handshaked.control.requests.loading_sandbox import load_for
+from handshaked.control.requests.permissions import gid_of, uid_of
 from handshaked.control.requests.policies import TrustSource, load_trust, pull_policy, pull_trust, read_trust
 from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from handshaked.control.files.loading import load
-from handshaked.control.files.loading_sandbox import load_apart
+from handshaked.control.requests.loading import load
+from handshaked.control.requests.loading_sandbox import load_apart
 from handshaked.errors import RefusedError
 from handshaked.model import KeyType
 from handshaked.registry.store import Source

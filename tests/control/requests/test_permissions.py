@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.control.permissions import (
+from handshaked.control.requests.permissions import (
     MAX_REGISTRATIONS_BY_GRANT,
     caller_named,
     is_administrator,
