@@ -29,7 +29,7 @@ from handshaked.handshakes.peer_policy import check_sides
 from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import Store
-from handshaked.reporting.metrics import Exporter
+from handshaked.reporting.metrics import MAX_EXPIRIES, Exporter, Figures
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
 from handshaked.system.journal import FORMATS
@@ -112,7 +112,7 @@ class Daemon:
             self._supervisor.up_to_date,
             self._supervisor.forget_credentials,
         )
-        self._exporter = Exporter(self._manager, self._supervisor)
+        self._exporter = Exporter(self._figures)
         self._metrics = passed.get("metrics")
         self._tasks = Tasks("the daemon")
 
@@ -152,6 +152,20 @@ class Daemon:
         self._tasks.keep(self._rotate_ticket_keys())
         self._tasks.keep(self._bus.run())
         await self._exporter.start(self._metrics, self._settings.metrics)
+
+    async def _figures(self) -> Figures:
+        """Return what the metrics are made of."""
+        workers = await self._supervisor.status()
+        hub = self._manager.hub
+        return Figures(
+            counts=hub.tally,
+            unreported=hub.left_out,
+            registrations=sum(not one.internal for one in self._manager.snapshot.registrations),
+            problems=len(self._manager.renewal.problems),
+            expiries=self._manager.expiries(MAX_EXPIRIES),
+            workers=workers,
+            worker_restarts=self._supervisor.restarts,
+        )
 
     async def _reload(self) -> None:
         notify_reloading()

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "handshakes.service": BASIS | PURE_REGISTRY | {"datapath.driver", "session", "tls", "quic"},
     "handshakes.caller_credentials": BASIS | {"registry.credentials", "registry.files", "tls"},
     "datapath": BASIS | {"session", "tls", "wire"},
-    "callers": {"errors", "model"},
+    "callers": {"errors", "model", "wire.json_packets"},
     "upcall": BASIS | {"callers", "configuration", "handshakes", "datapath", "wire"},
     "shim": BASIS | {"wire", "system.directories", "demux.accepting", "demux.tokens"},
 }

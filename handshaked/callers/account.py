@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from handshaked.callers.threads import Chores
+from handshaked.callers.threads import Threads
 from handshaked.model import Caller
 
 
@@ -34,7 +34,7 @@ class Account:
         self.handshakes = 0
         self.awaiting_tickets = 0
         self.unsent_bytes = 0
-        self.chores = Chores(limits.threads)
+        self.threads = Threads(limits.threads)
         self.time_served = 0.0
         """How far its turns have come, see ``Turns``."""
         self._limits = limits

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.log_limit import LogLimit
-from handshaked.control.aside import close_aside
+from handshaked.callers.threads import close_in_thread
 from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.model import Caller
@@ -59,7 +59,7 @@ class ControlServer:
                 try:
                     goes_on = await self._serve_packet(sock, caller, packet)
                 finally:
-                    closed = close_aside(packet.descriptors)
+                    closed = close_in_thread(packet.descriptors)
                 await closed  # until then the connection counts as one of its user's
                 if not goes_on:
                     return

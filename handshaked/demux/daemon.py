@@ -12,11 +12,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from handshaked.callers.log_limit import LogLimit
 from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEvents, Applications
 from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
-from handshaked.demux.latest import Latest
 from handshaked.demux.port import Local, SharedPort
 from handshaked.demux.registry_follower import RegistryFollower
 from handshaked.demux.relay import Relay, RelayBounds, Relays
@@ -39,6 +39,24 @@ _PASSED_PER_SECOND = 2000
 _GRACE_SECONDS = 1.5
 _MAX_WAITING = 4096
 _MAX_RECENT = 4096
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Latest(dict[K, V]):
+    """A dictionary that keeps the `limit` entries set last: clients must not make it grow without end."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self.pop(key, None)
+        super().__setitem__(key, value)
+        if len(self) > self._limit:
+            del self[next(iter(self))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ and gauges mean what they say.
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -23,28 +25,43 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from prometheus_client.registry import Collector
 
 from handshaked import __version__
-from handshaked.control.manager import Manager
 from handshaked.errors import RefusedError
-from handshaked.reporting.counts import BUCKETS
-from handshaked.workers.supervisor import Supervisor
+from handshaked.reporting.counts import BUCKETS, Tally
 
 log = logging.getLogger(__name__)
 
-_MAX_CERTIFICATES = 5000
+MAX_EXPIRIES = 5000
 _REQUEST_SECONDS = 5.0
 _MAX_CONNECTIONS = 16
 _MAX_REQUEST = 8192
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class Exporter:
-    """Answers HTTP requests with the numbers of `manager` and `supervisor`."""
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the metrics are made of.
 
-    def __init__(self, manager: Manager, supervisor: Supervisor) -> None:
-        self._collector = _Numbers(manager, supervisor)
+    ``expiries`` holds the Unix time at which the first certificate of a registration expires, by the registration's
+    name, for MAX_EXPIRIES registrations at most; ``workers`` the status of each worker.
+    """
+
+    counts: Tally
+    unreported: int
+    registrations: int
+    problems: int
+    expiries: Mapping[str, float]
+    workers: Sequence[Mapping[str, Any]]
+    worker_restarts: int
+
+
+class Exporter:
+    """Serve what `figures` returns to HTTP requests."""
+
+    def __init__(self, figures: Callable[[], Awaitable[Figures]]) -> None:
+        self._figures = figures
+        self._collector = _Collector()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._collector)
-        self._supervisor = supervisor
         self._server: asyncio.Server | None = None
         self._connections = 0
 
@@ -67,7 +84,7 @@ class Exporter:
 
     async def text(self) -> bytes:
         """The numbers, in OpenMetrics' text form."""
-        self._collector.workers = await self._supervisor.status()
+        self._collector.figures = await self._figures()
         return bytes(generate_latest(self._registry))  # type: ignore[no-untyped-call]  # annotated in part only
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,80 +113,79 @@ class Exporter:
         await writer.drain()
 
 
-class _Numbers(Collector):
-    """Makes metrics of what the manager and the supervisor know."""
+class _Collector(Collector):
+    """Turns the latest figures into metrics."""
 
-    def __init__(self, manager: Manager, supervisor: Supervisor) -> None:
-        self.workers: list[dict[str, int]] = []
-        self._manager = manager
-        self._supervisor = supervisor
+    def __init__(self) -> None:
+        self.figures: Figures | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics."""
-        yield from self._handshakes()
-        yield from self._processes()
-        yield from self._certificates()
+        """Yield all metrics; none before there are figures."""
+        if self.figures is not None:
+            yield from _handshakes(self.figures)
+            yield from _processes(self.figures)
+            yield from _certificates(self.figures)
 
-    def _handshakes(self) -> Iterator[Metric]:
-        tally = self._manager.hub.tally
-        ended = CounterMetricFamily(
-            "handshaked_handshakes",
-            "Handshakes that have ended, by how (ok, an alert, an errno).",
-            labels=("outcome", "role", "door", "registration"),
-        )
-        for key, count in tally.handshakes.items():
-            ended.add_metric(key, count)
-        yield ended
-        lasted = HistogramMetricFamily(
-            "handshaked_handshake_duration_seconds",
-            "From the request to its outcome, the peer's round trips included.",
-            labels=("role", "door"),
-            unit="seconds",
-        )
-        for kind, latency in tally.latencies.items():
-            total, buckets = 0, []
-            for bound, count in zip((*map(str, BUCKETS), "+Inf"), latency.counts, strict=True):
-                total += count
-                buckets.append((bound, float(total)))
-            lasted.add_metric(kind, buckets, latency.total)
-        yield lasted
-        yield CounterMetricFamily(
-            "handshaked_records_left_out",
-            "Handshakes that were counted but not told to those who watch, because there were too many.",
-            value=self._manager.hub.left_out,
-        )
 
-    def _processes(self) -> Iterator[Metric]:
-        yield InfoMetricFamily("handshaked", "The daemon.", value={"version": __version__})
-        for family, key, words in (
-            ("handshaked_in_flight", "in_flight", "Handshakes under way, by worker."),
-            ("handshaked_queue_bytes", "queue", "Answers that endpoints have not read yet, in bytes, by worker."),
-        ):
-            gauge = GaugeMetricFamily(family, words, labels=("worker",))
-            for worker in self.workers:
-                gauge.add_metric((str(worker["slot"]),), worker.get(key, 0))
-            yield gauge
-        answering = sum(bool(worker["answers"]) for worker in self.workers)
-        yield GaugeMetricFamily("handshaked_workers", "Worker processes that answer.", value=answering)
-        yield CounterMetricFamily(
-            "handshaked_worker_restarts", "Workers that ended and were replaced.", value=self._supervisor.restarts
-        )
+def _handshakes(figures: Figures) -> Iterator[Metric]:
+    tally = figures.counts
+    ended = CounterMetricFamily(
+        "handshaked_handshakes",
+        "Handshakes that have ended, by how (ok, an alert, an errno).",
+        labels=("outcome", "role", "door", "registration"),
+    )
+    for key, count in tally.handshakes.items():
+        ended.add_metric(key, count)
+    yield ended
+    lasted = HistogramMetricFamily(
+        "handshaked_handshake_duration_seconds",
+        "From the request to its outcome, the peer's round trips included.",
+        labels=("role", "door"),
+        unit="seconds",
+    )
+    for kind, latency in tally.latencies.items():
+        total, buckets = 0, []
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), latency.counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        lasted.add_metric(kind, buckets, latency.total)
+    yield lasted
+    yield CounterMetricFamily(
+        "handshaked_records_left_out",
+        "Handshakes that were counted but not told to those who watch, because there were too many.",
+        value=figures.unreported,
+    )
 
-    def _certificates(self) -> Iterator[Metric]:
-        registrations = [one for one in self._manager.snapshot.registrations if not one.internal]
-        yield GaugeMetricFamily("handshaked_registrations", "Registrations.", value=len(registrations))
-        yield GaugeMetricFamily(
-            "handshaked_problems", "Files that cannot be used.", value=len(self._manager.renewal.problems)
-        )
-        ends = GaugeMetricFamily(
-            "handshaked_certificate_not_after_seconds",
-            "When the first certificate of a registration ends, in Unix seconds.",
-            labels=("registration",),
-            unit="seconds",
-        )
-        for name, end in self._manager.expiries(_MAX_CERTIFICATES).items():
-            ends.add_metric((name,), end)
-        yield ends
+
+def _processes(figures: Figures) -> Iterator[Metric]:
+    yield InfoMetricFamily("handshaked", "The daemon.", value={"version": __version__})
+    for family, key, words in (
+        ("handshaked_in_flight", "in_flight", "Handshakes under way, by worker."),
+        ("handshaked_queue_bytes", "queue", "Answers that endpoints have not read yet, in bytes, by worker."),
+    ):
+        gauge = GaugeMetricFamily(family, words, labels=("worker",))
+        for worker in figures.workers:
+            gauge.add_metric((str(worker["slot"]),), worker.get(key, 0))
+        yield gauge
+    answering = sum(bool(worker["answers"]) for worker in figures.workers)
+    yield GaugeMetricFamily("handshaked_workers", "Worker processes that answer.", value=answering)
+    yield CounterMetricFamily(
+        "handshaked_worker_restarts", "Workers that ended and were replaced.", value=figures.worker_restarts
+    )
+
+
+def _certificates(figures: Figures) -> Iterator[Metric]:
+    yield GaugeMetricFamily("handshaked_registrations", "Registrations.", value=figures.registrations)
+    yield GaugeMetricFamily("handshaked_problems", "Files that cannot be used.", value=figures.problems)
+    ends = GaugeMetricFamily(
+        "handshaked_certificate_not_after_seconds",
+        "When the first certificate of a registration ends, in Unix seconds.",
+        labels=("registration",),
+        unit="seconds",
+    )
+    for name, end in figures.expiries.items():
+        ends.add_metric((name,), end)
+    yield ends
 
 
 def _listen(address: str) -> socket.socket:

@@ -1,7 +1,7 @@
 """Descriptors that come with a packet on the Unix door, and the handshakes on QUIC sockets that they are for.
 
 Whatever comes is closed: a QUIC socket by the handshake that takes it, everything else by one of its caller's
-chores. Closing may wait for whoever serves a file, or for the peer of a socket that lingers, and so may reading.
+threads. Closing may wait for whoever serves a file, or for the peer of a socket that lingers, and so may reading.
 """
 
 import array
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
-from handshaked.callers.threads import Chores
+from handshaked.callers.threads import Threads
 from handshaked.datapath.driver import Attempt
 from handshaked.errors import Status, WireError
 from handshaked.handshakes.caller_credentials import Files
@@ -61,7 +61,7 @@ class Descriptors:
             self._files = Files(*(next(left) if flag else None for flag in flags))
         return self._files
 
-    def let_go(self, chores: Chores, then: Callable[[], None]) -> bool:
+    def let_go(self, threads: Threads, then: Callable[[], None]) -> bool:
         """Read what is to be read, close what nobody took, and call `then`; False if there is nothing to wait for."""
         if not self._open:
             return False
@@ -71,7 +71,7 @@ class Descriptors:
                 self._files.tell()
             then()
 
-        chores.run(self._read_and_close, told)
+        threads.run(self._read_and_close, told)
         return True
 
     def _read_and_close(self) -> None:

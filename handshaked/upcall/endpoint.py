@@ -146,7 +146,7 @@ class Endpoint:
             self._reading.pause()
         elif self._descriptors is None:
             self._reading.go_on()
-        elif self._descriptors.let_go(self._account.chores, self._descriptors_gone):
+        elif self._descriptors.let_go(self._account.threads, self._descriptors_gone):
             self._reading.pause()  # it may take any time: whoever sent them waits, the others do not
         else:
             self._descriptors_gone()

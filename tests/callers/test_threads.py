@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from handshaked.callers.threads import Chores
+from handshaked.callers.threads import Threads
 
 
-def test_a_caller_has_so_many_threads_and_no_chore_is_lost() -> None:
+def test_a_caller_has_so_many_threads_and_no_work_is_lost() -> None:
     go_on = threading.Semaphore(0)
     working: list[threading.Thread] = []
     most = []
@@ -20,10 +20,10 @@ def test_a_caller_has_so_many_threads_and_no_chore_is_lost() -> None:
         working.remove(threading.current_thread())
 
     async def scenario() -> None:
-        chores = Chores(threads=2)
+        threads = Threads(limit=2)
         ends: asyncio.Queue[int] = asyncio.Queue()
         for number in range(7):
-            chores.run(work, lambda number=number: ends.put_nowait(number))  # type: ignore[misc] # its default
+            threads.run(work, lambda number=number: ends.put_nowait(number))  # type: ignore[misc] # its default
         ended = []
         for _ in range(7):
             go_on.release()
@@ -47,7 +47,7 @@ def test_where_no_thread_can_be_had_the_event_loop_does_not_do_the_work(monkeypa
 
     async def scenario() -> None:
         done = asyncio.Event()
-        Chores(threads=2).run(lambda: ran.append(threading.current_thread()), done.set)
+        Threads(limit=2).run(lambda: ran.append(threading.current_thread()), done.set)
         await done.wait()
 
     monkeypatch.setattr(threading.Thread, "start", start_sometimes)
@@ -65,9 +65,9 @@ def test_work_that_fails_gives_its_thread_back() -> None:
         raise OSError
 
     async def scenario() -> None:
-        chores, done = Chores(threads=1), asyncio.Event()
-        chores.run(fail, lambda: None)
-        chores.run(lambda: None, done.set)
+        threads, done = Threads(limit=1), asyncio.Event()
+        threads.run(fail, lambda: None)
+        threads.run(lambda: None, done.set)
         await done.wait()
 
     asyncio.run(scenario())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.demux.latest import Latest
+from handshaked.demux.daemon import Latest
 from handshaked.demux.routes import Routes
 from handshaked.demux.tokens import RetryTokens
 from handshaked.errors import RefusedError

@@ -19,7 +19,7 @@ from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from handshaked import __version__
-from handshaked.control.aside import close_aside
+from handshaked.callers.threads import close_in_thread
 from handshaked.control.bus import interface as spec
 from handshaked.control.bus.objects import BusObjects, Interfaces, Properties
 from handshaked.control.bus.subscribers import BusSubscribers
@@ -142,10 +142,10 @@ class Bus:
             if message.sender == _BUS[0] and message.member == "NameOwnerChanged":
                 self._subscribers.remove(message.body[0])
                 self._callers.pop(message.body[0], None)
-            close_aside(tuple(message.unix_fds))
+            close_in_thread(tuple(message.unix_fds))
             return False
         if len(self._tasks) >= _MAX_TASKS:
-            close_aside(tuple(message.unix_fds))
+            close_in_thread(tuple(message.unix_fds))
             self._send(Message.new_error(message, f"{_ERROR}.LimitsExceeded", "too many calls at a time"))
         else:
             self._tasks.keep(self._serve(message))
@@ -165,7 +165,7 @@ class Bus:
         except (HandshakedError, OSError, DBusError) as error:
             reply = Message.new_error(message, spec.REFUSED, str(error))
         finally:
-            closed = close_aside(tuple(message.unix_fds))
+            closed = close_in_thread(tuple(message.unix_fds))
             if caller is not None:
                 closed.add_done_callback(lambda _: self._uncount(caller))
             if not message.flags & MessageFlag.NO_REPLY_EXPECTED:

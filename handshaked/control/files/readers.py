@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from handshaked.control.aside import aside, close_aside
+from handshaked.callers.threads import close_in_thread, in_thread
 from handshaked.errors import RefusedError
 from handshaked.wire.json_packets import close_all
 
@@ -59,9 +59,9 @@ class Readers:
         try:
             for descriptor in descriptors:
                 own.append(os.dup(descriptor))  # noqa: PERF401 - those that there are have to be closed
-            done = aside(run)
+            done = in_thread(run)
         except (OSError, RefusedError):
-            close_aside(tuple(own))
+            close_in_thread(tuple(own))
             raise
         self._busy[uid] = done
         done.add_done_callback(lambda _: self._ended(uid, done))
