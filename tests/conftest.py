@@ -13,11 +13,21 @@ from handshaked.model import KeyType
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 
+pytest_plugins = ["tests.plugins.memory"]
+
 # How long a generated example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("handshaked", deadline=None, max_examples=100)
 hypothesis.settings.load_profile("handshaked")
 
 Issue = Callable[..., Issued]
+_SLOW_SECONDS = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests the time they need; those of a kind that knows better have a mark of their own."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
 
 
 @pytest.fixture(scope="session")

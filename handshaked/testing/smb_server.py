@@ -17,8 +17,7 @@ from aioquic.quic.events import QuicEvent, StreamDataReceived
 from cryptography.hazmat.backends import openssl  # noqa: F401 - what aioquic imports when it is too late for the user
 
 from handshaked.shim import HandshakeClient
-from handshaked.shim.aioquic import outcome_of, serve
-from handshaked.shim.aioquic_server import listen
+from handshaked.shim.aioquic import listen, outcome_of, serve
 
 
 def free_port(host: str = "127.0.0.1") -> int:

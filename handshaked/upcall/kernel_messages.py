@@ -8,17 +8,18 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pyroute2.netlink import CTRL_CMD_GETFAMILY, GENL_ID_CTRL, NLM_F_ACK, NLM_F_REQUEST, ctrlmsg, genlmsg, nla
+from pyroute2.netlink import CTRL_CMD_GETFAMILY, GENL_ID_CTRL, NLM_F_ACK, NLM_F_REQUEST, genlmsg, nla
 from pyroute2.netlink.exceptions import NetlinkDecodeError
 
-from handshaked.errors import FramingError, Status
+from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import AuthMode, Role
+from handshaked.wire.netlink import HEADER_SIZE, pull_raw_attributes
 
 FAMILY_NAME = "handshake"
 GROUP_NAME = "tlshd"
@@ -28,6 +29,7 @@ MAX_PEER_KEYS = 5
 MAX_MESSAGE = 32 * 1024
 _HANDLER_CLASS = 1
 _READY, _ACCEPT, _DONE = 1, 2, 3
+_SOCKFD = 1
 _CTRL_NEWFAMILY, _CTRL_DELFAMILY = 1, 2
 _NLMSG_ERROR = 2
 _SOL_NETLINK = 270
@@ -36,6 +38,19 @@ _CLONE_NEWNET = 0x40000000
 _NAMESPACES = Path("/run/netns")
 _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i")
+_DESCRIPTOR = struct.Struct("=i")
+
+
+class _Group(nla):  # type: ignore[misc] # pyroute2 has no types
+    nla_map: ClassVar = ((1, "NAME", "asciiz"), (2, "ID", "uint32"))
+
+
+class _Control(genlmsg):  # type: ignore[misc] # pyroute2 has no types
+    """A message of the family nlctrl, with the attributes that are read here only."""
+
+    nla_map: ClassVar = ((1, "FAMILY_ID", "uint16"), (2, "FAMILY_NAME", "asciiz"), (7, "GROUPS", "*group"))
+    group = _Group
+    nesting: ClassVar = {7: 2}
 
 
 class _Certificate(nla):  # type: ignore[misc] # pyroute2 has no types
@@ -55,6 +70,7 @@ class _Accept(genlmsg):  # type: ignore[misc] # pyroute2 has no types
         (9, "KEYRING", "int32"),
     )
     certificate = _Certificate
+    nesting: ClassVar = {7: 1}
 
 
 class _Done(genlmsg):  # type: ignore[misc] # pyroute2 has no types
@@ -155,7 +171,7 @@ class NetlinkLink:
 
 def push_get_family(sequence: int) -> bytes:
     """The question for the family's numbers."""
-    return _push(ctrlmsg(), GENL_ID_CTRL, sequence, CTRL_CMD_GETFAMILY, [("CTRL_ATTR_FAMILY_NAME", FAMILY_NAME)])
+    return _push(_Control(), GENL_ID_CTRL, sequence, CTRL_CMD_GETFAMILY, [("FAMILY_NAME", FAMILY_NAME)])
 
 
 def push_accept(family: int, sequence: int) -> bytes:
@@ -198,8 +214,8 @@ def pull_from_kernel(packet: bytes, family: int | None) -> Iterator[tuple[int, F
 
 
 def _pull_control(message: bytes) -> Iterator[FromKernel]:
-    decoded = _decoded(ctrlmsg, message)
-    if decoded is None or _unreadable(decoded) or decoded.get_attr("CTRL_ATTR_FAMILY_NAME") != FAMILY_NAME:
+    decoded = _decoded(_Control, message)
+    if decoded is None or _unreadable(decoded) or decoded.get_attr("FAMILY_NAME") != FAMILY_NAME:
         return
     if decoded["cmd"] == _CTRL_DELFAMILY:
         yield FamilyChange(present=False)
@@ -208,11 +224,8 @@ def _pull_control(message: bytes) -> Iterator[FromKernel]:
     if not decoded["header"]["sequence_number"]:
         yield FamilyChange(present=True)
         return
-    groups = {
-        group.get_attr("CTRL_ATTR_MCAST_GRP_NAME"): group.get_attr("CTRL_ATTR_MCAST_GRP_ID")
-        for group in decoded.get_attr("CTRL_ATTR_MCAST_GROUPS") or ()
-    }
-    number = decoded.get_attr("CTRL_ATTR_FAMILY_ID")
+    groups = {group.get_attr("NAME"): group.get_attr("ID") for group in decoded.get_attr("GROUPS") or ()}
+    number = decoded.get_attr("FAMILY_ID")
     if number is not None:
         yield Family(number, groups.get(GROUP_NAME))
 
@@ -223,7 +236,19 @@ def _pull_handshake(message: bytes) -> Iterator[FromKernel]:
         yield Ready()
     elif command == _ACCEPT:
         decoded = _decoded(_Accept, message)
-        yield Unintelligible(None, "an ACCEPT reply that falls apart") if decoded is None else _pull_accept(decoded)
+        if decoded is None:
+            yield Unintelligible(_descriptor_in(message), "malformed ACCEPT reply")
+        else:
+            yield _pull_accept(decoded)
+
+
+def _descriptor_in(message: bytes) -> int | None:
+    """Return the socket of an ACCEPT reply that is malformed after it: it has to be answered and closed."""
+    with suppress(WireError):
+        for kind, payload, _ in pull_raw_attributes(message[HEADER_SIZE:]):
+            if kind == _SOCKFD and len(payload) == _DESCRIPTOR.size:
+                return int(_DESCRIPTOR.unpack(payload)[0])
+    return None
 
 
 def _pull_accept(message: Any) -> FromKernel:
@@ -270,14 +295,35 @@ def _push(
 
 
 def _decoded(kind: Any, message: bytes) -> Any | None:
-    """`message` with its attributes decoded, None if that is not possible."""
+    """Return `message` with its attributes decoded, None if it is malformed.
+
+    Lengths are checked first: pyroute2 clamps those that leave the message, and never ends on an array with an
+    element of length 0.
+    """
     decoded = kind(message)
     try:
+        _check_lengths(message[HEADER_SIZE:], kind.nesting)
         decoded.decode()
         _unreadable(decoded)  # which has what is nested decoded
-    except (NetlinkDecodeError, struct.error, ValueError):
+    except (WireError, NetlinkDecodeError, struct.error, ValueError):
         return None
     return decoded
+
+
+def _check_lengths(attributes: bytes, nesting: Mapping[int, int]) -> None:
+    """Raise WireError unless every attribute has its header and ends inside what contains it.
+
+    `nesting` maps the types of attributes that contain attributes to the levels below them: 1 for a nest, 2 for an
+    array of nests.
+    """
+    for kind, payload, _ in pull_raw_attributes(attributes):
+        _check_nested_lengths(payload, nesting.get(kind, 0))
+
+
+def _check_nested_lengths(attributes: bytes, levels: int) -> None:
+    if levels:
+        for _, payload, _ in pull_raw_attributes(attributes):
+            _check_nested_lengths(payload, levels - 1)
 
 
 def _unreadable(message: Any) -> list[str]:

@@ -106,7 +106,7 @@ def pull_error(body: bytes) -> WireError | None:
     if status == 0:
         return None
     text, offset = "refused", None
-    for kind, payload, _ in _pull_raw(body[_ERROR.size + _MESSAGE.size :], 0):
+    for kind, payload, _ in pull_raw_attributes(body[_ERROR.size + _MESSAGE.size :]):
         if kind == _NLMSGERR_ATTR_MSG:
             text = payload.rstrip(b"\0").decode(errors="replace")
         elif kind == _NLMSGERR_ATTR_OFFS and len(payload) == 4:
@@ -141,7 +141,7 @@ def pull_frames(packet: bytes) -> Iterator[Frame]:
 def pull_attributes(frame: Frame, policies: Mapping[int, Policy]) -> dict[int, Any]:
     """The attributes of `frame` by type, a list where the policy says multi; WireError names the one that is wrong."""
     values: dict[int, Any] = {}
-    for kind, payload, offset in _pull_raw(frame.attributes, HEADER_SIZE):
+    for kind, payload, offset in pull_raw_attributes(frame.attributes, HEADER_SIZE):
         policy = policies.get(kind)
         if policy is None:
             raise WireError("is not known here", attribute=f"attribute {kind}", offset=offset)
@@ -158,7 +158,8 @@ def pull_attributes(frame: Frame, policies: Mapping[int, Policy]) -> dict[int, A
     return values
 
 
-def _pull_raw(data: bytes, base: int) -> Iterator[tuple[int, bytes, int]]:
+def pull_raw_attributes(data: bytes, base: int = 0) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the type, payload and offset (from `base`) of each attribute; WireError at the first malformed length."""
     position = 0
     while position < len(data):
         left = len(data) - position

@@ -4,7 +4,6 @@ import array
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from handshaked.errors import RefusedError
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.json_packets import close_all
 from tests.conftest import Issue
+from tests.lingering import hand_over, lingering_pair
 
 LONG = "x" * 3000
 
@@ -59,32 +59,15 @@ def test_an_answer_that_is_too_long_is_an_error(web: RunningDaemon) -> None:
         web.ask("explain", server_name="a", alpns=["h3"] + [f"{n}{LONG}" for n in range(30)])
 
 
-def lingering() -> tuple[socket.socket, socket.socket]:
-    """A TCP socket that is not closed before the other one is read, or an hour has passed."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        sender = socket.create_connection(listener.getsockname())
-        receiver, _ = listener.accept()
-    sender.setblocking(False)
-    try:
-        while True:
-            sender.send(bytes(65536))
-    except BlockingIOError:
-        sender.setblocking(True)
-    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
-    return sender, receiver
-
-
 @pytest.mark.parametrize("packet", [b'{"command": "status"}', b"no message"])
-def test_closing_what_lingers_stopped_the_daemon(shared_daemon: RunningDaemon, packet: bytes) -> None:
-    sender, receiver = lingering()
-    with receiver, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+def test_daemon_answers_while_a_descriptor_lingers_in_close(shared_daemon: RunningDaemon, packet: bytes) -> None:
+    with lingering_pair() as (sender, receiver), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(30)
         sock.connect(os.fspath(shared_daemon.control_socket))
-        with sender:
-            sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sender.fileno()]))])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sender.fileno()]))]
+        hand_over(sender, shared_daemon.pid, lambda: sock.sendmsg([packet], rights))
         assert json.loads(sock.recv(200_000)).keys() <= {"result", "error"}
         assert shared_daemon.ask("status")["self_test"] == "ok"
-        receiver.settimeout(30)
         while receiver.recv(1 << 20):  # to its end, which comes when the daemon has closed it
             pass
 

@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ from handshaked.wire.family import push_crypto, push_lookup, push_start
 from handshaked.wire.messages import CryptoData, Lookup, Start
 from tests.conftest import Issue
 from tests.doors import Door, eventually
+from tests.lingering import hand_over, lingering_pair
 from tests.quic_sockets import PATIENCE, descriptors_of, in_thread, left_alone, socket_daemon, waits
 
 ON_SOCKET = Start(Role.SERVER, timeout=5.0, socket=True)
@@ -172,23 +172,14 @@ def test_a_file_that_is_too_long(quic_daemon: RunningDaemon, tmp_path: Path) -> 
 @pytest.mark.parametrize("count", [1, 5])  # more than may come along: the rest was closed while they were received
 def test_a_socket_that_lingers_does_not_stop_others(quic_daemon: RunningDaemon, count: int) -> None:
     """Closing it waits for its peer to read what is unsent; the daemon's descriptor is the last one."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname())
-        theirs, _ = listener.accept()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 3600))
-    ours.setblocking(False)
-    with suppress(BlockingIOError):
-        while True:
-            ours.send(bytes(1 << 20))
     (worker,) = quic_daemon.worker_pids()
-    with theirs, Door(quic_daemon.handshake_socket) as door, Door(quic_daemon.handshake_socket) as other:
-        os.kill(worker, signal.SIGSTOP)  # else it might be done with its descriptor before this process is
-        try:
-            with ours:
-                rest = [0] * (count - 1)
-                door.send(push_start(1, ON_SOCKET), descriptors=(*rest, ours.fileno()))
-        finally:
-            os.kill(worker, signal.SIGCONT)
+    with (
+        lingering_pair() as (ours, _),
+        Door(quic_daemon.handshake_socket) as door,
+        Door(quic_daemon.handshake_socket) as other,
+    ):
+        descriptors = (*[0] * (count - 1), ours.fileno())
+        hand_over(ours, worker, lambda: door.send(push_start(1, ON_SOCKET), descriptors=descriptors))
         if count == 1:
             assert door.outcome(1).status == errno.EOPNOTSUPP
         other.send(push_lookup(1, Lookup(client_hello=b"x")))

@@ -25,6 +25,7 @@ from tests.datapath.tcp_scene import (
     connected,
     server_context,
 )
+from tests.lingering import reset_on_close
 
 _SIOCOUTQ = 0x5411
 
@@ -331,7 +332,7 @@ def test_a_peer_that_closes_lets_the_consumer_try_again(
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
             if reset:
-                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset_on_close(theirs)
             theirs.close()
             report = await made.submit(ours, role, peer_name=NAME, auth_mode=AuthMode.UNAUTH)
             assert report.status == Status.TIMED_OUT

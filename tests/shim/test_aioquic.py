@@ -442,7 +442,7 @@ def test_without_a_daemon_both_sides_say_internal_error(tmp_path: Path, path: Pa
         async with serving(certificate=issue(NAME), alpns=["h3"]) as server:
             ended = await refusal(server.port, NAME, "h3", client=nothing)
             assert ended.error_code == QuicErrorCode.INTERNAL_ERROR
-            assert "the handshake daemon cannot be asked: No such file" in ended.reason_phrase
+            assert "cannot start the handshake in the daemon: No such file" in ended.reason_phrase
 
     run(work())
 

@@ -141,6 +141,48 @@ def test_the_kernel_stores_five_peer_keys_at_most() -> None:
     assert frame.attributes.count(b"\x08\0\x03\0") == 5
 
 
+def damaged(packet: bytes, *damages: tuple[int, int]) -> bytes:
+    """Return `packet` with bytes replaced: (position, value) pairs; those beyond its end are ignored."""
+    data = bytearray(packet)
+    for position, value in damages:
+        if position < len(data):
+            data[position] = value
+    return bytes(data)
+
+
+OPS, GROUPS = 68, 112
+"""Where the arrays of GETFAMILY_REPLY begin."""
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("array", [OPS, GROUPS], ids=["operations", "groups"])
+@pytest.mark.parametrize("element", [0, 1, 3, 0x40, 0xFF])
+def test_array_with_a_malformed_element_is_refused(array: int, element: int) -> None:
+    """pyroute2 alone never steps over an element of length 0."""
+    packet = damaged(GETFAMILY_REPLY, (array + 2, 7), (array + 4, element))
+    assert list(pull_from_kernel(packet, None)) == []
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("position", "value"), [(72, 0), (54, 6), (54, 7), (62, 6), (62, 7)])
+def test_messages_that_pyroute2_never_finished_end(position: int, value: int) -> None:
+    messages = [message for _, message in pull_from_kernel(damaged(GETFAMILY_REPLY, (position, value)), None)]
+    assert messages in ([], [Family(33, 14)])
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("inner", [0, 3, 9, 0xFFFF])
+def test_request_with_a_malformed_certificate_still_names_its_socket(inner: int) -> None:
+    nested = inner.to_bytes(2, "little") + SERIALS[70:]
+    message = only(SERIALS[:68] + nested)
+    assert message == Unintelligible(7, "malformed ACCEPT reply")
+
+
+@pytest.mark.parametrize("length", [0, 3, 0xFF])
+def test_request_whose_first_attribute_is_malformed_has_no_socket(length: int) -> None:
+    assert only(damaged(CLIENT, (20, length))) == Unintelligible(None, "malformed ACCEPT reply")
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_as_such(packet: bytes) -> None:
     with contextlib.suppress(FramingError):
@@ -152,11 +194,7 @@ def test_garbage_is_refused_as_such(packet: bytes) -> None:
     st.lists(st.tuples(st.integers(16, 83), st.integers(0, 255)), min_size=1, max_size=6),
 )
 def test_a_damaged_message_never_does_more_than_be_refused(packet: bytes, damages: list[tuple[int, int]]) -> None:
-    damaged = bytearray(packet)
-    for position, value in damages:
-        if position < len(damaged):
-            damaged[position] = value
-    for _, message in pull_from_kernel(bytes(damaged), FAMILY):
+    for _, message in pull_from_kernel(damaged(packet, *damages), FAMILY):
         assert isinstance(message, Accepted | Unintelligible | Family | FamilyChange | Ready | Acknowledgement)
 
 

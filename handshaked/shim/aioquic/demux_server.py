@@ -1,8 +1,7 @@
-"""An aioquic server behind ``handshaked-demux``: ``listen`` gives it the connections of a registration.
+"""An aioquic server that accepts the connections of a registration from ``handshaked-demux``.
 
-Each connection has a UDP socket of its own, connected to its peer; aioquic's server sees one transport that picks
-the socket by the peer's address. Keys stay in the daemon, as with ``handshaked.shim.aioquic.serve``. As that module
-does, this one touches private members of aioquic: where connection IDs are made, and where connections end.
+Each connection has its own UDP socket, connected to its peer. aioquic's server sees a single transport that chooses the
+socket by the peer's address.
 """
 
 import asyncio
@@ -18,13 +17,14 @@ from aioquic.asyncio.server import QuicServer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import NetworkAddress, QuicConnection
 
-from handshaked.shim.aioquic import Options, create_adapted, server_configuration
+from handshaked.shim.aioquic.adapter import AdapterOptions, create_adapted
+from handshaked.shim.aioquic.endpoints import server_configuration
 from handshaked.shim.client import HandshakeClient
 from handshaked.shim.listening import DemuxClient
 from handshaked.wire.addresses import Address, parse_address
 from handshaked.wire.demux import Datagram, Flow
 
-_CID_LENGTH = 12  # a route and eight bytes that tell connections apart
+_CID_LENGTH = 12  # a route and eight random bytes
 _BATCH = 32
 _MAX_HELD = 8
 _MAX_PATHS = 4
@@ -43,9 +43,9 @@ async def listen(
 ) -> "DemuxServer":
     """Serve the connections for `registration` on the port that the demultiplexer at `path` shares.
 
-    Handshakes are done by the daemon that `client` talks to; `early_data` as with ``handshaked.shim.aioquic.serve``.
-    OSError if the demultiplexer cannot be reached, or if
-    it refuses: there is no such registration, or not for this user.
+    The daemon that `client` talks to does the handshakes; `early_data` is as for ``serve``. OSError if the
+    demultiplexer cannot be reached; PermissionError if it refuses, because the registration does not exist or this user
+    may not use it.
     """
     server_side = server_configuration(configuration, _CID_LENGTH)
     server = DemuxServer(registration, server_side, client, path, create_protocol, early_data)
@@ -54,7 +54,7 @@ async def listen(
 
 
 class DemuxServer:
-    """What ``listen`` returns."""
+    """A server on a shared port, returned by ``listen``."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class DemuxServer:
         create_protocol: Callable[..., QuicConnectionProtocol],
         early_data: bytes | None,
     ) -> None:
-        self._create = partial(create_adapted, create_protocol, client, Options(registration, (), early_data))
+        self._create = partial(create_adapted, create_protocol, client, AdapterOptions(registration, (), early_data))
         self._configuration = configuration
         self._demux = DemuxClient((registration,), self._on_flow, self._on_datagram, path)
         self._sockets: dict[Address, socket.socket] = {}
@@ -77,7 +77,7 @@ class DemuxServer:
         self._server: _Server | None = None
 
     async def start(self, stream_handler: QuicStreamHandler | None) -> None:
-        """Begin to serve."""
+        """Start serving. Called by ``listen``."""
         self._server = _Server(
             self._ended,
             configuration=self._configuration,
@@ -88,7 +88,7 @@ class DemuxServer:
         await self._demux.start()
 
     def close(self) -> None:
-        """Take no more connections, and close those there are."""
+        """Stop accepting connections and close all existing ones."""
         self._demux.close()
         if self._server is not None:
             self._server.close()
@@ -96,7 +96,7 @@ class DemuxServer:
             self._release(peer)
 
     def send(self, datagram: bytes, peer: Address) -> None:
-        """Send `datagram` to `peer` on its socket."""
+        """Send `datagram` on the socket of `peer`, or keep it until that socket arrives. For the transport only."""
         sock = self._sockets.get(peer)
         if sock is None:
             held = self._held.get(peer)
@@ -106,7 +106,7 @@ class DemuxServer:
         try:
             sock.send(datagram)
         except OSError:
-            return  # as if lost on the way
+            return  # like a datagram lost in the network
 
     def _create_protocol(
         self, connection: QuicConnection, stream_handler: QuicStreamHandler | None = None
@@ -122,7 +122,7 @@ class DemuxServer:
         peers = self._peers.setdefault(protocol, {})
         peers[peer] = None
         if len(peers) > _MAX_PATHS:
-            # A client may come from ever new addresses. If it returns to one that was given up, it gets a new socket.
+            # Bounded, because a client may keep changing its address. A dropped path gets a new socket on return.
             current = cast("Any", protocol)._quic._network_paths[0].addr
             oldest = next(one for one in peers if one not in (current, peer))
             del peers[oldest]
@@ -131,7 +131,7 @@ class DemuxServer:
     def _on_flow(self, flow: Flow, sock: socket.socket) -> None:
         peer = parse_address(flow.peer)
         if peer in self._sockets:
-            # The one there is stays: it gets what the kernel delivers.
+            # Keep the existing socket: the kernel delivers to it.
             sock.close()
             self._demux.release()
         else:
@@ -146,7 +146,7 @@ class DemuxServer:
 
     def _on_datagram(self, message: Datagram) -> None:
         peer = parse_address(message.peer)
-        if peer in self._sockets:  # it came before its connection's socket was there
+        if peer in self._sockets:  # it was sent before the connection had its socket
             self._receive(message.datagram, peer, None)
             return
         protocol = self._server.connection_of(message.datagram) if self._server is not None else None
@@ -165,9 +165,9 @@ class DemuxServer:
             except BlockingIOError:
                 return
             except OSError:
-                continue  # what an ICMP message says of an earlier datagram
+                continue  # an ICMP error for an earlier datagram
             if not datagram and sock.family == socket.AF_UNIX:
-                # The demultiplexer is gone. Its successor gives another socket when it hears of the connection.
+                # The demultiplexer ended. Its successor provides a new socket when the client next sends something.
                 self._close(peer)
                 return
             self._receive(datagram, peer, None)
@@ -207,7 +207,7 @@ class DemuxServer:
 
 
 def _route_connection_ids(quic: Any, route: bytes) -> None:
-    """Have all connection IDs that `quic` gives out, those to come included, begin with `route`."""
+    """Make all connection IDs that `quic` issues, now and later, begin with `route`."""
     replenish = quic._replenish_connection_ids
 
     def routed(connection_id: bytes) -> bytes:
@@ -225,19 +225,19 @@ def _route_connection_ids(quic: Any, route: bytes) -> None:
 
 
 class _Server(QuicServer):
-    """aioquic's server; tells of connections that ended, and takes Retries that the demultiplexer has done."""
+    """aioquic's server, extended to report ended connections and to accept clients the demultiplexer sent a Retry."""
 
     def __init__(self, on_ended: Callable[[QuicConnectionProtocol], None], **options: Any) -> None:
         super().__init__(**options)
         self._on_ended = on_ended
 
     def receive(self, datagram: bytes, peer: NetworkAddress, original_cid: bytes | None) -> None:
-        """Take in a datagram of a client that was sent a Retry if `original_cid` is set."""
+        """Process a datagram; `original_cid` is set if the client was sent a Retry."""
         self._retry = cast("Any", None if original_cid is None else _Retried(original_cid))
         self.datagram_received(datagram, peer)
 
     def connection_of(self, datagram: bytes) -> QuicConnectionProtocol | None:
-        """The connection that `datagram` belongs to."""
+        """Return the connection that `datagram` belongs to, by its destination connection ID."""
         if datagram[0] & 0x80:
             return self._protocols.get(datagram[6 : 6 + datagram[5]]) if len(datagram) > 6 else None
         return self._protocols.get(datagram[1 : 1 + _CID_LENGTH])
@@ -248,26 +248,26 @@ class _Server(QuicServer):
 
 
 class _Retried:
-    """Stands where aioquic has its handler of Retry tokens; the demultiplexer has checked the token."""
+    """Replaces aioquic's handler of Retry tokens, for a token that the demultiplexer has validated."""
 
     def __init__(self, original_cid: bytes) -> None:
         self._original_cid = original_cid
 
     def validate_token(self, **_: object) -> bytes:
-        """The destination connection ID of the client's very first Initial."""
+        """Return the destination connection ID of the client's first Initial."""
         return self._original_cid
 
 
 class _Transport(asyncio.DatagramTransport):
-    """What aioquic sends on."""
+    """The transport on which aioquic sends."""
 
     def __init__(self, server: DemuxServer) -> None:
         super().__init__()
         self._server = server
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send to `addr`."""
+        """Send `data` to `addr`."""
         self._server.send(data, addr)
 
     def close(self) -> None:
-        """The sockets are closed by their owner."""
+        """Do nothing: the DemuxServer closes the sockets."""
