@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from handshaked import directories
 from handshaked.control.channel import receive_message, send_message
 from handshaked.errors import RefusedError
 
@@ -14,9 +15,14 @@ _TIMEOUT = 60.0
 
 
 class ControlClient:
-    """A connection to the daemon's control socket at `path`; a context manager."""
+    """A connection to the daemon's control socket. A context manager.
 
-    def __init__(self, path: Path) -> None:
+    `path` is the socket (default: that of the user's own daemon if there is one, else the system's). RefusedError if
+    the daemon cannot be reached.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        path = path or directories.control_socket()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.settimeout(_TIMEOUT)
         try:
