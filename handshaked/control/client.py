@@ -8,15 +8,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from handshaked.errors import RefusedError
+from handshaked.system import directories
 from handshaked.wire.json_packets import receive_message, send_message
 
 _TIMEOUT = 60.0
 
 
 class ControlClient:
-    """A connection to the daemon's control socket at `path`; a context manager."""
+    """A connection to the daemon's control socket. A context manager.
 
-    def __init__(self, path: Path) -> None:
+    `path` is the socket (default: that of the user's own daemon if there is one, else the system's). RefusedError if
+    the daemon cannot be reached.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        path = path or directories.control_socket()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.settimeout(_TIMEOUT)
         try:
