@@ -3,20 +3,47 @@
 Exit codes: 0 done, 1 refused or found wanting (the reason is on standard error), 2 usage.
 """
 
+import argparse
 import os
 import sys
+from collections.abc import Callable, Mapping
 
+from handshaked.cli import completion, doctor, install, manual, probe, registrations, tlshd, watching
 from handshaked.cli.parser import command_line
 from handshaked.errors import RefusedError
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "register": registrations.register,
+    "unregister": registrations.unregister,
+    "list": registrations.list_registrations,
+    "show": registrations.show,
+    "explain": registrations.explain,
+    "test": probe.test,
+    "reload": registrations.reload,
+    "status": watching.status,
+    "recent": watching.recent,
+    "monitor": watching.monitor,
+    "top": watching.top,
+    "doctor": doctor.doctor,
+    "grant": registrations.grant,
+    "revoke": registrations.revoke,
+    "grants": registrations.grants,
+    "install-systemd": install.install,
+    "uninstall-systemd": install.uninstall,
+    "completion": completion.completion,
+    "manual": manual.manual,
+    "import-tlshd": tlshd.import_tlshd,
+}
+"""What carries out each command; it returns the exit code."""
 
 
 def main() -> None:
     """Run one command."""
     arguments = command_line().parse_args()
     try:
-        sys.exit(arguments.run(arguments))
+        sys.exit(COMMANDS[arguments.command](arguments))
     except RefusedError as error:
         print(f"handshakectl: {error}", file=sys.stderr)
         sys.exit(1)

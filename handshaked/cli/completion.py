@@ -2,18 +2,15 @@
 
 import argparse
 
+from handshaked.cli.parser import command_line
 from handshaked.system.command_line import RecordingParser, help_text, is_path, takes_value
 
-SHELLS = ("bash", "zsh", "fish")
 _NAMES = 'handshakectl list --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$/\\1/p\''
 _OF_REGISTRATIONS = ("unregister", "show", "test")
 
 
 def completion(arguments: argparse.Namespace) -> int:
     """``completion``."""
-    # Only here: the parser imports the commands.
-    from handshaked.cli.parser import command_line
-
     print(script(arguments.shell, command_line()), end="")
     return 0
 

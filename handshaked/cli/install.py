@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Self
 
 from handshaked.cli.completion import script
-from handshaked.cli.manual import PAGES, page
+from handshaked.cli.manual import page
+from handshaked.cli.parser import PAGES, command_line
 from handshaked.errors import RefusedError
 
 _LIB, _SHARE = Path("usr/local/lib"), Path("usr/local/share")
@@ -141,7 +142,6 @@ def closed_directories(path: Path) -> list[Path]:
 def contents(programs: Path) -> dict[Path, bytes]:
     """All files by where they belong, below the root; the programs lie in `programs`."""
     # Only here: the parser imports the commands, this one among them.
-    from handshaked.cli.parser import command_line
 
     found: dict[Path, bytes] = {}
     for source in _shipped():

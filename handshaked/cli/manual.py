@@ -3,9 +3,9 @@
 import argparse
 
 from handshaked import __version__
+from handshaked.cli.parser import PAGES, command_line
 from handshaked.system.command_line import RecordingParser, help_text, takes_value
 
-PAGES = ("handshakectl.1", "handshaked.8", "handshaked-demux.8")
 _SUMMARY = {
     "handshakectl.1": "control the TLS handshake daemon",
     "handshaked.8": "TLS 1.3 handshake daemon",
@@ -63,13 +63,12 @@ def reference() -> str:
 
 
 def _parser(name: str) -> RecordingParser:
-    # Only here: the parsers import the commands, this one among them.
+    # Only here: handshakectl starts faster without the daemons.
     from handshaked import daemon
-    from handshaked.cli import parser
     from handshaked.demux import main
 
     made = {
-        "handshakectl": parser.command_line,
+        "handshakectl": command_line,
         "handshaked": daemon.command_line,
         "handshaked-demux": main.command_line,
     }

@@ -1,16 +1,21 @@
-"""The command line of ``handshakectl``."""
+"""The command line of ``handshakectl``: names and options, without the code that carries commands out.
+
+Completions and manual pages are made from it. ``handshaked.cli`` maps each command to its function.
+"""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 from handshaked import __version__
-from handshaked.cli import completion, doctor, install, manual, probe, registrations, tlshd, watching
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
 
-Run = Callable[[argparse.Namespace], int]
 Command = Callable[..., RecordingParser]
+
+SHELLS = ("bash", "zsh", "fish")
+PAGES = ("handshakectl.1", "handshaked.8", "handshaked-demux.8")
+"""The manual pages, by file name."""
 
 
 def command_line() -> RecordingParser:
@@ -19,9 +24,9 @@ def command_line() -> RecordingParser:
     parser.add_argument("--version", action="version", version=f"handshakectl {__version__}")
     group = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=RecordingParser)
 
-    def command(name: str, run: Run, words: str, *, daemon: bool = True) -> RecordingParser:
+    def command(name: str, words: str, *, daemon: bool = True) -> RecordingParser:
         sub: RecordingParser = group.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
-        sub.set_defaults(run=run, parser=sub)
+        sub.set_defaults(command=name, parser=sub)
         parser.commands[name] = sub
         if daemon:
             sub.add_argument(
@@ -35,45 +40,41 @@ def command_line() -> RecordingParser:
 
     _add_commands_on_registrations(command)
     _add_commands_that_watch(command)
-    command("doctor", doctor.doctor, "look for what is wrong, and say how to mend it")
+    command("doctor", "look for what is wrong, and say how to mend it")
     _add_commands_on_grants(command)
-    _add_install_options(command, manual.manual)
-    _add_import_options(
-        command("import-tlshd", tlshd.import_tlshd, "take over the configuration of tlshd", daemon=False)
-    )
+    _add_install_options(command)
+    _add_import_options(command("import-tlshd", "take over the configuration of tlshd", daemon=False))
     return parser
 
 
 def _add_commands_on_registrations(command: Command) -> None:
-    _add_register_options(
-        command("register", registrations.register, "register certificates for server names and ALPNs")
-    )
-    _add_name(command("unregister", registrations.unregister, "remove a registration"))
-    command("list", registrations.list_registrations, "list the registrations you may see")
-    _add_name(command("show", registrations.show, "show one registration"))
-    _add_explain_options(command("explain", registrations.explain, "tell what a ClientHello would get, and why"))
-    _add_test_options(command("test", probe.test, "do a real handshake for a registration"))
-    command("reload", registrations.reload, "look at all certificate, key and drop-in files again")
+    _add_register_options(command("register", "register certificates for server names and ALPNs"))
+    _add_name(command("unregister", "remove a registration"))
+    command("list", "list the registrations you may see")
+    _add_name(command("show", "show one registration"))
+    _add_explain_options(command("explain", "tell what a ClientHello would get, and why"))
+    _add_test_options(command("test", "do a real handshake for a registration"))
+    command("reload", "look at all certificate, key and drop-in files again")
 
 
 def _add_commands_that_watch(command: Command) -> None:
-    command("status", watching.status, "show how the daemon does; exit code 1 if something is wrong")
-    sub = command("recent", watching.recent, "show the latest handshakes")
+    command("status", "show how the daemon does; exit code 1 if something is wrong")
+    sub = command("recent", "show the latest handshakes")
     sub.add_argument("--limit", type=int, default=20, metavar="N", help="how many, 20 unless given, at most 100")
     _add_filter(sub)
-    sub = command("monitor", watching.monitor, "show handshakes as they end")
+    sub = command("monitor", "show handshakes as they end")
     sub.add_argument("--count", type=int, default=0, metavar="N", help="end after so many")
     _add_filter(sub)
-    sub = command("top", watching.top, "show rates, latencies and failures")
+    sub = command("top", "show rates, latencies and failures")
     sub.add_argument("--once", action="store_true", help="print the numbers since the daemon's start, and end")
     sub.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks")
 
 
 def _add_commands_on_grants(command: Command) -> None:
-    _add_grant_options(command("grant", registrations.grant, "let a user register certain names"))
-    sub = command("revoke", registrations.revoke, "take a grant back; what was registered by it stays")
+    _add_grant_options(command("grant", "let a user register certain names"))
+    sub = command("revoke", "take a grant back; what was registered by it stays")
     sub.add_argument("id", type=int, help="the grant's number")
-    command("grants", registrations.grants, "list the grants you hold; for root, all of them")
+    command("grants", "list the grants you hold; for root, all of them")
 
 
 def _add_import_options(sub: RecordingParser) -> None:
@@ -84,18 +85,18 @@ def _add_import_options(sub: RecordingParser) -> None:
     sub.add_argument("--print", action="store_true", help="print what would be written")
 
 
-def _add_install_options(command: Command, print_manual: Run) -> None:
-    for name, run, words in (
-        ("install-systemd", install.install, "put units, users, D-Bus files, completions and manual pages in place"),
-        ("uninstall-systemd", install.uninstall, "take them away again; settings and registrations stay"),
+def _add_install_options(command: Command) -> None:
+    for name, words in (
+        ("install-systemd", "put units, users, D-Bus files, completions and manual pages in place"),
+        ("uninstall-systemd", "take them away again; settings and registrations stay"),
     ):
-        sub = command(name, run, words, daemon=False)
+        sub = command(name, words, daemon=False)
         sub.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="work below this directory")
         sub.add_argument("--now", action="store_true", help="start, or stop, the service too")
-    sub = command("completion", completion.completion, "print the completion script of a shell", daemon=False)
-    sub.add_argument("shell", choices=completion.SHELLS, help="which shell")
-    sub = command("manual", print_manual, "print a manual page, in roff", daemon=False)
-    sub.add_argument("page", choices=manual.PAGES, help="which page")
+    sub = command("completion", "print the completion script of a shell", daemon=False)
+    sub.add_argument("shell", choices=SHELLS, help="which shell")
+    sub = command("manual", "print a manual page, in roff", daemon=False)
+    sub.add_argument("page", choices=PAGES, help="which page")
 
 
 def _add_name(sub: RecordingParser) -> None:
