@@ -141,8 +141,6 @@ def closed_directories(path: Path) -> list[Path]:
 
 def contents(programs: Path) -> dict[Path, bytes]:
     """All files by where they belong, below the root; the programs lie in `programs`."""
-    # Only here: the parser imports the commands, this one among them.
-
     found: dict[Path, bytes] = {}
     for source in _shipped():
         text = source.read_text().replace("/usr/bin/handshake", f"{programs}/handshake")
