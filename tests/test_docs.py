@@ -57,7 +57,7 @@ def test_every_key_of_a_drop_in_is_named() -> None:
     reference = (CHECKOUT / "docs/reference/files.md").read_text()
     keys = {
         node.args[0].value.replace("_", "-")
-        for name in ("request", "policies", "dropins")
+        for name in ("requests/registration", "requests/policies", "files/drop_ins")
         for node in ast.walk(ast.parse((CHECKOUT / f"handshaked/control/{name}.py").read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
