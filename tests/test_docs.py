@@ -31,7 +31,7 @@ def messages() -> set[str]:
 
 
 def test_every_message_is_explained() -> None:
-    explained = (CHECKOUT / "docs/reference-messages.md").read_text()
+    explained = (CHECKOUT / "docs/reference/messages.md").read_text()
     missing = {message for message in messages() if f"`{message}`" not in explained}
     assert not missing
     for message in re.findall(r"`([^`]*%[sdg][^`]*)`", explained):
@@ -39,7 +39,7 @@ def test_every_message_is_explained() -> None:
 
 
 def test_every_setting_is_named() -> None:
-    reference = (CHECKOUT / "docs/reference.md").read_text()
+    reference = (CHECKOUT / "docs/reference/files.md").read_text()
     source = ast.parse((CHECKOUT / "handshaked/configuration/handshaked_toml.py").read_text())
     settings = {
         field.target.id
@@ -54,10 +54,10 @@ def test_every_setting_is_named() -> None:
 
 
 def test_every_key_of_a_drop_in_is_named() -> None:
-    reference = (CHECKOUT / "docs/reference.md").read_text()
+    reference = (CHECKOUT / "docs/reference/files.md").read_text()
     keys = {
         node.args[0].value.replace("_", "-")
-        for name in ("request", "policies", "dropins")
+        for name in ("requests/registration", "requests/policies", "files/drop_ins")
         for node in ast.walk(ast.parse((CHECKOUT / f"handshaked/control/{name}.py").read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -71,7 +71,7 @@ def test_every_key_of_a_drop_in_is_named() -> None:
 
 
 def test_every_file_that_is_installed_is_named() -> None:
-    reference = (CHECKOUT / "docs/reference.md").read_text()
+    reference = (CHECKOUT / "docs/reference/files.md").read_text()
     for path in (CHECKOUT / "systemd").iterdir():
         if path.suffix not in (".service", ".socket") or path.name.startswith("org."):
             assert path.name in reference or f"{path.name.split('.')[0]}.d/handshaked.conf" in reference

@@ -112,7 +112,8 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=RelayBounds().connected,
         metavar="N",
-        help="sockets connected to clients beyond which the shared one is used; docs/demux.md says what it costs",
+        help="sockets connected to clients beyond which the shared one is used;"
+        " docs/explanation/port-sharing.md says what it costs",
     )
     parser.add_argument(
         "--idle-timeout",

@@ -39,7 +39,7 @@ class RelayBounds:
     flows: int = 65536
     flows_per_source: int = 4096
     connected: int = field(default_factory=lambda: 8192 if _finds_connected_at_once() else 2048)
-    """Sockets connected to clients; docs/demux.md says what was measured."""
+    """Sockets connected to clients; benchmarks/RESULTS.md says what was measured."""
     paths: int = 8
     embryonic_seconds: float = 10.0
     idle_seconds: float = 180.0

@@ -1,6 +1,6 @@
 """Handshakes on stand-ins for QUIC sockets with peers that know nothing of us: both roles, by both doors.
 
-ngtcp2 has no PSKs (docs/quic-sockets.md); aioquic has, if a label of its key schedule is changed.
+ngtcp2 has no PSKs (docs/explanation/quic-sockets.md); aioquic has, if a label of its key schedule is changed.
 """
 
 import asyncio

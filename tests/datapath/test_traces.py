@@ -1,5 +1,6 @@
-"""What the agent does with a QUIC socket, call by call, against traces of other agents (docs/quic-sockets.md).
+"""What the agent does with a QUIC socket, call by call, against traces of other agents.
 
+The differences are in docs/explanation/quic-sockets.md.
 ``quic-socket-calls.json`` has the calls of an agent for the kernel's consumers, and of a library, in order.
 """
 
@@ -107,7 +108,7 @@ def options(quic_daemon: RunningDaemon, authority: Authority) -> Callable[..., Q
     return lambda **more: QuicSocketOptions(path=quic_daemon.handshake_socket, trust_anchors=(anchor,), **more)
 
 
-# The differences, as docs/quic-sockets.md lists them.
+# The differences, as docs/explanation/quic-sockets.md lists them.
 
 
 def without_empty_reads(calls: Calls) -> Calls:
