@@ -1,8 +1,5 @@
 """What many tests need: a certificate authority, certificates that are made once, and daemons of their own."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +9,9 @@ import pytest
 from handshaked.model import KeyType
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from tests.run_name import public_temporary_directory
 
-pytest_plugins = ["tests.plugins.memory"]
+pytest_plugins = ["tests.plugins.memory", "tests.plugins.needs", "tests.plugins.leftovers"]
 
 # How long a generated example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("handshaked", deadline=None, max_examples=100)
@@ -52,20 +50,15 @@ def issue(authority: Authority) -> Issue:
 @pytest.fixture
 def public_directory() -> Iterator[Path]:
     """A directory that every user can reach, unlike pytest's own; short enough for the paths of sockets."""
-    path = Path(tempfile.mkdtemp(prefix="handshaked-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with public_temporary_directory() as path:
+        yield path
 
 
 @pytest.fixture(scope="session")
 def shared_daemon() -> Iterator[RunningDaemon]:
     """A daemon that tests share which neither stop it nor leave registrations behind that others may meet."""
-    path = Path(tempfile.mkdtemp(prefix="handshaked-"))
-    path.chmod(0o755)
-    with RunningDaemon(path) as daemon:
+    with public_temporary_directory() as path, RunningDaemon(path) as daemon:
         yield daemon
-    shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -73,10 +66,3 @@ def daemon(public_directory: Path) -> Iterator[RunningDaemon]:
     """A daemon with two workers for one test."""
     with RunningDaemon(public_directory) as running:
         yield running
-
-
-@pytest.fixture
-def as_root() -> None:
-    """Skips a test that needs to become other users."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become other users")

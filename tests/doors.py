@@ -23,10 +23,9 @@ from handshaked.model import AuthMode, Outcome, Role
 from handshaked.upcall.unix import UnixDoor
 from handshaked.wire.family import pull_from_daemon, push_crypto, push_start
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start
+from tests.patience import PATIENCE, join, set_in_time, until
 from tests.registered import Registered
 
-PATIENCE = 20.0
-"""How long to wait for what must come, in seconds."""
 PARAMETERS = b"transport parameters"
 
 
@@ -208,15 +207,15 @@ def served(
             over = asyncio.Event()
             made.append((asyncio.get_running_loop(), over, service))
             ready.set()
-            await over.wait()
+            await until(over)
             door.close()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    ready.wait()
+    set_in_time(ready)
     loop, over, service = made[0]
     try:
         yield service
     finally:
         loop.call_soon_threadsafe(over.set)
-        thread.join()
+        join(thread)

@@ -5,7 +5,6 @@ import os
 import socket
 import ssl
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
@@ -24,18 +23,18 @@ from handshaked.model import Role
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
+from tests.patience import PATIENCE, join, soon
+from tests.run_name import public_temporary_directory
 
-PATIENCE = 20.0
 Result = TypeVar("Result")
 
 
 @contextmanager
 def socket_daemon() -> Iterator[RunningDaemon]:
     """A daemon that takes stand-ins for QUIC sockets."""
-    with tempfile.TemporaryDirectory(prefix="handshaked-") as name:
-        Path(name).chmod(0o755)
-        with RunningDaemon(Path(name), workers=1, options=("--no-kernel", "--emulated-quic-sockets")) as daemon:
-            yield daemon
+    options = ("--no-kernel", "--emulated-quic-sockets")
+    with public_temporary_directory() as directory, RunningDaemon(directory, workers=1, options=options) as daemon:
+        yield daemon
 
 
 def in_thread(work: Callable[[], Result]) -> "Future[Result]":
@@ -139,7 +138,7 @@ async def ask(
             async with asyncio.timeout(PATIENCE):
                 echoed = await peers[0].echo
                 if echoed and wants_ticket:
-                    await ticketed.wait()
+                    await soon(ticketed.wait())
                 return Echoed(echoed, peers[0], tickets)
     except ConnectionError:
         return Echoed(b"", peers[0], tickets)
@@ -172,7 +171,7 @@ class StockServer:
     def __exit__(self, *_: object) -> None:
         self.run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        join(self._thread)
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:

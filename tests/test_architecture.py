@@ -4,13 +4,14 @@ A room is a directory below ``handshaked``, or a module in its root.
 """
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from tests.patience import run_program
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "handshaked"
@@ -208,9 +209,7 @@ def test_a_library_that_is_hard_to_replace_has_one_importer(library: str) -> Non
 
 def test_importing_the_shim_loads_neither_engine_nor_registry() -> None:
     script = "import sys, handshaked.shim, handshaked.shim.aioquic; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    ).stdout.split()
+    loaded = run_program(sys.executable, "-c", script).stdout.split()
     assert "handshaked.shim.client" in loaded
     for group in ("tls", "registry", "session", "datapath", "handshakes", "upcall", "control", "daemon"):
         assert not any(is_in(name, group) for name in loaded), group

@@ -24,6 +24,7 @@ from handshaked.model import KeyType
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.conftest import Issue
+from tests.patience import PATIENCE
 
 PROGRAM = Path(sys.executable).with_name("handshakectl")
 NAME = "a.example.com"
@@ -183,7 +184,7 @@ def test_explain_takes_a_name_as_people_write_it(control: Control, issue: Issue)
     )
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root may ask on behalf of others")
+@pytest.mark.needs("root")
 def test_explain_asks_on_behalf_of_others(control: Control, issue: Issue) -> None:
     control("register", "web", *files(issue(NAME)), "--alpn=h3", f"--server-name={NAME}", "--allow-user=1234")
     asked = ("explain", f"--server-name={NAME}", "--alpn=h3", "--json")
@@ -268,7 +269,7 @@ def test_refusals_say_what_is_wrong_and_change_nothing(
 def test_an_alpn_that_is_not_utf8_is_refused_with_words(daemon: RunningDaemon, issue: Issue) -> None:
     issued = issue(NAME)
     command = [PROGRAM, "register", "web", f"--socket={daemon.control_socket}", *files(issued), b"--alpn=h\xff"]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert b"is not UTF-8" in done.stderr
 
@@ -337,7 +338,7 @@ def test_a_reload_with_a_bad_file_exits_with_1_and_says_which(control: Control, 
     ],
 )
 def test_wrong_usage_exits_with_2(words: tuple[str, ...]) -> None:
-    done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage:" in done.stderr
 
@@ -347,7 +348,7 @@ def test_without_a_daemon_it_says_where_it_looked(tmp_path: Path) -> None:
     assert f"{tmp_path / 'control.sock'}: No such file or directory" in refused(run)
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_others_may_look_but_not_touch(daemon: RunningDaemon, issue: Issue) -> None:
     issued = issue(NAME)
     daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME], allow_users=["1234"])
@@ -376,8 +377,7 @@ with ControlClient(Path(sys.argv[1])) as client:
     ]
     done = subprocess.run(
         [sys.executable, "-c", script, str(daemon.control_socket), json.dumps(commands)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True, text=True, check=True, timeout=PATIENCE)  # fmt: skip
     listed, *answers = done.stdout.splitlines()
     assert listed == "['web']"
     assert [answer.split()[0] for answer in answers] == ["refused"] * len(commands), answers

@@ -27,6 +27,8 @@ from handshaked.wire.json_packets import send_message
 from handshaked.wire.messages import Acknowledged, Done
 from tests.conftest import Issue
 from tests.doors import Door, client_hello, client_start, eventually, secrets_of, server_start, shake_hands
+from tests.patience import soon
+from tests.plugins.needs import need, public_python
 
 NAME = "a.example.com"
 OK = (Status.OK, Status.OK)
@@ -100,7 +102,7 @@ def test_a_caller_of_a_killed_worker_gets_an_error_within_a_second(daemon: Runni
                 outcome.set_result(message.outcome)
 
         client.start(server_start(), note, begun.set)
-        await begun.wait()
+        await soon(begun.wait())
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
         try:
@@ -294,25 +296,13 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon: RunningDaemon, pub
     assert len(daemon.worker_pids()) == 2  # and the first one has kept its sockets
 
 
-def reachable_python() -> str | None:
-    """An interpreter of this version that every user can run."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for candidate in (os.path.realpath(sys.executable), f"/usr/bin/{version}"):
-        parents = [Path(candidate), *Path(candidate).parents]
-        if Path(candidate).exists() and all(path.stat().st_mode & 0o001 for path in parents):
-            return candidate
-    return None
-
-
 @contextmanager
 def daemon_of(user: int, directory: Path) -> Iterator[int]:
     """A daemon of an ordinary user in `directory`: its process id."""
-    python = reachable_python()
-    if python is None:
-        pytest.skip("no interpreter that another user can run")
+    need("public python")
     packages = [path for path in sys.path if path]
     command = [
-        python, "-m", "handshaked.daemon", "--workers=2",
+        str(public_python()), "-m", "handshaked.daemon", "--workers=2",
         f"--state-directory={directory}/state", f"--runtime-directory={directory}/run",
     ]  # fmt: skip
     with (directory / "log").open("wb") as log:
@@ -327,7 +317,7 @@ def daemon_of(user: int, directory: Path) -> Iterator[int]:
         assert process.wait(30) == 0, (directory / "log").read_text()
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_it_runs_as_an_ordinary_user(public_directory: Path, issue: Issue) -> None:
     nobody = 65534
     os.chown(public_directory, nobody, nobody)

@@ -92,7 +92,7 @@ class RunningDaemon:
             status = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            status = self._process.wait()
+            status = self._process.wait(_STOP_SECONDS)
         self._process = None
         return status
 

@@ -143,6 +143,7 @@ def ask_with_gtlsclient(port: int, server_name: str, directory: Path) -> tuple[s
         [*namespace, "sh", "-c", f"mount --bind {hosts} /etc/hosts && exec {client} https://{server_name}/"],
         capture_output=True,
         check=False,
+        timeout=60,
     )
     seconds = time.perf_counter() - started
     return page.read_text().strip() if page.exists() else "", seconds

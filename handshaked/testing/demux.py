@@ -124,7 +124,7 @@ class RunningDemux:
             status = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            status = self._process.wait()
+            status = self._process.wait(_STOP_SECONDS)
         self._process = None
         return status
 

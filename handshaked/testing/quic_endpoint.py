@@ -228,7 +228,7 @@ class KernelLikeEndpoint:
     ) -> None:
         self.run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.join(PATIENCE)
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:

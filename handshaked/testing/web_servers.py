@@ -57,7 +57,7 @@ def _speaks_http3(program: str) -> bool:
     found = shutil.which(program, path=_PATH)
     if found is None or program != "nginx":
         return found is not None
-    said = subprocess.run([found, "-V"], capture_output=True, text=True, check=False)  # noqa: S603 - of the line above
+    said = subprocess.run([found, "-V"], capture_output=True, text=True, check=False, timeout=_START_SECONDS)  # noqa: S603 - of the line above
     return "http_v3_module" in said.stderr
 
 
@@ -95,4 +95,4 @@ def web_server(program: str, home: Path, port: int, site: Site, user: int | None
         yield
     finally:
         process.terminate()
-        process.wait()
+        process.wait(_START_SECONDS)

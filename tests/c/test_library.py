@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -24,14 +23,22 @@ from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from handshaked.wire.family import push_done
 from handshaked.wire.netlink import push_ack, push_error
 from tests.conftest import Issue
-from tests.quic_sockets import PATIENCE, Echoed, StockServer, ask, in_thread, left_alone, socket_daemon
+from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
+from tests.quic_sockets import (
+    Echoed,
+    StockServer,
+    ask,
+    in_thread,
+    left_alone,
+    socket_daemon,
+)
 
 HERE = Path(__file__).parent
 LIBRARY = HERE.parents[1] / "netlink"
 NAME = "quic.example.com"
 Run = Callable[..., str]
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None or shutil.which("make") is None, reason="needs cc and make")
+pytestmark = pytest.mark.needs("cc", "make", "nm")
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +54,13 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """The library and the programs of this directory, plain and under sanitizers."""
     directory = tmp_path_factory.mktemp("library")
     sanitize = [f"SANITIZE={request.param}"] if request.param else []
-    subprocess.run(["make", "-C", LIBRARY, f"BUILD={directory}", *sanitize], check=True, capture_output=True)
+    run_program("make", "-C", LIBRARY, f"BUILD={directory}", *sanitize, timeout=BUILD_PATIENCE)
     flags = [f"-fsanitize={request.param}", "-fno-sanitize-recover=all"] if request.param else []
     strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g"]
     for source in HERE.glob("*.c"):
         link = [f"-L{directory}", "-lhandshaked", f"-Wl,-rpath,{directory}"]
         command = ["cc", *strict, *flags, f"-I{LIBRARY}", "-o", directory / source.stem, source, *link]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, timeout=PATIENCE)
     return directory
 
 
@@ -90,28 +97,29 @@ def served(run: Run, program: str, *arguments: object, **asked: object) -> tuple
 
 
 def test_the_header_is_made_of_the_specification() -> None:
-    made = subprocess.run([sys.executable, LIBRARY / "generate_header.py"], check=True, capture_output=True).stdout
-    assert made == (LIBRARY / "handshaked_family.h").read_bytes()
+    made = run_program(sys.executable, LIBRARY / "generate_header.py").stdout
+    assert made.encode() == (LIBRARY / "handshaked_family.h").read_bytes()
 
 
-@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="needs pkg-config")
+@pytest.mark.needs("pkg-config")
 def test_what_is_installed_is_found_by_pkg_config(tmp_path: Path) -> None:
     prefix = tmp_path / "usr"
     make = ["make", "-C", str(LIBRARY), f"BUILD={tmp_path / 'build'}"]
-    subprocess.run(make, check=True, capture_output=True)  # for another place, which must not count any more
-    subprocess.run([*make, f"PREFIX={prefix}", "install"], check=True, capture_output=True)
+    run_program(*make, timeout=BUILD_PATIENCE)  # for another place, which must not count any more
+    subprocess.run([*make, f"PREFIX={prefix}", "install"], check=True, capture_output=True, timeout=BUILD_PATIENCE)
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "libhandshaked"],
         env={**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")},
         check=True,
         capture_output=True,
         text=True,
+        timeout=PATIENCE,
     ).stdout.split()
     program = tmp_path / "relay"
     strict = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-    subprocess.run(["cc", *strict, "-o", program, HERE / "relay.c", *flags], check=True)
+    subprocess.run(["cc", *strict, "-o", program, HERE / "relay.c", *flags], check=True, timeout=BUILD_PATIENCE)
     nobody = {"LD_LIBRARY_PATH": str(prefix / "lib"), "HANDSHAKED_SOCKET": str(tmp_path / "no")}
-    assert subprocess.run([program, NAME, "h3"], env=nobody, check=False).returncode == 3  # no daemon there
+    assert run_program(program, NAME, "h3", env=nobody, check=False).returncode == 3  # no daemon there
 
 
 def declared() -> set[str]:
@@ -124,7 +132,7 @@ def declared() -> set[str]:
 
 def test_every_function_has_a_page_and_nothing_else_is_exported(tmp_path: Path) -> None:
     make = ["make", "-C", LIBRARY, f"BUILD={tmp_path / 'build'}", "PREFIX=/usr", f"DESTDIR={tmp_path}", "install"]
-    subprocess.run(make, check=True, capture_output=True)
+    subprocess.run(make, check=True, capture_output=True, timeout=BUILD_PATIENCE)
     pages = {page.stem: page.read_text() for page in (tmp_path / "usr/share/man/man3").iterdir()}
     assert declared() | {"handshaked_relay", "handshaked_quic_client"} == set(pages)
     for name, text in pages.items():
@@ -135,18 +143,19 @@ def test_every_function_has_a_page_and_nothing_else_is_exported(tmp_path: Path) 
         check=True,
         capture_output=True,
         text=True,
+        timeout=PATIENCE,
     ).stdout
     exported = {line.split()[0] for line in listed.splitlines() if line.split()[1] == "T"}
     # A name of libquic's has no version: a program is linked with that of another library.
     assert exported == {name if name.startswith("quic_") else f"{name}@@HANDSHAKED_0" for name in declared()}
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.needs("c++")
 def test_the_header_is_good_for_cpp(tmp_path: Path) -> None:
     source = tmp_path / "program.cc"
     source.write_text("#include <handshaked.h>\nint main() { return quic_client_handshake(-1, 0, 0, 0) != -9; }\n")
     strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
-    subprocess.run(["c++", *strict, f"-I{LIBRARY}", source], check=True)
+    subprocess.run(["c++", *strict, f"-I{LIBRARY}", source], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("poll", [0, 1], ids=["blocking", "polled"])
@@ -446,7 +455,7 @@ def test_a_relay(run: Run) -> None:
 
 def runtime(library: str) -> str:
     """Where the compiler has `library`."""
-    named = subprocess.run(["cc", f"-print-file-name={library}"], check=True, capture_output=True, text=True)
+    named = run_program("cc", f"-print-file-name={library}", timeout=BUILD_PATIENCE)
     return named.stdout.strip()
 
 
@@ -460,10 +469,10 @@ def test_a_program_linked_with_another_library_is_preloaded(
     stub.write_text("int quic_server_handshake(void) { return 77; }\nint quic_client_handshake(void) { return 77; }\n")
     (tmp_path / "map").write_text("LIBQUIC_1 { global: *; };")  # which a program asks for by name
     versioned = f"-Wl,--version-script={tmp_path / 'map'}"
-    subprocess.run(["cc", "-shared", "-fPIC", versioned, "-o", tmp_path / "libquic.so", stub], check=True)
+    run_program("cc", "-shared", "-fPIC", versioned, "-o", tmp_path / "libquic.so", stub, timeout=BUILD_PATIENCE)
     program = tmp_path / "program"
     link = [f"-L{tmp_path}", "-lquic", f"-Wl,-rpath,{tmp_path}"]
-    subprocess.run(["cc", "-o", program, HERE / "libquic.c", *link], check=True)
+    subprocess.run(["cc", "-o", program, HERE / "libquic.c", *link], check=True, timeout=BUILD_PATIENCE)
 
     def start(name: str, *arguments: object, descriptor: int) -> str:
         completed = subprocess.run(

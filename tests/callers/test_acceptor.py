@@ -14,6 +14,7 @@ from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.log_limit import LogLimit
 from handshaked.model import Caller
 from tests.doors import user
+from tests.patience import soon
 
 USER, OTHER = 54321, 54322
 
@@ -67,7 +68,7 @@ class Scene:
         self.settled.clear()
         loop = asyncio.get_running_loop()
         loop.add_reader(sock, self.settled.set)  # the end, if it is refused
-        await self.settled.wait()
+        await soon(self.settled.wait())
         loop.remove_reader(sock)
         return len(self.accepted) > before
 
@@ -82,7 +83,7 @@ def run(bounds: ConnectionBounds, scenario: Callable[[Scene], object]) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_one_user_gets_so_many_and_what_is_given_back() -> None:
     async def scenario(scene: Scene) -> None:
         assert [await scene.connect_as(USER) for _ in range(3)] == [True, True, False]
@@ -93,7 +94,7 @@ def test_one_user_gets_so_many_and_what_is_given_back() -> None:
     run(ConnectionBounds(total=10, of_one=2, reserve=0), scenario)
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_however_many_users_there_are_root_is_let_in() -> None:
     async def scenario(scene: Scene) -> None:
         assert [await scene.connect_as(USER + number) for number in range(5)] == [True, True, True, False, False]
@@ -109,10 +110,10 @@ def test_missing_descriptors_are_waited_for_and_said_once(caplog: pytest.LogCapt
         scene.connect()
         old = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, old[1]))
-        await scene.listener.failed_twice.wait()
+        await soon(scene.listener.failed_twice.wait())
         resource.setrlimit(resource.RLIMIT_NOFILE, old)
         assert scene.accepted == []
-        await scene.settled.wait()
+        await soon(scene.settled.wait())
 
     run(ConnectionBounds(total=5, of_one=4, reserve=0), scenario)
     lines = [record.getMessage() for record in caplog.records if record.name == "handshaked.callers.acceptor"]

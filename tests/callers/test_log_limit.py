@@ -7,6 +7,7 @@ import pytest
 
 from handshaked.callers.log_limit import LogLimit
 from handshaked.model import KERNEL, Caller
+from tests.patience import soon
 
 
 def test_one_caller_fills_no_log_and_takes_nothing_from_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -33,7 +34,7 @@ def test_what_was_left_out_is_told_without_anybody_asking(caplog: pytest.LogCapt
         logger.addFilter(tells)
         limit = LogLimit(lines=1, seconds=0.01)
         assert [limit.allows("the network") for _ in range(2)] == [True, False]
-        await told.wait()
+        await soon(told.wait())
         logger.removeFilter(tells)
 
     asyncio.run(scenario())

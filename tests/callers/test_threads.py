@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from handshaked.callers.threads import Threads
+from tests.patience import join, soon
 
 
 def test_a_caller_has_so_many_threads_and_no_work_is_lost() -> None:
@@ -48,7 +49,7 @@ def test_where_no_thread_can_be_had_the_event_loop_does_not_do_the_work(monkeypa
     async def scenario() -> None:
         done = asyncio.Event()
         Threads(limit=2).run(lambda: ran.append(threading.current_thread()), done.set)
-        await done.wait()
+        await soon(done.wait())
 
     monkeypatch.setattr(threading.Thread, "start", start_sometimes)
     asyncio.run(scenario())
@@ -68,7 +69,7 @@ def test_work_that_fails_gives_its_thread_back() -> None:
         threads, done = Threads(limit=1), asyncio.Event()
         threads.run(fail, lambda: None)
         threads.run(lambda: None, done.set)
-        await done.wait()
+        await soon(done.wait())
 
     asyncio.run(scenario())
-    failing[0].join()  # else it might complain in the next test
+    join(failing[0])  # else it might complain in the next test

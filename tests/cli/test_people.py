@@ -24,6 +24,7 @@ from handshaked.shim import BlockingClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.messages import Start
+from tests.patience import PATIENCE
 
 PROGRAM = Path(sys.executable).with_name("handshakectl")
 NAME = "www.example.com"
@@ -188,7 +189,7 @@ def test_a_test_connects_to_a_server(daemon: RunningDaemon, web: Authority) -> N
         assert said.splitlines()[-1] == "ok"
     finally:
         server.kill()
-        server.communicate()
+        server.communicate(timeout=PATIENCE)
 
 
 def test_monitor_shows_what_ends(daemon: RunningDaemon) -> None:

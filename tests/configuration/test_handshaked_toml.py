@@ -19,6 +19,7 @@ from handshaked.configuration.handshaked_toml import (
 from handshaked.errors import RefusedError
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from tests.patience import PATIENCE
 
 EVERYTHING = """
 [client]
@@ -119,7 +120,7 @@ def test_what_is_not_known_or_does_not_fit_is_refused_with_its_line(text: str, r
 def check(path: Path, *options: str) -> tuple[int, str]:
     """``--check-config``: exit code, and what was said."""
     command = [sys.executable, "-m", "handshaked.daemon", "--check-config", f"--configuration={path}", *options]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert process.stdout == ""
     return process.returncode, process.stderr
 

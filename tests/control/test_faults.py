@@ -21,8 +21,8 @@ from handshaked.registry.store import Store
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.conftest import Issue
+from tests.patience import PATIENCE, join, run_program
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount and to drop rights")
 NAME = "www.example.com"
 
 
@@ -30,11 +30,11 @@ NAME = "www.example.com"
 def small_disk(directory: Path) -> Iterator[None]:
     """A file system of two megabytes at `directory`."""
     directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0755", "tmpfs", str(directory)], check=True)
+    run_program("mount", "-t", "tmpfs", "-o", "size=2m,mode=0755", "tmpfs", str(directory))
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+        subprocess.run(["umount", "--lazy", str(directory)], check=True, timeout=PATIENCE)
 
 
 def fill(path: Path) -> None:
@@ -66,7 +66,7 @@ def register_many(daemon: RunningDaemon, pair: tuple[Path, Path]) -> None:
         daemon.register(f"r{number}", pair, alpns=[f"a{number}"])
 
 
-@needs_root
+@pytest.mark.needs("root")
 def test_a_full_disk_costs_changes_only(public_directory: Path, issue: Issue) -> None:
     issued = issue(NAME)
     directory = public_directory / "disk"
@@ -123,7 +123,7 @@ def test_a_worker_that_cannot_be_started_is_started_later(public_directory: Path
         assert daemon.pid == pid
 
 
-@needs_root
+@pytest.mark.needs("root", "setpriv")
 def test_an_unreadable_directory_is_named_and_read_later(public_directory: Path, authority: Authority) -> None:
     # root without these two is bound by permissions like everybody else
     launcher = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
@@ -197,7 +197,7 @@ def test_killed_at_any_instant_the_registry_is_old_or_new(public_directory: Path
                     acknowledged = asked
             except RefusedError:
                 pass
-            killer.join()
+            join(killer)
         db = sqlite3.connect(database)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []

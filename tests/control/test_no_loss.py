@@ -9,6 +9,7 @@ from handshaked.shim import BlockingClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.handshakes import handshake, verifier
+from tests.patience import join
 
 NAME = "www.example.com"
 
@@ -52,7 +53,7 @@ def test_handshakes_while_certificates_are_replaced(public_directory: Path, tmp_
                 assert outcome.status == 0, outcome
                 leaves.add(leaf)
                 count += 1
-        replacing.join()
+        join(replacing)
         assert replaced == ["web"] * 100
         assert daemon.ask("status")["handshakes"]["failed"] == 0
     assert len(leaves) > 10

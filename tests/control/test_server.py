@@ -98,7 +98,8 @@ sys.stdin.read()
 """
 
 
-def test_four_users_kept_root_out(shared_daemon: RunningDaemon, as_root: None) -> None:
+@pytest.mark.needs("root")
+def test_four_users_kept_root_out(shared_daemon: RunningDaemon) -> None:
     with ExitStack() as holders:
         for uid in range(50001, 50005):
             command = [sys.executable, "-c", HOLD, os.fspath(shared_daemon.control_socket), str(uid)]

@@ -21,7 +21,7 @@ from handshaked.testing.quic_endpoint import Connection
 from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
 from handshaked.upcall.kernel import KernelDoor, KernelLimits
 from tests.conftest import Issue
-from tests.quic_sockets import PATIENCE
+from tests.patience import PATIENCE
 from tests.registered import Registered
 
 NAME = "quic.example.com"

@@ -22,10 +22,10 @@ from handshaked.tls.record import RecordLayer
 from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
 from handshaked.upcall.kernel import KernelDoor, KernelLimits
 from tests.conftest import Issue
+from tests.patience import PATIENCE
 from tests.registered import Registered
 
 NAME = "server.example.com"
-PATIENCE = 20.0
 _AEADS: dict[CipherSuite, Callable[[bytes], Any]] = {
     CipherSuite.AES_128_GCM_SHA256: AESGCM,
     CipherSuite.AES_256_GCM_SHA384: AESGCM,

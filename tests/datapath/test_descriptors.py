@@ -25,7 +25,14 @@ from handshaked.wire.messages import CryptoData, Lookup, Start
 from tests.conftest import Issue
 from tests.doors import Door, eventually
 from tests.lingering import hand_over, lingering_pair
-from tests.quic_sockets import PATIENCE, descriptors_of, in_thread, left_alone, socket_daemon, waits
+from tests.patience import PATIENCE
+from tests.quic_sockets import (
+    descriptors_of,
+    in_thread,
+    left_alone,
+    socket_daemon,
+    waits,
+)
 
 ON_SOCKET = Start(Role.SERVER, timeout=5.0, socket=True)
 
@@ -278,7 +285,7 @@ def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon, role
             )
         assert eventually(lambda: waits(connection))
         caller.send_signal(signal.SIGKILL)
-        caller.wait()
+        caller.wait(PATIENCE)
         assert eventually(lambda: quic_daemon.ask("status")["workers"][0]["in_flight"] == 0)
 
 

@@ -11,6 +11,7 @@ from handshaked.errors import Alert, Status
 from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import Caller, CipherSuite, Level, Outcome, Request, Role
 from handshaked.session.registered import Session
+from tests.patience import soon
 
 COMPLETE = HandshakeComplete(b"h3", "a.example.com", CipherSuite.AES_128_GCM_SHA256, resumed=False, registration="web")
 FAILED = HandshakeFailed(Alert.UNRECOGNIZED_NAME, "nobody serves it", Status.REFUSED)
@@ -184,7 +185,7 @@ def test_the_deadline_ends_a_handshake_whatever_it_does() -> None:
                 loop.call_soon(keep_busy)
 
         keep_busy()
-        await recorder.over.wait()
+        await soon(recorder.over.wait())
 
     recorder = drive(Scripted(*([] for _ in range(1_000_000))), act, timeout=0.05)
     (outcome,) = recorder.outcomes
@@ -197,7 +198,7 @@ def test_a_handshake_that_is_over_has_no_deadline() -> None:
         driver.start()
         late = asyncio.Event()
         asyncio.get_running_loop().call_later(0.1, late.set)
-        await late.wait()
+        await soon(late.wait())
 
     recorder = drive(Scripted([COMPLETE]), act, timeout=0.01)
     assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]

@@ -5,9 +5,6 @@ ngtcp2 has no PSKs (docs/explanation/quic-sockets.md); aioquic has, if a label o
 
 import asyncio
 import errno
-import os
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +26,12 @@ from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
 from tests.conftest import Issue
 from tests.datapath.foreign_peers import IDENTITY, NAME, PSK, Aioquic, Foreign, Ngtcp2, Seen, Served
 from tests.datapath.kernel_scene import Scene, scene
-from tests.quic_sockets import PATIENCE, in_thread, socket_daemon
+from tests.patience import PATIENCE, until
+from tests.plugins.needs import need
+from tests.quic_sockets import (
+    in_thread,
+    socket_daemon,
+)
 
 SEALING_KEY = b"k" * 64
 
@@ -79,8 +81,7 @@ class KernelsDoor:
         """As in Door."""
         asked: dict[str, Any] = {"peer_name": name if role is Role.CLIENT else None}
         if psk:
-            if self.serial is None:
-                pytest.skip("no keyrings here")
+            need("keyrings")
             asked = {"auth_mode": AuthMode.PSK, "identity_keys": (self.serial,)}
         submitted = self.scene.submit(connection, role, timeout=8000, **asked)
         report = asyncio.run_coroutine_threadsafe(submitted, self.loop).result(PATIENCE)
@@ -103,7 +104,7 @@ def kernels_door(authority: Authority, issue: Issue, identity: Issued) -> Iterat
             over = asyncio.Event()
             made.append((KernelsDoor(served, asyncio.get_running_loop(), serial), over))
             ready.set()
-            await over.wait()
+            await until(over)
 
     running = in_thread(lambda: asyncio.run(serve()))
     assert ready.wait(PATIENCE)
@@ -169,11 +170,7 @@ def aioquic(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Aioquic:
 def peer(request: pytest.FixtureRequest, aioquic: Aioquic, tmp_path: Path) -> Foreign:
     if request.param == "aioquic":
         return aioquic
-    if shutil.which("gtlsclient") is None or shutil.which("gtlsserver") is None:
-        pytest.skip("no ngtcp2; on Debian: apt-get install ngtcp2-client ngtcp2-server")
-    namespace = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "true"]
-    if subprocess.run(namespace, check=False, capture_output=True).returncode != 0:
-        pytest.skip("no mount namespaces here, and gtlsclient sends only names that can be resolved")
+    need("gtlsclient", "gtlsserver", "mount namespaces")  # gtlsclient sends only names that can be resolved
     return Ngtcp2(tmp_path)
 
 

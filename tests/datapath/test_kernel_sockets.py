@@ -19,7 +19,14 @@ from handshaked.upcall.fake_kernel import Submission
 from tests.conftest import Issue
 from tests.datapath.kernel_scene import NAME, scene
 from tests.doors import eventually
-from tests.quic_sockets import PATIENCE, StockServer, ask, descriptors_of, left_alone, waits
+from tests.patience import PATIENCE
+from tests.quic_sockets import (
+    StockServer,
+    ask,
+    descriptors_of,
+    left_alone,
+    waits,
+)
 
 
 def in_background(work: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Future[Any]":
@@ -115,11 +122,9 @@ def test_a_client(authority: Authority, issue: Issue, mode: AuthMode) -> None:
         asyncio.run(play(endpoint, server.port))
 
 
+@pytest.mark.needs("keyrings")
 def test_a_psk_by_its_serial(authority: Authority, issue: Issue) -> None:
-    try:
-        serial = keyring.add_key("user", "handshaked test: quic", b"p" * 32, keyring.PROCESS_KEYRING)
-    except OSError as error:
-        pytest.skip(f"no keyrings here: {error.strerror}")
+    serial = keyring.add_key("user", "handshaked test: quic", b"p" * 32, keyring.PROCESS_KEYRING)
 
     async def play(ours: KernelLikeEndpoint, theirs: KernelLikeEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:

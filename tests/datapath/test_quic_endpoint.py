@@ -6,7 +6,11 @@ from handshaked.datapath.emulated import Kind, pull_message, push_message
 from handshaked.datapath.quic_options import Option, push_connection_close
 from handshaked.errors import Alert, Status
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
-from tests.quic_sockets import PATIENCE, ask, in_thread
+from tests.patience import PATIENCE
+from tests.quic_sockets import (
+    ask,
+    in_thread,
+)
 
 APPLICATION_ERROR = 0x0C
 

@@ -25,7 +25,12 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
 from tests.conftest import Issue
 from tests.demux.link import Weather, link
-from tests.quic_sockets import PATIENCE, ask, in_thread, socket_daemon
+from tests.patience import PATIENCE
+from tests.quic_sockets import (
+    ask,
+    in_thread,
+    socket_daemon,
+)
 
 NAME = "quic.example.com"
 TRACES: dict[str, list[str]] = json.loads(

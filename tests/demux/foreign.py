@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from handshaked.testing.authority import Issued
 from handshaked.testing.web_servers import Site, caddy_configuration, nginx_configuration
+from tests.patience import BUILD_PATIENCE, PATIENCE
 
 _PREPARE = Path(__file__).with_name("debian13")
 _START_SECONDS = 60.0
@@ -73,7 +74,7 @@ class Debian:
 
 def prepare() -> Debian:
     """The root, prepared now if it was not before."""
-    made = subprocess.run([_PREPARE], stdout=subprocess.PIPE, text=True, check=True)
+    made = subprocess.run([_PREPARE], stdout=subprocess.PIPE, text=True, check=True, timeout=BUILD_PATIENCE)
     return Debian(Path(made.stdout.strip()))
 
 
@@ -98,7 +99,7 @@ def server(debian: Debian, user: int, port: int, *words: str) -> Iterator[None]:
         yield
     finally:
         process.kill()  # unshare does not heed SIGTERM; what it runs goes with it
-        process.wait()
+        process.wait(PATIENCE)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def target(demux: RunningDemux, authority: Authority) -> Target:
     return Target(demux.port, authority.root)
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_two_servers_of_two_users_share_a_port(
     demux_daemon: RunningDaemon,
     demux: RunningDemux,
@@ -52,7 +52,7 @@ def test_two_servers_of_two_users_share_a_port(
         assert refusal(target, None, "smb") == Alert.MISSING_EXTENSION.quic_error
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_nobody_listens_for_what_is_not_his(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None]
 ) -> None:
@@ -63,7 +63,7 @@ def test_nobody_listens_for_what_is_not_his(
         pass
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_users_that_lose_a_registration_get_no_more_of_it(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:

@@ -76,7 +76,7 @@ def run(directory: Path, authority: Authority, scenario: Callable[[Scene], Corou
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_a_flood_of_one_application_does_not_delay_another(public_directory: Path, authority: Authority) -> None:
     releases = 4000
 

@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 from handshaked.testing.demo import ASKS
+from tests.patience import run_program
 
 
 def _run(program: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return run_program(sys.executable, "-c", program, check=False)
 
 
 def test_the_demonstration_shows_every_row_and_all_are_right() -> None:

@@ -16,6 +16,7 @@ from handshaked.demux.accepting import open_listener
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.port import open_shared
 from handshaked.demux.registry_follower import RegistryFollower
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def test_a_port_that_is_in_use_was_not_named(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
+            timeout=PATIENCE,
         )
     assert run.returncode == 1
     assert f"cannot listen at 127.0.0.1:{port}: Address already in use" in run.stderr

@@ -1,18 +1,15 @@
 """The mail's table on one UDP port: servers of four users that know nothing of each other, clients of every kind."""
 
 import asyncio
-import os
 import re
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import curl_cffi
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -24,8 +21,9 @@ from handshaked.testing.demux import RunningDemux, smb_server
 from tests.demux import foreign
 from tests.demux.clients import Target, refusal, served
 from tests.demux.conftest import DEMUX_USER
+from tests.run_name import public_temporary_directory
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_root_for_all")]
+pytestmark = [pytest.mark.slow, pytest.mark.needs("root")]
 
 KSMBD, SMBD, APACHE, NGINX = 2001, 2002, 2003, 2004
 NAMES = ("ksmbd.example.com", "smbd.example.com", "apache.example.com", "nginx.example.com", "quic.example.com")
@@ -38,13 +36,6 @@ REFUSALS = {
     "unknown.example.com": Alert.UNRECOGNIZED_NAME,
     "smbd.example.com": Alert.NO_APPLICATION_PROTOCOL,  # to those who ask for h3
 }
-
-
-@pytest.fixture(scope="module")
-def needs_root_for_all() -> None:
-    """Skips where the servers cannot have users and a root of their own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become other users, and change the root")
 
 
 @dataclass(frozen=True)
@@ -63,8 +54,7 @@ def scene(authority: Authority) -> Iterator[Scene]:
     debian = foreign.prepare()
     certificates = {name: authority.issue(name, file_name=f"scene-{name}") for name in NAMES}
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="handshaked-")))
-        directory.chmod(0o755)  # the servers run as other users
+        directory = stack.enter_context(public_temporary_directory())  # the servers run as other users
         stack.callback(debian.close)
         daemon = stack.enter_context(RunningDaemon(directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")))
         demux = stack.enter_context(RunningDemux(directory, daemon, user=DEMUX_USER))
@@ -152,7 +142,6 @@ def test_curl_with_openssl(scene: Scene) -> None:
 def test_curl_cffi_with_the_client_hellos_of_browsers(
     scene: Scene, browser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    curl_cffi: Any = pytest.importorskip("curl_cffi")
     monkeypatch.setenv("QLOGDIR", str(tmp_path))
 
     def fetch(server_name: str) -> str:
@@ -184,9 +173,8 @@ def test_chromium(scene: Scene) -> None:
         assert alert.label in visit.error.split()
 
 
+@pytest.mark.needs("gtlsclient")
 def test_gtlsclient(scene: Scene, tmp_path: Path) -> None:
-    if shutil.which("gtlsclient") is None:
-        pytest.skip("gtlsclient is not installed: apt-get install ngtcp2-client")
     for server_name, body in WEB.items():
         output = _gtlsclient(scene, server_name, tmp_path)
         assert "Negotiated ALPN is h3" in output

@@ -17,6 +17,7 @@ from handshaked.testing.echo_server import echo_server
 from tests.demux.clients import Target, connected, echo
 from tests.demux.conftest import DEMUX_USER, FIRST_USER
 from tests.demux.link import Weather, link
+from tests.patience import join
 from tests.quic.initials import client_hello, crypto, initial
 
 # A name list that makes the ClientHello too long for one datagram, as post-quantum key shares do.
@@ -91,7 +92,7 @@ class Flood:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        join(self._thread)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import platform
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,7 @@ from handshaked.model import KERNEL, AuthMode, Request, Role
 from handshaked.testing.authority import Authority
 from tests.registered import Registered
 
-try:
-    keyring.add_key("user", "handshaked test", b"x", keyring.PROCESS_KEYRING)
-except OSError as error:
-    pytest.skip(f"no keyrings here: {error}", allow_module_level=True)
+pytestmark = pytest.mark.needs("keyrings")
 
 
 @pytest.fixture
@@ -64,8 +60,7 @@ def test_a_kernel_that_lists_no_keys_has_no_keyrings(
     assert keyring.link_keyrings((named[0],)) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to give a keyring away takes root")
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the system call has another number")
+@pytest.mark.needs("root", "x86-64")  # to give a keyring away; the number of the system call
 def test_a_keyring_of_another_user_could_bring_keys(named: tuple[str, int], caplog: pytest.LogCaptureFixture) -> None:
     name, serial = named
     numbers = (250, 4, serial, 12345, -1)  # keyctl(2), KEYCTL_CHOWN

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,10 +13,11 @@ import pytest
 
 from tests.authority import Issued
 from tests.interop.tcp import TIMEOUT
+from tests.patience import PATIENCE
 
-OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-GNUTLS = pytest.mark.skipif(shutil.which("gnutls-serv") is None, reason="needs gnutls-bin")
-CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+OPENSSL = pytest.mark.needs("openssl")
+GNUTLS = pytest.mark.needs("gnutls-serv")
+CURL = pytest.mark.needs("curl")
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def program(*command: object, port: int) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=PATIENCE)
 
 
 def _await_listener(process: subprocess.Popen[bytes], port: int) -> None:
     while process.poll() is None:
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), TIMEOUT):
             return
-    raise AssertionError(process.communicate()[0])
+    raise AssertionError(process.communicate(timeout=PATIENCE)[0])

@@ -99,7 +99,7 @@ class TlsServer:
                 return
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
-    def result(self) -> Served:
+    def served(self) -> Served:
         return self.results.get(timeout=TIMEOUT)
 
     def _serve(self, connection: socket.socket) -> None:

@@ -48,12 +48,12 @@ class TestCurl:
     def test_full(self, trusted):
         with serving(server_parameters(alpn=b"http/1.1")) as tls_server:
             assert curl(tls_server, trusted).stdout == b"hello"
-            assert tls_server.result().complete.alpn == b"http/1.1"
+            assert tls_server.served().complete.alpn == b"http/1.1"
 
     def test_by_address(self, trusted):
         with serving(server_parameters()) as tls_server:
             assert curl(tls_server, trusted, host="127.0.0.1").stdout == b"hello"
-            assert tls_server.result().complete.server_name is None
+            assert tls_server.served().complete.server_name is None
 
     def test_retry(self, trusted):
         with serving(server_parameters(groups=(Group.SECP384R1,))) as tls_server:
@@ -65,8 +65,8 @@ class TestCurl:
         with serving(server_parameters(client_auth=ClientAuth.REQUIRE, client_verifier=verifier)) as tls_server:
             assert curl(tls_server, trusted, "--cert", made.chain, "--key", made.key).stdout == b"hello"
             assert curl(tls_server, trusted).returncode != 0
-            assert tls_server.result().complete.peer_certificates[0] == CLIENT.der
-            assert tls_server.result().failed.alert is Alert.CERTIFICATE_REQUIRED
+            assert tls_server.served().complete.peer_certificates[0] == CLIENT.der
+            assert tls_server.served().failed.alert is Alert.CERTIFICATE_REQUIRED
 
     def test_a_name_that_is_not_the_certificates(self, trusted):
         with serving(server_parameters()) as tls_server:
@@ -89,7 +89,7 @@ class TestPythonSsl:
                 received += connection.recv(65536)
             assert received == text
             connection.unwrap().close()
-            assert tls_server.result().data() == text
+            assert tls_server.served().data() == text
 
     @pytest.mark.parametrize("certificate", [True, False])
     def test_their_server(self, trusted, tmp_path, certificate):

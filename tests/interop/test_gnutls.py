@@ -84,13 +84,13 @@ class TestServer:
             said = gnutls_cli(tls_server, trusted)
             assert "The certificate is trusted." in said
             assert "hello" in said
-            assert tls_server.result().complete.server_name == "a.example"
+            assert tls_server.served().complete.server_name == "a.example"
 
     @pytest.mark.parametrize("suite", SUITES)
     def test_cipher_suites(self, trusted, suite):
         with serving(server_parameters(cipher_suites=(SUITES[suite],))) as tls_server:
             assert "hello" in gnutls_cli(tls_server, trusted, priority=f"{TLS13}:-CIPHER-ALL:+{suite}")
-            assert tls_server.result().complete.cipher_suite is SUITES[suite]
+            assert tls_server.served().complete.cipher_suite is SUITES[suite]
 
     @pytest.mark.parametrize("group", GROUPS)
     def test_groups_and_retry(self, trusted, group):
@@ -102,18 +102,18 @@ class TestServer:
         """Ours is kept to by them, theirs by us."""
         with serving(server_parameters(record_size_limit=600)) as tls_server:
             assert "hello" in gnutls_cli(tls_server, trusted, "--recordsize", 512)
-            assert tls_server.result().max_payload == 512
+            assert tls_server.served().max_payload == 512
 
     def test_resumption(self, trusted):
         keys = RotatingTicketKeys([(NOW.timestamp(), bytes(32))])
         with serving(server_parameters(tickets=Tickets(keys))) as tls_server:
             assert "*** This is a resumed session" in gnutls_cli(tls_server, trusted, "--resume", "--waitresumption")
-            assert [tls_server.result().complete.resumed for _ in range(2)] == [False, True]
+            assert [tls_server.served().complete.resumed for _ in range(2)] == [False, True]
 
     def test_their_refusal(self, trusted, tmp_path):
         with serving(server_parameters()) as tls_server:
             gnutls_cli(tls_server, files(tmp_path, root("other", number=9, **DATES), stem="other"))
-            assert any(isinstance(event, HandshakeFailed) for event in tls_server.result().events)
+            assert any(isinstance(event, HandshakeFailed) for event in tls_server.served().events)
 
 
 class TestClientCertificates:
@@ -127,7 +127,7 @@ class TestClientCertificates:
         verifier = ClientChainVerifier(TrustStore([ROOT.certificate]))
         with serving(server_parameters(client_auth=mode, client_verifier=verifier)) as tls_server:
             said = gnutls_cli(tls_server, trusted, *options)
-            return tls_server.result(), said
+            return tls_server.served(), said
 
     @pytest.mark.parametrize("kind", KEYS)
     def test_good(self, trusted, tmp_path, kind):

@@ -11,10 +11,7 @@
 """
 
 import asyncio
-import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +26,8 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.echo_server import echo_server
 from tests.conftest import Issue
 from tests.interop.ngtcp2 import error_code_of, handshake_messages
+from tests.plugins.needs import mount_namespace, need
+from tests.run_name import public_temporary_directory
 from tests.shim.peers import refusal, visiting
 
 TABLE = (
@@ -67,15 +66,13 @@ def scene(issue: Issue) -> Iterator[Scene]:
     names = {*(name for _, _, name in TABLE), WILDCARD, EXACT}
     certificates = {name: issue(name) for name in names}
     certificates |= {name: issue(name, key_type=key_type) for name, key_type in KEYS.items()}
-    directory = Path(tempfile.mkdtemp(prefix="handshaked-"))
-    with RunningDaemon(directory) as daemon:
+    with public_temporary_directory() as directory, RunningDaemon(directory) as daemon:
         for application, alpn, name in TABLE:
             register(daemon, application, certificates[name], alpn, name)
         for name in (WILDCARD, EXACT, *KEYS):
             register(daemon, name.replace("*", "any"), certificates[name], "h3", name)
         with echo_server(daemon) as port:
             yield Scene(port, certificates)
-    shutil.rmtree(directory)
 
 
 def register(daemon: RunningDaemon, registration: str, issued: Issued, alpn: str, name: str) -> None:
@@ -181,12 +178,8 @@ class Run:
 @pytest.fixture(scope="module")
 def namespace() -> list[str]:
     """What runs a command with an /etc/hosts of its own."""
-    if shutil.which("gtlsclient") is None:
-        pytest.skip("there is no gtlsclient; on Debian: apt-get install ngtcp2-client")
-    command = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no mount namespaces here, and gtlsclient sends only names that can be resolved")
-    return command
+    need("gtlsclient", "mount namespaces")  # it sends only names that can be resolved
+    return mount_namespace()
 
 
 @pytest.fixture

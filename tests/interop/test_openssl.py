@@ -82,13 +82,13 @@ class TestServer:
             said = s_client(tls_server, trusted)
             assert "Verification: OK" in said
             assert "hello" in said
-            assert tls_server.result().complete.server_name == "a.example"
+            assert tls_server.served().complete.server_name == "a.example"
 
     @pytest.mark.parametrize("suite", SUITES)
     def test_cipher_suites(self, trusted, suite):
         with serving(server_parameters(cipher_suites=(SUITES[suite],))) as tls_server:
             assert f"Cipher is {suite}" in s_client(tls_server, trusted, "-ciphersuites", suite)
-            assert tls_server.result().complete.cipher_suite is SUITES[suite]
+            assert tls_server.served().complete.cipher_suite is SUITES[suite]
 
     @pytest.mark.parametrize("group", GROUPS)
     def test_groups_with_and_without_retry(self, trusted, group):
@@ -107,7 +107,7 @@ class TestServer:
             s_client(tls_server, trusted, "-sess_out", tmp_path / "session")
             said = s_client(tls_server, trusted, "-sess_in", tmp_path / "session")
             assert "Reused, TLSv1.3" in said
-            assert [tls_server.result().complete.resumed for _ in range(2)] == [False, True]
+            assert [tls_server.served().complete.resumed for _ in range(2)] == [False, True]
 
     @pytest.mark.parametrize("accepts", [True, False])
     @pytest.mark.parametrize("group", ["X25519", "P-384"])
@@ -123,7 +123,7 @@ class TestServer:
         )
         with serving(second) as tls_server:
             said = s_client(tls_server, trusted, "-sess_in", tmp_path / "session", "-early_data", tmp_path / "early")
-            served = tls_server.result()
+            served = tls_server.served()
         taken = accepts and group == "X25519"
         assert served.complete.early_data_accepted == taken
         assert served.data().startswith(b"early bird") == taken
@@ -136,7 +136,7 @@ class TestServer:
                 "openssl", "s_client", "-connect", f"127.0.0.1:{tls_server.port}", "-tls1_3", text=b"K\nk\nQ\n"
             )  # fmt: skip
             assert b"KEYUPDATE" in done.stdout
-            assert not any(hasattr(event, "alert") for event in tls_server.result().events)
+            assert not any(hasattr(event, "alert") for event in tls_server.served().events)
 
     @pytest.mark.parametrize(
         ("options", "alert"),
@@ -145,13 +145,13 @@ class TestServer:
     def test_nothing_in_common(self, trusted, options, alert):
         with serving(server_parameters()) as tls_server:
             said = s_client(tls_server, trusted, *options)
-            assert tls_server.result().failed.alert is alert
+            assert tls_server.served().failed.alert is alert
             assert f"SSL alert number {alert}" in said
 
     def test_their_refusal(self, trusted, tmp_path):
         with serving(server_parameters()) as tls_server:
             s_client(tls_server, files(tmp_path, root("other", number=9, **DATES), stem="other"))
-            failed = tls_server.result().failed
+            failed = tls_server.served().failed
             assert failed.alert is Alert.UNKNOWN_CA
             assert "peer sent" in failed.reason
 
@@ -167,7 +167,7 @@ class TestClientCertificates:
         parameters = server_parameters(client_auth=mode, client_verifier=verifier, client_authorities=names)
         with serving(parameters) as tls_server:
             said = s_client(tls_server, trusted, *options)
-            return tls_server.result(), said
+            return tls_server.served(), said
 
     def options(self, tmp_path, *chain: Issued) -> list[object]:
         made = files(tmp_path, *chain, stem="client")

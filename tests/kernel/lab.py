@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.kernel.layers import base, in_overlay, project_layer
+from tests.run_name import PREFIX
 
 HERE = Path(__file__).parent
 _BOOT_SECONDS = 720
@@ -40,7 +41,7 @@ def boot(program: str, *arguments: str, memory: str = "1G", systemd: bool = Fals
 def run_in(root: Path, layers: tuple[Path, ...], machine: str, arguments: tuple[str, ...]) -> Result:
     """Run the command `machine` in `root` below `layers` and the project; it boots into ``init.sh``."""
     project = project_layer(root)
-    with tempfile.TemporaryDirectory(prefix="handshaked-lab-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}lab-", ignore_cleanup_errors=True) as name:
         layer = Path(name)
         lab = layer / "upper" / "lab"
         shutil.copytree(HERE / "inside", lab / "tests" / "kernel" / "inside")

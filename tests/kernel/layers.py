@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.patience import BUILD_PATIENCE
+
 CHECKOUT = Path(__file__).parents[2]
 _SUITE = "trixie"
 _PYTHON = "3.13"
@@ -160,7 +162,6 @@ def run(*command: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     process = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-        env=environment,
-    )  # fmt: skip
+        env=environment, timeout=BUILD_PATIENCE)  # fmt: skip
     if process.returncode != 0:
         raise LabError(f"{' '.join(command)}:\n{process.stdout.decode(errors='replace')[-4000:]}")

@@ -1,14 +1,12 @@
 """The daemon under real consumers in a real kernel; each program of ``inside/`` is one boot."""
 
-import os
-
 import pytest
 
 from tests.kernel.lab import boot
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="the laboratory is made of mounts, for which one has to be root"),
+    pytest.mark.needs("root", "debootstrap", "mount namespaces"),
 ]
 MEMORY = {"nfs_many": "9G"}  # The kernel lets 3 to 50 requests wait, by its memory; it is taken as it is used.
 

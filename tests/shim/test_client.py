@@ -19,6 +19,7 @@ from handshaked.wire.messages import Done, Lookup, LookupAnswer
 from handshaked.wire.netlink import push_ack
 from tests.conftest import Issue
 from tests.doors import PARAMETERS, client_start, eventually, server_start
+from tests.patience import soon
 from tests.quic.datagrams import datagrams
 
 NAME = "client.example.com"
@@ -192,20 +193,20 @@ def test_idle_is_told_when_everything_is_answered(path: Path) -> None:
     async def work() -> None:
         client = HandshakeClient(path)
         ours = Side().begin(client, client_start(NAME, b"h3"))
-        await ours.idle.wait()
+        await soon(ours.idle.wait())
         hello = ours.messages.get_nowait()
         assert isinstance(hello, CryptoData)
         theirs = Side().begin(client, server_start(transport_parameters=None))
         assert theirs.handshake is not None
-        await theirs.idle.wait()
+        await soon(theirs.idle.wait())
         theirs.idle.clear()
         theirs.handshake.receive(Level.INITIAL, hello.data[:10])
         theirs.handshake.receive(Level.INITIAL, b"")
-        await theirs.idle.wait()
+        await soon(theirs.idle.wait())
         assert theirs.messages.empty()
         theirs.idle.clear()
         theirs.handshake.receive(Level.INITIAL, hello.data[10:])
-        await theirs.idle.wait()
+        await soon(theirs.idle.wait())
         assert theirs.messages.get_nowait() == PeerTransportParameters(PARAMETERS, b"h3")
         theirs.handshake.proceed(PARAMETERS)
         kinds = [type(await theirs.messages.get()) for _ in range(5)]
@@ -219,7 +220,7 @@ def test_without_a_daemon_a_start_raises_and_later_works(daemon: RunningDaemon) 
     async def work() -> None:
         client = HandshakeClient(daemon.handshake_socket)
         first = Side().begin(client, server_start())
-        await first.idle.wait()
+        await soon(first.idle.wait())
         workers = daemon.worker_pids()
         daemon.stop(signal.SIGKILL)
         assert (await first.until_done()).status in (Status.PEER_GONE, Status.SHUTTING_DOWN)
@@ -227,7 +228,7 @@ def test_without_a_daemon_a_start_raises_and_later_works(daemon: RunningDaemon) 
         with pytest.raises(OSError):  # noqa: PT011 - refused or gone
             client.start(server_start(), lambda _: None)
         daemon.start()
-        await Side().begin(client, server_start()).idle.wait()
+        await soon(Side().begin(client, server_start()).idle.wait())
         client.close()
 
     run(work())
@@ -242,7 +243,7 @@ def test_a_start_that_fits_into_no_packet_raises_and_costs_the_others_nothing(pa
         other = Side().begin(client, server_start())
         with pytest.raises(OSError, match=r"Start message too long: .* with 60 trust anchors"):
             client.start(TOO_LONG, lambda _: None)
-        await other.idle.wait()
+        await soon(other.idle.wait())
         assert other.messages.empty()
         client.close()
 
@@ -258,7 +259,7 @@ def test_closing_ends_open_handshakes(path: Path) -> None:
         client.close()
         assert (await side.until_done()).status == Status.CANCELED
         again = Side().begin(client, server_start())  # it connects anew
-        await again.idle.wait()
+        await soon(again.idle.wait())
         client.close()
 
     run(work())
@@ -273,7 +274,7 @@ def test_a_canceled_handshake_says_nothing_more(path: Path) -> None:
         side.handshake.cancel()
         side.handshake.receive(Level.INITIAL, b"x")
         other = Side().begin(client, server_start())
-        await other.idle.wait()
+        await soon(other.idle.wait())
         assert side.messages.empty()
         assert not side.idle.is_set()
         client.close()

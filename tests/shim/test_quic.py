@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import resource
-import shutil
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -29,7 +28,14 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from tests.conftest import Issue
-from tests.quic_sockets import PATIENCE, StockServer, ask, ask_with_gtlsclient, in_thread, socket_daemon
+from tests.patience import PATIENCE
+from tests.quic_sockets import (
+    StockServer,
+    ask,
+    ask_with_gtlsclient,
+    in_thread,
+    socket_daemon,
+)
 
 NAME = "quic.example.com"
 Seen = TypeVar("Seen")
@@ -69,7 +75,7 @@ def test_a_server_serves_stock_aioquic(quic_daemon: RunningDaemon, authority: Au
     assert outcome.server_name == NAME
 
 
-@pytest.mark.skipif(shutil.which("gtlsclient") is None, reason="ngtcp2-client is not installed")
+@pytest.mark.needs("gtlsclient", "mount namespaces")
 def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     outcome, seen = served(
         quic_daemon, lambda port: ask_with_gtlsclient(port, NAME, tmp_path, "--exit-on-first-stream-close")
@@ -79,7 +85,7 @@ def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) 
     assert "QUIC handshake has completed" in seen
 
 
-@pytest.mark.skipif(shutil.which("gtlsclient") is None, reason="ngtcp2-client is not installed")
+@pytest.mark.needs("gtlsclient", "mount namespaces")
 def test_a_client_whose_key_share_is_of_no_use_is_asked_again(
     quic_daemon: RunningDaemon, issue: Issue, tmp_path: Path
 ) -> None:

@@ -1,7 +1,5 @@
 """The service under systemd as PID 1, in a kernel of its own: from installation to removal."""
 
-import os
-
 import pytest
 
 from tests.kernel.lab import boot
@@ -12,7 +10,7 @@ SEEN = (
 )  # fmt: skip
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make the kernel's root file system"),
+    pytest.mark.needs("root"),
 ]
 
 

@@ -15,13 +15,15 @@ from handshaked.cli.completion import SHELLS, script
 from handshaked.cli.install import closed_directories
 from handshaked.cli.manual import PAGES, page
 from handshaked.cli.parser import command_line
+from tests.patience import BUILD_PATIENCE, run_program
+from tests.plugins.needs import need
 
 PROGRAM = Path(sys.executable).with_name("handshakectl")
 CHECKOUT = Path(__file__).parents[2]
 
 
 def run(command: str, root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(PROGRAM), command, f"--root={root}"], capture_output=True, text=True, check=False)
+    return run_program(str(PROGRAM), command, f"--root={root}", check=False)
 
 
 def files_below(root: Path) -> list[Path]:
@@ -110,14 +112,12 @@ def test_nothing_to_take_away_is_said(tmp_path: Path) -> None:
 def test_the_source_distribution_lacks_no_file_and_makes_the_wheel(tmp_path: Path) -> None:
     """As a release is made: from a copy of what is checked in."""
     checkout = tmp_path / "checkout"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, check=True, capture_output=True, text=True)
+    listed = run_program("git", "ls-files", "-z", cwd=CHECKOUT)
     tracked = listed.stdout.rstrip("\0").split("\0")
     for name in tracked:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(CHECKOUT / name, checkout / name, follow_symlinks=False)
-    subprocess.run(
-        [sys.executable, "-m", "build", f"--outdir={tmp_path}", str(checkout)], check=True, capture_output=True
-    )
+    run_program(sys.executable, "-m", "build", f"--outdir={tmp_path}", str(checkout), timeout=BUILD_PATIENCE)
     [source] = tmp_path.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
@@ -137,9 +137,12 @@ def test_completions_name_every_command_and_option(shell: str) -> None:
         for action in sub.arguments:
             if action.option_strings:
                 assert action.option_strings[-1].removeprefix("--") in text
-    program = shutil.which(shell)
-    if program is not None:
-        subprocess.run([program, "-n"], input=text, text=True, check=True)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completions_are_scripts_of_their_shell(shell: str) -> None:
+    need(shell)
+    run_program(shell, "-n", input=script(shell, command_line()))
 
 
 def test_bash_completes(tmp_path: Path) -> None:
@@ -150,9 +153,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     )
 
     def completed(words: str) -> list[str]:
-        process = subprocess.run(
-            ["bash", "-c", ask.format(words)], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+        process = run_program("bash", "-c", ask.format(words), cwd=tmp_path)
         return process.stdout.split()
 
     assert completed("handshakectl unr") == ["unregister"]
@@ -169,16 +170,12 @@ def test_manual_pages_say_what_help_says(name: str) -> None:
     if name == "handshakectl.1":
         for sub in parser.commands.values():
             assert (sub.description or "").replace("-", "\\-") in text
-    man = shutil.which("man")
-    if man is not None:
-        process = subprocess.run(
-            [man, "--warnings", "-l", "-"],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"LC_ALL": "C.UTF-8"},
-        )
-        assert process.stderr == ""
-        assert "handshaked" in process.stdout
-        assert "%(" not in process.stdout  # a default that --help fills in
+
+
+@pytest.mark.needs("man")
+@pytest.mark.parametrize("name", PAGES)
+def test_man_formats_manual_pages_without_warning(name: str) -> None:
+    process = run_program("man", "--warnings", "-l", "-", input=page(name), env={"LC_ALL": "C.UTF-8"})
+    assert process.stderr == ""
+    assert "handshaked" in process.stdout
+    assert "%(" not in process.stdout  # a default that --help fills in

@@ -10,10 +10,11 @@ import pytest
 
 from handshaked.cli.install import contents
 from handshaked.control.bus.interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE
+from tests.patience import PATIENCE, run_program
+from tests.plugins.needs import need
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = sorted(path.name for path in SYSTEMD.glob("handshaked*") if path.suffix in (".service", ".socket"))
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
 
 @pytest.fixture
@@ -29,23 +30,21 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path / "usr/local/lib/systemd/system"
 
 
-@needs_systemd
+@pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS)
 def test_systemd_finds_nothing_to_say(installed: Path, unit: str) -> None:
     process = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(installed / unit)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True, text=True, check=False, timeout=PATIENCE)  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
 
 
-@needs_systemd
+@pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("service", [unit for unit in UNITS if unit.endswith(".service")])
 def test_the_exposure_is_low(installed: Path, service: str) -> None:
     process = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=15", str(installed / service)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True, text=True, check=False, timeout=PATIENCE)  # fmt: skip
     found = re.search(rf"Overall exposure level for {re.escape(service)}: ([0-9.]+)", process.stdout)
     assert found, process.stderr
     assert float(found[1]) <= 1.5
@@ -54,15 +53,14 @@ def test_the_exposure_is_low(installed: Path, service: str) -> None:
 
 @pytest.mark.parametrize("kind", ["sysusers", "tmpfiles"])
 def test_users_and_directories_are_made(tmp_path: Path, kind: str) -> None:
-    program = shutil.which(f"systemd-{kind}")
-    if program is None:
-        pytest.skip(f"needs systemd-{kind}")
+    program = f"systemd-{kind}"
+    need(program)
     for name in ("etc", "var/lib"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("passwd", "group"):
         (tmp_path / "etc" / name).write_text("root:x:0:0::/root:/bin/sh\n" if name == "passwd" else "root:x:0:\n")
     create = ["--create"] if kind == "tmpfiles" else []
-    subprocess.run([program, f"--root={tmp_path}", *create, str(SYSTEMD / f"{kind}.conf")], check=True)
+    run_program(program, f"--root={tmp_path}", *create, str(SYSTEMD / f"{kind}.conf"))
     if kind == "sysusers":
         assert "handshaked:" in (tmp_path / "etc/passwd").read_text()
     else:

@@ -21,7 +21,11 @@ from handshaked.wire.family import push_start
 from handshaked.wire.messages import Acknowledged, Start
 from tests.conftest import Issue
 from tests.doors import Door, GoneError, client_start, eventually, served, server_start, shake_hands
-from tests.quic_sockets import PATIENCE, descriptors_of, in_thread
+from tests.patience import PATIENCE
+from tests.quic_sockets import (
+    descriptors_of,
+    in_thread,
+)
 from tests.registered import Registered
 
 NAME = "quic.example.com"

@@ -12,7 +12,13 @@ from handshaked.testing.authority import Authority, Issued
 from handshaked.upcall.fake_kernel import MemoryFamily, Submission
 from handshaked.upcall.kernel_doors import KernelDoors
 from tests.conftest import Issue
-from tests.datapath.tcp_scene import NAME, PATIENCE, OpenSsl, connection, server_context
+from tests.datapath.tcp_scene import (
+    NAME,
+    OpenSsl,
+    connection,
+    server_context,
+)
+from tests.patience import PATIENCE
 from tests.registered import Registered
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +25,9 @@ from handshaked.upcall.kernel_messages import (
     push_get_family,
 )
 from handshaked.wire.netlink import pull_frames, push_binary, push_message, push_string, push_u32
+from tests.patience import run_program
+from tests.plugins.needs import need
+from tests.run_name import PREFIX
 
 FAMILY = 33
 # Linux 6.12
@@ -199,21 +201,20 @@ def test_a_damaged_message_never_does_more_than_be_refused(packet: bytes, damage
 
 
 @pytest.fixture
-def namespace(as_root: None) -> Iterator[str]:
+def namespace() -> Iterator[str]:
     """The name of a network namespace that is there."""
-    name = f"handshaked-{os.urandom(4).hex()}"
-    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"no network namespaces here: {made.stderr}")
+    name = f"{PREFIX}{os.urandom(4).hex()}"
+    need("root", "ip", "network namespaces")
+    run_program("ip", "netns", "add", name)
     yield name
-    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+    run_program("ip", "netns", "delete", name)
 
 
 def test_a_link_into_a_namespace_that_was_deleted_and_made_anew_is_stale(namespace: str) -> None:
     with contextlib.closing(NetlinkLink(namespace)) as there, contextlib.closing(NetlinkLink()) as here:
         assert (there.stale, here.stale) == (False, False)
         for command in ("delete", "add"):
-            subprocess.run(["ip", "netns", command, namespace], check=True)
+            run_program("ip", "netns", command, namespace)
             assert (there.stale, here.stale) == (True, False), command
     with pytest.raises(FileNotFoundError):
         NetlinkLink(f"no-{namespace}")

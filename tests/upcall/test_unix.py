@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -28,7 +27,6 @@ from handshaked.wire.netlink import push_error, push_message, push_u32
 from tests.conftest import Issue
 from tests.doors import (
     PARAMETERS,
-    PATIENCE,
     Door,
     GoneError,
     client_hello,
@@ -41,6 +39,7 @@ from tests.doors import (
     shake_hands,
     user,
 )
+from tests.patience import PATIENCE, run_program
 from tests.quic.datagrams import V1, V2, datagrams
 from tests.registered import Registered
 
@@ -338,9 +337,7 @@ def bad_packets(count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.slow
-def test_ten_thousand_malformed_packets_leave_nothing_behind(
-    public_directory: Path, issue: Issue, as_root: None
-) -> None:
+def test_ten_thousand_malformed_packets_leave_nothing_behind(public_directory: Path, issue: Issue) -> None:
     issued = issue(NAME)
     with RunningDaemon(public_directory, workers=1) as daemon:
         daemon.register("unix", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
@@ -391,13 +388,11 @@ print(server.status, server.alert.label if server.alert else server.registration
 
 def ask_as(path: Path, uid: int, groups: str, name: str) -> str:
     """What a process of another user gets."""
-    run = subprocess.run(
-        [sys.executable, "-c", _ASK, str(path), str(uid), groups, name], capture_output=True, text=True, check=False
-    )
+    run = run_program(sys.executable, "-c", _ASK, str(path), str(uid), groups, name, check=False)
     return run.stdout.strip() or run.stderr
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 def test_only_those_allowed_may_use_a_registration(shared_daemon: RunningDaemon, issue: Issue) -> None:
     name = "allowed.example.com"
     issued = issue(name)
@@ -571,7 +566,7 @@ class Gate(Snapshot):
         return super().select(query)
 
 
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.needs("root")
 @pytest.mark.parametrize(("connections", "pairs"), [(1, 1000), (16, 200)])
 def test_a_flood_of_one_user_does_not_delay_another(
     registered: Registered, public_directory: Path, connections: int, pairs: int

@@ -49,7 +49,7 @@ async def main() -> None:
         elif "unanswered" in step:
             left = [asyncio.create_task(call(bus, step)) for _ in range(step["unanswered"])]
             first, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-            answers.append([one.result() for one in first])
+            answers.append([await one for one in first])
         else:
             answers.append(await call(bus, step))
     print(json.dumps(answers))

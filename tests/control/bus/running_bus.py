@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.patience import PATIENCE
+
 POLICY = Path(__file__).parents[3] / "systemd/org.handshaked.Handshaked1.conf"
 _CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -66,7 +68,7 @@ class RunningBus:
         """End the bus."""
         if self._process is not None:
             self._process.terminate()
-            self._process.communicate()
+            self._process.communicate(timeout=PATIENCE)
             self._process = None
 
     def call_as(self, uid: int, *script: dict[str, Any]) -> list[Any]:

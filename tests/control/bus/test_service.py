@@ -26,8 +26,9 @@ from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.bus.running_bus import RunningBus
 from tests.costly import encrypted_key
+from tests.patience import PATIENCE, soon
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be different users")
+pytestmark = pytest.mark.needs("root", "dbus-daemon")
 
 # dbus-daemon serves users that exist only.
 USER, OTHER = pwd.getpwnam("bin").pw_uid, pwd.getpwnam("nobody").pw_uid
@@ -214,7 +215,7 @@ def test_polkit_may_allow_what_the_rules_deny(
     with fake_polkit(bus, str(allows)) as fake:
         [answer, reload] = bus.call_as(USER, register("app", files), step("Reload"))
         fake.terminate()
-        asked = fake.communicate()[0]
+        asked = fake.communicate(timeout=PATIENCE)[0]
     assert "org.handshaked.register" in asked
     assert "org.handshaked.reload" in asked
     if allows:
@@ -359,7 +360,7 @@ async def ask_faulty(bus: Bus, address: str) -> str:
     rule = "member='NameOwnerChanged',arg0='org.handshaked.Handshaked1'"
     await client.call(Message(name, "/org/freedesktop/DBus", name, "AddMatch", signature="s", body=[rule]))
     running = asyncio.create_task(bus.run())
-    await there.wait()
+    await soon(there.wait())
     reply = await client.call(Message("org.handshaked.Handshaked1", "/org/handshaked/Handshaked1", MANAGER, "Status"))
     bus.close()
     client.disconnect()

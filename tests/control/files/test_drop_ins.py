@@ -112,7 +112,7 @@ def test_a_file_that_others_may_write_is_not_obeyed(tmp_path: Path, issued: Issu
     assert found.unread == {str(path)}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
+@pytest.mark.needs("root")
 def test_a_file_of_somebody_else_is_not_obeyed(tmp_path: Path, issued: Issued) -> None:
     os.chown(write(tmp_path, GOOD, issued), 12345, 12345)
     found = read_drop_ins(tmp_path)

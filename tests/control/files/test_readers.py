@@ -8,6 +8,7 @@ import pytest
 
 from handshaked.control.files.readers import Readers
 from handshaked.errors import RefusedError
+from tests.patience import set_in_time
 
 
 async def read_slowly(readers: Readers, came: threading.Event) -> bytes:
@@ -17,7 +18,7 @@ async def read_slowly(readers: Readers, came: threading.Event) -> bytes:
     loop = asyncio.get_running_loop()
 
     def read(files: tuple[int, ...]) -> None:
-        came.wait()
+        set_in_time(came)
         content = os.read(files[0], 100)
         loop.call_soon_threadsafe(got.set_result, content)
 

@@ -152,7 +152,7 @@ def test_what_was_renewed_while_the_daemon_was_away_is_taken_over(
         daemon.wait_until(lambda: served(daemon) == digest(new))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+@pytest.mark.needs("root")
 def test_a_link_to_somebody_elses_key_is_not_followed(
     daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
 ) -> None:
@@ -190,7 +190,7 @@ def names(daemon: RunningDaemon) -> list[str]:
     return [one["name"] for one in daemon.ask("list")["registrations"]]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+@pytest.mark.needs("root")
 def test_what_only_others_may_read_became_ones_own_trust(
     daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
 ) -> None:

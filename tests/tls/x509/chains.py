@@ -18,6 +18,7 @@ from tests.authority import (
     issue,
     root,
 )
+from tests.patience import PATIENCE
 
 T = NOW.timestamp()
 NO_LISTS = RevocationLists()
@@ -47,4 +48,4 @@ def refused(alert: Alert, *chain: Issued, check=verify, saying: str = "", **opti
 
 def openssl(directory: Path, *commands: str) -> None:
     for command in commands:
-        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
+        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True, timeout=PATIENCE)

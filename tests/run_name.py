@@ -1,0 +1,24 @@
+"""The name of this run of the tests, by which tests/plugins/leftovers.py finds what it left behind."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+VARIABLE = "HANDSHAKED_TEST_RUN"
+RUN = os.environ.setdefault(VARIABLE, os.urandom(3).hex())
+"""The name of this run, which xdist's workers inherit."""
+PREFIX = f"handshaked-{RUN}-"
+
+
+@contextmanager
+def public_temporary_directory() -> Iterator[Path]:
+    """Yield a directory that every user can reach, unlike pytest's own; short enough for the paths of sockets."""
+    path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)

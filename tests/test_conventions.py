@@ -1,0 +1,82 @@
+"""Rules that the tests themselves follow: every wait has an end, and one place decides what is skipped."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+INSIDE = TESTS / "kernel" / "inside"
+"""Programs of the laboratory: its machine ends them after a time."""
+FILES = [
+    path
+    for path in sorted([*TESTS.rglob("*.py"), *(TESTS.parent / "handshaked" / "testing").rglob("*.py")])
+    if path.name != "patience.py" and not path.is_relative_to(INSIDE)
+]
+PROGRAMS = {"run", "check_call", "check_output"}
+WAITS = {"wait", "join", "communicate", "result"}
+SKIPS = {"pytest.skip", "pytest.mark.skip", "pytest.mark.skipif", "pytest.importorskip"}
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call, ast.AST | None]]:
+    """Yield the dotted name, the call and what contains it of each call in the file at `path`."""
+    tree = ast.parse(path.read_text())
+    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func), node, parents.get(node)
+
+
+def is_unbounded(name: str, call: ast.Call, parent: ast.AST | None) -> bool:
+    """Whether the call may wait for ever: a coroutine is bounded by the call that it is an argument of."""
+    words = {keyword.arg for keyword in call.keywords}
+    owner, _, method = name.rpartition(".")
+    if owner == "subprocess" and method in PROGRAMS:
+        return not words & {"timeout", None}
+    if name == "asyncio.Event().wait":  # a server, which a signal ends
+        return False
+    if method == "communicate":
+        return "timeout" not in words
+    return method in WAITS and not call.args and not call.keywords and not isinstance(parent, ast.Call)
+
+
+def test_no_test_waits_without_end() -> None:
+    """Use tests/patience.py."""
+    found = [
+        f"{path.relative_to(TESTS.parent)}:{call.lineno} {name}"
+        for path in FILES
+        for name, call, parent in calls(path)
+        if is_unbounded(name, call, parent)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_skips_go_through_the_needs_of_tests() -> None:
+    """Use `needs` or `need`, so that the closing line counts what was missing."""
+    found = [
+        f"{path.relative_to(TESTS.parent)}:{node.lineno}"
+        for path in FILES
+        if path.name != "needs.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in SKIPS
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("code", "unbounded"),
+    [
+        ("process.wait()", True),
+        ("process.wait(PATIENCE)", False),
+        ("await event.wait()", True),
+        ("await soon(event.wait())", False),
+        ("subprocess.run(['true'])", True),
+        ("subprocess.run(['true'], timeout=1)", False),
+        ("process.communicate(b'x')", True),
+        ("', '.join(words)", False),
+    ],
+)
+def test_unbounded_waits_are_found(tmp_path: Path, code: str, unbounded: bool) -> None:
+    (tmp_path / "code.py").write_text(f"async def test():\n    {code}\n")
+    assert any(is_unbounded(*one) for one in calls(tmp_path / "code.py")) == unbounded
