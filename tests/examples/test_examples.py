@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,8 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux
 from handshaked.testing.quic_endpoint import KernelLikeEndpoint
 from tests.conftest import Issue
-from tests.quic_sockets import PATIENCE, StockServer, ask, free_udp_port, in_thread, socket_daemon
+from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
+from tests.quic_sockets import StockServer, ask, free_udp_port, in_thread, socket_daemon
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = CHECKOUT / "examples"
@@ -153,14 +153,14 @@ def test_client_on_quic_socket(daemon: RunningDaemon, authority: Authority, issu
     assert printed == f"ALPN {ALPN}, registration None\n"
 
 
-@pytest.mark.skipif(shutil.which("cc") is None or shutil.which("make") is None, reason="needs cc and make")
+@pytest.mark.needs("cc", "make")
 def test_c_server_on_quic_socket(daemon: RunningDaemon, authority: Authority, tmp_path: Path) -> None:
     library = CHECKOUT / "netlink"
-    subprocess.run(["make", "-C", library, f"BUILD={tmp_path}"], check=True, capture_output=True)
+    run_program("make", "-C", library, f"BUILD={tmp_path}", timeout=BUILD_PATIENCE)
     strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{library}"]
     link = [f"-L{tmp_path}", "-lhandshaked", f"-Wl,-rpath,{tmp_path}"]
     program = tmp_path / "quic_server"
-    subprocess.run(["cc", *strict, "-o", program, EXAMPLES / "quic_server.c", *link], check=True)
+    run_program("cc", *strict, "-o", program, EXAMPLES / "quic_server.c", *link, timeout=BUILD_PATIENCE)
 
     def start(sock: int) -> str:
         environment = {"HANDSHAKED_SOCKET": str(daemon.handshake_socket)}
