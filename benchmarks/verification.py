@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 
 from handshaked.errors import PeerError
-from handshaked.tls.x509.revocation import RevocationList, RevocationLists
-from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.readers import read_revocation_lists, read_trust_store
+from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import NOW, authority, client, issue, revocation_list, root, server
 
@@ -44,13 +44,15 @@ def main() -> None:
         middle = issue("intermediate", anchors[0], authority(), kind=kind, number=101)
         chain = (server(middle, kind=kind).der, middle.der)
         of_client = (client(middle, kind=kind).der, middle.der)
-        trust = TrustStore.from_pem(bundle)
-        lists = RevocationLists([RevocationList(revocation_list(each)) for each in (anchors[0], middle)])
+        trust = read_trust_store(bundle, "anchors")
+        lists = RevocationLists(
+            one for each in (anchors[0], middle) for one in read_revocation_lists(revocation_list(each), "list")
+        )
         of_servers, of_clients = ServerChainVerifier(trust), ClientChainVerifier(trust)
         checking = ServerChainVerifier(trust, lists)
         ring = [issue("root", None, authority(), kind=kind, number=7, serial=n + 1) for n in range(9)]
         hostile = (server(ring[0]).der, *(each.der for each in ring))
-        measure(f"trust store of {ANCHORS} parsed", partial(TrustStore.from_pem, bundle))
+        measure(f"trust store of {ANCHORS} parsed", partial(read_trust_store, bundle, "anchors"))
         measure(f"hostile chain {kind} refused", partial(refused, of_servers, hostile))
         measure(f"server chain {kind}", partial(of_servers.verify, chain, "a.example", T))
         measure(f"client chain {kind}", partial(of_clients.verify, of_client, T))

@@ -152,6 +152,10 @@ class RefusedError(HandshakedError):
     """The registry or the control interface refuses a change or a question; the text says why and what to do."""
 
 
+class UnreadableError(RefusedError):
+    """The content of a file cannot be read; the text names the file, the entry with its position, and the reason."""
+
+
 class DeniedError(RefusedError):
     """Who asks may not have this done; somebody else may."""
 

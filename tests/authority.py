@@ -164,6 +164,20 @@ def client(issuer: Issued | None, *extensions: x509.ExtensionType, **options) ->
     return issue("client", issuer, *(extensions or (CLIENT,)), **options)
 
 
+def scoped(**only: object) -> list[tuple[x509.ExtensionType, bool]]:
+    """The extension that limits a revocation list to `only` some certificates."""
+    fields = {
+        "full_name": None,
+        "relative_name": None,
+        "only_contains_user_certs": False,
+        "only_contains_ca_certs": False,
+        "only_some_reasons": None,
+        "indirect_crl": False,
+        "only_contains_attribute_certs": False,
+    }
+    return [(x509.IssuingDistributionPoint(**{**fields, **only}), True)]
+
+
 def revocation_list(
     issuer: Issued,
     revoked: Sequence[Issued] = (),

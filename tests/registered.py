@@ -14,7 +14,7 @@ from handshaked.session.registered import Session, open_session
 from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import DEFAULT_CIPHER_SUITES, Credential, PeerVerifier, ServerParameters
-from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.readers import read_trust_anchors
 from handshaked.tls.x509.verification import ServerChainVerifier
 
 OWNER = Caller(uid=1000)
@@ -63,7 +63,7 @@ class Registered:
     def server_verifier(self, request: Request) -> PeerVerifier:
         """Trust in the authority."""
         root = self.authority.certificate.public_bytes(Encoding.DER)
-        return ServerChainVerifier(TrustStore.from_der([root]))
+        return ServerChainVerifier(read_trust_anchors([root], "root"))
 
     def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
         """What the request asks for, with what was selected."""

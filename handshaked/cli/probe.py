@@ -7,7 +7,6 @@ import socket
 import ssl
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.cli.output import Result, ask, console, print_fields, print_json
@@ -17,6 +16,7 @@ from handshaked.model import AuthMode, Outcome, Role
 from handshaked.registry.names import parse_alpn
 from handshaked.shim import BlockingClient, Message
 from handshaked.system import directories
+from handshaked.tls.x509.readers import read_certificates
 from handshaked.wire.messages import Done, Start
 
 _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
@@ -194,11 +194,9 @@ def _anchors(path: str | None) -> tuple[bytes, ...]:
     if path is None:
         return ()
     try:
-        certificates = x509.load_pem_x509_certificates(Path(path).read_bytes())
+        certificates = read_certificates(Path(path).read_bytes(), path)
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        raise RefusedError(f"{path}: no certificates in PEM form") from None
     return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)
 
 

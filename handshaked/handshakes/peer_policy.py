@@ -11,8 +11,8 @@ from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.registry.files import MAX_FILE, open_regular, read_file
 from handshaked.registry.peer_rules import PeerRules
 from handshaked.tls.parameters import ClientCertificateVerifier, Credential, PeerVerifier
-from handshaked.tls.x509.revocation import MAX_LIST, RevocationList, RevocationLists
-from handshaked.tls.x509.trust import MAX_BUNDLE, TrustStore
+from handshaked.tls.x509.readers import MAX_BUNDLE, MAX_LIST, read_revocation_lists, read_trust_store
+from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 
 
@@ -36,8 +36,12 @@ def load_side(defaults: SideDefaults, role: Role) -> Side:
 
 
 def _loaded(defaults: SideDefaults, role: Role) -> Side:
-    trust = None if defaults.trust is None else _trust(defaults.trust)
-    lists = map(_revocation_list, defaults.revocation_lists)
+    trust = None
+    if defaults.trust is not None:
+        trust = read_trust_store(_content(defaults.trust, MAX_BUNDLE), str(defaults.trust))
+    lists = [
+        one for path in defaults.revocation_lists for one in read_revocation_lists(_content(path, MAX_LIST), str(path))
+    ]
     revocations = RevocationLists(lists, required=defaults.require_revocation_lists)
     client = role is Role.CLIENT
     return Side(
@@ -79,20 +83,6 @@ class RuledClients:
         """As ``ClientCertificateVerifier.verify``."""
         self._verifier.verify(chain, now)
         self._rules.authorise(chain[0])
-
-
-def _trust(path: Path) -> TrustStore:
-    try:
-        return TrustStore.from_pem(_content(path, MAX_BUNDLE))
-    except ValueError as error:
-        raise RefusedError(f"{path}: {error}") from None
-
-
-def _revocation_list(path: Path) -> RevocationList:
-    try:
-        return RevocationList(_content(path, MAX_LIST))
-    except ValueError as error:
-        raise RefusedError(f"{path}: {error}") from None
 
 
 def _credential(defaults: SideDefaults) -> Credential | None:

@@ -4,11 +4,10 @@ Everything here belongs to one worker. What a registration asks for becomes the 
 """
 
 import hashlib
-import re
 from functools import lru_cache
 from pathlib import Path
 
-from handshaked.errors import Alert, CallerError, LocalError, Status
+from handshaked.errors import Alert, CallerError, LocalError, Status, UnreadableError
 from handshaked.model import CipherSuite, ClientAuth, Group, Request
 from handshaked.registry.registration import Policy
 from handshaked.registry.snapshot import Selection
@@ -25,12 +24,12 @@ from handshaked.tls.parameters import (
     Tickets,
 )
 from handshaked.tls.tickets import RotatingTicketKeys
-from handshaked.tls.x509.revocation import RevocationList, RevocationLists
+from handshaked.tls.x509.readers import read_revocation_lists, read_trust_anchors, read_trust_store
+from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 
 SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
-_PEM_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 _CACHED_CREDENTIALS = 4096
 _CACHED_TRUST_STORES = 64
 
@@ -60,12 +59,7 @@ class StoredResources:
         """What verifies the server that a client's `request` is for."""
         if not request.trust_anchors:
             return _system_trust()
-        try:
-            return _trust_in(request.trust_anchors)
-        except ValueError as error:
-            raise CallerError(
-                Alert.INTERNAL_ERROR, f"a trust anchor of the request cannot be parsed: {error}", Status.INVALID
-            ) from None
+        return _verifier_by(request.trust_anchors)
 
     def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
         """The engine's parameters for what was selected, as the registration's policy has them."""
@@ -100,10 +94,16 @@ class StoredResources:
         """The verifier of that id, and a digest of what it accepts."""
         if identity == 0:
             return ClientChainVerifier(_system_anchors()), b"system"
-        anchors, revocations = self._store.trust(identity)
-        lists = [RevocationList(block) for block in _PEM_LIST.findall(revocations)]
-        verifier = ClientChainVerifier(TrustStore.from_pem(anchors), RevocationLists(lists))
-        return verifier, hashlib.sha256(hashlib.sha256(anchors).digest() + revocations).digest()
+        trust = self._store.trust(identity)
+        try:
+            anchors = read_trust_store(trust.anchors, trust.anchors_path or "trust anchors")
+            lists = []
+            if trust.has_revocations:
+                lists = read_revocation_lists(trust.revocations, trust.revocations_path or "revocation lists")
+        except UnreadableError as error:
+            raise LocalError(f"client certificates cannot be verified: {error}", Status.NO_KEY) from None
+        digest = hashlib.sha256(hashlib.sha256(trust.anchors).digest() + trust.revocations).digest()
+        return ClientChainVerifier(anchors, RevocationLists(lists)), digest
 
 
 def _cipher_suites(request: Request, policy: Policy) -> tuple[CipherSuite, ...]:
@@ -119,17 +119,19 @@ def client_verifier(request: Request) -> tuple[ClientCertificateVerifier, bytes]
     if not request.trust_anchors:
         return ClientChainVerifier(_system_anchors()), b"system"
     digest = hashlib.sha256(b"".join(hashlib.sha256(anchor).digest() for anchor in request.trust_anchors)).digest()
-    try:
-        return ClientChainVerifier(TrustStore.from_der(request.trust_anchors)), digest
-    except ValueError as error:
-        raise CallerError(
-            Alert.INTERNAL_ERROR, f"a trust anchor of the request cannot be parsed: {error}", Status.INVALID
-        ) from None
+    return ClientChainVerifier(_anchors_of_request(request.trust_anchors)), digest
 
 
 @lru_cache(maxsize=_CACHED_TRUST_STORES)
-def _trust_in(anchors: tuple[bytes, ...]) -> PeerVerifier:
-    return ServerChainVerifier(TrustStore.from_der(anchors))
+def _verifier_by(anchors: tuple[bytes, ...]) -> PeerVerifier:
+    return ServerChainVerifier(_anchors_of_request(anchors))
+
+
+def _anchors_of_request(anchors: tuple[bytes, ...]) -> TrustStore:
+    try:
+        return read_trust_anchors(anchors, "trust anchors of the request")
+    except UnreadableError as error:
+        raise CallerError(Alert.INTERNAL_ERROR, str(error), Status.INVALID) from None
 
 
 @lru_cache(maxsize=1)
@@ -140,6 +142,6 @@ def _system_trust() -> PeerVerifier:
 @lru_cache(maxsize=1)
 def _system_anchors() -> TrustStore:
     try:
-        return TrustStore.from_pem(SYSTEM_TRUST.read_bytes())
-    except (OSError, ValueError) as error:
-        raise LocalError(f"the system's trust store {SYSTEM_TRUST} cannot be used: {error}", Status.NO_KEY) from None
+        return read_trust_store(SYSTEM_TRUST.read_bytes(), str(SYSTEM_TRUST))
+    except (OSError, UnreadableError) as error:
+        raise LocalError(f"the system's trust store cannot be used: {error}", Status.NO_KEY) from None

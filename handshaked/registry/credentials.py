@@ -6,18 +6,25 @@ from datetime import UTC, datetime
 from typing import cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import pkcs12
-from cryptography.x509 import ocsp
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from handshaked.errors import RefusedError
 from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
 from handshaked.tls.parameters import Credential
 from handshaked.tls.x509.certificates import MAX_CERTIFICATES
+from handshaked.tls.x509.der import is_one_sequence
+from handshaked.tls.x509.parsing import MALFORMED, readable
+from handshaked.tls.x509.readers import (
+    read_certificate,
+    read_certificates,
+    read_der_private_key,
+    read_ocsp_response,
+    read_pkcs12,
+    read_private_key,
+)
 
 MAX_CHAIN = MAX_CERTIFICATES  # what our own client takes from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
@@ -68,56 +75,31 @@ def load_pem(
     `names` are what error texts call the two. `check_primes`: whether it is found out that an RSA key's primes are
     primes, which takes seconds for a large one.
     """
-    try:
-        chain = x509.load_pem_x509_certificates(certificate)
-    except ValueError as error:
-        raise RefusedError(f"{names[0]}: no certificate in PEM form {_instead(certificate, error)}") from None
-    try:
-        private_key = serialization.load_pem_private_key(
-            key, passphrase, unsafe_skip_rsa_key_validation=not check_primes
-        )
-    except TypeError:
-        hint = "is encrypted: give its passphrase file" if passphrase is None else "is not encrypted"
-        raise RefusedError(f"{names[1]}: the private key {hint}") from None
-    except (ValueError, UnsupportedAlgorithm) as error:
-        wrong = "or the passphrase is wrong " if passphrase is not None else ""
-        raise RefusedError(f"{names[1]}: no readable private key in PEM form {wrong}({_first_line(error)})") from None
+    chain = read_certificates(certificate, names[0])
+    private_key = read_private_key(key, passphrase, names[1], check_primes=check_primes)
     return _checked(chain, private_key, names)
 
 
 def load_pkcs12(data: bytes, passphrase: bytes | None = None, *, name: str = "PKCS#12 file") -> LoadedCredential:
     """A credential out of a PKCS#12 file that holds a key and its chain."""
-    try:
-        store = pkcs12.load_pkcs12(data, passphrase)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise RefusedError(f"{name}: not readable as PKCS#12, or a wrong passphrase ({_first_line(error)})") from None
-    if store.key is None or store.cert is None:
-        raise RefusedError(f"{name}: holds no private key with its certificate")
-    chain = [store.cert.certificate, *(extra.certificate for extra in store.additional_certs)]
-    return _checked(chain, store.key, (name, name))
+    chain, private_key = read_pkcs12(data, passphrase, name)
+    return _checked(chain, private_key, (name, name))
 
 
 def load_keys(certificate: bytes, key: bytes) -> LoadedCredential:
     """A credential out of the payloads of two keys of the kernel: DER, or PEM as in files."""
-    if certificate.lstrip().startswith(b"-----"):
-        return load_pem(certificate, key)
-    try:
-        leaf = x509.load_der_x509_certificate(certificate)
-        private_key = serialization.load_der_private_key(key, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise RefusedError(f"neither PEM nor DER: {_first_line(error)}") from None
-    return _checked([leaf], private_key, ("certificate", "key"))
+    names = "certificate", "private key"
+    der = is_one_sequence(certificate)
+    chain = [read_certificate(certificate, names[0])] if der else read_certificates(certificate, names[0])
+    der = is_one_sequence(key)
+    private_key = read_der_private_key(key, names[1]) if der else read_private_key(key, None, names[1])
+    return _checked(chain, private_key, names)
 
 
 def with_ocsp_response(credential: LoadedCredential, response: bytes, *, name: str) -> LoadedCredential:
     """`credential` with an OCSP response (DER) to staple; RefusedError if it is none of its leaf, or says it is bad."""
-    try:
-        parsed = ocsp.load_der_ocsp_response(response)
-        serial = parsed.serial_number
-        good = parsed.certificate_status is ocsp.OCSPCertStatus.GOOD
-    except ValueError as error:
-        raise RefusedError(f"{name}: no successful OCSP response in DER form ({_first_line(error)})") from None
-    if serial != x509.load_der_x509_certificate(credential.chain[0]).serial_number:
+    serial, good = read_ocsp_response(response, name)
+    if serial != read_certificate(credential.chain[0], credential.subject).serial_number:
         raise RefusedError(f"{name}: the OCSP response is of another certificate than {credential.subject}")
     if not good:
         raise RefusedError(f"{name}: the OCSP response says that the certificate {credential.subject} is not good")
@@ -149,7 +131,7 @@ def chain_digest(chain: tuple[bytes, ...], ocsp_response: bytes | None) -> bytes
 def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocsp: bytes | None = None) -> Credential:
     """The credential a handshake uses, out of what was loaded, and checked, before."""
     # Whether RSA's primes are primes takes seconds to find out, for large ones.
-    private_key = serialization.load_der_private_key(key, None, unsafe_skip_rsa_key_validation=True)
+    private_key = read_der_private_key(key, "private key", check_primes=False)
     return Credential(chain, private_key, key_type, ocsp)
 
 
@@ -163,6 +145,17 @@ def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[s
         raise RefusedError(f"{names[0]}: {size} bytes of certificates, the limit is {MAX_CHAIN_BYTES}")
     if isinstance(key, rsa.RSAPrivateKey) and not _is_consistent(key.private_numbers()):
         raise RefusedError(f"{names[1]}: the numbers of the RSA key do not belong together")
+    with readable(f"{names[0]}: certificate"):
+        return _loaded(chain, der, key, key_type, names)
+
+
+def _loaded(
+    chain: list[x509.Certificate],
+    encoded: tuple[bytes, ...],
+    key: PrivateKeyTypes,
+    key_type: KeyType,
+    names: tuple[str, str],
+) -> LoadedCredential:
     leaf = chain[0]
     if _public_bytes(leaf.public_key()) != _public_bytes(key.public_key()):
         others = any(_public_bytes(other.public_key()) == _public_bytes(key.public_key()) for other in chain[1:])
@@ -171,7 +164,7 @@ def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[s
     if leaf.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
         key_type = KeyType.RSA_PSS
     return LoadedCredential(
-        chain=der,
+        chain=encoded,
         key=key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
@@ -234,7 +227,7 @@ def _public_bytes(key: object) -> bytes:
 def _dns_names(leaf: x509.Certificate) -> tuple[str, ...]:
     try:
         extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *MALFORMED):
         return ()
     return tuple(name.lower() for name in extension.value.get_values_for_type(x509.DNSName))
 
@@ -246,18 +239,3 @@ def _subject(leaf: x509.Certificate) -> str:
 
 def _date(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _instead(content: bytes, error: ValueError) -> str:
-    """What `content`, which is no certificate in PEM form, seems to be."""
-    if b"-----BEGIN CERTIFICATE-----" in content:
-        return f"({_first_line(error)})"
-    if b"PRIVATE KEY-----" in content:
-        return "but a private key"
-    if content.startswith(b"\x30"):  # a SEQUENCE: ITU-T X.690
-        return "but perhaps in DER: openssl x509 -inform DER converts it"
-    return "(nothing in it begins with -----BEGIN CERTIFICATE-----)"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

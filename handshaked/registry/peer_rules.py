@@ -24,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from handshaked.errors import Alert, PeerError, RefusedError
+from handshaked.tls.x509.parsing import parse_certificate, well_formed
 
 FIELDS = ("subject", "issuer", "san", "eku", "fingerprint")
 _VERBS = ("allow", "deny", "tag")
@@ -115,9 +116,9 @@ class PeerRules:
 
 
 def _fields(leaf: bytes) -> dict[str, tuple[str, ...]]:
-    """What rules look at, in lower case; what cannot be parsed matches nothing."""
-    try:
-        certificate = x509.load_der_x509_certificate(leaf)
+    """Return what rules look at, in lower case; PeerError if the certificate is malformed."""
+    with well_formed():
+        certificate = parse_certificate(leaf)
         fields: dict[str, tuple[str, ...]] = {
             "subject": (certificate.subject.rfc4514_string().lower(),),
             "issuer": (certificate.issuer.rfc4514_string().lower(),),
@@ -129,8 +130,6 @@ def _fields(leaf: bytes) -> dict[str, tuple[str, ...]]:
                 fields["san"] = tuple(name for one in value for name in _alternative_name(one))
             elif isinstance(value, x509.ExtendedKeyUsage):
                 fields["eku"] = tuple(name.lower() for one in value for name in _key_usage(one.dotted_string))
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise PeerError(Alert.BAD_CERTIFICATE, f"the peer's certificate cannot be parsed: {error}") from None
     return fields
 
 

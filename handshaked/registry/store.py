@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handshaked.errors import LocalError, RefusedError, Status
+from handshaked.errors import LocalError, RefusedError, Status, UnreadableError
 from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential, chain_digest, open_credential
 from handshaked.registry.names import show_alpn
@@ -75,12 +75,17 @@ class NewRegistration:
 
 @dataclass(frozen=True, slots=True)
 class NewTrust:
-    """Trust anchors and revocation lists for client certificates: PEM, checked already, and where they come from."""
+    """Trust anchors and revocation lists for client certificates: the contents of files, checked, and their paths."""
 
     anchors: bytes
     revocations: bytes = b""
     anchors_path: str = ""
     revocations_path: str = ""
+
+    @property
+    def has_revocations(self) -> bool:
+        """Whether revocation lists are configured: then they have to be readable, an empty file included."""
+        return bool(self.revocations or self.revocations_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +196,17 @@ class Store:
         row = self._db.execute("SELECT chain, key, key_type, ocsp FROM credential WHERE id = ?", (identity,)).fetchone()
         if row is None:
             raise LocalError("the credential was removed while the handshake ran", Status.NO_KEY)
-        return open_credential(split(row[0], 4), row[1], KeyType(row[2]), row[3])
+        try:
+            return open_credential(split(row[0], 4), row[1], KeyType(row[2]), row[3])
+        except UnreadableError as error:
+            raise LocalError(f"credential {identity} of the registry cannot be used: {error}", Status.NO_KEY) from None
 
-    def trust(self, identity: int) -> tuple[bytes, bytes]:
-        """Trust anchors and revocation lists, in PEM, by their id; LocalError (ENOKEY) if they are gone."""
-        row = self._db.execute("SELECT anchors, revocations FROM trust WHERE id = ?", (identity,)).fetchone()
+    def trust(self, identity: int) -> NewTrust:
+        """Return trust anchors and revocation lists by their id; LocalError (ENOKEY) if they are gone."""
+        row = self._db.execute("SELECT anchors, revocations, source FROM trust WHERE id = ?", (identity,)).fetchone()
         if row is None:
             raise LocalError("the trust anchors were removed while the handshake ran", Status.NO_KEY)
-        return row[0], row[1]
+        return NewTrust(row[0], row[1], *json.loads(row[2]))
 
     def trust_paths(self, identity: int) -> tuple[str, str]:
         """Where the trust anchors and the revocation lists of that id came from; empty: there are none."""

@@ -12,7 +12,7 @@ from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import compress, decompress
 from handshaked.tls.parameters import Credential
 from handshaked.tls.signatures import choose_scheme, sign, signed_content, verify
-from handshaked.tls.x509.certificates import well_formed
+from handshaked.tls.x509.parsing import parse_certificate, well_formed
 
 _PLAIN = 0
 _HEADER = 4
@@ -80,7 +80,7 @@ def parse_chain(message: messages.CertificateMessage) -> PeerCertificate:
         # Section 4.4.2: they "MUST correspond to ones from the ClientHello" or the CertificateRequest.
         raise PeerError(Alert.UNSUPPORTED_EXTENSION, "extensions in Certificate that were not asked for")
     with well_formed():
-        return PeerCertificate(message.chain, x509.load_der_x509_certificate(message.chain[0]))
+        return PeerCertificate(message.chain, parse_certificate(message.chain[0]))
 
 
 def check_certificate_verify(

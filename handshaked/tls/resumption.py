@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from handshaked.model import CipherSuite
-from handshaked.tls.x509.certificates import well_formed
+from handshaked.tls.x509.parsing import well_formed
 
 MAX_TICKET = 32 * 1024
 """The longest ticket, in bytes, that is kept: a ClientHello has 64 KiB for all of its extensions."""

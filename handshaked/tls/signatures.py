@@ -11,7 +11,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from handshaked.errors import Alert, LocalError, PeerError
 from handshaked.model import KeyType, SignatureScheme
-from handshaked.tls.x509.certificates import MALFORMED
+from handshaked.tls.x509.parsing import MALFORMED
 
 SUPPORTED_SCHEMES = (
     SignatureScheme.ECDSA_SECP256R1_SHA256,

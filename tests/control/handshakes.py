@@ -8,7 +8,7 @@ from handshaked.model import Outcome, Role
 from handshaked.shim import BlockingClient
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, PeerVerifier
-from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.readers import read_trust_store
 from handshaked.tls.x509.verification import ServerChainVerifier
 from handshaked.wire.messages import Done, Start
 
@@ -17,7 +17,7 @@ PARAMETERS = b"\x04\x01\x00"
 
 def verifier(root: Path) -> PeerVerifier:
     """Verifies servers by the certificates in the file `root`."""
-    return ServerChainVerifier(TrustStore.from_pem(root.read_bytes()))
+    return ServerChainVerifier(read_trust_store(root.read_bytes(), "trust"))
 
 
 def handshake(door: BlockingClient, name: str, alpn: bytes, verify: PeerVerifier) -> tuple[Outcome, bytes]:

@@ -10,7 +10,7 @@ from handshaked.configuration.handshaked_toml import SideDefaults
 from handshaked.errors import RefusedError
 from handshaked.handshakes.peer_policy import load_side
 from handshaked.model import Role
-from handshaked.tls.x509.revocation import MAX_LIST
+from handshaked.tls.x509.readers import MAX_LIST
 from tests.conftest import Issue
 
 

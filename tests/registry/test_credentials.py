@@ -161,10 +161,10 @@ def test_files_that_hold_something_else_are_refused(issue: Issue) -> None:
     assert refused(b"", key).startswith("cert.pem: no certificate in PEM form")
     assert refused(key, key) == "cert.pem: no certificate in PEM form but a private key"
     assert "in DER: openssl x509 -inform DER" in refused(issued.leaf.public_bytes(Encoding.DER), key)
-    assert refused(certificate[:-100], key).startswith("cert.pem: no certificate in PEM form")
+    assert refused(certificate[:-100], key).startswith("cert.pem: line 1: this BEGIN line has no END line")
     assert refused(certificate, b"nonsense").startswith("key.pem: no readable private key in PEM form")
     assert refused(certificate, certificate).startswith("key.pem: no readable private key in PEM form")
-    assert refused(certificate, key[:-100]).startswith("key.pem: no readable private key in PEM form")
+    assert refused(certificate, key[:-100]).startswith("key.pem: line 1: this BEGIN line has no END line")
 
 
 def test_passphrases_that_are_missing_wrong_or_of_no_use_are_refused(issue: Issue) -> None:

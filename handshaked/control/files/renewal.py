@@ -220,7 +220,7 @@ class Renewal:
         return True
 
     def _renew_trust(self, registration: Registration, trust: NewTrust | None) -> bool:
-        if trust is None or (trust.anchors, trust.revocations) == self._store.trust(registration.policy.client_trust):
+        if trust is None or trust == self._store.trust(registration.policy.client_trust):
             return False
         self._store.replace_trust(registration, trust)
         return True
@@ -288,7 +288,7 @@ class Renewal:
         identity = old.policy.client_trust
         if new is None or identity == 0:
             return new is None and identity == 0
-        return self._store.trust(identity) == (new.anchors, new.revocations)
+        return self._store.trust(identity) == new
 
     def _note_all(self, found: DropIns) -> None:
         """Problems with drop-ins stand under their places, which begin with a slash as no name does."""

@@ -1,6 +1,6 @@
 """How handshakes of a registration are to be run, as it is asked for: settings by their names, and files of trust."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -13,8 +13,7 @@ from handshaked.registry.files import read_file
 from handshaked.registry.peer_rules import parse_rule
 from handshaked.registry.registration import Policy
 from handshaked.registry.store import NewTrust
-from handshaked.tls.x509.revocation import RevocationList
-from handshaked.tls.x509.trust import TrustStore
+from handshaked.tls.x509.readers import read_revocation_lists, read_trust_store
 
 MAX_TICKETS = 4
 MAX_RULES = 256
@@ -87,18 +86,10 @@ def load_trust(source: TrustSource, contents: tuple[bytes, ...]) -> NewTrust | N
     no use."""
     if not contents:
         return None
-    revocations = contents[1] if len(contents) > 1 else b""
-    _check(source.anchors, contents[0], TrustStore.from_pem)
-    if revocations:
-        _check(source.revocations, revocations, RevocationList.all_of)
-    return NewTrust(contents[0], revocations, source.anchors, source.revocations)
-
-
-def _check(path: str, content: bytes, parse: Callable[[bytes], object]) -> None:
-    try:
-        parse(content)
-    except ValueError as error:
-        raise RefusedError(f"{path}: cannot be used: {error}") from None
+    read_trust_store(contents[0], source.anchors)
+    if source.revocations:
+        read_revocation_lists(contents[1], source.revocations)
+    return NewTrust(contents[0], contents[1] if source.revocations else b"", source.anchors, source.revocations)
 
 
 def _cipher_suite(name: str) -> str:

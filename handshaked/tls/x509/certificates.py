@@ -1,18 +1,16 @@
 """Single X.509 certificates: parsed within bounds, told to people safely, and what one must be to be of use."""
 
 import enum
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
 from handshaked.errors import Alert, PeerError
+from handshaked.tls.x509.parsing import MALFORMED, parse_certificate, shown, well_formed
 
 MAX_CERTIFICATES = 10
 """Longest chain that is looked at, in certificates."""
@@ -48,18 +46,6 @@ _SIGNATURES = {
     _oids.ML_DSA_87,
 }
 _PSS_DIGESTS = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-_MAX_SHOWN = 80
-
-# What `cryptography` raises on certificates that are not well-formed, at the first look at the part that is not.
-MALFORMED = (
-    ValueError,
-    TypeError,
-    OverflowError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 class Purpose(enum.Enum):
@@ -93,30 +79,12 @@ def pull_chain(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
 
 
 def _pull_certificate(encoded: bytes) -> x509.Certificate:
-    certificate = x509.load_der_x509_certificate(encoded)
+    certificate = parse_certificate(encoded)
     # The signature comes last, a BIT STRING of whole bytes. Its count of unused bits is signed by nobody, and nobody
     # else looks at it: a certificate is to have one encoding.
     if encoded[-len(certificate.signature) - 1]:
         raise ValueError("the signature is not of whole bytes")
     return certificate
-
-
-@contextmanager
-def well_formed() -> Iterator[None]:
-    """Turns whatever `cryptography` says about malformed certificates into bad_certificate."""
-    with warnings.catch_warnings():
-        # Of oddities that it reads all the same; a peer shall not write to the log by them.
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            yield
-        except MALFORMED as error:
-            raise PeerError(Alert.BAD_CERTIFICATE, f"malformed certificate: {shown(str(error))}") from None
-
-
-def shown(text: str, limit: int = _MAX_SHOWN) -> str:
-    """`text` of a peer's choosing, fit for a log: printable ASCII, and not long."""
-    printable = "".join(c if " " <= c <= "~" and c != "\\" else ascii(c)[1:-1] for c in text[: limit + 1])
-    return printable if len(printable) <= limit else printable[:limit] + "..."
 
 
 def subject(certificate: x509.Certificate) -> str:

@@ -12,42 +12,23 @@ from cryptography import x509
 
 from handshaked.errors import Alert, PeerError
 from handshaked.tls.x509 import certificates as cert
-
-MAX_LIST = 64 * 1024 * 1024
-"""Largest list that is parsed, in bytes."""
+from handshaked.tls.x509.parsing import MALFORMED
 
 _MAX_ISSUERS = 16
-_PEM_END = b"-----END X509 CRL-----"
 _UNDERSTOOD = (x509.CRLNumber, x509.AuthorityKeyIdentifier, x509.IssuingDistributionPoint)
 
 
 class RevocationList:
     """One list: complete, direct, and for all reasons."""
 
-    def __init__(self, encoded: bytes) -> None:
-        """Parse DER or PEM; ValueError says what is wrong, or not supported."""
-        if len(encoded) > MAX_LIST:
-            raise ValueError(f"a revocation list of {len(encoded)} bytes, the limit is {MAX_LIST}")
-        load = x509.load_pem_x509_crl if encoded.lstrip().startswith(b"-----") else x509.load_der_x509_crl
+    def __init__(self, parsed: x509.CertificateRevocationList) -> None:
+        """Take over what ``readers.read_revocation_lists`` parsed; raises one of ``MALFORMED`` if it is of no use."""
         self._signed_by: dict[x509.Certificate, bool] = {}
-        try:
-            self._list = load(encoded)
-            self.issuer = self._list.issuer
-            self._users, self._authorities = self._scope()
-            self._revoked = frozenset(entry.serial_number for entry in self._list)
-            self._begin, self._end = self._list.last_update_utc, self._list.next_update_utc
-        except cert.MALFORMED as error:
-            raise ValueError(f"the revocation list cannot be used: {error}") from None
-
-    @classmethod
-    def all_of(cls, encoded: bytes) -> "list[RevocationList]":
-        """The lists of a file: one in DER, or any number in PEM; ValueError as above, and if there is none."""
-        if not encoded.lstrip().startswith(b"-----"):
-            return [cls(encoded)]
-        blocks = encoded.split(_PEM_END)[:-1]
-        if not blocks:
-            raise ValueError("the revocation list cannot be used: no end of a PEM block")
-        return [cls(block + _PEM_END) for block in blocks]
+        self._list = parsed
+        self.issuer = parsed.issuer
+        self._users, self._authorities = self._scope()
+        self._revoked = frozenset(entry.serial_number for entry in parsed)
+        self._begin, self._end = parsed.last_update_utc, parsed.next_update_utc
 
     def _scope(self) -> tuple[bool, bool]:
         """Whether the list is about users' and about authorities' certificates (RFC 5280 section 5.2.5)."""
@@ -84,7 +65,7 @@ class RevocationList:
         try:
             # mypy: the key of whatever issued a certificate can issue; if not, it is a TypeError
             return self._list.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-        except cert.MALFORMED:
+        except MALFORMED:
             return False
 
     def is_fresh(self, now: float) -> bool:

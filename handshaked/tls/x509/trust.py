@@ -10,10 +10,6 @@ from handshaked.tls.x509.certificates import is_signed_by
 MAX_ANCHORS = 4096
 """Most certificates a trust store may have (the usual bundles have 150)."""
 
-MAX_BUNDLE = 16 * 1024 * 1024
-"""Largest PEM bundle that is parsed, in bytes."""
-
-
 _MAX_REMEMBERED = 1024
 
 
@@ -25,30 +21,11 @@ class TrustStore:
 
     def __init__(self, anchors: Iterable[x509.Certificate]) -> None:
         self._anchors = frozenset(anchors)
-        if not self._anchors:
-            raise ValueError("a trust store needs at least one certificate")
-        if len(self._anchors) > MAX_ANCHORS:
-            raise ValueError(f"a trust store of {len(self._anchors)} certificates, the limit is {MAX_ANCHORS}")
         self._named: dict[x509.Name, tuple[x509.Certificate, ...]] = {}
         for anchor in self._anchors:
             self._named[anchor.subject] = (*self._named.get(anchor.subject, ()), anchor)
         self.store = Store(list(self._anchors))
         self._vouched_for: set[x509.Certificate] = set()
-
-    @classmethod
-    def from_der(cls, anchors: Iterable[bytes]) -> "TrustStore":
-        """The store of DER certificates; ValueError if one cannot be parsed, if there is none, or too many."""
-        return cls([_parsed(number, anchor) for number, anchor in enumerate(anchors, 1)])
-
-    @classmethod
-    def from_pem(cls, bundle: bytes) -> "TrustStore":
-        """The store of the certificates of a PEM bundle; ValueError as above."""
-        if len(bundle) > MAX_BUNDLE:
-            raise ValueError(f"a trust store of {len(bundle)} bytes, the limit is {MAX_BUNDLE}")
-        try:
-            return cls(x509.load_pem_x509_certificates(bundle))
-        except ValueError as error:
-            raise ValueError(f"the trust store cannot be parsed: {error}") from None
 
     def __len__(self) -> int:
         return len(self._anchors)
@@ -81,10 +58,3 @@ class TrustStore:
         name = certificate.issuer
         issuers = (*self.named(name), *(each for each in found if each.subject == name))
         return any(is_signed_by(certificate, issuer) for issuer in issuers)
-
-
-def _parsed(number: int, anchor: bytes) -> x509.Certificate:
-    try:
-        return x509.load_der_x509_certificate(anchor)
-    except ValueError as error:
-        raise ValueError(f"trust anchor {number} cannot be parsed: {error}") from None

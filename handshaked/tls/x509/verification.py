@@ -32,6 +32,7 @@ from handshaked.errors import Alert, CallerError, PeerError, Status
 from handshaked.tls.x509 import certificates as cert
 from handshaked.tls.x509 import paths
 from handshaked.tls.x509.certificates import Purpose
+from handshaked.tls.x509.parsing import shown, well_formed
 from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.trust import TrustStore
 
@@ -85,7 +86,7 @@ class _ChainVerifier:
 
     def _verify(self, encoded: tuple[bytes, ...], subject: x509.verification.Subject | None, now: float) -> None:
         leaf, *sent = cert.pull_chain(encoded)
-        with cert.well_formed():
+        with well_formed():
             cert.check_dates(leaf, now)
             cert.check_key(leaf)
             cert.check_leaf_usage(leaf, self._purpose)
@@ -93,7 +94,7 @@ class _ChainVerifier:
             try:
                 path = tuple(self._build(self._builder, leaf, others, subject, now))
             except VerificationError as error:
-                refusal = cert.shown(str(error), _MAX_REFUSAL)
+                refusal = shown(str(error), _MAX_REFUSAL)
                 path = self._way(leaf, others, subject, now, refusal) or self._refuse(leaf, sent)
             _check_no_wide_wildcard(leaf, subject)
             for certificate, authority in pairwise(path):
@@ -155,11 +156,11 @@ class _ChainVerifier:
         try:
             self._build(_BUILDERS[self._purpose].store(Store([leaf])), leaf, [], subject, now)
         except VerificationError as error:
-            wanted = f" for {cert.shown(str(subject.value))}" if subject else ""
+            wanted = f" for {shown(str(subject.value))}" if subject else ""
             raise PeerError(
                 Alert.BAD_CERTIFICATE,
                 f"the certificate of {cert.subject(leaf)} is not good{wanted} ({_names(leaf)}):"
-                f" {cert.shown(str(error).removeprefix('validation failed: '), _MAX_REFUSAL)}",
+                f" {shown(str(error).removeprefix('validation failed: '), _MAX_REFUSAL)}",
             ) from None
 
 
@@ -177,7 +178,7 @@ class ServerChainVerifier(_ChainVerifier):
         except (ValueError, idna.IDNAError) as error:
             raise CallerError(
                 Alert.INTERNAL_ERROR,
-                f"{cert.shown(server_name)} is neither a host name nor an IP address to verify: {error}",
+                f"{shown(server_name)} is neither a host name nor an IP address to verify: {error}",
                 Status.INVALID,
             ) from None
         self._verify(chain, subject, now)
@@ -211,7 +212,7 @@ def _check_no_wide_wildcard(leaf: x509.Certificate, subject: x509.verification.S
         if subject.value.lower() not in [name.lower() for name in names.get_values_for_type(x509.DNSName)]:
             raise PeerError(
                 Alert.BAD_CERTIFICATE,
-                f"the certificate of {cert.subject(leaf)} is not good for {cert.shown(subject.value)} ({_names(leaf)}):"
+                f"the certificate of {cert.subject(leaf)} is not good for {shown(subject.value)} ({_names(leaf)}):"
                 " a wildcard needs at least two labels behind it",
             )
 
@@ -222,4 +223,4 @@ def _names(leaf: x509.Certificate) -> str:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return "it has no subjectAltName"
-    return "it is for " + cert.shown(", ".join(str(name.value) for name in names))
+    return "it is for " + shown(", ".join(str(name.value) for name in names))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.errors import Alert, PeerError
+from handshaked.tls.x509.readers import read_revocation_lists, read_trust_anchors
 from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
@@ -27,7 +28,12 @@ INTERMEDIATE = issue("intermediate", ROOT, authority(), number=101)
 
 
 def trust(*anchors: Issued) -> TrustStore:
-    return TrustStore.from_der([anchor.der for anchor in anchors or (ROOT,)])
+    return read_trust_anchors([anchor.der for anchor in anchors or (ROOT,)], "trust")
+
+
+def lists_of(*files: bytes, required: bool = False) -> RevocationLists:
+    lists = [one for file in files for one in read_revocation_lists(file, "list.crl")]
+    return RevocationLists(lists, required=required)
 
 
 def verify(*chain: Issued, anchors=(), server_name="a.example", now=T, revocations=NO_LISTS) -> None:

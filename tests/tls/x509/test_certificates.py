@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert, PeerError
 from handshaked.tls.x509.certificates import MAX_CERTIFICATE, MAX_CERTIFICATES
+from handshaked.tls.x509.readers import read_trust_store
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ServerChainVerifier
 from tests.authority import (
@@ -72,7 +73,7 @@ class TestAlgorithms:
             x509 -req -in l.csr -CA r.pem -CAkey r.key -sha256 -days 90000 -extfile x -out 256.pem
             x509 -req -in l.csr -CA 1.pem -CAkey l.key -CAcreateserial -days 90000 -extfile x -out below.pem"""
         openssl(tmp_path, *commands.strip().splitlines())
-        verifier = ServerChainVerifier(TrustStore.from_pem((tmp_path / "r.pem").read_bytes()))
+        verifier = ServerChainVerifier(read_trust_store((tmp_path / "r.pem").read_bytes(), "trust"))
         made = {p.stem: x509.load_pem_x509_certificate(p.read_bytes()) for p in tmp_path.glob("*.pem")}
         der = {stem: c.public_bytes(Encoding.DER) for stem, c in made.items()}
         now = made["below"].not_valid_before_utc.timestamp() + 1

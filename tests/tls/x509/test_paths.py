@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert, PeerError
+from handshaked.tls.x509.readers import read_trust_store
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import (
@@ -44,7 +45,7 @@ class TestPrivateAuthorities:
             " -addext subjectAltName=DNS:a.example,IP:127.0.0.1",
         )
         pem = (tmp_path / "c.pem").read_bytes()
-        verifier = ServerChainVerifier(TrustStore.from_pem(pem))
+        verifier = ServerChainVerifier(read_trust_store(pem, "trust"))
         certificate = x509.load_pem_x509_certificate(pem)
         now = certificate.not_valid_before_utc.timestamp()
         for name in ("a.example", "127.0.0.1"):

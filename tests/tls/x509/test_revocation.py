@@ -7,7 +7,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert, PeerError
-from handshaked.tls.x509.revocation import RevocationList, RevocationLists
 from tests.authority import (
     DAY,
     NOW,
@@ -17,18 +16,17 @@ from tests.authority import (
     key_usage,
     revocation_list,
     root,
+    scoped,
     server,
 )
-from tests.tls.x509.chains import INTERMEDIATE, ROOT, refused, verify, verify_client
+from tests.tls.x509.chains import INTERMEDIATE, ROOT, lists_of, refused, verify, verify_client
 
 
 class TestRevocation:
     LEAF = server(INTERMEDIATE)
-    CLEAR = (RevocationList(revocation_list(ROOT)), RevocationList(revocation_list(INTERMEDIATE)))
 
     def check(self, *lists: bytes, required=False):
-        revocations = RevocationLists(map(RevocationList, lists), required=required)
-        verify(self.LEAF, INTERMEDIATE, revocations=revocations)
+        verify(self.LEAF, INTERMEDIATE, revocations=lists_of(*lists, required=required))
 
     def refused(self, alert: Alert, *lists: bytes, required=False, saying=""):
         with pytest.raises(PeerError) as caught:
@@ -46,25 +44,15 @@ class TestRevocation:
         encoded = x509.load_der_x509_crl(revocation_list(INTERMEDIATE, [self.LEAF]))
         self.refused(Alert.CERTIFICATE_REVOKED, encoded.public_bytes(Encoding.PEM))
 
-    def test_files(self):
-        lists = [revocation_list(INTERMEDIATE), revocation_list(ROOT, [INTERMEDIATE])]
-        pem = b"".join(x509.load_der_x509_crl(each).public_bytes(Encoding.PEM) + b"\n" for each in lists)
-        loaded = RevocationList.all_of(pem)
-        assert [each.issuer for each in loaded] == [c.certificate.subject for c in (INTERMEDIATE, ROOT)]
-        assert loaded[1].revokes(INTERMEDIATE.certificate)
-        assert len(RevocationList.all_of(lists[0])) == 1
-        with pytest.raises(ValueError, match="revocation list"):
-            RevocationList.all_of(pem[:200])
-
     def test_a_client(self):
         leaf = client(ROOT)
-        lists = RevocationLists([RevocationList(revocation_list(ROOT, [leaf]))])
+        lists = lists_of(revocation_list(ROOT, [leaf]))
         refused(Alert.CERTIFICATE_REVOKED, leaf, check=verify_client, revocations=lists)
 
     def test_below_an_edwards_authority(self):
         top = root(kind="ed25519")
         leaf = server(top)
-        lists = RevocationLists([RevocationList(revocation_list(top, [leaf]))])
+        lists = lists_of(revocation_list(top, [leaf]))
         refused(Alert.CERTIFICATE_REVOKED, leaf, anchors=[top], revocations=lists)
 
     def test_out_of_date(self):
@@ -84,7 +72,7 @@ class TestRevocation:
 
     def test_issuer_that_may_not_sign_lists(self):
         middle = issue("intermediate", ROOT, authority(), key_usage("key_cert_sign"), number=101)
-        lists = RevocationLists([RevocationList(revocation_list(middle))])
+        lists = lists_of(revocation_list(middle))
         refused(Alert.CERTIFICATE_UNKNOWN, server(middle), middle, revocations=lists)
 
     def test_missing(self):
@@ -92,27 +80,6 @@ class TestRevocation:
         self.refused(Alert.CERTIFICATE_UNKNOWN, revocation_list(INTERMEDIATE), required=True, saying="is missing")
 
     def test_scope(self):
-        def scoped(**only):
-            fields = {
-                "full_name": None,
-                "relative_name": None,
-                "only_contains_user_certs": False,
-                "only_contains_ca_certs": False,
-                "only_some_reasons": None,
-                "indirect_crl": False,
-                "only_contains_attribute_certs": False,
-            }
-            return [(x509.IssuingDistributionPoint(**{**fields, **only}), True)]
-
         for_users = revocation_list(ROOT, [INTERMEDIATE], extensions=scoped(only_contains_user_certs=True))
         self.check(for_users)
         self.refused(Alert.CERTIFICATE_UNKNOWN, for_users, revocation_list(INTERMEDIATE), required=True)
-        with pytest.raises(ValueError, match="not supported"):
-            RevocationList(revocation_list(ROOT, extensions=scoped(indirect_crl=True)))
-        with pytest.raises(ValueError, match="not supported"):
-            RevocationList(revocation_list(ROOT, extensions=[(x509.DeltaCRLIndicator(1), True)]))
-
-    @pytest.mark.parametrize("junk", [b"", b"junk", b"-----BEGIN X509 CRL-----\njunk", revocation_list(ROOT)[:-9]])
-    def test_not_a_list(self, junk):
-        with pytest.raises(ValueError, match="revocation list"):
-            RevocationList(junk)

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from handshaked.errors import Alert, CallerError, PeerError
-from handshaked.tls.x509.revocation import RevocationList, RevocationLists
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.authority import (
     CLIENT,
@@ -29,7 +28,7 @@ from tests.authority import (
     server,
     usages,
 )
-from tests.tls.x509.chains import INTERMEDIATE, ROOT, T, refused, trust, verify, verify_client
+from tests.tls.x509.chains import INTERMEDIATE, ROOT, T, lists_of, refused, trust, verify, verify_client
 
 
 class TestGoodChains:
@@ -289,7 +288,7 @@ def test_any_mutation_is_a_peer_error_or_no_matter(which, data):
         at = data.draw(st.integers(0, len(victim) - 1))
         victim[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
     encoded = tuple(map(bytes, mutated))
-    lists = RevocationLists([RevocationList(revocation_list(ROOT))])
+    lists = lists_of(revocation_list(ROOT))
     for check in [
         lambda: ServerChainVerifier(trust(anchor), lists).verify(encoded, "a.example", T),
         lambda: ClientChainVerifier(trust(anchor), lists).verify(encoded, T),

@@ -1,0 +1,48 @@
+"""The little of DER (ITU-T X.690) that is needed to find where one element ends and the next begins."""
+
+from typing import NamedTuple
+
+SEQUENCE = 0x30
+_LONG_FORM = 0x80
+_MAX_LENGTH_BYTES = 4
+
+
+class Element(NamedTuple):
+    """One element of DER: its tag byte, and where in the data its content begins and ends."""
+
+    tag: int
+    begin: int
+    end: int
+
+
+def pull_element(data: bytes, at: int = 0) -> Element:
+    """Return the element that begins at offset `at`; ValueError if it is cut short or its length is not definite."""
+    if len(data) < at + 2:
+        raise ValueError("the DER data ends early")
+    tag, length, begin = data[at], data[at + 1], at + 2
+    if length >= _LONG_FORM:
+        size = length - _LONG_FORM
+        if not 0 < size <= _MAX_LENGTH_BYTES or len(data) < begin + size:
+            raise ValueError("the DER data has a bad length")
+        length, begin = int.from_bytes(data[begin : begin + size]), begin + size
+    if len(data) < begin + length:
+        raise ValueError("the DER data ends early")
+    return Element(tag, begin, begin + length)
+
+
+def is_one_sequence(data: bytes) -> bool:
+    """Return whether `data` is one SEQUENCE and nothing else, as every certificate, list and key in DER is."""
+    try:
+        element = pull_element(data)
+    except ValueError:
+        return False
+    return element.tag == SEQUENCE and element.end == len(data)
+
+
+def push_sequence(content: bytes) -> bytes:
+    """Encode a SEQUENCE with this content."""
+    size = len(content)
+    if size < _LONG_FORM:
+        return bytes([SEQUENCE, size]) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes([SEQUENCE, _LONG_FORM | len(length)]) + length + content

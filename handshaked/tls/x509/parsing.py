@@ -1,0 +1,77 @@
+"""What `cryptography` raises about malformed input, translated into this package's errors, in one place."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cryptography import x509
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+
+from handshaked.errors import Alert, PeerError, UnreadableError
+
+_MAX_SHOWN = 80
+_MAX_REASON = 200
+
+MALFORMED = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    InternalError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises on input that is malformed, or that it does not support.
+
+Much of a certificate or list is parsed at the first look at it only, so that looking has to be guarded too.
+"""
+
+
+_PANIC = "PanicException"
+"""What a panic of the library's Rust code raises; a BaseException, whose class cannot be imported."""
+
+
+@contextmanager
+def readable(thing: str) -> Iterator[None]:
+    """Translate into UnreadableError what is raised about `thing`: a file, or one entry of it, with its position."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_about_input(error):
+            raise
+        raise UnreadableError(f"{thing}: {reason_of(error)}") from None
+
+
+@contextmanager
+def well_formed() -> Iterator[None]:
+    """Translate into PeerError (bad_certificate) what is raised about a peer's certificates."""
+    with warnings.catch_warnings():
+        # `cryptography` warns of oddities that it reads all the same. Peers must not be able to fill the log.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            yield
+        except BaseException as error:
+            if not _is_about_input(error):
+                raise
+            raise PeerError(Alert.BAD_CERTIFICATE, f"malformed certificate: {shown(str(error))}") from None
+
+
+def parse_certificate(encoded: bytes) -> x509.Certificate:
+    """Parse one certificate in DER; raises one of ``MALFORMED``, for the caller to translate by one of the above."""
+    return x509.load_der_x509_certificate(encoded)
+
+
+def _is_about_input(error: BaseException) -> bool:
+    return isinstance(error, MALFORMED) or type(error).__name__ == _PANIC
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error of `cryptography` says, in one line that is fit for a log."""
+    return shown(str(error).partition("\n")[0], _MAX_REASON) or type(error).__name__
+
+
+def shown(text: str, limit: int = _MAX_SHOWN) -> str:
+    """Return `text`, which a peer or the author of a file chose, fit for a log: printable ASCII, and not long."""
+    printable = "".join(c if " " <= c <= "~" and c != "\\" else ascii(c)[1:-1] for c in text[: limit + 1])
+    return printable if len(printable) <= limit else printable[:limit] + "..."
