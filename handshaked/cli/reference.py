@@ -1,4 +1,4 @@
-"""Writes the files of ``docs/`` and ``systemd/`` that are made from the code; with ``--check`` compares them."""
+"""Write the files of ``docs/`` and ``systemd/`` that are generated from the code; with ``--check``, compare them."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def generated() -> dict[Path, str]:
-    """The files and what they hold."""
+    """Return the content of each generated file."""
     return {
         _CHECKOUT / "docs/reference/commands.md": reference(),
         _CHECKOUT / "docs/reference/dbus.md": bus_reference(),
@@ -21,7 +21,7 @@ def generated() -> dict[Path, str]:
 
 
 def bus_reference() -> str:
-    """The interfaces on the bus, in Markdown."""
+    """Return the D-Bus reference in Markdown."""
     lines = [
         "# D-Bus interface",
         "",
@@ -50,7 +50,7 @@ def _rows(interface: Interface) -> list[str]:
 
 
 def main() -> None:
-    """Write them, or compare."""
+    """Write the generated files, or compare them and exit with 1 if one is stale."""
     stale = {path: text for path, text in generated().items() if not path.exists() or path.read_text() != text}
     if "--check" in sys.argv[1:]:
         if stale:

@@ -1,4 +1,4 @@
-"""``handshakectl`` as people run it: what it does, what it refuses, in which words and with which exit code."""
+"""The commands on registrations: what they do, what they refuse, with which words and exit code."""
 
 import json
 import os
@@ -31,7 +31,7 @@ NAME = "a.example.com"
 
 
 class Run:
-    """What a command did."""
+    """A finished command: its exit code and output."""
 
     def __init__(self, *words: str, socket: Path | None = None) -> None:
         command = [str(PROGRAM), words[0], *([f"--socket={socket}"] if socket else []), *words[1:]]
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def json(self) -> Any:
-        """What was printed, parsed."""
+        """Return the output, parsed."""
         return json.loads(self.out)
 
 
@@ -63,7 +63,7 @@ def files(issued: Issued) -> list[str]:
 
 
 def refused(run: Run) -> str:
-    """Why a command was refused: on standard error only, with exit code 1."""
+    """Return why a command was refused: exit code 1, and nothing on standard output."""
     assert (run.code, run.out) == (1, ""), run.error
     assert run.error.startswith("handshakectl: ")
     return run.error
@@ -73,10 +73,7 @@ def names(control: Control) -> list[str]:
     return [registration["name"] for registration in control("list", "--json").json["registrations"]]
 
 
-# What it does.
-
-
-def test_a_registration_is_registered_shown_explained_and_unregistered(control: Control, issue: Issue) -> None:
+def test_register_list_show_explain_unregister(control: Control, issue: Issue) -> None:
     done = control("register", "web", *files(issue(NAME)), "--alpn", "h3", "--alpn", r"\x00x", "--server-name", NAME)
     assert (done.code, done.error) == (0, "")
     shown = control("show", "web")
@@ -92,7 +89,7 @@ def test_a_registration_is_registered_shown_explained_and_unregistered(control: 
     assert names(control) == []
 
 
-def test_everything_that_prints_prints_json(control: Control, issue: Issue) -> None:
+def test_every_command_prints_json_on_request(control: Control, issue: Issue) -> None:
     issued = issue(NAME)
     registered = control("register", "web", *files(issued), "--alpn=h3", f"--server-name={NAME}", "--json")
     shown = control("show", "web", "--json").json["registration"]
@@ -113,19 +110,19 @@ def test_everything_that_prints_prints_json(control: Control, issue: Issue) -> N
         credential["sha256"],
     )
     status = control("status", "--json").json
-    assert (status["registrations"], len(status["workers"])) == (1, 2)
+    assert (status["registrations"], len(status["workers"])) == (1, 1)
     assert control("reload", "--json").json == {"renewed": [], "errors": []}
     for output in (registered.out, control("show", "web", "--json").out):
         assert "PRIVATE" not in output
 
 
-def test_status_and_reload_print_for_people_too(control: Control) -> None:
-    assert "2 of 2" in control("status").out
+def test_status_and_reload_print_text(control: Control) -> None:
+    assert "1 of 1" in control("status").out
     assert control("reload").code == 0
 
 
 @pytest.mark.parametrize("key_type", [KeyType.RSA, KeyType.ECDSA_P256, KeyType.ECDSA_P384, KeyType.ED25519])
-def test_each_form_of_credential_is_taken(control: Control, issue: Issue, tmp_path: Path, key_type: KeyType) -> None:
+def test_every_form_of_credential_is_accepted(control: Control, issue: Issue, tmp_path: Path, key_type: KeyType) -> None:
     issued = issue(NAME, key_type=key_type)
     key = load_pem_private_key(issued.key.read_bytes(), None)
     encryption = BestAvailableEncryption(b"secret words")
@@ -149,14 +146,14 @@ def test_each_form_of_credential_is_taken(control: Control, issue: Issue, tmp_pa
     assert credential["key_type"] == key_type.value
 
 
-def test_several_credentials_are_kept_in_their_order(control: Control, issue: Issue) -> None:
+def test_credentials_keep_their_order(control: Control, issue: Issue) -> None:
     rsa, ecdsa = issue(NAME, key_type=KeyType.RSA), issue(NAME)
     assert control("register", "web", *files(rsa), *files(ecdsa), "--alpn=h3", f"--server-name={NAME}").code == 0
     shown = control("show", "web", "--json").json["registration"]["credentials"]
     assert [credential["key_type"] for credential in shown] == ["rsa", "ecdsa-p256"]
 
 
-def test_users_and_groups_are_taken_by_name_or_number(control: Control, issue: Issue) -> None:
+def test_users_and_groups_are_given_by_name_or_number(control: Control, issue: Issue) -> None:
     root = pwd.getpwuid(0).pw_name
     users = ("--allow-user", root, "--allow-user", "1234", "--allow-group", "root", "--allow-group", "5678")
     assert control("register", "web", *files(issue(NAME)), "--alpn=h3", *users, "--allow-kernel").code == 0
@@ -164,7 +161,7 @@ def test_users_and_groups_are_taken_by_name_or_number(control: Control, issue: I
     assert (shown["allow_users"], shown["allow_groups"], shown["allow_kernel"]) == ([0, 1234], [0, 5678], True)
 
 
-def test_explain_says_why_a_client_is_refused_with_exit_code_1(control: Control, issue: Issue) -> None:
+def test_explain_exits_with_1_and_the_alert_for_a_refused_client(control: Control, issue: Issue) -> None:
     control("register", "web", *files(issue(NAME)), "--alpn=h3", f"--server-name={NAME}")
     for words, alert in (
         (("--server-name=unknown.example.com", "--alpn=h3"), "unrecognized_name"),
@@ -176,7 +173,7 @@ def test_explain_says_why_a_client_is_refused_with_exit_code_1(control: Control,
         assert control("explain", *words, "--json").json["alert"] == alert
 
 
-def test_explain_takes_a_name_as_people_write_it(control: Control, issue: Issue) -> None:
+def test_explain_accepts_internationalized_names(control: Control, issue: Issue) -> None:
     control("register", "web", *files(issue(NAME)), "--alpn=h3", "--server-name=bücher.example")
     assert control("explain", "--server-name=bücher.example", "--alpn=h3", "--json").json["registration"] == "web"
     assert "is not a valid internationalised name" in refused(
@@ -185,7 +182,7 @@ def test_explain_takes_a_name_as_people_write_it(control: Control, issue: Issue)
 
 
 @pytest.mark.needs("root")
-def test_explain_asks_on_behalf_of_others(control: Control, issue: Issue) -> None:
+def test_explain_answers_for_another_user(control: Control, issue: Issue) -> None:
     control("register", "web", *files(issue(NAME)), "--alpn=h3", f"--server-name={NAME}", "--allow-user=1234")
     asked = ("explain", f"--server-name={NAME}", "--alpn=h3", "--json")
     assert control(*asked, "--user=1234").json["registration"] == "web"
@@ -193,7 +190,7 @@ def test_explain_asks_on_behalf_of_others(control: Control, issue: Issue) -> Non
     assert control(*asked, "--user=kernel").json["alert"] == "unrecognized_name"
 
 
-def test_many_registrations_are_listed_page_by_page(control: Control, daemon: RunningDaemon, issue: Issue) -> None:
+def test_list_reads_all_pages(control: Control, daemon: RunningDaemon, issue: Issue) -> None:
     issued = issue(NAME)
     for number in range(205):
         daemon.register(
@@ -202,16 +199,13 @@ def test_many_registrations_are_listed_page_by_page(control: Control, daemon: Ru
     assert names(control) == [f"r{number:03}" for number in range(205)]
 
 
-# What it refuses, with nothing changed.
-
-
 def private(path: Path, content: bytes) -> Path:
     path.touch(mode=0o600)
     path.write_bytes(content)
     return path
 
 
-def test_refusals_say_what_is_wrong_and_change_nothing(
+def test_a_refused_registration_says_why_and_changes_nothing(
     control: Control, authority: Authority, issue: Issue, tmp_path: Path
 ) -> None:
     issued, other = issue(NAME), issue("b.example.com")
@@ -266,7 +260,7 @@ def test_refusals_say_what_is_wrong_and_change_nothing(
     assert "registration name" in refused(control("register", "we b", *files(issued), "--alpn=h3"))
 
 
-def test_an_alpn_that_is_not_utf8_is_refused_with_words(daemon: RunningDaemon, issue: Issue) -> None:
+def test_an_alpn_that_is_not_utf8_is_refused(daemon: RunningDaemon, issue: Issue) -> None:
     issued = issue(NAME)
     command = [PROGRAM, "register", "web", f"--socket={daemon.control_socket}", *files(issued), b"--alpn=h\xff"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
@@ -284,14 +278,14 @@ def test_a_file_that_the_caller_cannot_read_is_refused(control: Control, issue: 
     assert str(locked / "inside" / "key") in refused(run)
 
 
-def test_an_expired_certificate_is_taken_by_force(control: Control, authority: Authority) -> None:
+def test_force_accepts_an_expired_certificate(control: Control, authority: Authority) -> None:
     expired = authority.issue(NAME, valid=(-3, -1), file_name="cli-forced")
     run = control("register", "web", *files(expired), "--alpn=h3", f"--server-name={NAME}", "--force")
     assert run.code == 0
     assert names(control) == ["web"]
 
 
-def test_a_name_that_the_certificate_does_not_cover_is_warned_of(control: Control, issue: Issue) -> None:
+def test_a_name_not_in_the_certificate_is_a_warning(control: Control, issue: Issue) -> None:
     run = control("register", "web", *files(issue(NAME)), "--alpn=h3", "--server-name=b.example.com")
     assert run.code == 0
     assert "warning: the certificate CN=a.example.com does not cover b.example.com" in run.error
@@ -308,7 +302,7 @@ def test_an_overlap_names_the_other_registration_and_its_owner(control: Control,
     assert control("show", "web", "--json").json["registration"]["alpns"] == ["h3", "hq"]
 
 
-def test_what_is_not_there_is_refused(control: Control) -> None:
+def test_an_unknown_registration_is_refused(control: Control) -> None:
     assert "there is no registration 'web'" in refused(control("show", "web"))
     assert "there is no registration 'web'" in refused(control("unregister", "web"))
 
@@ -337,19 +331,19 @@ def test_a_reload_with_a_bad_file_exits_with_1_and_says_which(control: Control, 
         ("list", "--nonsense"),
     ],
 )
-def test_wrong_usage_exits_with_2(words: tuple[str, ...]) -> None:
+def test_a_usage_error_exits_with_2(words: tuple[str, ...]) -> None:
     done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage:" in done.stderr
 
 
-def test_without_a_daemon_it_says_where_it_looked(tmp_path: Path) -> None:
+def test_without_a_daemon_the_error_names_the_socket(tmp_path: Path) -> None:
     run = Run("list", socket=tmp_path / "control.sock")
     assert f"{tmp_path / 'control.sock'}: No such file or directory" in refused(run)
 
 
 @pytest.mark.needs("root")
-def test_others_may_look_but_not_touch(daemon: RunningDaemon, issue: Issue) -> None:
+def test_other_users_may_see_but_not_change_registrations(daemon: RunningDaemon, issue: Issue) -> None:
     issued = issue(NAME)
     daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME], allow_users=["1234"])
     daemon.register("hidden", (issued.certificate, issued.key), alpns=["smb"], server_names=[NAME])
