@@ -341,7 +341,7 @@ def test_a_daemon_that_takes_no_connections_is_a_timeout(run: Run, tmp_path: Pat
                 one.connect(str(tmp_path / "door"))
         printed = run("handshake", "server", ours.fileno(), f"socket={tmp_path / 'door'}", descriptor=ours.fileno())
     assert printed.startswith(f"{-errno.ETIMEDOUT} ")
-    assert printed.endswith(f"no handshake daemon answers at {tmp_path / 'door'}")
+    assert printed.endswith(f"cannot connect to the handshake daemon at {tmp_path / 'door'}")
 
 
 @pytest.mark.parametrize("poll", [0, 1], ids=["blocking", "polled"])
