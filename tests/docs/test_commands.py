@@ -20,7 +20,7 @@ from handshaked.testing.authority import Authority
 from tests.docs.pages import CHECKOUT, FILE, MAY_FAIL, NOT_RUN, PAGES, Block, blocks
 from tests.patience import PATIENCE
 
-LANGUAGES = {"sh", "python", "toml", "ini", "c", "text", "{toctree}"}
+LANGUAGES = {"sh", "python", "toml", "ini", "c", "text", "{toctree}", "{literalinclude}"}
 RUNNABLE = [page for page in PAGES if any(block.runs for block in blocks(page))]
 NAMES = ("www.example.com", "*.example.com", "nfs.example.com", "smbd.example.com")
 START = {"handshaked ": "control.sock", "handshaked-demux ": "accept.sock"}
@@ -127,7 +127,7 @@ def environment(directory: Path) -> dict[str, str]:
 def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     for block in blocks(page):
         where = f"{name(page)}:{block.line}"
-        assert block.language in LANGUAGES, f"{where}: a block of {block.language!r} is not tested"
+        assert block.language.partition(" ")[0] in LANGUAGES, f"{where}: a block of {block.language!r} is not tested"
         for kind in (NOT_RUN, MAY_FAIL, FILE):
             assert block.note != kind.strip(), f"{where}: {kind} what?"
         assert block.note.startswith((NOT_RUN, MAY_FAIL, FILE)) or not block.note, f"{where}: {block.note}"
