@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks._report import report
-from handshaked.demux.port import open_shared
+from handshaked.demux.shared_port import open_shared
 from handshaked.shim.listening import DemuxClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
@@ -253,10 +253,10 @@ def measure_throughput(directory: Path, daemon: RunningDaemon, authority: Author
     """A download from nginx by curl, directly and forwarded; the same where nginx sends many datagrams at once."""
     issued, port = authority.issue("web.example.com"), free_port()
     daemon.register("web", alpns=["h3"], server_names=["web.example.com"], deliver=f"forward 127.0.0.1:{port}")
-    for trains, name in ((False, "demux.forward"), (True, "demux.forward.trains")):
+    for gso, name in ((False, "demux.forward"), (True, "demux.forward.gso")):
         debian = foreign.prepare()
         try:
-            server = foreign.nginx(debian, 65534, port, {"web.example.com": issued}, trains=trains)
+            server = foreign.nginx(debian, 65534, port, {"web.example.com": issued}, gso=gso)
             with server, _another(directory, daemon) as demux:
                 with (debian.outside / "nginx" / "body").open("wb") as file:
                     file.truncate(DOWNLOAD)
@@ -281,7 +281,7 @@ def measure_lookup() -> None:
     def flow(peer: tuple[str, int]) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("0.0.0.0", address[1]))  # noqa: S104 - as handshaked.demux.port does it
+        sock.bind(("0.0.0.0", address[1]))  # noqa: S104 - as handshaked.demux.shared_port does it
         sock.connect(peer)
         return sock
 

@@ -1,4 +1,4 @@
-"""Writes netlink/handshaked_family.h: the numbers of netlink/handshaked.yaml for C."""
+"""Print netlink/handshaked_family.h: the numbers of netlink/handshaked.yaml for C."""
 
 import sys
 from pathlib import Path
@@ -10,10 +10,10 @@ _HERE = Path(__file__).parent
 
 
 def header(specification: dict[str, Any]) -> str:
-    """The text of the header."""
+    """Return the text of the header for `specification`."""
     lines = [
         "/* SPDX-License-Identifier: BSD-3-Clause */",
-        "/* Made of handshaked.yaml by generate_header.py: change that, and run `make header`. */",
+        "/* Generated from handshaked.yaml by generate_header.py: edit that file and run `make header`. */",
         "#ifndef HANDSHAKED_FAMILY_H",
         "#define HANDSHAKED_FAMILY_H",
         "",

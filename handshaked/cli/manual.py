@@ -58,7 +58,7 @@ def reference() -> str:
         parser = _parser(name)
         lines += [f"## {name.rpartition('.')[0]}", "", parser.description or "", "", *_rows(parser)]
         for sub in parser.commands.values():
-            lines += [f"### {sub.prog}", "", sub.description or "", "", f"    {_usage(sub)}", "", *_rows(sub)]
+            lines += [f"### {sub.prog}", "", sub.description or "", "", "```text", _usage(sub), "```", "", *_rows(sub)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from handshaked.callers.log_limit import LogLimit
-from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEvents, Applications
-from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
-from handshaked.demux.port import Local, SharedPort
+from handshaked.demux.applications import AcceptBounds, Application, ApplicationEvents, Applications
+from handshaked.demux.connection_ids import ConnectionIds
+from handshaked.demux.dispatcher import Bounds, Buffered, Decision, Deliver, Dispatcher, Drop, Existing, Reply
+from handshaked.demux.forwarder import ForwardedFlow, ForwarderBounds, UdpForwarder
 from handshaked.demux.registry_follower import RegistryFollower
-from handshaked.demux.relay import Relay, RelayBounds, Relays
-from handshaked.demux.routes import Routes
+from handshaked.demux.shared_port import LocalSocket, SharedPort
 from handshaked.errors import Status, WireError
 from handshaked.quic.answers import CONNECTION_REFUSED, push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
@@ -41,11 +41,12 @@ _MAX_WAITING = 4096
 _MAX_RECENT = 4096
 
 
+Target = Application | ForwardedFlow
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Latest(dict[K, V]):
+class BoundedDict(dict[K, V]):
     """A dictionary that keeps the `limit` entries set last: clients must not make it grow without end."""
 
     def __init__(self, limit: int) -> None:
@@ -65,7 +66,7 @@ class Settings:
 
     control_socket: Path
     bounds: Bounds = field(default=Bounds())
-    relays: RelayBounds = field(default=RelayBounds())
+    relays: ForwarderBounds = field(default=ForwarderBounds())
     applications: AcceptBounds = field(default=AcceptBounds())
 
 
@@ -77,9 +78,9 @@ class Demux:
         self._loop = asyncio.get_running_loop()
         self._log_limit = LogLimit()
         self._counts: Counter[str] = Counter()
-        self._routes: Routes[Application, Relay] = Routes()
+        self._routes: ConnectionIds[Application, ForwardedFlow] = ConnectionIds()
         self._dispatcher = Dispatcher(settings.bounds)
-        self._relays = Relays(settings.relays, self._routes)
+        self._relays = UdpForwarder(settings.relays, self._routes)
         self._relays.on_unreachable = self._unreachable
         self._applications = Applications(
             listener,
@@ -89,11 +90,11 @@ class Demux:
             self._log_limit,
         )
         self._follower = RegistryFollower(settings.control_socket, self._take_over)
-        self._recent: dict[Local, Latest[Address, Application | Relay]] = {}
-        self._moved: Latest[tuple[Local, Address], Application] = Latest(_MAX_RECENT)
+        self._recent: dict[LocalSocket, BoundedDict[Address, Target]] = {}
+        self._moved: BoundedDict[tuple[LocalSocket, Address], Application] = BoundedDict(_MAX_RECENT)
         self._shared = shared
         self._ports: list[SharedPort] = []
-        self._waiting: dict[tuple[Address, bytes], tuple[Deliver, Local]] = {}
+        self._waiting: dict[tuple[Address, bytes], tuple[Deliver, LocalSocket]] = {}
         self._grace_ends = float("inf")
         self._passed = 0
 
@@ -155,7 +156,7 @@ class Demux:
 
     # Datagrams of no flow that has a socket.
 
-    def _receive(self, local: Local, datagram: bytes, peer: Address) -> None:
+    def _receive(self, local: LocalSocket, datagram: bytes, peer: Address) -> None:
         recent = self._recent.get(local)
         target = (recent and recent.get(peer)) or self._relays.crowded(local, peer)
         if target is not None and datagram:
@@ -164,26 +165,26 @@ class Demux:
         decision = self._dispatcher.receive(datagram, peer, time.monotonic())
         self._carry_out(decision, local, datagram, peer)
 
-    def _carry_out(self, decision: Decision, local: Local, datagram: bytes, peer: Address) -> None:
+    def _carry_out(self, decision: Decision, local: LocalSocket, datagram: bytes, peer: Address) -> None:
         if isinstance(decision, Deliver):
             self._deliver(decision, local, peer)
-        elif isinstance(decision, Answer):
+        elif isinstance(decision, Reply):
             self._counts[f"answered/{decision.reason}"] += 1
             local.send(decision.datagram, peer)
             self._say("answered", local, peer, answer=decision.reason, reason=decision.detail or None)
-        elif isinstance(decision, Known):
+        elif isinstance(decision, Existing):
             self._follow(local, datagram, peer, decision.cid)
         elif isinstance(decision, Drop):
             self._counts[f"dropped/{decision.reason}"] += 1
         else:
-            assert isinstance(decision, Wait)  # noqa: S101 - for the type checker: there is nothing else
+            assert isinstance(decision, Buffered)  # noqa: S101 - for the type checker: there is nothing else
 
-    def _drained(self, local: Local) -> None:
+    def _drained(self, local: LocalSocket) -> None:
         # Whatever came before the flows' own sockets were connected has been read.
         self._recent.pop(local, None)
 
-    def _pass(self, local: Local, datagram: bytes, peer: Address, target: Application | Relay) -> None:
-        if isinstance(target, Relay):
+    def _pass(self, local: LocalSocket, datagram: bytes, peer: Address, target: Target) -> None:
+        if isinstance(target, ForwardedFlow):
             self._relays.from_client(target, datagram)
         elif self._passed < _PASSED_PER_SECOND:
             self._passed += 1
@@ -191,7 +192,7 @@ class Demux:
         else:
             self._counts["dropped/rate"] += 1
 
-    def _follow(self, local: Local, datagram: bytes, peer: Address, cid: bytes | None) -> None:
+    def _follow(self, local: LocalSocket, datagram: bytes, peer: Address, cid: bytes | None) -> None:
         """A connection's client turned up at another address, or a datagram came late."""
         relay = self._routes.relay_behind_short_header(datagram) if cid is None else self._routes.relay(cid)
         if relay is not None:
@@ -209,12 +210,12 @@ class Demux:
         self._moved[local, peer] = application
         self._pass(local, datagram, peer, application)
 
-    def _remember(self, local: Local, peer: Address, target: Application | Relay) -> None:
-        self._recent.setdefault(local, Latest(_MAX_RECENT))[peer] = target
+    def _remember(self, local: LocalSocket, peer: Address, target: Target) -> None:
+        self._recent.setdefault(local, BoundedDict(_MAX_RECENT))[peer] = target
 
     # New connections.
 
-    def _waits(self, new: Deliver, local: Local, peer: Address) -> bool:
+    def _waits(self, new: Deliver, local: LocalSocket, peer: Address) -> bool:
         """Whether `new` has been put by: its application may not have come back yet."""
         if self._loop.time() >= self._grace_ends or self._applications.serves(new.registration.name):
             return False
@@ -232,12 +233,12 @@ class Demux:
                 del self._waiting[key]
                 self._deliver(new, local, key[0])
 
-    def _deliver(self, new: Deliver, local: Local, peer: Address) -> None:
+    def _deliver(self, new: Deliver, local: LocalSocket, peer: Address) -> None:
         delivery = parse_delivery(new.registration.policy.deliver)
         if delivery.way is not Way.FORWARD and self._waits(new, local, peer):
             return
         if delivery.way is Way.FORWARD:
-            target: Application | Relay | None = self._forward(new, local, peer, delivery)
+            target: Target | None = self._forward(new, local, peer, delivery)
         else:
             target = self._hand_over(new, local, peer, relayed=delivery.way is Way.RELAY)
         outcome = delivery.way.value
@@ -258,7 +259,7 @@ class Demux:
             alpn=show_alpn(new.alpn),
         )
 
-    def _forward(self, new: Deliver, local: Local, peer: Address, delivery: Delivery) -> Relay | None:
+    def _forward(self, new: Deliver, local: LocalSocket, peer: Address, delivery: Delivery) -> ForwardedFlow | None:
         host, port = delivery.host, delivery.port
         target: Address = (host, port, 0, 0) if ":" in host else (host, port)
         if any(port.is_at(target) for port in self._ports):
@@ -272,7 +273,7 @@ class Demux:
             self._relays.from_client(relay, datagram)
         return relay
 
-    def _hand_over(self, new: Deliver, local: Local, peer: Address, *, relayed: bool) -> Application | Relay | None:
+    def _hand_over(self, new: Deliver, local: LocalSocket, peer: Address, *, relayed: bool) -> Target | None:
         end = self._open_end(local, peer, relayed=relayed)
         if end is None:
             return None
@@ -294,8 +295,8 @@ class Demux:
         return application and (relay or application)
 
     def _open_end(
-        self, local: Local, peer: Address, *, relayed: bool, established: bool = False
-    ) -> tuple[socket.socket, Relay | None] | None:
+        self, local: LocalSocket, peer: Address, *, relayed: bool, established: bool = False
+    ) -> tuple[socket.socket, ForwardedFlow | None] | None:
         """What an application gets for `peer`: a socket of the port, or one end of a pair and the relay behind it."""
         if not relayed and self._applications.held < self._settings.relays.connected:
             sock = local.open_flow(peer)
@@ -324,14 +325,14 @@ class Demux:
                 self._counts["flows/moved"] += 1
                 self._remember(local, peer, relay or application)
 
-    def _unreachable(self, relay: Relay) -> None:
+    def _unreachable(self, relay: ForwardedFlow) -> None:
         self._counts["flows/unreachable"] += 1
         header = relay.header
         if header is not None:
             relay.local.send(push_close(header, CONNECTION_REFUSED, "the server is not there"), relay.peer)
         self._say("unreachable", relay.local, relay.peer)
 
-    def _say(self, outcome: str, local: Local, peer: Address, **words: str | None) -> None:
+    def _say(self, outcome: str, local: LocalSocket, peer: Address, **words: str | None) -> None:
         """A log line, unless there were many of late."""
         if not log.isEnabledFor(logging.INFO) or not self._log_limit.allows("the network"):
             return

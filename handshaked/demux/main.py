@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from handshaked import __version__
-from handshaked.demux.accepting import open_listener
+from handshaked.demux.applications import open_listener
 from handshaked.demux.daemon import Demux, Settings
-from handshaked.demux.dispatch import Bounds
-from handshaked.demux.port import open_shared, take_shared
-from handshaked.demux.relay import RelayBounds
+from handshaked.demux.dispatcher import Bounds
+from handshaked.demux.forwarder import ForwarderBounds
+from handshaked.demux.shared_port import open_shared, take_shared
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
@@ -55,7 +55,7 @@ async def _run(arguments: argparse.Namespace, descriptors: int) -> None:
     settings = Settings(
         control_socket=arguments.control,
         bounds=Bounds(retry_from=arguments.retry_from),
-        relays=RelayBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout).within(descriptors),
+        relays=ForwarderBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout).within(descriptors),
     )
     log.info("handshaked-demux %s; registrations come from %s", __version__, arguments.control)
     await Demux(settings, shared, listener).run()
@@ -110,7 +110,7 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connected",
         type=int,
-        default=RelayBounds().connected,
+        default=ForwarderBounds().connected,
         metavar="N",
         help="sockets connected to clients beyond which the shared one is used;"
         " docs/explanation/port-sharing.md says what it costs",
@@ -118,7 +118,7 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idle-timeout",
         type=float,
-        default=RelayBounds().idle_seconds,
+        default=ForwarderBounds().idle_seconds,
         metavar="SECONDS",
         help="how long a flow without packets is kept (default: %(default)g)",
     )

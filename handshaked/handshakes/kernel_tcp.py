@@ -72,7 +72,7 @@ class KernelHandshakes:
             report(outcome)
 
         path = TcpPath(sock, run.open_session, self._hand_over, run.conclude, finish)
-        attempt = self._service.attempt(request, path, lambda: run.registration)
+        attempt = self._service.attempt(request, path.finish, lambda: run.registration)
         path.start(attempt)
         return attempt
 

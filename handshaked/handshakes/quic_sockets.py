@@ -83,22 +83,12 @@ class QuicSocketHandshakes:
         try:
             quic_socket = self._open_socket(sock)
         except HandshakeError as error:
-            failed = self._service.attempt(request, _Refused(report), lambda: None)
+            failed = self._service.attempt(request, report, lambda: None)
             failed.abort(error.status, error.reason)
             return failed, lambda: None
         path = QuicPath(quic_socket, request.role, run.open_session, run.conclude, report)
-        attempt = self._service.attempt(request, path, lambda: run.registration)
+        attempt = self._service.attempt(request, path.finish, lambda: run.registration)
         return attempt, lambda: path.start(attempt)
-
-
-class _Refused:
-    """The data path of a request that comes with no QUIC socket."""
-
-    def __init__(self, report: Callable[[Outcome], None]) -> None:
-        self.finish = report
-
-    def deliver(self, events: object) -> None:
-        """There is nothing."""
 
 
 class _Run:

@@ -23,8 +23,8 @@ class Site:
     page: str
 
 
-def nginx_configuration(home: Path, port: int, sites: Sequence[Site], *, trains: bool = False) -> str:
-    """A configuration of nginx's, all of whose files are below `home`; `trains`: many datagrams are sent at once."""
+def nginx_configuration(home: Path, port: int, sites: Sequence[Site], *, gso: bool = False) -> str:
+    """A configuration of nginx's, all of whose files are below `home`; `gso`: many datagrams are sent at once."""
     blocks = "".join(
         f"server {{ listen 127.0.0.1:{port} quic; server_name {site.name};"
         f" ssl_certificate {site.certificate}; ssl_certificate_key {site.key};"
@@ -35,7 +35,7 @@ def nginx_configuration(home: Path, port: int, sites: Sequence[Site], *, trains:
     paths = "".join(f"{kind}_temp_path {home}/{kind};\n" for kind in kinds)
     return (
         f"daemon off;\nmaster_process off;\npid {home}/pid;\nerror_log stderr info;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{'quic_gso on;' if trains else ''}\n{paths}{blocks}}}\n"
+        f"http {{\naccess_log off;\n{'quic_gso on;' if gso else ''}\n{paths}{blocks}}}\n"
     )
 
 

@@ -14,8 +14,8 @@ from handshaked.callers.account import Account, Limits
 from handshaked.callers.fair_queue import Turns
 from handshaked.callers.log_limit import LogLimit
 from handshaked.callers.paced_reader import Reading
-from handshaked.datapath.driver import Attempt, DataPath, Driver
-from handshaked.datapath.relay import Relay
+from handshaked.datapath.driver import Attempt, Driver
+from handshaked.datapath.messages import MessagePath
 from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
@@ -209,8 +209,8 @@ class Endpoint:
         if start.descriptors:
             self._start_on_socket(sequence, start, descriptors)
             return
-        relay: DataPath = Relay(sequence, self._send, self._finished)
-        driver = self._service.open(self._request(start), relay)
+        data_path = MessagePath(sequence, self._send, self._finished)
+        driver = self._service.open(self._request(start), data_path)
         self._drivers[sequence] = driver
         driver.start()
 
@@ -252,7 +252,11 @@ class Endpoint:
     def _finished(self, sequence: int) -> None:
         self._account.handshakes -= 1
         driver = self._drivers[sequence]
-        if driver.takes_tickets and self._account.awaiting_tickets < self._limits.handshakes:
+        if (
+            isinstance(driver, Driver)
+            and driver.takes_tickets
+            and self._account.awaiting_tickets < self._limits.handshakes
+        ):
             self._account.awaiting_tickets += 1
             self._awaiting_tickets[sequence] = self._loop.call_later(
                 driver.ticket_seconds, self._stop_awaiting_tickets, sequence

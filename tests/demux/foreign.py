@@ -104,13 +104,13 @@ def server(debian: Debian, user: int, port: int, *words: str) -> Iterator[None]:
 
 @contextmanager
 def nginx(
-    debian: Debian, user: int, port: int, certificates: dict[str, Issued], *, trains: bool = False
+    debian: Debian, user: int, port: int, certificates: dict[str, Issued], *, gso: bool = False
 ) -> Iterator[None]:
-    """nginx with HTTP/3 at `port` of the loopback; `trains`: it sends many datagrams at once."""
+    """nginx with HTTP/3 at `port` of the loopback; `gso`: it sends many datagrams at once."""
     home = debian.directory("nginx", user)
     configuration = debian.outside / "nginx.conf"
     sites = _sites(debian, user, "nginx", certificates)
-    configuration.write_text(nginx_configuration(home, port, sites, trains=trains))
+    configuration.write_text(nginx_configuration(home, port, sites, gso=gso))
     with server(debian, user, port, "/usr/sbin/nginx", "-e", "stderr", "-c", str(debian.inside / "nginx.conf")):
         yield
 

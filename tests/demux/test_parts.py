@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.demux.daemon import Latest
-from handshaked.demux.routes import Routes
-from handshaked.demux.tokens import RetryTokens
+from handshaked.demux.connection_ids import ConnectionIds
+from handshaked.demux.daemon import BoundedDict
+from handshaked.demux.retry_tokens import RetryTokens
 from handshaked.errors import RefusedError
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.wire.addresses import Address, parse_address, show_address, source_of
@@ -66,7 +66,7 @@ def test_other_deliveries_are_refused(text: str) -> None:
 
 
 def test_listeners_are_found_by_their_route_and_relays_by_what_was_learned() -> None:
-    routes: Routes[str, str] = Routes()
+    routes: ConnectionIds[str, str] = ConnectionIds()
     route = routes.give("first", 1000)
     assert routes.give("second", 1000, route) != route
     assert routes.listener(route + b"any id") == "first"
@@ -83,14 +83,14 @@ def test_listeners_are_found_by_their_route_and_relays_by_what_was_learned() -> 
 
 def test_behind_a_restart_a_route_could_be_taken_by_who_asked_first() -> None:
     """Whoever it is: the other's clients were led to him when their addresses changed."""
-    route = Routes[str, str]().give("of one user", 1000)
-    successor = Routes[str, str]()
+    route = ConnectionIds[str, str]().give("of one user", 1000)
+    successor = ConnectionIds[str, str]()
     assert successor.give("of another", 1001, route) != route
     assert successor.give("of one user", 1000, route) == route
 
 
 def test_ids_that_are_too_short_are_not_learned() -> None:
-    routes: Routes[str, str] = Routes()
+    routes: ConnectionIds[str, str] = ConnectionIds()
     assert not routes.learn(b"abc", "relay")
     assert len(routes) == 0
 
@@ -117,7 +117,7 @@ def test_other_tokens_open_to_nothing(token: bytes, cut: int) -> None:
 
 
 def test_the_oldest_entry_goes_when_there_are_too_many() -> None:
-    latest: Latest[str, int] = Latest(2)
+    latest: BoundedDict[str, int] = BoundedDict(2)
     for key, value in (("a", 1), ("b", 2), ("a", 3), ("c", 4)):
         latest[key] = value
     assert list(latest.items()) == [("a", 3), ("c", 4)]

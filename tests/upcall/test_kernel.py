@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from handshaked.datapath.driver import Attempt
+from handshaked.datapath.driver import Attempt, End
 from handshaked.errors import Alert, Status
-from handshaked.events import Event, HandshakeComplete, HandshakeFailed
+from handshaked.events import HandshakeComplete, HandshakeFailed
 from handshaked.model import CipherSuite, Outcome, Request, Role
 from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
 from handshaked.upcall.kernel import KernelDoor, KernelLimits
@@ -22,20 +22,10 @@ FAILED = HandshakeFailed(Alert.UNKNOWN_CA, "nobody knows it", Status.REFUSED)
 LIMITS = KernelLimits(answer=0.2, retry=0.05)
 
 
-class Path:
-    """A data path whose handshake ends when the test says so."""
-
-    def __init__(self, report: Callable[[Outcome], None]) -> None:
-        self.finish = report
-
-    def deliver(self, events: list[Event]) -> None:
-        """Nothing is carried out."""
-
-
 class Bench:
     """A door, the family behind it, and the attempts that it opened."""
 
-    def __init__(self, family: MemoryFamily, limits: KernelLimits = LIMITS, *, end: Event | None = COMPLETE) -> None:
+    def __init__(self, family: MemoryFamily, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE) -> None:
         self.family = family
         self.requests: list[Request] = []
         self.attempts: list[Attempt] = []
@@ -90,13 +80,13 @@ class Bench:
         if self.faults_to_come:
             self.faults_to_come -= 1
             raise RuntimeError("on purpose")
-        attempt = Attempt(request, Path(report), lambda *_: None)
+        attempt = Attempt(request, report, lambda *_: None)
         self.requests.append(request)
         self.attempts.append(attempt)
         self._changed()
         if self._end is not None:
             end = self._end
-            attempt.step(lambda now: [end])
+            attempt.step(lambda now: end)
         return attempt
 
     def _changed(self) -> None:
@@ -109,7 +99,7 @@ class Bench:
 
 @asynccontextmanager
 async def bench(
-    family: MemoryFamily | None = None, limits: KernelLimits = LIMITS, *, end: Event | None = COMPLETE
+    family: MemoryFamily | None = None, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE
 ) -> AsyncIterator[Bench]:
     before = descriptors()
     made = Bench(family or MemoryFamily(), limits, end=end)
@@ -269,7 +259,7 @@ def test_a_stalling_family_while_a_handshake_runs() -> None:
             door.family.faults.append(0)
             door.family.say_ready()
             await door.until(lambda: door.family.links == 2)
-            door.attempts[0].step(lambda now: [COMPLETE])
+            door.attempts[0].step(lambda now: COMPLETE)
             assert (await door.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
@@ -284,7 +274,7 @@ def test_a_done_that_got_lost_is_sent_again(fault: int) -> None:
             await door.opened(1)
             await door.attended()
             door.family.faults.append(fault)
-            door.attempts[0].step(lambda now: [COMPLETE])
+            door.attempts[0].step(lambda now: COMPLETE)
             assert [report.status for report in await door.reports(1)] == [Status.OK]
             await door.idle()
             assert door.door.status["answered"] == 1
@@ -301,7 +291,7 @@ def test_a_done_that_is_refused_is_not_sent_again(fault: int) -> None:
             await door.opened(1)
             await door.attended()
             door.family.faults.append(fault)
-            door.attempts[0].step(lambda now: [COMPLETE])
+            door.attempts[0].step(lambda now: COMPLETE)
             await door.idle()
             assert not door.family.reports
             assert door.door.status["answers_refused"] == 1
@@ -316,7 +306,7 @@ def test_an_outcome_waits_for_a_family_that_went_away() -> None:
             await door.opened(1)
             door.family.change(None)
             await door.serving("the family went away")
-            door.attempts[0].step(lambda now: [COMPLETE])
+            door.attempts[0].step(lambda now: COMPLETE)
             assert door.door.status["in_flight"] == 1
             door.family.change(42)
             assert (await door.reports(1))[0].status == Status.OK
@@ -331,7 +321,7 @@ def test_an_outcome_does_not_wait_for_ever() -> None:
             await door.opened(1)
             door.family.change(None)
             await door.serving("the family went away")
-            door.attempts[0].step(lambda now: [COMPLETE])
+            door.attempts[0].step(lambda now: COMPLETE)
             await door.idle()
             assert not door.family.reports
 
@@ -378,7 +368,7 @@ def test_a_request_that_is_open_while_the_family_changes_its_number() -> None:
             door.submit()
             await door.opened(1)
             door.family.change(50)
-            door.attempts[0].step(lambda now: [COMPLETE])
+            door.attempts[0].step(lambda now: COMPLETE)
             assert (await door.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
@@ -405,7 +395,7 @@ def test_tags_that_are_refused_against_expectation_do_not_cost_the_outcomes() ->
             await door.opened(2)
             door.family.takes_tags = False
             for attempt in door.attempts:
-                attempt.step(lambda now: [COMPLETE])
+                attempt.step(lambda now: COMPLETE)
             assert [report.status for report in await door.reports(2)] == [0, 0]
 
     asyncio.run(scene())
@@ -469,7 +459,7 @@ def test_requests_wait_while_there_are_too_many() -> None:
             assert len(door.attempts) == 2
             for index in range(5):
                 await door.opened(index + 1)
-                door.attempts[index].step(lambda now: [COMPLETE])
+                door.attempts[index].step(lambda now: COMPLETE)
             await door.reports(5)
 
     asyncio.run(scene())

@@ -1,4 +1,4 @@
-"""The data path of a userspace endpoint: events become messages on the socket that the request came by."""
+"""The data path of a userspace endpoint: each event becomes a message on the socket that the request came from."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ from handshaked.wire.family import (
 )
 
 
-class Relay:
-    """Sends the events of handshake `sequence` by `send`; `on_finish` is told when it has ended."""
+class MessagePath:
+    """Sends the events of handshake `sequence` with `send`; calls `on_finish` with `sequence` when it has ended."""
 
     def __init__(self, sequence: int, send: Callable[[bytes], None], on_finish: Callable[[int], None]) -> None:
         self._sequence = sequence

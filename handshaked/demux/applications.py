@@ -17,7 +17,7 @@ from handshaked.callers.account import Account, Accounts, Limits
 from handshaked.callers.fair_queue import Turns
 from handshaked.callers.log_limit import LogLimit
 from handshaked.callers.paced_reader import Reading
-from handshaked.demux.routes import Routes
+from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import Caller
 from handshaked.registry.delivery import Way, parse_delivery
@@ -104,7 +104,7 @@ class Applications:
     def __init__(
         self,
         listener: socket.socket,
-        routes: Routes[Application, Any],
+        routes: ConnectionIds[Application, Any],
         bounds: AcceptBounds,
         events: ApplicationEvents,
         log_limit: LogLimit,

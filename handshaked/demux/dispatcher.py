@@ -8,7 +8,7 @@ import os
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-from handshaked.demux.tokens import RetryTokens
+from handshaked.demux.retry_tokens import RetryTokens
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller
 from handshaked.quic.answers import INVALID_TOKEN, push_close, push_retry, push_version_negotiation
@@ -55,12 +55,12 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Buffered:
     """The datagram was kept: its ClientHello is not whole yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """Send `datagram` back; `reason` is for the counters and the log."""
 
     datagram: bytes = field(repr=False)
@@ -81,14 +81,14 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Existing:
     """Not of a new connection: the connection ID must tell where it belongs."""
 
     cid: bytes | None
     """None behind a short header."""
 
 
-Decision = Drop | Wait | Answer | Deliver | Known
+Decision = Drop | Buffered | Reply | Deliver | Existing
 
 
 class _Flight:
@@ -146,19 +146,19 @@ class Dispatcher:
         """What to do with `datagram` from `peer`."""
         header = pull_long_header(datagram)
         if header is None:
-            return Drop("malformed") if not datagram or datagram[0] & 0x80 else Known(None)
+            return Drop("malformed") if not datagram or datagram[0] & 0x80 else Existing(None)
         if header.version not in VERSIONS:
             # A server does not answer what no client of a version it could know sends (RFC 9000 section 5.2.2).
             if header.version == 0 or len(datagram) < SMALLEST_INITIAL:
                 return Drop("version")
-            return Answer(push_version_negotiation(header), "version_negotiation")
+            return Reply(push_version_negotiation(header), "version_negotiation")
         if max(len(header.destination_cid), len(header.source_cid)) > MAX_CID:
             return Drop("malformed")
         key = (peer, header.destination_cid)
         flight = self._flights.get(key)
         if not is_initial(datagram, header.version):
             if flight is None:
-                return Known(header.destination_cid)
+                return Existing(header.destination_cid)
             return self._keep(key, flight, datagram)
         if len(datagram) < SMALLEST_INITIAL:
             return Drop("small")  # section 14.1
@@ -187,10 +187,10 @@ class Dispatcher:
             message = flight.assembler.receive_packets(packets)
             if flight.assembler.connection is None:
                 # A client that has moved in mid-handshake calls its server by the name that that has given.
-                return Known(header.destination_cid)
+                return Existing(header.destination_cid)
             if ours and original is None:
                 # It takes no second Retry, and would not take a server that knows of none (RFC 9000 section 8.1.3).
-                return Answer(push_close(header, INVALID_TOKEN, "invalid_token"), "invalid_token")
+                return Reply(push_close(header, INVALID_TOKEN, "invalid_token"), "invalid_token")
             # A server that is forwarded to would not know of our Retry: its client would take that for an attack.
             # Where there are such servers, none is sent before it is known where the connection goes.
             busy = original is None and self._is_busy(now)
@@ -233,10 +233,10 @@ class Dispatcher:
             flight.original_cid,
         )
 
-    def _retry(self, header: LongHeader, peer: str, now: float) -> Answer:
+    def _retry(self, header: LongHeader, peer: str, now: float) -> Reply:
         cid = os.urandom(_RETRY_CID)
         token = self._tokens.seal(peer, header.destination_cid, cid, now)
-        return Answer(push_retry(header, cid, token), "retry")
+        return Reply(push_retry(header, cid, token), "retry")
 
     def _is_busy(self, now: float) -> bool:
         """Whether there are too many new connections."""
@@ -265,7 +265,7 @@ class Dispatcher:
             return Drop("flow_bytes")
         while self._bytes > self._bounds.total_bytes:
             self._forget(next(iter(self._flights)))
-        return Wait()
+        return Buffered()
 
     def _forget(self, key: tuple[Address, bytes]) -> None:
         flight = self._flights.pop(key)
@@ -275,5 +275,5 @@ class Dispatcher:
             del self._sources[flight.source]
 
 
-def _closing(header: LongHeader, error: PeerError) -> Answer:
-    return Answer(push_close(header, error.alert.quic_error, error.alert.label), error.alert.label, error.reason)
+def _closing(header: LongHeader, error: PeerError) -> Reply:
+    return Reply(push_close(header, error.alert.quic_error, error.alert.label), error.alert.label, error.reason)

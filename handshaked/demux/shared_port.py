@@ -29,14 +29,14 @@ _PKTINFO = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
 _INPUT = memoryview(bytearray(65536))  # one thread reads, one datagram at a time
 
-Receive = Callable[["Local", bytes, Address], None]
+Receive = Callable[["LocalSocket", bytes, Address], None]
 Watch = Callable[[socket.socket, Callable[[], None]], None]
 
 
-class Local:
+class LocalSocket:
     """One local address of a shared port. ``on_drained`` is called when there is nothing left to read."""
 
-    def __init__(self, sock: socket.socket, receive: Receive, on_drained: Callable[["Local"], None]) -> None:
+    def __init__(self, sock: socket.socket, receive: Receive, on_drained: Callable[["LocalSocket"], None]) -> None:
         self.socket = sock
         self.address: Address = sock.getsockname()
         self.name = show_address(self.address)
@@ -87,13 +87,13 @@ class SharedPort:
     """A shared port at one address or at all. `watch` has a socket read when it is readable."""
 
     def __init__(
-        self, sock: socket.socket, watch: Watch, receive: Receive, on_drained: Callable[[Local], None]
+        self, sock: socket.socket, watch: Watch, receive: Receive, on_drained: Callable[[LocalSocket], None]
     ) -> None:
         self.address: Address = sock.getsockname()
         self._watch = watch
         self._receive = receive
         self._on_drained = on_drained
-        self._locals: dict[tuple[str, int], Local] = {}
+        self._locals: dict[tuple[str, int], LocalSocket] = {}
         self._said_failure = False
         self._socket = sock
         if self.address[0] in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
@@ -105,7 +105,7 @@ class SharedPort:
         else:
             self._add(self.address, sock)
 
-    def local(self, address: Address) -> Local | None:
+    def local(self, address: Address) -> LocalSocket | None:
         """The local address `address` of this port; None if it is none."""
         if address[1] != self.address[1] or family_of(address) != family_of(self.address):
             return None
@@ -120,12 +120,12 @@ class SharedPort:
             return _host(address) == _host(self.address)
         return _host(address) in self._locals or _is_ours(address)
 
-    def _add(self, address: Address, sock: socket.socket) -> Local:
-        local = self._locals[_host(address)] = Local(sock, self._receive, self._on_drained)
+    def _add(self, address: Address, sock: socket.socket) -> LocalSocket:
+        local = self._locals[_host(address)] = LocalSocket(sock, self._receive, self._on_drained)
         self._watch(sock, local.read)
         return local
 
-    def _open(self, address: Address) -> Local | None:
+    def _open(self, address: Address) -> LocalSocket | None:
         try:
             if len(self._locals) >= _MAX_LOCALS:
                 raise OSError(f"there are {_MAX_LOCALS} addresses already")

@@ -1,4 +1,4 @@
-"""Relays: bounds, idleness, the crowd at the shared socket, and what is learned of connection IDs."""
+"""UdpForwarder: bounds, idleness, the crowd at the shared socket, and what is learned of connection IDs."""
 
 import socket
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from handshaked.demux import trains
-from handshaked.demux.port import Local, open_shared
-from handshaked.demux.relay import Relay, RelayBounds, Relays, proxy_header
-from handshaked.demux.routes import Routes
+from handshaked.demux import segmentation
+from handshaked.demux.connection_ids import ConnectionIds
+from handshaked.demux.forwarder import ForwardedFlow, ForwarderBounds, UdpForwarder, proxy_header
+from handshaked.demux.shared_port import LocalSocket, open_shared
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.addresses import Address
 
@@ -23,10 +23,10 @@ class Stage:
         self._stack = stack
         self.server = self.endpoint()
         self.target: Address = self.server.getsockname()
-        self.local = Local(
+        self.local = LocalSocket(
             stack.enter_context(open_shared(("127.0.0.1", free_port()))), lambda *_: None, lambda _: None
         )
-        self.routes: Routes[object, Relay] = Routes()
+        self.routes: ConnectionIds[object, ForwardedFlow] = ConnectionIds()
 
     def endpoint(self) -> socket.socket:
         """A socket of a client or a server."""
@@ -35,17 +35,19 @@ class Stage:
         sock.settimeout(10)
         return sock
 
-    def relays(self, **bounds: float) -> Relays:
-        """Relays with the given bounds."""
-        made = Relays(RelayBounds(**bounds), self.routes)  # type: ignore[arg-type] # numbers, as the bounds have them
+    def relays(self, **bounds: float) -> UdpForwarder:
+        """UdpForwarder with the given bounds."""
+        made = UdpForwarder(ForwarderBounds(**bounds), self.routes)  # type: ignore[arg-type] # numbers, as the bounds have them
         self._stack.callback(lambda: made.sweep(1e9))
         return made
 
-    def forward(self, relays: Relays, client: socket.socket, now: float = 0.0) -> Relay | None:
+    def forward(self, relays: UdpForwarder, client: socket.socket, now: float = 0.0) -> ForwardedFlow | None:
         """A relay for `client`."""
         return relays.forward(self.local, client.getsockname(), self.target, "source", now, proxy=False)
 
-    def establish(self, relays: Relays, relay: Relay, client: socket.socket, cid: bytes = SERVER_CID) -> Address:
+    def establish(
+        self, relays: UdpForwarder, relay: ForwardedFlow, client: socket.socket, cid: bytes = SERVER_CID
+    ) -> Address:
         """Let the server answer and the client use what it said; the relay's address as the server sees it."""
         relays.from_client(relay, b"\xc0 hello")
         _, address = self.server.recvfrom(100)
@@ -59,7 +61,7 @@ class Stage:
         assert relay.established
         return address  # type: ignore[no-any-return] # of a socket
 
-    def run(self, relays: Relays, receiver: socket.socket) -> bytes:
+    def run(self, relays: UdpForwarder, receiver: socket.socket) -> bytes:
         """Have what is on its way passed on until `receiver` has a datagram; that."""
         receiver.settimeout(0)
         for _ in range(1_000_000):
@@ -101,11 +103,11 @@ def test_a_train_of_datagrams_comes_out_as_it_went_in(stage: Stage, connected: i
     address = stage.establish(relays, relay, client)
     sent = [bytes([number]) * 1000 for number in range(1, 6)] + [b"short"]
     stage.server.connect(address)
-    trains.send(stage.server, b"".join(sent), 1000)
+    segmentation.send(stage.server, b"".join(sent), 1000)
     assert [stage.run(relays, client), *(client.recv(2000) for _ in sent[1:])] == sent
     if connected:
         client.connect(stage.local.address)
-        trains.send(client, b"".join(sent), 1000)
+        segmentation.send(client, b"".join(sent), 1000)
         assert [stage.run(relays, stage.server), *(stage.server.recv(2000) for _ in sent[1:])] == sent
 
 
@@ -128,7 +130,7 @@ def test_a_train_that_is_too_long_for_one_call_goes_in_many(stage: Stage) -> Non
     sent = b"".join(number.to_bytes(2) for number in range(200))
     with pytest.raises(OSError, match="Invalid argument"):
         client.sendmsg([sent], [(socket.IPPROTO_UDP, 103, (2).to_bytes(2, "little"))])
-    trains.send(client, sent, 2)
+    segmentation.send(client, sent, 2)
     assert b"".join(others.recv(100) for _ in range(200)) == sent
 
 
@@ -156,7 +158,7 @@ def test_when_all_are_established_there_is_no_room(stage: Stage) -> None:
 
 def test_relays_took_all_descriptors_where_they_are_few() -> None:
     """Those that no client has shown to be real do not make room for want of descriptors, only of relays."""
-    bounds = RelayBounds(connected=8192)
+    bounds = ForwarderBounds(connected=8192)
     assert bounds.within(1024).flows == (1024 - 256) // 2
     assert bounds.within(20_000).flows == 20_000 - 1024 - 8192
     assert bounds.within(524_288) == bounds
@@ -252,7 +254,7 @@ def test_a_relay_of_a_client_that_had_one_took_the_other_ones_place_away(stage: 
 
 def test_a_server_that_was_not_there_was_told_of_again_and_again(stage: Stage) -> None:
     relays, client = stage.relays(connected=0), stage.endpoint()
-    told: list[Relay] = []
+    told: list[ForwardedFlow] = []
     relays.on_unreachable = told.append
     stage.server.close()
     relay = stage.forward(relays, client)

@@ -15,8 +15,8 @@ _MACHINE_ID = Path("/etc/machine-id")
 _MAX_LEARNED = 1 << 18
 
 
-class Routes(Generic[L, R]):
-    """Routes given to listeners (L), and connection IDs learned of relays (R)."""
+class ConnectionIds(Generic[L, R]):
+    """ConnectionIds given to listeners (L), and connection IDs learned of relays (R)."""
 
     def __init__(self) -> None:
         self._key = b"handshaked-demux" + (_MACHINE_ID.read_bytes() if _MACHINE_ID.exists() else b"")

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from handshaked.demux.port import Local, SharedPort, open_shared, take_shared
+from handshaked.demux.shared_port import LocalSocket, SharedPort, open_shared, take_shared
 from handshaked.errors import RefusedError
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.addresses import Address
@@ -28,7 +28,7 @@ class Reader:
         self.drained = 0
         self._reads: list[Callable[[], None]] = []
         self.sockets: list[socket.socket] = []
-        self.locals: set[Local] = set()
+        self.locals: set[LocalSocket] = set()
         first = open_shared(address)
         self.port = SharedPort(first, self._watch, self._receive, self._drained)
 
@@ -46,11 +46,11 @@ class Reader:
         self.sockets.append(sock)
         self._reads.append(read)
 
-    def _receive(self, local: Local, datagram: bytes, peer: Address) -> None:
+    def _receive(self, local: LocalSocket, datagram: bytes, peer: Address) -> None:
         self.locals.add(local)
         self.got.append((datagram, peer))
 
-    def _drained(self, _: Local) -> None:
+    def _drained(self, _: LocalSocket) -> None:
         self.drained += 1
 
 
@@ -176,7 +176,7 @@ def test_of_an_inherited_socket_that_takes_ipv4_as_ipv6_every_datagram_was_dropp
 _TWO_LINKS = """
 import socket
 from pyroute2 import IPRoute
-from tests.demux.test_port import Reader, any_address
+from tests.demux.test_shared_port import Reader, any_address
 with IPRoute() as ip:
     ip.link("add", ifname="one", kind="veth", peer={"ifname": "two"})
     scopes = sorted(ip.link_lookup(ifname=name)[0] for name in ("one", "two"))

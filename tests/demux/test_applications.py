@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from handshaked.callers.log_limit import LogLimit
-from handshaked.demux.accepting import AcceptBounds, ApplicationEvents, Applications, open_listener
-from handshaked.demux.routes import Routes
+from handshaked.demux.applications import AcceptBounds, ApplicationEvents, Applications, open_listener
+from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.errors import Status
 from handshaked.testing.authority import Authority
 from handshaked.wire.demux import (
@@ -42,7 +42,7 @@ class Scene:
         self.asked = 0
         self.held_when_asked = 0
         events = ApplicationEvents(lambda *_: None, lambda _: None, self._metrics)
-        routes: Routes[Any, Any] = Routes()
+        routes: ConnectionIds[Any, Any] = ConnectionIds()
         self.applications = Applications(self._listener, routes, AcceptBounds(held_per_user=HELD), events, LogLimit())
         registered = Registered(authority)
         registered.add("web", names=("web.example.com",))

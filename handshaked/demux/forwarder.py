@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from handshaked.demux.port import Local
-from handshaked.demux.routes import Routes
-from handshaked.demux.trains import expect_trains, receive, send, split
+from handshaked.demux.connection_ids import ConnectionIds
+from handshaked.demux.segmentation import enable_gro, receive, send, split
+from handshaked.demux.shared_port import LocalSocket
 from handshaked.quic.packets import LongHeader, pull_long_header
 from handshaked.wire.addresses import Address, family_of
 
@@ -33,7 +33,7 @@ _BUFFERS = [_INPUT]
 
 
 @dataclass(frozen=True, slots=True)
-class RelayBounds:
+class ForwarderBounds:
     """What relayed flows may take. Times are in seconds."""
 
     flows: int = 65536
@@ -44,7 +44,7 @@ class RelayBounds:
     embryonic_seconds: float = 10.0
     idle_seconds: float = 180.0
 
-    def within(self, descriptors: int) -> "RelayBounds":
+    def within(self, descriptors: int) -> "ForwarderBounds":
         """These bounds for a process that may have so many descriptors: flows leave some of them for the others.
 
         A flow takes one for its server, and one for its client while not too many are connected.
@@ -60,7 +60,7 @@ def _finds_connected_at_once() -> bool:
     return (int(major), int(minor)) >= (6, 13)
 
 
-class Relay:
+class ForwardedFlow:
     """A flow between `peer` at `local` and `server`. ``established``: the client used an ID that the server gave."""
 
     __slots__ = (
@@ -80,7 +80,7 @@ class Relay:
         "target",
     )
 
-    def __init__(self, local: Local, peer: Address, front: socket.socket | None, server: socket.socket) -> None:
+    def __init__(self, local: LocalSocket, peer: Address, front: socket.socket | None, server: socket.socket) -> None:
         self.local = local
         self.peer = peer
         self.front = front
@@ -92,26 +92,26 @@ class Relay:
         self.client_cid = b""
         self.established = False
         self.last = 0.0
-        self.origin: Relay | None = None
+        self.origin: ForwardedFlow | None = None
         self.paths = 1  # open relays of this connection; counted at its origin
         self.source = ""
 
 
-class Relays:
+class UdpForwarder:
     """All relays. `closed_by_server` is told of a flow whose server was not there to take it."""
 
-    def __init__(self, bounds: RelayBounds, routes: Routes[Any, Relay]) -> None:
+    def __init__(self, bounds: ForwarderBounds, routes: ConnectionIds[Any, ForwardedFlow]) -> None:
         self._bounds = bounds
         self._routes = routes
         self._epoll = select.epoll()
-        self._by_descriptor: dict[int, Relay] = {}
-        self._crowd: dict[tuple[Local, Address], Relay] = {}
+        self._by_descriptor: dict[int, ForwardedFlow] = {}
+        self._crowd: dict[tuple[LocalSocket, Address], ForwardedFlow] = {}
         self._sources: dict[str, int] = {}
-        self._relays: dict[Relay, None] = {}
-        self._embryonic: dict[Relay, None] = {}
+        self._relays: dict[ForwardedFlow, None] = {}
+        self._embryonic: dict[ForwardedFlow, None] = {}
         self._connected = 0
         self._now = 0.0
-        self.on_unreachable: Callable[[Relay], None] = lambda _: None
+        self.on_unreachable: Callable[[ForwardedFlow], None] = lambda _: None
 
     def fileno(self) -> int:
         """Readable when ``run`` has something to do."""
@@ -126,8 +126,8 @@ class Relays:
         return self._connected
 
     def forward(
-        self, local: Local, peer: Address, target: Address, source: str, now: float, *, proxy: bool
-    ) -> Relay | None:
+        self, local: LocalSocket, peer: Address, target: Address, source: str, now: float, *, proxy: bool
+    ) -> ForwardedFlow | None:
         """A relay to the server at `target`; None if there is no room for one more."""
         if not self._room(source):
             return None
@@ -140,7 +140,7 @@ class Relays:
         except OSError:
             server.close()
             return None
-        relay = Relay(local, peer, None, server)
+        relay = ForwardedFlow(local, peer, None, server)
         relay.target = target
         self._add(relay, source, now)
         if proxy:
@@ -148,8 +148,8 @@ class Relays:
         return relay
 
     def pair(
-        self, local: Local, peer: Address, source: str, now: float, *, established: bool = False
-    ) -> tuple[Relay, socket.socket] | None:
+        self, local: LocalSocket, peer: Address, source: str, now: float, *, established: bool = False
+    ) -> tuple[ForwardedFlow, socket.socket] | None:
         """A relay to an application, and the application's end of the pair; None if there is no room.
 
         `established`: it is a path of a connection that there is, whose handshake does not pass by here.
@@ -160,12 +160,14 @@ class Relays:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         except OSError:
             return None
-        relay = self._add(Relay(local, peer, None, ours), source, now)
+        relay = self._add(ForwardedFlow(local, peer, None, ours), source, now)
         if established:
             self._establish(relay)
         return relay, theirs
 
-    def branch(self, relay: Relay, local: Local, peer: Address, source: str, now: float) -> Relay | None:
+    def branch(
+        self, relay: ForwardedFlow, local: LocalSocket, peer: Address, source: str, now: float
+    ) -> ForwardedFlow | None:
         """Another path of the connection that `relay` carries: its client turned up at `peer`.
 
         The server sees a new address and validates it, as RFC 9000 section 9 wants it; the old path stays as it is.
@@ -182,11 +184,11 @@ class Relays:
             path.cids = origin.cids
         return path
 
-    def crowded(self, local: Local, peer: Address) -> Relay | None:
+    def crowded(self, local: LocalSocket, peer: Address) -> ForwardedFlow | None:
         """The relay that has the shared socket for its client's side."""
         return self._crowd.get((local, peer))
 
-    def from_client(self, relay: Relay, datagram: bytes | memoryview, each: int = 0) -> None:
+    def from_client(self, relay: ForwardedFlow, datagram: bytes | memoryview, each: int = 0) -> None:
         """Pass `datagram`, or a train of datagrams of `each` bytes, on to the server."""
         if relay.client_cid and not datagram[0] & 0x80:
             self._note_client_cid(relay, bytes(datagram[1 : 1 + len(relay.client_cid)]))
@@ -223,7 +225,7 @@ class Relays:
             self.close(relay)
         return len(late)
 
-    def close(self, relay: Relay) -> None:
+    def close(self, relay: ForwardedFlow) -> None:
         """Forget `relay`."""
         if relay not in self._relays:
             return
@@ -257,7 +259,7 @@ class Relays:
             self.close(oldest)
         return oldest is not None
 
-    def _add(self, relay: Relay, source: str, now: float) -> Relay:
+    def _add(self, relay: ForwardedFlow, source: str, now: float) -> ForwardedFlow:
         former = self._crowd.get((relay.local, relay.peer))
         if former is not None:
             self.close(former)  # it would hear nothing any more
@@ -269,20 +271,20 @@ class Relays:
         self._relays[relay] = self._embryonic[relay] = None
         self._watch(relay.server, relay)
         if relay.target is not None:
-            expect_trains(relay.server)
+            enable_gro(relay.server)
         if relay.front is not None:
-            expect_trains(relay.front)
+            enable_gro(relay.front)
             self._connected += 1
             self._watch(relay.front, relay)
         else:
             self._crowd[(relay.local, relay.peer)] = relay
         return relay
 
-    def _watch(self, sock: socket.socket, relay: Relay) -> None:
+    def _watch(self, sock: socket.socket, relay: ForwardedFlow) -> None:
         self._by_descriptor[sock.fileno()] = relay
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def _pump_client(self, relay: Relay, front: socket.socket) -> None:
+    def _pump_client(self, relay: ForwardedFlow, front: socket.socket) -> None:
         for _ in range(_BATCH):
             try:
                 size, each = receive(front, _BUFFERS)
@@ -295,7 +297,7 @@ class Relays:
             if relay not in self._relays:
                 return
 
-    def _pump_server(self, relay: Relay) -> None:
+    def _pump_server(self, relay: ForwardedFlow) -> None:
         front = relay.front
         for _ in range(_BATCH):
             try:
@@ -323,19 +325,19 @@ class Relays:
             except OSError:
                 continue  # as if lost on the way
 
-    def _fail(self, relay: Relay) -> None:
+    def _fail(self, relay: ForwardedFlow) -> None:
         if relay.established or relay not in self._relays:
             return  # a server that restarts; the flow becomes idle if it does not come back
         self.on_unreachable(relay)
         self.close(relay)
 
-    def _note_server_cid(self, relay: Relay, start: bytes) -> None:
+    def _note_server_cid(self, relay: ForwardedFlow, start: bytes) -> None:
         header = pull_long_header(start)
         if header is not None and header.source_cid and header.source_cid != relay.client_cid:
             relay.client_cid = header.source_cid
             self._learn(relay, header.source_cid)
 
-    def _note_client_cid(self, relay: Relay, cid: bytes) -> None:
+    def _note_client_cid(self, relay: ForwardedFlow, cid: bytes) -> None:
         # The server gives the first one in the clear. Those that follow are given in private: that the client uses
         # them on this flow tells what they are.
         if not relay.established:
@@ -345,11 +347,11 @@ class Relays:
             relay.client_cid = cid
             self._learn(relay, cid)
 
-    def _establish(self, relay: Relay) -> None:
+    def _establish(self, relay: ForwardedFlow) -> None:
         relay.established = True
         del self._embryonic[relay]
 
-    def _learn(self, relay: Relay, cid: bytes) -> None:
+    def _learn(self, relay: ForwardedFlow, cid: bytes) -> None:
         if self._routes.learn(cid, relay.origin or relay):
             relay.cids.append(cid)  # the same list on all paths of a connection
             if len(relay.cids) > _MAX_CIDS:

@@ -14,7 +14,7 @@ _SIZE, _GIVEN = struct.Struct("=H"), struct.Struct("=i")
 _CONTROL = socket.CMSG_SPACE(4)
 
 
-def expect_trains(sock: socket.socket) -> None:
+def enable_gro(sock: socket.socket) -> None:
     """Have the UDP socket `sock` give trains where it can."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
