@@ -118,7 +118,10 @@ def test_tags_become_rules(tmp_path: Path) -> None:
     assert f"fingerprint={digest.lower()}" in rules[1]
     left_out = [line for line in said.splitlines() if "left out: tag " in line]
     assert len(left_out) == 3
-    for words in ("signing: filter 'signs': x509.extension.keyUsage has no counterpart in rules", "others: 'not fraternity'"):
+    for words in (
+        "signing: filter 'signs': x509.extension.keyUsage has no counterpart in rules",
+        "others: 'not fraternity'",
+    ):
         assert any(words in line for line in left_out), left_out
     assert "filter 'nobody' is not defined" in said
 
