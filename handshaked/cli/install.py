@@ -127,8 +127,8 @@ def _check_reach(programs: Path) -> None:
             )
         for directory in closed_directories(place):
             print(
-                f"handshakectl: warning: {place} is below {directory}, which only its owner can enter: ordinary users cannot"
-                " run handshakectl, and the demultiplexer cannot run; use a Python that every user can reach,"
+                f"handshakectl: warning: {place} is below {directory}, which only its owner can enter: ordinary users"
+                " cannot run handshakectl, and the demultiplexer cannot run; use a Python that every user can reach,"
                 " for example: /usr/bin/python3 -m venv /opt/handshaked",
                 file=sys.stderr,
             )

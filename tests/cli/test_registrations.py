@@ -122,7 +122,7 @@ def test_status_and_reload_print_text(control: Control) -> None:
 
 
 @pytest.mark.parametrize("key_type", [KeyType.RSA, KeyType.ECDSA_P256, KeyType.ECDSA_P384, KeyType.ED25519])
-def test_every_form_of_credential_is_accepted(
+def test_every_credential_form_is_accepted(
     control: Control, issue: Issue, tmp_path: Path, key_type: KeyType
 ) -> None:
     issued = issue(NAME, key_type=key_type)
