@@ -122,9 +122,7 @@ def test_status_and_reload_print_text(control: Control) -> None:
 
 
 @pytest.mark.parametrize("key_type", [KeyType.RSA, KeyType.ECDSA_P256, KeyType.ECDSA_P384, KeyType.ED25519])
-def test_every_credential_form_is_accepted(
-    control: Control, issue: Issue, tmp_path: Path, key_type: KeyType
-) -> None:
+def test_every_credential_form_is_accepted(control: Control, issue: Issue, tmp_path: Path, key_type: KeyType) -> None:
     issued = issue(NAME, key_type=key_type)
     key = load_pem_private_key(issued.key.read_bytes(), None)
     encryption = BestAvailableEncryption(b"secret words")
