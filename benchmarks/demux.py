@@ -26,7 +26,7 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server, smb_server_at_a_port
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import Flow
-from tests.demux import foreign
+from tests.demux import debian_programs
 from tests.demux.clients import Target, connected
 from tests.quic.initials import client_hello, crypto, initial
 
@@ -254,17 +254,17 @@ def measure_throughput(directory: Path, daemon: RunningDaemon, authority: Author
     issued, port = authority.issue("web.example.com"), free_port()
     daemon.register("web", alpns=["h3"], server_names=["web.example.com"], deliver=f"forward 127.0.0.1:{port}")
     for gso, name in ((False, "demux.forward"), (True, "demux.forward.gso")):
-        debian = foreign.prepare()
+        debian = debian_programs.prepare()
         try:
-            server = foreign.nginx(debian, 65534, port, {"web.example.com": issued}, gso=gso)
+            server = debian_programs.nginx(debian, 65534, port, {"web.example.com": issued}, gso=gso)
             with server, _another(directory, daemon) as demux:
                 with (debian.outside / "nginx" / "body").open("wb") as file:
                     file.truncate(DOWNLOAD)
                 before = cpu_seconds(demux.pid)
                 direct, forwarded = [], []
                 for _ in range(DOWNLOADS):
-                    direct.append(foreign.download(debian, "web.example.com", port, authority.root))
-                    forwarded.append(foreign.download(debian, "web.example.com", demux.port, authority.root))
+                    direct.append(debian_programs.download(debian, "web.example.com", port, authority.root))
+                    forwarded.append(debian_programs.download(debian, "web.example.com", demux.port, authority.root))
                 used = cpu_seconds(demux.pid) - before
         finally:
             debian.close()

@@ -84,7 +84,7 @@ def signature() -> float:
     return time.process_time() - began
 
 
-class Foreign:
+class AioquicServer:
     """aioquic's server, with what it is given parsed once, as a process that serves many connections has it."""
 
     chain = x509.load_der_x509_certificate(credential().chain[0])
@@ -116,7 +116,7 @@ def theirs() -> float:
     peer = ClientHandshake(CLIENT)
     hello = crypto(peer.start(NOW), Level.INITIAL)
     began = time.process_time()
-    handshake = Foreign()
+    handshake = AioquicServer()
     initial, flight, _ = handshake.receive(hello)
     spent = time.process_time() - began
     answer = peer.receive(Level.INITIAL, initial, NOW) + peer.receive(Level.HANDSHAKE, flight, NOW)
@@ -175,7 +175,7 @@ def main() -> None:
     again = client_parameters(
         alpns=(b"h3",), groups=(Group.X25519,), cipher_suites=SUITES, compressions=(), session_ticket=state
     )
-    full, foreign, ticketed, resumed, rsa, x25519, ecdsa = interleaved(
+    full, aioquic_full, ticketed, resumed, rsa, x25519, ecdsa = interleaved(
         lambda: ours(SERVER)[0],
         theirs,
         lambda: ours(TICKETED)[0],
@@ -184,12 +184,12 @@ def main() -> None:
         key_exchange,
         signature,
     )
-    report("server CPU, full handshake, ECDSA P-256 and X25519", full, "us", "aioquic.tls", foreign)
-    report("server CPU, full handshake with a ticket", ticketed, "us", "aioquic.tls without", foreign)
+    report("server CPU, full handshake, ECDSA P-256 and X25519", full, "us", "aioquic.tls", aioquic_full)
+    report("server CPU, full handshake with a ticket", ticketed, "us", "aioquic.tls without", aioquic_full)
     name = "server CPU, resumed handshake with a ticket"
     report(name, resumed, "us", "full handshake with a ticket, ECDSA P-256", ticketed)
     report(name, resumed, "us", "full handshake with a ticket, RSA-2048", rsa)
-    report(name, resumed, "us", "aioquic.tls full", foreign)
+    report(name, resumed, "us", "aioquic.tls full", aioquic_full)
     # No engine can have a resumed handshake cost less of a full one than its primitives do.
     report("server CPU, X25519 key and exchange", x25519, "us", "the same and an ECDSA P-256 signature", x25519 + ecdsa)
     report("memory of a waiting handshake", waiting_bytes(wait), "bytes", "limit", 32 * 1024)

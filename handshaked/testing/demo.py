@@ -29,8 +29,8 @@ from handshaked.errors import Alert
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
+from handshaked.testing.http3 import WebClient
 from handshaked.testing.smb_server import free_port, pull_frames, push_frame
-from handshaked.testing.web import WebClient
 from handshaked.testing.web_servers import Site, installed, web_server
 
 USERS = {"ksmbd": 2001, "smbd": 2002, "apache": 2003, "nginx": 2004}
@@ -175,7 +175,7 @@ class Scene:
         else:
             for row in rows:
                 self._register(row, user)
-            module = "handshaked.testing." + ("web" if wanted else "smb_server")
+            module = "handshaked.testing." + ("http3" if wanted else "smb_server")
             names = [row.registration for row in rows]
             self._stack.enter_context(smb_server(self._daemon, self._demux, *names, user=user, module=module))
             what = "a web server of ours" if wanted else "an SMB echo server"

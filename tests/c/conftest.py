@@ -10,7 +10,7 @@ from handshaked.testing.daemon import RunningDaemon
 from tests.c.programs import LIBRARY, NAME, PROGRAMS, Run
 from tests.conftest import Issue
 from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
-from tests.quic_sockets import socket_daemon
+from tests.quic_socket_peers import socket_daemon
 
 
 @pytest.fixture(scope="session")

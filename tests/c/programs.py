@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from tests.patience import PATIENCE
-from tests.quic_sockets import Echoed, ask, in_thread
+from tests.quic_socket_peers import Echoed, ask, in_thread
 
 PROGRAMS = Path(__file__).parent
 LIBRARY = PROGRAMS.parents[1] / "netlink"
@@ -16,7 +16,7 @@ Run = Callable[..., str]
 
 def run_server(run: Run, program: str, *arguments: object, **asked: object) -> tuple[str, Echoed]:
     """Have the program serve stock aioquic; return its output and what the client saw."""
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         client = in_thread(lambda: asyncio.run(ask(port, **asked)))
         connection = endpoint.next_connection()

@@ -16,7 +16,7 @@ from handshaked.wire.family import push_done
 from handshaked.wire.netlink import push_ack, push_error
 from tests.c.programs import NAME, Run
 from tests.patience import PATIENCE
-from tests.quic_sockets import in_thread
+from tests.quic_socket_peers import in_thread
 
 pytestmark = pytest.mark.needs("cc", "make", "nm")
 

@@ -10,18 +10,18 @@ import pytest
 from handshaked.model import Role
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from tests.c.programs import NAME, PROGRAMS, Run, run_server
 from tests.conftest import Issue
 from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
-from tests.quic_sockets import in_thread, left_alone
+from tests.quic_socket_peers import in_thread, left_alone
 
 pytestmark = pytest.mark.needs("cc", "make", "nm")
 
 
 def test_client_without_server_name_or_psk_is_rejected(run: Run) -> None:
     """It could not authenticate its server."""
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         connection = left_alone(endpoint, Role.CLIENT)
         with connection.agent:
             descriptor = connection.agent.fileno()
@@ -47,7 +47,7 @@ def test_libquic_program_serves_with_registered_certificate(run: Run, authority:
 def test_libquic_programs_connect_with_psk(run: Run, tmp_path: Path) -> None:
     psk = tmp_path / "psk"
     psk.write_text(f"someone:{'5a' * 32}\n")
-    with KernelLikeEndpoint() as server, KernelLikeEndpoint() as client:
+    with FakeQuicEndpoint() as server, FakeQuicEndpoint() as client:
         port = server.listen()
         asking = in_thread(lambda: client.run(client.exchange(port, b"hello")))
         ours = client.next_connection()

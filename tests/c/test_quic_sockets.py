@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.errors import Alert
 from handshaked.model import Role
 from handshaked.testing.authority import Authority
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from tests.c.programs import NAME, Run, run_server
 from tests.conftest import Issue
 from tests.patience import PATIENCE
-from tests.quic_sockets import StockServer, in_thread, left_alone
+from tests.quic_socket_peers import StockServer, in_thread, left_alone
 
 pytestmark = pytest.mark.needs("cc", "make", "nm")
 
@@ -34,7 +34,7 @@ def test_rejection_has_alert_and_reason(run: Run) -> None:
 
 def run_client(run: Run, server: StockServer, *arguments: str, ticket: bytes = b"") -> tuple[str, bytes, bytes]:
     """Have the program connect; return its output, the echo, and the socket's session ticket."""
-    with KernelLikeEndpoint(session_ticket=ticket) as endpoint:
+    with FakeQuicEndpoint(session_ticket=ticket) as endpoint:
         asking = in_thread(lambda: endpoint.run(endpoint.exchange(server.port, b"hello")))
         connection = endpoint.next_connection()
         with connection.agent:
@@ -91,7 +91,7 @@ def test_named_registration_is_the_only_one_used(run: Run, authority: Authority)
 
 
 def test_timeout_option_limits_handshake(run: Run) -> None:
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         connection = left_alone(endpoint, Role.SERVER)
         with connection.agent:
             descriptor = connection.agent.fileno()

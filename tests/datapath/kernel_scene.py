@@ -17,7 +17,7 @@ from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KeyType, Outcome, Role
 from handshaked.testing.authority import Authority
-from handshaked.testing.quic_endpoint import Connection
+from handshaked.testing.fake_quic_endpoint import Connection
 from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
 from handshaked.upcall.kernel import KernelDoor, KernelLimits
 from tests.conftest import Issue

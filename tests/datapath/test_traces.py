@@ -22,11 +22,11 @@ from handshaked.model import CipherSuite, Outcome
 from handshaked.shim import HandshakeRefusedError, QuicSocketOptions, quic_client_handshake, quic_server_handshake
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import Connection, FakeQuicEndpoint
 from tests.conftest import Issue
-from tests.demux.link import Weather, link
+from tests.demux.lossy_link import Weather, link
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     ask,
     in_thread,
     socket_daemon,
@@ -64,8 +64,8 @@ class Shaken:
         weather: Weather | None = None,
     ) -> None:
         with (
-            KernelLikeEndpoint(config=server_config, session_ticket=sealing_key) as serving,
-            KernelLikeEndpoint(config=client_config, session_ticket=ticket, alpns=client_alpns) as asking,
+            FakeQuicEndpoint(config=server_config, session_ticket=sealing_key) as serving,
+            FakeQuicEndpoint(config=client_config, session_ticket=ticket, alpns=client_alpns) as asking,
         ):
             port = serving.listen()
             over: Future[None] = Future()
@@ -84,7 +84,7 @@ class Shaken:
 
 
 async def exchange(
-    asking: KernelLikeEndpoint, port: int, weather: Weather | None, over: Future[None]
+    asking: FakeQuicEndpoint, port: int, weather: Weather | None, over: Future[None]
 ) -> tuple[bytes, int | None]:
     if weather is None:
         return await asking.exchange(port, b"hello", until=over)
@@ -274,7 +274,7 @@ def unanswered(options: QuicSocketOptions, **endpoint: object) -> tuple[Outcome,
     """A client whose server is not there."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody,
-        KernelLikeEndpoint(**endpoint) as asking,  # type: ignore[arg-type] # by name
+        FakeQuicEndpoint(**endpoint) as asking,  # type: ignore[arg-type] # by name
     ):
         nobody.bind(("127.0.0.1", 0))
         in_thread(lambda: asking.run(asking.exchange(nobody.getsockname()[1], b"hello")))
@@ -297,7 +297,7 @@ def test_no_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
 
 
 def test_a_client_without_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         asking = in_thread(lambda: asyncio.run(ask(port, name=NAME, alpn=None)))
         connection = endpoint.next_connection()

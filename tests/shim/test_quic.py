@@ -26,10 +26,10 @@ from handshaked.shim import (
 )
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from tests.conftest import Issue
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     StockServer,
     ask,
     ask_with_gtlsclient,
@@ -49,7 +49,7 @@ def quic_daemon(issue: Issue, authority: Authority) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-def serve_one(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, **options: object) -> Outcome:
+def serve_one(daemon: RunningDaemon, endpoint: FakeQuicEndpoint, **options: object) -> Outcome:
     """The server's handshake on the next connection of `endpoint`, whose agent's end is closed in the end."""
     connection = endpoint.next_connection()
     with connection.agent:
@@ -61,7 +61,7 @@ def serve_one(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, **options: ob
 def served(daemon: RunningDaemon, client: Callable[[int], Seen], **options: object) -> tuple[Outcome, Seen]:
     """An endpoint serves `client`, which is called with its port."""
     endpoint_options = {key: options.pop(key) for key in ("config", "session_ticket", "alpns") if key in options}
-    with KernelLikeEndpoint(**endpoint_options) as endpoint:
+    with FakeQuicEndpoint(**endpoint_options) as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve_one(daemon, endpoint, **options))
         answer = client(port)
@@ -93,7 +93,7 @@ def test_a_client_whose_key_share_is_of_no_use_is_asked_again(
     quic_daemon.register(
         "retry", (issued.certificate, issued.key), alpns=["h3"], server_names=[name], groups=["secp521r1"]
     )
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         client = in_thread(lambda: ask_with_gtlsclient(port, name, tmp_path, "--exit-on-first-stream-close"))
         connection = endpoint.next_connection()
@@ -125,7 +125,7 @@ def test_a_client_that_goes_before_its_ticket_was_served_all_the_same(
     quic_daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its Finished was verified; a ticket that cannot be sent any more made the handshake fail."""
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         client = in_thread(lambda: asyncio.run(ask(port)))
         connection = endpoint.next_connection()
@@ -146,12 +146,12 @@ def test_a_client_that_goes_before_its_ticket_was_served_all_the_same(
 
 
 def test_a_refused_client_gets_the_alert_and_the_caller_its_errno(quic_daemon: RunningDaemon) -> None:
-    def serve(endpoint: KernelLikeEndpoint) -> HandshakeRefusedError:
+    def serve(endpoint: FakeQuicEndpoint) -> HandshakeRefusedError:
         with pytest.raises(HandshakeRefusedError) as raised:
             serve_one(quic_daemon, endpoint)
         return raised.value
 
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve(endpoint))
         seen = asyncio.run(ask(port, name="unknown.example.com"))
@@ -205,7 +205,7 @@ def test_a_server_that_requires_client_certificates_refuses_without(
     anchor = authority.certificate.public_bytes(Encoding.DER)
     brought = {"certificate": issued.certificate, "key": issued.key, "trust_anchors": (anchor,)}
 
-    with KernelLikeEndpoint(config=Config(certificate_request=2)) as endpoint:
+    with FakeQuicEndpoint(config=Config(certificate_request=2)) as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve_one(quic_daemon, endpoint, **brought))
         seen = asyncio.run(ask(port))
@@ -231,7 +231,7 @@ def client_of(
     **options: object,
 ) -> tuple[Outcome, tuple[bytes, int | None], bytes]:
     """A client on a socket: outcome, echo and error code, and what the socket then has as session ticket."""
-    with KernelLikeEndpoint(config=config, session_ticket=session_ticket) as endpoint:
+    with FakeQuicEndpoint(config=config, session_ticket=session_ticket) as endpoint:
         asking = in_thread(lambda: endpoint.run(endpoint.exchange(port, b"hello")))
         connection = endpoint.next_connection()
         with connection.agent:
@@ -283,7 +283,7 @@ def test_a_client_refuses_a_server_of_another_name(
 def test_both_ends_are_sockets_with_a_psk(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     psk = tmp_path / "psk"
     psk.write_text(f"# who: what\nsomeone:{'5a' * 32}\n")
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve_one(quic_daemon, endpoint, psk=psk))
         outcome, echo, _ = client_of(quic_daemon, port, psk=psk)
@@ -295,7 +295,7 @@ def test_both_ends_are_sockets_with_a_psk(quic_daemon: RunningDaemon, tmp_path: 
 def test_a_psk_that_the_server_does_not_know_is_refused(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     (tmp_path / "ours").write_text(f"someone:{'5a' * 32}\n")
     (tmp_path / "theirs").write_text(f"another:{'5a' * 32}\n")
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve_one(quic_daemon, endpoint, psk=tmp_path / "theirs"))
         outcome, echo, _ = client_of(quic_daemon, port, psk=tmp_path / "ours")
@@ -308,7 +308,7 @@ def test_a_psk_that_the_server_does_not_know_is_refused(quic_daemon: RunningDaem
 def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
     anchor = authority.certificate.public_bytes(Encoding.DER)
 
-    async def both(server: KernelLikeEndpoint, client: KernelLikeEndpoint, port: int) -> list[Outcome]:
+    async def both(server: FakeQuicEndpoint, client: FakeQuicEndpoint, port: int) -> list[Outcome]:
         asking = in_thread(lambda: client.run(client.exchange(port, b"hello")))
         ours = await asyncio.to_thread(client.next_connection)
         path = quic_daemon.handshake_socket
@@ -323,7 +323,7 @@ def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Is
         assert (await asyncio.wrap_future(asking))[0] == b"hello"
         return list(outcomes)
 
-    with KernelLikeEndpoint() as server, KernelLikeEndpoint() as client:
+    with FakeQuicEndpoint() as server, FakeQuicEndpoint() as client:
         outcomes = asyncio.run(both(server, client, server.listen()))
     assert [outcome.status for outcome in outcomes] == [0, 0]
 

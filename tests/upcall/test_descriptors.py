@@ -22,7 +22,7 @@ from handshaked.wire.messages import Acknowledged, Start
 from tests.conftest import Issue
 from tests.doors import Door, GoneError, client_start, eventually, served, server_start, shake_hands
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     descriptors_of,
     in_thread,
 )

@@ -25,7 +25,7 @@ from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.bus.running_bus import RunningBus
-from tests.costly import encrypted_key
+from tests.expensive_keys import encrypted_key
 from tests.patience import PATIENCE, soon
 
 pytestmark = pytest.mark.needs("root", "dbus-daemon")

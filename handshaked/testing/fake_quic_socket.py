@@ -52,7 +52,7 @@ class SocketError(Exception):
         self.status = status
 
 
-class KernelLikeSocket:
+class FakeQuicSocket:
     """What an agent's calls do. ``calls`` tells them in order; ``refused`` those that failed, with their errno.
 
     What is received of a message behind its first frame is told as ``...``.

@@ -1,4 +1,4 @@
-"""A link between clients and a server: it loses, repeats and reorders, and can give clients new addresses."""
+"""A link between clients and a server that loses, duplicates and reorders datagrams and can change addresses."""
 
 import asyncio
 import contextlib
@@ -13,21 +13,21 @@ _REORDER_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Weather:
-    """How likely a datagram is lost, repeated, or overtaken by later ones."""
+class Impairment:
+    """The probabilities that a datagram is lost, duplicated, or delayed beyond later ones."""
 
     loss: float = 0.0
-    repetition: float = 0.0
+    duplication: float = 0.0
     reordering: float = 0.0
 
 
-class Link:
-    """The clients' end is ``port`` of the loopback; each client comes to the server from an address of its own."""
+class LossyLink:
+    """Forward datagrams between clients of ``port`` on loopback and `server`, with one outgoing address per client."""
 
-    def __init__(self, server: tuple[str, int], weather: Weather, seed: int) -> None:
+    def __init__(self, server: tuple[str, int], impairment: Impairment, seed: int) -> None:
         self.lost = 0
         self._server = server
-        self._weather = weather
+        self._weather = impairment
         self._random = random.Random(seed)
         self._loop = asyncio.get_running_loop()
         self._clients: dict[Any, socket.socket] = {}
@@ -36,13 +36,13 @@ class Link:
         self.port: int = self._front.getsockname()[1]
 
     def rebind(self) -> None:
-        """Give all clients new addresses, as a NAT does that has forgotten them."""
+        """Give all clients new addresses, as a NAT does after losing its mappings."""
         for client in list(self._clients):
             self._forget(self._clients.pop(client))
             self._outside(client)
 
     def close(self) -> None:
-        """End."""
+        """Close all sockets."""
         for sock in (*self._clients.values(), self._front):
             self._forget(sock)
 
@@ -59,12 +59,12 @@ class Link:
         self._pass(self._front, sock.recv(65536), client)
 
     def _pass(self, sock: socket.socket, datagram: bytes, to: Any) -> None:
-        weather, chance = self._weather, self._random.random
-        if chance() < weather.loss:
+        impairment, chance = self._weather, self._random.random
+        if chance() < impairment.loss:
             self.lost += 1
             return
-        for _ in range(2 if chance() < weather.repetition else 1):
-            if chance() < weather.reordering:
+        for _ in range(2 if chance() < impairment.duplication else 1):
+            if chance() < impairment.reordering:
                 self._loop.call_later(_REORDER_SECONDS * chance(), _send, sock, datagram, to)
             else:
                 _send(sock, datagram, to)
@@ -75,7 +75,7 @@ class Link:
 
 
 def _send(sock: socket.socket, datagram: bytes, to: Any) -> None:
-    with contextlib.suppress(OSError):  # full, or closed by now: lost, as on any link
+    with contextlib.suppress(OSError):  # buffer full or socket closed: the datagram is lost
         sock.sendto(datagram, to)
 
 
@@ -86,9 +86,9 @@ def _loopback_socket() -> socket.socket:
 
 
 @asynccontextmanager
-async def link(port: int, weather: Weather = Weather(), seed: int = 1) -> AsyncIterator[Link]:
-    """A link to the loopback's `port`."""
-    made = Link(("127.0.0.1", port), weather, seed)
+async def link(port: int, impairment: Impairment = Impairment(), seed: int = 1) -> AsyncIterator[LossyLink]:
+    """Yield a link to `port` on loopback."""
+    made = LossyLink(("127.0.0.1", port), impairment, seed)
     try:
         yield made
     finally:

@@ -22,7 +22,7 @@ from aioquic.tls import SessionTicket
 from handshaked.model import Role
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import Connection, FakeQuicEndpoint
 from tests.patience import PATIENCE, join, soon
 from tests.run_name import public_temporary_directory
 
@@ -217,7 +217,7 @@ def ask_with_gtlsclient(port: int, name: str, directory: Path, *options: str) ->
     return run.stdout + run.stderr
 
 
-def left_alone(endpoint: KernelLikeEndpoint, role: Role, name: str = "quic.example.com") -> Connection:
+def left_alone(endpoint: FakeQuicEndpoint, role: Role, name: str = "quic.example.com") -> Connection:
     """A connection of `endpoint` whose peer is not there (any more): a server's client has sent its ClientHello."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))

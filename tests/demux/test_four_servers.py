@@ -18,7 +18,7 @@ from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demo import ask
 from handshaked.testing.demux import RunningDemux, smb_server
-from tests.demux import foreign
+from tests.demux import debian_programs
 from tests.demux.clients import Target, refusal, served
 from tests.demux.conftest import DEMUX_USER
 from tests.run_name import public_temporary_directory
@@ -42,7 +42,7 @@ REFUSALS = {
 class Scene:
     """What is there."""
 
-    debian: foreign.Debian
+    debian: debian_programs.Debian
     demux: RunningDemux
     target: Target
     certificates: dict[str, Issued]
@@ -51,7 +51,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(authority: Authority) -> Iterator[Scene]:
     """Six registrations, four servers under four users, and a demultiplexer under a fifth."""
-    debian = foreign.prepare()
+    debian = debian_programs.prepare()
     certificates = {name: authority.issue(name, file_name=f"scene-{name}") for name in NAMES}
     with ExitStack() as stack:
         directory = stack.enter_context(public_temporary_directory())  # the servers run as other users
@@ -62,9 +62,11 @@ def scene(authority: Authority) -> Iterator[Scene]:
         _register(daemon, certificates, ports)
         stack.enter_context(smb_server(daemon, demux, "ksmbd", user=KSMBD))
         stack.enter_context(smb_server(daemon, demux, "smbd", "smbd-quic", user=SMBD))
-        stack.enter_context(foreign.nginx(debian, NGINX, ports["nginx"], _pick(certificates, "nginx.example.com")))
+        stack.enter_context(
+            debian_programs.nginx(debian, NGINX, ports["nginx"], _pick(certificates, "nginx.example.com"))
+        )
         sites = _pick(certificates, "apache.example.com", "quic.example.com")
-        stack.enter_context(foreign.caddy(debian, APACHE, ports["apache"], sites))
+        stack.enter_context(debian_programs.caddy(debian, APACHE, ports["apache"], sites))
         yield Scene(debian, demux, Target(demux.port, authority.root), certificates)
 
 
@@ -129,11 +131,11 @@ def _answered(scene: Scene, alert: Alert) -> float:
 
 def test_curl_with_openssl(scene: Scene) -> None:
     for server_name, body in WEB.items():
-        visit = foreign.curl(scene.debian, server_name, scene.target.port, scene.target.root)
+        visit = debian_programs.curl(scene.debian, server_name, scene.target.port, scene.target.root)
         assert visit.body.strip() == body, visit.error
     for server_name, alert in REFUSALS.items():
         before = _answered(scene, alert)
-        visit = foreign.curl(scene.debian, server_name, scene.target.port, scene.target.root)
+        visit = debian_programs.curl(scene.debian, server_name, scene.target.port, scene.target.root)
         assert "QUIC connection has been shut down" in visit.error  # it does not say why, but it does not wait
         assert _answered(scene, alert) > before
 
@@ -166,10 +168,10 @@ def test_curl_cffi_with_the_client_hellos_of_browsers(
 def test_chromium(scene: Scene) -> None:
     for server_name, body in WEB.items():
         own = scene.certificates[server_name].leaf
-        visit = foreign.chromium(scene.debian, server_name, scene.target.port, own)
+        visit = debian_programs.chromium(scene.debian, server_name, scene.target.port, own)
         assert body in visit.body, visit.error
     for server_name, alert in REFUSALS.items():
-        visit = foreign.chromium(scene.debian, server_name, scene.target.port, own)
+        visit = debian_programs.chromium(scene.debian, server_name, scene.target.port, own)
         assert alert.label in visit.error.split()
 
 

@@ -28,7 +28,7 @@ from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import Level, Outcome
 from handshaked.shim import HandshakeClient, OnMessage
 from handshaked.shim.aioquic import connect, serve
-from handshaked.testing.quic_socket import KernelLikeSocket, SocketError
+from handshaked.testing.fake_quic_socket import FakeQuicSocket, SocketError
 from handshaked.wire.messages import Done, Start
 
 PATIENCE = 20.0
@@ -41,7 +41,7 @@ class Connection:
     """A connection: the agent's end of its socket, and what has become of it."""
 
     agent: socket.socket
-    socket: KernelLikeSocket
+    socket: FakeQuicSocket
 
 
 class _Handshake:
@@ -59,7 +59,7 @@ class _Handshake:
         self._end, agent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._end.setblocking(False)
         self._loop.add_reader(self._end, self._serve)
-        kernel_like = KernelLikeSocket(
+        fake_socket = FakeQuicSocket(
             start.role,
             self,
             alpns=b",".join(start.alpns),
@@ -67,7 +67,7 @@ class _Handshake:
             config=config,
             own_parameters=start.transport_parameters,
         )
-        self.connection = Connection(agent, kernel_like)
+        self.connection = Connection(agent, fake_socket)
 
     # What the adapter calls.
 
@@ -139,17 +139,17 @@ class _Handshake:
             self._reply(push_message(Kind.REPLY, error.status))
 
     def _carry_out(self, packet: bytes) -> bytes:
-        kernel_like = self.connection.socket
+        fake_socket = self.connection.socket
         kind, number, body = pull_message(packet)
         if kind == Kind.GET:
-            return kernel_like.get(number)
+            return fake_socket.get(number)
         if kind == Kind.SET:
-            kernel_like.set(number, body)
+            fake_socket.set(number, body)
         elif kind == Kind.SEND:
             level, message, more = pull_send(body)
-            kernel_like.send(level, message, more=more)
+            fake_socket.send(level, message, more=more)
         elif kind == Kind.RECEIVE:
-            return kernel_like.receive()
+            return fake_socket.receive()
         else:
             raise SocketError(Status.INVALID)
         return b""
@@ -201,7 +201,7 @@ class _Echo(QuicConnectionProtocol):
                 self.echo.set_result(b"")
 
 
-class KernelLikeEndpoint:
+class FakeQuicEndpoint:
     """Makes QUIC sockets; ``connections`` is a queue of those whose handshake is due. A context manager.
 
     `alpns` is what the application has set as option ALPN, `session_ticket` and `config` what it has set else.
