@@ -64,12 +64,12 @@ def reference() -> str:
 
 def _parser(name: str) -> RecordingParser:
     # Only here: handshakectl starts faster without the daemons.
-    from handshaked import daemon
+    from handshaked.configuration import daemon_options
     from handshaked.demux import main
 
     made = {
         "handshakectl": command_line,
-        "handshaked": daemon.command_line,
+        "handshaked": daemon_options.command_line,
         "handshaked-demux": main.command_line,
     }
     return made[name.rpartition(".")[0]]()

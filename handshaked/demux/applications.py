@@ -6,7 +6,6 @@ registration, each time one is handed over. Nothing is queued for an application
 
 import array
 import logging
-import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -44,7 +43,6 @@ from handshaked.wire.netlink import push_error
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
 _MAX_REGISTRATIONS = 64
 _BUFFER = 1024 * 1024  # connections that an application has not taken yet; the system may allow less
 
@@ -272,14 +270,3 @@ class Applications:
             self._by_registration[name].remove(application)
             if not self._by_registration[name]:
                 del self._by_registration[name]
-
-
-def open_listener(path: os.PathLike[str]) -> socket.socket:
-    """A listening socket at `path` that everyone may connect to: who may do what is decided by who they are."""
-    if os.path.lexists(path):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(os.fspath(path))
-    os.chmod(path, 0o666)  # noqa: S103 - see above
-    listener.listen(_BACKLOG)
-    return listener

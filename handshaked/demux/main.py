@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import fcntl
 import logging
 import os
 import resource
@@ -11,7 +10,6 @@ import sys
 from pathlib import Path
 
 from handshaked import __version__
-from handshaked.demux.applications import open_listener
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatcher import Bounds
 from handshaked.demux.forwarder import ForwarderBounds
@@ -19,6 +17,7 @@ from handshaked.demux.shared_port import open_shared, take_shared
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
+from handshaked.system.listening import lock_file, open_listener
 from handshaked.system.process import LEVELS, forbid_core_dumps, start_logging
 from handshaked.system.systemd import inherited_sockets
 from handshaked.wire.addresses import Address, parse_address, show_address
@@ -139,14 +138,8 @@ def _open(address: Address) -> socket.socket:
 
 
 def _lock(path: Path) -> int:
-    """Make sure that this is the only one at `path`."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RefusedError(f"another handshaked-demux runs at {path}") from None
-    return lock
+    """Make sure that no other demultiplexer uses the socket at `path`; return the descriptor of the lock."""
+    return lock_file(path.with_suffix(".lock"), f"another handshaked-demux is running at {path}")
 
 
 def _raise_descriptor_limit() -> int:

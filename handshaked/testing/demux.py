@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from handshaked.demux.applications import open_listener
 from handshaked.demux.shared_port import open_shared
+from handshaked.system.listening import open_listener
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from handshaked.callers.log_limit import LogLimit
-from handshaked.demux.applications import AcceptBounds, ApplicationEvents, Applications, open_listener
+from handshaked.demux.applications import AcceptBounds, ApplicationEvents, Applications
 from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.errors import Status
+from handshaked.system.listening import open_listener
 from handshaked.testing.authority import Authority
 from handshaked.wire.demux import (
     MAX_PACKET,

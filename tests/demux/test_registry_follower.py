@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.demux.applications import open_listener
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.registry_follower import RegistryFollower
 from handshaked.demux.shared_port import open_shared
+from handshaked.system.listening import open_listener
 from tests.patience import PATIENCE
 
 
