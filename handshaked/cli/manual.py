@@ -64,7 +64,7 @@ def reference() -> str:
 
 def _parser(name: str) -> RecordingParser:
     # Only here: handshakectl starts faster without the daemons.
-    from handshaked.configuration.handshaked_toml import daemon_options
+    from handshaked.configuration import daemon_options
     from handshaked.demux import main
 
     made = {
