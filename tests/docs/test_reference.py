@@ -74,3 +74,11 @@ def test_every_file_that_is_installed_is_named() -> None:
     for path in (CHECKOUT / "systemd").iterdir():
         if path.suffix not in (".service", ".socket") or path.name.startswith("org."):
             assert path.name in reference or f"{path.name.split('.')[0]}.d/handshaked.conf" in reference
+
+
+def test_every_metric_is_named() -> None:
+    reference = (CHECKOUT / "docs/reference/metrics.md").read_text()
+    source = (CHECKOUT / "handshaked/reporting/metrics.py").read_text()
+    metrics = set(re.findall(r'"(handshaked_\w+)"', source))
+    assert len(metrics) > 5
+    assert not {name for name in metrics if f"`{name}`" not in reference and f"`{name}_total`" not in reference}
