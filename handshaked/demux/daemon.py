@@ -29,7 +29,7 @@ from handshaked.registry.snapshot import Snapshot
 from handshaked.system.systemd import notify
 from handshaked.wire import demux as wire
 from handshaked.wire.addresses import Address, parse_address, show_address, source_of
-from handshaked.wire.family import printable
+from handshaked.wire.fields import printable
 
 log = logging.getLogger(__name__)
 

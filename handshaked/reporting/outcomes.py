@@ -15,7 +15,7 @@ from handshaked.errors import status_text
 from handshaked.model import Outcome, Request
 from handshaked.registry.names import SELF_TEST_REGISTRATION, SELF_TEST_SERVER_NAME, show_alpn
 from handshaked.reporting.counts import Tally
-from handshaked.wire.family import printable
+from handshaked.wire.fields import printable
 
 log = logging.getLogger("handshaked.handshake")
 

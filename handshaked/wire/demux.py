@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handshaked.errors import Status, WireError
-from handshaked.wire.family import printable
+from handshaked.wire.fields import printable
 from handshaked.wire.messages import Malformed, Refused
 from handshaked.wire.netlink import (
     NLM_F_REQUEST,

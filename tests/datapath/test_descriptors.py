@@ -20,7 +20,8 @@ from handshaked.model import Level, Role
 from handshaked.registry.files import MAX_FILE
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
-from handshaked.wire.family import push_crypto, push_lookup, push_start
+from handshaked.wire.family import push_crypto, push_start
+from handshaked.wire.lookup import push_lookup
 from handshaked.wire.messages import CryptoData, Lookup, Start
 from tests.conftest import Issue
 from tests.doors import Door, eventually

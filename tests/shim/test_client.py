@@ -14,7 +14,8 @@ from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import Level, Outcome
 from handshaked.shim import BlockingClient, HandshakeClient, Message, PendingHandshake
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.wire.family import push_done, push_lookup_answer
+from handshaked.wire.family import push_done
+from handshaked.wire.lookup import push_lookup_answer
 from handshaked.wire.messages import Done, Lookup, LookupAnswer
 from handshaked.wire.netlink import push_ack
 from tests.conftest import Issue

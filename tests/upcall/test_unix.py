@@ -21,7 +21,8 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.tls.parameters import ServerParameters, Tickets
 from handshaked.tls.tickets import RotatingTicketKeys
-from handshaked.wire.family import push_cancel, push_crypto, push_lookup, push_start, push_transport_parameters
+from handshaked.wire.family import push_cancel, push_crypto, push_start, push_transport_parameters
+from handshaked.wire.lookup import push_lookup
 from handshaked.wire.messages import FAMILY, MAX_PACKET, Acknowledged, Command, Done, Lookup, Start, StartAttribute
 from handshaked.wire.netlink import push_error, push_message, push_u32
 from tests.conftest import Issue

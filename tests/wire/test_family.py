@@ -15,20 +15,19 @@ from handshaked.events import CryptoData
 from handshaked.model import Level, Outcome, Role
 from handshaked.wire.family import (
     join_packets,
-    printable,
     pull_from_daemon,
     pull_from_endpoint,
     push_cancel,
     push_crypto,
     push_done,
-    push_lookup,
-    push_lookup_answer,
     push_peer_transport_parameters,
     push_secret,
     push_session_ticket,
     push_start,
     push_transport_parameters,
 )
+from handshaked.wire.fields import printable
+from handshaked.wire.lookup import push_lookup, push_lookup_answer
 from handshaked.wire.messages import (
     FAMILY,
     MAX_CRYPTO,
@@ -259,7 +258,7 @@ MALFORMED = [
         "version",
         start(SERVER)[:17] + b"\2" + start(SERVER)[18:],
         None,
-        "version 2 of the family is not known",
+        "unknown version 2 of the family",
         Status.UNSUPPORTED,
     ),
     ("error", push_error(1, WireError("no")), None, "nlmsg_type is 2", Status.UNSUPPORTED),

@@ -15,12 +15,11 @@ from handshaked.wire.family import (
     push_cancel,
     push_crypto,
     push_done,
-    push_lookup,
-    push_lookup_answer,
     push_peer_transport_parameters,
     push_secret,
     push_start,
 )
+from handshaked.wire.lookup import push_lookup, push_lookup_answer
 from handshaked.wire.messages import FAMILY, Cancel, Command, Lookup, Start
 from handshaked.wire.netlink import NLM_F_ACK, NLM_F_REQUEST, Kind
 from tests.wire import messages
