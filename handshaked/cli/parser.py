@@ -14,7 +14,8 @@ from handshaked.system.command_line import RecordingParser
 Command = Callable[..., RecordingParser]
 
 SHELLS = ("bash", "zsh", "fish")
-PAGES = ("handshakectl.1", "handshaked.8", "handshaked-demux.8")
+PROGRAM_PAGES = ("handshakectl.1", "handshaked.8", "handshaked-demux.8")
+PAGES = (*PROGRAM_PAGES, "handshaked.toml.5")
 """The manual pages, by file name."""
 
 
