@@ -17,10 +17,10 @@ DESCRIPTION = {
     ),
     "handshaked.8": (
         "handshaked performs TLS 1.3 handshakes for others. QUIC endpoints in userspace pass it the CRYPTO data of"
-        " their peers over a Unix socket; the kernel's TLS consumers (NFS, NVMe/TCP, QUIC sockets) pass it their sockets"
-        " by upcall over generic netlink. It runs each handshake with the certificate registered for the client's server"
-        " name and ALPN, and returns the traffic secrets, so that the connection continues where it was. Private keys"
-        " never leave the daemon.",
+        " their peers over a Unix socket; the kernel's TLS consumers (NFS, NVMe/TCP, QUIC sockets) pass it their"
+        " sockets by upcall over generic netlink. It runs each handshake with the certificate registered for the"
+        " client's server name and ALPN, and returns the traffic secrets, so that the connection continues where it"
+        " was. Private keys never leave the daemon.",
         "It runs worker processes that share the listening sockets, and replaces those that die. Registrations are"
         " made with handshakectl(1), in files (registrations.d(5)) or over D-Bus.",
     ),
