@@ -216,10 +216,10 @@ def _pull(frame: Frame, pullers: dict[int, "_Puller"]) -> Any:
     if frame.family != FAMILY:
         raise WireError(f"nlmsg_type is {frame.family}, expected {FAMILY}", status=Status.UNSUPPORTED)
     if frame.version != VERSION:
-        raise WireError(f"unknown version {frame.version} of the family", status=Status.UNSUPPORTED)
+        raise WireError(f"unsupported version {frame.version} of the family", status=Status.UNSUPPORTED)
     puller = pullers.get(frame.command)
     if puller is None:
-        raise WireError(f"unknown command {frame.command}", status=Status.UNSUPPORTED)
+        raise WireError(f"unsupported command {frame.command}", status=Status.UNSUPPORTED)
     pull, policies = puller
     return pull(pull_attributes(frame, policies))
 
