@@ -14,12 +14,11 @@ from handshaked.handshakes.caller_credentials import NOTHING, Brought, Files
 from handshaked.handshakes.kernel_tcp import KernelHandshakes, KernelRun
 from handshaked.handshakes.resources import client_verifier
 from handshaked.handshakes.service import HandshakeService
-from handshaked.model import AuthMode, ClientAuth, Outcome, Request, Role
+from handshaked.model import DEFAULT_CIPHER_SUITES, AuthMode, ClientAuth, Outcome, Request, Role
 from handshaked.registry.snapshot import Selection
 from handshaked.session.given import GivenClientSession, GivenServerSession, choose_alpn
 from handshaked.session.registered import Resources, Session, client_host, open_session
 from handshaked.tls.parameters import (
-    DEFAULT_CIPHER_SUITES,
     ClientHello,
     ClientParameters,
     Credential,

@@ -6,17 +6,12 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-from handshaked.model import CipherSuite, ClientAuth, Group, KeyType
+from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, KeyType
 from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import AVAILABLE
 from handshaked.tls.psk import ExternalPsk, PskSource
 from handshaked.tls.tickets import TicketKeys
 
-DEFAULT_CIPHER_SUITES = (
-    CipherSuite.AES_128_GCM_SHA256,
-    CipherSuite.AES_256_GCM_SHA384,
-    CipherSuite.CHACHA20_POLY1305_SHA256,
-)
 DEFAULT_GROUPS = (
     Group.X25519MLKEM768,
     Group.X25519,
