@@ -210,7 +210,7 @@ def served(
             await until(over)
             door.close()
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
     set_in_time(ready)
     loop, over, service = made[0]

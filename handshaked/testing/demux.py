@@ -16,6 +16,7 @@ from typing import Self
 from handshaked.demux.shared_port import open_shared
 from handshaked.system.listening import open_listener
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
@@ -154,7 +155,7 @@ def smb_server(
     command += [f"--daemon={daemon.handshake_socket}", f"--demux={demux.socket}", *registrations]
     if user is not None and os.geteuid() == 0:
         command.append(f"--user={user}")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:  # noqa: S603 - our own program
         try:
             if process.stdout is None or process.stdout.readline() != "ready\n":
                 raise RuntimeError("the server did not start")
@@ -167,7 +168,7 @@ def smb_server(
 def smb_server_at_a_port(daemon: RunningDaemon) -> Iterator[int]:
     """A server of the same kind at a UDP port of its own, which it yields."""
     command = [sys.executable, "-m", "handshaked.testing.smb_server", f"--daemon={daemon.handshake_socket}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:  # noqa: S603 - our own program
         try:
             if process.stdout is None:
                 raise RuntimeError("no output to read the port from")

@@ -20,6 +20,7 @@ from cryptography.hazmat.backends import openssl  # noqa: F401 - what aioquic im
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import outcome_of, serve
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 
 
 class EchoProtocol(QuicConnectionProtocol):
@@ -60,7 +61,7 @@ def echo_server(daemon: RunningDaemon, user: int | None = None, groups: tuple[in
     command = [sys.executable, "-m", "handshaked.testing.echo_server", f"--socket={daemon.handshake_socket}"]
     if user is not None and os.geteuid() == 0:
         command += [f"--user={user}", *(f"--group={group}" for group in groups)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:  # noqa: S603 - our own program
         try:
             if process.stdout is None:
                 raise RuntimeError("no output to read the port from")

@@ -28,7 +28,7 @@ def test_a_caller_has_so_many_threads_and_no_work_is_lost() -> None:
         ended = []
         for _ in range(7):
             go_on.release()
-            ended.append(await ends.get())
+            ended.append(await soon(ends.get()))
         assert sorted(ended) == list(range(7))
 
     asyncio.run(scenario())

@@ -9,6 +9,7 @@ from pathlib import Path
 from handshaked.model import Role
 from handshaked.shim import BlockingClient
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 from handshaked.wire.messages import Start
 
 PROGRAM = Path(sys.executable).with_name("handshakectl")
@@ -28,8 +29,14 @@ def run_on_terminal(daemon: RunningDaemon, *words: str, **environment: str) -> s
     """What a command prints on a terminal."""
     ours, theirs = pty.openpty()
     command = [str(PROGRAM), words[0], f"--socket={daemon.control_socket}", *words[1:]]
-    with subprocess.Popen(
-        command, stdout=theirs, stderr=theirs, stdin=theirs, env={**os.environ, "TERM": "xterm-256color", **environment}
+    with ending(
+        subprocess.Popen(
+            command,
+            stdout=theirs,
+            stderr=theirs,
+            stdin=theirs,
+            env={**os.environ, "TERM": "xterm-256color", **environment},
+        )
     ) as process:
         os.close(theirs)
         said = b""

@@ -14,6 +14,7 @@ import pytest
 from handshaked.cli.watching import chart, kernel_state
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 from tests.cli.commands import NAME, PROGRAM, fail, run
 
 
@@ -40,7 +41,7 @@ def test_an_interval_of_zero_is_refused(daemon: RunningDaemon) -> None:
 
 def test_monitor_prints_handshakes_as_they_end(daemon: RunningDaemon) -> None:
     command = [str(PROGRAM), "monitor", f"--socket={daemon.control_socket}", "--failed", "--count=2", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as monitor:
         while monitor.poll() is None:
             fail(daemon, 2)
         assert monitor.stdout is not None
@@ -77,7 +78,7 @@ def test_top_updates_on_a_terminal(daemon: RunningDaemon) -> None:
         "--interval=0.1",
     ]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as process:
+    with ending(subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment)) as process:
         os.close(theirs)
         said = b""
         while b"handshakes/s" not in said or b"p99" not in said:

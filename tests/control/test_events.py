@@ -73,7 +73,7 @@ def test_subscribers_are_told(daemon: RunningDaemon, tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
     with ControlClient(daemon.control_socket) as client, BlockingClient(daemon.handshake_socket) as door:
         batches = client.subscribe({"outcome": "failed"})
-        reading = threading.Thread(target=lambda: told.append(next(batches)))
+        reading = threading.Thread(target=lambda: told.append(next(batches)), daemon=True)
         reading.start()
         while reading.is_alive():  # from some moment on the subscription stands
             door.start(Start(role=Role.CLIENT))

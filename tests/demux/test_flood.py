@@ -30,7 +30,7 @@ class Flood:
         self._datagrams += [b"\x40" + os.urandom(100), os.urandom(1200), initial(crypto(0, client_hello("no.example")))]
         self._port = port
         self._bursts = 0
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Flood":
         self._thread.start()

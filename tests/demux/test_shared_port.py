@@ -221,7 +221,7 @@ def test_under_load_every_datagram_reaches_the_shared_socket_or_its_own_flow(sha
             sock.sendto(b"x", address)
             sent[sock.getsockname()] += 1
 
-    threads = [threading.Thread(target=send, args=(sock,)) for sock in senders]
+    threads = [threading.Thread(target=send, args=(sock,), daemon=True) for sock in senders]
     for thread in threads:
         thread.start()
     strays = opened = 0

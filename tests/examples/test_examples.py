@@ -15,6 +15,7 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux
 from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
+from handshaked.testing.processes import ending
 from tests.conftest import Issue
 from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
 from tests.quic_socket_peers import StockServer, ask, free_udp_port, in_thread, socket_daemon
@@ -65,8 +66,8 @@ def finished(name: str, daemon: RunningDaemon, *arguments: object, stdin: int = 
 @contextmanager
 def running(name: str, *arguments: object, env: Mapping[str, str]) -> Iterator[None]:
     """Run an example server until it has served; it must end cleanly on SIGTERM."""
-    with subprocess.Popen(
-        command(name, *arguments), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    with ending(
+        subprocess.Popen(command(name, *arguments), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ) as process:
         assert process.stdout is not None
         try:

@@ -16,6 +16,7 @@ from handshaked.registry.registration import Access, Registration
 from handshaked.registry.schema import SCHEMA_VERSION
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.testing.processes import ending
 from tests.conftest import Issue
 
 NAME = "a.example.com"
@@ -263,7 +264,7 @@ def kill_a_writer(path: Path, issue: Issue, first: int, chance: random.Random) -
     """Kill a writer in the middle of its work; the last state that it said was written."""
     issued = issue(NAME)
     command = [sys.executable, "-c", _WRITER, str(path), str(issued.certificate), str(issued.key), str(first)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as writer:
         assert writer.stdout is not None
         lines = [writer.stdout.readline() for _ in range(chance.randrange(1, 4))]
         try:

@@ -26,8 +26,10 @@ from handshaked.shim.aioquic import connect, outcome_of, serve
 from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 from tests.conftest import Issue
 from tests.doors import eventually
+from tests.patience import soon
 from tests.shim.peers import Caller, refusal, registration, serving, visiting
 
 NAME = "quic.example.com"
@@ -167,7 +169,7 @@ def test_datagram_frames_come_back(sides: Sides, authority: Authority) -> None:
         ):
             caller._quic.send_datagram_frame(b"frame")  # noqa: SLF001 - aioquic's asyncio layer has no way for it
             caller.transmit()
-            assert await caller.frames.get() == b"frame"
+            assert await soon(caller.frames.get()) == b"frame"
 
     run(work())
 
@@ -590,12 +592,14 @@ asyncio.run(work())
 
 
 def test_ctrl_c_during_a_handshake_ends_the_program_cleanly(path: Path) -> None:
-    with subprocess.Popen(
-        # Tests that a shell runs in the background would hand down that SIGINT is ignored.
-        ["env", "--default-signal=INT", sys.executable, "-W", "error", "-c", _WAITING, str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    with ending(
+        subprocess.Popen(
+            # Tests that a shell runs in the background would hand down that SIGINT is ignored.
+            ["env", "--default-signal=INT", sys.executable, "-W", "error", "-c", _WAITING, str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     ) as program:
         assert program.stdout is not None
         assert program.stderr is not None

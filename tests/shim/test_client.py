@@ -167,7 +167,7 @@ class Side:
     async def until_done(self, peer: "Side | None" = None) -> Outcome:
         """Pass CRYPTO data on to `peer` until the end."""
         while True:
-            message = await self.messages.get()
+            message = await soon(self.messages.get())
             if isinstance(message, Done):
                 return message.outcome
             if isinstance(message, CryptoData) and peer is not None and peer.handshake is not None:
@@ -210,7 +210,7 @@ def test_idle_is_told_when_everything_is_answered(path: Path) -> None:
         await soon(theirs.idle.wait())
         assert theirs.messages.get_nowait() == PeerTransportParameters(PARAMETERS, b"h3")
         theirs.handshake.proceed(PARAMETERS)
-        kinds = [type(await theirs.messages.get()) for _ in range(5)]
+        kinds = [type(await soon(theirs.messages.get())) for _ in range(5)]
         assert kinds == [CryptoData, TrafficSecret, TrafficSecret, CryptoData, TrafficSecret]
         client.close()
 
