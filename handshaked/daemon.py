@@ -178,7 +178,7 @@ class Daemon:
         workers = await self._supervisor.status()
         hub = self._manager.hub
         return Figures(
-            counts=hub.tally,
+            counts=hub.counts,
             unreported=hub.left_out,
             registrations=sum(not one.internal for one in self._manager.snapshot.registrations),
             problems=len(self._manager.renewal.problems),

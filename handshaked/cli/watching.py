@@ -15,7 +15,7 @@ from rich.text import Text
 from handshaked.cli.output import Result, ask, console, days_left, duration, expires, print_fields, print_json, urgency
 from handshaked.configuration.handshaked_toml import OWN_NAMESPACE
 from handshaked.control.client import ControlClient
-from handshaked.reporting.counts import BUCKETS, Latency, Tally
+from handshaked.reporting.counts import BUCKETS, HandshakeCounts, Latency
 from handshaked.workers.watchdog import NOT_YET
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -65,16 +65,16 @@ def monitor(arguments: argparse.Namespace) -> int:
 def top(arguments: argparse.Namespace) -> int:
     """Run ``top``: show rates, latencies and failures at intervals until interrupted, or the totals once."""
     if arguments.once or not console.is_terminal:
-        tally = Tally()
-        tally.merge(ask(arguments, "statistics", {}))
-        _print_once(tally, json_wanted=arguments.json)
+        counts = HandshakeCounts()
+        counts.merge(ask(arguments, "statistics", {}))
+        _print_once(counts, json_wanted=arguments.json)
         return 0
     rates: deque[int] = deque([0], maxlen=_HISTORY)
-    before = _tally(arguments)
+    before = _statistics(arguments)
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(arguments.interval)
-            now = _tally(arguments)
+            now = _statistics(arguments)
             new = _difference(now, before)
             before = now
             rates.append(sum(new.handshakes.values()))
@@ -161,14 +161,14 @@ def _print_record(event: Result) -> None:
     console.print(line)
 
 
-def _tally(arguments: argparse.Namespace) -> Tally:
-    tally = Tally()
-    tally.merge(ask(arguments, "statistics", {}))
-    return tally
+def _statistics(arguments: argparse.Namespace) -> HandshakeCounts:
+    counts = HandshakeCounts()
+    counts.merge(ask(arguments, "statistics", {}))
+    return counts
 
 
-def _difference(now: Tally, before: Tally) -> Tally:
-    new = Tally()
+def _difference(now: HandshakeCounts, before: HandshakeCounts) -> HandshakeCounts:
+    new = HandshakeCounts()
     new.handshakes = Counter({key: n - before.handshakes[key] for key, n in now.handshakes.items()})
     for kind, latency in now.latencies.items():
         old = before.latencies.get(kind, Latency([0] * (len(BUCKETS) + 1)))
@@ -177,31 +177,31 @@ def _difference(now: Tally, before: Tally) -> Tally:
     return new
 
 
-def _screen(tally: Tally, rates: deque[int], interval: float) -> RenderableType:
-    total = _all(tally)
+def _screen(counts: HandshakeCounts, rates: deque[int], interval: float) -> RenderableType:
+    total = _all(counts)
     rate = rates[-1] / interval
-    head = Text(f"{rate:.0f} handshakes/s  {tally.failed / interval:.0f} failed/s  ", style="bold")
+    head = Text(f"{rate:.0f} handshakes/s  {counts.failed / interval:.0f} failed/s  ", style="bold")
     head.append("  ".join(f"p{p} {total.quantile(p / 100) * 1000:.1f} ms" for p in (50, 90, 99)), style="default")
-    return Group(head, Text(chart(rates), style="green"), *_tables(tally))
+    return Group(head, Text(chart(rates), style="green"), *_tables(counts))
 
 
-def _tables(tally: Tally) -> list[Table]:
-    reasons, registrations, failing = _breakdown(tally)
+def _tables(counts: HandshakeCounts) -> list[Table]:
+    reasons, registrations, failing = _breakdown(counts)
     tables = []
-    for title, counts in (("failure", reasons), ("registration", registrations), ("failing registration", failing)):
+    for title, rows in (("failure", reasons), ("registration", registrations), ("failing registration", failing)):
         table = Table(title, "count", box=None, pad_edge=False)
-        for name, count in counts.most_common(_ROWS):
+        for name, count in rows.most_common(_ROWS):
             table.add_row(Text(name or "-"), str(count))
         tables.append(table)
     return tables
 
 
-def _print_once(tally: Tally, *, json_wanted: bool) -> None:
-    reasons, registrations, failing = _breakdown(tally)
-    latency = _all(tally)
+def _print_once(counts: HandshakeCounts, *, json_wanted: bool) -> None:
+    reasons, registrations, failing = _breakdown(counts)
+    latency = _all(counts)
     result = {
-        "succeeded": tally.succeeded,
-        "failed": tally.failed,
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
         "latency_ms": {f"p{p}": round(latency.quantile(p / 100) * 1000, 3) for p in (50, 90, 99)},
         "failures_by_reason": dict(reasons.most_common()),
         "handshakes_by_registration": dict(registrations.most_common()),
@@ -215,12 +215,12 @@ def _print_once(tally: Tally, *, json_wanted: bool) -> None:
         print(f"{name.replace('_', ' ') + ':':28}{'-' if shown == '' else shown}")
 
 
-def _breakdown(tally: Tally) -> tuple[Counter[str], Counter[str], Counter[str]]:
+def _breakdown(counts: HandshakeCounts) -> tuple[Counter[str], Counter[str], Counter[str]]:
     """Return failures by reason, handshakes by registration, and failures by registration."""
     reasons: Counter[str] = Counter()
     registrations: Counter[str] = Counter()
     failing: Counter[str] = Counter()
-    for (outcome, _, _, registration), count in tally.handshakes.items():
+    for (outcome, _, _, registration), count in counts.handshakes.items():
         registrations[registration] += count
         if outcome != "ok" and count:
             reasons[outcome] += count
@@ -228,9 +228,9 @@ def _breakdown(tally: Tally) -> tuple[Counter[str], Counter[str], Counter[str]]:
     return reasons, +registrations, failing
 
 
-def _all(tally: Tally) -> Latency:
+def _all(counts: HandshakeCounts) -> Latency:
     total = Latency([0] * (len(BUCKETS) + 1))
-    for latency in tally.latencies.values():
+    for latency in counts.latencies.values():
         total.counts = [a + b for a, b in zip(total.counts, latency.counts, strict=True)]
         total.total += latency.total
     return total

@@ -205,13 +205,13 @@ class Manager:
             "registrations": sum(not one.internal for one in self.snapshot.registrations),
             "problems": _first(list(self.renewal.problems.values())) if is_administrator(caller) else [],
             "expiring": first_that_fit(expiring[:PAGE], _LIST_SHARE),
-            "handshakes": {"succeeded": self.hub.tally.succeeded, "failed": self.hub.tally.failed},
+            "handshakes": {"succeeded": self.hub.counts.succeeded, "failed": self.hub.counts.failed},
         }
 
     def statistics(self, caller: Caller) -> Result:
         """Counts of handshakes by outcome, role, door and registration, and how long they took."""
         require_administrator(caller, "see the statistics of all handshakes")
-        return self.hub.tally.shown()
+        return self.hub.counts.shown()
 
     def visible(self, caller: Caller) -> list[Registration]:
         """The registrations that `caller` may see, by name."""
