@@ -138,14 +138,12 @@ class TlsServer:
                 stream.close()
 
 
-def converse(port: int, parameters: ClientParameters, text: bytes = b"", early: bytes = b"") -> Served:
+def converse(port: int, parameters: ClientParameters, text: bytes = b"") -> Served:
     """A client's connection: handshake, `text` sent, as much of an echo awaited, end."""
     served, handshake = Served(), ClientHandshake(parameters, quic=False)
     stream = ClientStream(handshake, parameters.record_size_limit)
     with socket.create_connection(("127.0.0.1", port), TIMEOUT) as connection:
         served.events += stream.start(time.time())
-        if early:
-            stream.send_early(early)
         connection.sendall(stream.pull_outgoing())
         expected, sent = len(text), False
         while stream.needed() and (data := _read(connection, stream)):
