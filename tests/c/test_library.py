@@ -74,3 +74,18 @@ def test_header_compiles_as_cpp(tmp_path: Path) -> None:
     source.write_text("#include <handshaked.h>\nint main() { return quic_client_handshake(-1, 0, 0, 0) != -9; }\n")
     strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
     subprocess.run(["c++", *strict, f"-I{LIBRARY}", source], check=True, timeout=PATIENCE)
+
+
+SECTIONS = [
+    *("NAME", "LIBRARY", "SYNOPSIS", "DESCRIPTION", "RETURN VALUE", "ERRORS", "ENVIRONMENT"),
+    *("EXAMPLES", "SEE ALSO"),
+]
+
+
+@pytest.mark.parametrize("page", sorted((LIBRARY / "man").iterdir()), ids=lambda page: page.stem)
+@pytest.mark.needs("man")
+def test_manual_page_has_usual_sections_and_renders_without_warnings(page: Path) -> None:
+    sections = re.findall(r"^\.SH (.+)$", page.read_text(), flags=re.MULTILINE)
+    assert [section for section in sections if section in SECTIONS] == SECTIONS
+    rendered = run_program("man", "--warnings", "--local-file", page)
+    assert rendered.stderr == ""
