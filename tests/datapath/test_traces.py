@@ -24,7 +24,7 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.fake_quic_endpoint import Connection, FakeQuicEndpoint
 from tests.conftest import Issue
-from tests.demux.lossy_link import Weather, link
+from tests.demux.lossy_link import Impairment, link
 from tests.patience import PATIENCE
 from tests.quic_socket_peers import (
     ask,
@@ -61,7 +61,7 @@ class Shaken:
         ticket: bytes = b"",
         sealing_key: bytes = b"",
         name: str = NAME,
-        weather: Weather | None = None,
+        impairment: Impairment | None = None,
     ) -> None:
         with (
             FakeQuicEndpoint(config=server_config, session_ticket=sealing_key) as serving,
@@ -69,7 +69,7 @@ class Shaken:
         ):
             port = serving.listen()
             over: Future[None] = Future()
-            echoing = in_thread(lambda: asking.run(exchange(asking, port, weather, over)))
+            echoing = in_thread(lambda: asking.run(exchange(asking, port, impairment, over)))
             ours = asking.next_connection()
             first = in_thread(lambda: ended(lambda: quic_client_handshake(ours.agent, name, options=client), ours))
             theirs = serving.next_connection()
@@ -84,11 +84,11 @@ class Shaken:
 
 
 async def exchange(
-    asking: FakeQuicEndpoint, port: int, weather: Weather | None, over: Future[None]
+    asking: FakeQuicEndpoint, port: int, impairment: Impairment | None, over: Future[None]
 ) -> tuple[bytes, int | None]:
-    if weather is None:
+    if impairment is None:
         return await asking.exchange(port, b"hello", until=over)
-    async with link(port, weather) as path:
+    async with link(port, impairment) as path:
         seen = await asking.exchange(path.port, b"hello", until=over)
         assert path.lost
         return seen
@@ -221,7 +221,7 @@ def test_version_2(options: Callable[..., QuicSocketOptions]) -> None:
 
 
 def test_loss(options: Callable[..., QuicSocketOptions]) -> None:
-    shaken = Shaken(options(), options(), weather=Weather(loss=0.15, repetition=0.1, reordering=0.2))
+    shaken = Shaken(options(), options(), impairment=Impairment(loss=0.15, duplication=0.1, reordering=0.2))
     check(shaken, "loss", "loss")
 
 
