@@ -1,7 +1,7 @@
-"""The demultiplexer's Unix socket: applications say what they serve, and are handed their connections.
+"""The demultiplexer's Unix socket: applications listen for registrations and receive their connections.
 
-Who an application is, the kernel says (SO_PEERCRED); whether it may have a registration's connections, that
-registration, each time one is handed over. Nothing is queued for an application that does not read.
+Applications are identified by SO_PEERCRED. Whether one may have a registration's connections is checked each time a
+connection is handed over. Nothing is queued for an application that does not read.
 """
 
 import array
@@ -44,22 +44,22 @@ from handshaked.wire.netlink import push_error
 log = logging.getLogger(__name__)
 
 _MAX_REGISTRATIONS = 64
-_BUFFER = 1024 * 1024  # connections that an application has not taken yet; the system may allow less
+_SEND_BUFFER = 1024 * 1024  # of connections not yet received; net.core.wmem_max may allow less
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptBounds:
-    """What applications may take."""
+    """Limits of the resources that applications use."""
 
     connections: ConnectionBounds = field(default=ConnectionBounds(total=4096, of_one=256, reserve=256))
     user: Limits = field(default=Limits(seconds_per_second=0.25))
     held_per_user: int = 2048
-    """Sockets that a user's applications may say they hold from before a restart: beyond a number of all of them,
-    everybody's connections are relayed."""
+    """Sockets from before a restart that one user's applications may claim to hold. Without a limit, a user could
+    claim so many that the connections of all users are relayed."""
 
 
 class Application:
-    """One connection of an application: what it serves, the route of its connection IDs, how many flows it holds."""
+    """One connection of an application: its registrations, its route, and how many sockets it holds."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class Application:
     ) -> None:
         self.socket = sock
         self.caller = caller
-        self.was_told = False
-        """How the demultiplexer does, in answer to the packet at hand."""
+        self.status_sent = False
+        """Whether a status query of the current packet has been answered."""
         self.reading = Reading(sock, account, turns, lambda: packet(self), self._turn_over)
         self.registrations: list[str] = []
         self.route: bytes | None = None
@@ -87,29 +87,30 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationEvents:
-    """Who is told what applications want: sockets of connections that have moved; that a registration is served; how
-    the demultiplexer does.
-    """
+    """Callbacks for requests of applications."""
 
     open_path: Callable[[Application, int, Path], None]
-    on_served: Callable[[str], None]
+    """Called with the application, the sequence number and the path: a connection has moved and needs a socket."""
+    on_listen: Callable[[str], None]
+    """Called with the name of a registration when an application starts to listen for it."""
     metrics: Callable[[], str]
+    """Returns the metrics that answer a status query."""
 
 
 class Applications:
-    """Serves `listener`."""
+    """Accepts applications on `listener` and hands connections over to them, by ``snapshot``."""
 
     def __init__(
         self,
         listener: socket.socket,
-        routes: ConnectionIds[Application, Any],
+        connection_ids: ConnectionIds[Application, Any],
         bounds: AcceptBounds,
         events: ApplicationEvents,
         log_limit: LogLimit,
     ) -> None:
         self.snapshot = Snapshot()
         self._log_limit = log_limit
-        self._routes = routes
+        self._connection_ids = connection_ids
         self._bounds = bounds
         self._events = events
         self._by_registration: dict[str, list[Application]] = {}
@@ -119,7 +120,7 @@ class Applications:
         self._acceptor = Acceptor(listener, "the socket for applications", bounds.connections, log_limit, self._take)
 
     def open(self) -> None:
-        """Begin to accept; the snapshot is there."""
+        """Start accepting, after the first snapshot."""
         self._acceptor.start()
 
     def __len__(self) -> int:
@@ -127,24 +128,24 @@ class Applications:
 
     @property
     def held(self) -> int:
-        """Sockets that applications hold."""
+        """The number of sockets that applications hold."""
         return sum(application.held for application in self._all)
 
     def serves(self, name: str) -> bool:
-        """Whether an application is there for the registration `name`."""
+        """Return whether an application listens for the registration `name`."""
         return name in self._by_registration
 
     def may_take(self, registration: Registration) -> bool:
-        """Whether an application is there that may have the registration's connections, be it busy."""
+        """Return whether an application, even a busy one, listens for `registration` and may use it."""
         return any(registration.allows(one.caller) for one in self._by_registration.get(registration.name, ()))
 
-    def relayed(self, application: Application) -> bool:
-        """Whether `application` serves a registration whose sockets are not to be those of the port."""
-        served = map(self.snapshot.named, application.registrations)
-        return any(one is not None and parse_delivery(one.policy.deliver).way is Way.RELAY for one in served)
+    def must_relay(self, application: Application) -> bool:
+        """Return whether `application` must not get sockets of the port: one of its registrations says ``relay``."""
+        found = map(self.snapshot.named, application.registrations)
+        return any(one is not None and parse_delivery(one.policy.deliver).way is Way.RELAY for one in found)
 
     def deliver(self, registration: Registration, flow: Flow, sock: socket.socket) -> Application | None:
-        """Hand `flow` over to one of the registration's applications, in turn; None if none of them takes it."""
+        """Hand `flow` over to the registration's next application, round-robin; None if none can receive it."""
         waiting = self._by_registration.get(registration.name, [])
         for _ in range(len(waiting)):
             application = waiting.pop(0)
@@ -154,36 +155,36 @@ class Applications:
         return None
 
     def hand_over(self, application: Application, sequence: int, flow: Flow, sock: socket.socket) -> bool:
-        """Send `flow` with its socket to `application`; whether it was taken."""
+        """Send `flow` and its socket to `application`. Return whether it could be sent."""
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))]
         try:
             application.socket.sendmsg([push_flow(sequence, flow)], control, socket.MSG_NOSIGNAL)
-        except OSError:  # it does not read, or is gone, which its own event tells
+        except OSError:  # it does not read, or is gone: its own event reports that
             return False
         application.held += 1
         return True
 
     def pass_on(self, application: Application, datagram: Datagram) -> None:
-        """Give `application` a datagram of a connection that it has; lost if it does not read."""
+        """Send `application` a datagram of one of its connections; dropped if the application does not read."""
         self._send(application, push_datagram(datagram))
 
     def refuse(self, application: Application, sequence: int, error: WireError) -> None:
-        """Tell `application` that what it asked for is not to be had."""
+        """Answer the request `sequence` of `application` with `error`."""
         self._send(application, push_error(sequence, error))
 
     def close(self) -> None:
-        """Close everything."""
+        """Stop accepting and close all connections."""
         self._acceptor.stop()
         for application in list(self._all):
             self._close(application)
 
     def _take(self, sock: socket.socket, caller: Caller) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         application = Application(sock, caller, self._accounts.open(caller), self._turns, self._packet)
         self._all.add(application)
 
     def _packet(self, application: Application) -> Iterator[int]:
-        """Take in the next packet, message by message: steps for ``Turns``."""
+        """Handle the next packet, message by message; the steps are those of the fair queue."""
         try:
             packet, _, flags, _ = application.socket.recvmsg(MAX_PACKET)
         except BlockingIOError:
@@ -194,10 +195,10 @@ class Applications:
             self._close(application)
             return
         yield len(packet)
-        application.was_told = False
+        application.status_sent = False
         try:
             if flags & socket.MSG_TRUNC:
-                raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
+                raise FramingError(f"packet longer than {MAX_PACKET} bytes", status=Status.TOO_LONG)
             for sequence, message in pull_from_application(packet):
                 try:
                     self._handle(application, sequence, message)
@@ -208,7 +209,7 @@ class Applications:
                     return
         except FramingError as error:
             if self._log_limit.allows(application.caller):
-                log.warning("%s sent a packet that falls apart: %s", application.caller, error.reason)
+                log.warning("%s sent a malformed packet: %s", application.caller, error.reason)
             self._close(application)
 
     def _handle(self, application: Application, sequence: int, message: FromApplication) -> None:
@@ -218,12 +219,12 @@ class Applications:
             application.held = max(0, application.held - message.count)
         elif isinstance(message, Path):
             if application.route is None:
-                raise WireError("is for applications that listen", status=Status.REFUSED, attribute="path")
+                raise WireError("allowed only after LISTEN", status=Status.REFUSED, attribute="path")
             self._events.open_path(application, sequence, message)
         elif isinstance(message, StatusQuery):
-            if application.was_told:
-                raise WireError("one in a packet is answered", status=Status.RATE_LIMITED)
-            application.was_told = True
+            if application.status_sent:
+                raise WireError("only one status query per packet is answered", status=Status.RATE_LIMITED)
+            application.status_sent = True
             self._send(application, push_status(sequence, StatusAnswer(self._events.metrics())))
         else:
             raise message.error
@@ -232,23 +233,23 @@ class Applications:
         registration = self.snapshot.named(listen.registration)
         if registration is None or not registration.allows(application.caller):
             raise WireError(
-                f"there is no registration {listen.registration!r} that {application.caller} may use",
+                f"no registration {listen.registration!r} that {application.caller} may use",
                 status=Status.NO_SUCH,
                 attribute="registration",
             )
         if listen.registration not in application.registrations:
             if len(application.registrations) >= _MAX_REGISTRATIONS:
-                raise WireError("too many for one connection", status=Status.RATE_LIMITED, attribute="registration")
+                raise WireError("too many on one connection", status=Status.RATE_LIMITED, attribute="registration")
             application.registrations.append(listen.registration)
             self._by_registration.setdefault(listen.registration, []).append(application)
             if self._log_limit.allows(application.caller):
-                log.info("%s (pid %d) serves %s", application.caller, application.caller.pid, listen.registration)
+                log.info("%s (pid %d) listens for %s", application.caller, application.caller.pid, listen.registration)
         if application.route is None:
-            application.route = self._routes.give(application, application.caller.uid, listen.route)
+            application.route = self._connection_ids.assign_route(application, application.caller.uid, listen.route)
         claimed = sum(one.held for one in self._all if one.caller.uid == application.caller.uid) - application.held
         application.held = max(application.held, min(listen.held, self._bounds.held_per_user - claimed))
         self._send(application, push_listening(sequence, Listening(listen.registration, application.route)))
-        self._events.on_served(listen.registration)
+        self._events.on_listen(listen.registration)
 
     def _send(self, application: Application, packet: bytes) -> None:
         try:
@@ -265,7 +266,7 @@ class Applications:
         self._accounts.close(application.caller)
         self._acceptor.release(application.caller)
         if application.route is not None:
-            self._routes.take(application.route)
+            self._connection_ids.release_route(application.route)
         for name in application.registrations:
             self._by_registration[name].remove(application)
             if not self._by_registration[name]:

@@ -1,7 +1,7 @@
-"""What to do with a datagram of an unknown flow. Sans-IO: the datagram and the time come in, a decision comes out.
+"""Decide what to do with a datagram of an unknown flow. Sans-IO: datagram and time come in, a decision comes out.
 
-Nothing here is kept for a client whose ClientHello comes whole in one datagram. What is kept of the others is bounded
-in flows, bytes, time and flows per source; beyond that, the oldest go first.
+A client whose ClientHello fits in one datagram leaves no state here. The state of the others is bounded in flows,
+bytes, time and flows per source; beyond that, the oldest flow is dropped first.
 """
 
 import os
@@ -28,40 +28,40 @@ from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.tls.client_hello import ClientHelloMessage, pull_client_hello
 from handshaked.wire.addresses import Address, show_address, source_of
 
-_EVERYONE = Caller(uid=0)  # the demultiplexer has no users of its own: whose a connection is, its name and ALPN say
-_RETRY_CID = 8
+_ANY_CALLER = Caller(uid=0)  # server name and ALPN alone select the registration, whoever may use it
+_RETRY_CID_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What unfinished ClientHellos may take. Times are in seconds."""
+    """Limits of the state of incomplete ClientHellos. Times are in seconds."""
 
     flows: int = 16384
     flow_bytes: int = 48 * 1024
-    """Of its datagrams, and of what they were put together to."""
+    """Datagrams and reassembled data of one flow."""
     client_hello_bytes: int = 16 * 1024
     total_bytes: int = 64 * 1024 * 1024
     flows_per_source: int = 256
     seconds: float = 5.0
     retry_from: int = 2000
-    """Clients are sent a Retry from this many new connections in a second on."""
+    """New connections per second above which clients get a Retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Nothing; `reason` is for the counters."""
+    """Drop the datagram; `reason` is the label of the counter."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Buffered:
-    """The datagram was kept: its ClientHello is not whole yet."""
+    """The datagram was buffered: its ClientHello is not complete yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Send `datagram` back; `reason` is for the counters and the log."""
+    """Send `datagram` to the client; `reason` is the label of the counter, and is logged with `detail`."""
 
     datagram: bytes = field(repr=False)
     reason: str
@@ -70,7 +70,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """A new connection for `registration`, with its `datagrams` so far."""
+    """Deliver a new connection, with its `datagrams` so far, to `registration`.
+
+    `original_cid` is the destination connection ID of the client's first Initial, if a Retry was sent.
+    """
 
     registration: Registration
     alpn: bytes
@@ -82,17 +85,17 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """Not of a new connection: the connection ID must tell where it belongs."""
+    """The datagram belongs to an existing connection, found by its connection ID."""
 
     cid: bytes | None
-    """None behind a short header."""
+    """None with a short header, which does not carry the length of the connection ID."""
 
 
 Decision = Drop | Buffered | Reply | Deliver | Existing
 
 
 class _Flight:
-    """The datagrams of one connection whose ClientHello is not whole."""
+    """The datagrams of one connection whose ClientHello is not complete."""
 
     __slots__ = ("assembler", "datagrams", "expires", "header", "original_cid", "size", "source")
 
@@ -107,7 +110,7 @@ class _Flight:
 
 
 class Dispatcher:
-    """Decides by ``snapshot``, which may be replaced at any time."""
+    """Decides by the registrations of ``snapshot``, which may be replaced at any time."""
 
     def __init__(self, bounds: Bounds, snapshot: Snapshot | None = None) -> None:
         self._bounds = bounds
@@ -123,7 +126,7 @@ class Dispatcher:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The registrations of the moment."""
+        """The current registrations."""
         return self._snapshot
 
     @snapshot.setter
@@ -134,21 +137,21 @@ class Dispatcher:
         )
 
     def __len__(self) -> int:
-        """How many flows wait for the rest of their ClientHello."""
+        """Return the number of flows with an incomplete ClientHello."""
         return len(self._flights)
 
     @property
     def bytes_kept(self) -> int:
-        """Bytes of datagrams that are kept, and of what they were put together to."""
+        """The bytes of buffered datagrams and of reassembled data."""
         return self._bytes
 
     def receive(self, datagram: bytes, peer: Address, now: float) -> Decision:
-        """What to do with `datagram` from `peer`."""
+        """Return what to do with `datagram` from `peer`; `now` is monotonic, in seconds."""
         header = pull_long_header(datagram)
         if header is None:
             return Drop("malformed") if not datagram or datagram[0] & 0x80 else Existing(None)
         if header.version not in VERSIONS:
-            # A server does not answer what no client of a version it could know sends (RFC 9000 section 5.2.2).
+            # No Version Negotiation for packets that are too small to start a connection (RFC 9000 section 5.2.2).
             if header.version == 0 or len(datagram) < SMALLEST_INITIAL:
                 return Drop("version")
             return Reply(push_version_negotiation(header), "version_negotiation")
@@ -159,15 +162,15 @@ class Dispatcher:
         if not is_initial(datagram, header.version):
             if flight is None:
                 return Existing(header.destination_cid)
-            return self._keep(key, flight, datagram)
+            return self._buffer(key, flight, datagram)
         if len(datagram) < SMALLEST_INITIAL:
-            return Drop("small")  # section 14.1
+            return Drop("small")  # RFC 9000 section 14.1
         if flight is None:
             return self._admit(key, header, datagram, now)
         return self._advance(key, flight, datagram, now)
 
     def expire(self, now: float) -> int:
-        """Forget the flows whose time is up; how many."""
+        """Drop the flows whose time has expired. Return their number."""
         count = 0
         while self._flights and next(iter(self._flights.values())).expires <= now:
             self._forget(next(iter(self._flights)))
@@ -180,40 +183,41 @@ class Dispatcher:
         ours = self._tokens.is_ours(token)
         if packets and not ours and not self._forwards and self._is_busy(now):
             self._new += 1
-            return self._retry(header, show_address(key[0]), now)  # unopened: that is most of the work
+            return self._retry(header, show_address(key[0]), now)  # without decryption, which is most of the work
         original = self._tokens.open(token, show_address(key[0]), header.destination_cid, now) if ours else None
         flight = _Flight(header, self._bounds.client_hello_bytes, original)
         try:
             message = flight.assembler.receive_packets(packets)
             if flight.assembler.connection is None:
-                # A client that has moved in mid-handshake calls its server by the name that that has given.
+                # The Initial of a client that has moved during its handshake carries the server's connection ID.
                 return Existing(header.destination_cid)
             if ours and original is None:
-                # It takes no second Retry, and would not take a server that knows of none (RFC 9000 section 8.1.3).
+                # The client accepts neither a second Retry nor a server that does not know of the first one
+                # (RFC 9000 section 8.1.2).
                 return Reply(push_close(header, INVALID_TOKEN, "invalid_token"), "invalid_token")
-            # A server that is forwarded to would not know of our Retry: its client would take that for an attack.
-            # Where there are such servers, none is sent before it is known where the connection goes.
+            # A server behind ``forward`` does not know of our Retry, so its client would abort the connection. With
+            # such registrations no Retry is sent before the registration is known.
             busy = original is None and self._is_busy(now)
             self._new += 1
             if message is not None:
                 return self._route(key, flight, datagram, message, now, busy=busy)
         except PeerError as error:
-            return _closing(header, error)
-        return self._hold(key, flight, datagram, now)
+            return _close(header, error)
+        return self._start_flight(key, flight, datagram, now)
 
     def _advance(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, now: float) -> Decision:
         try:
             message = flight.assembler.receive(datagram)
         except PeerError as error:
             self._forget(key)
-            return _closing(flight.header, error)
+            return _close(flight.header, error)
         if message is None:
-            return self._keep(key, flight, datagram)
+            return self._buffer(key, flight, datagram)
         self._forget(key)
         try:
             return self._route(key, flight, datagram, message, now, busy=False)
         except PeerError as error:
-            return _closing(flight.header, error)
+            return _close(flight.header, error)
 
     def _route(
         self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, message: bytes, now: float, *, busy: bool
@@ -221,7 +225,7 @@ class Dispatcher:
         hello: ClientHelloMessage = pull_client_hello(message)
         if not hello.alpns:
             raise PeerError(Alert.NO_APPLICATION_PROTOCOL, "the client offers no application protocol")
-        registration, alpn = self._snapshot.route(Query(_EVERYONE, hello.server_name, hello.alpns))
+        registration, alpn = self._snapshot.route(Query(_ANY_CALLER, hello.server_name, hello.alpns))
         if busy and parse_delivery(registration.policy.deliver).way is not Way.FORWARD:
             return self._retry(flight.header, show_address(key[0]), now)
         return Deliver(
@@ -234,17 +238,17 @@ class Dispatcher:
         )
 
     def _retry(self, header: LongHeader, peer: str, now: float) -> Reply:
-        cid = os.urandom(_RETRY_CID)
+        cid = os.urandom(_RETRY_CID_SIZE)
         token = self._tokens.seal(peer, header.destination_cid, cid, now)
         return Reply(push_retry(header, cid, token), "retry")
 
     def _is_busy(self, now: float) -> bool:
-        """Whether there are too many new connections."""
+        """Return whether new connections arrive too fast, or too many ClientHellos are incomplete."""
         if now - self._second >= 1.0:
             self._second, self._new = now, 0
         return self._new >= self._bounds.retry_from or len(self._flights) > self._bounds.flows // 2
 
-    def _hold(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, now: float) -> Decision:
+    def _start_flight(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, now: float) -> Decision:
         flight.source = source_of(key[0])
         if self._sources[flight.source] >= self._bounds.flows_per_source:
             return Drop("source")
@@ -253,9 +257,9 @@ class Dispatcher:
         flight.expires = now + self._bounds.seconds
         self._flights[key] = flight
         self._sources[flight.source] += 1
-        return self._keep(key, flight, datagram)
+        return self._buffer(key, flight, datagram)
 
-    def _keep(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes) -> Decision:
+    def _buffer(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes) -> Decision:
         flight.datagrams.append(datagram)
         size = sum(map(len, flight.datagrams)) + flight.assembler.bytes_kept
         self._bytes += size - flight.size
@@ -275,5 +279,5 @@ class Dispatcher:
             del self._sources[flight.source]
 
 
-def _closing(header: LongHeader, error: PeerError) -> Reply:
+def _close(header: LongHeader, error: PeerError) -> Reply:
     return Reply(push_close(header, error.alert.quic_error, error.alert.label), error.alert.label, error.reason)

@@ -1,11 +1,11 @@
-"""Flows whose datagrams pass through here: to a server that knows nothing of us, or to an application's socket pair.
+"""Forward flows in userspace, to an unmodified server's UDP socket or to an application's end of a socket pair.
 
-A relay has a socket connected to its client, so that a crowd at the shared port does not reach it, and one towards its
-server. Beyond a number of such sockets the shared one is used for the client's side: looking a datagram of an unknown
-flow up takes the kernel time in proportion to the connected sockets of the port.
+A flow has one socket connected to its client, which keeps it apart from other traffic of the shared port, and one
+connected to its server. Beyond a limit, flows use the shared socket towards their client instead, because the kernel's
+lookup for a datagram of an unknown flow takes time in proportion to the connected sockets of the port.
 
-The many sockets here have an epoll of their own, which is one descriptor in the event loop: it takes a third of
-asyncio's time for a datagram, and a tenth of its memory for a flow.
+The sockets are watched by an epoll instance of its own, a single descriptor in the event loop: that takes a third of
+asyncio's time for a datagram and a tenth of its memory for a flow.
 """
 
 import os
@@ -25,7 +25,6 @@ from handshaked.wire.addresses import Address, family_of
 
 _BATCH = 32
 _EVENTS = 256
-_SWEEP_SECONDS = 1.0
 _MAX_CIDS = 8
 _PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _INPUT = memoryview(bytearray(65536))
@@ -34,145 +33,148 @@ _BUFFERS = [_INPUT]
 
 @dataclass(frozen=True, slots=True)
 class ForwarderBounds:
-    """What relayed flows may take. Times are in seconds."""
+    """Limits of forwarded flows. Times are in seconds."""
 
     flows: int = 65536
     flows_per_source: int = 4096
-    connected: int = field(default_factory=lambda: 8192 if _finds_connected_at_once() else 2048)
-    """Sockets connected to clients; benchmarks/RESULTS.md says what was measured."""
+    connected: int = field(default_factory=lambda: 8192 if _hashes_connected_sockets() else 2048)
+    """Sockets connected to clients; benchmarks/RESULTS.md has the measurements behind the defaults."""
     paths: int = 8
     embryonic_seconds: float = 10.0
     idle_seconds: float = 180.0
 
     def within(self, descriptors: int) -> "ForwarderBounds":
-        """These bounds for a process that may have so many descriptors: flows leave some of them for the others.
+        """Return these bounds for a process limited to `descriptors`, some of which are reserved for other uses.
 
-        A flow takes one for its server, and one for its client while not too many are connected.
+        A flow takes one descriptor for its server, and one for its client below the limit `connected`.
         """
-        most = descriptors - min(1024, descriptors // 4)
-        most = most // 2 if most // 2 <= self.connected else most - self.connected
-        return replace(self, flows=max(1, min(self.flows, most)))
+        usable = descriptors - min(1024, descriptors // 4)
+        flows = usable // 2 if usable // 2 <= self.connected else usable - self.connected
+        return replace(self, flows=max(1, min(self.flows, flows)))
 
 
-def _finds_connected_at_once() -> bool:
-    """Whether the kernel has a table of connected UDP sockets (Linux 6.13); without it, it looks at one by one."""
+def _hashes_connected_sockets() -> bool:
+    """Return whether the kernel hashes connected UDP sockets (Linux 6.13); older ones compare them one by one."""
     major, minor = re.findall(r"\d+", os.uname().release)[:2]
     return (int(major), int(minor)) >= (6, 13)
 
 
 class ForwardedFlow:
-    """A flow between `peer` at `local` and `server`. ``established``: the client used an ID that the server gave."""
+    """A flow between the client `peer` of `local` and a server.
+
+    ``established`` means that the client has used a connection ID issued by the server, which proves its address.
+    """
 
     __slots__ = (
         "cids",
-        "client_cid",
+        "client_socket",
+        "current_cid",
         "established",
-        "front",
         "header",
-        "last",
+        "last_active",
         "local",
         "origin",
         "paths",
         "peer",
         "prefix",
-        "server",
+        "server_socket",
         "source",
         "target",
     )
 
-    def __init__(self, local: LocalSocket, peer: Address, front: socket.socket | None, server: socket.socket) -> None:
+    def __init__(self, local: LocalSocket, peer: Address, server_socket: socket.socket) -> None:
         self.local = local
         self.peer = peer
-        self.front = front
-        self.server = server
-        self.target: Address | None = None
-        self.prefix = b""
+        self.client_socket: socket.socket | None = None  # None: on the shared socket
+        self.server_socket = server_socket
+        self.target: Address | None = None  # None: an application's end of a socket pair
+        self.prefix = b""  # PROXY protocol header, until the server has answered
         self.header: LongHeader | None = None  # of the client's Initial, until the server has answered
         self.cids: list[bytes] = []
-        self.client_cid = b""
+        self.current_cid = b""
         self.established = False
-        self.last = 0.0
-        self.origin: ForwardedFlow | None = None
-        self.paths = 1  # open relays of this connection; counted at its origin
+        self.last_active = 0.0
+        self.origin: ForwardedFlow | None = None  # the flow of the connection's first path
+        self.paths = 1  # open paths of this connection; counted at its origin
         self.source = ""
 
 
 class UdpForwarder:
-    """All relays. `closed_by_server` is told of a flow whose server was not there to take it."""
+    """All forwarded flows. ``on_unreachable`` is called with a new flow whose server cannot be reached."""
 
-    def __init__(self, bounds: ForwarderBounds, routes: ConnectionIds[Any, ForwardedFlow]) -> None:
+    def __init__(self, bounds: ForwarderBounds, connection_ids: ConnectionIds[Any, ForwardedFlow]) -> None:
         self._bounds = bounds
-        self._routes = routes
+        self._connection_ids = connection_ids
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, ForwardedFlow] = {}
-        self._crowd: dict[tuple[LocalSocket, Address], ForwardedFlow] = {}
+        self._on_shared_socket: dict[tuple[LocalSocket, Address], ForwardedFlow] = {}
         self._sources: dict[str, int] = {}
-        self._relays: dict[ForwardedFlow, None] = {}
+        self._flows: dict[ForwardedFlow, None] = {}
         self._embryonic: dict[ForwardedFlow, None] = {}
         self._connected = 0
         self._now = 0.0
         self.on_unreachable: Callable[[ForwardedFlow], None] = lambda _: None
 
     def fileno(self) -> int:
-        """Readable when ``run`` has something to do."""
+        """Return the descriptor that is readable when ``run`` has work to do."""
         return self._epoll.fileno()
 
     def __len__(self) -> int:
-        return len(self._relays)
+        return len(self._flows)
 
     @property
     def connected(self) -> int:
-        """How many relays have a socket of their own for their client."""
+        """The number of flows with a socket connected to their client."""
         return self._connected
 
     def forward(
         self, local: LocalSocket, peer: Address, target: Address, source: str, now: float, *, proxy: bool
     ) -> ForwardedFlow | None:
-        """A relay to the server at `target`; None if there is no room for one more."""
-        if not self._room(source):
+        """Open a flow to the server at `target`, with a PROXY header if `proxy`; None if a limit is reached."""
+        if not self._has_room(source):
             return None
         try:
-            server = socket.socket(family_of(target), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            server_socket = socket.socket(family_of(target), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         except OSError:
             return None
         try:
-            server.connect(target)
+            server_socket.connect(target)
         except OSError:
-            server.close()
+            server_socket.close()
             return None
-        relay = ForwardedFlow(local, peer, None, server)
-        relay.target = target
-        self._add(relay, source, now)
+        flow = ForwardedFlow(local, peer, server_socket)
+        flow.target = target
+        self._add(flow, source, now)
         if proxy:
-            relay.prefix = proxy_header(peer, local.address)
-        return relay
+            flow.prefix = proxy_header(peer, local.address)
+        return flow
 
     def pair(
         self, local: LocalSocket, peer: Address, source: str, now: float, *, established: bool = False
     ) -> tuple[ForwardedFlow, socket.socket] | None:
-        """A relay to an application, and the application's end of the pair; None if there is no room.
+        """Open a flow to an application. Return it with the application's end of the pair; None if a limit is reached.
 
-        `established`: it is a path of a connection that there is, whose handshake does not pass by here.
+        `established` marks a new path of an existing connection, whose handshake took another path.
         """
-        if not self._room(source):
+        if not self._has_room(source):
             return None
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+            end, peer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         except OSError:
             return None
-        relay = self._add(ForwardedFlow(local, peer, None, ours), source, now)
+        flow = self._add(ForwardedFlow(local, peer, end), source, now)
         if established:
-            self._establish(relay)
-        return relay, theirs
+            self._establish(flow)
+        return flow, peer_end
 
     def branch(
-        self, relay: ForwardedFlow, local: LocalSocket, peer: Address, source: str, now: float
+        self, flow: ForwardedFlow, local: LocalSocket, peer: Address, source: str, now: float
     ) -> ForwardedFlow | None:
-        """Another path of the connection that `relay` carries: its client turned up at `peer`.
+        """Open another path of the connection of `flow`, whose client now sends from `peer`; None if it cannot be had.
 
-        The server sees a new address and validates it, as RFC 9000 section 9 wants it; the old path stays as it is.
+        The server sees a new address and validates it (RFC 9000 section 9); the old path remains.
         """
-        origin = relay.origin or relay
+        origin = flow.origin or flow
         if origin.target is None or origin.paths >= self._bounds.paths or not origin.paths:
             return None
         path = self.forward(local, peer, origin.target, source, now, proxy=bool(origin.prefix))
@@ -180,186 +182,186 @@ class UdpForwarder:
             path.origin = origin
             origin.paths += 1
             path.paths = 0
-            path.client_cid = relay.client_cid
+            path.current_cid = flow.current_cid
             path.cids = origin.cids
         return path
 
-    def crowded(self, local: LocalSocket, peer: Address) -> ForwardedFlow | None:
-        """The relay that has the shared socket for its client's side."""
-        return self._crowd.get((local, peer))
+    def on_shared_socket(self, local: LocalSocket, peer: Address) -> ForwardedFlow | None:
+        """Return the flow of `peer` that uses the shared socket towards its client."""
+        return self._on_shared_socket.get((local, peer))
 
-    def from_client(self, relay: ForwardedFlow, datagram: bytes | memoryview, each: int = 0) -> None:
-        """Pass `datagram`, or a train of datagrams of `each` bytes, on to the server."""
-        if relay.client_cid and not datagram[0] & 0x80:
-            self._note_client_cid(relay, bytes(datagram[1 : 1 + len(relay.client_cid)]))
-        relay.last = self._now
+    def from_client(self, flow: ForwardedFlow, datagram: bytes | memoryview, segment_size: int = 0) -> None:
+        """Pass `datagram`, or a batch of datagrams of `segment_size` bytes, on to the server."""
+        if flow.current_cid and not datagram[0] & 0x80:
+            self._note_client_cid(flow, bytes(datagram[1 : 1 + len(flow.current_cid)]))
+        flow.last_active = self._now
         try:
-            if relay.prefix or relay.target is None:
-                for one in split(datagram, each):
-                    relay.server.send(relay.prefix + one)
+            if flow.prefix or flow.target is None:
+                for one in split(datagram, segment_size):
+                    flow.server_socket.send(flow.prefix + one)
             else:
-                send(relay.server, datagram, each)
+                send(flow.server_socket, datagram, segment_size)
         except (BlockingIOError, InterruptedError):
-            return  # as if lost on the way
+            return  # dropped, as on any congested path
         except OSError:
-            self._fail(relay)
+            self._fail(flow)
 
     def run(self, now: float) -> None:
-        """Pass on what is there, a bounded number of datagrams for each flow."""
+        """Forward received datagrams, a bounded number for each flow."""
         self._now = now
         for descriptor, _ in self._epoll.poll(0, _EVENTS):
-            relay = self._by_descriptor.get(descriptor)
-            if relay is None:
+            flow = self._by_descriptor.get(descriptor)
+            if flow is None:
                 continue
-            if relay.front is not None and descriptor == relay.front.fileno():
-                self._pump_client(relay, relay.front)
+            if flow.client_socket is not None and descriptor == flow.client_socket.fileno():
+                self._from_client_socket(flow, flow.client_socket)
             else:
-                self._pump_server(relay)
+                self._from_server_socket(flow)
 
     def sweep(self, now: float) -> int:
-        """Close the relays that are idle; how many."""
+        """Close the idle flows. Return their number."""
         self._now = now
         idle, embryonic = now - self._bounds.idle_seconds, now - self._bounds.embryonic_seconds
-        late = [relay for relay in self._relays if relay.last < (idle if relay.established else embryonic)]
-        for relay in late:
-            self.close(relay)
-        return len(late)
+        expired = [flow for flow in self._flows if flow.last_active < (idle if flow.established else embryonic)]
+        for flow in expired:
+            self.close(flow)
+        return len(expired)
 
-    def close(self, relay: ForwardedFlow) -> None:
-        """Forget `relay`."""
-        if relay not in self._relays:
+    def close(self, flow: ForwardedFlow) -> None:
+        """Close `flow` and its sockets."""
+        if flow not in self._flows:
             return
-        del self._relays[relay]
-        del self._by_descriptor[relay.server.fileno()]
-        relay.server.close()
-        if relay.front is not None:
-            del self._by_descriptor[relay.front.fileno()]
-            relay.front.close()
+        del self._flows[flow]
+        del self._by_descriptor[flow.server_socket.fileno()]
+        flow.server_socket.close()
+        if flow.client_socket is not None:
+            del self._by_descriptor[flow.client_socket.fileno()]
+            flow.client_socket.close()
             self._connected -= 1
         else:
-            self._crowd.pop((relay.local, relay.peer), None)
-        self._embryonic.pop(relay, None)
-        origin = relay.origin or relay
+            self._on_shared_socket.pop((flow.local, flow.peer), None)
+        self._embryonic.pop(flow, None)
+        origin = flow.origin or flow
         origin.paths -= 1
         if not origin.paths:
-            for cid in relay.cids:
-                self._routes.forget(cid)
-        self._sources[relay.source] -= 1
-        if not self._sources[relay.source]:
-            del self._sources[relay.source]
+            for cid in flow.cids:
+                self._connection_ids.forget(cid)
+        self._sources[flow.source] -= 1
+        if not self._sources[flow.source]:
+            del self._sources[flow.source]
 
-    def _room(self, source: str) -> bool:
+    def _has_room(self, source: str) -> bool:
         if self._sources.get(source, 0) >= self._bounds.flows_per_source:
             return False
-        if len(self._relays) < self._bounds.flows:
+        if len(self._flows) < self._bounds.flows:
             return True
-        # The oldest that no client has shown to be real makes room; those that carry connections never do.
+        # The oldest flow that is not established makes room; established ones never do.
         oldest = next(iter(self._embryonic), None)
         if oldest is not None:
             self.close(oldest)
         return oldest is not None
 
-    def _add(self, relay: ForwardedFlow, source: str, now: float) -> ForwardedFlow:
-        former = self._crowd.get((relay.local, relay.peer))
+    def _add(self, flow: ForwardedFlow, source: str, now: float) -> ForwardedFlow:
+        former = self._on_shared_socket.get((flow.local, flow.peer))
         if former is not None:
-            self.close(former)  # it would hear nothing any more
+            self.close(former)  # the new flow receives its datagrams
         if self._connected < self._bounds.connected:
-            relay.front = relay.local.open_flow(relay.peer)
-        self._now = relay.last = now
-        relay.source = source
+            flow.client_socket = flow.local.open_flow(flow.peer)
+        self._now = flow.last_active = now
+        flow.source = source
         self._sources[source] = self._sources.get(source, 0) + 1
-        self._relays[relay] = self._embryonic[relay] = None
-        self._watch(relay.server, relay)
-        if relay.target is not None:
-            enable_gro(relay.server)
-        if relay.front is not None:
-            enable_gro(relay.front)
+        self._flows[flow] = self._embryonic[flow] = None
+        self._watch(flow.server_socket, flow)
+        if flow.target is not None:
+            enable_gro(flow.server_socket)
+        if flow.client_socket is not None:
+            enable_gro(flow.client_socket)
             self._connected += 1
-            self._watch(relay.front, relay)
+            self._watch(flow.client_socket, flow)
         else:
-            self._crowd[(relay.local, relay.peer)] = relay
-        return relay
+            self._on_shared_socket[(flow.local, flow.peer)] = flow
+        return flow
 
-    def _watch(self, sock: socket.socket, relay: ForwardedFlow) -> None:
-        self._by_descriptor[sock.fileno()] = relay
+    def _watch(self, sock: socket.socket, flow: ForwardedFlow) -> None:
+        self._by_descriptor[sock.fileno()] = flow
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def _pump_client(self, relay: ForwardedFlow, front: socket.socket) -> None:
+    def _from_client_socket(self, flow: ForwardedFlow, client_socket: socket.socket) -> None:
         for _ in range(_BATCH):
             try:
-                size, each = receive(front, _BUFFERS)
+                size, segment_size = receive(client_socket, _BUFFERS)
             except BlockingIOError:
                 return
-            except OSError:  # the client is gone, says ICMP; if so, the flow will be idle
+            except OSError:  # an ICMP error: if the client is gone, the flow becomes idle
                 return
             if size:
-                self.from_client(relay, _INPUT[:size], each)
-            if relay not in self._relays:
+                self.from_client(flow, _INPUT[:size], segment_size)
+            if flow not in self._flows:
                 return
 
-    def _pump_server(self, relay: ForwardedFlow) -> None:
-        front = relay.front
+    def _from_server_socket(self, flow: ForwardedFlow) -> None:
+        client_socket = flow.client_socket
         for _ in range(_BATCH):
             try:
-                size, each = receive(relay.server, _BUFFERS)
+                size, segment_size = receive(flow.server_socket, _BUFFERS)
             except BlockingIOError:
                 return
             except OSError:
-                self._fail(relay)
+                self._fail(flow)
                 return
             if not size:
-                if relay.target is None:  # the application closed its end
-                    self.close(relay)
+                if flow.target is None:  # the application closed its end
+                    self.close(flow)
                     return
                 continue
-            relay.prefix, relay.header = b"", None
-            relay.last = self._now
-            if _INPUT[0] & 0x80 and not relay.established:
-                self._note_server_cid(relay, bytes(_INPUT[: min(size, 64)]))
-            if front is None:
-                for datagram in split(_INPUT[:size], each):
-                    relay.local.send(datagram, relay.peer)
+            flow.prefix, flow.header = b"", None
+            flow.last_active = self._now
+            if _INPUT[0] & 0x80 and not flow.established:
+                self._note_server_cid(flow, bytes(_INPUT[: min(size, 64)]))
+            if client_socket is None:
+                for datagram in split(_INPUT[:size], segment_size):
+                    flow.local.send(datagram, flow.peer)
                 continue
             try:
-                send(front, _INPUT[:size], each)
+                send(client_socket, _INPUT[:size], segment_size)
             except OSError:
-                continue  # as if lost on the way
+                continue  # dropped, as on any congested path
 
-    def _fail(self, relay: ForwardedFlow) -> None:
-        if relay.established or relay not in self._relays:
-            return  # a server that restarts; the flow becomes idle if it does not come back
-        self.on_unreachable(relay)
-        self.close(relay)
+    def _fail(self, flow: ForwardedFlow) -> None:
+        if flow.established or flow not in self._flows:
+            return  # the server may be restarting; if it does not return, the flow becomes idle
+        self.on_unreachable(flow)
+        self.close(flow)
 
-    def _note_server_cid(self, relay: ForwardedFlow, start: bytes) -> None:
+    def _note_server_cid(self, flow: ForwardedFlow, start: bytes) -> None:
         header = pull_long_header(start)
-        if header is not None and header.source_cid and header.source_cid != relay.client_cid:
-            relay.client_cid = header.source_cid
-            self._learn(relay, header.source_cid)
+        if header is not None and header.source_cid and header.source_cid != flow.current_cid:
+            flow.current_cid = header.source_cid
+            self._learn(flow, header.source_cid)
 
-    def _note_client_cid(self, relay: ForwardedFlow, cid: bytes) -> None:
-        # The server gives the first one in the clear. Those that follow are given in private: that the client uses
-        # them on this flow tells what they are.
-        if not relay.established:
-            if cid == relay.client_cid:
-                self._establish(relay)
-        elif cid != relay.client_cid:
-            relay.client_cid = cid
-            self._learn(relay, cid)
+    def _note_client_cid(self, flow: ForwardedFlow, cid: bytes) -> None:
+        # Only the server's first connection ID is visible in its packets. Later ones are issued encrypted, and are
+        # learned when the client uses them on this flow.
+        if not flow.established:
+            if cid == flow.current_cid:
+                self._establish(flow)
+        elif cid != flow.current_cid:
+            flow.current_cid = cid
+            self._learn(flow, cid)
 
-    def _establish(self, relay: ForwardedFlow) -> None:
-        relay.established = True
-        del self._embryonic[relay]
+    def _establish(self, flow: ForwardedFlow) -> None:
+        flow.established = True
+        del self._embryonic[flow]
 
-    def _learn(self, relay: ForwardedFlow, cid: bytes) -> None:
-        if self._routes.learn(cid, relay.origin or relay):
-            relay.cids.append(cid)  # the same list on all paths of a connection
-            if len(relay.cids) > _MAX_CIDS:
-                self._routes.forget(relay.cids.pop(0))
+    def _learn(self, flow: ForwardedFlow, cid: bytes) -> None:
+        if self._connection_ids.learn(cid, flow.origin or flow):
+            flow.cids.append(cid)  # the same list on all paths of a connection
+            if len(flow.cids) > _MAX_CIDS:
+                self._connection_ids.forget(flow.cids.pop(0))
 
 
 def proxy_header(peer: Address, local: Address) -> bytes:
-    """A PROXY protocol v2 header: a datagram of `peer` to `local`, passed on."""
+    """Return a PROXY protocol v2 header for a datagram from `peer` to `local`."""
     family = family_of(peer)
     kind = 0x22 if family == socket.AF_INET6 else 0x12
     hosts = b"".join(socket.inet_pton(family, str(address[0]).partition("%")[0]) for address in (peer, local))

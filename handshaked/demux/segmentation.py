@@ -1,7 +1,7 @@
-"""Trains: datagrams of one size, the last may be shorter, that the kernel takes and gives in one call (udp(7)).
+"""UDP segmentation offload: a batch of datagrams sent or received in one call (UDP_SEGMENT and UDP_GRO, udp(7)).
 
-A server that sends trains (UDP_SEGMENT) is relayed at the cost of a few datagrams; so is what a network card has put
-together (UDP_GRO). Linux 5.0 and newer; elsewhere each datagram comes alone.
+All datagrams of a batch have the segment size, except the last one, which may be shorter. Forwarding a batch costs as
+little as forwarding a few datagrams. Linux 5.0 and newer; older kernels deliver each datagram alone.
 """
 
 import contextlib
@@ -10,43 +10,43 @@ import struct
 from collections.abc import Iterator
 
 _UDP_SEGMENT, _UDP_GRO = 103, 104
-_SIZE, _GIVEN = struct.Struct("=H"), struct.Struct("=i")
-_CONTROL = socket.CMSG_SPACE(4)
+_UINT16, _INT = struct.Struct("=H"), struct.Struct("=i")
+_CONTROL_SIZE = socket.CMSG_SPACE(4)
 
 
 def enable_gro(sock: socket.socket) -> None:
-    """Have the UDP socket `sock` give trains where it can."""
+    """Let the UDP socket `sock` receive batches, if the kernel can."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
 
 
 def receive(sock: socket.socket, buffers: list[memoryview]) -> tuple[int, int]:
-    """Receive into `buffers`: how many bytes, and of how many each datagram is (0: it is one)."""
-    size, control, _, _ = sock.recvmsg_into(buffers, _CONTROL)
+    """Receive into `buffers`. Return the number of bytes and the segment size (0: a single datagram)."""
+    size, control, _, _ = sock.recvmsg_into(buffers, _CONTROL_SIZE)
     for level, kind, payload in control:
         if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
-            return size, _GIVEN.unpack(payload)[0]
+            return size, _INT.unpack(payload)[0]
     return size, 0
 
 
-def send(sock: socket.socket, train: bytes | memoryview, each: int) -> None:
-    """Send `train` on a connected UDP socket; OSError as send(2) has it."""
-    if not each:
-        sock.send(train)
+def send(sock: socket.socket, batch: bytes | memoryview, segment_size: int) -> None:
+    """Send `batch` on a connected UDP socket (`segment_size` 0: as one datagram). OSError as from send(2)."""
+    if not segment_size:
+        sock.send(batch)
         return
     try:
-        sock.sendmsg([train], [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SIZE.pack(each))])
+        sock.sendmsg([batch], [(socket.IPPROTO_UDP, _UDP_SEGMENT, _UINT16.pack(segment_size))])
     except BlockingIOError:
         raise
-    except OSError:  # more, or longer ones, than the way out takes at once; or word of an earlier datagram
-        for datagram in split(train, each):
+    except OSError:  # too many or too long segments for the interface, or the pending error of an earlier datagram
+        for datagram in split(batch, segment_size):
             sock.send(datagram)
 
 
-def split(train: bytes | memoryview, each: int) -> Iterator[bytes | memoryview]:
-    """The datagrams of `train`."""
-    if not each:
-        yield train
+def split(batch: bytes | memoryview, segment_size: int) -> Iterator[bytes | memoryview]:
+    """Yield the datagrams of `batch`."""
+    if not segment_size:
+        yield batch
         return
-    for start in range(0, len(train), each):
-        yield train[start : start + each]
+    for start in range(0, len(batch), segment_size):
+        yield batch[start : start + segment_size]

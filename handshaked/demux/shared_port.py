@@ -1,13 +1,13 @@
-"""The shared UDP port: sockets that get what no flow's own socket gets, and the making of those.
+"""The shared UDP port: its unconnected sockets, and connected sockets for single flows.
 
-Linux gives a datagram to the socket that is connected to its sender, else to one bound to the very address it was
-sent to, else to one bound to any address. So the shared sockets are bound to one address each, and a flow's socket is
-bound to any address before it is connected: between those two calls nothing reaches it, and an application that
-disconnects its socket (connect(2) to AF_UNSPEC) hears nothing of others. A port shared at any address has a socket
-for that as well, on which the first datagram to each address comes in.
+Linux delivers a datagram to the socket connected to its sender, else to one bound to the address it was sent to, else
+to one bound to the wildcard address. So each shared socket is bound to one local address, and the socket of a flow is
+bound to the wildcard address before it is connected. It receives nothing between the two calls, nor after an
+application disconnects it (connect(2) to AF_UNSPEC). A port on the wildcard address also has a wildcard socket, which
+receives the first datagram to each local address.
 
-SO_REUSEADDR lets the sockets share the port. (SO_REUSEPORT would not do: it wants one user for all of them, and shares
-datagrams out among them.)
+SO_REUSEADDR lets the sockets share the port. SO_REUSEPORT would require one user for all of them and distribute the
+datagrams among them.
 """
 
 import logging
@@ -20,9 +20,9 @@ from handshaked.wire.addresses import Address, family_of, show_address
 
 log = logging.getLogger(__name__)
 
-_BATCH = 64  # datagrams read before others get their turn
-_BUFFER = 4 * 1024 * 1024
-_MAX_LOCALS = 1024
+_BATCH = 64  # datagrams read per turn of the event loop
+_RECEIVE_BUFFER = 4 * 1024 * 1024
+_MAX_LOCAL_SOCKETS = 1024
 _IP_PKTINFO = 8
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _PKTINFO = struct.Struct("=I4s4s")
@@ -34,7 +34,7 @@ Watch = Callable[[socket.socket, Callable[[], None]], None]
 
 
 class LocalSocket:
-    """One local address of a shared port. ``on_drained`` is called when there is nothing left to read."""
+    """The shared socket of one local address. `on_drained` is called when there is nothing left to read."""
 
     def __init__(self, sock: socket.socket, receive: Receive, on_drained: Callable[["LocalSocket"], None]) -> None:
         self.socket = sock
@@ -44,27 +44,27 @@ class LocalSocket:
         self._on_drained = on_drained
 
     def read(self) -> None:
-        """Hand over a batch of what has come in."""
+        """Pass a batch of received datagrams to `receive`."""
         for _ in range(_BATCH):
             try:
                 size, peer = self.socket.recvfrom_into(_INPUT)
             except BlockingIOError:
                 self._on_drained(self)
                 return
-            except OSError as error:  # what a peer's ICMP says of an earlier answer
+            except OSError as error:  # an ICMP error about a datagram sent earlier
                 log.debug("%s: %s", self.name, error)
                 continue
             self._receive(self, bytes(_INPUT[:size]), peer)
 
     def send(self, datagram: bytes | memoryview, peer: Address) -> None:
-        """Send to `peer`, if there is room."""
+        """Send `datagram` to `peer`; it is dropped if the send buffer is full."""
         try:
             self.socket.sendto(datagram, peer)
         except OSError as error:
             log.debug("%s to %s: %s", self.name, show_address(peer), error)
 
     def open_flow(self, peer: Address) -> socket.socket | None:
-        """A socket of its own for `peer`; None if the system would not answer from this address, or has none left."""
+        """Return a socket connected to `peer`; None if its source address would differ from this one, or on errors."""
         family = family_of(self.address)
         try:
             sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -73,7 +73,7 @@ class LocalSocket:
             return None
         try:
             _share(sock)
-            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", self.address[1]))  # noqa: S104 - see above
+            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", self.address[1]))  # noqa: S104 - see the module's docstring
             sock.connect(peer)
             if sock.getsockname()[0].partition("%")[0] == self.address[0].partition("%")[0]:
                 return sock
@@ -84,7 +84,7 @@ class LocalSocket:
 
 
 class SharedPort:
-    """A shared port at one address or at all. `watch` has a socket read when it is readable."""
+    """A shared port, at one address or at the wildcard address. `watch` registers the reader of a socket."""
 
     def __init__(
         self, sock: socket.socket, watch: Watch, receive: Receive, on_drained: Callable[[LocalSocket], None]
@@ -94,7 +94,7 @@ class SharedPort:
         self._receive = receive
         self._on_drained = on_drained
         self._locals: dict[tuple[str, int], LocalSocket] = {}
-        self._said_failure = False
+        self._failure_logged = False
         self._socket = sock
         if self.address[0] in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
             if sock.family == socket.AF_INET6:
@@ -106,14 +106,14 @@ class SharedPort:
             self._add(self.address, sock)
 
     def local(self, address: Address) -> LocalSocket | None:
-        """The local address `address` of this port; None if it is none."""
+        """Return the socket of the local address `address`; None if `address` is not one of this port."""
         if address[1] != self.address[1] or family_of(address) != family_of(self.address):
             return None
         local = self._locals.get(_host(address))
         return local or (self._open(address) if self.address[0] in ("0.0.0.0", "::") else None)  # noqa: S104 - compared
 
     def is_at(self, address: Address) -> bool:
-        """Whether what is sent to `address` comes here."""
+        """Return whether datagrams sent to `address` arrive at this port."""
         if address[1] != self.address[1] or family_of(address) != family_of(self.address):
             return False
         if self.address[0] not in ("0.0.0.0", "::"):  # noqa: S104 - compared
@@ -127,13 +127,13 @@ class SharedPort:
 
     def _open(self, address: Address) -> LocalSocket | None:
         try:
-            if len(self._locals) >= _MAX_LOCALS:
-                raise OSError(f"there are {_MAX_LOCALS} addresses already")
+            if len(self._locals) >= _MAX_LOCAL_SOCKETS:
+                raise OSError(f"too many local addresses (limit: {_MAX_LOCAL_SOCKETS})")
             return self._add(address, open_shared(address))
         except OSError as error:
-            if not self._said_failure:  # whoever sends datagrams brings this about, each time
-                log.warning("cannot listen at %s, and drops what comes there: %s", show_address(address), error)
-            self._said_failure = True
+            if not self._failure_logged:  # once: every datagram of a client would log it
+                log.warning("cannot listen on %s, its datagrams are dropped: %s", show_address(address), error)
+            self._failure_logged = True
             return None
 
     def _read_any(self) -> None:
@@ -162,11 +162,11 @@ class SharedPort:
 
 
 def take_shared(sock: socket.socket) -> socket.socket:
-    """The inherited `sock`, ready to be shared. RefusedError if it takes IPv4 as IPv6: no flow's socket does."""
+    """Prepare the inherited `sock` for sharing. RefusedError if it is dual-stack: the sockets of flows are not."""
     if sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         raise RefusedError(
-            f"the socket at {show_address(sock.getsockname())} takes IPv4 as well: "
-            "set BindIPv6Only=ipv6-only, and add a socket for IPv4"
+            f"the socket at {show_address(sock.getsockname())} also receives IPv4: "
+            "set BindIPv6Only=ipv6-only and add a socket for IPv4"
         )
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -174,12 +174,12 @@ def take_shared(sock: socket.socket) -> socket.socket:
 
 
 def _host(address: Address) -> tuple[str, int]:
-    """What of `address` tells local addresses apart: link-local ones are those of an interface."""
+    """Return host and interface of `address`: link-local addresses are unique to an interface only."""
     return str(address[0]).partition("%")[0], address[3] if len(address) > 2 else 0
 
 
 def _is_ours(address: Address) -> bool:
-    """Whether this machine has `address`."""
+    """Return whether `address` is one of this machine's."""
     try:
         with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
             probe.bind((address[0], 0, *address[2:]))
@@ -189,11 +189,11 @@ def _is_ours(address: Address) -> bool:
 
 
 def open_shared(address: Address) -> socket.socket:
-    """A shared socket at `address`."""
+    """Open a shared socket at `address`."""
     sock = socket.socket(family_of(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         _share(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         sock.bind(address)
     except OSError:
         sock.close()
@@ -203,7 +203,7 @@ def open_shared(address: Address) -> socket.socket:
 
 def _share(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # QUIC packets are not to be fragmented (RFC 9000 section 14); what is too long is refused, or lost.
+    # QUIC packets must not be fragmented (RFC 9000 section 14): packets that are too long fail or are dropped.
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)

@@ -43,8 +43,9 @@ class Scene:
         self.asked = 0
         self.held_when_asked = 0
         events = ApplicationEvents(lambda *_: None, lambda _: None, self._metrics)
-        routes: ConnectionIds[Any, Any] = ConnectionIds()
-        self.applications = Applications(self._listener, routes, AcceptBounds(held_per_user=HELD), events, LogLimit())
+        connection_ids: ConnectionIds[Any, Any] = ConnectionIds()
+        bounds = AcceptBounds(held_per_user=HELD)
+        self.applications = Applications(self._listener, connection_ids, bounds, events, LogLimit())
         registered = Registered(authority)
         registered.add("web", names=("web.example.com",))
         self.applications.snapshot = registered.snapshot

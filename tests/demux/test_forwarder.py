@@ -26,7 +26,7 @@ class Stage:
         self.local = LocalSocket(
             stack.enter_context(open_shared(("127.0.0.1", free_port()))), lambda *_: None, lambda _: None
         )
-        self.routes: ConnectionIds[object, ForwardedFlow] = ConnectionIds()
+        self.connection_ids: ConnectionIds[object, ForwardedFlow] = ConnectionIds()
 
     def endpoint(self) -> socket.socket:
         """A socket of a client or a server."""
@@ -37,7 +37,7 @@ class Stage:
 
     def relays(self, **bounds: float) -> UdpForwarder:
         """UdpForwarder with the given bounds."""
-        made = UdpForwarder(ForwarderBounds(**bounds), self.routes)  # type: ignore[arg-type] # numbers, as the bounds have them
+        made = UdpForwarder(ForwarderBounds(**bounds), self.connection_ids)  # type: ignore[arg-type] # numbers, as the bounds have them
         self._stack.callback(lambda: made.sweep(1e9))
         return made
 
@@ -54,7 +54,7 @@ class Stage:
         self.server.sendto(b"\xc0\0\0\0\1\0" + bytes([len(cid)]) + cid + b"answer", address)
         self.run(relays, client)
         client.sendto(b"\x40" + cid + b"data", self.local.address)
-        if relay.front is None:
+        if relay.client_socket is None:
             relays.from_client(relay, self.local.socket.recv(100))
         else:
             self.run(relays, self.server)
@@ -85,14 +85,14 @@ def test_datagrams_pass_both_ways(stage: Stage, connected: int) -> None:
     relays, client = stage.relays(connected=connected), stage.endpoint()
     relay = stage.forward(relays, client)
     assert relay is not None
-    assert (relay.front is None) == (connected == 0)
-    assert (relays.crowded(stage.local, client.getsockname()) is relay) == (connected == 0)
+    assert (relay.client_socket is None) == (connected == 0)
+    assert (relays.on_shared_socket(stage.local, client.getsockname()) is relay) == (connected == 0)
     address = stage.establish(relays, relay, client)
     stage.server.sendto(b"more", address)
     assert stage.run(relays, client) == b"more"
     relays.close(relay)
     assert len(relays) == relays.connected == 0
-    assert relays.crowded(stage.local, client.getsockname()) is None
+    assert relays.on_shared_socket(stage.local, client.getsockname()) is None
 
 
 @pytest.mark.parametrize("connected", [0, 10])
@@ -179,7 +179,7 @@ def test_idle_relays_go_sooner_if_no_client_has_shown_to_be_real(stage: Stage) -
     stage.establish(relays, relay, client)
     assert stage.forward(relays, stage.endpoint()) is not None
     assert (relays.sweep(9.0), relays.sweep(11.0), relays.sweep(99.0), relays.sweep(101.0)) == (0, 1, 0, 1)
-    assert len(relays) == len(stage.routes) == 0
+    assert len(relays) == len(stage.connection_ids) == 0
 
 
 def test_ids_are_learned_and_forgotten_with_the_last_path(stage: Stage) -> None:
@@ -190,16 +190,16 @@ def test_ids_are_learned_and_forgotten_with_the_last_path(stage: Stage) -> None:
     client.sendto(b"\x40" + OTHER_CID, stage.local.address)
     stage.run(relays, stage.server)
     for cid in (SERVER_CID, OTHER_CID):
-        assert stage.routes.relay_behind_short_header(b"\x40" + cid + b"data") is relay
+        assert stage.connection_ids.flow_of_short_header(b"\x40" + cid + b"data") is relay
     path = relays.branch(relay, stage.local, stage.endpoint().getsockname(), "source", 0.0)
     assert path is not None
     relays.close(relay)
-    assert stage.routes.relay(SERVER_CID) is relay
+    assert stage.connection_ids.flow(SERVER_CID) is relay
     again = relays.branch(relay, stage.local, stage.endpoint().getsockname(), "source", 0.0)
     assert again is not None
     for one in (path, again):
         relays.close(one)
-    assert len(stage.routes) == 0
+    assert len(stage.connection_ids) == 0
 
 
 def test_the_paths_of_a_connection_are_bounded(stage: Stage) -> None:
@@ -247,7 +247,7 @@ def test_a_relay_of_a_client_that_had_one_took_the_other_ones_place_away(stage: 
     assert second is not None
     assert len(relays) == 1
     relays.close(first)
-    assert relays.crowded(stage.local, client.getsockname()) is second
+    assert relays.on_shared_socket(stage.local, client.getsockname()) is second
     relays.close(second)
     assert len(relays) == 0
 
