@@ -23,7 +23,7 @@ from handshaked.demux.shared_port import open_shared
 from handshaked.shim.listening import DemuxClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.demux import RunningDemux, smb_server, smb_server_at_a_port
+from handshaked.testing.demux import RunningDemux, smb_server, smb_server_on_own_port
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import Flow
 from tests.demux import debian_programs
@@ -79,7 +79,7 @@ async def connections(target: Target, server_name: str, count: int) -> float:
 
 def measure_connections(directory: Path, daemon: RunningDaemon, authority: Authority) -> None:
     """Full connections of aioquic, directly, accepted, relayed and forwarded, in turns."""
-    with RunningDemux(directory, daemon) as demux, smb_server_at_a_port(daemon) as port:
+    with RunningDemux(directory, daemon) as demux, smb_server_on_own_port(daemon) as port:
         for way, delivery in _WAYS.items():
             # The server that is forwarded to finds its certificate in that registration too.
             issued = authority.issue(f"{way}.example.com")

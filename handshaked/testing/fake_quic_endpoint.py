@@ -1,7 +1,7 @@
-"""Stands in for a kernel with QUIC: sockets for an agent on one side, real packets on UDP on the other.
+"""A fake of a kernel with QUIC: sockets for a handshake agent on one side, real QUIC packets over UDP on the other.
 
-The packets are aioquic's, protected with nothing but the secrets that the agent hands over. Everything runs in a thread
-with an event loop of its own, as a kernel would.
+The packets are made by aioquic and protected with the secrets that the agent installs. Everything runs in a thread with
+its own event loop, as independent of the agent as a kernel.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Connection:
-    """A connection: the agent's end of its socket, and what has become of it."""
+    """A connection: the agent's end of its socket pair, and the state of its socket."""
 
     agent: socket.socket
     socket: FakeQuicSocket
 
 
 class _Handshake:
-    """One socket. Stands where the adapter of aioquic has the daemon's ``PendingHandshake``; a ``Transport`` too."""
+    """One socket. It replaces the daemon's ``PendingHandshake`` in the adapter for aioquic, and is a ``Transport``."""
 
     def __init__(
         self, start: Start, on_message: OnMessage, on_idle: Callable[[], object], ticket: bytes, config: Config
@@ -69,10 +69,10 @@ class _Handshake:
         )
         self.connection = Connection(agent, fake_socket)
 
-    # What the adapter calls.
+    # Called by the adapter.
 
     def receive(self, level: Level, data: bytes) -> None:
-        """CRYPTO data came."""
+        """Handle received CRYPTO data."""
         if level is Level.APPLICATION:
             self.connection.socket.session_ticket = data
             return
@@ -80,53 +80,53 @@ class _Handshake:
         self._say_readable()
 
     def proceed(self, transport_parameters: bytes) -> None:
-        """The server's own transport parameters."""
+        """Set the server's own transport parameters."""
         self._own_parameters = transport_parameters
 
     def cancel(self, reason: str = "") -> None:
-        """The connection is closed; `reason` names the alert that the peer told, if it did."""
+        """Mark the connection as closed; `reason` names the peer's alert, if there was one."""
         told = [alert.quic_error for alert in Alert if alert.label in reason.split()]
         self.connection.socket.error_code = told[0] if told else self.connection.socket.error_code
         self.connection.socket.closed = True
         self._say_readable()
 
-    # What the socket calls.
+    # Called by the socket.
 
     def agree(self, peer_parameters: bytes, alpn: bytes) -> bytes:
-        """As in Transport."""
+        """See ``Transport``."""
         self._on_message(PeerTransportParameters(peer_parameters, alpn))
         return self._own_parameters
 
     def install(self, secret: TrafficSecret) -> None:
-        """As in Transport."""
+        """See ``Transport``."""
         self._on_message(secret)
 
     def transmit(self, level: Level, data: bytes) -> None:
-        """As in Transport."""
+        """See ``Transport``."""
         self._on_message(CryptoData(level, data))
 
     def go_on(self, *, established: bool) -> None:
-        """As in Transport."""
+        """See ``Transport``."""
         if established and not self._done:
             self._done = True
             self._on_message(Done(Outcome(status=Status.OK)))
         self._on_idle()
 
-    # The agent.
+    # Called for the agent.
 
     def _say_readable(self) -> None:
         if self._end.fileno() >= 0:
             self._reply(push_message(Kind.READABLE, 0))
 
     def _reply(self, packet: bytes) -> None:
-        with suppress(OSError):  # that nobody has it open is found by reading, behind what was said before
+        with suppress(OSError):  # reading detects a closed socket, after all messages sent before
             self._end.send(packet, socket.MSG_NOSIGNAL)
 
     def _serve(self) -> None:
         try:
             packet = self._end.recv(MAX_MESSAGE)
         except ConnectionResetError:
-            return  # closed with something unread: what was said before is still to come
+            return  # closed with unread data: earlier messages are still to be read
         if not packet:
             self._gone()
             return
@@ -161,17 +161,17 @@ class _Handshake:
             self._end.close()
 
     def _gone(self) -> None:
-        """Everybody has closed the socket; with a handshake under way that ends the connection."""
+        """Handle the close of the socket by its last owner; an incomplete handshake ends the connection."""
         self.close()
         if not self._done:
             self._done = True
             alert = _ALERTS.get(self.connection.socket.error_code or 0)
-            # Without an alert the peer is told APPLICATION_ERROR, 0x0c, as by the kernel.
+            # Without an alert the connection is closed with APPLICATION_ERROR, 0x0c, as by the kernel.
             self._on_message(Done(Outcome(Status.CANCELED, alert=alert, reason="the socket was closed")))
 
 
 class _Echo(QuicConnectionProtocol):
-    """What an application does with its socket: a server echoes streams. ``closed_with`` is the error code."""
+    """The application: a server echoes streams. ``closed_with`` is the error code of a CONNECTION_CLOSE."""
 
     closed_with: int | None = None
 
@@ -181,14 +181,14 @@ class _Echo(QuicConnectionProtocol):
         self._data = b""
 
     def begin(self, data: bytes) -> None:
-        """Send `data` on a stream of its own; ``echo`` is what comes back."""
+        """Send `data` on a new stream; ``echo`` is the data that comes back."""
         self._quic.send_stream_data(self._quic.get_next_available_stream_id(), data, end_stream=True)
         self.transmit()
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Echo, and note how the connection ended."""
+        """Echo stream data, and record the error code of the connection's end."""
         if isinstance(event, StreamDataReceived) and not self._quic.configuration.is_client:
-            if not event.stream_id & 2:  # one-way streams have no way back
+            if not event.stream_id & 2:  # not unidirectional
                 self._quic.send_stream_data(event.stream_id, event.data, event.end_stream)
                 self.transmit()
         elif isinstance(event, StreamDataReceived):
@@ -202,9 +202,9 @@ class _Echo(QuicConnectionProtocol):
 
 
 class FakeQuicEndpoint:
-    """Makes QUIC sockets; ``connections`` is a queue of those whose handshake is due. A context manager.
+    """Creates QUIC sockets; ``connections`` queues those that need a handshake. A context manager.
 
-    `alpns` is what the application has set as option ALPN, `session_ticket` and `config` what it has set else.
+    `alpns`, `session_ticket` and `config` are socket options that the application has set.
     """
 
     def __init__(
@@ -232,22 +232,22 @@ class FakeQuicEndpoint:
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Have `work` done in the endpoint's loop."""
+        """Run `work` in the endpoint's event loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def next_connection(self) -> Connection:
-        """The next connection whose handshake is due."""
+        """Wait for the next connection that needs a handshake."""
         return self.connections.get(timeout=PATIENCE)
 
     def start(self, start: Start, on_message: OnMessage, on_idle: Callable[[], object] = lambda: None) -> _Handshake:
-        """As ``HandshakeClient.start``: the adapter's call."""
+        """Replace ``HandshakeClient.start`` for the adapter."""
         handshake = _Handshake(start, on_message, on_idle, self._ticket, self._config)
         self._handshakes.append(handshake)
         self.connections.put(handshake.connection)
         return handshake
 
     def close_sockets(self) -> None:
-        """Close all sockets, as a kernel does whose connections are gone."""
+        """Close all sockets, as a kernel does when the connections are gone."""
 
         async def close() -> None:
             for handshake in self._handshakes:
@@ -256,7 +256,7 @@ class FakeQuicEndpoint:
         self.run(close())
 
     def listen(self) -> int:
-        """Listen on a port of the loopback, which is returned."""
+        """Listen on a free port of loopback and return it."""
 
         async def begin() -> int:
             server = await serve(
@@ -267,7 +267,7 @@ class FakeQuicEndpoint:
                 create_protocol=_Echo,
             )
             self._servers.append(server)
-            transport = server._transport  # noqa: SLF001 - aioquic tells the address of a server in no other way
+            transport = server._transport  # noqa: SLF001 - aioquic has no public access to a server's address
             return int(transport.get_extra_info("sockname")[1]) if transport is not None else 0
 
         return self.run(begin())
@@ -275,9 +275,9 @@ class FakeQuicEndpoint:
     async def exchange(
         self, port: int, data: bytes, *, until: "Future[None] | None" = None
     ) -> tuple[bytes, int | None]:
-        """Connect to `port` of the loopback and have `data` echoed: what came, and the error code of a refusal.
+        """Connect to `port` of loopback and send `data`. Return its echo, and the error code of a refusal.
 
-        The connection ends when `until` is done: an agent of either side may have tickets to send, or want some.
+        The connection stays open until `until` is done, for agents of either side that exchange session tickets.
         """
         clients: list[_Echo] = []
 
@@ -305,7 +305,7 @@ class FakeQuicEndpoint:
                 echoed = await asyncio.wait_for(clients[0].echo, PATIENCE)
                 if not echoed:
                     return b"", clients[0].closed_with
-                await client.ping()  # what the server sent with the echo, tickets among it, is in by then
+                await client.ping()  # everything sent with the echo, such as tickets, has arrived then
                 if until is not None:
                     await asyncio.wait_for(asyncio.wrap_future(until), PATIENCE)
                 return echoed, None
@@ -314,7 +314,7 @@ class FakeQuicEndpoint:
 
     @property
     def _as_client(self) -> HandshakeClient:
-        return cast("HandshakeClient", self)  # of which the adapter uses start alone
+        return cast("HandshakeClient", self)  # the adapter uses only start()
 
     async def _close(self) -> None:
         for server in self._servers:
@@ -325,4 +325,4 @@ class FakeQuicEndpoint:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)  # a transport closes its socket in a turn of its own
+        await asyncio.sleep(0)  # transports close their sockets in the next iteration of the loop

@@ -1,4 +1,4 @@
-"""The kernel's QUIC socket towards an agent, without a kernel: its options, levels, errors and checks of order."""
+"""A fake of the kernel's QUIC socket as an agent sees it: its options, levels, errors, and checks of their order."""
 
 from collections import deque
 from typing import Protocol
@@ -25,10 +25,10 @@ _FRAME = 1200
 
 
 class Transport(Protocol):
-    """The packets behind a socket."""
+    """The QUIC packet layer below a socket."""
 
     def agree(self, peer_parameters: bytes, alpn: bytes) -> bytes:
-        """The peer's transport parameters are known, and a server's ALPN: the own ones."""
+        """Pass on the peer's transport parameters and the server's ALPN. Return the own transport parameters."""
         ...
 
     def install(self, secret: TrafficSecret) -> None:
@@ -40,12 +40,12 @@ class Transport(Protocol):
         ...
 
     def go_on(self, *, established: bool) -> None:
-        """The agent has done what there was to be done for now."""
+        """Continue: the agent has handled everything received so far."""
         ...
 
 
 class SocketError(Exception):
-    """A call fails with ``status``."""
+    """A call failed with the errno ``status``."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -53,9 +53,9 @@ class SocketError(Exception):
 
 
 class FakeQuicSocket:
-    """What an agent's calls do. ``calls`` tells them in order; ``refused`` those that failed, with their errno.
+    """Implements an agent's calls. ``calls`` records them in order, ``refused`` those that failed with their errno.
 
-    What is received of a message behind its first frame is told as ``...``.
+    Frames of a message after its first one are recorded as ``...``.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FakeQuicSocket:
         self._flight: list[tuple[Level, bytes]] = []
 
     def queue(self, level: Level, data: bytes) -> None:
-        """CRYPTO data came from the peer; the agent gets it a frame's worth at a time, each of one message."""
+        """Queue the peer's CRYPTO data, split into frames that belong to one message each."""
         while data:
             left = self._left.get(level, 0)
             name = "..." if left else _message_name(data)
@@ -98,7 +98,7 @@ class FakeQuicSocket:
             data = data[size:]
 
     def get(self, option: int) -> bytes:
-        """The agent's getsockopt."""
+        """Handle getsockopt(2)."""
         self._note(f"get {_name(option)}")
         if option == Option.ALPN:
             return self.alpn
@@ -115,7 +115,7 @@ class FakeQuicSocket:
         raise SocketError(Status.INVALID)
 
     def set(self, option: int, value: bytes) -> None:
-        """The agent's setsockopt."""
+        """Handle setsockopt(2)."""
         if option == Option.CRYPTO_SECRET:
             self._install(value)
             return
@@ -139,7 +139,7 @@ class FakeQuicSocket:
             raise SocketError(Status.INVALID)
 
     def send(self, level: Level | None, message: bytes, *, more: bool) -> None:
-        """The agent's sendmsg."""
+        """Handle sendmsg(2)."""
         self._note(f"send {_level_name(level)} {_message_name(message)}{' more' if more else ''}")
         if self.closed:
             raise SocketError(Status.BROKEN_PIPE)
@@ -158,7 +158,7 @@ class FakeQuicSocket:
             self._transport.go_on(established=self.established)
 
     def receive(self) -> bytes:
-        """The agent's recvmsg: the level, and the data behind it."""
+        """Handle recvmsg(2). Return the level followed by the data."""
         if not self._chunks:
             self._note("receive")
             if self.closed:
@@ -170,7 +170,7 @@ class FakeQuicSocket:
         return push_level(level) + data
 
     def note_refusal(self, error: SocketError) -> None:
-        """The last call failed."""
+        """Record that the last call failed."""
         self.refused.append((self.calls[-1], error.status))
 
     def _install(self, value: bytes) -> None:

@@ -1,6 +1,6 @@
-"""HTTP/3 by aioquic: a client that fetches a page, and a server behind the demultiplexer, whose TLS is the daemon's.
+"""HTTP/3 with aioquic: a client that fetches pages, and a server behind the demultiplexer with TLS by the daemon.
 
-The server's page is the name of the registration that the connection came by. It is run as ``smb_server`` is.
+The server's page is the name of the connection's registration. Its command line is that of ``smb_server``.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ from handshaked.testing.smb_server import main
 
 
 class WebClient(QuicConnectionProtocol):
-    """Fetches pages. ``closed_with`` is the error code that the server closed the connection with, if it did."""
+    """Fetches pages. ``closed_with`` is the error code of the server's CONNECTION_CLOSE, if any."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type] # passed on as they come
+        super().__init__(*arguments, **options)  # type: ignore[arg-type] # passed on unchanged
         self.alpn: str | None = None
         self.closed_with: int | None = None
         self._http: H3Connection | None = None
         self._pages: dict[int, tuple[bytearray, asyncio.Future[str]]] = {}
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Take in what the server sends."""
+        """Handle an event of the connection."""
         if isinstance(event, ConnectionTerminated):
             self.closed_with = event.error_code
             for _, page in self._pages.values():
@@ -47,14 +47,14 @@ class WebClient(QuicConnectionProtocol):
 
     @property
     def certificate(self) -> x509.Certificate | None:
-        """The server's."""
-        found: x509.Certificate | None = self._quic.tls._peer_certificate  # noqa: SLF001 - aioquic shows it in no other way
+        """The server's certificate."""
+        found: x509.Certificate | None = self._quic.tls._peer_certificate  # noqa: SLF001 - aioquic has no public access to it
         return found
 
     async def fetch(self, server_name: str, path: str = "/") -> str:
-        """The page at `path`; ConnectionError if the connection ends before it is there, or speaks no HTTP/3."""
+        """Fetch the page at `path`. ConnectionError if the connection ends early or does not use HTTP/3."""
         if self._http is None:
-            raise ConnectionError(f"the server speaks {self.alpn}")
+            raise ConnectionError(f"the server selected ALPN {self.alpn}, not h3")
         stream_id = self._quic.get_next_available_stream_id()
         page: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._pages[stream_id] = bytearray(), page
@@ -70,7 +70,7 @@ class WebProtocol(QuicConnectionProtocol):
     _http: H3Connection | None = None
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Take in what the client sends."""
+        """Answer the requests of the client."""
         if isinstance(event, ProtocolNegotiated):
             self._http = H3Connection(self._quic)
         if self._http is None:

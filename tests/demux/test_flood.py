@@ -12,7 +12,7 @@ import pytest
 
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.demux import RunningDemux, smb_server, smb_server_at_a_port
+from handshaked.testing.demux import RunningDemux, smb_server, smb_server_on_own_port
 from tests.demux.clients import Target, connected, echo
 from tests.demux.conftest import DEMUX_USER, FIRST_USER
 from tests.patience import join
@@ -84,7 +84,7 @@ def test_established_flows_survive_a_flood(
             with smb_server(demux_daemon, demux, "smb", user=FIRST_USER):
                 asyncio.run(scenario(demux))
         else:
-            with smb_server_at_a_port(demux_daemon) as port:
+            with smb_server_on_own_port(demux_daemon) as port:
                 register("smb", "smb.example.com", "smb", deliver=f"forward 127.0.0.1:{port}")
                 asyncio.run(scenario(demux))
         metrics = demux.metrics()
