@@ -44,7 +44,7 @@ class ClientHello:
     ``server_name`` is the SNI host name as sent, ``alpns`` the protocols in the client's order (empty without the
     extension), ``signature_schemes`` code points, ``transport_parameters`` the body of extension 0x39 or None.
     ``signature_schemes_cert`` are those for the chain's own signatures (the same ones, unless the client says
-    otherwise). ``offers_psk``: a PSK may authenticate both sides, and a credential need not be found.
+    otherwise).
     """
 
     server_name: str | None
@@ -52,7 +52,6 @@ class ClientHello:
     signature_schemes: tuple[int, ...]
     transport_parameters: bytes | None
     signature_schemes_cert: tuple[int, ...] = ()
-    offers_psk: bool = False
 
 
 class PeerVerifier(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.errors import Alert, LocalError, RefusedError, Status
+from handshaked.errors import Alert, LocalError, PeerError, RefusedError, Status
 from handshaked.model import Caller
 from handshaked.registry.credentials import LoadedCredential, load_pem
 from handshaked.registry.registration import Access, Registration
@@ -97,8 +97,9 @@ def test_replacing_leaves_nothing_of_the_old_one(
         snapshot = store.load()
         assert snapshot.registrations == [replaced]
         assert replaced.id != old.id
-        assert snapshot.claimant(NAME, b"h3") is None
-        assert snapshot.claimant("b.example.com", b"smb") == replaced
+        with pytest.raises(PeerError):
+            snapshot.route(Query(ROOT, NAME, (b"h3",)))
+        assert snapshot.route(Query(ROOT, "b.example.com", (b"smb",))) == (replaced, b"smb")
         store.register(new("next", credential, NAME))  # what the old one held is free
 
 
