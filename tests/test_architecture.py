@@ -199,6 +199,15 @@ def test_the_core_does_no_io_and_reads_no_clock(module: str) -> None:
             assert not (isinstance(function, ast.Attribute) and function.attr in CLOCKS), node.lineno
 
 
+def test_the_engine_does_not_import_what_holds_private_keys() -> None:
+    found, new = set(), {"handshaked.tls.client", "handshaked.tls.server", "handshaked.tls.stream"}
+    while new:
+        found |= new
+        new = {name for module in new for name in dependencies(module)} - found
+    assert "handshaked.tls.parameters" in found
+    assert "handshaked.tls.private_key" not in found
+
+
 @pytest.mark.parametrize("library", ["dbus_next", "pyroute2"])
 def test_a_library_that_is_hard_to_replace_has_one_importer(library: str) -> None:
     importers = [

@@ -4,9 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
-from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, KeyType
+from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, KeyType, SignatureScheme
 from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import AVAILABLE
 from handshaked.tls.psk import ExternalPsk, PskSource
@@ -22,16 +20,24 @@ DEFAULT_GROUPS = (
 )
 
 
+class Signer(Protocol):
+    """Signs with the private key of one credential, which the engine never sees."""
+
+    def sign(self, scheme: SignatureScheme, content: bytes) -> bytes:
+        """Return the signature of `content` under `scheme`. LocalError if the key cannot sign with that scheme."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A certificate chain (DER, leaf first) and its private key, which shows in no repr.
+    """A certificate chain (DER, leaf first) and what signs for it.
 
     ``ocsp_response`` (DER) is stapled for peers that ask for it. Make a new Credential for a new response: encoded
     messages are kept with it.
     """
 
     chain: tuple[bytes, ...] = field(repr=False)
-    private_key: PrivateKeyTypes = field(repr=False)
+    signer: Signer = field(repr=False)
     key_type: KeyType
     ocsp_response: bytes | None = field(default=None, repr=False)
     messages: dict[tuple[bool, int], bytes] = field(default_factory=dict, init=False, repr=False, compare=False)

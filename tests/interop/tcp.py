@@ -22,6 +22,7 @@ from handshaked.events import HandshakeComplete, HandshakeFailed
 from handshaked.model import KeyType, Level
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, EarlyData, ServerParameters, Tickets
+from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import ApplicationData, ClientStream, PeerClosed, ServerStream, StreamEvent
 from handshaked.tls.tickets import RotatingTicketKeys
@@ -41,7 +42,7 @@ _KEY_TYPES = {
 
 
 def credential_of(leaf: Issued, *above: Issued) -> Credential:
-    return Credential(tuple(each.der for each in (leaf, *above)), leaf.key, _KEY_TYPES[leaf.kind])
+    return Credential(tuple(each.der for each in (leaf, *above)), PrivateKeySigner(leaf.key), _KEY_TYPES[leaf.kind])
 
 
 @dataclass
