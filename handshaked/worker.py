@@ -73,7 +73,7 @@ class Worker:
         if self._kernel is not None:
             self._kernel.close()
         self._outcomes.flush()
-        self._log_limit.tell()
+        self._log_limit.report_dropped()
         self._store.close()
 
     def _on_command(self, command: str) -> None:

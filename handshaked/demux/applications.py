@@ -13,9 +13,9 @@ from typing import Any
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.account import Account, Accounts, Limits
-from handshaked.callers.fair_queue import Turns
+from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
-from handshaked.callers.paced_reader import Reading
+from handshaked.callers.paced_reader import PacedReader
 from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import Caller
@@ -51,7 +51,7 @@ _SEND_BUFFER = 1024 * 1024  # of connections not yet received; net.core.wmem_max
 class AcceptBounds:
     """Limits of the resources that applications use."""
 
-    connections: ConnectionBounds = field(default=ConnectionBounds(total=4096, of_one=256, reserve=256))
+    connections: ConnectionBounds = field(default=ConnectionBounds(total=4096, per_user=256, reserve=256))
     user: Limits = field(default=Limits(seconds_per_second=0.25))
     held_per_user: int = 2048
     """Sockets from before a restart that one user's applications may claim to hold. Without a limit, a user could
@@ -66,23 +66,23 @@ class Application:
         sock: socket.socket,
         caller: Caller,
         account: Account,
-        turns: Turns,
+        queue: FairQueue,
         packet: Callable[["Application"], Iterator[int]],
     ) -> None:
         self.socket = sock
         self.caller = caller
         self.status_sent = False
         """Whether a status query of the current packet has been answered."""
-        self.reading = Reading(sock, account, turns, lambda: packet(self), self._turn_over)
+        self.reader = PacedReader(sock, account, queue, lambda: packet(self), self._after_turn)
         self.registrations: list[str] = []
         self.route: bytes | None = None
         self.held = 0
 
-    def _turn_over(self, finished: bool) -> None:
+    def _after_turn(self, finished: bool) -> None:
         if finished:
-            self.reading.go_on()
+            self.reader.resume()
         else:
-            self.reading.pause()
+            self.reader.pause()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Applications:
         self._by_registration: dict[str, list[Application]] = {}
         self._all: set[Application] = set()
         self._accounts = Accounts(bounds.user)
-        self._turns = Turns()
+        self._queue = FairQueue()
         self._acceptor = Acceptor(listener, "the socket for applications", bounds.connections, log_limit, self._take)
 
     def open(self) -> None:
@@ -180,7 +180,7 @@ class Applications:
 
     def _take(self, sock: socket.socket, caller: Caller) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        application = Application(sock, caller, self._accounts.open(caller), self._turns, self._packet)
+        application = Application(sock, caller, self._accounts.open(caller), self._queue, self._packet)
         self._all.add(application)
 
     def _packet(self, application: Application) -> Iterator[int]:
@@ -261,7 +261,7 @@ class Applications:
         if application not in self._all:
             return
         self._all.discard(application)
-        application.reading.stop()
+        application.reader.stop()
         application.socket.close()
         self._accounts.close(application.caller)
         self._acceptor.release(application.caller)

@@ -111,7 +111,7 @@ class Demux:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._applications.close()
-        self._log_limit.tell()
+        self._log_limit.report_dropped()
         for task in ended:
             task.result()
 

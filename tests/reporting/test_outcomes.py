@@ -40,12 +40,12 @@ def test_failures_of_one_caller_do_not_fill_the_log(caplog: pytest.LogCaptureFix
             request = Request(role=Role.SERVER, caller=Caller(uid), timeout=1.0)
             recorder(request, Outcome(status=Status.CANCELED, reason="canceled"), 0.0)
         recorder.flush()
-        limit.tell()
+        limit.report_dropped()
         assert recorder.counts == {"failed": 21}
 
     asyncio.run(scenario())
     assert ["caller=12345" in line for line in caplog.messages] == [True, True, True, False, False]
-    assert caplog.messages[-1] == "... and 17 more lines that uid 12345 caused were left out"
+    assert caplog.messages[-1] == "... and 17 more lines caused by uid 12345 were dropped"
 
 
 def test_every_success_is_logged(caplog: pytest.LogCaptureFixture) -> None:

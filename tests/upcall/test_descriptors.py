@@ -154,7 +154,7 @@ def test_a_connection_that_is_gone_counts_while_its_file_is_read(
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with ours, theirs, psk.open() as file, Door(path) as door:
                 with suppress(BrokenPipeError):  # it is refused
-                    door.send(start + b"falls apart", descriptors=(ours.fileno(), file.fileno()))
+                    door.send(start + b"malformed", descriptors=(ours.fileno(), file.fileno()))
                 assert door.closed()
                 refused.append(not door.inbox[0])
         assert refused == [False] * 4 + [True] * 4

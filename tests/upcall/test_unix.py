@@ -279,7 +279,7 @@ def test_lost_framing_ends_all_with_an_error_and_closes(door: Door, tail: bytes)
     for sequence in (1, 2, 3):
         outcome = door.outcome(sequence)
         assert outcome.status == Status.INVALID
-        assert "falls apart" in outcome.reason
+        assert "malformed packet" in outcome.reason
     assert door.refusal(0).error.status == Status.INVALID
     assert door.closed()
 
