@@ -29,6 +29,8 @@ PURE_REGISTRY = {
     "registry.snapshot",
     "registry.peer_rules",
     "registry.delivery",
+    "registry.settings",
+    "registry.setting_types",
 }
 """Modules of the registry that do no I/O."""
 SANS_IO = {*BASIS, "session", "tls", "quic", *PURE_REGISTRY}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handshaked import __version__
+from handshaked.registry.settings import CREDENTIAL, FORCE, REPLACE, SETTINGS
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
 
@@ -225,47 +226,19 @@ def _add_grant_options(sub: RecordingParser) -> None:
     sub.add_argument("--allow-kernel", action="store_true", help="may allow kernel upcalls to use the registrations")
 
 
-def _add_policy_options(sub: RecordingParser) -> None:
-    sub.add_argument(
-        "--client-auth", choices=("none", "request", "require"), default="none", help="ask clients for certificates"
-    )
-    sub.add_argument("--client-ca", metavar="F", help="PEM trust anchors for them; else the system's")
-    sub.add_argument("--client-crl", metavar="F", help="PEM revocation lists for them")
-    sub.add_argument(
-        "--peer", action="append", default=[], metavar="RULE", help="on the kernel's peers: 'allow san=dns:*.a tag=b'"
-    )
-    sub.add_argument(
-        "--ocsp", action="append", default=[], metavar="F", help="DER OCSP response to staple, one a credential"
-    )
-    sub.add_argument("--tickets", type=int, default=1, metavar="N", help="session tickets a client gets (1; 0: none)")
-    sub.add_argument(
-        "--early-data", action="store_true", help="let tickets bring 0-RTT data, where the endpoint takes it"
-    )
-    sub.add_argument("--cipher-suite", action="append", default=[], metavar="C", help="allow these only, best first")
-    sub.add_argument(
-        "--group", action="append", default=[], metavar="G", help="allow these key exchange groups only, best first"
-    )
-    sub.add_argument(
-        "--deliver",
-        nargs="+",
-        default=["accept"],
-        metavar="HOW",
-        help="how handshaked-demux delivers connections: accept, relay, or forward ADDRESS:PORT",
-    )
-    sub.add_argument("--proxy-protocol", action="store_true", help="forward with a PROXY protocol v2 header")
-
-
 def _add_register_options(sub: RecordingParser) -> None:
     sub.add_argument("name", help="name of the registration")
-    sub.add_argument("--cert", action="append", default=[], metavar="F", help="PEM chain, leaf first; may be repeated")
-    sub.add_argument("--key", action="append", default=[], metavar="F", help="PEM private key of that --cert")
-    sub.add_argument("--pkcs12", action="append", default=[], metavar="F", help="key and chain in one PKCS#12 file")
-    sub.add_argument("--passphrase-file", action="append", default=[], metavar="F", help="holds the key's passphrase")
-    sub.add_argument("--alpn", action="append", default=[], metavar="A", help="protocol; \\xNN for other bytes")
-    sub.add_argument("--server-name", action="append", default=[], metavar="N", help="name or *.name; none: any name")
-    sub.add_argument("--allow-user", action="append", default=[], metavar="U", help="who else may use it")
-    sub.add_argument("--allow-group", action="append", default=[], metavar="G", help="whose members may use it")
-    sub.add_argument("--allow-kernel", action="store_true", help="upcalls of the kernel may use it")
-    _add_policy_options(sub)
-    sub.add_argument("--replace", action="store_true", help="replace the registration of that name")
-    sub.add_argument("--force", action="store_true", help="accept expired or not yet valid certificates, for testing")
+    _add_credential_option(sub, "--pkcs12", "pkcs12", "PKCS#12 file with a certificate chain and its private key")
+    for file in CREDENTIAL:
+        _add_credential_option(sub, file.flag, file.name, file.help)
+    for setting in (*SETTINGS, REPLACE, FORCE):
+        options = setting.type.command_line(setting.default)
+        if setting.metavar or setting.type.metavar:
+            options["metavar"] = setting.metavar or setting.type.metavar
+        words = f"{setting.help}; repeatable" if options.get("action") == "append" else setting.help
+        sub.add_argument(setting.flag, dest=setting.name, help=words, **options)
+
+
+def _add_credential_option(sub: RecordingParser, flag: str, name: str, words: str) -> None:
+    words += "; once for each credential"
+    sub.add_argument(flag, dest=name, action="append", default=[], metavar="F", help=words)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from handshaked.errors import RefusedError
-from handshaked.registry.delivery import parse_delivery
-from handshaked.registry.registration import Access, Policy, Registration
+from handshaked.registry.registration import Access, Registration
+from handshaked.registry.settings import POLICY, Policy
 from handshaked.registry.snapshot import Snapshot
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
@@ -108,5 +108,5 @@ def _registration(shown: Message) -> Registration:
         alpns=tuple(map(bytes.fromhex, shown["alpns"])),
         credentials=(),
         access=Access(frozenset(shown["uids"]), frozenset(shown["gids"]), shown["kernel"]),
-        policy=Policy(deliver=parse_delivery(shown["deliver"]).text, proxy_protocol=shown["proxy_protocol"]),
+        policy=Policy(**{one.name: one.type.pull(one.name, shown[one.name]) for one in POLICY if one.name in shown}),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from handshaked.errors import Alert, CallerError, LocalError, Status
 from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, Request
-from handshaked.registry.registration import Policy
+from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Selection
 from handshaked.registry.store import TICKET_KEY_ROTATION, Store
 from handshaked.tls.keylog import KeyLog

@@ -65,7 +65,7 @@ def test_handshakes_are_kept_and_counted(daemon: RunningDaemon, tmp_path: Path) 
     counts = {tuple(key): count for *key, count in daemon.ask("statistics")["handshakes"]}
     assert counts.pop(("ok", "server", "unix", "web")) == 3
     assert sum(counts.values()) == 2
-    with pytest.raises(RefusedError, match="limit is not a whole number"):
+    with pytest.raises(RefusedError, match="limit must be an integer"):
         daemon.ask("recent", limit=-1)
 
 

@@ -11,7 +11,8 @@ from handshaked.demux.dispatcher import Bounds, Buffered, Decision, Deliver, Dis
 from handshaked.errors import Alert
 from handshaked.quic.packets import SMALLEST_INITIAL, VERSIONS, pull_initials, pull_long_header
 from handshaked.quic.protection import InitialKeys
-from handshaked.registry.registration import Policy, Registration
+from handshaked.registry.registration import Registration
+from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Snapshot
 from handshaked.wire.addresses import Address
 from tests.quic.initials import DCID, SCID, client_hello, crypto, initial, initials

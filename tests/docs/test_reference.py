@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.cli.reference import generated
+from handshaked.registry.settings import CREDENTIAL, FORCE
 
 CHECKOUT = Path(__file__).parents[2]
 LEVELS = {"warning", "error", "critical", "exception"}
@@ -39,19 +40,9 @@ def test_every_message_is_explained() -> None:
 
 def test_every_key_of_a_drop_in_is_named() -> None:
     reference = (CHECKOUT / "docs/reference/files.md").read_text()
-    keys = {
-        node.args[0].value.replace("_", "-")
-        for name in ("requests/registration", "requests/policies", "files/drop_ins")
-        for node in ast.walk(ast.parse((CHECKOUT / f"handshaked/control/{name}.py").read_text()))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id == "arguments"
-        and node.args
-        and isinstance(node.args[0], ast.Constant)
-    }
-    assert {"server-names", "alpns", "client-auth", "owner"} <= keys
-    assert not {key for key in keys - {"name"} if f"`{key!s}`" not in reference}
+    keys = {file.key for file in CREDENTIAL} | {FORCE.key, "credentials", "owner"}
+    assert not {key for key in keys if f"`{key}`" not in reference}
+    assert "](registration-settings.md)" in reference
 
 
 def test_every_file_that_is_installed_is_named() -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert
 from handshaked.registry.credentials import load_pem
-from handshaked.registry.registration import Policy
+from handshaked.registry.settings import Policy
 from handshaked.registry.store import NewRegistration, NewTrust, Source, Store
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import outcome_of

@@ -12,7 +12,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import SessionTicket
 
 from handshaked.registry.credentials import load_pem
-from handshaked.registry.registration import Policy
+from handshaked.registry.settings import Policy
 from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.shim import HandshakeClient
 from handshaked.shim import aioquic as ours
