@@ -18,7 +18,7 @@ _MAX_CONNECTIONS = 16_384
 _RESERVE = 256
 
 
-class UnixDoor:
+class UnixSource:
     """Accepts endpoints on `listener`; `service` opens their handshakes, `quic_sockets` those on QUIC sockets."""
 
     def __init__(

@@ -44,7 +44,7 @@ class Door(Protocol):
         ...
 
 
-class UnixDoor:
+class UnixSource:
     """Callers of the shim."""
 
     def __init__(self, daemon: RunningDaemon, anchors: tuple[bytes, ...], identity: Issued, psk: Path) -> None:
@@ -155,7 +155,7 @@ def door(
         return
     psk = tmp_path / "psk"
     psk.write_text(f"{IDENTITY.decode()}:{PSK.hex()}\n")
-    yield UnixDoor(quic_daemon, (authority.certificate.public_bytes(Encoding.DER),), identity, psk)
+    yield UnixSource(quic_daemon, (authority.certificate.public_bytes(Encoding.DER),), identity, psk)
 
 
 # The peers.

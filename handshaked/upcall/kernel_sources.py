@@ -1,4 +1,4 @@
-"""The kernel's doors of one worker, one for each network namespace: made, configured anew, and closed together."""
+"""The kernel's sources of one worker, one for each network namespace: made, configured anew, and closed together."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from handshaked.errors import RefusedError
 from handshaked.handshakes.kernel_tcp import KernelHandshakes
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
-from handshaked.upcall.kernel import KernelDoor, KernelLimits, OpenPath
+from handshaked.upcall.kernel import KernelLimits, KernelSource, OpenPath
 from handshaked.upcall.kernel_connection import Link
 from handshaked.upcall.kernel_messages import NetlinkLink
 
@@ -27,8 +27,8 @@ LOOK_SECONDS = 60.0
 """How often the configuration and the files it names are looked at."""
 
 
-class KernelDoors:
-    """The doors that the configuration in the file at `path` asks for, or those in `namespaces` if any are given.
+class KernelSources:
+    """The sources that the configuration in the file at `path` asks for, or those in `namespaces` if any are given.
 
     Whether its files have changed is looked at every `look` seconds; `open_link` leads into a network namespace.
     """
@@ -55,8 +55,8 @@ class KernelDoors:
             IPPROTO_QUIC: partial(quic_sockets.open_for_kernel, self._handshakes),
         }
         wanted = dict.fromkeys(namespaces or configuration.kernel.network_namespaces or (OWN_NAMESPACE,))
-        self._doors = {
-            name: KernelDoor(partial(open_link, None if name == OWN_NAMESPACE else name), paths, limits)
+        self._sources = {
+            name: KernelSource(partial(open_link, None if name == OWN_NAMESPACE else name), paths, limits)
             for name in wanted
         }
         self._look_seconds = look
@@ -64,8 +64,8 @@ class KernelDoors:
 
     @property
     def status(self) -> list[dict[str, Any]]:
-        """How the doors do, for people."""
-        return [{"network_namespace": name, **door.status} for name, door in self._doors.items()]
+        """How the sources do, for people."""
+        return [{"network_namespace": name, **source.status} for name, source in self._sources.items()]
 
     def reload(self) -> None:
         """Read the configuration and the files it names again; what cannot be used leaves the old in place."""
@@ -87,14 +87,14 @@ class KernelDoors:
 
     def stop_accepting(self) -> None:
         """Take no new requests."""
-        for door in self._doors.values():
-            door.stop_accepting()
+        for source in self._sources.values():
+            source.stop_accepting()
 
     def close(self) -> None:
         """Answer what is open and let go."""
         self._looking.cancel()
-        for door in self._doors.values():
-            door.close()
+        for source in self._sources.values():
+            source.close()
 
 
 def _files(path: Path, configuration: Configuration) -> list[tuple[Path, int, int]]:

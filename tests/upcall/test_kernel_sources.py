@@ -1,4 +1,4 @@
-"""The kernel's doors of a worker: the files of the configuration are taken over as they change, if they are of use."""
+"""The kernel sources of a worker: changed configuration files are loaded, and invalid ones are ignored."""
 
 import asyncio
 import ssl
@@ -10,7 +10,7 @@ from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, Role
 from handshaked.testing.authority import Authority, Issued
 from handshaked.upcall.fake_kernel import MemoryFamily, Submission
-from handshaked.upcall.kernel_doors import KernelDoors
+from handshaked.upcall.kernel_sources import KernelSources
 from tests.conftest import Issue
 from tests.datapath.tcp_scene import (
     NAME,
@@ -35,7 +35,7 @@ async def certificate_shown(family: MemoryFamily, context: ssl.SSLContext) -> by
 def test_a_renewed_client_certificate_is_taken_over_without_being_told(
     authority: Authority, issue: Issue, tmp_path: Path
 ) -> None:
-    old, new = (authority.issue("someone", client=True, file_name=f"doors-{name}") for name in ("old", "new"))
+    old, new = (authority.issue("someone", client=True, file_name=f"sources-{name}") for name in ("old", "new"))
     certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
     configuration = tmp_path / "handshaked.toml"
     configuration.write_text(
@@ -57,18 +57,18 @@ def test_a_renewed_client_certificate_is_taken_over_without_being_told(
         family = MemoryFamily()
         family.attend()
         context = server_context(issue(NAME), authority.root)
-        doors = KernelDoors(service, configuration, (), open_link=lambda namespace: family.open_link(), look=0.01)
+        sources = KernelSources(service, configuration, (), open_link=lambda namespace: family.open_link(), look=0.01)
         try:
             assert await certificate_shown(family, context) == der(old)
             key.write_text("half of a renewal")
-            doors.reload()
+            sources.reload()
             assert await certificate_shown(family, context) == der(old)
             put(new)
             async with asyncio.timeout(PATIENCE):
                 while await certificate_shown(family, context) != der(new):
                     pass
         finally:
-            doors.close()
+            sources.close()
             family.close()
 
     asyncio.run(scenario())
