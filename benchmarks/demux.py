@@ -19,14 +19,14 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks._report import report
-from handshaked.demux.port import open_shared
+from handshaked.demux.shared_port import open_shared
 from handshaked.shim.listening import DemuxClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.demux import RunningDemux, smb_server, smb_server_at_a_port
+from handshaked.testing.demux import RunningDemux, smb_server, smb_server_on_own_port
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import Flow
-from tests.demux import foreign
+from tests.demux import debian_programs
 from tests.demux.clients import Target, connected
 from tests.quic.initials import client_hello, crypto, initial
 
@@ -79,7 +79,7 @@ async def connections(target: Target, server_name: str, count: int) -> float:
 
 def measure_connections(directory: Path, daemon: RunningDaemon, authority: Authority) -> None:
     """Full connections of aioquic, directly, accepted, relayed and forwarded, in turns."""
-    with RunningDemux(directory, daemon) as demux, smb_server_at_a_port(daemon) as port:
+    with RunningDemux(directory, daemon) as demux, smb_server_on_own_port(daemon) as port:
         for way, delivery in _WAYS.items():
             # The server that is forwarded to finds its certificate in that registration too.
             issued = authority.issue(f"{way}.example.com")
@@ -253,18 +253,18 @@ def measure_throughput(directory: Path, daemon: RunningDaemon, authority: Author
     """A download from nginx by curl, directly and forwarded; the same where nginx sends many datagrams at once."""
     issued, port = authority.issue("web.example.com"), free_port()
     daemon.register("web", alpns=["h3"], server_names=["web.example.com"], deliver=f"forward 127.0.0.1:{port}")
-    for trains, name in ((False, "demux.forward"), (True, "demux.forward.trains")):
-        debian = foreign.prepare()
+    for gso, name in ((False, "demux.forward"), (True, "demux.forward.gso")):
+        debian = debian_programs.prepare()
         try:
-            server = foreign.nginx(debian, 65534, port, {"web.example.com": issued}, trains=trains)
+            server = debian_programs.nginx(debian, 65534, port, {"web.example.com": issued}, gso=gso)
             with server, _another(directory, daemon) as demux:
                 with (debian.outside / "nginx" / "body").open("wb") as file:
                     file.truncate(DOWNLOAD)
                 before = cpu_seconds(demux.pid)
                 direct, forwarded = [], []
                 for _ in range(DOWNLOADS):
-                    direct.append(foreign.download(debian, "web.example.com", port, authority.root))
-                    forwarded.append(foreign.download(debian, "web.example.com", demux.port, authority.root))
+                    direct.append(debian_programs.download(debian, "web.example.com", port, authority.root))
+                    forwarded.append(debian_programs.download(debian, "web.example.com", demux.port, authority.root))
                 used = cpu_seconds(demux.pid) - before
         finally:
             debian.close()
@@ -281,7 +281,7 @@ def measure_lookup() -> None:
     def flow(peer: tuple[str, int]) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("0.0.0.0", address[1]))  # noqa: S104 - as handshaked.demux.port does it
+        sock.bind(("0.0.0.0", address[1]))  # noqa: S104 - as handshaked.demux.shared_port does it
         sock.connect(peer)
         return sock
 

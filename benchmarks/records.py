@@ -16,7 +16,7 @@ def main() -> None:
     """Measure."""
     data = bytes(2**20)
     for suite in CipherSuite:
-        secret = bytes(48 if suite is CipherSuite.AES_256_GCM_SHA384 else 32)
+        secret = bytes(suite.secret_length)
         out, layer = RecordLayer(Role.CLIENT), RecordLayer(Role.SERVER)
         out.install(TrafficSecret(Level.APPLICATION, Direction.SEND, suite, secret))
         layer.install(TrafficSecret(Level.APPLICATION, Direction.RECEIVE, suite, secret))

@@ -1,7 +1,9 @@
 """The words all parts share: who calls, what is asked, where in a handshake bytes belong, how it ended."""
 
 import enum
+import hashlib
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from handshaked.errors import Alert, Status
 
@@ -35,13 +37,55 @@ class Direction(enum.IntEnum):
     SEND = 1
 
 
-class CipherSuite(enum.IntEnum):
-    """TLS 1.3 cipher suites (RFC 8446 section B.4)."""
+class Aead(enum.Enum):
+    """AEAD algorithms that protect records, all with a nonce of 12 bytes and a tag of 16 (RFC 5116, RFC 8439)."""
 
-    AES_128_GCM_SHA256 = 0x1301
-    AES_256_GCM_SHA384 = 0x1302
-    CHACHA20_POLY1305_SHA256 = 0x1303
-    AES_128_CCM_SHA256 = 0x1304
+    AES_GCM = enum.auto()
+    AES_CCM = enum.auto()
+    CHACHA20_POLY1305 = enum.auto()
+
+
+class CipherSuite(enum.IntEnum):
+    """TLS 1.3 cipher suites (RFC 8446 section B.4): one row each, in the default order of preference.
+
+    The value is the code point, ``name`` the IANA name without ``TLS_``. ``hash_name`` is as in hashlib,
+    ``secret_length`` the length of a traffic secret. ``key_length`` is that of the AEAD key, and ``max_records`` the
+    number of records that one key may protect (RFC 8446 section 5.5). ``linux_cipher`` is the TLS_CIPHER_* of
+    include/uapi/linux/tls.h, used by kTLS and by QUIC sockets; there, ``salt_length`` bytes of the nonce are the salt.
+    ``default`` is whether the suite is negotiated unless a policy or request selects it. All lengths are in bytes.
+    """
+
+    hash_name: str
+    secret_length: int
+    aead: Aead
+    key_length: int
+    max_records: int
+    linux_cipher: int
+    salt_length: int
+    default: bool
+
+    # GCM: 2^24.5 full-size records. ChaCha20-Poly1305: the sequence number (2^64 - 1) ends first. RFC 8446 names no
+    # limit for CCM: 2^23 is that of RFC 9147 section 4.5.3.
+    #
+    # fmt: off
+    #                           code    hash      AEAD                    key  records    Linux  salt  default
+    AES_128_GCM_SHA256 =       (0x1301, "sha256", Aead.AES_GCM,           16,  2**24,     51,    4,    True)
+    AES_256_GCM_SHA384 =       (0x1302, "sha384", Aead.AES_GCM,           32,  2**24,     52,    4,    True)
+    CHACHA20_POLY1305_SHA256 = (0x1303, "sha256", Aead.CHACHA20_POLY1305, 32,  2**64 - 1, 54,    0,    True)
+    AES_128_CCM_SHA256 =       (0x1304, "sha256", Aead.AES_CCM,           16,  2**23,     53,    4,    False)
+    # fmt: on
+
+    def __new__(cls, code_point: int, *columns: Any) -> Self:
+        """Make the member of one row; also the type checker's signature of ``CipherSuite(code_point)``."""
+        suite = int.__new__(cls, code_point)
+        suite._value_ = code_point
+        suite.hash_name, suite.aead, suite.key_length, *rest = columns
+        suite.max_records, suite.linux_cipher, suite.salt_length, suite.default = rest
+        suite.secret_length = hashlib.new(suite.hash_name).digest_size
+        return suite
+
+
+DEFAULT_CIPHER_SUITES = tuple(suite for suite in CipherSuite if suite.default)
 
 
 class Group(enum.IntEnum):

@@ -1,4 +1,4 @@
-"""One worker process: serves the Unix door out of its own snapshot until its parent tells it to stop.
+"""One worker process: serves the Unix source out of its own snapshot until its parent tells it to stop.
 
 The parent talks to it over a socket pair, in JSON: ``refresh``, ``status``, ``forget``, ``stop``; what it has to say of
 handshakes goes the other way, a batch at a time. When the parent is gone, so is the worker.
@@ -30,11 +30,11 @@ from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.process import forbid_core_dumps, start_logging
 from handshaked.tls.keylog import KeyLog
-from handshaked.upcall.unix import UnixDoor
+from handshaked.upcall.unix import UnixSource
 from handshaked.workers.parent_channel import ParentChannel
 
 if TYPE_CHECKING:  # see where it is imported for good
-    from handshaked.upcall.kernel_doors import KernelDoors
+    from handshaked.upcall.kernel_sources import KernelSources
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ DRAIN_SECONDS = 10.0
 
 
 class Worker:
-    """Wires the door to the service and follows the parent's commands."""
+    """Wires the source to the service and follows the parent's commands."""
 
     def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
         self._store = Store(arguments.state_directory / DATABASE, read_only=True)
@@ -57,9 +57,9 @@ class Worker:
         gc.set_threshold(20_000, 20, 100)
         open_socket = emulated_quic_socket if arguments.emulated_quic_sockets else kernel_quic_socket
         quic_sockets = QuicSocketHandshakes(self._service, open_socket)
-        self._door = UnixDoor(listener, self._service, Limits(), self._log_limit, quic_sockets)
+        self._source = UnixSource(listener, self._service, Limits(), self._log_limit, quic_sockets)
         self._arguments = arguments
-        self._kernel = _kernel_doors(self._service, arguments)
+        self._kernel = _kernel_sources(self._service, arguments)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._stopping = False
@@ -69,11 +69,11 @@ class Worker:
         """Serve until stopped."""
         self._channel.tell({"event": "ready", "generation": self._service.snapshot.generation})
         await self._stopped.wait()
-        self._door.close()
+        self._source.close()
         if self._kernel is not None:
             self._kernel.close()
         self._outcomes.flush()
-        self._log_limit.tell()
+        self._log_limit.report_dropped()
         self._store.close()
 
     def _on_command(self, command: str) -> None:
@@ -83,7 +83,7 @@ class Worker:
             self._resources.forget()
         elif command == "status":
             kernel = None if self._kernel is None else self._kernel.status
-            state = {"in_flight": self._service.in_flight, "queue": self._door.unsent_bytes, "kernel": kernel}
+            state = {"in_flight": self._service.in_flight, "queue": self._source.unsent_bytes, "kernel": kernel}
             self._channel.tell({"event": "status", **state, **self._outcomes.counts})
         elif command == "stop":
             self._begin_to_stop()
@@ -97,14 +97,14 @@ class Worker:
         if self._kernel is not None:
             self._kernel.reload()
         elif not self._stopping:
-            self._kernel = _kernel_doors(self._service, self._arguments)
+            self._kernel = _kernel_sources(self._service, self._arguments)
         self._channel.tell({"event": "refreshed", "generation": self._service.snapshot.generation})
 
     def _begin_to_stop(self) -> None:
         if self._stopping:
             return
         self._stopping = True
-        self._door.stop_accepting()
+        self._source.stop_accepting()
         if self._kernel is not None:
             self._kernel.stop_accepting()
         self._loop.call_later(DRAIN_SECONDS, self._stopped.set)
@@ -119,15 +119,15 @@ def _keylog(path: Path | None) -> KeyLog | None:
     return file.write
 
 
-def _kernel_doors(service: HandshakeService, arguments: argparse.Namespace) -> "KernelDoors | None":
-    """The kernel's doors if they are wanted, and if the configuration can be used: it may have changed since."""
+def _kernel_sources(service: HandshakeService, arguments: argparse.Namespace) -> "KernelSources | None":
+    """The kernel's sources if they are wanted, and if the configuration can be used: it may have changed since."""
     if not arguments.kernel:
         return None
     # Only here: pyroute2 takes a sixth of a second and 20 MB, which those without the privilege need not pay.
-    from handshaked.upcall.kernel_doors import KernelDoors
+    from handshaked.upcall.kernel_sources import KernelSources
 
     try:
-        return KernelDoors(service, arguments.configuration, tuple(arguments.netns))
+        return KernelSources(service, arguments.configuration, tuple(arguments.netns))
     except RefusedError as error:
         log.error("the kernel's requests are not taken: %s", error)
         return None

@@ -1,4 +1,4 @@
-"""Writes netlink/handshaked_family.h: the numbers of netlink/handshaked.yaml for C."""
+"""Print netlink/handshaked_family.h: the numbers of netlink/handshaked.yaml for C."""
 
 import sys
 from pathlib import Path
@@ -10,27 +10,27 @@ _HERE = Path(__file__).parent
 
 
 def header(specification: dict[str, Any]) -> str:
-    """The text of the header."""
+    """Return the text of the header for `specification`."""
     lines = [
         "/* SPDX-License-Identifier: BSD-3-Clause */",
-        "/* Made of handshaked.yaml by generate_header.py: change that, and run `make header`. */",
+        "/* Generated from handshaked.yaml by generate_header.py: edit that file and run `make header`. */",
         "#ifndef HANDSHAKED_FAMILY_H",
         "#define HANDSHAKED_FAMILY_H",
         "",
         f"#define HANDSHAKED_FAMILY_VERSION {specification['version']}",
     ]
     enums = []
-    for one in specification["definitions"]:
-        if one["type"] == "const":
-            lines.append(f"#define HANDSHAKED_{_upper(one['name'])} {one['value']}")
+    for definition in specification["definitions"]:
+        if definition["type"] == "const":
+            lines.append(f"#define HANDSHAKED_{_upper(definition['name'])} {definition['value']}")
         else:
-            enums.append((one["name"], _entries(one)))
+            enums.append((definition["name"], _entries(definition)))
     enums += [
-        (f"a-{one['name']}", [(attribute["name"], attribute["value"]) for attribute in one["attributes"]])
-        for one in specification["attribute-sets"]
+        (f"a-{attributes['name']}", [(attribute["name"], attribute["value"]) for attribute in attributes["attributes"]])
+        for attributes in specification["attribute-sets"]
     ]
     operations = specification["operations"]["list"]
-    enums.append(("cmd", [(one["name"], one["value"]) for one in operations]))
+    enums.append(("cmd", [(operation["name"], operation["value"]) for operation in operations]))
     for name, entries in enums:
         lines += ["", f"enum handshaked_{name.replace('-', '_')} {{"]
         lines += [f"\tHANDSHAKED_{_upper(name)}_{_upper(entry)} = {value}," for entry, value in entries]

@@ -13,14 +13,14 @@
 EXPORTED int handshaked_quic_start(int sockfd, int role, const struct handshaked_options *options,
 				   struct handshaked **handshake)
 {
-	struct handshaked_result why;
+	struct handshaked_result unused;
 
-	return hs_open(&(struct hs_start){ .role = role, .sockfd = sockfd, .options = options }, handshake, &why);
+	return hs_open(&(struct hs_start){ .role = role, .sockfd = sockfd, .options = options }, handshake, &unused);
 }
 
 EXPORTED int handshaked_fd(const struct handshaked *handshake)
 {
-	return handshake->door;
+	return handshake->sock;
 }
 
 EXPORTED int handshaked_timeout(const struct handshaked *handshake)
@@ -38,24 +38,24 @@ EXPORTED void handshaked_free(struct handshaked *handshake)
 {
 	if (!handshake)
 		return;
-	close(handshake->door);
+	close(handshake->sock);
 	explicit_bzero(handshake, sizeof(*handshake));
 	free(handshake);
 }
 
-/* One packet, or -1 if there is none; its length may be that of one that was too long. */
+/* Receive a packet. The length returned exceeds the buffer if the packet did not fit. */
 static ssize_t receive(struct handshaked *handshake)
 {
 	ssize_t length;
 
 	do
-		length = recv(handshake->door, handshake->packet, sizeof(handshake->packet), MSG_TRUNC);
+		length = recv(handshake->sock, handshake->packet, sizeof(handshake->packet), MSG_TRUNC);
 	while (length < 0 && errno == EINTR);
 	return length;
 }
 
-/* One packet; 0 if there was one, or if the handshake is over without. */
-static int take_packet(struct handshaked *handshake, struct handshaked_result *result)
+/* Receive and handle a packet. Return 0, or -EAGAIN if there is none and the deadline has not passed. */
+static int handle_packet(struct handshaked *handshake, struct handshaked_result *result)
 {
 	ssize_t length = receive(handshake);
 	struct hs_reader packet = { handshake->packet, length > 0 ? (size_t)length : 0 };
@@ -64,23 +64,24 @@ static int take_packet(struct handshaked *handshake, struct handshaked_result *r
 	if (length < 0 && errno == EAGAIN) {
 		if (hs_now() < handshake->deadline)
 			return -EAGAIN;
-		hs_fail(handshake, ETIMEDOUT, result);
+		hs_end(handshake, ETIMEDOUT, result);
 		return 0;
 	}
 	if (length <= 0) {
-		hs_fail(handshake, ECONNRESET, result);
+		hs_end(handshake, ECONNRESET, result);
 		return 0;
 	}
 	if (packet.left > sizeof(handshake->packet))
 		packet.left = 0;
 	while (!handshake->over && hs_next_frame(&packet, &frame))
-		hs_take(handshake, &frame, result);
+		hs_handle(handshake, &frame, result);
 	if (!handshake->over && (packet.left || (size_t)length > sizeof(handshake->packet)))
-		hs_fail(handshake, EPROTO, result);
+		hs_end(handshake, EPROTO, result);
 	return 0;
 }
 
-static int take_late_packets(struct handshaked *handshake)
+/* Handle the packets that arrive after the end of the handshake. Return -EAGAIN if more may come. */
+static int handle_late_packets(struct handshaked *handshake)
 {
 	struct hs_reader packet;
 	struct hs_frame frame;
@@ -89,7 +90,7 @@ static int take_late_packets(struct handshaked *handshake)
 	while ((length = receive(handshake)) > 0 && (size_t)length <= sizeof(handshake->packet)) {
 		packet = (struct hs_reader){ handshake->packet, (size_t)length };
 		while (hs_next_frame(&packet, &frame))
-			hs_take_late(handshake, &frame);
+			hs_handle_late(handshake, &frame);
 	}
 	return length < 0 ? -errno : -EALREADY;
 }
@@ -100,9 +101,9 @@ EXPORTED int handshaked_continue(struct handshaked *handshake, struct handshaked
 	int status;
 
 	if (handshake->over)
-		return take_late_packets(handshake);
+		return handle_late_packets(handshake);
 	while (!handshake->over)
-		if (take_packet(handshake, &own))
+		if (handle_packet(handshake, &own))
 			return -EAGAIN;
 	status = own.status;
 	if (result)
@@ -114,13 +115,13 @@ EXPORTED int handshaked_continue(struct handshaked *handshake, struct handshaked
 
 static int run(const struct hs_start *start, struct handshaked_result *result)
 {
-	struct handshaked_result why = { .alert = -1 };
+	struct handshaked_result failure = { .alert = -1 };
 	struct pollfd ready = { .events = POLLIN };
 	struct handshaked *handshake;
-	int status = hs_open(start, &handshake, &why);
+	int status = hs_open(start, &handshake, &failure);
 
 	if (result)
-		*result = why;
+		*result = failure;
 	if (status)
 		return status;
 	ready.fd = handshaked_fd(handshake);

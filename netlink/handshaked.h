@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * TLS 1.3 handshakes by handshaked, the daemon that keeps the certificates and the keys.
+ * TLS 1.3 handshakes done by handshaked, a daemon that keeps certificates and private keys.
  *
- * Functions return 0, or a negative errno. quic_client_handshake(3) and handshaked_relay(3) tell the rest.
+ * Functions return 0 or a negative errno. See quic_client_handshake(3), handshaked_quic_client(3), handshaked_relay(3).
  */
 #ifndef HANDSHAKED_H
 #define HANDSHAKED_H
@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-/* Roles, levels and directions have the numbers of the kernel's QUIC sockets. */
+/* Roles; like levels and directions, numbered as on the kernel's QUIC sockets. */
 #define HANDSHAKED_CLIENT 1
 #define HANDSHAKED_SERVER 2
 
@@ -23,42 +23,42 @@ struct handshaked_bytes {
 	size_t length;
 };
 
-/* What may be said of a handshake; all that is zero is left to the daemon. Set size to sizeof(*this). */
+/* Options of a handshake. Zero means the daemon's default. Set size to sizeof(struct handshaked_options). */
 struct handshaked_options {
 	size_t size;
-	const char *server_name; /* what a client sends and verifies */
-	const char *alpns; /* with commas between; NULL: those of the socket */
-	const char *registration; /* no other one; a client's names its certificate */
-	const char *certificate_file; /* used instead of a registration, with key_file */
+	const char *server_name; /* sent and verified by a client */
+	const char *alpns; /* comma-separated; NULL: those of the socket */
+	const char *registration; /* server: the only one to use; client: whose certificate to show */
+	const char *certificate_file; /* PEM chain to use instead of a registration, with key_file */
 	const char *key_file;
-	const char *psk_file; /* lines IDENTITY:KEY, the key in hexadecimal */
-	const char *socket_path; /* of the daemon */
-	unsigned int timeout_ms;
-	unsigned int ticket_seconds; /* how long a client waits for session tickets */
-	int unauthenticated; /* a client does not verify its server */
-	struct handshaked_bytes session_ticket; /* what a client resumes with, instead of what the socket has */
-	const struct handshaked_bytes *trust_anchors; /* certificates in DER, instead of the daemon's trust store */
+	const char *psk_file; /* pre-shared keys: lines IDENTITY:KEY, the key in hexadecimal */
+	const char *socket_path; /* of the daemon; NULL: as in ENVIRONMENT of quic_client_handshake(3) */
+	unsigned int timeout_ms; /* for the whole handshake */
+	unsigned int ticket_seconds; /* client: how long to wait for session tickets after the handshake */
+	int unauthenticated; /* client: do not verify the server */
+	struct handshaked_bytes session_ticket; /* client: resume with this ticket instead of the socket's */
+	const struct handshaked_bytes *trust_anchors; /* DER certificates that replace the daemon's trust store */
 	size_t trust_anchor_count;
-	const struct handshaked_bytes *early_data; /* consent to 0-RTT; a server's limits, none on a client */
+	const struct handshaked_bytes *early_data; /* consent to 0-RTT; empty on a client */
 };
 
-/* How a handshake ended. handshaked_result_clear() frees what hangs on it. */
+/* How a handshake ended. Free its members with handshaked_result_clear(). */
 struct handshaked_result {
 	int status; /* 0, or an errno */
-	int alert; /* to close the connection with, as 0x100 + alert; -1: none */
-	uint32_t cipher_suite;
+	int alert; /* close the connection with QUIC error 0x100 + alert; -1: none */
+	uint32_t cipher_suite; /* TLS code point */
 	int resumed;
 	int early_data_accepted;
 	char alpn[256];
 	char server_name[256];
 	char registration[256];
-	char reason[256]; /* for people */
-	char tags[1024]; /* what the peer's certificate was found to be, a line each */
-	unsigned char *peer_certificate; /* the leaf in DER, or NULL */
+	char reason[256]; /* why it failed, for people */
+	char tags[1024]; /* tags of the peer's certificate, one per line */
+	unsigned char *peer_certificate; /* leaf in DER, or NULL */
 	size_t peer_certificate_length;
 };
 
-/* What a relayed handshake gives; members may be NULL. Data is valid during the call. */
+/* Called by handshaked_continue() for a relayed handshake; may be NULL. Data is valid during the call only. */
 struct handshaked_callbacks {
 	void (*crypto)(void *context, unsigned int level, const uint8_t *data, size_t length);
 	void (*secret)(void *context, unsigned int level, unsigned int direction, uint32_t cipher_suite,
@@ -68,25 +68,29 @@ struct handshaked_callbacks {
 	void (*done)(void *context, const struct handshaked_result *result);
 };
 
-struct handshaked; /* a handshake under way */
+struct handshaked; /* a handshake in progress */
 
-/* As in libquic: a program that is linked with it runs with this library instead. */
+/* The functions of libquic: a program built for it can use this library instead. */
 int quic_client_handshake(int sockfd, const char *pkey_file, const char *hostname, const char *alpns);
 int quic_server_handshake(int sockfd, const char *pkey_file, const char *cert_file, const char *alpns);
 
-/* The same with options and a result, which may both be NULL. */
+/* The same with options and a result, each of which may be NULL. */
 int handshaked_quic_client(int sockfd, const struct handshaked_options *options, struct handshaked_result *result);
 int handshaked_quic_server(int sockfd, const struct handshaked_options *options, struct handshaked_result *result);
 void handshaked_result_clear(struct handshaked_result *result);
 
-/* The same without blocking: start, and whenever fd is readable continue, which says -EAGAIN until it is over. */
-int handshaked_quic_start(int sockfd, int role, const struct handshaked_options *options, struct handshaked **handshake);
+/*
+ * The same without blocking. Call handshaked_continue() when the descriptor is readable or the timeout has passed; it
+ * returns -EAGAIN until the handshake is over.
+ */
+int handshaked_quic_start(int sockfd, int role, const struct handshaked_options *options,
+			  struct handshaked **handshake);
 int handshaked_fd(const struct handshaked *handshake);
-int handshaked_timeout(const struct handshaked *handshake); /* in milliseconds, for poll: continue then at the latest */
+int handshaked_timeout(const struct handshaked *handshake); /* in milliseconds, for poll() */
 int handshaked_continue(struct handshaked *handshake, struct handshaked_result *result);
 void handshaked_free(struct handshaked *handshake);
 
-/* For a QUIC stack in userspace: its CRYPTO data goes in, callbacks are called by handshaked_continue(). */
+/* For a userspace QUIC stack: pass in its CRYPTO data; handshaked_continue() calls the callbacks. */
 int handshaked_relay_start(int role, const struct handshaked_options *options, const uint8_t *transport_parameters,
 			   size_t length, const struct handshaked_callbacks *callbacks, void *context,
 			   struct handshaked **handshake);

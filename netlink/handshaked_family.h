@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Made of handshaked.yaml by generate_header.py: change that, and run `make header`. */
+/* Generated from handshaked.yaml by generate_header.py: edit that file and run `make header`. */
 #ifndef HANDSHAKED_FAMILY_H
 #define HANDSHAKED_FAMILY_H
 

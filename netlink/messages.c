@@ -45,27 +45,15 @@ static int keep_leaf(struct handshaked_result *result, const struct hs_attribute
 	return 0;
 }
 
-/* -EAGAIN stands for a handshake that goes on, so it is no way to end one. */
-static int ending(uint32_t status)
+/* Return a valid final status. EAGAIN is not one: -EAGAIN means that the handshake is in progress. */
+static int final_status(uint32_t status)
 {
 	return status > MAX_ERRNO || status == EAGAIN ? EIO : (int)status;
 }
 
-/* 0, or an errno if what is to be kept cannot be. */
-static int keep(struct handshaked_result *result, const struct hs_attribute *attribute)
+static void keep_text_attribute(struct handshaked_result *result, const struct hs_attribute *attribute)
 {
 	switch (attribute->type) {
-	case HANDSHAKED_A_DONE_STATUS:
-		if (attribute->length != sizeof(uint32_t))
-			return EPROTO;
-		result->status = ending(hs_u32(attribute));
-		break;
-	case HANDSHAKED_A_DONE_TAG:
-		keep_tag(result, attribute);
-		break;
-	case HANDSHAKED_A_DONE_ALERT:
-		result->alert = (int)hs_u32(attribute);
-		break;
 	case HANDSHAKED_A_DONE_REASON:
 		keep_text(result->reason, sizeof(result->reason), attribute);
 		break;
@@ -77,6 +65,26 @@ static int keep(struct handshaked_result *result, const struct hs_attribute *att
 		break;
 	case HANDSHAKED_A_DONE_REGISTRATION:
 		keep_text(result->registration, sizeof(result->registration), attribute);
+		break;
+	default:
+		break;
+	}
+}
+
+/* Store an attribute of DONE in `result`. Return 0 or a positive errno. */
+static int keep_attribute(struct handshaked_result *result, const struct hs_attribute *attribute)
+{
+	switch (attribute->type) {
+	case HANDSHAKED_A_DONE_STATUS:
+		if (attribute->length != sizeof(uint32_t))
+			return EPROTO;
+		result->status = final_status(hs_u32(attribute));
+		break;
+	case HANDSHAKED_A_DONE_TAG:
+		keep_tag(result, attribute);
+		break;
+	case HANDSHAKED_A_DONE_ALERT:
+		result->alert = (int)hs_u32(attribute);
 		break;
 	case HANDSHAKED_A_DONE_CIPHER_SUITE:
 		result->cipher_suite = hs_u32(attribute);
@@ -90,12 +98,13 @@ static int keep(struct handshaked_result *result, const struct hs_attribute *att
 		result->early_data_accepted = 1;
 		break;
 	default:
+		keep_text_attribute(result, attribute);
 		break;
 	}
 	return 0;
 }
 
-void hs_fail(struct handshaked *handshake, int status, struct handshaked_result *result)
+void hs_end(struct handshaked *handshake, int status, struct handshaked_result *result)
 {
 	result->status = status;
 	handshake->over = true;
@@ -103,27 +112,27 @@ void hs_fail(struct handshaked *handshake, int status, struct handshaked_result 
 		handshake->callbacks->done(handshake->context, result);
 }
 
-static void done(struct handshaked *handshake, struct hs_reader attributes, struct handshaked_result *result)
+static void handle_done(struct handshaked *handshake, struct hs_reader attributes, struct handshaked_result *result)
 {
 	struct hs_attribute attribute;
 	int failure = 0;
 
-	result->status = EIO; /* unless it says otherwise */
+	result->status = EIO; /* if the message has no status */
 	while (!failure && hs_next_attribute(&attributes, &attribute))
-		failure = keep(result, &attribute);
+		failure = keep_attribute(result, &attribute);
 	if (attributes.left && !failure)
 		failure = EPROTO;
-	hs_fail(handshake, failure ? failure : result->status, result);
+	hs_end(handshake, failure ? failure : result->status, result);
 }
 
-/* An errno, the header of what it is about, and maybe a text (NLMSGERR_ATTR_MSG). */
-static void refused(struct handshaked *handshake, struct hs_reader body, struct handshaked_result *result)
+/* Handle an NLMSG_ERROR: an errno, the header of the request, and maybe a text (NLMSGERR_ATTR_MSG). */
+static void handle_error(struct handshaked *handshake, struct hs_reader body, struct handshaked_result *result)
 {
 	struct hs_attribute attribute;
 	uint32_t error;
 
 	if (body.left < ERROR_HEADER) {
-		hs_fail(handshake, EPROTO, result);
+		hs_end(handshake, EPROTO, result);
 		return;
 	}
 	memcpy(&error, body.data, sizeof(error));
@@ -133,10 +142,10 @@ static void refused(struct handshaked *handshake, struct hs_reader body, struct 
 	while (hs_next_attribute(&body, &attribute))
 		if (attribute.type == ERROR_TEXT)
 			keep_text(result->reason, sizeof(result->reason), &attribute);
-	hs_fail(handshake, ending(0 - error), result);
+	hs_end(handshake, final_status(0 - error), result);
 }
 
-static void give_crypto(struct handshaked *handshake, struct hs_reader attributes)
+static void handle_crypto(struct handshaked *handshake, struct hs_reader attributes)
 {
 	struct hs_attribute attribute, data = { 0 };
 	unsigned int level = HANDSHAKED_LEVEL_INITIAL;
@@ -151,7 +160,7 @@ static void give_crypto(struct handshaked *handshake, struct hs_reader attribute
 		handshake->callbacks->crypto(handshake->context, level, data.data, data.length);
 }
 
-static void give_secret(struct handshaked *handshake, struct hs_reader attributes, struct handshaked_result *result)
+static void handle_secret(struct handshaked *handshake, struct hs_reader attributes, struct handshaked_result *result)
 {
 	uint32_t numbers[HANDSHAKED_A_SECRET_SECRET + 1] = { 0 };
 	struct hs_attribute attribute, secret = { 0 };
@@ -163,14 +172,14 @@ static void give_secret(struct handshaked *handshake, struct hs_reader attribute
 			numbers[attribute.type] = hs_u32(&attribute);
 	}
 	if (!secret.length || secret.length > HS_MAX_SECRET)
-		hs_fail(handshake, EPROTO, result);
+		hs_end(handshake, EPROTO, result);
 	else if (handshake->callbacks->secret)
 		handshake->callbacks->secret(handshake->context, numbers[HANDSHAKED_A_SECRET_LEVEL],
 					     numbers[HANDSHAKED_A_SECRET_DIRECTION],
 					     numbers[HANDSHAKED_A_SECRET_CIPHER_SUITE], secret.data, secret.length);
 }
 
-static void give_parameters(struct handshaked *handshake, struct hs_reader attributes)
+static void handle_transport_parameters(struct handshaked *handshake, struct hs_reader attributes)
 {
 	struct hs_attribute attribute, parameters = { 0 };
 	char alpn[256] = "";
@@ -185,7 +194,7 @@ static void give_parameters(struct handshaked *handshake, struct hs_reader attri
 		handshake->callbacks->transport_parameters(handshake->context, parameters.data, parameters.length, alpn);
 }
 
-static void give_ticket(struct handshaked *handshake, struct hs_reader attributes)
+static void handle_session_ticket(struct handshaked *handshake, struct hs_reader attributes)
 {
 	struct hs_attribute attribute, state = { 0 };
 	uint32_t expires = 0;
@@ -200,26 +209,26 @@ static void give_ticket(struct handshaked *handshake, struct hs_reader attribute
 		handshake->callbacks->session_ticket(handshake->context, state.data, state.length, expires);
 }
 
-void hs_take_late(struct handshaked *handshake, const struct hs_frame *frame)
+void hs_handle_late(struct handshaked *handshake, const struct hs_frame *frame)
 {
 	if (frame->family == HANDSHAKED_UNIX_FAMILY && frame->command == HANDSHAKED_CMD_SESSION_TICKET)
-		give_ticket(handshake, frame->attributes);
+		handle_session_ticket(handshake, frame->attributes);
 }
 
-void hs_take(struct handshaked *handshake, const struct hs_frame *frame, struct handshaked_result *result)
+void hs_handle(struct handshaked *handshake, const struct hs_frame *frame, struct handshaked_result *result)
 {
 	if (frame->family == HS_NETLINK_ERROR)
-		refused(handshake, frame->attributes, result);
+		handle_error(handshake, frame->attributes, result);
 	else if (frame->family != HANDSHAKED_UNIX_FAMILY)
-		hs_fail(handshake, EPROTO, result);
+		hs_end(handshake, EPROTO, result);
 	else if (frame->command == HANDSHAKED_CMD_DONE)
-		done(handshake, frame->attributes, result);
+		handle_done(handshake, frame->attributes, result);
 	else if (frame->command == HANDSHAKED_CMD_CRYPTO)
-		give_crypto(handshake, frame->attributes);
+		handle_crypto(handshake, frame->attributes);
 	else if (frame->command == HANDSHAKED_CMD_SECRET)
-		give_secret(handshake, frame->attributes, result);
+		handle_secret(handshake, frame->attributes, result);
 	else if (frame->command == HANDSHAKED_CMD_TRANSPORT_PARAMETERS)
-		give_parameters(handshake, frame->attributes);
+		handle_transport_parameters(handshake, frame->attributes);
 	else if (frame->command == HANDSHAKED_CMD_SESSION_TICKET)
-		give_ticket(handshake, frame->attributes);
+		handle_session_ticket(handshake, frame->attributes);
 }

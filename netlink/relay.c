@@ -4,7 +4,7 @@
 
 #include "handshake.h"
 
-#define ATTRIBUTES (4 + 4 + 4) /* of a level, and the header of what follows it */
+#define ATTRIBUTES (4 + 4 + 4) /* the attribute level, and the header of the attribute data */
 #define PADDING 3
 
 EXPORTED int handshaked_relay_start(int role, const struct handshaked_options *options,
@@ -16,8 +16,8 @@ EXPORTED int handshaked_relay_start(int role, const struct handshaked_options *o
 		.role = role, .is_relay = true, .options = options,
 		.transport_parameters = { transport_parameters, length }
 	};
-	struct handshaked_result why;
-	int failure = hs_open(&start, handshake, &why);
+	struct handshaked_result unused;
+	int failure = hs_open(&start, handshake, &unused);
 
 	if (failure)
 		return failure;
@@ -39,7 +39,7 @@ static int send_crypto(struct handshaked *handshake, unsigned int level, const u
 	hs_begin(&message, buffer, room, HANDSHAKED_CMD_CRYPTO);
 	hs_put_u32(&message, HANDSHAKED_A_CRYPTO_LEVEL, level);
 	hs_put(&message, HANDSHAKED_A_CRYPTO_DATA, data, length);
-	failure = hs_send(handshake->door, &message, NULL, 0);
+	failure = hs_send(handshake->sock, &message, NULL, 0);
 	free(buffer);
 	return failure;
 }
@@ -66,5 +66,5 @@ EXPORTED int handshaked_relay_transport_parameters(struct handshaked *handshake,
 
 	hs_begin(&message, buffer, sizeof(buffer), HANDSHAKED_CMD_TRANSPORT_PARAMETERS);
 	hs_put(&message, HANDSHAKED_A_TRANSPORT_PARAMETERS_PARAMETERS, data, length);
-	return hs_send(handshake->door, &message, NULL, 0);
+	return hs_send(handshake->sock, &message, NULL, 0);
 }

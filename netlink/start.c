@@ -10,18 +10,19 @@
 #include "handshake.h"
 
 #define DEFAULT_TIMEOUT_MS 8000
-#define GRACE_MS 1000 /* beyond its deadline after which the daemon itself is taken for lost */
+#define GRACE_MS 1000 /* to wait for the daemon after the handshake's own deadline */
 
 static const struct handshaked_callbacks no_callbacks;
 
-static int fail(struct handshaked_result *why, int failure, const char *what, const char *which)
+/* Fill in status and reason of `result` and return `failure`. */
+static int fail(struct handshaked_result *result, int failure, const char *what, const char *which)
 {
-	why->status = -failure;
-	snprintf(why->reason, sizeof(why->reason), "%s%s", what, which);
+	result->status = -failure;
+	snprintf(result->reason, sizeof(result->reason), "%s%s", what, which);
 	return failure;
 }
 
-/* A copy of the options; an older program knows fewer of them, and the rest is zero. */
+/* Copy the options. A program built with an older header has fewer of them; the others stay zero. */
 static int copy_options(struct handshaked_options *copy, const struct handshaked_options *options)
 {
 	*copy = (struct handshaked_options){ 0 };
@@ -70,9 +71,9 @@ static void put_options(struct hs_message *message, const struct handshaked_opti
 		put_bytes(message, HANDSHAKED_A_START_EARLY_DATA, options->early_data);
 }
 
-/* Open the files that are brought and announce them; how many they are, or an error. */
-static int bring_files(const struct handshaked_options *options, struct hs_message *message, int *descriptors,
-		       struct handshaked_result *why)
+/* Open the caller's files and add their flags to the message. Return their number or a negative errno. */
+static int open_files(const struct handshaked_options *options, struct hs_message *message, int *descriptors,
+		       struct handshaked_result *result)
 {
 	const char *const paths[] = { options->certificate_file, options->key_file, options->psk_file };
 	const unsigned int flags[] = { HANDSHAKED_A_START_CERTIFICATE_FILE, HANDSHAKED_A_START_KEY_FILE,
@@ -87,7 +88,7 @@ static int bring_files(const struct handshaked_options *options, struct hs_messa
 			failure = -errno;
 			while (count)
 				close(descriptors[--count]);
-			return fail(why, failure, "cannot open ", paths[i]);
+			return fail(result, failure, "cannot open ", paths[i]);
 		}
 		count++;
 		hs_put(message, flags[i], NULL, 0);
@@ -95,70 +96,71 @@ static int bring_files(const struct handshaked_options *options, struct hs_messa
 	return count;
 }
 
-static int send_start(struct handshaked *made, const struct hs_start *start, const struct handshaked_options *options,
-		      struct handshaked_result *why)
+static int send_start(struct handshaked *opened, const struct hs_start *start, const struct handshaked_options *options,
+		      struct handshaked_result *result)
 {
 	int descriptors[1 + HS_MAX_FILES] = { start->sockfd }, files = 0, failure;
-	struct hs_message message; /* cleared in any case: a session ticket is as secret as a key */
+	struct hs_message message; /* always cleared: a session ticket is as secret as a key */
 
-	hs_begin(&message, made->packet, sizeof(made->packet), HANDSHAKED_CMD_START);
+	hs_begin(&message, opened->packet, sizeof(opened->packet), HANDSHAKED_CMD_START);
 	hs_put_u32(&message, HANDSHAKED_A_START_MESSAGE_TYPE, (uint32_t)start->role);
 	put_options(&message, options);
 	if (start->transport_parameters.data)
 		put_bytes(&message, HANDSHAKED_A_START_TRANSPORT_PARAMETERS, &start->transport_parameters);
 	if (!start->is_relay) {
 		hs_put(&message, HANDSHAKED_A_START_SOCKET, NULL, 0);
-		files = bring_files(options, &message, descriptors + 1, why);
+		files = open_files(options, &message, descriptors + 1, result);
 		if (files < 0) {
-			explicit_bzero(made->packet, message.length);
+			explicit_bzero(opened->packet, message.length);
 			return files;
 		}
 	}
-	failure = hs_send(made->door, &message, descriptors, start->is_relay ? 0 : 1 + (size_t)files);
+	failure = hs_send(opened->sock, &message, descriptors, start->is_relay ? 0 : 1 + (size_t)files);
 	while (files)
 		close(descriptors[files--]);
-	explicit_bzero(made->packet, message.length);
-	return failure ? fail(why, failure, "the handshake daemon cannot be asked", "") : 0;
+	explicit_bzero(opened->packet, message.length);
+	return failure ? fail(result, failure, "cannot send to the handshake daemon", "") : 0;
 }
 
-static int check(const struct hs_start *start, const struct handshaked_options *options, struct handshaked_result *why)
+static int check(const struct hs_start *start, const struct handshaked_options *options,
+		 struct handshaked_result *result)
 {
 	if (!start->is_relay && start->sockfd < 0)
-		return fail(why, -EBADF, "there is no socket", "");
+		return fail(result, -EBADF, "invalid socket descriptor", "");
 	if (start->is_relay && (options->certificate_file || options->key_file || options->psk_file))
-		return fail(why, -EOPNOTSUPP, "files are for handshakes on a socket", "");
+		return fail(result, -EOPNOTSUPP, "files can only be used for handshakes on a socket", "");
 	return 0;
 }
 
-int hs_open(const struct hs_start *start, struct handshaked **handshake, struct handshaked_result *why)
+int hs_open(const struct hs_start *start, struct handshaked **handshake, struct handshaked_result *result)
 {
 	struct handshaked_options options;
 	struct sockaddr_un address;
-	struct handshaked *made;
+	struct handshaked *opened;
 	int failure;
 
 	*handshake = NULL;
 	if (copy_options(&options, start->options))
-		return fail(why, -EINVAL, "the options have a size that is not theirs", "");
-	if ((failure = check(start, &options, why)))
+		return fail(result, -EINVAL, "the member size of the options is invalid", "");
+	if ((failure = check(start, &options, result)))
 		return failure;
 	if ((failure = hs_find(options.socket_path, &address)))
-		return fail(why, failure, "the path of the daemon's socket is too long", "");
-	made = calloc(1, sizeof(*made));
-	if (!made)
-		return fail(why, -ENOMEM, "out of memory", "");
-	made->callbacks = &no_callbacks;
-	made->door = hs_connect(&address);
-	if (made->door < 0) {
-		failure = fail(why, made->door, "no handshake daemon answers at ", address.sun_path);
-		free(made);
+		return fail(result, failure, "the path of the daemon's socket is too long", "");
+	opened = calloc(1, sizeof(*opened));
+	if (!opened)
+		return fail(result, -ENOMEM, "out of memory", "");
+	opened->callbacks = &no_callbacks;
+	opened->sock = hs_connect(&address);
+	if (opened->sock < 0) {
+		failure = fail(result, opened->sock, "cannot connect to the handshake daemon at ", address.sun_path);
+		free(opened);
 		return failure;
 	}
-	made->deadline = hs_now() + (options.timeout_ms ? options.timeout_ms : DEFAULT_TIMEOUT_MS) + GRACE_MS;
-	if ((failure = send_start(made, start, &options, why))) {
-		handshaked_free(made);
+	opened->deadline = hs_now() + (options.timeout_ms ? options.timeout_ms : DEFAULT_TIMEOUT_MS) + GRACE_MS;
+	if ((failure = send_start(opened, start, &options, result))) {
+		handshaked_free(opened);
 		return failure;
 	}
-	*handshake = made;
+	*handshake = opened;
 	return 0;
 }

@@ -17,7 +17,7 @@
 #define MESSAGE_HEADER 16
 #define TYPE_MASK 0x3fff
 #define NLM_F_REQUEST 1
-#define PATIENCE_MS 1000
+#define TIMEOUT_MS 1000
 
 static size_t aligned(size_t length)
 {
@@ -153,38 +153,38 @@ int hs_find(const char *path, struct sockaddr_un *address)
 	return 0;
 }
 
-/* Connect, and wait while too many wait already. */
-static int connect_patiently(int door, const struct sockaddr_un *address)
+/* Connect; wait a limited time while the daemon's accept queue is full. */
+static int connect_with_timeout(int sock, const struct sockaddr_un *address)
 {
-	const struct timeval patience = { .tv_sec = PATIENCE_MS / 1000 };
-	int64_t deadline = hs_now() + PATIENCE_MS;
+	const struct timeval timeout = { .tv_sec = TIMEOUT_MS / 1000 };
+	int64_t deadline = hs_now() + TIMEOUT_MS;
 
-	if (setsockopt(door, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)))
+	if (setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)))
 		return -errno;
-	while (connect(door, (const struct sockaddr *)address, sizeof(*address))) {
+	while (connect(sock, (const struct sockaddr *)address, sizeof(*address))) {
 		if (errno == EAGAIN || (errno == EINTR && hs_now() >= deadline))
 			return -ETIMEDOUT;
 		if (errno != EINTR)
 			return -errno;
 	}
-	return fcntl(door, F_SETFL, O_NONBLOCK) ? -errno : 0;
+	return fcntl(sock, F_SETFL, O_NONBLOCK) ? -errno : 0;
 }
 
 int hs_connect(const struct sockaddr_un *address)
 {
-	int door = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), failure;
+	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), failure;
 
-	if (door < 0)
+	if (sock < 0)
 		return -errno;
-	failure = connect_patiently(door, address);
+	failure = connect_with_timeout(sock, address);
 	if (failure) {
-		close(door);
+		close(sock);
 		return failure;
 	}
-	return door;
+	return sock;
 }
 
-int hs_send(int door, const struct hs_message *message, const int *descriptors, size_t count)
+int hs_send(int sock, const struct hs_message *message, const int *descriptors, size_t count)
 {
 	union {
 		char room[CMSG_SPACE((1 + HS_MAX_FILES) * sizeof(int))];
@@ -192,8 +192,8 @@ int hs_send(int door, const struct hs_message *message, const int *descriptors, 
 	} control = { { 0 } };
 	struct iovec part = { message->data, message->length };
 	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1 };
-	struct pollfd ready = { .fd = door, .events = POLLOUT };
-	int64_t deadline = hs_now() + PATIENCE_MS, left;
+	struct pollfd ready = { .fd = sock, .events = POLLOUT };
+	int64_t deadline = hs_now() + TIMEOUT_MS, left;
 	struct cmsghdr *rights;
 
 	if (message->failed || count > 1 + HS_MAX_FILES)
@@ -207,7 +207,7 @@ int hs_send(int door, const struct hs_message *message, const int *descriptors, 
 		rights->cmsg_len = CMSG_LEN(count * sizeof(int));
 		memcpy(CMSG_DATA(rights), descriptors, count * sizeof(int));
 	}
-	while (sendmsg(door, &header, MSG_NOSIGNAL) < 0) {
+	while (sendmsg(sock, &header, MSG_NOSIGNAL) < 0) {
 		if (errno != EAGAIN && errno != EINTR)
 			return -errno;
 		left = deadline - hs_now();

@@ -1,5 +1,6 @@
 """What many tests need: a certificate authority, certificates that are made once, and daemons of their own."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +22,12 @@ Issue = Callable[..., Issued]
 _SLOW_SECONDS = 900
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow tests the time they need; those of a kind that knows better have a mark of their own."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give slow tests the time they need; leave out those of a whole emulated machine unless they are asked for."""
+    if os.environ.get("HANDSHAKED_QEMU") != "1":
+        left_out = [item for item in items if item.get_closest_marker("qemu")]
+        items[:] = [item for item in items if not item.get_closest_marker("qemu")]
+        config.hook.pytest_deselected(items=left_out)
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))

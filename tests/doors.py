@@ -20,7 +20,7 @@ from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.handshakes.quic_sockets import OpenSocket, QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, Outcome, Role
-from handshaked.upcall.unix import UnixDoor
+from handshaked.upcall.unix import UnixSource
 from handshaked.wire.family import pull_from_daemon, push_crypto, push_start
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start
 from tests.patience import PATIENCE, join, set_in_time, until
@@ -203,14 +203,14 @@ def served(
             listener.listen()
             service = HandshakeService(registered.snapshot, registered, observe)
             sockets = None if open_socket is None else QuicSocketHandshakes(service, open_socket)
-            door = UnixDoor(listener, service, limits, LogLimit(), sockets)
+            door = UnixSource(listener, service, limits, LogLimit(), sockets)
             over = asyncio.Event()
             made.append((asyncio.get_running_loop(), over, service))
             ready.set()
             await until(over)
             door.close()
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
     set_in_time(ready)
     loop, over, service = made[0]

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import LocalError, Status
-from handshaked.model import Caller, KeyType, Request, Role
+from handshaked.model import DEFAULT_CIPHER_SUITES, Caller, KeyType, Request, Role
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.registry.registration import Access, CredentialReference, Registration
 from handshaked.registry.snapshot import Selection, Snapshot
 from handshaked.session.registered import Session, open_session
 from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.keylog import KeyLog
-from handshaked.tls.parameters import DEFAULT_CIPHER_SUITES, Credential, PeerVerifier, ServerParameters
+from handshaked.tls.parameters import Credential, PeerVerifier, ServerParameters
 from handshaked.tls.x509.readers import read_trust_anchors
 from handshaked.tls.x509.verification import ServerChainVerifier
 

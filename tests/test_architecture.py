@@ -29,6 +29,8 @@ PURE_REGISTRY = {
     "registry.snapshot",
     "registry.peer_rules",
     "registry.delivery",
+    "registry.settings",
+    "registry.setting_types",
 }
 """Modules of the registry that do no I/O."""
 SANS_IO = {*BASIS, "session", "tls", "quic", *PURE_REGISTRY}
@@ -198,6 +200,15 @@ def test_the_core_does_no_io_and_reads_no_clock(module: str) -> None:
             function = node.func
             assert not (isinstance(function, ast.Name) and function.id in ("open", "print", "input")), node.lineno
             assert not (isinstance(function, ast.Attribute) and function.attr in CLOCKS), node.lineno
+
+
+def test_the_engine_does_not_import_what_holds_private_keys() -> None:
+    found, new = set(), {"handshaked.tls.client", "handshaked.tls.server", "handshaked.tls.stream"}
+    while new:
+        found |= new
+        new = {name for module in new for name in dependencies(module)} - found
+    assert "handshaked.tls.parameters" in found
+    assert "handshaked.tls.private_key" not in found
 
 
 @pytest.mark.parametrize("library", ["dbus_next", "pyroute2"])

@@ -15,7 +15,7 @@ FILES = [
     if path.name != "patience.py" and not path.is_relative_to(INSIDE)
 ]
 PROGRAMS = {"run", "check_call", "check_output"}
-WAITS = {"wait", "join", "communicate", "result"}
+WAITS = {"wait", "join", "communicate", "result", "get"}
 SKIPS = {"pytest.skip", "pytest.mark.skip", "pytest.mark.skipif", "pytest.importorskip"}
 
 
@@ -28,21 +28,29 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call, ast.AST | None]]:
             yield ast.unparse(node.func), node, parents.get(node)
 
 
+def is_enter_context(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "enter_context"
+
+
 def is_unbounded(name: str, call: ast.Call, parent: ast.AST | None) -> bool:
     """Whether the call may wait for ever: a coroutine is bounded by the call that it is an argument of."""
+    if name == "subprocess.Popen":  # whose block waits for the end of the program
+        return isinstance(parent, ast.withitem) or is_enter_context(parent)
     words = {keyword.arg for keyword in call.keywords}
     owner, _, method = name.rpartition(".")
     if owner == "subprocess" and method in PROGRAMS:
         return not words & {"timeout", None}
     if name == "asyncio.Event().wait":  # a server, which a signal ends
         return False
+    if name == "threading.Thread":  # which the interpreter waits for when it exits
+        return "daemon" not in words
     if method == "communicate":
         return "timeout" not in words
     return method in WAITS and not call.args and not call.keywords and not isinstance(parent, ast.Call)
 
 
 def test_no_test_waits_without_end() -> None:
-    """Use tests/patience.py."""
+    """Use tests/patience.py and handshaked/testing/processes.py."""
     found = [
         f"{path.relative_to(TESTS.parent)}:{call.lineno} {name}"
         for path in FILES
@@ -75,6 +83,12 @@ def test_skips_go_through_the_needs_of_tests() -> None:
         ("subprocess.run(['true'], timeout=1)", False),
         ("process.communicate(b'x')", True),
         ("', '.join(words)", False),
+        ("await queue.get()", True),
+        ("threading.Thread(target=work)", True),
+        ("threading.Thread(target=work, daemon=True)", False),
+        ("words.get('key')", False),
+        ("with subprocess.Popen(['true']): pass", True),
+        ("with ending(subprocess.Popen(['true'])): pass", False),
     ],
 )
 def test_unbounded_waits_are_found(tmp_path: Path, code: str, unbounded: bool) -> None:

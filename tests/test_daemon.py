@@ -291,7 +291,7 @@ def test_a_bad_file_leaves_the_old_credential_and_renews_the_others(
 
 
 def test_a_second_daemon_on_the_same_state_is_refused(daemon: RunningDaemon, public_directory: Path) -> None:
-    with pytest.raises(RuntimeError, match="another handshaked runs on"):
+    with pytest.raises(RuntimeError, match="another handshaked is running on"):
         RunningDaemon(public_directory).start()
     assert len(daemon.worker_pids()) == 2  # and the first one has kept its sockets
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.testing.processes import ending
 from tests.patience import PATIENCE
 from tests.plugins import leftovers
 
@@ -23,7 +24,7 @@ def test_clean_run_leaves_nothing(name: str) -> None:
 
 def test_process_is_found_and_killed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "_PATIENCE", 0.0)
-    with subprocess.Popen(["sleep", "600"], env={**os.environ, "HANDSHAKED_TEST_RUN": name}) as process:
+    with ending(subprocess.Popen(["sleep", "600"], env={**os.environ, "HANDSHAKED_TEST_RUN": name})) as process:
         assert leftovers.leftovers(name) == [f"process {process.pid}: sleep 600"]
         assert process.wait(PATIENCE) == -9
 

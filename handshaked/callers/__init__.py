@@ -1,1 +1,1 @@
-"""What the local users who ask may take: connections, time, messages, memory, threads, log lines; one account each."""
+"""Limits and fairness for local callers: connections, time, messages, memory, threads, log lines; an account each."""

@@ -1,4 +1,4 @@
-"""Accepts the connections of local users, within bounds for all of them and for each."""
+"""Accepts connections of local users, within a limit for each user and a limit for all."""
 
 import asyncio
 import logging
@@ -19,18 +19,18 @@ _PAUSE_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class ConnectionBounds:
-    """How many connections there may be: of all users together, and of one."""
+    """Limits on the number of connections."""
 
     total: int
-    of_one: int
+    per_user: int
     reserve: int
-    """Of all of them, those that only root and the daemon's own user get."""
+    """The part of ``total`` that is reserved for root and the daemon's own user."""
 
 
 class Acceptor:
-    """Accepts on `listener`, which the log calls `name`, and gives each connection, non-blocking, to `take`.
+    """Accepts on `listener`, called `name` in the log, and passes each connection, non-blocking, to `take`.
 
-    Who has taken one gives it back (``release``) when it is over, with all that it has caused.
+    The owner of a connection must call ``release`` when the connection and everything it started has ended.
     """
 
     def __init__(
@@ -49,24 +49,24 @@ class Acceptor:
         self._privileged = {0, os.geteuid()}
         self._connections: Counter[int] = Counter()
         self._loop = asyncio.get_running_loop()
-        self._again: asyncio.TimerHandle | None = None
-        self._in_trouble = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._failing = False
         listener.setblocking(False)
 
     def start(self) -> None:
-        """Begin to accept."""
-        self._again = None
+        """Start accepting."""
+        self._retry = None
         self._loop.add_reader(self._listener, self._accept)
 
     def stop(self) -> None:
-        """Accept no more; what was accepted goes on."""
+        """Stop accepting; accepted connections continue."""
         self._loop.remove_reader(self._listener)
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     def release(self, caller: Caller) -> None:
-        """A connection of `caller` is over."""
+        """Count one connection of `caller` less."""
         self._connections[caller.uid] -= 1
         if not self._connections[caller.uid]:
             del self._connections[caller.uid]
@@ -79,8 +79,8 @@ class Acceptor:
         except OSError as error:
             self._pause(error)
             return
-        if self._in_trouble:
-            self._in_trouble = False
+        if self._failing:
+            self._failing = False
             log.info("connections to %s are accepted again", self._name)
         caller = caller_of(sock)
         if not self._has_room(caller):
@@ -95,14 +95,14 @@ class Acceptor:
     def _has_room(self, caller: Caller) -> bool:
         reserve = 0 if caller.uid in self._privileged else self._bounds.reserve
         return (
-            self._connections[caller.uid] < self._bounds.of_one
+            self._connections[caller.uid] < self._bounds.per_user
             and self._connections.total() < self._bounds.total - reserve
         )
 
     def _pause(self, error: OSError) -> None:
-        """Out of descriptors: the listener stays readable, so wait instead of spinning."""
-        if not self._in_trouble:
-            self._in_trouble = True
+        """Retry later: without descriptors the listener stays readable, and the event loop would spin."""
+        if not self._failing:
+            self._failing = True
             log.error("cannot accept connections to %s for now: %s", self._name, error)
         self.stop()
-        self._again = self._loop.call_later(_PAUSE_SECONDS, self.start)
+        self._retry = self._loop.call_later(_PAUSE_SECONDS, self.start)

@@ -1,4 +1,4 @@
-"""What a caller may take of a process, and what it has taken: one account for each uid, whatever it connects to."""
+"""Limits on the resources that a caller may use in one process, and an account of its use: one for each uid."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from handshaked.model import Caller
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one caller (uid) may take of one process; times are in seconds."""
+    """Limits for one caller (uid) in one process; times are in seconds."""
 
     connections: int = 256
     handshakes: int = 1024
     messages_per_second: int = 20_000
     bytes_per_second: int = 64 * 1024 * 1024
     seconds_per_second: float = 1.0
-    """The share of the process's time; up to it, callers take turns."""
+    """The share of the process's time; within it, callers are served fairly."""
     unsent_bytes: int = 4 * 1024 * 1024
     threads: int = 16
     default_timeout: float = 8.0
@@ -24,9 +24,9 @@ class Limits:
 
 
 class Account:
-    """What one caller uses at the moment: counts, and of what is limited by the second, until when it is paid for.
+    """The current use of one caller: counts, and for rate limits the time until which its use is paid for.
 
-    A second's worth may be taken at once (the generic cell rate algorithm, ITU-T I.371).
+    Bursts of up to one second are allowed (the generic cell rate algorithm, ITU-T I.371).
     """
 
     def __init__(self, limits: Limits, now: float) -> None:
@@ -36,28 +36,28 @@ class Account:
         self.unsent_bytes = 0
         self.threads = Threads(limits.threads)
         self.time_served = 0.0
-        """How far its turns have come, see ``Turns``."""
+        """The caller's virtual time, see ``FairQueue``."""
         self._limits = limits
         self._messages_until = self._bytes_until = self._time_until = now - 1.0
 
     def charge(self, messages: int, size: int, seconds: float, now: float) -> None:
-        """Account for so many messages of `size` bytes together, which took `seconds`."""
+        """Charge `messages` of together `size` bytes, which took `seconds`."""
         limits, earliest = self._limits, now - 1.0
         self._messages_until = max(self._messages_until, earliest) + messages / limits.messages_per_second
         self._bytes_until = max(self._bytes_until, earliest) + size / limits.bytes_per_second
         self._time_until = max(self._time_until, earliest) + seconds / limits.seconds_per_second
 
     def debt(self, now: float) -> float:
-        """The seconds to wait before more is taken in."""
+        """Return the seconds to wait before the caller may send more."""
         return max(self._messages_until, self._bytes_until, self._time_until) - now
 
-    def seconds_to_full(self, now: float) -> float:
-        """The seconds until nothing is left of what was taken."""
+    def seconds_to_recover(self, now: float) -> float:
+        """Return the seconds until nothing of the past use counts."""
         return self.debt(now) + 1.0
 
 
 class Accounts:
-    """Those of all callers that have connections, or have not paid yet: connecting anew is no way around limits."""
+    """The accounts of all callers with connections or recent use: reconnecting does not evade rate limits."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -65,7 +65,7 @@ class Accounts:
         self._accounts: dict[int, Account] = {}
 
     def open(self, caller: Caller) -> Account:
-        """The account of `caller`, for one more connection."""
+        """Return the account of `caller`, for one more connection."""
         account = self._accounts.get(caller.uid)
         if account is None:
             account = self._accounts[caller.uid] = Account(self._limits, self._loop.time())
@@ -73,7 +73,7 @@ class Accounts:
         return account
 
     def close(self, caller: Caller) -> None:
-        """A connection of `caller` is over."""
+        """Count one connection of `caller` less."""
         self._accounts[caller.uid].connections -= 1
         self._forget(caller.uid)
 
@@ -81,7 +81,7 @@ class Accounts:
         account = self._accounts.get(uid)
         if account is None or account.connections:
             return
-        left = account.seconds_to_full(self._loop.time())
+        left = account.seconds_to_recover(self._loop.time())
         if left > 0:
             self._loop.call_later(left, self._forget, uid)
         else:

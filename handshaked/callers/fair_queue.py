@@ -1,9 +1,9 @@
-"""Whose turn it is: callers share an event loop's time, however much each of them asks for.
+"""A fair queue: callers share an event loop's time, no matter how much work each of them causes.
 
-While there is little to do everything is done at once. From TURN_SECONDS of work on, which may come from many
-connections, what is left waits and is done a turn at a time, with a look at the event loop's other business in between.
-Next is the caller who has been served for the shortest time (start-time fair queueing: Goyal, Vin, Cheng 1996), and of
-that caller's connections the one that has waited longest.
+While there is little work, all of it runs immediately. After TURN_SECONDS of work, which may come from many
+connections, the rest is queued and runs in turns of that length, with the event loop's other callbacks in between. The
+caller with the least service so far is next (start-time fair queueing: Goyal, Vin, Cheng 1996), and of its connections
+the one that has waited longest.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ class _Work:
     then: Callable[[bool], None]
 
 
-class Turns:
-    """Gives turns of `seconds` by `clock`, with `call_soon` between them."""
+class FairQueue:
+    """Runs work in turns of `seconds` by `clock`, with `call_soon` between them."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class Turns:
         self._spent = 0.0
         self._planned = False
         self._waiting: dict[Account, deque[_Work]] = {}
-        self._served = 0.0
+        self._virtual_time = 0.0
 
-    def take(self, account: Account, steps: Iterator[int], then: Callable[[bool], None]) -> None:
-        """Take `steps`, each of which gives the bytes it took in, on `account`: at once, or when their turn comes.
+    def run(self, account: Account, steps: Iterator[int], then: Callable[[bool], None]) -> None:
+        """Run `steps` on `account`, now or in a later turn; each step yields the number of bytes it consumed.
 
-        Whenever they are interrupted, `then` is told False, and True when all are taken.
+        Call `then` with False after each interruption, and with True after the last step.
         """
         work = _Work(account, steps, then)
         if self._planned:
@@ -58,9 +58,9 @@ class Turns:
                 self._plan()
 
     def _advance(self, work: _Work) -> None:
-        """Go on with `work` until the turn is over, or all is done."""
+        """Run `work` until it is done or the turn is over."""
         account = work.account
-        self._served = account.time_served = max(account.time_served, self._served)
+        self._virtual_time = account.time_served = max(account.time_served, self._virtual_time)
         started = now = self._clock()
         end = started + self._seconds - self._spent
         count = size = 0
@@ -75,7 +75,7 @@ class Turns:
                     break
             else:
                 now = self._clock()
-        finally:  # whatever is wrong with one caller's work, the others have their turns
+        finally:  # an error in one caller's work must not stop the work of others
             took = now - started
             self._spent += took
             account.time_served += took
@@ -95,7 +95,7 @@ class Turns:
         self._spent = 0.0
         try:
             while self._waiting and self._spent < self._seconds:
-                account = min(self._waiting, key=lambda one: max(one.time_served, self._served))
+                account = min(self._waiting, key=lambda one: max(one.time_served, self._virtual_time))
                 waiting = self._waiting[account]
                 work = waiting.popleft()
                 if not waiting:

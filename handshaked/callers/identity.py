@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket."""
+"""The identity of a Unix socket's peer."""
 
 import logging
 import socket
@@ -10,18 +10,18 @@ log = logging.getLogger(__name__)
 
 _PEER_CREDENTIALS = struct.Struct("=iII")
 _SO_PEERGROUPS = 59
-_MAX_GROUPS = 256  # as many as getsockopt of Python's sockets can take
+_MAX_GROUPS = 256  # the limit of getsockopt of Python's sockets
 
 
 def caller_of(sock: socket.socket) -> Caller:
-    """Who is at the other end of the Unix socket `sock`, as the kernel attests it."""
+    """Return the peer of the Unix socket `sock`, as attested by the kernel (SO_PEERCRED, SO_PEERGROUPS)."""
     pid, uid, gid = _PEER_CREDENTIALS.unpack(
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
     )
     try:
         groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * 4)
     except OSError as error:
-        log.warning("uid %d (pid %d): supplementary groups do not count: %s", uid, pid, error)
+        log.warning("uid %d (pid %d): supplementary groups are ignored: %s", uid, pid, error)
         groups = b""
     gids = {gid, *(value for (value,) in struct.iter_unpack("=I", groups))}
     return Caller(uid=uid, gids=frozenset(gids), pid=pid)

@@ -1,4 +1,4 @@
-"""How much each caller may have the log say."""
+"""A limit on the log lines that each caller can cause."""
 
 import asyncio
 import logging
@@ -13,10 +13,7 @@ SECONDS = 10.0
 
 
 class LogLimit:
-    """Allows `lines` in `seconds` for each caller. When they are over it tells how many were left out.
-
-    For one event loop.
-    """
+    """Allows `lines` in `seconds` for each caller, then logs how many were dropped. For one event loop."""
 
     def __init__(self, lines: int = LINES, seconds: float = SECONDS) -> None:
         self._lines = lines
@@ -24,16 +21,16 @@ class LogLimit:
         self._asked: Counter[str] = Counter()
 
     def allows(self, who: Caller | str) -> bool:
-        """Whether there may be one more line that `who` causes."""
+        """Count one line caused by `who`; return whether to log it."""
         if not self._asked:
-            asyncio.get_running_loop().call_later(self._seconds, self.tell)
+            asyncio.get_running_loop().call_later(self._seconds, self.report_dropped)
         name = str(who)
         self._asked[name] += 1
         return self._asked[name] <= self._lines
 
-    def tell(self) -> None:
-        """Log how much was left out, and count anew."""
+    def report_dropped(self) -> None:
+        """Log how many lines were dropped, and start counting again."""
         asked, self._asked = self._asked, Counter()
         for name, lines in asked.items():
             if lines > self._lines:
-                log.warning("... and %d more lines that %s caused were left out", lines - self._lines, name)
+                log.warning("... and %d more lines caused by %s were dropped", lines - self._lines, name)

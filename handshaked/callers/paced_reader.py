@@ -1,58 +1,58 @@
-"""Reads a caller's connection when it is the caller's turn, and no faster than the caller may send."""
+"""Reads a caller's connection through the fair queue, and no faster than the caller's rate limits allow."""
 
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
 
 from handshaked.callers.account import Account
-from handshaked.callers.fair_queue import Turns
+from handshaked.callers.fair_queue import FairQueue
 
 
-class Reading:
-    """Has `packet` take in what comes on `sock`, in steps as ``Turns`` has them, until ``stop``.
+class PacedReader:
+    """Runs the steps of `read_packet` in `queue` whenever `sock` is readable, until ``stop``.
 
-    `turn_over` is told what ``Turns.take`` tells, and calls ``go_on`` or ``pause``.
+    `then` is called as by ``FairQueue.run``, and must call ``resume`` or ``pause``.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         account: Account,
-        turns: Turns,
-        packet: Callable[[], Iterator[int]],
-        turn_over: Callable[[bool], None],
+        queue: FairQueue,
+        read_packet: Callable[[], Iterator[int]],
+        then: Callable[[bool], None],
     ) -> None:
         self._sock = sock
         self._account = account
-        self._turns = turns
-        self._packet = packet
-        self._turn_over = turn_over
+        self._queue = queue
+        self._read_packet = read_packet
+        self._then = then
         self._loop = asyncio.get_running_loop()
         self._reads = self._stopped = False
-        self.go_on()
+        self.resume()
 
-    def go_on(self) -> None:
-        """Read on, once what was taken too fast is paid for."""
+    def resume(self) -> None:
+        """Continue to read, as soon as the rate limits allow."""
         if self._stopped:
             return
         debt = self._account.debt(self._loop.time())
         if debt > 0:
             self.pause()
-            self._loop.call_later(debt, self.go_on)
+            self._loop.call_later(debt, self.resume)
         elif not self._reads:
             self._reads = True
             self._loop.add_reader(self._sock, self._readable)
 
     def pause(self) -> None:
-        """Do not read until ``go_on``."""
+        """Do not read until ``resume``."""
         if self._reads:
             self._reads = False
             self._loop.remove_reader(self._sock)
 
     def stop(self) -> None:
-        """Read no more: the socket is about to be closed."""
+        """Stop reading: the socket is about to be closed."""
         self._stopped = True
         self.pause()
 
     def _readable(self) -> None:
-        self._turns.take(self._account, self._packet(), self._turn_over)
+        self._queue.run(self._account, self._read_packet(), self._then)

@@ -1,7 +1,7 @@
-"""Run potentially blocking work in daemon threads, so that no event loop waits for somebody else.
+"""Run potentially blocking work in daemon threads, so that it does not block the event loop.
 
-Whoever serves a file (FUSE, or a remote file server) can make open, fstat, read and close wait for as long as it likes;
-so can the peer of a lingering socket. Nothing waits for these threads when the process ends.
+A file server (FUSE or remote) can delay open, fstat, read and close without limit, and so can the peer of a lingering
+socket. The process does not wait for these threads when it ends.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _RETRY_SECONDS = 0.2
 
 
 class Threads:
-    """Run a caller's work in at most `limit` threads; further work waits for one. For one event loop."""
+    """Runs a caller's work in at most `limit` threads; further work is queued. For one event loop."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -30,7 +30,7 @@ class Threads:
         self._retry: asyncio.TimerHandle | None = None
 
     def run(self, work: Callable[[], object], then: Callable[[], object]) -> None:
-        """Run `work` in a thread, then `then` in the event loop, whether `work` failed or not."""
+        """Run `work` in a thread, then call `then` in the event loop, even if `work` failed."""
         self._waiting.append((work, then))
         self._start()
 
@@ -57,9 +57,9 @@ class Threads:
 
 
 def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Return what `work` returns or raises in a thread of its own; it goes on when nobody waits for it any more.
+    """Run `work` in a thread of its own and return its result; it continues when the result is no longer awaited.
 
-    Raise RefusedError if the system has no more threads.
+    RefusedError if the system has no more threads.
     """
     done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     outcome: list[Callable[[], None]] = []
@@ -67,7 +67,7 @@ def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     def run() -> None:
         try:
             result = work()
-        except BaseException as error:  # raised again where it is waited for
+        except BaseException as error:  # raised again where the result is awaited
             failure = error
             outcome.append(lambda: done.set_exception(failure))
         else:
@@ -80,14 +80,14 @@ def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     try:
         _start_thread(run, report)
     except RuntimeError as error:
-        raise RefusedError(f"too much is going on at a time, try again later: {error}") from None
+        raise RefusedError(f"the system has no more threads, try again later: {error}") from None
     return done
 
 
 def close_in_thread(descriptors: tuple[int, ...]) -> asyncio.Future[None]:
-    """Close `descriptors`, which somebody else has opened."""
+    """Close `descriptors` that another process has opened."""
     if descriptors:
-        with suppress(RefusedError):  # without a thread: close them here rather than never
+        with suppress(RefusedError):  # no thread: close them here
             return in_thread(lambda: close_all(descriptors))
         close_all(descriptors)
     closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -96,7 +96,7 @@ def close_in_thread(descriptors: tuple[int, ...]) -> asyncio.Future[None]:
 
 
 def _start_thread(work: Callable[[], object], done: Callable[[], object]) -> None:
-    """Run `work` in a thread and call `done` in the event loop afterwards. RuntimeError: no more threads."""
+    """Run `work` in a thread, then call `done` in the event loop. RuntimeError if the system has no more threads."""
     loop = asyncio.get_running_loop()
 
     def run() -> None:

@@ -1,6 +1,6 @@
-"""``handshakectl``: registers certificates with the daemon, shows what it does with them and why, and looks after it.
+"""``handshakectl``: register certificates with the daemon, see what it does with them and why, and look after it.
 
-Exit codes: 0 done, 1 refused or found wanting (the reason is on standard error), 2 usage.
+Exit codes: 0 success, 1 refused or a problem found (the reason is on standard error), 2 usage.
 """
 
 import argparse
@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "manual": manual.manual,
     "import-tlshd": tlshd.import_tlshd,
 }
-"""What carries out each command; it returns the exit code."""
+"""The function of each command; it returns the exit code."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Completion scripts for bash, zsh and fish, made from the command line."""
+"""Completion scripts for bash, zsh and fish, generated from the command line parser."""
 
 import argparse
 
@@ -6,17 +6,17 @@ from handshaked.cli.parser import command_line
 from handshaked.system.command_line import RecordingParser, help_text, is_path, takes_value
 
 _NAMES = 'handshakectl list --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$/\\1/p\''
-_OF_REGISTRATIONS = ("unregister", "show", "test")
+_TAKE_REGISTRATION = ("unregister", "show", "test")
 
 
 def completion(arguments: argparse.Namespace) -> int:
-    """``completion``."""
+    """Run ``completion``."""
     print(script(arguments.shell, command_line()), end="")
     return 0
 
 
 def script(shell: str, parser: RecordingParser) -> str:
-    """The script for `shell`."""
+    """Return the completion script for `shell`, one of SHELLS."""
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](parser)
 
 
@@ -31,7 +31,7 @@ def _bash(parser: RecordingParser) -> str:
         words += "".join(
             f" {choice}" for action in sub.arguments if not action.option_strings for choice in action.choices or ()
         )
-        names = f" $({_NAMES})" if name in _OF_REGISTRATIONS else ""
+        names = f" $({_NAMES})" if name in _TAKE_REGISTRATION else ""
         cases.append(f'        {name}) words="{words}{names}" ;;')
         for action in filter(takes_value, _options(sub)):
             pattern = f"{name}:{action.option_strings[-1]}"
@@ -71,7 +71,7 @@ def _zsh(parser: RecordingParser) -> str:
                 continue
             if action.choices:
                 specs.append(_quoted(f":{action.dest}:({' '.join(action.choices)})"))
-            elif name in _OF_REGISTRATIONS:
+            elif name in _TAKE_REGISTRATION:
                 specs.append(_quoted(":registration:_handshakectl_registrations"))
             else:
                 specs.append(_quoted(f":{action.dest}: "))
@@ -126,7 +126,7 @@ def _fish(parser: RecordingParser) -> str:
             if not action.option_strings:
                 if action.choices:
                     lines.append(f"complete -c handshakectl {condition} -a {_quoted(' '.join(action.choices))}")
-                elif name in _OF_REGISTRATIONS:
+                elif name in _TAKE_REGISTRATION:
                     lines.append(f"complete -c handshakectl {condition} -a {_quoted(f'({_NAMES})')}")
                 continue
             value = ""

@@ -1,4 +1,4 @@
-"""``doctor``: looks at everything the daemon stands on, and tells for each finding how to mend it."""
+"""``doctor``: check the daemon and what it depends on, and suggest a fix for each finding."""
 
 import argparse
 import ctypes
@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.text import Text
 
 from handshaked import __version__
-from handshaked.cli.output import Result, ask, console, days_left, ends, print_json
+from handshaked.cli.output import Result, ask, console, days_left, expires, print_json
 from handshaked.errors import RefusedError
 from handshaked.system import directories
 from handshaked.workers.watchdog import NOT_YET
@@ -30,15 +30,15 @@ _SYSTEMD = Path("/run/systemd/system")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something looked at: ``ok``, a ``note``, a ``warning`` or a ``fault``, and how to mend it."""
+    """The result of one check: its level (``ok``, ``note``, ``warning`` or ``fault``), what was found, and the fix."""
 
     level: str
     what: str
-    mend: str = ""
+    fix: str = ""
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """``doctor``: exit code 1 if there is a fault."""
+    """Run ``doctor``; return 1 if there is a fault."""
     findings = list(examine(arguments))
     if arguments.json:
         print_json({"findings": [asdict(finding) for finding in findings]})
@@ -47,17 +47,17 @@ def doctor(arguments: argparse.Namespace) -> int:
             line = Text(f"{finding.level:8}", style=_STYLES[finding.level])
             line.append(finding.what, style="default")
             console.print(line)
-            if finding.mend:
-                console.print(Text(f"        -> {finding.mend}"))
+            if finding.fix:
+                console.print(Text(f"        -> {finding.fix}"))
     return 1 if any(finding.level == "fault" for finding in findings) else 0
 
 
 def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
-    """Everything."""
+    """Yield the findings of all checks."""
     try:
         status = ask(arguments, "status", {})
     except RefusedError as error:
-        yield Finding("fault", str(error), _mend_reaching(arguments.socket))
+        yield Finding("fault", str(error), _fix_for_no_answer(arguments.socket))
     else:
         yield from _daemon(status)
         yield from _certificates(arguments, status)
@@ -68,77 +68,87 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     yield from _units()
 
 
-def _mend_reaching(path: Path) -> str:
+def _fix_for_no_answer(path: Path) -> str:
     if not path.exists():
-        return "systemctl start handshaked.socket, or without systemd: handshaked; another socket: --socket"
-    return "systemctl restart handshaked; its log: journalctl -u handshaked"
+        return "systemctl start handshaked.socket; without systemd, run handshaked; for another socket, use --socket"
+    return "systemctl restart handshaked; see the log: journalctl -u handshaked"
 
 
 def _daemon(status: Result) -> Iterator[Finding]:
     if status["version"] != __version__:
-        what = f"the daemon is of version {status['version']}, handshakectl of {__version__}"
+        what = f"the daemon has version {status['version']}, handshakectl {__version__}"
         yield Finding("warning", what, "systemctl restart handshaked")
     else:
         yield Finding("ok", f"handshaked {status['version']} answers")
     if status["self_test"] == "ok":
-        yield Finding("ok", "it does handshakes with itself")
+        yield Finding("ok", "the self-test passes")
     elif status["self_test"] != NOT_YET:
-        what = f"it cannot do a handshake with itself: {status['self_test']}"
+        what = f"the self-test fails: {status['self_test']}"
         yield Finding("fault", what, "journalctl -u handshaked; systemctl restart handshaked")
     silent = [worker["pid"] for worker in status["workers"] if not worker["answers"]]
     if silent:
         yield Finding(
-            "fault", f"workers {silent} do not answer", "they are replaced; if not: systemctl restart handshaked"
+            "fault",
+            f"workers {silent} do not answer",
+            "the daemon replaces them; if it does not: systemctl restart handshaked",
         )
     if status["worker_restarts"]:
-        what = f"workers had to be replaced {status['worker_restarts']} times"
-        yield Finding("warning", what, "journalctl -u handshaked -p err tells why they ended")
+        what = f"workers have been restarted {status['worker_restarts']} times"
+        yield Finding("warning", what, "see why they ended: journalctl -u handshaked -p err")
     for problem in status["problems"]:
-        yield Finding("fault", problem, "mend the file; it is looked at again by itself, or by: handshakectl reload")
+        yield Finding(
+            "fault", problem, "fix the file; the daemon reads it again by itself, or at once with: handshakectl reload"
+        )
 
 
 def _certificates(arguments: argparse.Namespace, status: Result) -> Iterator[Finding]:
     now = time.time()
     for one in status["expiring"]:
         level = "fault" if days_left(one["not_after"]) <= 0 else "warning"
-        mend = "renew it where its files are; new files are taken over by themselves"
-        yield Finding(level, f"{one['registration']}: the certificate {one['subject']} {ends(one['not_after'])}", mend)
+        fix = "renew the certificate in its files; the daemon picks up the new files by itself"
+        yield Finding(
+            level, f"{one['registration']}: the certificate {one['subject']} {expires(one['not_after'])}", fix
+        )
     page = ask(arguments, "list", {})
     for one in page["registrations"]:
         if any(credential["not_before"] > now for credential in one["credentials"]):
-            what = f"{one['name']}: its certificate is not valid yet"
-            yield Finding("fault", what, "is the clock right? timedatectl; else wait, or replace the certificate")
+            what = f"{one['name']}: the certificate is not yet valid"
+            yield Finding(
+                "fault", what, "check the clock with timedatectl; if it is right, wait or replace the certificate"
+            )
     if not status["registrations"]:
-        yield Finding("note", "nothing is registered", "handshakectl register NAME --cert F --key F --alpn A")
+        yield Finding("note", "there are no registrations", "handshakectl register NAME --cert F --key F --alpn A")
 
 
 def _bus(status: Result) -> Iterator[Finding]:
     state = status["bus"]
     if state == "off":
-        yield Finding("note", "it is not on a bus", "handshaked --bus system, if programs are to use it that way")
+        yield Finding("note", "the D-Bus service is off", "handshaked --bus system, if programs need it")
     elif state.startswith("no bus"):
-        mend = "systemctl start dbus; is the policy in place? handshakectl install-systemd"
-        yield Finding("warning", state, mend)
+        fix = "systemctl start dbus; if the D-Bus policy is missing: handshakectl install-systemd"
+        yield Finding("warning", state, fix)
     else:
         yield Finding("ok", state)
 
 
 def _kernel() -> Iterator[Finding]:
     if _has_family("handshake"):
-        yield Finding("ok", "the kernel asks for handshakes (generic netlink family handshake)")
+        yield Finding("ok", "the kernel can request handshakes (generic netlink family handshake)")
     else:
         yield Finding(
-            "note", "the kernel has no generic netlink family handshake", "Linux 6.5 or newer with CONFIG_NET_HANDSHAKE"
+            "note",
+            "the kernel has no generic netlink family handshake",
+            "use Linux 6.4 or newer with CONFIG_NET_HANDSHAKE",
         )
     for module, what in (("tls", "TLS records in the kernel, for NFS and NVMe"), ("quic", "QUIC in the kernel")):
         if Path(f"/sys/module/{module}").exists():
-            yield Finding("ok", f"kernel module {module} is there ({what})")
+            yield Finding("ok", f"kernel module {module} is available ({what})")
         else:
             yield Finding("note", f"kernel module {module} is not loaded ({what})", f"modprobe {module}")
 
 
 def _has_family(name: str) -> bool:
-    """Whether the kernel knows the generic netlink family `name` (CTRL_CMD_GETFAMILY)."""
+    """Return whether the kernel has the generic netlink family `name` (CTRL_CMD_GETFAMILY)."""
     text = name.encode() + b"\0"
     attribute = struct.pack("=HH", 4 + len(text), _FAMILY_NAME) + text
     attribute += bytes(-len(attribute) % 4)
@@ -155,19 +165,21 @@ def _has_family(name: str) -> bool:
 
 def _clock() -> Iterator[Finding]:
     timex = ctypes.create_string_buffer(512)
-    state = ctypes.CDLL(None).adjtimex(timex)  # all zero: asks, and sets nothing
+    state = ctypes.CDLL(None).adjtimex(timex)  # all zero: reads the state, sets nothing
     if state == _TIME_ERROR:
-        what = "the clock is not synchronised: certificates may seem expired, or not valid yet"
+        what = "the clock is not synchronized: certificates may appear expired or not yet valid"
         yield Finding("warning", what, "timedatectl set-ntp true")
     else:
-        yield Finding("ok", "the clock is synchronised")
+        yield Finding("ok", "the clock is synchronized")
 
 
 def _permissions(control: Path) -> Iterator[Finding]:
     for path in (control, control.with_name(directories.HANDSHAKE_SOCKET)):
         if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o666 != 0o666:
             yield Finding(
-                "warning", f"{path}: not everyone may connect", f"chmod 0666 {path}; rights are checked by uid"
+                "warning",
+                f"{path}: not every user can connect",
+                f"chmod 0666 {path}; the daemon checks permissions by uid",
             )
     state = directories.state_directory()
     database = state / directories.DATABASE
@@ -176,15 +188,15 @@ def _permissions(control: Path) -> Iterator[Finding]:
             return
         if stat.S_IMODE(database.stat().st_mode) & 0o077 or stat.S_IMODE(state.stat().st_mode) & 0o077:
             yield Finding(
-                "fault", f"{database}: others may read the keys", f"chmod 0700 {state}; chmod 0600 {database}"
+                "fault", f"{database}: other users may read the keys", f"chmod 0700 {state}; chmod 0600 {database}"
             )
         free = os.statvfs(state)
         if free.f_bavail * free.f_frsize < 16 * 1024 * 1024:
-            yield Finding("fault", f"{state}: less than 16 MiB are free", "make room: registrations cannot be stored")
+            yield Finding("fault", f"{state}: less than 16 MiB free", "free some space: registrations cannot be stored")
         else:
-            yield Finding("ok", f"{database} is the daemon's alone, and there is room")
+            yield Finding("ok", f"{database} is private to the daemon, and there is free space")
     except PermissionError:
-        yield Finding("note", f"{state} can be looked at by root only", "sudo handshakectl doctor")
+        yield Finding("note", f"{state} can only be read by root", "sudo handshakectl doctor")
 
 
 def _units() -> Iterator[Finding]:
@@ -193,7 +205,7 @@ def _units() -> Iterator[Finding]:
         return
     for unit in ("handshaked.socket", "handshaked.service"):
         process = subprocess.run([systemctl, "is-enabled", unit], capture_output=True, text=True, check=False)  # noqa: S603 - systemd's own program
-        state = process.stdout.strip() or "not there"
+        state = process.stdout.strip() or "not installed"
         if state in ("enabled", "enabled-runtime", "static", "indirect"):
             yield Finding("ok", f"{unit} is {state}")
         else:

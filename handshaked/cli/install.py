@@ -1,4 +1,4 @@
-"""``install-systemd`` and its reverse: puts the files that belong to systemd, D-Bus and shells in place."""
+"""``install-systemd`` and ``uninstall-systemd``: the files for systemd, D-Bus, polkit, shells and man."""
 
 import argparse
 import hashlib
@@ -40,10 +40,10 @@ _HIDDEN = ("/tmp", "/var/tmp")  # noqa: S108 - named, not written to
 
 
 def install(arguments: argparse.Namespace) -> int:
-    """``install-systemd``."""
+    """Run ``install-systemd``."""
     root: Path = arguments.root
     programs = _programs()
-    # Below another root it is for whoever boots that root to have the programs where they are said to be.
+    # Below another root, whoever boots that root is responsible for the programs.
     if root == Path("/"):
         _check_reach(programs)
     before = _Manifest.read(root)
@@ -51,49 +51,49 @@ def install(arguments: argparse.Namespace) -> int:
     for path, content in contents(programs).items():
         _make_directories(root, path, manifest.directories)
         manifest.files[str(path)] = _write(root, path, content)
-    for name in before.files.keys() - manifest.files.keys():  # of another version
-        _take_away(root, name, before)
+    for name in before.files.keys() - manifest.files.keys():  # installed by another version
+        _remove(root, name, before)
     manifest.write(root)
-    print(f"{len(manifest.files)} files are in place")
+    print(f"installed {len(manifest.files)} files")
     _apply(root)
     if _under_systemd(root):
         if arguments.now:
             _run("systemctl", "enable", "--now", *_UNITS)
         else:
-            print(f"to start it: systemctl enable --now {' '.join(_UNITS)}")
+            print(f"to start the daemon: systemctl enable --now {' '.join(_UNITS)}")
     return 0
 
 
 def uninstall(arguments: argparse.Namespace) -> int:
-    """``uninstall-systemd``: exit code 1 if a file was changed since, and stays."""
+    """Run ``uninstall-systemd``; return 1 if files stay because they were changed after their installation."""
     root: Path = arguments.root
     manifest = _Manifest.read(root)
     if not manifest.files:
-        raise RefusedError(f"{root / _MANIFEST} is not there: nothing was installed by install-systemd")
+        raise RefusedError(f"{root / _MANIFEST} does not exist: install-systemd has installed nothing")
     if arguments.now and _under_systemd(root):
         _run("systemctl", "disable", "--now", *(unit.name for unit in _shipped() if _is_unit(unit.name)))
-    changed = [name for name in manifest.files if not _take_away(root, name, manifest)]
+    changed = [name for name in manifest.files if not _remove(root, name, manifest)]
     (root / _MANIFEST).unlink()
     for name in sorted(manifest.directories, key=len, reverse=True):
         if (root / name).is_dir() and not any((root / name).iterdir()):
             (root / name).rmdir()
     for name in changed:
-        print(f"handshakectl: {root / name} was changed since it was installed, and stays", file=sys.stderr)
-    print("taken away; /etc/handshaked, /var/lib/handshaked and the user handshaked stay")
+        print(f"handshakectl: {root / name} was changed after its installation, and stays", file=sys.stderr)
+    print("removed; /etc/handshaked, /var/lib/handshaked and the user handshaked stay")
     _apply(root)
     return 1 if changed else 0
 
 
 @dataclass(slots=True)
 class _Manifest:
-    """What was written, below the root: ``files`` with their digests, and ``directories`` that were not there."""
+    """What was installed below the root: ``files`` with their digests, and ``directories`` that did not exist."""
 
     files: dict[str, str] = field(default_factory=dict)
     directories: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, root: Path) -> Self:
-        """That of an earlier installation; an empty one if there is none."""
+        """Return the manifest of an earlier installation, or an empty one."""
         try:
             return cls(**json.loads((root / _MANIFEST).read_bytes()))
         except FileNotFoundError:
@@ -102,45 +102,45 @@ class _Manifest:
             raise RefusedError(f"{root / _MANIFEST} cannot be read: {error}") from None
 
     def write(self, root: Path) -> None:
-        """Keep it for whoever takes all of it away."""
-        _make_directories(root, _MANIFEST, self.directories)  # which belong into what is written
+        """Store the manifest for uninstall-systemd."""
+        _make_directories(root, _MANIFEST, self.directories)  # before it is written, so that they are in it
         _write(root, _MANIFEST, json.dumps(asdict(self), indent=1).encode())
 
 
 def _programs() -> Path:
-    """The directory that holds ``handshaked`` beside this program."""
+    """Return the directory of this program, which must hold ``handshaked`` too."""
     programs = Path(sys.argv[0]).resolve().parent
     if not (programs / "handshaked").exists():
         programs = Path(sys.executable).parent
     if not (programs / "handshaked").exists():
-        raise RefusedError(f"there is no handshaked beside handshakectl in {programs}")
+        raise RefusedError(f"handshaked is missing from {programs}: install the whole package")
     return programs
 
 
 def _check_reach(programs: Path) -> None:
-    """Whether the service, and others than root, can reach `programs` and the Python that runs them."""
+    """Check that the service and ordinary users can reach `programs` and the Python that runs them."""
     for place in (programs, Path(sys.executable).resolve()):
         if any(place.is_relative_to(hidden) for hidden in _HIDDEN):
             raise RefusedError(
-                f"{place} cannot be seen by the service, which has PrivateTmp=: install elsewhere,"
-                " e.g. python3 -m venv /opt/handshaked && /opt/handshaked/bin/pip install handshaked"
+                f"{place} is hidden from the service by PrivateTmp=: install elsewhere,"
+                " for example: python3 -m venv /opt/handshaked && /opt/handshaked/bin/pip install handshaked"
             )
         for directory in closed_directories(place):
             print(
-                f"handshakectl: warning: {directory} is closed to all but its owner, and {place} is below: ordinary"
-                " users cannot run handshakectl, nor can the demultiplexer run; use a Python that is for everyone,"
-                " e.g. /usr/bin/python3 -m venv /opt/handshaked",
+                f"handshakectl: warning: {place} is below {directory}, which only its owner can enter: ordinary users"
+                " cannot run handshakectl, and the demultiplexer cannot run; use a Python that every user can reach,"
+                " for example: /usr/bin/python3 -m venv /opt/handshaked",
                 file=sys.stderr,
             )
 
 
 def closed_directories(path: Path) -> list[Path]:
-    """The directories on the way to `path` that not everyone may pass."""
+    """Return `path` and its parents that not every user may enter."""
     return [directory for directory in (path, *path.parents) if directory.is_dir() and not directory.stat().st_mode & 1]
 
 
 def contents(programs: Path) -> dict[Path, bytes]:
-    """All files by where they belong, below the root; the programs lie in `programs`."""
+    """Return the content of all files by their path below the root, for programs in the directory `programs`."""
     found: dict[Path, bytes] = {}
     for source in _shipped():
         text = source.read_text().replace("/usr/bin/handshake", f"{programs}/handshake")
@@ -168,13 +168,13 @@ def _is_unit(name: str) -> bool:
 
 
 def _make_directories(root: Path, path: Path, made: list[str]) -> None:
-    """Make the directories that the file `path` takes below `root`; those that were not there are added to `made`."""
+    """Create the parents of the file `path` below `root`, and add those that did not exist to `made`."""
     made += [str(parent) for parent in path.parents if not (root / parent).exists()]
     (root / path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _write(root: Path, path: Path, content: bytes) -> str:
-    """Write the file `path` below `root`; the digest of `content`."""
+    """Write the file `path` below `root` and return the SHA-256 digest of `content`."""
     target = root / path
     new = target.with_name(f".{target.name}.new")
     new.write_bytes(content)
@@ -183,8 +183,8 @@ def _write(root: Path, path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _take_away(root: Path, name: str, manifest: _Manifest) -> bool:
-    """Remove a file of `manifest`; whether it is gone, for one that was changed since stays."""
+def _remove(root: Path, name: str, manifest: _Manifest) -> bool:
+    """Remove a file of `manifest` and return True; keep it and return False if it was changed."""
     path = root / name
     if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != manifest.files[name]:
         return False
@@ -197,7 +197,7 @@ def _under_systemd(root: Path) -> bool:
 
 
 def _apply(root: Path) -> None:
-    """Have those who read the files read them again."""
+    """Make systemd and D-Bus read their files again."""
     if _under_systemd(root):
         _run("systemd-sysusers")
         _run("systemd-tmpfiles", "--create")

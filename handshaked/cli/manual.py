@@ -1,75 +1,109 @@
-"""Manual pages in roff, and the reference in Markdown, made from what ``--help`` is made from."""
+"""Manual pages in roff, and the command reference in Markdown, generated from parsers and tables of settings."""
 
 import argparse
 
 from handshaked import __version__
-from handshaked.cli.parser import PAGES, command_line
+from handshaked.cli import manual_text as text
+from handshaked.cli.parser import PAGES, PROGRAM_PAGES, command_line
+from handshaked.configuration.handshaked_toml import TABLES
 from handshaked.system.command_line import RecordingParser, help_text, takes_value
-
-_SUMMARY = {
-    "handshakectl.1": "control the TLS handshake daemon",
-    "handshaked.8": "TLS 1.3 handshake daemon",
-    "handshaked-demux.8": "one UDP port for many QUIC servers",
-}
-_FILES = (
-    ("/run/handshaked/handshake.sock", "Where endpoints ask for handshakes."),
-    ("/run/handshaked/control.sock", "Where handshakectl asks."),
-    ("/run/handshaked-demux/accept.sock", "Where servers ask the demultiplexer for connections."),
-    ("/etc/handshaked/handshaked.toml", "Settings."),
-    ("/etc/handshaked/registrations.d/*.toml", "Registrations for configuration management."),
-    ("/var/lib/handshaked/registry.db", "Registrations with their keys; readable by the daemon alone."),
-)
 
 
 def manual(arguments: argparse.Namespace) -> int:
-    """``manual``."""
+    """Run ``manual``."""
     print(page(arguments.page), end="")
     return 0
 
 
 def page(name: str) -> str:
-    """The manual page `name`, one of PAGES."""
-    parser = _parser(name)
-    program, _, section = name.rpartition(".")
+    """Return the manual page `name`, one of PAGES."""
+    title, _, section = name.rpartition(".")
     lines = [
-        f'.TH {program.upper()} {section} "" "handshaked {__version__}" "handshaked"',
-        ".SH NAME", f"{program} \\- {_SUMMARY[name]}",
-        ".SH SYNOPSIS", *_synopsis(parser),
-        ".SH DESCRIPTION", _escaped(parser.description or ""),
+        f'.TH {title.upper()} {section} "" "handshaked {__version__}" "handshaked"',
+        ".SH NAME", f"{_escaped(title)} \\- {_escaped(text.SUMMARY[name])}",
+        *(_program(name) if name in PROGRAM_PAGES else _file(name)),
+        *_definitions("EXIT STATUS", text.EXIT_STATUS.get(name, ()), ".B"),
+        *_definitions("ENVIRONMENT", text.ENVIRONMENT.get(name, ()), ".B"),
+        *_definitions("FILES", text.FILES[name], ".I"),
+        *_examples(name),
     ]  # fmt: skip
+    others = [f"\\fB{_escaped(other[:-2])}\\fR({other[-1]})" for other in PAGES if other != name]
+    return "\n".join([*lines, ".SH SEE ALSO", ", ".join(others)]) + "\n"
+
+
+def _program(name: str) -> list[str]:
+    """Return the sections of a program's page that are generated from its parser."""
+    parser = _parser(name)
+    lines = [".SH SYNOPSIS", *_synopsis(parser), *_description(name)]
     if parser.arguments:
         lines += [".SH OPTIONS", *_options(parser)]
     if parser.commands:
         lines.append(".SH COMMANDS")
         for sub in parser.commands.values():
             lines += [".SS " + _escaped(_usage(sub)), _escaped(sub.description or ""), *_options(sub)]
-    lines.append(".SH FILES")
-    for path, words in _FILES:
-        lines += [".TP", f".I {_escaped(path)}", _escaped(words)]
-    others = [f"\\fB{_escaped(other[:-2])}\\fR({other[-1]})" for other in PAGES if other != name]
-    lines += [".SH SEE ALSO", ", ".join(others)]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _file(name: str) -> list[str]:
+    """Return the sections of a file's page that are generated from its table of settings."""
+    lines = [".SH SYNOPSIS", f".I {_escaped(text.FILES[name][0][0])}", *_description(name)]
+    for table, content in TABLES.items():
+        lines += [f".SH [{table}]", _escaped(content.help)]
+        for setting in content.settings:
+            default = f" (default: {setting.default})" if setting.default else ""
+            lines += [".TP", f".B {_escaped(setting.key)} = {_escaped(setting.kind)}", _escaped(setting.help + default)]
+    return lines
+
+
+def _description(name: str) -> list[str]:
+    lines = [".SH DESCRIPTION"]
+    for paragraph in text.DESCRIPTION[name]:
+        lines += [".PP", _escaped(paragraph)]
+    return lines
+
+
+def _definitions(title: str, rows: tuple[tuple[str, str], ...], style: str) -> list[str]:
+    lines = [f".SH {title}"] if rows else []
+    for term, words in rows:
+        lines += [".TP", f"{style} {_escaped(term)}", _escaped(words)]
+    return lines
+
+
+def _examples(name: str) -> list[str]:
+    lines = [".SH EXAMPLES"]
+    for words, example in text.EXAMPLES[name]:
+        lines += [
+            ".PP",
+            _escaped(words),
+            ".PP",
+            ".RS 4",
+            ".nf",
+            *map(_escaped, example.rstrip().split("\n")),
+            ".fi",
+            ".RE",
+        ]
+    return lines
 
 
 def reference() -> str:
-    """All commands and options of both programs, in Markdown."""
+    """Return all commands and options of the programs in Markdown."""
     lines = ["# Commands", "", "Generated by `scripts/docs` from what `--help` is made from.", ""]
-    for name in PAGES:
+    for name in PROGRAM_PAGES:
         parser = _parser(name)
         lines += [f"## {name.rpartition('.')[0]}", "", parser.description or "", "", *_rows(parser)]
         for sub in parser.commands.values():
-            lines += [f"### {sub.prog}", "", sub.description or "", "", f"    {_usage(sub)}", "", *_rows(sub)]
+            lines += [f"### {sub.prog}", "", sub.description or "", "", "```text", _usage(sub), "```", "", *_rows(sub)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _parser(name: str) -> RecordingParser:
-    # Only here: handshakectl starts faster without the daemons.
-    from handshaked import daemon
+    # Imported here: handshakectl starts faster without the daemons.
+    from handshaked.configuration import daemon_options
     from handshaked.demux import main
 
     made = {
         "handshakectl": command_line,
-        "handshaked": daemon.command_line,
+        "handshaked": daemon_options.command_line,
         "handshaked-demux": main.command_line,
     }
     return made[name.rpartition(".")[0]]()

@@ -1,4 +1,4 @@
-"""How results are printed: for people on a terminal with colours, for programs as plain columns or JSON."""
+"""Print results: in colour on a terminal, as plain columns in a pipe, or as JSON for programs."""
 
 import argparse
 import grp
@@ -18,22 +18,22 @@ Result = dict[str, Any]
 
 DAY = 86400
 console = Console(highlight=False, soft_wrap=True)
-"""Writes to standard output; without a terminal, or with NO_COLOR, there are no colours."""
+"""Standard output; without a terminal, or with NO_COLOR, it has no colours."""
 
 
 def ask(arguments: argparse.Namespace, command: str, message: Result, descriptors: tuple[int, ...] = ()) -> Result:
-    """The daemon's answer to `command`."""
+    """Return the daemon's answer to `command`. RefusedError: it was refused, or the daemon cannot be reached."""
     with ControlClient(arguments.socket) as client:
         return client.ask(command, message, descriptors)
 
 
 def print_json(result: Result) -> None:
-    """Print `result` for programs."""
+    """Print `result` as JSON."""
     print(json.dumps(result, indent=2))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], styles: Iterable[str] = ()) -> None:
-    """Print a table; `styles` are those of the rows. In a pipe: columns without lines or colours."""
+    """Print a table with one style per row; in a pipe, plain columns without lines or colours."""
     rows = [tuple(row) for row in rows]
     if not console.is_terminal:
         lines = [tuple(header), *rows]
@@ -51,7 +51,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], styles: It
 
 
 def print_fields(fields: Result, styles: Result | None = None) -> None:
-    """Print names and values below each other."""
+    """Print one name and value per line."""
     for name, value in fields.items():
         text = Text(f"{name + ':':15} ")
         text.append(str(value), style=(styles or {}).get(name, ""))
@@ -59,25 +59,25 @@ def print_fields(fields: Result, styles: Result | None = None) -> None:
 
 
 def date(timestamp: float) -> str:
-    """A day, in UTC."""
+    """Return the UTC day of a Unix time in seconds, as YYYY-MM-DD."""
     return time.strftime("%Y-%m-%d", time.gmtime(timestamp))
 
 
 def days_left(timestamp: float) -> float:
-    """The days until `timestamp`."""
+    """Return the days until the Unix time `timestamp`; negative if it has passed."""
     return (timestamp - time.time()) / DAY
 
 
-def ends(timestamp: float) -> str:
-    """How a certificate that ends at `timestamp` is told of."""
+def expires(timestamp: float) -> str:
+    """Say when a certificate with the notAfter time `timestamp` expires."""
     days = days_left(timestamp)
     if days <= 0:
-        return f"ended on {date(timestamp)}"
-    return f"ends in {duration(days * DAY) if days < 2 else f'{int(days)} days'}"
+        return f"expired on {date(timestamp)}"
+    return f"expires in {duration(days * DAY) if days < 2 else f'{int(days)} days'}"
 
 
 def user_name(uid: int) -> str:
-    """What the user `uid` is called here."""
+    """Return the name of the user `uid`, or its number if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -85,7 +85,7 @@ def user_name(uid: int) -> str:
 
 
 def group_name(gid: int) -> str:
-    """What the group `gid` is called here."""
+    """Return the name of the group `gid`, or its number if it has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
@@ -93,17 +93,17 @@ def group_name(gid: int) -> str:
 
 
 def urgency(days: float) -> str:
-    """The colour of something that ends in so many days."""
+    """Return the style for something that expires in `days` days."""
     return "bold red" if days < 3 else "yellow" if days < 14 else ""
 
 
 def short(items: list[str]) -> str:
-    """The first few of `items`, and how many more there are."""
+    """Return the first three of `items`, and the number of the others."""
     return " ".join(items[:3]) + (f" +{len(items) - 3}" if len(items) > 3 else "")
 
 
 def duration(seconds: float) -> str:
-    """`seconds` in the two largest units."""
+    """Return `seconds` in the two largest units."""
     for size, name, smaller, least in ((DAY, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= size:
             return f"{int(seconds // size)} {name} {int(seconds % size // smaller)} {least}"

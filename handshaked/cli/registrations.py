@@ -20,41 +20,16 @@ from handshaked.cli.output import (
 )
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
+from handshaked.registry.settings import ACCESS, CREDENTIAL, FORCE, REPLACE, SETTINGS, TRUST
 from handshaked.wire.json_packets import close_all
 
 
 def register(arguments: argparse.Namespace) -> int:
-    """``register``: opens the files as the user who calls, and hands them over."""
-    credentials, paths = _credentials(arguments)
-    trust = {"client_ca": arguments.client_ca, "client_crl": arguments.client_crl}
-    trust = {name: os.path.abspath(path) for name, path in trust.items() if path}
-    descriptors = _open_all([*paths, *trust.values()])
+    """Run ``register``: open the files as the calling user, and pass them to the daemon."""
+    message, paths = register_request(arguments)
+    descriptors = _open_all(paths)
     try:
-        result = ask(
-            arguments,
-            "register",
-            {
-                "name": arguments.name,
-                "alpns": arguments.alpn,
-                "server_names": arguments.server_name,
-                "allow_users": arguments.allow_user,
-                "allow_groups": arguments.allow_group,
-                "allow_kernel": arguments.allow_kernel,
-                "peers": arguments.peer,
-                "deliver": " ".join(arguments.deliver),
-                "proxy_protocol": arguments.proxy_protocol,
-                "credentials": credentials,
-                "force": arguments.force,
-                "client_auth": arguments.client_auth,
-                "tickets": arguments.tickets,
-                "early_data": arguments.early_data,
-                "cipher_suites": arguments.cipher_suite,
-                "groups": arguments.group,
-                **trust,
-                "replace": arguments.replace,
-            },
-            descriptors,
-        )
+        result = ask(arguments, "register", message, descriptors)
     finally:
         close_all(descriptors)
     for warning in result["warnings"]:
@@ -62,6 +37,15 @@ def register(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(result)
     return 0
+
+
+def register_request(arguments: argparse.Namespace) -> tuple[Result, list[str]]:
+    """Return the arguments of the control command ``register``, and the paths of the files that go with it."""
+    credentials, paths = _credentials(arguments)
+    settings = {one.name: one.type.given(getattr(arguments, one.name)) for one in (*SETTINGS, REPLACE, FORCE)}
+    trust = {file.name: os.path.abspath(path) for file in TRUST if (path := settings[file.name])}
+    message = {"name": arguments.name, "credentials": credentials, **settings, **trust}
+    return message, [*paths, *trust.values()]
 
 
 def unregister(arguments: argparse.Namespace) -> int:
@@ -98,29 +82,29 @@ def show(arguments: argparse.Namespace) -> int:
         print_json(result)
         return 0
     registration = result["registration"]
-    print_fields(
-        {
-            "name": registration["name"],
-            "owner": user_name(registration["owner"]),
-            "server names": ", ".join(registration["server_names"]) or "(any)",
-            "ALPN": ", ".join(registration["alpns"]),
-            "may use it": _users(registration),
-            "delivered by": registration["policy"]["deliver"]
-            + " with PROXY protocol" * registration["policy"]["proxy_protocol"],
-            **({"from": registration["origin"]} if registration["origin"] else {}),
-        }
-    )
+    print_fields(shown_fields(registration))
     for credential in registration["credentials"]:
         print_fields(
             {
                 "credential": f"{credential['key_type']} {credential['subject']}",
                 "  SHA-256": credential["sha256"],
                 "  valid": f"{date(credential['not_before'])} to {date(credential['not_after'])}",
-                "  certificate": credential["certificate"],
-                "  key": credential["key"] or "(in the same file)",
+                **{f"  {file.label}": file.words(credential[file.name]) for file in CREDENTIAL},
             }
         )
     return 0
+
+
+def shown_fields(registration: Result) -> dict[str, str]:
+    """Return the labels and texts in which ``show`` prints `registration`, as the daemon returned it."""
+    shown = {**registration, **registration["policy"]}
+    return {
+        "name": shown["name"],
+        "owner": user_name(shown["owner"]),
+        "may use it": _users(registration),
+        **{one.label: one.words(shown[one.name]) for one in SETTINGS if one not in ACCESS},
+        **({"from": shown["origin"]} if shown["origin"] else {}),
+    }
 
 
 def explain(arguments: argparse.Namespace) -> int:
@@ -147,7 +131,7 @@ def explain(arguments: argparse.Namespace) -> int:
 
 def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]]:
     """The credentials as the daemon wants them, and the paths of their files in the same order."""
-    certificates, keys, passphrases = arguments.cert, arguments.key, arguments.passphrase_file
+    certificates, keys, passphrases = arguments.certificate, arguments.key, arguments.passphrase
     if len(certificates) != len(keys) or (passphrases and len(passphrases) != len(certificates + arguments.pkcs12)):
         arguments.parser.error("give as many --key as --cert, and --passphrase-file for all credentials or for none")
     responses = arguments.ocsp

@@ -1,7 +1,7 @@
-"""``import-tlshd``: what ktls-utils' tlshd was told, as settings and registrations of this daemon.
+"""``import-tlshd``: convert the configuration of ktls-utils' tlshd to settings and registrations of handshaked.
 
 tlshd.conf(5) becomes ``handshaked.toml`` and a file in ``registrations.d``; tls-session-tags(7) become rules that give
-tags. What cannot be expressed is left out and said.
+tags. What cannot be expressed is left out and reported.
 """
 
 import argparse
@@ -33,21 +33,21 @@ Sections = Mapping[str, Mapping[str, str]]
 
 @dataclass(slots=True)
 class Import:
-    """What was found: rules for both sides' peers, and what had to be left out."""
+    """The rules for peers that were found, and what had to be left out."""
 
     rules: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
 def import_tlshd(arguments: argparse.Namespace) -> int:
-    """``import-tlshd``: exit code 1 if something could not be taken over."""
+    """Run ``import-tlshd``; return 1 if something had to be left out."""
     source = arguments.config or _configuration_file(arguments.root)
     found = Import()
     sections = _sections(source)
     read_tags(arguments.tags or arguments.root / _TAGS, found)
     settings = settings_of(sections, source, found)
     registrations = registrations_of(sections, source, found)
-    parse_configuration(settings, "what became of it")
+    parse_configuration(settings, "the imported settings")
     into: Path = arguments.into or arguments.root / "etc/handshaked"
     files = {into / "handshaked.toml": settings}
     if registrations:
@@ -65,7 +65,9 @@ def _configuration_file(root: Path) -> Path:
     for path in _FILES:
         if (root / path).exists():
             return root / path
-    raise RefusedError(f"there is neither {' nor '.join(str(root / path) for path in _FILES)}; name tlshd's file")
+    raise RefusedError(
+        f"{' and '.join(str(root / path) for path in _FILES)} do not exist: name the file of tlshd with --config"
+    )
 
 
 def _read(path: Path) -> str:
@@ -75,7 +77,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from None
     if len(content) > _MAX_FILE:
-        raise RefusedError(f"{path}: longer than {_MAX_FILE} bytes")
+        raise RefusedError(f"{path}: larger than {_MAX_FILE} bytes")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -85,7 +87,7 @@ def _read(path: Path) -> str:
 def _write(files: Mapping[Path, str]) -> None:
     for path in files:
         if path.exists():
-            raise RefusedError(f"{path} is there already: move it away, or look at --print and merge")
+            raise RefusedError(f"{path} exists: move it away, or merge what --print shows")
     for path, content in files.items():
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -101,7 +103,7 @@ def _write(files: Mapping[Path, str]) -> None:
 
 
 def _sections(path: Path) -> Sections:
-    """The key file of GLib at `path`."""
+    """Return the sections of the GLib key file at `path`."""
     parser = configparser.RawConfigParser(
         delimiters=("=",), comment_prefixes=("#",), strict=False, default_section="", empty_lines_in_values=False
     )
@@ -114,7 +116,7 @@ def _sections(path: Path) -> Sections:
 
 
 def settings_of(sections: Sections, source: Path, found: Import) -> str:
-    """``handshaked.toml`` for these `sections`."""
+    """Return the content of ``handshaked.toml`` for `sections`."""
     tables = {
         "kernel": _kernel(sections.get("authenticate", {}), found),
         "client": _side("client", sections, found),
@@ -132,7 +134,7 @@ def _kernel(section: Mapping[str, str], found: Import) -> dict[str, Any]:
     named = [one.strip() for one in section.get("keyrings", "").split(";")]
     wanted = [one for one in named if one and one not in WELL_KNOWN]
     for serial in filter(str.isdecimal, wanted):
-        found.left_out.append(f"keyring {serial}: a serial number, which does not outlive a boot; name the keyring")
+        found.left_out.append(f"keyring {serial}: serial numbers change at every boot; use the name of the keyring")
     names = [one for one in wanted if not one.isdecimal()]
     return {"keyrings": names} if names else {}
 
@@ -147,26 +149,24 @@ def _side(role: str, sections: Sections, found: Import) -> dict[str, Any]:
     if trust := section.get("x509.truststore"):
         table["trust"] = trust
     elif role == "server" and "x509.certificate" in section:
-        found.left_out.append(
-            "clients' certificates: tlshd verifies them by the system's trust store; set trust below [server]"
-        )
+        found.left_out.append("verification of clients: tlshd uses the system's trust store; set trust in [server]")
     if revocations := section.get("x509.crl"):
         if trust:
             table["revocation_lists"] = [revocations]
         else:
-            found.left_out.append(f"{role}'s x509.crl: revocation lists go with a trust store of one's own")
+            found.left_out.append(f"x509.crl of the {role}: revocation lists require x509.truststore")
     if role == "client":
         if pairs := _credentials(role, section, found):
             table["certificate"], table["private_key"] = pairs[0]
         for certificate, _ in pairs[1:]:
-            found.left_out.append(f"{certificate}: a client has one certificate here")
-    if found.rules and role == "server":  # tlshd gives tags to clients only
+            found.left_out.append(f"{certificate}: handshaked has one client certificate")
+    if found.rules and role == "server":  # tlshd tags clients only
         table["peers"] = found.rules
     return table
 
 
 def registrations_of(sections: Sections, source: Path, found: Import) -> str:
-    """A drop-in file with the server's certificates, for clients that offer RPC's ALPN and for those without any."""
+    """Return a drop-in file with the server's certificates, for clients that offer RPC's ALPN or no ALPN."""
     pairs = _credentials("server", sections.get("authenticate.server", {}), found)
     if not pairs:
         return ""
@@ -181,23 +181,23 @@ def registrations_of(sections: Sections, source: Path, found: Import) -> str:
 
 
 def _credentials(role: str, section: Mapping[str, str], found: Import) -> list[tuple[str, str]]:
-    """The certificates and keys of a section, the ordinary one first."""
+    """Return the certificate and key files of a section, the post-quantum ones last."""
     pairs = []
     for kind in ("x509", "x509.pq"):
         certificate, key = section.get(f"{kind}.certificate"), section.get(f"{kind}.private_key")
         if certificate is None and key is None:
             continue
         if certificate is None or key is None:
-            found.left_out.append(f"{role}'s {kind}.certificate or {kind}.private_key: one without the other")
+            found.left_out.append(f"{kind}.certificate or {kind}.private_key of the {role}: one requires the other")
         elif _URL.match(key):
-            found.left_out.append(f"{role}'s key {key}: keys are files here")
+            found.left_out.append(f"key {key} of the {role}: handshaked reads keys from files only")
         else:
             pairs.append((certificate, key))
     return pairs
 
 
 def _toml(value: str | Sequence[str]) -> str:
-    """A string, or a list of them: what JSON and TOML write alike."""
+    """Return `value` in TOML, which writes strings and lists of them as JSON does."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -205,7 +205,7 @@ def _toml(value: str | Sequence[str]) -> str:
 
 
 def read_tags(directory: Path, found: Import) -> None:
-    """Make rules of the tags that the YAML files in `directory` define; no directory, no tags."""
+    """Add rules for the tags that the YAML files in `directory` define, if it exists."""
     if not directory.is_dir():
         return
     filters: dict[str, Any] = {}
@@ -224,9 +224,9 @@ def read_tags(directory: Path, found: Import) -> None:
 
 def _yaml(path: Path) -> Any:
     try:
-        import yaml  # not needed otherwise, and not among the daemon's dependencies
+        import yaml  # not a dependency of the daemon
     except ImportError:
-        raise RefusedError(f"{path}: reading YAML takes PyYAML: pip install pyyaml") from None
+        raise RefusedError(f"{path}: reading it requires PyYAML: pip install pyyaml") from None
     try:
         return yaml.safe_load(_read(path))
     except yaml.YAMLError as error:
@@ -236,15 +236,15 @@ def _yaml(path: Path) -> Any:
 def _mapping(document: Any, key: str, path: Path) -> dict[str, Any]:
     content = document.get(key) or {} if isinstance(document, dict) else None
     if not isinstance(content, dict):
-        raise RefusedError(f"{path}: {key} is a mapping of names")
+        raise RefusedError(f"{path}: {key} must be a mapping")
     return content
 
 
 def _rule(name: str, tag: Any, filters: Mapping[str, Any]) -> str:
-    """The rule that gives the tag `name`; RefusedError says why there is none."""
+    """Return the rule that gives the tag `name`. RefusedError: it cannot be expressed."""
     wanted = tag.get("filter") if isinstance(tag, dict) else None
     if not isinstance(wanted, list) or not wanted:
-        raise RefusedError("it has no list of filters")
+        raise RefusedError("has no list of filters")
     words = ["tag", *(_condition(str(one), filters) for one in wanted), f"tag={name}"]
     rule = " ".join(map(shlex.quote, words))
     parse_rule(rule)
@@ -253,15 +253,15 @@ def _rule(name: str, tag: Any, filters: Mapping[str, Any]) -> str:
 
 def _condition(name: str, filters: Mapping[str, Any]) -> str:
     if name.startswith("not "):
-        raise RefusedError(f"{name!r}: rules cannot say what must not hold; write a deny rule instead")
+        raise RefusedError(f"{name!r}: rules cannot negate a filter; write a deny rule instead")
     one = filters.get(name)
     if not isinstance(one, dict):
-        raise RefusedError(f"its filter {name!r} is not defined")
+        raise RefusedError(f"filter {name!r} is not defined")
     kind, pattern = one.get("type"), one.get("pattern")
     if kind in _NAME_FIELDS and isinstance(pattern, str):
         return f"{_NAME_FIELDS[kind]}={pattern}"
     if kind == "x509.derived.fingerprint" and isinstance(pattern, str):
         if _FINGERPRINT.fullmatch(digits := pattern.replace(":", "")):
             return f"fingerprint={digits.lower()}"
-        raise RefusedError(f"filter {name!r}: fingerprints are whole ones of SHA-256 here")
-    raise RefusedError(f"filter {name!r}: there is no rule for {kind}")
+        raise RefusedError(f"filter {name!r}: a fingerprint must be a whole SHA-256 digest")
+    raise RefusedError(f"filter {name!r}: {kind} has no counterpart in rules")

@@ -1,4 +1,4 @@
-"""Commands that watch: ``status``, ``recent``, ``monitor``, ``top``."""
+"""The commands that observe the daemon: ``status``, ``recent``, ``monitor``, ``top``."""
 
 import argparse
 import json
@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from handshaked.cli.output import Result, ask, console, days_left, duration, ends, print_fields, print_json, urgency
+from handshaked.cli.output import Result, ask, console, days_left, duration, expires, print_fields, print_json, urgency
 from handshaked.configuration.handshaked_toml import OWN_NAMESPACE
 from handshaked.control.client import ControlClient
-from handshaked.reporting.counts import BUCKETS, Latency, Tally
+from handshaked.reporting.counts import BUCKETS, HandshakeCounts, Latency
 from handshaked.workers.watchdog import NOT_YET
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -24,7 +24,7 @@ _ROWS = 8
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """``status``: exit code 1 if something is wrong."""
+    """Run ``status``; return 1 if there is a problem."""
     result = ask(arguments, "status", {})
     if arguments.json:
         print_json(result)
@@ -34,7 +34,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def recent(arguments: argparse.Namespace) -> int:
-    """``recent``."""
+    """Run ``recent``."""
     result = ask(arguments, "recent", {"limit": arguments.limit, **_filter(arguments)})
     if arguments.json:
         print_json(result)
@@ -45,12 +45,12 @@ def recent(arguments: argparse.Namespace) -> int:
 
 
 def monitor(arguments: argparse.Namespace) -> int:
-    """``monitor``: prints handshakes as they end, until interrupted, or until `count` of them."""
+    """Run ``monitor``: print handshakes as they end, until interrupted or until `count` of them have ended."""
     left = arguments.count
     with ControlClient(arguments.socket) as client:
         for batch in client.subscribe(_filter(arguments)):
             if batch["lost"]:
-                print(f"handshakectl: {batch['lost']} events were lost: this is too slow", file=sys.stderr)
+                print(f"handshakectl: {batch['lost']} events were lost: the reader is too slow", file=sys.stderr)
             for event in batch["events"]:
                 if arguments.json:
                     print(json.dumps(event), flush=True)
@@ -63,18 +63,18 @@ def monitor(arguments: argparse.Namespace) -> int:
 
 
 def top(arguments: argparse.Namespace) -> int:
-    """``top``: rates, latencies and failures, each second, until interrupted; or once, of all time."""
+    """Run ``top``: show rates, latencies and failures at intervals until interrupted, or the totals once."""
     if arguments.once or not console.is_terminal:
-        tally = Tally()
-        tally.merge(ask(arguments, "statistics", {}))
-        _print_once(tally, json_wanted=arguments.json)
+        counts = HandshakeCounts()
+        counts.merge(ask(arguments, "statistics", {}))
+        _print_once(counts, json_wanted=arguments.json)
         return 0
     rates: deque[int] = deque([0], maxlen=_HISTORY)
-    before = _tally(arguments)
+    before = _statistics(arguments)
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(arguments.interval)
-            now = _tally(arguments)
+            now = _statistics(arguments)
             new = _difference(now, before)
             before = now
             rates.append(sum(new.handshakes.values()))
@@ -112,25 +112,25 @@ def _print_status(result: Result) -> None:
         },
     )
     for one in result["expiring"]:
-        words = f"{one['registration']}: certificate {one['subject']} {ends(one['not_after'])}"
+        words = f"{one['registration']}: certificate {one['subject']} {expires(one['not_after'])}"
         console.print(Text(words, style=urgency(days_left(one["not_after"]))))
     for problem in result["problems"]:
         console.print(Text(problem, style=bad))
 
 
 def kernel_state(workers: list[Result]) -> str:
-    """How the kernel's doors do, over all workers; those in other network namespaces with their names."""
+    """Summarize the state of kernel upcalls over all workers, by network namespace where it is another one."""
     doors: dict[str, list[str]] = {}
     for worker in workers:
         for door in worker.get("kernel") or ():
             doors.setdefault(door["network_namespace"], []).append(door["state"])
     if not doors:
-        return "its requests are not taken"
+        return "upcalls are off"
     said = []
     for namespace, states in doors.items():
         serving = states.count("serving")
         waiting = sorted({state for state in states if state != "serving"})
-        words = "; ".join([f"its requests are taken by {serving} of {len(workers)} workers"] * bool(serving) + waiting)
+        words = "; ".join([f"{serving} of {len(workers)} workers accept upcalls"] * bool(serving) + waiting)
         said.append(words if namespace == OWN_NAMESPACE else f"{namespace}: {words}")
     return ", ".join(said)
 
@@ -161,14 +161,14 @@ def _print_record(event: Result) -> None:
     console.print(line)
 
 
-def _tally(arguments: argparse.Namespace) -> Tally:
-    tally = Tally()
-    tally.merge(ask(arguments, "statistics", {}))
-    return tally
+def _statistics(arguments: argparse.Namespace) -> HandshakeCounts:
+    counts = HandshakeCounts()
+    counts.merge(ask(arguments, "statistics", {}))
+    return counts
 
 
-def _difference(now: Tally, before: Tally) -> Tally:
-    new = Tally()
+def _difference(now: HandshakeCounts, before: HandshakeCounts) -> HandshakeCounts:
+    new = HandshakeCounts()
     new.handshakes = Counter({key: n - before.handshakes[key] for key, n in now.handshakes.items()})
     for kind, latency in now.latencies.items():
         old = before.latencies.get(kind, Latency([0] * (len(BUCKETS) + 1)))
@@ -177,31 +177,31 @@ def _difference(now: Tally, before: Tally) -> Tally:
     return new
 
 
-def _screen(tally: Tally, rates: deque[int], interval: float) -> RenderableType:
-    total = _all(tally)
+def _screen(counts: HandshakeCounts, rates: deque[int], interval: float) -> RenderableType:
+    total = _all(counts)
     rate = rates[-1] / interval
-    head = Text(f"{rate:.0f} handshakes/s  {tally.failed / interval:.0f} failed/s  ", style="bold")
+    head = Text(f"{rate:.0f} handshakes/s  {counts.failed / interval:.0f} failed/s  ", style="bold")
     head.append("  ".join(f"p{p} {total.quantile(p / 100) * 1000:.1f} ms" for p in (50, 90, 99)), style="default")
-    return Group(head, Text(chart(rates), style="green"), *_tables(tally))
+    return Group(head, Text(chart(rates), style="green"), *_tables(counts))
 
 
-def _tables(tally: Tally) -> list[Table]:
-    reasons, registrations, failing = _breakdown(tally)
+def _tables(counts: HandshakeCounts) -> list[Table]:
+    reasons, registrations, failing = _breakdown(counts)
     tables = []
-    for title, counts in (("failed because", reasons), ("registration", registrations), ("failing", failing)):
+    for title, rows in (("failure", reasons), ("registration", registrations), ("failing registration", failing)):
         table = Table(title, "count", box=None, pad_edge=False)
-        for name, count in counts.most_common(_ROWS):
+        for name, count in rows.most_common(_ROWS):
             table.add_row(Text(name or "-"), str(count))
         tables.append(table)
     return tables
 
 
-def _print_once(tally: Tally, *, json_wanted: bool) -> None:
-    reasons, registrations, failing = _breakdown(tally)
-    latency = _all(tally)
+def _print_once(counts: HandshakeCounts, *, json_wanted: bool) -> None:
+    reasons, registrations, failing = _breakdown(counts)
+    latency = _all(counts)
     result = {
-        "succeeded": tally.succeeded,
-        "failed": tally.failed,
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
         "latency_ms": {f"p{p}": round(latency.quantile(p / 100) * 1000, 3) for p in (50, 90, 99)},
         "failures_by_reason": dict(reasons.most_common()),
         "handshakes_by_registration": dict(registrations.most_common()),
@@ -215,12 +215,12 @@ def _print_once(tally: Tally, *, json_wanted: bool) -> None:
         print(f"{name.replace('_', ' ') + ':':28}{'-' if shown == '' else shown}")
 
 
-def _breakdown(tally: Tally) -> tuple[Counter[str], Counter[str], Counter[str]]:
-    """Failures by reason, handshakes by registration, failures by registration."""
+def _breakdown(counts: HandshakeCounts) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Return failures by reason, handshakes by registration, and failures by registration."""
     reasons: Counter[str] = Counter()
     registrations: Counter[str] = Counter()
     failing: Counter[str] = Counter()
-    for (outcome, _, _, registration), count in tally.handshakes.items():
+    for (outcome, _, _, registration), count in counts.handshakes.items():
         registrations[registration] += count
         if outcome != "ok" and count:
             reasons[outcome] += count
@@ -228,15 +228,15 @@ def _breakdown(tally: Tally) -> tuple[Counter[str], Counter[str], Counter[str]]:
     return reasons, +registrations, failing
 
 
-def _all(tally: Tally) -> Latency:
+def _all(counts: HandshakeCounts) -> Latency:
     total = Latency([0] * (len(BUCKETS) + 1))
-    for latency in tally.latencies.values():
+    for latency in counts.latencies.values():
         total.counts = [a + b for a, b in zip(total.counts, latency.counts, strict=True)]
         total.total += latency.total
     return total
 
 
 def chart(values: deque[int]) -> str:
-    """`values` as a row of bars."""
+    """Return `values` as a row of bars, the highest as high as the line."""
     highest = max(*values, 1) if len(values) > 1 else max(values[0], 1)
     return "".join(_BARS[-(-value * (len(_BARS) - 1) // highest)] for value in values)

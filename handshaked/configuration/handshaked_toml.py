@@ -1,7 +1,8 @@
-"""The configuration file: TOML, checked as a whole. What is not known or does not fit is refused with file and line.
+"""Read ``handshaked.toml``, the daemon's settings. Unknown or invalid settings are refused with file and line.
 
-Every setting has a default; ``Configuration()`` is what holds without a file. Files that it names are read when they
-are needed, except by ``--check-config``.
+Every setting has a default; ``Configuration()`` applies without a file. TABLES describes all settings; the manual page
+handshaked.toml(5) is generated from it. The files that settings name are read when they are needed, except by
+``--check-config``.
 """
 
 import re
@@ -18,19 +19,19 @@ from handshaked.system.process import LEVELS
 
 DEFAULT_PATH = Path("/etc/handshaked/handshaked.toml")
 OWN_NAMESPACE = "."
-"""Stands for the network namespace that the daemon is in."""
+"""The name of the daemon's own network namespace."""
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LONGEST_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class SideDefaults:
-    """What handshakes of the kernel use on one side where neither the request nor a registration says otherwise.
+    """Defaults of one side of kernel handshakes, for what neither the request nor a registration specifies.
 
-    ``trust`` None: on a client the system's trust store, on a server no client certificates are asked for.
-    ``peers`` are rules on the peer's certificate (``registry.authorisation``). A client's credential is for requests
-    that name none, a server's for clients for whom nothing is registered. ``alpns`` are what a client offers, and what
-    a server takes with a credential that is not a registration's.
+    ``trust`` None: a client uses the system's trust store, a server requests no client certificate. ``peers`` are rules
+    on the peer's certificate (``registry.peer_rules``). A client's credential is for requests that name none, a
+    server's for clients that match no registration. ``alpns`` are what a client offers, and what a server accepts with
+    a credential that belongs to no registration.
     """
 
     trust: Path | None = None
@@ -44,7 +45,7 @@ class SideDefaults:
 
 @dataclass(frozen=True, slots=True)
 class KernelSettings:
-    """The kernel's door. ``enabled`` None: where the daemon has the privilege for it (CAP_NET_ADMIN)."""
+    """Kernel upcalls. ``enabled`` None: they are handled if the daemon has CAP_NET_ADMIN."""
 
     enabled: bool | None = None
     network_namespaces: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ class KernelSettings:
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
-    """Bounds: of requests of the kernel that one worker takes at a time, and of their time in seconds."""
+    """Limits: concurrent kernel requests per worker, and timeouts in seconds."""
 
     kernel_handshakes: int = 1024
     client_timeout: float = 8.0
@@ -73,17 +74,20 @@ class Configuration:
     keylog: Path | None = None
 
 
-class _MisfitError(Exception):
-    """A value does not fit; the text says how."""
+class _InvalidError(Exception):
+    """A value is invalid; the text completes "SETTING: "."""
 
 
 def load_configuration(path: Path, *, required: bool) -> Configuration:
-    """The configuration in the file at `path`; the defaults if it is not there, unless it is `required`."""
+    """Return the configuration in the file at `path`, or the defaults if the file does not exist and is not `required`.
+
+    RefusedError names the file, the line and what is wrong.
+    """
     try:
         text = path.read_bytes().decode()
     except FileNotFoundError:
         if required:
-            raise RefusedError(f"{path}: there is no such file") from None
+            raise RefusedError(f"{path}: no such file") from None
         return Configuration()
     except (OSError, UnicodeDecodeError) as error:
         raise RefusedError(f"{path}: cannot be read: {error}") from None
@@ -91,43 +95,65 @@ def load_configuration(path: Path, *, required: bool) -> Configuration:
 
 
 def parse_configuration(text: str, name: str) -> Configuration:
-    """The configuration that `text` says; RefusedError names the file `name` and the line that is wrong."""
+    """Return the configuration in `text`. RefusedError names the file `name` and the line that is wrong."""
     try:
         tables = parsed_document(text)
     except TomlError as error:
         raise RefusedError(f"{name}:{error.line}: {error}") from None
     settings: dict[str, Any] = {}
     for table, content in tables.items():
-        if table not in _TABLES:
-            raise _refusal(name, text, (table,), f"there is no table or setting {table!r}; {_known(_TABLES)}")
+        if table not in TABLES:
+            raise _refusal(name, text, (table,), f"unknown table or setting {table!r}; {_known(TABLES)}")
         if not isinstance(content, dict):
-            raise _refusal(name, text, (table,), f"{table} is a table: write [{table}] and its settings below")
-        make, parsers = _TABLES[table]
-        settings |= make(_parsed(table, content, parsers, name, text))
+            raise _refusal(name, text, (table,), f"{table} must be a table: write [{table}] and its settings below")
+        settings |= TABLES[table].make(_parsed(table, content, name, text))
     return Configuration(**settings)
 
 
 _Parser = Callable[[Any], Any]
 
 
-def _parsed(
-    table: str, content: Mapping[str, Any], parsers: Mapping[str, tuple[str, _Parser]], name: str, text: str
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting: its key, its parser, and what its manual page says. ``attribute`` is its name in Configuration."""
+
+    key: str
+    parse: _Parser
+    kind: str
+    default: str
+    help: str
+    attribute: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.attribute:
+            object.__setattr__(self, "attribute", self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the file: what it is about, what makes arguments of Configuration from its values, its settings."""
+
+    help: str
+    make: Callable[[dict[str, Any]], dict[str, Any]]
+    settings: tuple[Setting, ...]
+
+
+def _parsed(table: str, content: Mapping[str, Any], name: str, text: str) -> dict[str, Any]:
+    known = {setting.key: setting for setting in TABLES[table].settings}
     values = {}
     for key, value in content.items():
-        if key not in parsers:
-            raise _refusal(name, text, (table, key), f"[{table}] has no setting {key!r}; {_known(parsers)}")
-        setting, parse = parsers[key]
+        if key not in known:
+            raise _refusal(name, text, (table, key), f"[{table}] has no setting {key!r}; {_known(known)}")
         try:
-            values[setting] = parse(value)
-        except (_MisfitError, RefusedError) as fault:
-            raise _refusal(name, text, (table, key), f"{key}: {fault}") from None
+            values[known[key].attribute] = known[key].parse(value)
+        except (_InvalidError, RefusedError) as error:
+            raise _refusal(name, text, (table, key), f"{key}: {error}") from None
     if ("certificate" in content) != ("private_key" in content):
-        key = "certificate" if "certificate" in content else "private_key"
-        raise _refusal(name, text, (table, key), "certificate and private_key go together")
+        key, other = ("certificate", "private_key") if "certificate" in content else ("private_key", "certificate")
+        raise _refusal(name, text, (table, key), f"{key} requires {other}")
     for key in ("revocation_lists", "require_revocation_lists"):
         if key in content and "trust" not in content:
-            raise _refusal(name, text, (table, key), f"{key} goes with trust")
+            raise _refusal(name, text, (table, key), f"{key} requires trust (the CA certificates)")
     return values
 
 
@@ -136,36 +162,36 @@ def _refusal(name: str, text: str, place: tuple[str, ...], reason: str) -> Refus
 
 
 def _known(names: Mapping[str, object]) -> str:
-    return f"there are {', '.join(sorted(names))}"
+    return f"known names: {', '.join(sorted(names))}"
 
 
 def _path(value: Any) -> Path:
     if not isinstance(value, str) or not value.startswith("/"):
-        raise _MisfitError("an absolute path is wanted")
+        raise _InvalidError("must be an absolute path")
     return Path(value)
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _MisfitError("true or false is wanted")
+        raise _InvalidError("must be true or false")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable() or not value:
-        raise _MisfitError("a printable string is wanted")
+        raise _InvalidError("must be a printable string")
     return value
 
 
 def _namespace(value: Any) -> str:
     if not _NAMESPACE.fullmatch(_text(value)) or value == "..":
-        raise _MisfitError(f"{value!r} is not the name of a network namespace (ip-netns(8))")
+        raise _InvalidError(f"{value!r} is not the name of a network namespace (ip-netns(8))")
     return str(value)
 
 
 def _level(value: Any) -> str:
     if value not in LEVELS:
-        raise _MisfitError(f"one of {', '.join(LEVELS)} is wanted")
+        raise _InvalidError(f"must be one of {', '.join(LEVELS)}")
     return str(value)
 
 
@@ -174,10 +200,14 @@ def _rule(value: Any) -> str:
     return str(value)
 
 
+def _alpn(value: Any) -> bytes:
+    return parse_alpn(_text(value))
+
+
 def _list_of(parse: _Parser) -> _Parser:
     def parse_list(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list) or len(value) > 1024:
-            raise _MisfitError("a list is wanted")
+            raise _InvalidError("must be a list of at most 1024 values")
         return tuple(map(parse, value))
 
     return parse_list
@@ -186,37 +216,101 @@ def _list_of(parse: _Parser) -> _Parser:
 def _number(low: float, high: float, *, whole: bool = False) -> _Parser:
     def parse_number(value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
-            raise _MisfitError(f"a {'whole ' if whole else ''}number from {low:g} to {high:g} is wanted")
+            raise _InvalidError(f"must be {'an integer' if whole else 'a number'} from {low:g} to {high:g}")
         return value
 
     return parse_number
 
 
-def _same(**parsers: _Parser) -> dict[str, tuple[str, _Parser]]:
-    return {name: (name, parse) for name, parse in parsers.items()}
-
-
 _seconds = _number(0.1, _LONGEST_TIMEOUT)
-_SIDE: dict[str, tuple[str, _Parser]] = {
-    **_same(trust=_path, certificate=_path, private_key=_path, require_revocation_lists=_flag, peers=_list_of(_rule)),
-    "revocation_lists": ("revocation_lists", _list_of(_path)),
-    "alpn": ("alpns", _list_of(lambda value: parse_alpn(_text(value)))),
-}
-_TABLES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, tuple[str, _Parser]]]] = {
-    "client": (lambda values: {"client": SideDefaults(**values)}, _SIDE),
-    "server": (lambda values: {"server": SideDefaults(**values)}, _SIDE),
-    "kernel": (
-        lambda values: {"kernel": KernelSettings(**values)},
-        _same(enabled=_flag, network_namespaces=_list_of(_namespace), keyrings=_list_of(_text)),
-    ),
-    "limits": (
-        lambda values: {"limits": LimitSettings(**values)},
-        _same(
-            kernel_handshakes=_number(1, 65536, whole=True),
-            client_timeout=_seconds,
-            server_timeout=_seconds,
-            longest_timeout=_seconds,
+
+
+def _side(trust: str, credential: str, alpn: str) -> tuple[Setting, ...]:
+    """Return the settings of one side; the arguments are the help texts in which the sides differ."""
+    return (
+        Setting("trust", _path, "path", "", trust),
+        Setting(
+            "revocation_lists", _list_of(_path), "list of paths", "[]",
+            "Files of certificate revocation lists. Requires trust.",
+        ),
+        Setting(
+            "require_revocation_lists", _flag, "boolean", "false",
+            "Reject a peer whose issuer has no revocation list. Requires trust.",
+        ),
+        Setting("certificate", _path, "path", "", credential),
+        Setting("private_key", _path, "path", "", "PEM private key of the certificate."),
+        Setting(
+            "peers", _list_of(_rule), "list of rules", "[]",
+            "Rules on the peer's certificate that allow, deny, and give tags.",
+        ),
+        Setting("alpn", _list_of(_alpn), "list of protocols", '["sunrpc"]', alpn, "alpns"),
+    )  # fmt: skip
+
+
+TABLES: Mapping[str, Table] = {
+    "client": Table(
+        "Kernel consumers that connect to a server, such as NFS mounts.",
+        lambda values: {"client": SideDefaults(**values)},
+        _side(
+            "CA certificates that servers are verified with (default: the system's trust store).",
+            "PEM certificate chain for requests that name no credential.",
+            "Application protocols to offer.",
         ),
     ),
-    "log": (lambda values: values, {"level": ("log_level", _level), "keylog": ("keylog", _path)}),
-}
+    "server": Table(
+        "Kernel consumers that accept connections, such as the NFS server.",
+        lambda values: {"server": SideDefaults(**values)},
+        _side(
+            "CA certificates that clients are verified with. Without it, clients are not asked for certificates.",
+            "PEM certificate chain for clients that match no registration.",
+            "Application protocols to accept with that certificate.",
+        ),
+    ),
+    "kernel": Table(
+        "Kernel upcalls.",
+        lambda values: {"kernel": KernelSettings(**values)},
+        (
+            Setting(
+                "enabled", _flag, "boolean", "",
+                "Handle kernel upcalls (default: if the daemon has CAP_NET_ADMIN).",
+            ),
+            Setting(
+                "network_namespaces", _list_of(_namespace), "list of names", '["."]',
+                "Network namespaces, as ip-netns(8) names them, whose upcalls are handled; . is the daemon's own.",
+            ),
+            Setting(
+                "keyrings", _list_of(_text), "list of names", "[]",
+                "Keyrings to link, so that their keys are found.",
+            ),
+        ),
+    ),
+    "limits": Table(
+        "Limits of kernel requests.",
+        lambda values: {"limits": LimitSettings(**values)},
+        (
+            Setting(
+                "kernel_handshakes", _number(1, 65536, whole=True), "integer", "1024",
+                "Maximum number of concurrent kernel requests per worker.",
+            ),
+            Setting("client_timeout", _seconds, "seconds", "8", "Time limit of a client handshake."),
+            Setting("server_timeout", _seconds, "seconds", "4.5", "Time limit of a server handshake."),
+            Setting("longest_timeout", _seconds, "seconds", "60", "Longest time limit that a request may ask for."),
+        ),
+    ),
+    "log": Table(
+        "The log.",
+        lambda values: values,
+        (
+            Setting(
+                "level", _level, "string", '"info"', f"Least severe messages to log: {', '.join(LEVELS)}.",
+                "log_level",
+            ),
+            Setting(
+                "keylog", _path, "path", "",
+                "For debugging: file that the secrets of all connections are appended to, in SSLKEYLOGFILE format."
+                " Whoever can read it can decrypt them.",
+            ),
+        ),
+    ),
+}  # fmt: skip
+"""All settings, by table."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from handshaked.control.requests.permissions import is_administrator
 from handshaked.model import Caller
-from handshaked.reporting.counts import Tally
+from handshaked.reporting.counts import HandshakeCounts
 
 KEPT = 1000
 Event = dict[str, Any]
@@ -67,7 +67,7 @@ class Hub:
     """Gathers and hands out; `owners` tells the owner's uid of the registration of a name."""
 
     def __init__(self, owners: Callable[[str], int | None]) -> None:
-        self.tally = Tally()
+        self.counts = HandshakeCounts()
         self.left_out = 0
         self._owners = owners
         self._recent: deque[Event] = deque(maxlen=KEPT)
@@ -75,8 +75,8 @@ class Hub:
 
     def receive(self, batch: Event) -> None:
         """Take in a worker's batch of outcomes."""
-        if "tally" in batch:
-            self.tally.merge(batch["tally"])
+        if "counts" in batch:
+            self.counts.merge(batch["counts"])
             self.left_out += batch["left_out"]
         records = [{"type": "handshake", **record} for record in batch["records"]]
         self._recent.extend(records)

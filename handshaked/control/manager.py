@@ -3,13 +3,12 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.renewal import Renewal
 from handshaked.control.hub import Filter, Hub
+from handshaked.control.presentation import Result, shown_grant, shown_registration
 from handshaked.control.requests.arguments import Arguments
 from handshaked.control.requests.permissions import (
     caller_named,
@@ -26,8 +25,10 @@ from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of
 from handshaked.registry.registration import Grant, Registration
+from handshaked.registry.setting_types import Each
+from handshaked.registry.settings import ALLOW_KERNEL, REPLACE
 from handshaked.registry.snapshot import Query, Snapshot
-from handshaked.registry.store import CredentialDetails, Store
+from handshaked.registry.store import Store
 from handshaked.wire.json_packets import first_that_fit
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,6 @@ PAGE = 200
 _LIST_SHARE = 0.25  # of a message, for a list of things that nobody asks for page by page
 EXPIRY_WARNING_DAYS = 14
 _DAY = 86400
-
-Result = dict[str, Any]
 
 
 class Manager:
@@ -69,7 +68,7 @@ class Manager:
 
     async def register(self, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]) -> Result:
         """Add a registration; the files of its credentials come as open `descriptors`, in the order of their paths."""
-        replace = arguments.flag("replace")
+        replace = arguments.setting(REPLACE)
         request = pull_request(arguments)
         self._require_right(caller, request, replace=replace)
         credentials, trust = await self._readers.read(
@@ -116,7 +115,7 @@ class Manager:
         query = Query(
             caller=caller if user is None else caller_named(user),
             server_name=None if server_name is None else sni_of(server_name),
-            alpns=arguments.each("alpns", parse_alpn, "ALPN"),
+            alpns=arguments.each("alpns", Each(parse_alpn, "ALPN")),
         )
         arguments.end()
         if query.caller != caller:
@@ -162,16 +161,16 @@ class Manager:
             id=0,
             uid=None if user is None else uid_of(user),
             gid=None if group is None else gid_of(group),
-            server_names=arguments.each("server_names", canonical_server_name, "server name"),
-            alpns=arguments.each("alpns", parse_alpn, "ALPN"),
-            kernel=arguments.flag("allow_kernel"),
+            server_names=arguments.each("server_names", Each(canonical_server_name, "server name")),
+            alpns=arguments.each("alpns", Each(parse_alpn, "ALPN")),
+            kernel=arguments.setting(ALLOW_KERNEL),
         )
         arguments.end()
         if (user is None) == (group is None) or not grant.alpns:
             raise RefusedError("a grant is for a user or for a group, and names at least one ALPN")
         grant = self._store.add_grant(grant)
         log.info("grant %d for %s by %s", grant.id, user or f"group {group}", caller)
-        return _shown_grant(grant)
+        return shown_grant(grant)
 
     def revoke(self, caller: Caller, arguments: Arguments) -> Result:
         """Take a grant back; what was registered by it stays."""
@@ -185,7 +184,7 @@ class Manager:
     def grants(self, caller: Caller) -> Result:
         """The grants that `caller` holds; all of them for an administrator."""
         everything = is_administrator(caller)
-        return {"grants": [_shown_grant(one) for one in self._store.grants() if everything or one.is_for(caller)]}
+        return {"grants": [shown_grant(one) for one in self._store.grants() if everything or one.is_for(caller)]}
 
     def recent(self, caller: Caller, arguments: Arguments) -> Result:
         """The latest handshakes that `caller` may see, the newest last."""
@@ -205,13 +204,13 @@ class Manager:
             "registrations": sum(not one.internal for one in self.snapshot.registrations),
             "problems": _first(list(self.renewal.problems.values())) if is_administrator(caller) else [],
             "expiring": first_that_fit(expiring[:PAGE], _LIST_SHARE),
-            "handshakes": {"succeeded": self.hub.tally.succeeded, "failed": self.hub.tally.failed},
+            "handshakes": {"succeeded": self.hub.counts.succeeded, "failed": self.hub.counts.failed},
         }
 
     def statistics(self, caller: Caller) -> Result:
         """Counts of handshakes by outcome, role, door and registration, and how long they took."""
         require_administrator(caller, "see the statistics of all handshakes")
-        return self.hub.tally.shown()
+        return self.hub.counts.shown()
 
     def visible(self, caller: Caller) -> list[Registration]:
         """The registrations that `caller` may see, by name."""
@@ -219,27 +218,10 @@ class Manager:
 
     def shown(self, registration: Registration) -> Result:
         """`registration` for people; never a key."""
-        anchors, revocations = self._store.trust_paths(registration.policy.client_trust)
-        return {
-            "name": registration.name,
-            "owner": registration.owner,
-            "server_names": list(registration.server_names),
-            "alpns": [show_alpn(alpn) for alpn in registration.alpns],
-            "allow_users": sorted(registration.access.uids),
-            "allow_groups": sorted(registration.access.gids),
-            "allow_kernel": registration.access.kernel,
-            "origin": registration.origin,
-            "policy": {
-                **{
-                    setting.name: getattr(registration.policy, setting.name)
-                    for setting in fields(registration.policy)
-                    if setting.name != "client_trust"
-                },
-                "client_ca": anchors,
-                "client_crl": revocations,
-            },
-            "credentials": [_shown_credential(one) for one in self._store.details(registration)],
-        }
+        policy = registration.policy
+        return shown_registration(
+            registration, self._store.trust_paths(policy.client_trust), self._store.details(registration)
+        )
 
     def warn_of_expiry(self, now: float) -> None:
         """Log, and tell the subscribers, of each certificate that ends soon: at 14, 3 and 0 days before."""
@@ -306,26 +288,3 @@ def _first(words: list[str]) -> list[str]:
     """As much of `words` as fits into an answer; the log has all of them."""
     shown = first_that_fit(words, _LIST_SHARE)
     return shown if len(shown) == len(words) else [*shown, f"and {len(words) - len(shown)} more, see the log"]
-
-
-def _shown_grant(grant: Grant) -> Result:
-    return {
-        "id": grant.id,
-        "uid": grant.uid,
-        "gid": grant.gid,
-        "server_names": list(grant.server_names),
-        "alpns": [show_alpn(alpn) for alpn in grant.alpns],
-        "allow_kernel": grant.kernel,
-    }
-
-
-def _shown_credential(details: CredentialDetails) -> Result:
-    return {
-        "key_type": details.reference.key_type.value,
-        "sha256": details.reference.leaf_digest.hex(),
-        "subject": details.subject,
-        "not_before": details.not_before,
-        "not_after": details.not_after,
-        "certificate": details.source.certificate,
-        "key": details.source.key,
-    }

@@ -14,6 +14,7 @@ from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import SELF_TEST_SERVER_NAME
 from handshaked.registry.registration import Registration
+from handshaked.registry.settings import POLICY
 from handshaked.registry.snapshot import Snapshot
 from handshaked.wire.json_packets import first_that_fit
 
@@ -131,6 +132,5 @@ def _shown(registration: Registration) -> Result:
         "uids": sorted(registration.access.uids),
         "gids": sorted(registration.access.gids),
         "kernel": registration.access.kernel,
-        "deliver": registration.policy.deliver,
-        "proxy_protocol": registration.policy.proxy_protocol,
+        **{one.name: one.type.show(getattr(registration.policy, one.name)) for one in POLICY if one.read_by == "demux"},
     }

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[str, Caller, Arguments, tuple[int, ...]], Awaitable[Message]]
 Subscriber = Callable[[Caller, Arguments, Callable[[list[Message]], None]], Callable[[], None]]
-_BOUNDS = ConnectionBounds(total=256, of_one=64, reserve=64)
+_BOUNDS = ConnectionBounds(total=256, per_user=64, reserve=64)
 _IDLE_SECONDS = 60.0
 _EVENTS_A_MESSAGE = 16
 

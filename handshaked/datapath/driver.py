@@ -1,7 +1,24 @@
-"""One request from accept to outcome: a deadline, a pump, and exactly one report, whatever happens.
+"""One request from start to outcome: a deadline, the handshake's steps, and exactly one report.
 
-Fails closed: an outcome starts as EIO, and only HandshakeComplete, which follows a verified Finished, makes success.
-Everything runs on the event loop's thread; a driver is entered again at most by an abort.
+The path has two shapes.
+
+Userspace endpoint, with messages on the Unix socket: the driver owns the session and hands the session's events to
+the data path, which turns them into messages::
+
+    Endpoint ──receive──► Driver ◄──events── Session
+                            │
+                            └──deliver, finish──► DataPath ──messages──► Endpoint
+
+QUIC and TCP sockets: the data path owns the session. It reads the socket, carries out the session's events itself, and
+tells the attempt only when one of them ends the handshake::
+
+    socket ◄──bytes──► QuicPath, TcpPath ◄──events── Session
+                            │      ▲
+                            │      └──finish── Attempt
+                            └──────step──────────►
+
+Both fail closed: an outcome starts as EIO, and only HandshakeComplete, which follows a verified Finished, makes it a
+success. Everything runs on the event loop's thread; an attempt is re-entered only by ``abort``.
 """
 
 import asyncio
@@ -9,7 +26,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVarTuple
 
 from handshaked.errors import Status
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed, SessionTicket
@@ -18,149 +35,170 @@ from handshaked.session.registered import Session
 
 log = logging.getLogger(__name__)
 
+End = HandshakeComplete | HandshakeFailed
+"""The event that ends a handshake."""
+Observer = Callable[[Request, Outcome, float], None]
+"""Called with each request, its outcome, and its duration in seconds."""
+Arguments = TypeVarTuple("Arguments")
+
+
+class Attempt:
+    """Runs the steps of `request` until one of them ends it, then calls `finish` and `observe` with the outcome.
+
+    `registration` returns the name of the registration that was selected, None before that.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        finish: Callable[[Outcome], None],
+        observe: Observer,
+        registration: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._request = request
+        self._registration = registration
+        self._finish_path = finish
+        self._observe = observe
+        self._started = time.monotonic()
+        self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._expire)
+        self.finished = False
+        """Whether the outcome has been reported."""
+
+    @property
+    def ticket_seconds(self) -> float:
+        """How long a client's endpoint accepts session tickets after the handshake, in seconds."""
+        return self._request.ticket_seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """The seconds until the deadline."""
+        return max(0.0, self._started + self._request.timeout - time.monotonic())
+
+    def abort(self, status: int, reason: str) -> None:
+        """End the handshake with `status`, unless it has ended already."""
+        self._finish(Outcome(status=status, reason=reason))
+
+    def _expire(self) -> None:
+        self.abort(Status.TIMED_OUT, f"no Finished from the peer within {self._request.timeout:g} s")
+
+    def step(self, step: Callable[[*Arguments, float], End | None], *arguments: *Arguments) -> None:
+        """Call `step` with `arguments` and the current time in Unix seconds; an event that it returns is the end.
+
+        Do nothing after the outcome.
+        """
+        if self.finished:
+            return
+        try:
+            end = step(*arguments, time.time())
+            if end is not None:
+                self._finish(_outcome(end))
+        except Exception:
+            log.exception("unexpected error in a handshake of %s", self._request.caller)
+            self._finish(Outcome(reason="internal error; the daemon's log has the details"))
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self.finished:
+            return
+        self.finished = True
+        self._deadline.cancel()
+        try:
+            self._finish_path(outcome)
+        except Exception:  # same boundary: a timer or an upcall source called abort, and has others to serve
+            log.exception("cannot report the outcome of a handshake of %s", self._request.caller)
+            outcome = Outcome(reason="the outcome could not be reported")
+        # The log names the registration of a failed handshake; the endpoint learns it only on success.
+        if outcome.status:
+            outcome = replace(outcome, registration=self._registration())
+        self._observe(self._request, outcome, time.monotonic() - self._started)
+
 
 class DataPath(Protocol):
-    """Where the events of a handshake go."""
+    """Where a driver sends the events of its session."""
 
     def deliver(self, events: list[Event]) -> None:
         """Carry out `events`, in order; none of them ends the handshake."""
         ...
 
     def finish(self, outcome: Outcome) -> None:
-        """The handshake is over: report `outcome` to the endpoint and let go of everything."""
+        """Report `outcome` to the endpoint and release everything."""
         ...
 
 
-Observer = Callable[[Request, Outcome, float], None]
-"""Is told each request's outcome and how long it took, in seconds."""
+class Driver(Attempt):
+    """Runs a `session` that is fed with handshake messages, and delivers its events to `data_path`.
 
-
-class Attempt:
-    """Takes the steps that `request` asks for until its outcome has been reported to `data_path` and `observe`.
-
-    That of a client who asked for session tickets stays open for them for a while after that. `registration` tells
-    which one was chosen, as soon as one is.
+    A client that asked for session tickets keeps its driver for ``ticket_seconds`` after the outcome.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        data_path: DataPath,
-        observe: Observer,
-        registration: Callable[[], str | None] = lambda: None,
-    ) -> None:
-        self._request = request
-        self._registration = registration
-        self._data_path = data_path
-        self._observe = observe
-        self._started = time.monotonic()
-        self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._expire)
-        self._over = False
-        self.takes_tickets = False
-
-    @property
-    def ticket_seconds(self) -> float:
-        """How long a client's endpoint wants session tickets after the handshake."""
-        return self._request.ticket_seconds
-
-    @property
-    def seconds_left(self) -> float:
-        """How long it is to the deadline."""
-        return max(0.0, self._started + self._request.timeout - time.monotonic())
-
-    @property
-    def finished(self) -> bool:
-        """Whether the outcome has been reported."""
-        return self._over
-
-    def abort(self, status: int, reason: str) -> None:
-        """End the handshake with `status`, unless it is over."""
-        self._finish(Outcome(status=status, reason=reason))
-
-    def _expire(self) -> None:
-        self.abort(Status.TIMED_OUT, f"no Finished from the peer within {self._request.timeout:g} s")
-
-    def step(self, step: Callable[[float], list[Event]]) -> None:
-        """Take one step: `step` is called with the time and gives events, of which the last may end the handshake."""
-        if self.finished:
-            self._take_tickets(step)
-            return
-        try:
-            events = step(time.time())
-            if self._over:  # the step has aborted
-                return
-            last = events[-1] if events else None
-            if isinstance(last, HandshakeComplete | HandshakeFailed):
-                self._data_path.deliver(events[:-1])
-                self._finish(_outcome(last))
-            else:
-                self._data_path.deliver(events)
-        except Exception:
-            log.exception("handshake of %s failed unexpectedly", self._request.caller)
-            self._finish(Outcome(reason="internal error; the daemon's log has the details"))
-
-    def _take_tickets(self, step: Callable[[float], list[Event]]) -> None:
-        """Whatever goes wrong behind the handshake costs the tickets, not the connection."""
-        if not self.takes_tickets:
-            return
-        try:
-            events = step(time.time())
-            self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
-        except Exception:
-            log.exception("a session ticket for %s failed unexpectedly", self._request.caller)
-            self.takes_tickets = False
-
-    def _finish(self, outcome: Outcome) -> None:
-        if self._over:
-            return
-        self._over = True
-        self.takes_tickets = outcome.status == 0 and self._request.ticket_seconds > 0
-        self._deadline.cancel()
-        try:
-            self._data_path.finish(outcome)
-        except Exception:  # of the same boundary: an abort comes from a timer or a door, which have others to serve
-            log.exception("the outcome of a handshake of %s cannot be reported", self._request.caller)
-            outcome = Outcome(reason="the outcome could not be reported")
-        # Of a handshake that failed the log shall tell whose it was; the endpoint learns that with success only.
-        if outcome.status:
-            outcome = replace(outcome, registration=self._registration())
-        self._observe(self._request, outcome, time.monotonic() - self._started)
-
-
-class Driver(Attempt):
-    """Runs a `session` that is fed with handshake messages."""
-
     def __init__(self, request: Request, session: Session, data_path: DataPath, observe: Observer) -> None:
-        super().__init__(request, data_path, observe, lambda: session.registration)
+        super().__init__(request, self._finish_data_path, observe, lambda: session.registration)
         self._session = session
+        self._data_path = data_path
+        self.takes_tickets = False
 
     def start(self) -> None:
         """Begin the handshake."""
-        self.step(lambda now: self._session.start(now))
+        self.step(self._start)
 
     def receive(self, level: Level, data: bytes) -> None:
-        """CRYPTO `data` of `level` came from the peer."""
-        self.step(lambda now: self._session.receive(level, data, now))
+        """Handle CRYPTO `data` of `level` from the peer."""
+        if self.finished:
+            self._receive_tickets(level, data)
+        else:
+            self.step(self._receive, level, data)
 
     def proceed(self, transport_parameters: bytes) -> None:
-        """The endpoint's own transport parameters came."""
-        self.step(lambda now: self._session.proceed(transport_parameters, now))
+        """Continue with the endpoint's own transport parameters."""
+        self.step(self._proceed, transport_parameters)
+
+    def _start(self, now: float) -> End | None:
+        return self._deliver(self._session.start(now))
+
+    def _receive(self, level: Level, data: bytes, now: float) -> End | None:
+        return self._deliver(self._session.receive(level, data, now))
+
+    def _proceed(self, transport_parameters: bytes, now: float) -> End | None:
+        return self._deliver(self._session.proceed(transport_parameters, now))
+
+    def _deliver(self, events: list[Event]) -> End | None:
+        """Deliver `events`, except the one that ends the handshake, which is returned."""
+        last = events[-1] if events else None
+        if isinstance(last, HandshakeComplete | HandshakeFailed):
+            self._data_path.deliver(events[:-1])
+            return last
+        self._data_path.deliver(events)
+        return None
+
+    def _finish_data_path(self, outcome: Outcome) -> None:
+        self.takes_tickets = outcome.status == 0 and self._request.ticket_seconds > 0
+        self._data_path.finish(outcome)
+
+    def _receive_tickets(self, level: Level, data: bytes) -> None:
+        """Deliver session tickets; errors after the handshake only lose tickets."""
+        if not self.takes_tickets:
+            return
+        try:
+            events = self._session.receive(level, data, time.time())
+            self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
+        except Exception:
+            log.exception("unexpected error in a session ticket for %s", self._request.caller)
+            self.takes_tickets = False
 
 
-def _outcome(event: HandshakeComplete | HandshakeFailed) -> Outcome:
-    if isinstance(event, HandshakeFailed):
-        return Outcome(status=event.status, alert=event.alert, reason=event.reason)
+def _outcome(end: End) -> Outcome:
+    if isinstance(end, HandshakeFailed):
+        return Outcome(status=end.status, alert=end.alert, reason=end.reason)
     return Outcome(
         status=Status.OK,
         reason="",
-        alpn=event.alpn,
-        server_name=event.server_name,
-        registration=event.registration,
-        cipher_suite=event.cipher_suite,
-        resumed=event.resumed,
-        early_data_accepted=event.early_data_accepted,
-        peer_certificates=event.peer_certificates,
-        peer_keys=event.peer_keys,
-        tags=event.tags,
-        psk_identity=event.psk_identity,
+        alpn=end.alpn,
+        server_name=end.server_name,
+        registration=end.registration,
+        cipher_suite=end.cipher_suite,
+        resumed=end.resumed,
+        early_data_accepted=end.early_data_accepted,
+        peer_certificates=end.peer_certificates,
+        peer_keys=end.peer_keys,
+        tags=end.tags,
+        psk_identity=end.psk_identity,
     )

@@ -19,14 +19,6 @@ _TLS_TX = 1
 _TLS_RX = 2
 _TLS_TX_MAX_PAYLOAD_LEN = 5
 _TLS_1_3 = 0x0304
-_SALT_LENGTH = 4
-# TLS_CIPHER_*; what comes first in the nonce is the salt, except for ChaCha20-Poly1305, which has none.
-_CIPHERS = {
-    CipherSuite.AES_128_GCM_SHA256: 51,
-    CipherSuite.AES_256_GCM_SHA384: 52,
-    CipherSuite.AES_128_CCM_SHA256: 53,
-    CipherSuite.CHACHA20_POLY1305_SHA256: 54,
-}
 _STATUSES = {
     Status.NO_SUCH: Status.UNSUPPORTED,  # no module tls, or none for the cipher
     Status.NO_OPTION: Status.UNSUPPORTED,
@@ -45,9 +37,9 @@ class Capabilities:
 
 def push_crypto_info(state: RecordState) -> bytes:
     """The ``tls12_crypto_info_*`` of one direction: version, cipher, iv, key, salt, number of the next record."""
-    salt_length = 0 if state.cipher_suite is CipherSuite.CHACHA20_POLY1305_SHA256 else _SALT_LENGTH
-    salt, iv = state.iv[:salt_length], state.iv[salt_length:]
-    header = struct.pack("=HH", _TLS_1_3, _CIPHERS[state.cipher_suite])
+    suite = state.cipher_suite
+    salt, iv = state.iv[: suite.salt_length], state.iv[suite.salt_length :]
+    header = struct.pack("=HH", _TLS_1_3, suite.linux_cipher)
     return header + iv + state.key + salt + state.sequence.to_bytes(8)
 
 
@@ -79,7 +71,7 @@ def capabilities() -> Capabilities:
     """
     found = Capabilities((), limits=False)
     try:
-        for suite in _CIPHERS:
+        for suite in CipherSuite:
             ours, theirs = _established()
             with ours as sock, theirs:
                 sock.setsockopt(socket.SOL_TCP, _TCP_ULP, b"tls")
@@ -91,7 +83,7 @@ def capabilities() -> Capabilities:
             log.warning("kTLS: the kernel has none; without its module tls all handshakes over TCP fail")
         else:
             log.info("kTLS: not examined (%s); all cipher suites are offered", error.strerror)
-        return Capabilities(tuple(_CIPHERS), limits=None)
+        return Capabilities(tuple(CipherSuite), limits=None)
     suites = ", ".join(suite.name for suite in found.suites)
     log.info("kTLS: %s%s", suites, ", record size limit" if found.limits else "")
     return found
@@ -118,5 +110,4 @@ def _takes(sock: socket.socket, option: int, value: bytes) -> bool:
 
 
 def _example(suite: CipherSuite) -> RecordState:
-    key_length = 16 if "128" in suite.name else 32
-    return RecordState(suite, bytes(key_length), bytes(12), 0)
+    return RecordState(suite, bytes(suite.key_length), bytes(12), 0)

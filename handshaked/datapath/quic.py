@@ -1,7 +1,7 @@
-"""The data path of a QUIC socket: CRYPTO data out of it and into it, secrets into it; the kernel does the rest.
+"""The data path of a QUIC socket: reads and writes its CRYPTO data, installs its secrets; the kernel does the rest.
 
-Of what a step of the session gives, secrets go in before any message goes out, as the kernel wants them. The socket is
-shared with whoever asked; it is out of the event loop before anybody closes it.
+Secrets from a step of the session are installed before its messages are sent, as the kernel requires. The socket is
+shared with the caller; it is removed from the event loop before anyone closes it.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from handshaked.datapath.driver import Attempt
+from handshaked.datapath.driver import Attempt, End
 from handshaked.datapath.quic_options import (
     CONNECTION_CLOSE_SIZE,
     MAX_ALPN,
@@ -50,7 +50,7 @@ _ALERTS = {alert.quic_error: alert for alert in Alert}
 
 @dataclass(frozen=True, slots=True)
 class SocketState:
-    """What a socket says before its handshake; a server has its ``transport_parameters`` later."""
+    """The options of a socket before its handshake; a server's ``transport_parameters`` are known later."""
 
     alpns: tuple[bytes, ...]
     session_ticket: bytes = field(repr=False)
@@ -59,16 +59,16 @@ class SocketState:
 
 
 OpenSession = Callable[[SocketState], Session]
-"""Gives the session for a socket in that state; HandshakeError if there can be none."""
+"""Returns the session for a socket in that state; HandshakeError if there can be none."""
 Conclude = Callable[[HandshakeComplete], HandshakeComplete]
-"""Adds what else is to be reported of a handshake that is complete; HandshakeError if it cannot stand after all."""
+"""Adds what else is reported of a complete handshake; HandshakeError if it must fail after all."""
 
 
 class QuicPath:
-    """Runs the session that `open_session` gives on `sock`; `report` is told the outcome, once.
+    """Runs the session that `open_session` returns on `sock`; calls `report` once, with the outcome.
 
-    A client whose socket wants session tickets, or that is asked for them by `ticket_seconds`, reports when one is
-    there: the kernel gives no event for that, so it is looked for, until `ticket_seconds` or the deadline are near.
+    A client whose socket or request asks for session tickets reports success when one has arrived. The kernel has no
+    event for that, so the socket is polled until ``ticket_seconds`` have passed or the deadline is near.
     """
 
     def __init__(
@@ -96,15 +96,12 @@ class QuicPath:
     _state: SocketState
 
     def start(self, attempt: Attempt) -> None:
-        """Begin the handshake, as the steps of `attempt`."""
+        """Begin the handshake; its steps are those of `attempt`."""
         self._attempt = attempt
-        attempt.step(lambda now: self._guarded(self._begin, now))
-
-    def deliver(self, events: list[Event]) -> None:
-        """All has been carried out in the step that gave it."""
+        attempt.step(self._guarded, self._begin)
 
     def finish(self, outcome: Outcome) -> None:
-        """Let go of the socket and report; the peer is told an alert when the socket is closed."""
+        """Release the socket and report `outcome`; its alert is sent to the peer when the socket is closed."""
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         if self._ticket_timer is not None:
@@ -114,31 +111,31 @@ class QuicPath:
                 self._sock.set_option(Option.CONNECTION_CLOSE, push_connection_close(outcome.alert.quic_error))
         self._report(outcome)
 
-    def _guarded(self, step: Callable[[float], list[Event]], now: float) -> list[Event]:
+    def _guarded(self, step: Callable[[float], End | None], now: float) -> End | None:
         try:
             return step(now)
         except HandshakeError as error:
-            return [HandshakeFailed.of(error)]
+            return HandshakeFailed.of(error)
         except OSError as error:
-            self._attempt.abort(*self._why(error))
-            return []
+            self._attempt.abort(*self._cause(error))
+            return None
 
-    def _why(self, error: OSError) -> tuple[int, str]:
-        """Status and reason of a socket that failed; if its connection was closed, the peer may have told an alert."""
+    def _cause(self, error: OSError) -> tuple[int, str]:
+        """Return the status and reason for a failed socket; of a closed connection, the peer's alert if it sent one."""
         if not isinstance(error, ConnectionError) and error.errno != Status.NOT_CONNECTED:
             return Status.FAILED, f"the QUIC socket failed: {error.strerror}"
         code = None
-        with suppress(OSError):  # the socket itself is gone
+        with suppress(OSError):  # the socket itself has failed
             code = pull_connection_close(self._sock.option(Option.CONNECTION_CLOSE, CONNECTION_CLOSE_SIZE))
         alert = _ALERTS.get(code or 0)
         if alert is not None:
             return alert.errno, f"the peer sent the alert {alert.label}"
         return Status.PEER_GONE, f"the connection was closed{f' with QUIC error {code:#x}' if code else ''}"
 
-    def _begin(self, now: float) -> list[Event]:
+    def _begin(self, now: float) -> End | None:
         self._state = state = self._read_state()
         self._session = self._open_session(state)
-        self._loop.add_reader(self._sock.fileno(), self._attempt.step, lambda now: self._guarded(self._read, now))
+        self._loop.add_reader(self._sock.fileno(), self._attempt.step, self._guarded, self._read)
         return self._carry_out(self._session.start(now), now) or self._read(now)
 
     def _read_state(self) -> SocketState:
@@ -151,27 +148,27 @@ class QuicPath:
     def _own_parameters(self) -> bytes:
         return self._sock.option(Option.TRANSPORT_PARAM_EXT, MAX_TRANSPORT_PARAMETERS)
 
-    def _read(self, now: float) -> list[Event]:
-        # Behind the handshake there is nothing for us: what comes then is for whoever asked.
+    def _read(self, now: float) -> End | None:
+        # After the handshake, everything on the socket is for the caller.
         while self._complete is None:
             received = self._sock.receive()
             if received is None:
-                return []
-            events = self._carry_out(self._session.receive(*received, now), now)
-            if events:
-                return events
-        return []
+                return None
+            end = self._carry_out(self._session.receive(*received, now), now)
+            if end is not None:
+                return end
+        return None
 
-    def _write(self, now: float) -> list[Event]:
+    def _write(self, now: float) -> End | None:
         self._send()
         return self._conclude_when_sent(now)
 
-    def _carry_out(self, events: list[Event], now: float) -> list[Event]:
-        """Carry out `events`; the last one is returned if it ends the handshake now."""
+    def _carry_out(self, events: list[Event], now: float) -> End | None:
+        """Carry out `events`; return the one that ends the handshake if it ends now."""
         own_parameters_due = False
         last = events[-1] if events else None
         if isinstance(last, HandshakeFailed):
-            return [last]
+            return last
         for event in events:
             if isinstance(event, TrafficSecret):
                 self._sock.set_option(Option.CRYPTO_SECRET, push_crypto_secret(event))
@@ -188,7 +185,7 @@ class QuicPath:
         return self._conclude_when_sent(now)
 
     def _agree(self, event: PeerTransportParameters) -> bool:
-        """The peer's parameters are known; whether the session now needs those of this side."""
+        """Install what the peer sent; return whether the session now needs this side's transport parameters."""
         self._sock.set_option(Option.TRANSPORT_PARAM_EXT, event.transport_parameters)
         if self._role is Role.CLIENT:
             return False
@@ -202,50 +199,48 @@ class QuicPath:
             try:
                 self._sock.send(level, message, more=more)
             except BlockingIOError:
-                self._loop.add_writer(
-                    self._sock.fileno(), self._attempt.step, lambda now: self._guarded(self._write, now)
-                )
+                self._loop.add_writer(self._sock.fileno(), self._attempt.step, self._guarded, self._write)
                 return
             except OSError:
                 if level is not Level.APPLICATION:
                     raise
-                # Tickets: the peer may close at once; the handshake was complete all the same.
+                # Tickets: the peer may have closed already; the handshake was complete nevertheless.
             self._unsent.popleft()
         self._loop.remove_writer(self._sock.fileno())
 
-    def _conclude_when_sent(self, now: float) -> list[Event]:
+    def _conclude_when_sent(self, now: float) -> End | None:
         if self._complete is None or self._unsent:
-            return []
+            return None
         if self._tickets_until:
-            return []  # it is about tickets only, and a timer runs
+            return None  # only a ticket is awaited, by a timer
         self._complete = self._conclude(self._complete)
         seconds = max(self._state.config.ticket_seconds, self._attempt.ticket_seconds)
         if self._role is Role.SERVER or not seconds:
-            return [self._complete]
+            return self._complete
         self._tickets_until = now + min(seconds, self._attempt.seconds_left * 0.9)
         return self._take_ticket(now)
 
-    def _take_ticket(self, now: float) -> list[Event]:
-        """Look for a session ticket; the handshake is reported when one is there, or cannot be waited for any more."""
+    def _take_ticket(self, now: float) -> End | None:
+        """Poll for a session ticket; report the handshake when one has arrived or the time is up."""
         complete = self._complete
         if complete is None:
-            raise LocalError("a session ticket is for a handshake that is complete")
-        with suppress(OSError):  # the peer may close at once; the handshake was complete all the same
+            raise LocalError("a session ticket requires a complete handshake")
+        with suppress(OSError):  # the peer may have closed already; the handshake was complete nevertheless
             ticket = self._sock.option(Option.SESSION_TICKET, MAX_SESSION_TICKET)
             if ticket[:1] != bytes((_NEW_SESSION_TICKET,)) or ticket == self._state.session_ticket:
                 if now >= self._tickets_until:
-                    return [complete]
+                    return complete
                 self._ticket_timer = self._loop.call_later(
-                    _TICKET_INTERVAL, self._attempt.step, lambda now: self._guarded(self._take_ticket, now)
+                    _TICKET_INTERVAL, self._attempt.step, self._guarded, self._take_ticket
                 )
-                return []
-            self._keep_ticket(ticket, now)
-        return [complete]
+                return None
+            self._store_ticket(ticket, now)
+        return complete
 
-    def _keep_ticket(self, ticket: bytes, now: float) -> None:
-        """Digest a NewSessionTicket for the next connection; what the socket cannot give or take is done without."""
+    def _store_ticket(self, ticket: bytes, now: float) -> None:
+        """Store a NewSessionTicket in the socket for the next connection; one that does not fit is dropped."""
         if len(ticket) < 4 + int.from_bytes(ticket[1:4]):
-            log.info("a session ticket does not fit its socket, which gave %d bytes of it", len(ticket))
+            log.info("session ticket dropped: it does not fit the socket option, which returned %d bytes", len(ticket))
             return
         for event in self._session.receive(Level.APPLICATION, ticket, now):
             if not isinstance(event, SessionTicket):
@@ -253,11 +248,13 @@ class QuicPath:
             if MIN_SESSION_TICKET <= len(event.state) <= MAX_SESSION_TICKET:
                 self._sock.set_option(Option.SESSION_TICKET, event.state)
             else:
-                log.info("a session ticket does not fit its socket: %d bytes with what goes with it", len(event.state))
+                log.info(
+                    "session ticket dropped: its state of %d bytes does not fit the socket option", len(event.state)
+                )
 
 
 def _split(event: CryptoData) -> list[tuple[Level, bytes]]:
-    """The handshake messages of `event`, one by one (RFC 8446 section 4)."""
+    """Split `event` into handshake messages (RFC 8446 section 4)."""
     messages = []
     position = 0
     while position < len(event.data):

@@ -41,13 +41,7 @@ class Option(enum.IntEnum):
 
 LEVELS = {Level.APPLICATION: 0, Level.INITIAL: 1, Level.HANDSHAKE: 2, Level.EARLY: 3}
 _LEVELS = {number: level for level, number in LEVELS.items()}
-CIPHERS = {
-    CipherSuite.AES_128_GCM_SHA256: 51,
-    CipherSuite.AES_256_GCM_SHA384: 52,
-    CipherSuite.AES_128_CCM_SHA256: 53,
-    CipherSuite.CHACHA20_POLY1305_SHA256: 54,
-}
-_SUITES = {number: suite for suite, number in CIPHERS.items()}
+_SUITES = {suite.linux_cipher: suite for suite in CipherSuite}
 _SECRET = struct.Struct("=BBHI48s")  # send, level, reserved, type, secret
 _CONNECTION_CLOSE = struct.Struct("=IB3x")  # errcode, frame; the phrase is left out
 CONNECTION_CLOSE_SIZE = _CONNECTION_CLOSE.size
@@ -101,7 +95,7 @@ def push_config(config: Config) -> bytes:
 def push_crypto_secret(secret: TrafficSecret) -> bytes:
     """The option CRYPTO_SECRET."""
     send = secret.direction is Direction.SEND
-    return _SECRET.pack(send, LEVELS[secret.level], 0, CIPHERS[secret.cipher_suite], secret.secret)
+    return _SECRET.pack(send, LEVELS[secret.level], 0, secret.cipher_suite.linux_cipher, secret.secret)
 
 
 def pull_crypto_secret(data: bytes) -> TrafficSecret | None:
@@ -112,8 +106,8 @@ def pull_crypto_secret(data: bytes) -> TrafficSecret | None:
     if level not in _LEVELS or cipher not in _SUITES:
         return None
     suite = _SUITES[cipher]
-    length = 48 if suite is CipherSuite.AES_256_GCM_SHA384 else 32
-    return TrafficSecret(_LEVELS[level], Direction.SEND if send else Direction.RECEIVE, suite, secret[:length])
+    direction = Direction.SEND if send else Direction.RECEIVE
+    return TrafficSecret(_LEVELS[level], direction, suite, secret[: suite.secret_length])
 
 
 def push_connection_close(error_code: int) -> bytes:

@@ -1,7 +1,7 @@
-"""The data path of a TCP connection: a handshake over records, then the kernel's TLS takes over.
+"""The data path of a TCP connection: a handshake in TLS records, after which the kernel's TLS takes over.
 
-The socket is shared with a consumer in the kernel: its flags are left alone (every call says MSG_DONTWAIT), nothing is
-read beyond the record that is due, and it is out of the event loop before anybody closes it.
+The socket is shared with a consumer in the kernel. Its flags are left alone (every call has MSG_DONTWAIT), nothing is
+read beyond the current record, and it is removed from the event loop before anyone closes it.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from handshaked.datapath.driver import Attempt
+from handshaked.datapath.driver import Attempt, End
 from handshaked.errors import HandshakeError, Status
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed
 from handshaked.model import Outcome
@@ -19,13 +19,13 @@ from handshaked.tls.record import RecordLayer
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 HandOver = Callable[[socket.socket, RecordLayer], None]
-"""Gives the connection to whoever protects its records from here on; LocalError if that fails."""
+"""Moves record protection to the kernel; LocalError if that fails."""
 Conclude = Callable[[HandshakeComplete], HandshakeComplete]
-"""Adds what else is to be reported of a handshake that is complete; HandshakeError if it cannot stand after all."""
+"""Adds what else is reported of a complete handshake; HandshakeError if it must fail after all."""
 
 
 class TcpPath:
-    """Runs the session that `open_session` gives on `sock`; `report` is told the outcome, once."""
+    """Runs the session that `open_session` returns on `sock`; calls `report` once, with the outcome."""
 
     def __init__(
         self,
@@ -50,70 +50,68 @@ class TcpPath:
     _session: StreamSession
 
     def start(self, attempt: Attempt) -> None:
-        """Begin the handshake, as the steps of `attempt`."""
+        """Begin the handshake; its steps are those of `attempt`."""
         self._attempt = attempt
         attempt.step(self._begin)
 
-    def deliver(self, events: list[Event]) -> None:
-        """The session has sent what there was; nothing is left to be carried out."""
-
     def finish(self, outcome: Outcome) -> None:
-        """Let go of the socket and report."""
+        """Release the socket and report `outcome`."""
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._restore()
         self._report(outcome)
 
-    def _begin(self, now: float) -> list[Event]:
+    def _begin(self, now: float) -> End | None:
         try:
             self._session = self._open_session()
         except HandshakeError as error:
-            return [HandshakeFailed.of(error)]
+            return HandshakeFailed.of(error)
         self._restore = _without_delay(self._sock)
         self._loop.add_reader(self._sock, self._attempt.step, self._read)
-        return self._go_on(self._session.start(now))
+        return self._carry_out(self._session.start(now))
 
-    def _read(self, now: float) -> list[Event]:
+    def _read(self, now: float) -> End | None:
         while needed := self._session.needed():
             try:
                 data = self._sock.recv(needed, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return []
+                return None
             except OSError as error:
-                return self._lost(f"the connection failed: {error.strerror}")
+                self._lose(f"the connection failed: {error.strerror}")
+                return None
             if not data:
-                return self._lost("the peer closed the connection in mid-handshake")
-            events = self._go_on(self._session.receive(data, now))
-            if events or self._complete is not None:
-                return events
-        return []
+                self._lose("the peer closed the connection during the handshake")
+                return None
+            end = self._carry_out(self._session.receive(data, now))
+            if end is not None or self._complete is not None:
+                return end
+        return None
 
-    def _write(self, now: float) -> list[Event]:
-        return self._go_on([])
+    def _write(self, now: float) -> End | None:
+        return self._carry_out([])
 
-    def _go_on(self, events: list[Event]) -> list[Event]:
-        """Send what there is; a complete handshake is reported when all is sent and the kernel has taken over."""
+    def _carry_out(self, events: list[Event]) -> End | None:
+        """Send pending bytes; return the end of the handshake when everything is sent and the kernel has taken over."""
         last = events[-1] if events else None
         if isinstance(last, HandshakeComplete):
             self._complete = last
             self._loop.remove_reader(self._sock)
-            # A client that uses Nagle's algorithm holds its first request back until its Finished is acknowledged.
+            # A client that uses Nagle's algorithm delays its first request until its Finished is acknowledged.
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._unsent += self._session.pull_outgoing()
-        if not self._send() and not isinstance(last, HandshakeFailed):
-            return []
+        sent = self._send()
         if isinstance(last, HandshakeFailed):
-            return [last]
-        if self._complete is None:
-            return []
+            return last
+        if not sent or self._complete is None:
+            return None
         try:
             self._hand_over(self._sock, self._session.records)
-            return [self._conclude(self._complete)]
+            return self._conclude(self._complete)
         except HandshakeError as error:
-            return [HandshakeFailed.of(error)]
+            return HandshakeFailed.of(error)
 
     def _send(self) -> bool:
-        """Send as much as goes; whether that was all."""
+        """Send what the socket accepts; return whether nothing is left to send."""
         while self._unsent:
             try:
                 sent = self._sock.send(self._unsent, _SEND)
@@ -121,29 +119,28 @@ class TcpPath:
                 self._loop.add_writer(self._sock, self._attempt.step, self._write)
                 return False
             except OSError as error:
-                # What the peer said before it closed, an alert maybe, is still to be read; without it, reading fails.
+                # The peer may have sent an alert before it closed: read that first; if there is none, reading fails.
                 self._unsent = b""
                 if self._complete is not None:
-                    self._lost(f"the connection failed: {error.strerror}")
+                    self._lose(f"the connection failed: {error.strerror}")
                 return False
             self._unsent = self._unsent[sent:]
         self._loop.remove_writer(self._sock)
         return True
 
-    def _lost(self, reason: str) -> list[Event]:
+    def _lose(self, reason: str) -> None:
         self._attempt.abort(Status.PEER_GONE, reason)
-        return []
 
 
 def _without_delay(sock: socket.socket) -> Callable[[], None]:
-    """Switch Nagle's algorithm off; what is returned brings the old state back."""
+    """Disable Nagle's algorithm; return a function that restores the previous setting."""
     before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     if before:
         return lambda: None
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def restore() -> None:
-        with suppress(OSError):  # the peer has reset the connection: there is nothing to delay any more
+        with suppress(OSError):  # the peer has reset the connection: there is nothing left to delay
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
     return restore

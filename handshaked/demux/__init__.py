@@ -1,1 +1,1 @@
-"""One UDP port, many applications: connections go to whoever registered the server name and protocol they ask for."""
+"""Share UDP ports among applications: each connection goes to the one that registered its server name and ALPN."""

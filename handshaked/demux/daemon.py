@@ -1,7 +1,7 @@
-"""``handshaked-demux``: one process, one event loop, no keys, no root.
+"""The process ``handshaked-demux``: one event loop, without keys and without root privileges.
 
-Shared sockets, applications' sockets, the registry's control socket and the relays' epoll are all read by this loop,
-each a bounded batch at a time. What a datagram means is decided in ``dispatch``; here it is carried out.
+The loop reads the shared sockets, the applications' sockets, the daemon's control socket and the forwarder's epoll, a
+bounded batch at a time. ``dispatcher`` decides what to do with a datagram; this module does it.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from handshaked.callers.log_limit import LogLimit
-from handshaked.demux.accepting import AcceptBounds, Application, ApplicationEvents, Applications
-from handshaked.demux.dispatch import Answer, Bounds, Decision, Deliver, Dispatcher, Drop, Known, Wait
-from handshaked.demux.port import Local, SharedPort
+from handshaked.demux.applications import AcceptBounds, Application, ApplicationEvents, Applications
+from handshaked.demux.connection_ids import ConnectionIds
+from handshaked.demux.dispatcher import Bounds, Buffered, Decision, Deliver, Dispatcher, Drop, Existing, Reply
+from handshaked.demux.forwarder import ForwardedFlow, ForwarderBounds, UdpForwarder
 from handshaked.demux.registry_follower import RegistryFollower
-from handshaked.demux.relay import Relay, RelayBounds, Relays
-from handshaked.demux.routes import Routes
+from handshaked.demux.shared_port import LocalSocket, SharedPort
 from handshaked.errors import Status, WireError
 from handshaked.quic.answers import CONNECTION_REFUSED, push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
@@ -29,24 +29,25 @@ from handshaked.registry.snapshot import Snapshot
 from handshaked.system.systemd import notify
 from handshaked.wire import demux as wire
 from handshaked.wire.addresses import Address, parse_address, show_address, source_of
-from handshaked.wire.family import printable
+from handshaked.wire.fields import printable
 
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1.0
-_PASSED_PER_SECOND = 2000
-# Behind a restart applications need a moment to come back: connections for them wait, at most that long and many.
+_MAX_PASSED_PER_SECOND = 2000
+# New connections wait this long after a start, because applications may not have reconnected yet.
 _GRACE_SECONDS = 1.5
 _MAX_WAITING = 4096
 _MAX_RECENT = 4096
 
 
+Target = Application | ForwardedFlow
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Latest(dict[K, V]):
-    """A dictionary that keeps the `limit` entries set last: clients must not make it grow without end."""
+class BoundedDict(dict[K, V]):
+    """A dictionary of the `limit` entries set last, so that clients cannot make it grow without limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -61,48 +62,48 @@ class Latest(dict[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an administrator may set."""
+    """The settings of the command line."""
 
     control_socket: Path
     bounds: Bounds = field(default=Bounds())
-    relays: RelayBounds = field(default=RelayBounds())
+    forwarder: ForwarderBounds = field(default=ForwarderBounds())
     applications: AcceptBounds = field(default=AcceptBounds())
 
 
 class Demux:
-    """Shares the UDP sockets `shared` out among the applications that come to `listener`, and forwards."""
+    """Delivers connections of the UDP sockets `shared` to the applications of `listener`, or forwards them."""
 
     def __init__(self, settings: Settings, shared: list[socket.socket], listener: socket.socket) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._log_limit = LogLimit()
         self._counts: Counter[str] = Counter()
-        self._routes: Routes[Application, Relay] = Routes()
+        self._connection_ids: ConnectionIds[Application, ForwardedFlow] = ConnectionIds()
         self._dispatcher = Dispatcher(settings.bounds)
-        self._relays = Relays(settings.relays, self._routes)
-        self._relays.on_unreachable = self._unreachable
+        self._forwarder = UdpForwarder(settings.forwarder, self._connection_ids)
+        self._forwarder.on_unreachable = self._unreachable
         self._applications = Applications(
             listener,
-            self._routes,
+            self._connection_ids,
             settings.applications,
             ApplicationEvents(self._open_path, self._deliver_waiting, self.metrics),
             self._log_limit,
         )
-        self._follower = RegistryFollower(settings.control_socket, self._take_over)
-        self._recent: dict[Local, Latest[Address, Application | Relay]] = {}
-        self._moved: Latest[tuple[Local, Address], Application] = Latest(_MAX_RECENT)
+        self._follower = RegistryFollower(settings.control_socket, self._set_snapshot)
+        self._recent: dict[LocalSocket, BoundedDict[Address, Target]] = {}
+        self._moved: BoundedDict[tuple[LocalSocket, Address], Application] = BoundedDict(_MAX_RECENT)
         self._shared = shared
         self._ports: list[SharedPort] = []
-        self._waiting: dict[tuple[Address, bytes], tuple[Deliver, Local]] = {}
+        self._waiting: dict[tuple[Address, bytes], tuple[Deliver, LocalSocket]] = {}
         self._grace_ends = float("inf")
         self._passed = 0
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, or until something fails that is not to fail; that is raised."""
+        """Serve until SIGTERM or SIGINT. Unexpected errors of the tasks are raised."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
-        self._loop.add_reader(self._relays.fileno(), lambda: self._relays.run(time.monotonic()))
+        self._loop.add_reader(self._forwarder.fileno(), lambda: self._forwarder.run(time.monotonic()))
         tasks = [asyncio.create_task(work) for work in (stop.wait(), self._follower.run(), self._sweep())]
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         notify(STOPPING="1")
@@ -110,12 +111,12 @@ class Demux:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._applications.close()
-        self._log_limit.tell()
+        self._log_limit.report_dropped()
         for task in ended:
             task.result()
 
     def metrics(self) -> str:
-        """Counters and gauges in Prometheus' text format."""
+        """Return counters and gauges in the Prometheus text format."""
         lines = [
             f'handshaked_demux_{kind}_total{{reason="{reason}"}} {count}'
             for (kind, _, reason), count in sorted((name.partition("/"), count) for name, count in self._counts.items())
@@ -125,14 +126,14 @@ class Demux:
             "registry_connected": int(self._follower.connected),
             "pending_flows": len(self._dispatcher),
             "pending_bytes": self._dispatcher.bytes_kept,
-            "relays": len(self._relays),
-            "learned_connection_ids": len(self._routes),
+            "relays": len(self._forwarder),
+            "learned_connection_ids": len(self._connection_ids),
             "applications": len(self._applications),
             "accepted_flows": self._applications.held,
         }
         return "\n".join([*lines, *(f"handshaked_demux_{name} {value}" for name, value in gauges.items())]) + "\n"
 
-    def _take_over(self, snapshot: Snapshot) -> None:
+    def _set_snapshot(self, snapshot: Snapshot) -> None:
         self._dispatcher.snapshot = self._applications.snapshot = snapshot
         log.debug("%d registrations, generation %d", len(snapshot), snapshot.generation)
         if not self._ports:
@@ -150,58 +151,59 @@ class Demux:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = time.monotonic()
             self._counts["dropped/expired"] += self._dispatcher.expire(now)
-            self._counts["relays/idle"] += self._relays.sweep(now)
+            self._counts["relays/idle"] += self._forwarder.sweep(now)
             self._passed = 0
 
-    # Datagrams of no flow that has a socket.
+    # Datagrams that arrive on a shared socket.
 
-    def _receive(self, local: Local, datagram: bytes, peer: Address) -> None:
+    def _receive(self, local: LocalSocket, datagram: bytes, peer: Address) -> None:
         recent = self._recent.get(local)
-        target = (recent and recent.get(peer)) or self._relays.crowded(local, peer)
+        target = (recent and recent.get(peer)) or self._forwarder.on_shared_socket(local, peer)
         if target is not None and datagram:
             self._pass(local, datagram, peer, target)
             return
         decision = self._dispatcher.receive(datagram, peer, time.monotonic())
         self._carry_out(decision, local, datagram, peer)
 
-    def _carry_out(self, decision: Decision, local: Local, datagram: bytes, peer: Address) -> None:
+    def _carry_out(self, decision: Decision, local: LocalSocket, datagram: bytes, peer: Address) -> None:
         if isinstance(decision, Deliver):
             self._deliver(decision, local, peer)
-        elif isinstance(decision, Answer):
+        elif isinstance(decision, Reply):
             self._counts[f"answered/{decision.reason}"] += 1
             local.send(decision.datagram, peer)
-            self._say("answered", local, peer, answer=decision.reason, reason=decision.detail or None)
-        elif isinstance(decision, Known):
+            self._log_flow("answered", local, peer, answer=decision.reason, reason=decision.detail or None)
+        elif isinstance(decision, Existing):
             self._follow(local, datagram, peer, decision.cid)
         elif isinstance(decision, Drop):
             self._counts[f"dropped/{decision.reason}"] += 1
         else:
-            assert isinstance(decision, Wait)  # noqa: S101 - for the type checker: there is nothing else
+            assert isinstance(decision, Buffered)  # noqa: S101 - for the type checker: there is nothing else
 
-    def _drained(self, local: Local) -> None:
-        # Whatever came before the flows' own sockets were connected has been read.
+    def _drained(self, local: LocalSocket) -> None:
+        # All datagrams that arrived before the flows' own sockets were connected have been read.
         self._recent.pop(local, None)
 
-    def _pass(self, local: Local, datagram: bytes, peer: Address, target: Application | Relay) -> None:
-        if isinstance(target, Relay):
-            self._relays.from_client(target, datagram)
-        elif self._passed < _PASSED_PER_SECOND:
+    def _pass(self, local: LocalSocket, datagram: bytes, peer: Address, target: Target) -> None:
+        if isinstance(target, ForwardedFlow):
+            self._forwarder.from_client(target, datagram)
+        elif self._passed < _MAX_PASSED_PER_SECOND:
             self._passed += 1
             self._applications.pass_on(target, wire.Datagram(show_address(peer), local.name, datagram))
         else:
             self._counts["dropped/rate"] += 1
 
-    def _follow(self, local: Local, datagram: bytes, peer: Address, cid: bytes | None) -> None:
-        """A connection's client turned up at another address, or a datagram came late."""
-        relay = self._routes.relay_behind_short_header(datagram) if cid is None else self._routes.relay(cid)
-        if relay is not None:
-            path = self._relays.branch(relay, local, peer, source_of(peer), time.monotonic())
+    def _follow(self, local: LocalSocket, datagram: bytes, peer: Address, cid: bytes | None) -> None:
+        """Handle a datagram of an existing connection from a new address, or one that arrived late."""
+        table = self._connection_ids
+        forwarded = table.flow_of_short_header(datagram) if cid is None else table.flow(cid)
+        if forwarded is not None:
+            path = self._forwarder.branch(forwarded, local, peer, source_of(peer), time.monotonic())
             if path is not None:
                 self._counts["flows/moved"] += 1
                 self._remember(local, peer, path)
-                self._relays.from_client(path, datagram)
+                self._forwarder.from_client(path, datagram)
                 return
-        application = self._routes.listener(datagram[1:] if cid is None else cid)
+        application = table.listener(datagram[1:] if cid is None else cid)
         if application is None:
             self._counts["dropped/unknown"] += 1
             return
@@ -209,13 +211,13 @@ class Demux:
         self._moved[local, peer] = application
         self._pass(local, datagram, peer, application)
 
-    def _remember(self, local: Local, peer: Address, target: Application | Relay) -> None:
-        self._recent.setdefault(local, Latest(_MAX_RECENT))[peer] = target
+    def _remember(self, local: LocalSocket, peer: Address, target: Target) -> None:
+        self._recent.setdefault(local, BoundedDict(_MAX_RECENT))[peer] = target
 
     # New connections.
 
-    def _waits(self, new: Deliver, local: Local, peer: Address) -> bool:
-        """Whether `new` has been put by: its application may not have come back yet."""
+    def _queue(self, new: Deliver, local: LocalSocket, peer: Address) -> bool:
+        """Queue `new` during the grace period if no application listens for it. Return whether it was queued."""
         if self._loop.time() >= self._grace_ends or self._applications.serves(new.registration.name):
             return False
         key = (peer, new.header.destination_cid)
@@ -224,7 +226,7 @@ class Demux:
         return True
 
     def _deliver_waiting(self, name: str | None = None) -> None:
-        """Deliver what waits for the registration `name`, now that it is served; all, now that the time is up."""
+        """Deliver the queued connections of the registration `name`; None: all, at the end of the grace period."""
         if name is None:
             self._grace_ends = 0.0
         for key, (new, local) in list(self._waiting.items()):
@@ -232,24 +234,24 @@ class Demux:
                 del self._waiting[key]
                 self._deliver(new, local, key[0])
 
-    def _deliver(self, new: Deliver, local: Local, peer: Address) -> None:
+    def _deliver(self, new: Deliver, local: LocalSocket, peer: Address) -> None:
         delivery = parse_delivery(new.registration.policy.deliver)
-        if delivery.way is not Way.FORWARD and self._waits(new, local, peer):
+        if delivery.way is not Way.FORWARD and self._queue(new, local, peer):
             return
         if delivery.way is Way.FORWARD:
-            target: Application | Relay | None = self._forward(new, local, peer, delivery)
+            target: Target | None = self._forward(new, local, peer, delivery)
         else:
             target = self._hand_over(new, local, peer, relayed=delivery.way is Way.RELAY)
         outcome = delivery.way.value
         if target is not None:
             self._remember(local, peer, target)
         elif self._applications.may_take(new.registration):
-            outcome = "busy"  # as with a full queue of connections: the client will try again
+            outcome = "busy"  # not answered, as with a full listen queue: the client retransmits
         else:
             outcome = "refused"
-            local.send(push_close(new.header, CONNECTION_REFUSED, "nobody takes it"), peer)
+            local.send(push_close(new.header, CONNECTION_REFUSED, "no application is listening"), peer)
         self._counts[f"flows/{outcome}"] += 1
-        self._say(
+        self._log_flow(
             outcome,
             local,
             peer,
@@ -258,25 +260,25 @@ class Demux:
             alpn=show_alpn(new.alpn),
         )
 
-    def _forward(self, new: Deliver, local: Local, peer: Address, delivery: Delivery) -> Relay | None:
+    def _forward(self, new: Deliver, local: LocalSocket, peer: Address, delivery: Delivery) -> ForwardedFlow | None:
         host, port = delivery.host, delivery.port
         target: Address = (host, port, 0, 0) if ":" in host else (host, port)
         if any(port.is_at(target) for port in self._ports):
-            return None  # it would come back as another connection, and so on
+            return None  # a loop: it would arrive here again as a new connection
         proxy = new.registration.policy.proxy_protocol
-        relay = self._relays.forward(local, peer, target, source_of(peer), time.monotonic(), proxy=proxy)
-        if relay is None:
+        forwarded = self._forwarder.forward(local, peer, target, source_of(peer), time.monotonic(), proxy=proxy)
+        if forwarded is None:
             return None
-        relay.header = new.header
+        forwarded.header = new.header
         for datagram in new.datagrams:
-            self._relays.from_client(relay, datagram)
-        return relay
+            self._forwarder.from_client(forwarded, datagram)
+        return forwarded
 
-    def _hand_over(self, new: Deliver, local: Local, peer: Address, *, relayed: bool) -> Application | Relay | None:
+    def _hand_over(self, new: Deliver, local: LocalSocket, peer: Address, *, relayed: bool) -> Target | None:
         end = self._open_end(local, peer, relayed=relayed)
         if end is None:
             return None
-        sock, relay = end
+        sock, forwarded = end
         flow = wire.Flow(
             peer=show_address(peer),
             local=local.name,
@@ -285,23 +287,23 @@ class Demux:
             server_name=new.server_name,
             alpn=new.alpn,
             original_cid=new.original_cid,
-            relayed=relay is not None,
+            relayed=forwarded is not None,
         )
         with sock:
             application = self._applications.deliver(new.registration, flow, sock)
-        if application is None and relay is not None:
-            self._relays.close(relay)
-        return application and (relay or application)
+        if application is None and forwarded is not None:
+            self._forwarder.close(forwarded)
+        return application and (forwarded or application)
 
     def _open_end(
-        self, local: Local, peer: Address, *, relayed: bool, established: bool = False
-    ) -> tuple[socket.socket, Relay | None] | None:
-        """What an application gets for `peer`: a socket of the port, or one end of a pair and the relay behind it."""
-        if not relayed and self._applications.held < self._settings.relays.connected:
+        self, local: LocalSocket, peer: Address, *, relayed: bool, established: bool = False
+    ) -> tuple[socket.socket, ForwardedFlow | None] | None:
+        """Open the socket that an application gets for `peer`; with one end of a socket pair, also return its flow."""
+        if not relayed and self._applications.held < self._settings.forwarder.connected:
             sock = local.open_flow(peer)
             if sock is not None:
                 return sock, None
-        pair = self._relays.pair(local, peer, source_of(peer), time.monotonic(), established=established)
+        pair = self._forwarder.pair(local, peer, source_of(peer), time.monotonic(), established=established)
         return None if pair is None else (pair[1], pair[0])
 
     def _open_path(self, application: Application, sequence: int, path: wire.Path) -> None:
@@ -311,28 +313,28 @@ class Demux:
             raise WireError(str(error), attribute="peer") from None
         local = next((found for port in self._ports if (found := port.local(address)) is not None), None)
         if local is None or self._moved.get((local, peer)) is not application:
-            # A socket for somebody else's client would cut that connection.
-            raise WireError("no datagram of yours came from there", status=Status.REFUSED, attribute="peer")
-        end = self._open_end(local, peer, relayed=self._applications.relayed(application), established=True)
+            # The socket would receive the datagrams of another application's connection.
+            raise WireError("no datagram for you came from this peer", status=Status.REFUSED, attribute="peer")
+        end = self._open_end(local, peer, relayed=self._applications.must_relay(application), established=True)
         if end is None:
-            raise WireError("no socket can be had for that path", status=Status.NO_SUCH, attribute="peer")
-        sock, relay = end
+            raise WireError("cannot open a socket for this path", status=Status.NO_SUCH, attribute="peer")
+        sock, forwarded = end
         with sock:
-            flow = wire.Flow(path.peer, path.local, relayed=relay is not None)
+            flow = wire.Flow(path.peer, path.local, relayed=forwarded is not None)
             if self._applications.hand_over(application, sequence, flow, sock):
                 del self._moved[local, peer]
                 self._counts["flows/moved"] += 1
-                self._remember(local, peer, relay or application)
+                self._remember(local, peer, forwarded or application)
 
-    def _unreachable(self, relay: Relay) -> None:
+    def _unreachable(self, flow: ForwardedFlow) -> None:
         self._counts["flows/unreachable"] += 1
-        header = relay.header
+        header = flow.header
         if header is not None:
-            relay.local.send(push_close(header, CONNECTION_REFUSED, "the server is not there"), relay.peer)
-        self._say("unreachable", relay.local, relay.peer)
+            flow.local.send(push_close(header, CONNECTION_REFUSED, "server unreachable"), flow.peer)
+        self._log_flow("unreachable", flow.local, flow.peer)
 
-    def _say(self, outcome: str, local: Local, peer: Address, **words: str | None) -> None:
-        """A log line, unless there were many of late."""
+    def _log_flow(self, outcome: str, local: LocalSocket, peer: Address, **words: str | None) -> None:
+        """Log what became of a flow, within the rate limit."""
         if not log.isEnabledFor(logging.INFO) or not self._log_limit.allows("the network"):
             return
         fields = {"flow": outcome, "local": local.name, "peer": show_address(peer), **words}

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import fcntl
 import logging
 import os
 import resource
@@ -11,14 +10,14 @@ import sys
 from pathlib import Path
 
 from handshaked import __version__
-from handshaked.demux.accepting import open_listener
 from handshaked.demux.daemon import Demux, Settings
-from handshaked.demux.dispatch import Bounds
-from handshaked.demux.port import open_shared, take_shared
-from handshaked.demux.relay import RelayBounds
+from handshaked.demux.dispatcher import Bounds
+from handshaked.demux.forwarder import ForwarderBounds
+from handshaked.demux.shared_port import open_shared, take_shared
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
+from handshaked.system.listening import lock_file, open_listener
 from handshaked.system.process import LEVELS, forbid_core_dumps, start_logging
 from handshaked.system.systemd import inherited_sockets
 from handshaked.wire.addresses import Address, parse_address, show_address
@@ -31,7 +30,7 @@ _STATUS_SECONDS = 10.0
 
 
 def main() -> None:
-    """Run the demultiplexer in the foreground, or show how the one that runs does."""
+    """Run the demultiplexer in the foreground, or print the counters of the running one."""
     arguments = command_line().parse_args()
     if arguments.status:
         sys.exit(_show_status(arguments.socket))
@@ -52,50 +51,52 @@ async def _run(arguments: argparse.Namespace, descriptors: int) -> None:
     listener = listeners[0] if listeners else open_listener(arguments.socket)
     if not shared:
         shared = [_open(address) for address in arguments.listen or map(parse_address, _DEFAULT_LISTEN)]
+    bounds = ForwarderBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout)
     settings = Settings(
         control_socket=arguments.control,
         bounds=Bounds(retry_from=arguments.retry_from),
-        relays=RelayBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout).within(descriptors),
+        forwarder=bounds.within(descriptors),
     )
-    log.info("handshaked-demux %s; registrations come from %s", __version__, arguments.control)
+    log.info("handshaked-demux %s, following the registrations of %s", __version__, arguments.control)
     await Demux(settings, shared, listener).run()
     if lock is not None:
         os.close(lock)
 
 
 def command_line() -> RecordingParser:
-    """The options of ``handshaked-demux``, for itself and for its manual page."""
+    """Return the parser of ``handshaked-demux``, which its manual page is made from, too."""
     parser = RecordingParser(
         prog="handshaked-demux",
-        description="Share UDP ports among QUIC servers, by the server names and protocols they registered.",
+        description="Share UDP ports among QUIC servers, by registered server names and ALPN protocols.",
     )
     parser.add_argument("--version", action="version", version=f"handshaked-demux {__version__}")
-    _add_places(parser)
+    _add_sockets(parser)
     _add_bounds(parser)
-    parser.add_argument("--status", action="store_true", help="show the counters of the one that runs, and exit")
-    parser.add_argument("--log-level", choices=LEVELS, default="info", help="info unless given")
+    parser.add_argument("--status", action="store_true", help="print the counters of the running one and exit")
+    parser.add_argument("--log-level", choices=LEVELS, default="info", help="log level (default: info)")
     return parser
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
+def _add_sockets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen",
         action="append",
         type=_address,
         metavar="ADDRESS:PORT",
-        help=f"where clients come; may be repeated; without it {' and '.join(_DEFAULT_LISTEN)}, or as systemd says",
+        help="UDP address to listen on; repeatable"
+        f" (default: the sockets passed by systemd, else {' and '.join(_DEFAULT_LISTEN)})",
     )
     parser.add_argument(
         "--socket",
         type=Path,
         default=directories.demux_directory() / directories.DEMUX_SOCKET,
-        help="where applications come",
+        help="Unix socket for applications (root default: /run/handshaked-demux/accept.sock)",
     )
     parser.add_argument(
         "--control",
         type=Path,
         default=directories.control_socket(),
-        help="handshaked's control socket",
+        help="control socket of handshaked (root default: /run/handshaked/control.sock)",
     )
 
 
@@ -105,22 +106,23 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=Bounds().retry_from,
         metavar="N",
-        help="new connections a second from which on clients must prove their address first",
+        help="new connections per second above which clients must validate their address with a Retry"
+        " (default: %(default)s)",
     )
     parser.add_argument(
         "--connected",
         type=int,
-        default=RelayBounds().connected,
+        default=ForwarderBounds().connected,
         metavar="N",
-        help="sockets connected to clients beyond which the shared one is used;"
-        " docs/explanation/port-sharing.md says what it costs",
+        help="maximum number of sockets connected to clients; further connections use the shared socket"
+        " (default: by kernel version, see docs/explanation/port-sharing.md)",
     )
     parser.add_argument(
         "--idle-timeout",
         type=float,
-        default=RelayBounds().idle_seconds,
+        default=ForwarderBounds().idle_seconds,
         metavar="SECONDS",
-        help="how long a flow without packets is kept (default: %(default)g)",
+        help="seconds after which a flow without packets is dropped (default: %(default)g)",
     )
 
 
@@ -135,25 +137,19 @@ def _open(address: Address) -> socket.socket:
     try:
         return open_shared(address)
     except OSError as error:
-        raise RefusedError(f"cannot listen at {show_address(address)}: {error.strerror}") from None
+        raise RefusedError(f"cannot listen on {show_address(address)}: {error.strerror}") from None
 
 
 def _lock(path: Path) -> int:
-    """Make sure that this is the only one at `path`."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RefusedError(f"another handshaked-demux runs at {path}") from None
-    return lock
+    """Make sure that no other demultiplexer uses the socket at `path`; return the descriptor of the lock."""
+    return lock_file(path.with_suffix(".lock"), f"another handshaked-demux is running at {path}")
 
 
 def _raise_descriptor_limit() -> int:
-    """Relayed flows take two descriptors each: use what the system allows; how many that are."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most
+    """Raise the descriptor limit to the hard limit, because forwarded flows use two each. Return the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def _show_status(path: Path) -> int:
@@ -164,7 +160,7 @@ def _show_status(path: Path) -> int:
             sock.send(push_status(1))
             answers = [message for _, message in pull_from_demux(sock.recv(MAX_PACKET))]
         except OSError as error:
-            print(f"handshaked-demux: cannot reach the one at {path}: {error}", file=sys.stderr)
+            print(f"handshaked-demux: cannot connect to {path}: {error}", file=sys.stderr)
             return 1
     for answer in answers:
         if isinstance(answer, StatusAnswer):

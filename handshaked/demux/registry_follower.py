@@ -1,4 +1,4 @@
-"""Keeps up with the daemon's registrations, over its control socket. While the daemon is away, the last ones hold."""
+"""Follow the daemon's registrations over its control socket. While it is not running, the last ones stay in effect."""
 
 import asyncio
 import logging
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from handshaked.errors import RefusedError
-from handshaked.registry.delivery import parse_delivery
-from handshaked.registry.registration import Access, Policy, Registration
+from handshaked.registry.registration import Access, Registration
+from handshaked.registry.settings import POLICY, Policy
 from handshaked.registry.snapshot import Snapshot
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
@@ -21,7 +21,7 @@ _LONGEST_BACKOFF = 1.0
 
 
 class RegistryFollower:
-    """Calls `on_snapshot` with each new snapshot of the daemon at the control socket `path`."""
+    """Calls `on_snapshot` with each new snapshot of the daemon whose control socket is at `path`."""
 
     def __init__(self, path: Path, on_snapshot: Callable[[Snapshot], None]) -> None:
         self._path = path
@@ -30,22 +30,22 @@ class RegistryFollower:
         self.connected = False
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow until cancelled, reconnecting with back-off. The first failure in a row is logged."""
         backoff = _FIRST_BACKOFF
-        said = False
+        failure_logged = False
         while True:
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
                     sock.connect(os.fspath(self._path))
                     async for snapshot in self._snapshots(sock):
-                        if said:
+                        if failure_logged:
                             log.info("following the registrations of %s again", self._path)
-                        backoff, said = _FIRST_BACKOFF, False
+                        backoff, failure_logged = _FIRST_BACKOFF, False
                         self.connected = True
                         self._on_snapshot(snapshot)
             except (OSError, RefusedError) as error:
-                if not said and (self.connected or backoff >= _LONGEST_BACKOFF):
-                    said = True
+                if not failure_logged and (self.connected or backoff >= _LONGEST_BACKOFF):
+                    failure_logged = True
                     log.warning("cannot follow the registrations of %s: %s", self._path, error)
             self.connected = False
             await asyncio.sleep(backoff)
@@ -53,7 +53,7 @@ class RegistryFollower:
 
     async def _snapshots(self, sock: socket.socket) -> AsyncIterator[Snapshot]:
         while True:
-            snapshot: Snapshot | None = await self._all(sock)
+            snapshot: Snapshot | None = await self._load(sock)
             while snapshot is not None:
                 yield snapshot
                 answer = await self._ask(sock, generation=snapshot.generation)
@@ -63,8 +63,8 @@ class RegistryFollower:
                     changed = map(_registration, answer["registrations"])
                     snapshot = snapshot.with_changes(changed, answer["removed"], answer["generation"])
 
-    async def _all(self, sock: socket.socket) -> Snapshot:
-        """All registrations, page by page; from the beginning again if they change meanwhile."""
+    async def _load(self, sock: socket.socket) -> Snapshot:
+        """Load all registrations page by page, starting over if they change meanwhile."""
         found: list[Registration] = []
         generation = None
         while True:
@@ -108,5 +108,5 @@ def _registration(shown: Message) -> Registration:
         alpns=tuple(map(bytes.fromhex, shown["alpns"])),
         credentials=(),
         access=Access(frozenset(shown["uids"]), frozenset(shown["gids"]), shown["kernel"]),
-        policy=Policy(deliver=parse_delivery(shown["deliver"]).text, proxy_protocol=shown["proxy_protocol"]),
+        policy=Policy(**{one.name: one.type.pull(one.name, shown[one.name]) for one in POLICY if one.name in shown}),
     )

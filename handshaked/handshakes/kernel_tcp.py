@@ -31,12 +31,6 @@ from handshaked.tls.record import MAX_INNER
 
 log = logging.getLogger(__name__)
 
-_SUITES = (
-    CipherSuite.AES_128_GCM_SHA256,
-    CipherSuite.AES_256_GCM_SHA384,
-    CipherSuite.CHACHA20_POLY1305_SHA256,
-    CipherSuite.AES_128_CCM_SHA256,
-)
 _PEER_KEY_SECONDS = 24 * 3600
 _AUTHENTICATED = -1
 """What stands for an authenticated peer for which no key could be made (TLS_NO_PEERID is 0)."""
@@ -72,7 +66,7 @@ class KernelHandshakes:
             report(outcome)
 
         path = TcpPath(sock, run.open_session, self._hand_over, run.conclude, finish)
-        attempt = self._service.attempt(request, path, lambda: run.registration)
+        attempt = self._service.attempt(request, path.finish, lambda: run.registration)
         path.start(attempt)
         return attempt
 
@@ -273,4 +267,4 @@ class KernelRun:
 def _records() -> tuple[tuple[CipherSuite, ...], int | None]:
     """Cipher suites, and the limit on records, that go with the kernel's TLS."""
     found = capabilities()
-    return tuple(suite for suite in _SUITES if suite in found.suites), MAX_INNER if found.limits else None
+    return tuple(suite for suite in CipherSuite if suite in found.suites), MAX_INNER if found.limits else None

@@ -14,12 +14,11 @@ from handshaked.handshakes.caller_credentials import NOTHING, Brought, Files
 from handshaked.handshakes.kernel_tcp import KernelHandshakes, KernelRun
 from handshaked.handshakes.resources import client_verifier
 from handshaked.handshakes.service import HandshakeService
-from handshaked.model import AuthMode, ClientAuth, Outcome, Request, Role
+from handshaked.model import DEFAULT_CIPHER_SUITES, AuthMode, ClientAuth, Outcome, Request, Role
 from handshaked.registry.snapshot import Selection
 from handshaked.session.given import GivenClientSession, GivenServerSession, choose_alpn
 from handshaked.session.registered import Resources, Session, client_host, open_session
 from handshaked.tls.parameters import (
-    DEFAULT_CIPHER_SUITES,
     ClientHello,
     ClientParameters,
     Credential,
@@ -83,22 +82,12 @@ class QuicSocketHandshakes:
         try:
             quic_socket = self._open_socket(sock)
         except HandshakeError as error:
-            failed = self._service.attempt(request, _Refused(report), lambda: None)
+            failed = self._service.attempt(request, report, lambda: None)
             failed.abort(error.status, error.reason)
             return failed, lambda: None
         path = QuicPath(quic_socket, request.role, run.open_session, run.conclude, report)
-        attempt = self._service.attempt(request, path, lambda: run.registration)
+        attempt = self._service.attempt(request, path.finish, lambda: run.registration)
         return attempt, lambda: path.start(attempt)
-
-
-class _Refused:
-    """The data path of a request that comes with no QUIC socket."""
-
-    def __init__(self, report: Callable[[Outcome], None]) -> None:
-        self.finish = report
-
-    def deliver(self, events: object) -> None:
-        """There is nothing."""
 
 
 class _Run:

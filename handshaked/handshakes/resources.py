@@ -8,13 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from handshaked.errors import Alert, CallerError, LocalError, Status, UnreadableError
-from handshaked.model import CipherSuite, ClientAuth, Group, Request
-from handshaked.registry.registration import Policy
+from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, Request
+from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Selection
 from handshaked.registry.store import TICKET_KEY_ROTATION, Store
 from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import (
-    DEFAULT_CIPHER_SUITES,
     DEFAULT_GROUPS,
     ClientCertificateVerifier,
     EarlyData,

@@ -30,9 +30,11 @@ class HandshakeService:
         self.in_flight += 1
         return driver
 
-    def attempt(self, request: Request, data_path: DataPath, registration: Callable[[], str | None]) -> Attempt:
-        """What runs `request` for a `data_path` that has a session of its own; `registration` is the one chosen."""
-        attempt = Attempt(request, data_path, self._ended, registration)
+    def attempt(
+        self, request: Request, finish: Callable[[Outcome], None], registration: Callable[[], str | None]
+    ) -> Attempt:
+        """Return the attempt at `request` for a data path that owns its session; arguments as for ``Attempt``."""
+        attempt = Attempt(request, finish, self._ended, registration)
         self.in_flight += 1
         return attempt
 

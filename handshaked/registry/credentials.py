@@ -14,6 +14,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 from handshaked.errors import RefusedError
 from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
 from handshaked.tls.parameters import Credential
+from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.x509.certificates import MAX_CERTIFICATES
 from handshaked.tls.x509.der import is_one_sequence
 from handshaked.tls.x509.parsing import MALFORMED, readable
@@ -132,7 +133,7 @@ def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocs
     """The credential a handshake uses, out of what was loaded, and checked, before."""
     # Whether RSA's primes are primes takes seconds to find out, for large ones.
     private_key = read_der_private_key(key, "private key", check_primes=False)
-    return Credential(chain, private_key, key_type, ocsp)
+    return Credential(chain, PrivateKeySigner(private_key), key_type, ocsp)
 
 
 def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[str, str]) -> LoadedCredential:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from handshaked.model import Caller, KeyType
+from handshaked.registry.settings import Policy
 
 NO_ALPN = b""
 """Stands for the absence of ALPN, which is matched like a protocol: consumers of the kernel's TCP may do without."""
@@ -27,33 +28,6 @@ class CredentialReference:
     id: int
     key_type: KeyType
     leaf_digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How handshakes of a registration are run: settings with defaults, of plain types (strings, numbers, tuples).
-
-    The store keeps them by name, those that differ from their default only.
-
-    ``client_auth`` is ``none``, ``request`` or ``require``; client certificates are verified by the store's trust
-    ``client_trust`` (an id; 0: the system's trust store). ``tickets`` is how many session tickets a client gets.
-    ``early_data`` lets tickets bring 0-RTT data, if the endpoint takes it too. ``cipher_suites`` and ``groups`` are
-    names in the order of preference (empty: the engine's). ``peers`` are rules on client
-    certificates of the kernel's peers (``registry.authorisation``).
-    ``deliver`` is how ``handshaked-demux`` delivers the connections: ``accept`` (a socket to the application),
-    ``relay`` (one whose datagrams pass through the demultiplexer), or ``forward HOST:PORT`` (to a server there), with
-    ``proxy_protocol`` behind a header that tells the client's address.
-    """
-
-    client_auth: str = "none"
-    client_trust: int = 0
-    tickets: int = 1
-    early_data: bool = False
-    cipher_suites: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
-    peers: tuple[str, ...] = ()
-    deliver: str = "accept"
-    proxy_protocol: bool = False
 
 
 @dataclass(frozen=True, slots=True)

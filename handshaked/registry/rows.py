@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from handshaked.model import KeyType
-from handshaked.registry.registration import Access, Policy
+from handshaked.registry.registration import Access
+from handshaked.registry.settings import Policy
 
 
 def join(items: Iterable[bytes], width: int) -> bytes:

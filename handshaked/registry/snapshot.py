@@ -95,10 +95,6 @@ class Snapshot:
         """The registration called `name`."""
         return self._by_name.get(name)
 
-    def claimant(self, server_name: str | None, alpn: bytes) -> Registration | None:
-        """The registration that holds the pair (`server_name` in canonical form, `alpn`)."""
-        return self._by_pair.get((server_name, alpn))
-
     def select(self, query: Query) -> Selection:
         """Choose by the matching rules: may use and shares an ALPN; most specific name; the client's ALPN order;
         first credential the client can verify.

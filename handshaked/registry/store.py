@@ -18,7 +18,7 @@ from handshaked.errors import LocalError, RefusedError, Status, UnreadableError
 from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential, chain_digest, open_credential
 from handshaked.registry.names import show_alpn
-from handshaked.registry.registration import NO_ALPN, Access, CredentialReference, Grant, Policy, Registration
+from handshaked.registry.registration import NO_ALPN, Access, CredentialReference, Grant, Registration
 from handshaked.registry.rows import (
     dump_access,
     dump_policy,
@@ -30,6 +30,7 @@ from handshaked.registry.rows import (
     split,
 )
 from handshaked.registry.schema import open_for_reading, open_for_writing, unavailable_for
+from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Snapshot
 from handshaked.tls.parameters import Credential
 from handshaked.tls.tickets import MAX_TICKET_LIFETIME

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from handshaked import __version__
 from handshaked.errors import RefusedError
-from handshaked.reporting.counts import BUCKETS, Tally
+from handshaked.reporting.counts import BUCKETS, HandshakeCounts
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Figures:
     name, for MAX_EXPIRIES registrations at most; ``workers`` the status of each worker.
     """
 
-    counts: Tally
+    counts: HandshakeCounts
     unreported: int
     registrations: int
     problems: int
@@ -128,13 +128,13 @@ class _Collector(Collector):
 
 
 def _handshakes(figures: Figures) -> Iterator[Metric]:
-    tally = figures.counts
+    counts = figures.counts
     ended = CounterMetricFamily(
         "handshaked_handshakes",
         "Handshakes that have ended, by how (ok, an alert, an errno).",
         labels=("outcome", "role", "door", "registration"),
     )
-    for key, count in tally.handshakes.items():
+    for key, count in counts.handshakes.items():
         ended.add_metric(key, count)
     yield ended
     lasted = HistogramMetricFamily(
@@ -143,7 +143,7 @@ def _handshakes(figures: Figures) -> Iterator[Metric]:
         labels=("role", "door"),
         unit="seconds",
     )
-    for kind, latency in tally.latencies.items():
+    for kind, latency in counts.latencies.items():
         total, buckets = 0, []
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), latency.counts, strict=True):
             total += count

@@ -1,4 +1,4 @@
-"""What is said of each handshake when it is over: a log line, counts, a record for who watches. Never a secret."""
+"""Reports of finished handshakes: a log line, counts, a record for subscribers. None of them contains a secret."""
 
 import asyncio
 import logging
@@ -14,8 +14,8 @@ from handshaked.callers.log_limit import LogLimit
 from handshaked.errors import status_text
 from handshaked.model import Outcome, Request
 from handshaked.registry.names import SELF_TEST_REGISTRATION, SELF_TEST_SERVER_NAME, show_alpn
-from handshaked.reporting.counts import Tally
-from handshaked.wire.family import printable
+from handshaked.reporting.counts import HandshakeCounts
+from handshaked.wire.fields import printable
 
 log = logging.getLogger("handshaked.handshake")
 
@@ -30,9 +30,9 @@ _Ended = tuple[float, Request, Outcome, float]
 
 
 class OutcomeRecorder:
-    """Counts outcomes, and works them off in batches. Callable as a driver's observer; for one event loop.
+    """Counts outcomes, and logs and reports them in batches. Callable as a driver's observer; for one event loop.
 
-    `report` gets the counts of each batch, and records of the first _RECORDS of it, as messages for the parent.
+    `report` is called with the counts of each batch and the records of its first _RECORDS, as a message to the parent.
     """
 
     def __init__(self, log_limit: LogLimit, report: Callable[[Message], object] = lambda message: None) -> None:
@@ -46,7 +46,7 @@ class OutcomeRecorder:
             log.debug("self-test: %s", outcome.reason or "ok")
             return
         self.counts["failed" if outcome.status else "succeeded"] += 1
-        # Many at a time cost a fraction of one at a time: a handshake should not wait for its own log line.
+        # A batch costs a fraction of single lines: a handshake should not wait for its own log line.
         if not self._pending:
             asyncio.get_running_loop().call_later(_BATCH_SECONDS, self.flush)
         self._pending.append((time.time(), request, outcome, seconds))
@@ -54,15 +54,15 @@ class OutcomeRecorder:
             self.flush()
 
     def flush(self) -> None:
-        """Log and report what has been held back."""
+        """Log and report the pending outcomes."""
         pending, self._pending = self._pending, []
         if not pending:
             return
-        tally = Tally()
+        counts = HandshakeCounts()
         for _, request, outcome, seconds in pending:
-            tally.add(request, outcome, seconds)
+            counts.add(request, outcome, seconds)
             level = logging.WARNING if outcome.status else logging.INFO
-            # Each success has cost its work; failures are to be had for nothing.
+            # A success costs its caller work; a failure costs nothing, so failures are limited.
             if log.isEnabledFor(level) and (not outcome.status or self._log_limit.allows(request.caller)):
                 fields = partial(fields_of, request, outcome, seconds)
                 log.log(level, "%s", describe(request, outcome, seconds), extra={"fields": fields})
@@ -70,11 +70,11 @@ class OutcomeRecorder:
             {"time": when, **fields_of(request, outcome, seconds)}
             for when, request, outcome, seconds in pending[:_RECORDS]
         ]
-        self._report({"records": records, "left_out": len(pending) - len(records), "tally": tally.take(_BATCH)})
+        self._report({"records": records, "left_out": len(pending) - len(records), "counts": counts.take(_BATCH)})
 
 
 def fields_of(request: Request, outcome: Outcome, seconds: float) -> Message:
-    """The outcome as fields for programs: numbers and text, those that there are."""
+    """Return the outcome as fields for programs, numbers and text; unknown ones are left out."""
     fields: dict[str, object] = {
         "outcome": "failed" if outcome.status else "ok",
         "role": request.role.name.lower(),
@@ -101,7 +101,7 @@ def fields_of(request: Request, outcome: Outcome, seconds: float) -> Message:
 
 
 def describe(request: Request, outcome: Outcome, seconds: float) -> str:
-    """The outcome as ``key=value`` words; a value with spaces is quoted."""
+    """Return the outcome as ``key=value`` words; a value with spaces is quoted."""
     caller = "kernel" if request.caller.kernel else request.caller.uid
     words = [
         f"outcome={'failed' if outcome.status else 'ok'} role={request.role.name.lower()}"
@@ -133,7 +133,7 @@ def describe(request: Request, outcome: Outcome, seconds: float) -> str:
 
 
 def _psk(outcome: Outcome) -> str | None:
-    """The identity of the PSK, which is no secret: it names who the peers are."""
+    """Return the identity of the PSK, which is not secret: it names the peers."""
     return None if outcome.psk_identity is None else outcome.psk_identity.decode(errors="backslashreplace")
 
 

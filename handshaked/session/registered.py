@@ -10,13 +10,12 @@ from typing import Protocol
 
 from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, RefusedError, Status
 from handshaked.events import Event, HandshakeFailed, PeerTransportParameters
-from handshaked.model import AuthMode, Level, Request, Role
+from handshaked.model import DEFAULT_CIPHER_SUITES, AuthMode, Level, Request, Role
 from handshaked.registry.names import canonical_server_name
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import (
-    DEFAULT_CIPHER_SUITES,
     ClientHello,
     ClientParameters,
     Credential,

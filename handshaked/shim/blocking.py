@@ -21,7 +21,8 @@ from handshaked.shim.exchange import (
     encoded_start,
 )
 from handshaked.system import directories
-from handshaked.wire.family import pull_from_daemon, push_crypto, push_lookup, push_transport_parameters
+from handshaked.wire.family import pull_from_daemon, push_crypto, push_transport_parameters
+from handshaked.wire.lookup import push_lookup
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, Lookup, LookupAnswer, Refused, Start
 
 _T = TypeVar("_T")

@@ -1,4 +1,4 @@
-"""A certificate authority for demonstrations and tests: real certificates of every key type, in files."""
+"""A certificate authority for demonstrations and tests: certificate and key files of every key type."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _MLDSA: dict[KeyType, Callable[[], CertificateIssuerPrivateKeyTypes]] = {
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate and its key, in files."""
+    """A certificate and its key, as files."""
 
     certificate: Path
     key: Path
@@ -32,7 +32,7 @@ class Issued:
 
 
 class Authority:
-    """A root CA with its files in `directory`; ``root`` is its certificate's file."""
+    """A root CA that writes to `directory`; ``root`` is the path of its certificate."""
 
     def __init__(self, directory: Path, name: str = "handshaked test CA") -> None:
         self._directory = directory
@@ -68,7 +68,7 @@ class Authority:
         client: bool = False,
         file_name: str | None = None,
     ) -> Issued:
-        """A certificate for the DNS names and IP addresses `names`, `valid` from and to so many days from now."""
+        """Issue a certificate for the DNS names and IP addresses `names`; `valid` is in days from now."""
         key = _generate(key_type)
         now = datetime.now(UTC)
         purpose = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH

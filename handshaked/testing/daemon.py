@@ -1,4 +1,4 @@
-"""A daemon of one's own: started on temporary directories, ready when it says so, stopped without a trace."""
+"""Run a private daemon: started in a directory of its own, awaited until it is ready, and stopped."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ _STOP_SECONDS = 30.0
 
 
 class RunningDaemon:
-    """A daemon below `directory`; a context manager. Its log is in ``log``, a file."""
+    """A daemon with all its files below `directory`, as a context manager. ``log`` is the path of its log."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class RunningDaemon:
 
     @property
     def pid(self) -> int:
-        """The parent process."""
+        """The pid of the parent process."""
         if self._process is None:
-            raise RuntimeError("the daemon does not run")
+            raise RuntimeError("the daemon is not running")
         return self._process.pid
 
     def start(self) -> None:
-        """Start the daemon and wait until it serves; RuntimeError with its log if it does not."""
+        """Start the daemon and wait until all workers answer. RuntimeError with the log if it fails."""
         command = [
             *self._launcher, sys.executable, "-m", "handshaked.daemon",
             f"--state-directory={self.state_directory}", f"--runtime-directory={self.runtime_directory}",
@@ -83,7 +83,7 @@ class RunningDaemon:
             self._ready.wait(0.02)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End the daemon with the signal `number`; its exit status."""
+        """Stop the daemon with the signal `number`, and with SIGKILL after a timeout. Return its exit status."""
         if self._process is None:
             return 0
         if self._process.poll() is None:
@@ -97,7 +97,7 @@ class RunningDaemon:
         return status
 
     def ask(self, command: str, paths: tuple[Path, ...] = (), **arguments: Any) -> dict[str, Any]:
-        """The result of a control command, with the files at `paths` handed over."""
+        """Send a control command with the files at `paths` attached. Return its result."""
         descriptors = tuple(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths)
         try:
             with ControlClient(self.control_socket) as client:
@@ -120,15 +120,15 @@ class RunningDaemon:
         )
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Wait until `holds` does; RuntimeError with the daemon's log if that takes too long."""
+        """Wait until `holds()`. RuntimeError with the daemon's log after a timeout."""
         deadline = time.monotonic() + _START_SECONDS
         while not holds():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"this did not come about:\n{self.log.read_text()}")
+                raise RuntimeError(f"timeout while waiting for a condition:\n{self.log.read_text()}")
             self._ready.wait(0.02)
 
     def worker_pids(self) -> list[int]:
-        """The workers that answer."""
+        """Return the pids of the workers that answer."""
         return [worker["pid"] for worker in self.ask("status")["workers"] if worker["answers"]]
 
     def _serves(self) -> bool:

@@ -1,9 +1,9 @@
-"""The demonstration: the mail's table on one UDP port, by servers that know nothing of each other.
+"""A demonstration: four servers share one UDP port, each with its own certificates.
 
-Four servers, each of processes of its own (as root: of a user of its own), share the port through handshaked-demux.
-The keys of the SMB servers are in the daemon. Web servers that are installed here are run as they are, with their own
-keys; where there is none, one of ours stands in. What is registered as ksmbd's is served by a process like the others.
-Exits with 1 if a row is wrong.
+Each server is a process (as root: a user) of its own and shares the port through handshaked-demux. The private keys of
+the SMB servers are in the daemon. Installed web servers run unmodified, with their own private keys; if none is
+installed, an HTTP/3 server of this project takes its place. ksmbd, a kernel server, is represented by a process.
+Exits with 1 if a client does not get what it should.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ from handshaked.errors import Alert
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
+from handshaked.testing.http3 import WebClient
 from handshaked.testing.smb_server import free_port, pull_frames, push_frame
-from handshaked.testing.web import WebClient
 from handshaked.testing.web_servers import Site, installed, web_server
 
 USERS = {"ksmbd": 2001, "smbd": 2002, "apache": 2003, "nginx": 2004}
 DEMUX_USER = 2005
-# Apache has no HTTP/3: others play it.
+# Apache does not support HTTP/3, so another server represents it.
 WEB_SERVERS = {"apache": ("caddy", "gtlsserver"), "nginx": ("nginx",)}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A registration of the mail's table."""
+    """A registration: an application serves a server name and an ALPN protocol."""
 
     application: str
     alpn: str
@@ -49,7 +49,7 @@ class Row:
 
     @property
     def registration(self) -> str:
-        """What the row is registered as."""
+        """The name of the registration."""
         return f"{self.application}-{self.server_name.partition('.')[0]}-{self.alpn}"
 
 
@@ -65,7 +65,7 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a client asks for, and what must come of it: a row, or an alert."""
+    """A client's request and the expected result: a registration, or an alert."""
 
     server_name: str | None
     alpns: tuple[str, ...]
@@ -84,7 +84,7 @@ ASKS = (
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a client saw; ``page`` is what the server said of itself: the name of its registration."""
+    """What a client received; ``page`` is the name of the registration, as the server sent it."""
 
     page: str
     certificate: bytes
@@ -93,11 +93,11 @@ class Seen:
 
 
 async def ask(port: int, server_name: str | None, alpns: tuple[str, ...], root: Path) -> Seen:
-    """Connect with stock aioquic, verify the server, and have it say who it is: in a page, or in an SMB frame."""
+    """Connect with stock aioquic, verify the server, and fetch its name: by HTTP/3, or in an SMB frame."""
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=list(alpns),
-        # An IP address is what makes aioquic send no server name.
+        # With an IP address aioquic sends no server name.
         server_name=server_name or "127.0.0.1",
         cafile=str(root),
         verify_mode=ssl.CERT_REQUIRED if server_name else ssl.CERT_NONE,
@@ -129,9 +129,9 @@ async def _echo(client: WebClient) -> str:
 
 
 def ask_with_gtlsclient(port: int, server_name: str, directory: Path) -> tuple[str, float]:
-    """The page that GnuTLS's and ngtcp2's client gets, and how long it took, in seconds.
+    """Fetch a page with gtlsclient (GnuTLS and ngtcp2). Return the page and the time it took, in seconds.
 
-    It sends as server name only what it can resolve: it gets an /etc/hosts of its own.
+    gtlsclient sends only server names that it can resolve, so it runs with an /etc/hosts of its own.
     """
     hosts, page = directory / "hosts", directory / "index.html"
     hosts.write_text(f"127.0.0.1 {server_name}\n")
@@ -150,7 +150,7 @@ def ask_with_gtlsclient(port: int, server_name: str, directory: Path) -> tuple[s
 
 
 class Scene:
-    """Everybody who is in the mail's table, until `stack` is closed."""
+    """The daemon, the demultiplexer and the servers, until `stack` is closed."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -161,31 +161,35 @@ class Scene:
         self._daemon = stack.enter_context(RunningDaemon(directory, options=options))
         self._demux = stack.enter_context(RunningDemux(directory, self._daemon, user=DEMUX_USER))
         self.port = self._demux.port
+        print(f"{'server':10}{'user':8}what it is")
         for application, user in USERS.items():
             rows = [row for row in ROWS if row.application == application]
-            self._serve(application, rows, user if os.geteuid() == 0 else None)
+            own_user = user if os.geteuid() == 0 else None
+            print(
+                f"{application:10}{own_user or os.geteuid():<8}{self._serve(application, rows, own_user)}", flush=True
+            )
 
-    def _serve(self, application: str, rows: list[Row], user: int | None) -> None:
-        wanted = WEB_SERVERS.get(application, ())
-        program = installed(*wanted)
+    def _serve(self, application: str, rows: list[Row], user: int | None) -> str:
+        """Start a server for `rows` and register them. Return its description."""
+        candidates = WEB_SERVERS.get(application, ())
+        program = installed(*candidates)
         if program is not None:
             for row in rows:
                 self._run_web_server(program, row, user)
-            what = f"{program}, unmodified, with a key of its own"
-        else:
-            for row in rows:
-                self._register(row, user)
-            module = "handshaked.testing." + ("web" if wanted else "smb_server")
-            names = [row.registration for row in rows]
-            self._stack.enter_context(smb_server(self._daemon, self._demux, *names, user=user, module=module))
-            what = "a web server of ours" if wanted else "an SMB echo server"
-            what += ", its key in handshaked"
-            what += f" (not installed: {' or '.join(wanted)} with HTTP/3)" if wanted else ""
-        print(f"{application + ':':8}{'' if user is None else f'uid {user}, '}{what}")
+            return f"{program}, unmodified, with its own private key"
+        for row in rows:
+            self._register(row, user)
+        module = "handshaked.testing." + ("http3" if candidates else "smb_server")
+        names = [row.registration for row in rows]
+        self._stack.enter_context(smb_server(self._daemon, self._demux, *names, user=user, module=module))
+        if not candidates:
+            return "SMB echo server, private key in handshaked"
+        missing = " and ".join(candidates)
+        return f"HTTP/3 server of this project, private key in handshaked (no {missing} with HTTP/3 installed)"
 
     def _register(self, row: Row, user: int | None) -> None:
         issued = self.certificates[row.server_name]
-        # An ordinary user owns all there is.
+        # An ordinary user owns all registrations, and needs no grant.
         access = {} if user is None else {"allow_users": [str(user)]}
         credential = (issued.certificate, issued.key)
         self._daemon.register(row.registration, credential, alpns=[row.alpn], server_names=[row.server_name], **access)
@@ -205,7 +209,7 @@ class Scene:
 
 
 async def show(asks: tuple[Ask, ...], scene: Scene) -> bool:
-    """Ask, print a line each, and tell whether all was as expected."""
+    """Connect once for each of `asks` and print the result. Return whether all were as expected."""
     right = True
     for one in asks:
         seen = await ask(scene.port, one.server_name, one.alpns, scene.authority.root)
@@ -216,7 +220,7 @@ async def show(asks: tuple[Ask, ...], scene: Scene) -> bool:
         else:
             ok = seen.error_code == one.expected.quic_error
             got, key = f"refused: {_alert_label(seen.error_code)}", "-"
-        # After a refusal aioquic waits out its draining period, which tells nothing.
+        # The time of a refusal would be that of aioquic's draining period.
         _print_row("aioquic", one, got, key, None if seen.error_code else seen.seconds, ok)
         right = right and ok
     return right
@@ -224,7 +228,7 @@ async def show(asks: tuple[Ask, ...], scene: Scene) -> bool:
 
 async def _show_gtlsclient(scene: Scene) -> bool:
     if shutil.which("gtlsclient") is None:
-        print("gtlsclient  (not installed; on Debian: apt-get install ngtcp2-client)")
+        print("gtlsclient  not installed (on Debian: apt-get install ngtcp2-client)")
         return True
     right = True
     for one in ASKS:
@@ -238,20 +242,21 @@ async def _show_gtlsclient(scene: Scene) -> bool:
 
 
 async def demonstrate(directory: Path) -> bool:
-    """The whole demonstration in `directory`; whether every row was right."""
+    """Run the demonstration in `directory`. Return whether all results were as expected."""
     with ExitStack() as stack:
         scene = Scene(directory, stack)
-        print(f"\nAll of them share UDP port {scene.port}. Who asks for what, and who answers:\n")
-        print(f"{'client':12}{'asked for':24}{'ALPN':8}{'answered by':34}{'certificate':17}{'ms':>6}")
+        print(f"\nAll of them share UDP port {scene.port}. The result is the registration that served the client,")
+        print("or the TLS alert that refused it; certificates are shown by the start of their SHA-256.\n")
+        print(f"{'client':12}{'server name':24}{'ALPN':8}{'result':34}{'certificate':18}{'ms':>6}")
         right = await show(ASKS, scene)
         return await _show_gtlsclient(scene) and right
 
 
 def _print_row(client: str, asked: Ask, got: str, key: str, seconds: float | None, ok: bool) -> None:
-    name = asked.server_name or "(no server name)"
+    name = asked.server_name or "(none)"
     took = "-" if seconds is None else f"{seconds * 1000:.1f}"
     mark = "" if ok else "  WRONG"
-    print(f"{client:12}{name:24}{','.join(asked.alpns):8}{got:34}{key:17}{took:>6}{mark}", flush=True)
+    print(f"{client:12}{name:24}{','.join(asked.alpns):8}{got:34}{key:18}{took:>6}{mark}", flush=True)
 
 
 def _alert_label(error_code: int | None) -> str:
@@ -261,12 +266,13 @@ def _alert_label(error_code: int | None) -> str:
 
 def main() -> None:
     """Run the demonstration."""
-    logging.disable(logging.WARNING)  # aioquic warns of the refusals that are to be shown
+    logging.disable(logging.WARNING)  # aioquic warns about the refusals that the demonstration expects
+    print("Starting handshaked, handshaked-demux and four servers\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="handshaked-demo-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # the servers run as other users
         right = asyncio.run(demonstrate(directory))
-    print("\nAll rows are right." if right else "\nSome rows are WRONG.")
+    print("\nAll results are as expected." if right else "\nSome results are WRONG.")
     sys.exit(0 if right else 1)
 
 

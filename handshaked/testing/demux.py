@@ -1,4 +1,4 @@
-"""A demultiplexer of one's own beside a daemon of one's own, and servers behind it."""
+"""Run a private demultiplexer next to a private daemon, and servers behind it."""
 
 import contextlib
 import os
@@ -13,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from handshaked.demux.accepting import open_listener
-from handshaked.demux.port import open_shared
+from handshaked.demux.shared_port import open_shared
+from handshaked.system.listening import open_listener
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
@@ -32,10 +33,10 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class RunningDemux:
-    """A demultiplexer at the loopback's ``port``, its socket below `directory`; a context manager.
+    """A demultiplexer on ``port`` of loopback with its socket below `directory`, as a context manager.
 
-    As root it runs as `user`, whom the daemon must allow to follow its registrations. `activated`: its sockets are
-    opened here and stay open while it restarts, as with systemd.
+    As root it runs as `user`, whom the daemon must allow to follow its registrations. With `activated` its sockets are
+    opened here and stay open across restarts, as with systemd's socket activation.
     """
 
     def __init__(
@@ -82,13 +83,13 @@ class RunningDemux:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The pid of the process."""
         if self._process is None:
-            raise RuntimeError("the demultiplexer does not run")
+            raise RuntimeError("the demultiplexer is not running")
         return self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it serves; RuntimeError with its log if it does not."""
+        """Start the demultiplexer and wait until it is ready. RuntimeError with its log if it fails."""
         notices = self.socket.parent / "notify"
         notices.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log.open("ab") as log:
@@ -103,11 +104,11 @@ class RunningDemux:
                 env={**os.environ, "NOTIFY_SOCKET": os.fspath(notices)},
                 pass_fds=[sock.fileno() for sock in self._held],
             )
-            if not self._comes_up(ready):
+            if not self._becomes_ready(ready):
                 self.stop()
                 raise RuntimeError(f"the demultiplexer did not start:\n{self.log.read_text()}")
 
-    def _comes_up(self, ready: socket.socket) -> bool:
+    def _becomes_ready(self, ready: socket.socket) -> bool:
         deadline = time.monotonic() + _ANSWER_SECONDS
         while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
@@ -115,7 +116,7 @@ class RunningDemux:
         return False
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it with the signal `number`; its exit status."""
+        """Stop the demultiplexer with the signal `number`, and with SIGKILL after a timeout. Return its exit status."""
         if self._process is None:
             return 0
         if self._process.poll() is None:
@@ -129,14 +130,14 @@ class RunningDemux:
         return status
 
     def metrics(self) -> dict[str, float]:
-        """Its counters and gauges, without the common start of their names."""
+        """Return its counters and gauges, by name without the prefix ``handshaked_demux_``."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.settimeout(_ANSWER_SECONDS)
             sock.connect(os.fspath(self.socket))
             sock.send(push_status(1))
             ((_, answer),) = pull_from_demux(sock.recv(MAX_PACKET))
         if not isinstance(answer, StatusAnswer):
-            raise RuntimeError(f"no status: {answer}")
+            raise RuntimeError(f"unexpected answer to the status query: {answer}")
         pairs = (line.rsplit(" ", 1) for line in answer.metrics.splitlines())
         return {name.removeprefix("handshaked_demux_"): float(value) for name, value in pairs}
 
@@ -149,12 +150,12 @@ def smb_server(
     user: int | None = None,
     module: str = "handshaked.testing.smb_server",
 ) -> Iterator[subprocess.Popen[str]]:
-    """A server of `registrations` behind `demux`, or one of another `module` like it; as `user` if we are root."""
+    """Run the SMB server, or another `module`, for `registrations` behind `demux`; as root it runs as `user`."""
     command = [sys.executable, "-m", module]
     command += [f"--daemon={daemon.handshake_socket}", f"--demux={demux.socket}", *registrations]
     if user is not None and os.geteuid() == 0:
         command.append(f"--user={user}")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:  # noqa: S603 - our own program
         try:
             if process.stdout is None or process.stdout.readline() != "ready\n":
                 raise RuntimeError("the server did not start")
@@ -164,10 +165,10 @@ def smb_server(
 
 
 @contextmanager
-def smb_server_at_a_port(daemon: RunningDaemon) -> Iterator[int]:
-    """A server of the same kind at a UDP port of its own, which it yields."""
+def smb_server_on_own_port(daemon: RunningDaemon) -> Iterator[int]:
+    """Run an SMB server on a UDP port of its own, and yield the port."""
     command = [sys.executable, "-m", "handshaked.testing.smb_server", f"--daemon={daemon.handshake_socket}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:  # noqa: S603 - our own program
         try:
             if process.stdout is None:
                 raise RuntimeError("no output to read the port from")

@@ -1,7 +1,7 @@
-"""``handshaked-demux`` as another user, whom the interpreter's own files may be closed to: ``UID OPTIONS ..``."""
+"""Run ``handshaked-demux`` as another user, who may be unable to read the interpreter's files: ``UID OPTIONS ..``."""
 
 import os
-import shutil  # noqa: F401 - what argparse imports when it is too late
+import shutil  # noqa: F401 - argparse imports it late, when the user cannot read it any more
 import sys
 
 from handshaked.demux.main import main

@@ -1,6 +1,6 @@
-"""A QUIC server whose TLS is the daemon's: tells each client which registration served it, and echoes the rest.
+"""A QUIC echo server with TLS by the daemon; it prefixes each stream with the name of the registration.
 
-Prints its port once it listens. As root it drops to ``--user`` and ``--group`` before it serves anybody.
+Prints its port when it is ready. As root it drops privileges to ``--user`` and ``--group`` before it serves.
 """
 
 import argparse
@@ -15,19 +15,20 @@ from pathlib import Path
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent, StreamDataReceived
-from cryptography.hazmat.backends import openssl  # noqa: F401 - what aioquic imports when it is too late for the user
+from cryptography.hazmat.backends import openssl  # noqa: F401 - aioquic imports it late, when the user cannot read it any more
 
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import outcome_of, serve
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 
 
 class EchoProtocol(QuicConnectionProtocol):
-    """Answers each stream with the registration's name, a colon, and what came in."""
+    """Answers each stream with the registration's name, a colon, and the stream's data."""
 
     def quic_event_received(self, event: QuicEvent) -> None:
         """Echo stream data."""
-        if not isinstance(event, StreamDataReceived) or event.stream_id & 2:  # one-way streams have no way back
+        if not isinstance(event, StreamDataReceived) or event.stream_id & 2:  # unidirectional
             return
         outcome = outcome_of(self)
         name = (outcome.registration or "") if outcome is not None else ""
@@ -35,7 +36,7 @@ class EchoProtocol(QuicConnectionProtocol):
 
 
 async def run(socket_path: Path, port: int, user: int | None, groups: list[int]) -> None:
-    """Serve on `port` of the loopback (0: any) until cancelled."""
+    """Serve on `port` of loopback (0: any free port) until cancelled."""
     if user is not None:
         os.setgroups(groups)
         os.setgid(user)
@@ -48,7 +49,7 @@ async def run(socket_path: Path, port: int, user: int | None, groups: list[int])
         client=HandshakeClient(socket_path),
         create_protocol=EchoProtocol,
     )
-    transport = server._transport  # noqa: SLF001 - aioquic tells the address of a server in no other way
+    transport = server._transport  # noqa: SLF001 - aioquic has no public access to a server's address
     if transport is not None:
         print(transport.get_extra_info("sockname")[1], flush=True)
     await asyncio.Event().wait()
@@ -56,11 +57,11 @@ async def run(socket_path: Path, port: int, user: int | None, groups: list[int])
 
 @contextmanager
 def echo_server(daemon: RunningDaemon, user: int | None = None, groups: tuple[int, ...] = ()) -> Iterator[int]:
-    """A server on a port of its own, which it yields; as `user` if we are root."""
+    """Run an echo server and yield its port. As root it runs as `user`."""
     command = [sys.executable, "-m", "handshaked.testing.echo_server", f"--socket={daemon.handshake_socket}"]
     if user is not None and os.geteuid() == 0:
         command += [f"--user={user}", *(f"--group={group}" for group in groups)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:  # noqa: S603 - our own program
         try:
             if process.stdout is None:
                 raise RuntimeError("no output to read the port from")

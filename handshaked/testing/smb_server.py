@@ -1,8 +1,8 @@
-"""A server behind the demultiplexer that speaks as SMB over QUIC does: messages in frames of a zero and three bytes of
-length ([MS-SMB2] section 2.1). It echoes each, behind the name of the registration that the connection came by.
+"""An echo server with the framing of SMB over QUIC: a zero byte and three bytes of length ([MS-SMB2] section 2.1).
 
-Prints ``ready`` once it listens; without ``--demux`` it serves a port of its own, and prints that. As root it drops
-to ``--user`` and ``--group`` before it serves anybody.
+It prefixes each echoed message with the name of the connection's registration. Behind the demultiplexer it prints
+``ready`` when it listens; without ``--demux`` it serves a port of its own and prints the port. As root it drops
+privileges to ``--user`` and ``--group`` before it serves.
 """
 
 import argparse
@@ -14,30 +14,30 @@ from pathlib import Path
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent, StreamDataReceived
-from cryptography.hazmat.backends import openssl  # noqa: F401 - what aioquic imports when it is too late for the user
+from cryptography.hazmat.backends import openssl  # noqa: F401 - aioquic imports it late, when the user cannot read it any more
 
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import listen, outcome_of, serve
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A UDP port that nobody uses at `host`."""
+    """Return a free UDP port of `host`."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
 
 
 def push_frame(payload: bytes) -> bytes:
-    """`payload` in a frame."""
+    """Return `payload` in a frame."""
     return len(payload).to_bytes(4) + payload
 
 
 def pull_frames(buffer: bytearray) -> list[bytes]:
-    """The whole frames that `buffer` begins with; they are taken from it. ValueError for what is no frame."""
+    """Remove the complete frames from the start of `buffer` and return them. ValueError for an invalid frame."""
     frames = []
     while len(buffer) >= 4:
         if buffer[0]:
-            raise ValueError("a frame begins with zero")
+            raise ValueError("invalid frame: the first byte must be zero")
         end = 4 + int.from_bytes(buffer[1:4])
         if len(buffer) < end:
             break
@@ -50,12 +50,12 @@ class SmbProtocol(QuicConnectionProtocol):
     """Echoes the frames of each stream."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type] # passed on as they come
+        super().__init__(*arguments, **options)  # type: ignore[arg-type] # passed on unchanged
         self._buffers: dict[int, bytearray] = {}
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Take in stream data."""
-        if not isinstance(event, StreamDataReceived) or event.stream_id & 2:  # one-way streams have no way back
+        """Echo the frames in stream data."""
+        if not isinstance(event, StreamDataReceived) or event.stream_id & 2:  # unidirectional
             return
         buffer = self._buffers.setdefault(event.stream_id, bytearray())
         buffer += event.data
@@ -79,7 +79,7 @@ async def run(
     groups: list[int],
     create_protocol: type[QuicConnectionProtocol],
 ) -> None:
-    """Serve `registrations` until cancelled; without `demux`, all that may be served, at a port of its own."""
+    """Serve `registrations` until cancelled; without `demux`, serve all that the user may use on an own port."""
     if user is not None:
         os.setgroups(groups)
         os.setgid(user)

@@ -1,4 +1,4 @@
-"""Web servers that know nothing of this project: how nginx, Caddy and ngtcp2's gtlsserver serve a page by HTTP/3."""
+"""Run unmodified web servers with HTTP/3: nginx, Caddy, and ngtcp2's gtlsserver."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ _PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is served for a name: certificate and key, which the server's user may read, and its page."""
+    """A server name with its page, certificate and key; the server's user must be able to read both files."""
 
     name: str
     certificate: Path
@@ -23,8 +23,8 @@ class Site:
     page: str
 
 
-def nginx_configuration(home: Path, port: int, sites: Sequence[Site], *, trains: bool = False) -> str:
-    """A configuration of nginx's, all of whose files are below `home`; `trains`: many datagrams are sent at once."""
+def nginx_configuration(home: Path, port: int, sites: Sequence[Site], *, gso: bool = False) -> str:
+    """Return a configuration for nginx with all files below `home`; `gso` enables segmentation offload."""
     blocks = "".join(
         f"server {{ listen 127.0.0.1:{port} quic; server_name {site.name};"
         f" ssl_certificate {site.certificate}; ssl_certificate_key {site.key};"
@@ -35,12 +35,12 @@ def nginx_configuration(home: Path, port: int, sites: Sequence[Site], *, trains:
     paths = "".join(f"{kind}_temp_path {home}/{kind};\n" for kind in kinds)
     return (
         f"daemon off;\nmaster_process off;\npid {home}/pid;\nerror_log stderr info;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{'quic_gso on;' if trains else ''}\n{paths}{blocks}}}\n"
+        f"http {{\naccess_log off;\n{'quic_gso on;' if gso else ''}\n{paths}{blocks}}}\n"
     )
 
 
 def caddy_configuration(port: int, sites: Sequence[Site]) -> str:
-    """A Caddyfile."""
+    """Return a Caddyfile."""
     blocks = "".join(
         f'https://{site.name}:{port} {{\nbind 127.0.0.1\ntls {site.certificate} {site.key}\nrespond "{site.page}"\n}}\n'
         for site in sites
@@ -49,7 +49,7 @@ def caddy_configuration(port: int, sites: Sequence[Site]) -> str:
 
 
 def installed(*programs: str) -> str | None:
-    """The first of `programs` that is installed here, and speaks HTTP/3."""
+    """Return the first of `programs` that is installed and supports HTTP/3."""
     return next((program for program in programs if _speaks_http3(program)), None)
 
 
@@ -63,7 +63,7 @@ def _speaks_http3(program: str) -> bool:
 
 @contextmanager
 def web_server(program: str, home: Path, port: int, site: Site, user: int | None) -> Iterator[None]:
-    """Run `program` for `site` at `port` of the loopback, as `user`, to whom the directory `home` belongs."""
+    """Run `program` for `site` on `port` of loopback as `user`, the owner of the directory `home`."""
     configuration = home / "configuration"
     if program == "nginx":
         configuration.write_text(nginx_configuration(home, port, [site]))

@@ -11,7 +11,7 @@ from handshaked.tls import messages
 from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import compress, decompress
 from handshaked.tls.parameters import Credential
-from handshaked.tls.signatures import choose_scheme, sign, signed_content, verify
+from handshaked.tls.signatures import choose_scheme, signed_content, verify
 from handshaked.tls.x509.parsing import parse_certificate, well_formed
 
 _PLAIN = 0
@@ -51,7 +51,7 @@ def certificate_verify(
     scheme = choose_scheme(credential.key_type, offered)
     if scheme is None:
         raise PeerError(Alert.HANDSHAKE_FAILURE, f"the peer verifies no signature of a {credential.key_type.value} key")
-    signature = sign(credential.private_key, scheme, signed_content(transcript_hash, by_server=by_server))
+    signature = credential.signer.sign(scheme, signed_content(transcript_hash, by_server=by_server))
     return messages.push_certificate_verify(scheme, signature)
 
 

@@ -110,17 +110,11 @@ class HashProfile:
 SHA256 = HashProfile("sha256", hashes.SHA256())
 SHA384 = HashProfile("sha384", hashes.SHA384())
 PROFILES = {SHA256.name: SHA256, SHA384.name: SHA384}
-_SUITE_PROFILES = {
-    CipherSuite.AES_128_GCM_SHA256: SHA256,
-    CipherSuite.AES_256_GCM_SHA384: SHA384,
-    CipherSuite.CHACHA20_POLY1305_SHA256: SHA256,
-    CipherSuite.AES_128_CCM_SHA256: SHA256,
-}
 
 
 def profile_of(suite: CipherSuite) -> HashProfile:
     """The hash function of a cipher suite."""
-    return _SUITE_PROFILES[suite]
+    return PROFILES[suite.hash_name]
 
 
 class KeySchedule:
@@ -130,7 +124,7 @@ class KeySchedule:
 
     def __init__(self, suite: CipherSuite) -> None:
         self.suite = suite
-        self.profile = profile = _SUITE_PROFILES[suite]
+        self.profile = profile = profile_of(suite)
         self._transcript = profile.new()
         self._secret = profile.early_no_psk
 
@@ -185,7 +179,7 @@ class KeySchedule:
 
 def updated_secret(suite: CipherSuite, secret: bytes) -> bytes:
     """The traffic secret after a KeyUpdate (section 7.2)."""
-    profile = _SUITE_PROFILES[suite]
+    profile = profile_of(suite)
     return expand_label(secret, b"traffic upd", b"", profile.size, profile.name)
 
 

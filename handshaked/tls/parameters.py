@@ -4,19 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
-from handshaked.model import CipherSuite, ClientAuth, Group, KeyType
+from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, KeyType, SignatureScheme
 from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import AVAILABLE
 from handshaked.tls.psk import ExternalPsk, PskSource
 from handshaked.tls.tickets import TicketKeys
 
-DEFAULT_CIPHER_SUITES = (
-    CipherSuite.AES_128_GCM_SHA256,
-    CipherSuite.AES_256_GCM_SHA384,
-    CipherSuite.CHACHA20_POLY1305_SHA256,
-)
 DEFAULT_GROUPS = (
     Group.X25519MLKEM768,
     Group.X25519,
@@ -27,16 +20,24 @@ DEFAULT_GROUPS = (
 )
 
 
+class Signer(Protocol):
+    """Signs with the private key of one credential, which the engine never sees."""
+
+    def sign(self, scheme: SignatureScheme, content: bytes) -> bytes:
+        """Return the signature of `content` under `scheme`. LocalError if the key cannot sign with that scheme."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A certificate chain (DER, leaf first) and its private key, which shows in no repr.
+    """A certificate chain (DER, leaf first) and what signs for it.
 
     ``ocsp_response`` (DER) is stapled for peers that ask for it. Make a new Credential for a new response: encoded
     messages are kept with it.
     """
 
     chain: tuple[bytes, ...] = field(repr=False)
-    private_key: PrivateKeyTypes = field(repr=False)
+    signer: Signer = field(repr=False)
     key_type: KeyType
     ocsp_response: bytes | None = field(default=None, repr=False)
     messages: dict[tuple[bool, int], bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -49,7 +50,7 @@ class ClientHello:
     ``server_name`` is the SNI host name as sent, ``alpns`` the protocols in the client's order (empty without the
     extension), ``signature_schemes`` code points, ``transport_parameters`` the body of extension 0x39 or None.
     ``signature_schemes_cert`` are those for the chain's own signatures (the same ones, unless the client says
-    otherwise). ``offers_psk``: a PSK may authenticate both sides, and a credential need not be found.
+    otherwise).
     """
 
     server_name: str | None
@@ -57,7 +58,6 @@ class ClientHello:
     signature_schemes: tuple[int, ...]
     transport_parameters: bytes | None
     signature_schemes_cert: tuple[int, ...] = ()
-    offers_psk: bool = False
 
 
 class PeerVerifier(Protocol):

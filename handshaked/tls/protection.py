@@ -8,8 +8,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
 from handshaked.errors import Alert, LocalError, PeerError
-from handshaked.model import CipherSuite
-from handshaked.tls.key_schedule import expand_label, profile_of
+from handshaked.model import Aead, CipherSuite
+from handshaked.tls.key_schedule import expand_label
 
 TAG_LENGTH = 16
 """What every cipher suite of TLS 1.3 that is supported here adds to a record (RFC 5116, RFC 8439)."""
@@ -24,22 +24,10 @@ class _Aead(Protocol):
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Suite:
-    """What a cipher suite is made of; `records` is how many one key may protect."""
-
-    aead: Callable[[bytes], _Aead]
-    key_length: int
-    records: int
-
-
-# Limits: RFC 8446 section 5.5 for GCM (2^24.5 full-size records) and ChaCha20-Poly1305 (the sequence number ends
-# first); RFC 8446 names none for CCM, 2^23 is that of RFC 9147 section 4.5.3.
-_SUITES = {
-    CipherSuite.AES_128_GCM_SHA256: _Suite(AESGCM, 16, 2**24),
-    CipherSuite.AES_256_GCM_SHA384: _Suite(AESGCM, 32, 2**24),
-    CipherSuite.CHACHA20_POLY1305_SHA256: _Suite(ChaCha20Poly1305, 32, _LAST_SEQUENCE),
-    CipherSuite.AES_128_CCM_SHA256: _Suite(AESCCM, 16, 2**23),
+_IMPLEMENTATIONS: dict[Aead, Callable[[bytes], _Aead]] = {
+    Aead.AES_GCM: AESGCM,
+    Aead.AES_CCM: AESCCM,
+    Aead.CHACHA20_POLY1305: ChaCha20Poly1305,
 }
 
 
@@ -57,15 +45,14 @@ class RecordProtection:
     """Seals or opens the records of one traffic secret, in order (RFC 8446 section 5.2 and 5.3)."""
 
     def __init__(self, cipher_suite: CipherSuite, secret: bytes, sequence: int = 0) -> None:
-        suite = _SUITES[cipher_suite]
-        hash_name = profile_of(cipher_suite).name
+        hash_name = cipher_suite.hash_name
         self._cipher_suite = cipher_suite
         # RFC 8446 section 7.3
-        self._key = expand_label(secret, b"key", b"", suite.key_length, hash_name)
+        self._key = expand_label(secret, b"key", b"", cipher_suite.key_length, hash_name)
         self._iv = expand_label(secret, b"iv", b"", _IV_LENGTH, hash_name)
         self._iv_number = int.from_bytes(self._iv)
-        self._aead = suite.aead(self._key)
-        self._limit = suite.records
+        self._aead = _IMPLEMENTATIONS[cipher_suite.aead](self._key)
+        self._limit = cipher_suite.max_records
         self._sequence = sequence
 
     @property

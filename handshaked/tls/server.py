@@ -117,7 +117,6 @@ class ServerHandshake(Machine):
             schemes,
             hello.transport_parameters,
             schemes if hello.signature_schemes_cert is None else hello.signature_schemes_cert,
-            offers_psk=hello.psks is not None,
         )
         return ServerState.RECVD_CH
 

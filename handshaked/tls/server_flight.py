@@ -78,11 +78,7 @@ def new_session_tickets(
         return b""
     secret = schedule.derive(b"res master", schedule.transcript_hash())
     binding = ticket_binding(server_name, parameters)
-    consent = parameters.early_data
-    early = 0
-    if consent is not None:
-        # RFC 9001 section 4.6.1: in QUIC the value is always 0xffffffff.
-        early = _QUIC_EARLY_DATA if quic else consent.max_size
+    early = _max_early_data(parameters, quic=quic)
     flight = b""
     for number in range(tickets.count):
         nonce = number.to_bytes(2)
@@ -101,3 +97,11 @@ def new_session_tickets(
             messages.NewSessionTicketMessage(lifetime, content.age_add, nonce, ticket, early)
         )
     return flight
+
+
+def _max_early_data(parameters: ServerParameters, *, quic: bool) -> int:
+    """Return max_early_data_size in bytes; 0 if early data is not accepted."""
+    if parameters.early_data is None:
+        return 0
+    # RFC 9001 section 4.6.1: in QUIC the value is always 0xffffffff.
+    return _QUIC_EARLY_DATA if quic else parameters.early_data.max_size

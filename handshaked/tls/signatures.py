@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
-from handshaked.errors import Alert, LocalError, PeerError
+from handshaked.errors import Alert, PeerError
 from handshaked.model import KeyType, SignatureScheme
 from handshaked.tls.x509.parsing import MALFORMED
 
@@ -37,7 +36,7 @@ CERTIFICATE_SCHEMES = (*SUPPORTED_SCHEMES, 0x0401, 0x0501, 0x0601)
 _SERVER_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
 _CLIENT_CONTEXT = b" " * 64 + b"TLS 1.3, client CertificateVerify\0"
 
-_ECDSA = {
+ECDSA_SCHEMES = {
     SignatureScheme.ECDSA_SECP256R1_SHA256: (ec.ECDSA(SHA256()), "secp256r1"),
     SignatureScheme.ECDSA_SECP384R1_SHA384: (ec.ECDSA(SHA384()), "secp384r1"),
     SignatureScheme.ECDSA_SECP521R1_SHA512: (ec.ECDSA(SHA512()), "secp521r1"),
@@ -51,7 +50,7 @@ def _pss(algorithm: HashAlgorithm) -> tuple[padding.PSS, HashAlgorithm]:
     return padding.PSS(padding.MGF1(algorithm), algorithm.digest_size), algorithm
 
 
-_RSA = {
+RSA_SCHEMES = {
     SignatureScheme.RSA_PSS_RSAE_SHA256: (*_pss(SHA256()), _RSAE),
     SignatureScheme.RSA_PSS_RSAE_SHA384: (*_pss(SHA384()), _RSAE),
     SignatureScheme.RSA_PSS_RSAE_SHA512: (*_pss(SHA512()), _RSAE),
@@ -59,7 +58,7 @@ _RSA = {
     SignatureScheme.RSA_PSS_PSS_SHA384: (*_pss(SHA384()), _PSS),
     SignatureScheme.RSA_PSS_PSS_SHA512: (*_pss(SHA512()), _PSS),
 }
-_ONE_WAY = {
+_KEYS_WITHOUT_PARAMETERS = {
     SignatureScheme.ED25519: ed25519.Ed25519PublicKey,
     SignatureScheme.ED448: ed448.Ed448PublicKey,
     SignatureScheme.MLDSA44: mldsa.MLDSA44PublicKey,
@@ -78,30 +77,6 @@ def signed_content(transcript_hash: bytes, *, by_server: bool) -> bytes:
     return (_SERVER_CONTEXT if by_server else _CLIENT_CONTEXT) + transcript_hash
 
 
-def sign(key: PrivateKeyTypes, scheme: SignatureScheme, content: bytes) -> bytes:
-    """A signature on `content`; LocalError if the key is not one for `scheme`."""
-    try:
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return key.sign(content, _ECDSA[scheme][0])
-        if isinstance(key, rsa.RSAPrivateKey):
-            pss, algorithm, _ = _RSA[scheme]
-            return key.sign(content, pss, algorithm)
-        if isinstance(
-            key,
-            (
-                ed25519.Ed25519PrivateKey,
-                ed448.Ed448PrivateKey,
-                mldsa.MLDSA44PrivateKey,
-                mldsa.MLDSA65PrivateKey,
-                mldsa.MLDSA87PrivateKey,
-            ),
-        ):
-            return key.sign(content)
-    except (KeyError, ValueError, UnsupportedAlgorithm):
-        raise LocalError(f"the credential's key cannot sign with {scheme.name.lower()}") from None
-    raise LocalError("the credential's key is not of a kind that signs in TLS 1.3")
-
-
 def verify(certificate: x509.Certificate, scheme: int, signature: bytes, content: bytes) -> None:
     """Check a peer's `signature`; raises PeerError."""
     try:
@@ -113,17 +88,17 @@ def verify(certificate: x509.Certificate, scheme: int, signature: bytes, content
     misfit = PeerError(Alert.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} does not fit the certificate's key")
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
-            algorithm, curve = _ECDSA.get(scheme, (None, ""))  # type: ignore[call-overload]  # an int is a key too
+            algorithm, curve = ECDSA_SCHEMES.get(scheme, (None, ""))  # type: ignore[call-overload]  # an int is a key too
             if algorithm is None or key.curve.name != curve:
                 raise misfit
             key.verify(signature, content, algorithm)
         elif isinstance(key, rsa.RSAPublicKey):
-            pss, digest, oid = _RSA.get(scheme, (None, None, None))  # type: ignore[call-overload]  # as above
+            pss, digest, oid = RSA_SCHEMES.get(scheme, (None, None, None))  # type: ignore[call-overload]  # as above
             if pss is None or certificate.public_key_algorithm_oid != oid:
                 raise misfit
             key.verify(signature, content, pss, digest)
         else:
-            kind = _ONE_WAY.get(scheme)  # type: ignore[call-overload]  # as above
+            kind = _KEYS_WITHOUT_PARAMETERS.get(scheme)  # type: ignore[call-overload]  # as above
             if kind is None or not isinstance(key, kind):
                 raise misfit
             key.verify(signature, content)

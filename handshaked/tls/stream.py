@@ -259,18 +259,13 @@ class ClientStream(_Stream):
         self._compatible = False
 
     def start(self, now: float) -> list[StreamEvent]:
-        """Send the ClientHello; early data may follow if the handshake offers it."""
+        """Send the ClientHello."""
         events: list[StreamEvent] = []
         try:
             self._carry_out(self._client_handshake.start(now), events)
         except HandshakeError as error:
             events.append(self.fail(error))
         return events
-
-    def send_early(self, data: bytes) -> None:
-        """Send early data behind the ClientHello; what it may be, and how much, is the ticket's matter."""
-        self._send_change_cipher_spec_once()
-        self._outgoing += self.records.protect(Level.EARLY, ContentType.APPLICATION_DATA, data)
 
     def _carry_out(self, happened: list[Event], events: list[StreamEvent]) -> None:
         limit = self._handshake.peer_record_size_limit
@@ -287,7 +282,7 @@ class ClientStream(_Stream):
             self._compatible = event.data[_SESSION_ID_LENGTH_AT] != 0
 
     def _send_change_cipher_spec_once(self) -> None:
-        """RFC 8446 section D.4: before the second flight or early data, if the legacy_session_id is not empty."""
+        """RFC 8446 section D.4: before the second flight, if the legacy_session_id is not empty."""
         if self._compatible:
             self._compatible = False
             self._change_cipher_spec()

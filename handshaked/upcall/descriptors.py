@@ -1,7 +1,7 @@
-"""Descriptors that come with a packet on the Unix door, and the handshakes on QUIC sockets that they are for.
+"""File descriptors attached to packets of userspace endpoints, and the handshakes on QUIC sockets that they are for.
 
-Whatever comes is closed: a QUIC socket by the handshake that takes it, everything else by one of its caller's
-threads. Closing may wait for whoever serves a file, or for the peer of a socket that lingers, and so may reading.
+Every descriptor is closed: a QUIC socket by its handshake, all others in one of the caller's threads, because reading
+and closing may block on a file server, or on the peer of a socket that lingers.
 """
 
 import array
@@ -21,12 +21,12 @@ from handshaked.wire.messages import Start
 
 MAX_DESCRIPTORS = 4
 _TRUNCATED = int(socket.MSG_CTRUNC)
-# As many as the kernel passes on (SCM_MAX_FD): one for which there is no room it would close itself, while we wait.
+# Room for all that the kernel passes (SCM_MAX_FD): it would close the rest itself, and block us while it does.
 CONTROL_SPACE = socket.CMSG_SPACE(253 * struct.calcsize("i"))
 
 
 class Descriptors:
-    """Those of one packet, as ``recvmsg`` gave them with its `flags`."""
+    """The descriptors of one packet, from ``recvmsg``'s ancillary data and `flags`."""
 
     def __init__(self, control: list[tuple[int, int, bytes]], flags: int) -> None:
         self._truncated = bool(flags & _TRUNCATED)
@@ -37,11 +37,12 @@ class Descriptors:
                 self._open.frombytes(payload[: len(payload) - len(payload) % self._open.itemsize])
 
     def take_socket(self, start: Start) -> socket.socket:
-        """The socket of `start`, which is the first of as many as `start` announces. WireError if they are not."""
+        """Return the first descriptor as a socket; WireError if it is none, or if `start` expects another number."""
         if self._truncated or len(self._open) > MAX_DESCRIPTORS:
-            raise WireError(f"more than {MAX_DESCRIPTORS} descriptors came along", attribute="socket")
+            raise WireError(f"more than {MAX_DESCRIPTORS} file descriptors are attached", attribute="socket")
         if len(self._open) != start.descriptors:
-            raise WireError(f"needs {start.descriptors} descriptors, {len(self._open)} came along", attribute="socket")
+            reason = f"{len(self._open)} file descriptors are attached, expected {start.descriptors}"
+            raise WireError(reason, attribute="socket")
         try:
             sock = socket.socket(fileno=self._open[0])
         except OSError:
@@ -50,28 +51,28 @@ class Descriptors:
         return sock
 
     def take_back(self, sock: socket.socket) -> None:
-        """Close `sock` with the rest."""
+        """Close `sock` with the other descriptors."""
         self._open.append(sock.detach())
 
     def files(self, start: Start) -> Files | None:
-        """The files behind the socket, which are read when ``let_go`` is called."""
+        """Return the files of `start`, which ``release`` will read; None if there are none."""
         if start.descriptors > 1:
             left = iter(self._open)
             flags = (start.certificate_file, start.key_file, start.psk_file)
             self._files = Files(*(next(left) if flag else None for flag in flags))
         return self._files
 
-    def let_go(self, threads: Threads, then: Callable[[], None]) -> bool:
-        """Read what is to be read, close what nobody took, and call `then`; False if there is nothing to wait for."""
+    def release(self, threads: Threads, then: Callable[[], None]) -> bool:
+        """Read the files, close all remaining descriptors, and call `then`; return False if there are none to close."""
         if not self._open:
             return False
 
-        def told() -> None:
+        def finished() -> None:
             if self._files is not None:
                 self._files.tell()
             then()
 
-        threads.run(self._read_and_close, told)
+        threads.run(self._read_and_close, finished)
         return True
 
     def _read_and_close(self) -> None:
@@ -80,7 +81,7 @@ class Descriptors:
                 self._files.read()
         finally:
             while self._open:
-                with suppress(OSError):  # of whoever serves the file; the descriptor is gone all the same
+                with suppress(OSError):  # from a file server; the descriptor is closed nevertheless
                     os.close(self._open.pop())
 
 
@@ -91,21 +92,21 @@ def open_on_socket(
     descriptors: Descriptors,
     report: Callable[[Outcome], None],
 ) -> Attempt:
-    """Begin the handshake of `start` on the socket that came with it; WireError if there is no such socket.
+    """Begin the handshake of `start` on the socket attached to it; WireError if there is none.
 
-    `report` may be called before this returns.
+    `report` may be called before this function returns.
     """
     if handshakes is None:
-        raise WireError("is not served here", status=Status.UNSUPPORTED, attribute="socket")
+        raise WireError("is not supported here", status=Status.UNSUPPORTED, attribute="socket")
     if not start.socket:
-        raise WireError("is missing: files are for handshakes on a socket", attribute="socket")
+        raise WireError("is missing: files are only for handshakes on a socket", attribute="socket")
     if start.transport_parameters is not None:
-        raise WireError("are the socket's to tell", attribute="transport-parameters")
+        raise WireError("not allowed: the socket has them", attribute="transport-parameters")
     sock = descriptors.take_socket(start)
     opening = True
 
     def finish(outcome: Outcome) -> None:
-        if opening:  # nothing is known of it, not even that it is a QUIC socket
+        if opening:  # it may not even be a QUIC socket, and closing it may block
             descriptors.take_back(sock)
         else:
             sock.close()

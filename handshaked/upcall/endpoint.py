@@ -1,7 +1,7 @@
-"""One connection at the Unix door.
+"""One connection on the handshake socket.
 
-A packet at a time is read; its messages are handled in order, and what they give is sent back as one packet, unless the
-caller's turn is over in between. All drivers of a connection end when it closes.
+It reads one packet at a time and handles its messages in order. Their answers are sent as one packet, unless the
+caller's turn ends in between. All handshakes of a connection end when it closes.
 """
 
 import asyncio
@@ -11,18 +11,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from handshaked.callers.account import Account, Limits
-from handshaked.callers.fair_queue import Turns
+from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
-from handshaked.callers.paced_reader import Reading
-from handshaked.datapath.driver import Attempt, DataPath, Driver
-from handshaked.datapath.relay import Relay
+from handshaked.callers.paced_reader import PacedReader
+from handshaked.datapath.driver import Attempt, Driver
+from handshaked.datapath.messages import MessagePath
 from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import Caller, Outcome, Request
 from handshaked.upcall.descriptors import CONTROL_SPACE, Descriptors, open_on_socket
-from handshaked.wire.family import join_packets, pull_from_endpoint, push_done, push_lookup_answer
+from handshaked.wire.family import join_packets, pull_from_endpoint, push_done
+from handshaked.wire.lookup import push_lookup_answer
 from handshaked.wire.messages import (
     MAX_PACKET,
     Cancel,
@@ -37,14 +38,14 @@ from handshaked.wire.netlink import push_ack, push_error
 
 log = logging.getLogger(__name__)
 
-_TRUNCATED = int(socket.MSG_TRUNC)  # a plain number: to mask with an enum takes a microsecond
-_INPUT = memoryview(bytearray(MAX_PACKET))  # one thread reads, one packet at a time
+_TRUNCATED = int(socket.MSG_TRUNC)  # a plain int: masking with an enum takes a microsecond
+_INPUT = memoryview(bytearray(MAX_PACKET))  # shared: one thread reads, one packet at a time
 
 
 class Endpoint:
     """One endpoint's connection and its handshakes, by sequence number.
 
-    `released` is called when nothing is left of it, and what came along with it is closed.
+    `released` is called when the connection and all descriptors received on it are closed.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Endpoint:
         service: HandshakeService,
         limits: Limits,
         account: Account,
-        turns: Turns,
+        queue: FairQueue,
         log_limit: LogLimit,
         released: Callable[[], None],
         quic_sockets: QuicSocketHandshakes | None,
@@ -77,27 +78,27 @@ class Endpoint:
         self._waits_to_write = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._reading = Reading(sock, account, turns, self._packet, self._turn_over)
+        self._reader = PacedReader(sock, account, queue, self._read_packet, self._after_turn)
 
     @property
     def unsent_bytes(self) -> int:
-        """How much of what was answered the endpoint has not read yet."""
+        """The number of bytes that the endpoint has not read yet."""
         return self._unsent_bytes
 
     def shut_down(self) -> None:
-        """End the handshakes, tell the endpoint, close."""
+        """End the handshakes with DONE, and close."""
         self._abort_all(Status.SHUTTING_DOWN, "the daemon is shutting down")
         self._flush()
         self.close()
 
     def close(self) -> None:
-        """Close the socket and end what is left."""
+        """Close the socket and end its handshakes."""
         if self._closed:
             return
         self._closed = True
-        self._reading.stop()
+        self._reader.stop()
         self._loop.remove_writer(self._sock)
-        self._abort_all(Status.CANCELED, "the endpoint went away")
+        self._abort_all(Status.CANCELED, "the endpoint closed the connection")
         for sequence in list(self._awaiting_tickets):
             self._stop_awaiting_tickets(sequence)
         self._sock.close()
@@ -110,9 +111,9 @@ class Endpoint:
         for driver in list(self._drivers.values()):
             driver.abort(status, reason)
 
-    def _packet(self) -> Iterator[int]:
-        """Take in the next packet, message by message: steps for ``Turns``."""
-        if self._sock.fileno() < 0:  # closed while it waited for its turn
+    def _read_packet(self) -> Iterator[int]:
+        """Read and handle the next packet: steps for ``FairQueue``, one for each message."""
+        if self._sock.fileno() < 0:  # closed while waiting for its turn
             return
         try:
             size, control, flags, _ = self._sock.recvmsg_into([_INPUT], CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
@@ -128,11 +129,11 @@ class Endpoint:
         yield size
         try:
             if flags & _TRUNCATED:
-                raise FramingError(f"a packet of more than {MAX_PACKET} bytes", status=Status.TOO_LONG)
+                raise FramingError(f"longer than {MAX_PACKET} bytes", status=Status.TOO_LONG)
             for sequence, message, ack in pull_from_endpoint(packet):
                 if self._closed:
                     return
-                self._flush_planned = True  # when the turn is over
+                self._flush_planned = True  # after the turn
                 self._handle(sequence, message, descriptors)
                 if ack:
                     self._send(push_ack(sequence))
@@ -140,28 +141,28 @@ class Endpoint:
         except FramingError as error:
             self._lose_framing(error)
 
-    def _turn_over(self, finished: bool) -> None:
+    def _after_turn(self, finished: bool) -> None:
         self._flush()
         if not finished:
-            self._reading.pause()
+            self._reader.pause()
         elif self._descriptors is None:
-            self._reading.go_on()
-        elif self._descriptors.let_go(self._account.threads, self._descriptors_gone):
-            self._reading.pause()  # it may take any time: whoever sent them waits, the others do not
+            self._reader.resume()
+        elif self._descriptors.release(self._account.threads, self._descriptors_released):
+            self._reader.pause()  # closing may block: only their sender waits
         else:
-            self._descriptors_gone()
+            self._descriptors_released()
 
-    def _descriptors_gone(self) -> None:
+    def _descriptors_released(self) -> None:
         self._descriptors = None
         if self._closed:
             self._released()
         else:
-            self._reading.go_on()
+            self._reader.resume()
 
     def _lose_framing(self, error: FramingError) -> None:
         if self._log_limit.allows(self._caller):
-            log.warning("%s (pid %d) sent a packet that falls apart: %s", self._caller, self._caller.pid, error.reason)
-        self._abort_all(Status.INVALID, f"the endpoint's packet falls apart: {error.reason}")
+            log.warning("%s (pid %d) sent a malformed packet: %s", self._caller, self._caller.pid, error.reason)
+        self._abort_all(Status.INVALID, f"malformed packet: {error.reason}")
         self._send(push_error(0, error))
         self._flush()
         self.close()
@@ -169,14 +170,17 @@ class Endpoint:
     def _handle(self, sequence: int, message: FromEndpoint, descriptors: Descriptors) -> None:
         driver = self._drivers.get(sequence)
         if isinstance(message, CryptoData | TransportParameters):
-            # Without a driver its DONE is on the way, and the endpoint could not know.
+            # Without a driver, DONE was sent, but the endpoint has not received it yet.
             if isinstance(driver, Driver):
                 if isinstance(message, CryptoData):
                     driver.receive(message.level, message.data)
                 else:
                     driver.proceed(message.transport_parameters)
             elif driver is not None:
-                self._refuse(sequence, WireError("is the socket's business, which the handshake runs on"))
+                self._refuse(
+                    sequence,
+                    WireError("not allowed: this handshake runs on a QUIC socket, which carries CRYPTO data itself"),
+                )
         elif isinstance(message, Start):
             self._start(sequence, message, descriptors)
         elif isinstance(message, Cancel):
@@ -196,21 +200,21 @@ class Endpoint:
             driver.abort(Status.INVALID, f"malformed message: {error.attribute or 'header'} {error.reason}")
 
     def _start(self, sequence: int, start: Start, descriptors: Descriptors) -> None:
-        if sequence in self._awaiting_tickets:  # its handshake is over: the number is free
+        if sequence in self._awaiting_tickets:  # its handshake has ended: the number is free
             self._stop_awaiting_tickets(sequence)
         if sequence in self._drivers:
-            self._refuse(sequence, WireError("this sequence number has a handshake already", status=Status.EXISTS))
+            self._refuse(sequence, WireError("this sequence number is in use by a handshake", status=Status.EXISTS))
             return
         if self._account.handshakes >= self._limits.handshakes:
-            reason = f"{self._caller} has {self._account.handshakes} handshakes in flight, the limit"
+            reason = f"{self._caller} has reached the limit of {self._limits.handshakes} handshakes in flight"
             self._send(push_done(sequence, Outcome(status=Status.RATE_LIMITED, reason=reason)))
             return
         self._account.handshakes += 1
         if start.descriptors:
             self._start_on_socket(sequence, start, descriptors)
             return
-        relay: DataPath = Relay(sequence, self._send, self._finished)
-        driver = self._service.open(self._request(start), relay)
+        data_path = MessagePath(sequence, self._send, self._finished)
+        driver = self._service.open(self._request(start), data_path)
         self._drivers[sequence] = driver
         driver.start()
 
@@ -252,7 +256,11 @@ class Endpoint:
     def _finished(self, sequence: int) -> None:
         self._account.handshakes -= 1
         driver = self._drivers[sequence]
-        if driver.takes_tickets and self._account.awaiting_tickets < self._limits.handshakes:
+        if (
+            isinstance(driver, Driver)
+            and driver.takes_tickets
+            and self._account.awaiting_tickets < self._limits.handshakes
+        ):
             self._account.awaiting_tickets += 1
             self._awaiting_tickets[sequence] = self._loop.call_later(
                 driver.ticket_seconds, self._stop_awaiting_tickets, sequence
@@ -285,7 +293,7 @@ class Endpoint:
 
     def _flush(self) -> None:
         self._flush_planned = False
-        if self._closed:  # there is nobody to tell
+        if self._closed:
             self._output.clear()
         elif self._output:
             packets = join_packets(self._output)
@@ -314,7 +322,9 @@ class Endpoint:
     def _wait_to_write(self) -> None:
         if self._account.unsent_bytes > self._limits.unsent_bytes:
             if self._log_limit.allows(self._caller):
-                log.warning("%s (pid %d) does not read its answers", self._caller, self._caller.pid)
+                log.warning(
+                    "%s (pid %d) does not read its messages, its connection is closed", self._caller, self._caller.pid
+                )
             self.close()
         elif not self._waits_to_write:
             self._waits_to_write = True

@@ -84,7 +84,7 @@ class _Answer:
             log.debug("descriptor %d: %s", self.descriptor, error.strerror)
 
 
-class KernelDoor:
+class KernelSource:
     """Takes requests from the family behind `open_link`; `paths` has what runs them, by the socket's protocol."""
 
     def __init__(self, open_link: Callable[[], Link], paths: Mapping[int, OpenPath], limits: KernelLimits) -> None:

@@ -1,13 +1,13 @@
-"""The Unix door: userspace endpoints ask for handshakes on a SOCK_SEQPACKET socket.
+"""The upcall source for userspace: endpoints request handshakes on a SOCK_SEQPACKET socket.
 
-One thread, one event loop, of which callers have their turns. What is done for each connection is in ``endpoint``.
+One thread and one event loop, which callers share through a fair queue. ``endpoint`` handles each connection.
 """
 
 import socket
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.account import Accounts, Limits
-from handshaked.callers.fair_queue import Turns
+from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
@@ -18,8 +18,8 @@ _MAX_CONNECTIONS = 16_384
 _RESERVE = 256
 
 
-class UnixDoor:
-    """Accepts endpoints on `listener` and opens drivers at `service` for them, or at `quic_sockets` if it is given."""
+class UnixSource:
+    """Accepts endpoints on `listener`; `service` opens their handshakes, `quic_sockets` those on QUIC sockets."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class UnixDoor:
         self._log_limit = log_limit
         self._quic_sockets = quic_sockets
         self._accounts = Accounts(limits)
-        self._turns = Turns()
+        self._queue = FairQueue()
         self._endpoints: set[Endpoint] = set()
         bounds = ConnectionBounds(_MAX_CONNECTIONS, limits.connections, _RESERVE)
         self._acceptor = Acceptor(listener, "the handshake socket", bounds, log_limit, self._take)
@@ -42,15 +42,15 @@ class UnixDoor:
 
     @property
     def unsent_bytes(self) -> int:
-        """How much of what was answered endpoints have not read yet."""
+        """The number of bytes that endpoints have not read yet."""
         return sum(endpoint.unsent_bytes for endpoint in self._endpoints)
 
     def stop_accepting(self) -> None:
-        """Take no new connections; those there are go on."""
+        """Stop accepting connections; existing ones continue."""
         self._acceptor.stop()
 
     def close(self) -> None:
-        """End all handshakes with a DONE that says so, and close all connections."""
+        """End all handshakes with DONE, status ESHUTDOWN, and close all connections."""
         self.stop_accepting()
         for endpoint in list(self._endpoints):
             endpoint.shut_down()
@@ -69,7 +69,7 @@ class UnixDoor:
             self._service,
             self._limits,
             account,
-            self._turns,
+            self._queue,
             self._log_limit,
             released,
             self._quic_sockets,

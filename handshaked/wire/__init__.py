@@ -1,1 +1,1 @@
-"""The message format of both doors: generic netlink messages, also on the Unix socket (``netlink/handshaked.yaml``)."""
+"""Message formats: generic netlink, on the kernel's sockets and on the Unix socket, and JSON for control."""

@@ -1,15 +1,15 @@
-"""Socket addresses as Python has them and as messages write them."""
+"""Socket addresses: Python's tuples and their text form in messages."""
 
 import ipaddress
 import socket
 from typing import Any
 
 Address = tuple[Any, ...]
-"""What recvfrom(2) gives: host and port, for IPv6 also flow information and scope."""
+"""An address as from recvfrom(2): host and port, for IPv6 also flow information and scope."""
 
 
 def show_address(address: Address) -> str:
-    """``192.0.2.1:443`` or ``[2001:db8::1]:443``, with ``%`` and the interface's number for link-local ones."""
+    """Format `address` as ``192.0.2.1:443`` or ``[2001:db8::1%2]:443``; ``%`` and the scope only if link-local."""
     host = str(address[0]).partition("%")[0]
     if len(address) == 2:
         return f"{host}:{address[1]}"
@@ -17,25 +17,25 @@ def show_address(address: Address) -> str:
 
 
 def parse_address(text: str) -> Address:
-    """The address that ``show_address`` wrote; ValueError if it did not."""
+    """Parse the output of ``show_address``; ValueError if `text` is malformed."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r} is no address with a port")
+        raise ValueError(f"{text!r} is not an address with a port")
     if not host.startswith("["):
         return str(ipaddress.IPv4Address(host)), int(port)
     if not host.endswith("]"):
-        raise ValueError(f"{text!r} is no address with a port")
+        raise ValueError(f"{text!r} is not an address with a port")
     bare, _, scope = host[1:-1].partition("%")
     return str(ipaddress.IPv6Address(bare)), int(port), 0, int(scope or "0")
 
 
 def family_of(address: Address) -> socket.AddressFamily:
-    """AF_INET or AF_INET6."""
+    """Return AF_INET or AF_INET6."""
     return socket.AF_INET if len(address) == 2 else socket.AF_INET6
 
 
 def source_of(address: Address) -> str:
-    """What limits per source go by: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return the key of per-source limits: an IPv4 address, or the /64 of an IPv6 address."""
     host = str(address[0])
     if len(address) == 2:
         return host

@@ -1,7 +1,7 @@
-"""The family ``demux``: the messages between applications and the demultiplexer (``netlink/handshaked-demux.yaml``).
+"""Codec of the family ``demux``, spoken by applications and demultiplexer (``netlink/handshaked-demux.yaml``).
 
-An application says LISTEN for a registration and gets a route; then comes a FLOW for each new connection, with the
-socket it is to be served on as a file descriptor. Addresses are written ``192.0.2.1:443`` and ``[2001:db8::1]:443``.
+An application sends LISTEN for a registration and receives a route, then a FLOW for each new connection, with the
+connection's socket as a file descriptor. Addresses are written ``192.0.2.1:443`` and ``[2001:db8::1]:443``.
 """
 
 import enum
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handshaked.errors import Status, WireError
-from handshaked.wire.family import printable
+from handshaked.wire.fields import printable
 from handshaked.wire.messages import Malformed, Refused
 from handshaked.wire.netlink import (
     NLM_F_REQUEST,
@@ -32,11 +32,11 @@ VERSION = 1
 MAX_PACKET = 128 * 1024
 """Largest packet on the demultiplexer's socket, in bytes, either way."""
 ROUTE_SIZE = 4
-"""Bytes of a route: what the connection IDs of a listener begin with."""
+"""Length in bytes of a route, the prefix of a listener's connection IDs."""
 
 
 class Command(enum.IntEnum):
-    """What a message is."""
+    """Types of messages."""
 
     LISTEN = 1
     FLOW = 2
@@ -47,7 +47,7 @@ class Command(enum.IntEnum):
 
 
 class ListenAttribute(enum.IntEnum):
-    """LISTEN, either way."""
+    """Attributes of LISTEN, in both directions."""
 
     REGISTRATION = 1
     ROUTE = 2
@@ -55,7 +55,7 @@ class ListenAttribute(enum.IntEnum):
 
 
 class FlowAttribute(enum.IntEnum):
-    """FLOW, DATAGRAM, PATH and RELEASE."""
+    """Attributes of FLOW, DATAGRAM, PATH and RELEASE."""
 
     PEER = 1
     LOCAL = 2
@@ -69,14 +69,14 @@ class FlowAttribute(enum.IntEnum):
 
 
 class StatusAttribute(enum.IntEnum):
-    """STATUS."""
+    """Attributes of STATUS."""
 
     METRICS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """From the application: serve `registration`; it would like `route` again, and holds `held` flows already."""
+    """From the application: serve `registration`, if possible with `route` as before; it holds `held` flows."""
 
     registration: str
     route: bytes | None = None
@@ -85,7 +85,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The answer: connection IDs beginning with `route` come here, whatever address they come from."""
+    """The answer: connection IDs that begin with `route` lead to this application, from any address."""
 
     registration: str
     route: bytes
@@ -93,11 +93,11 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A socket for one peer, which comes along: a new connection's, or an existing one's new path.
+    """A socket for one peer, attached to the message: for a new connection, or for a new path of an existing one.
 
-    For a new connection `registration` is named, `datagrams` are what came so far, and `original_cid` is set if the
-    client was sent a Retry: the destination connection ID of its very first Initial. `relayed`: the socket is not
-    a UDP socket but one end of a pair on which each packet is a datagram.
+    A new connection has its `registration` and the `datagrams` received so far. After a Retry, `original_cid` is the
+    destination connection ID of the client's first Initial. If `relayed`, the socket is not a UDP socket but one end
+    of a SOCK_SEQPACKET pair on which each packet is a datagram.
     """
 
     peer: str
@@ -112,7 +112,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """A datagram of one of the application's connections that came from where no socket of it is connected to."""
+    """A datagram of one of the application's connections, from an address that none of its sockets is connected to."""
 
     peer: str
     local: str
@@ -121,7 +121,7 @@ class Datagram:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """From the application: a socket for `peer`, please; one of its connections has moved there. A Flow answers."""
+    """From the application: a connection has moved to `peer` and needs a socket for it. A Flow answers."""
 
     peer: str
     local: str
@@ -129,19 +129,19 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """From the application: it closed `count` sockets that it had got."""
+    """From the application: it has closed `count` sockets received in FLOW messages."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class StatusQuery:
-    """How does the demultiplexer do?"""
+    """A request for the demultiplexer's counters."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusAnswer:
-    """Its counters, in Prometheus' text format."""
+    """The demultiplexer's counters, in Prometheus' text format."""
 
     metrics: str
 
@@ -176,7 +176,7 @@ POLICIES: dict[Command, dict[int, Policy]] = {
 
 
 def push_listen(sequence: int, listen: Listen) -> bytes:
-    """LISTEN, from the application."""
+    """Encode LISTEN, sent by the application."""
     a = ListenAttribute
     parts = [push_string(a.REGISTRATION, listen.registration), push_u32(a.HELD, listen.held)]
     if listen.route is not None:
@@ -185,14 +185,14 @@ def push_listen(sequence: int, listen: Listen) -> bytes:
 
 
 def push_listening(sequence: int, listening: Listening) -> bytes:
-    """LISTEN, from the demultiplexer."""
+    """Encode the answer to LISTEN, sent by the demultiplexer."""
     a = ListenAttribute
     parts = [push_string(a.REGISTRATION, listening.registration), push_binary(a.ROUTE, listening.route)]
     return _push(sequence, Command.LISTEN, parts)
 
 
 def push_flow(sequence: int, flow: Flow) -> bytes:
-    """FLOW, from the demultiplexer; its socket goes along as a file descriptor."""
+    """Encode FLOW, sent by the demultiplexer with the socket as a file descriptor."""
     a = FlowAttribute
     parts = _addresses(flow)
     if flow.registration is not None:
@@ -210,29 +210,29 @@ def push_flow(sequence: int, flow: Flow) -> bytes:
 
 
 def push_datagram(datagram: Datagram) -> bytes:
-    """DATAGRAM, from the demultiplexer."""
+    """Encode DATAGRAM, sent by the demultiplexer."""
     parts = [*_addresses(datagram), push_binary(FlowAttribute.DATAGRAM, datagram.datagram)]
     return _push(0, Command.DATAGRAM, parts)
 
 
 def push_path(sequence: int, path: Path) -> bytes:
-    """PATH, from the application."""
+    """Encode PATH, sent by the application."""
     return _push(sequence, Command.PATH, _addresses(path), NLM_F_REQUEST)
 
 
 def push_release(release: Release) -> bytes:
-    """RELEASE, from the application."""
+    """Encode RELEASE, sent by the application."""
     return _push(0, Command.RELEASE, [push_u32(FlowAttribute.COUNT, release.count)])
 
 
 def push_status(sequence: int, answer: StatusAnswer | None = None) -> bytes:
-    """STATUS: the question, or the `answer`."""
+    """Encode STATUS: the request, or the `answer`."""
     parts = [] if answer is None else [push_binary(StatusAttribute.METRICS, answer.metrics.encode())]
     return _push(sequence, Command.STATUS, parts)
 
 
 def pull_from_application(packet: bytes) -> Iterator[tuple[int, FromApplication]]:
-    """What an application sent: sequence number and message. FramingError where the packet falls apart."""
+    """Yield the messages of an application's packet, with sequence numbers. FramingError if it is malformed."""
     for frame in pull_frames(packet):
         try:
             yield frame.sequence, _pull(frame, _FROM_APPLICATION)
@@ -241,7 +241,7 @@ def pull_from_application(packet: bytes) -> Iterator[tuple[int, FromApplication]
 
 
 def pull_from_demux(packet: bytes) -> Iterator[tuple[int, FromDemux]]:
-    """What the demultiplexer sent. FramingError as above."""
+    """Yield the messages of the demultiplexer's packet, with sequence numbers. FramingError if it is malformed."""
     for frame in pull_frames(packet):
         try:
             if frame.family == NLMSG_ERROR:
@@ -264,13 +264,13 @@ def _addresses(message: Flow | Datagram | Path) -> list[bytes]:
 
 def _pull(frame: Frame, pullers: dict[Command, Callable[[dict[int, Any]], Any]]) -> Any:
     if frame.family != FAMILY:
-        raise WireError(f"nlmsg_type is {frame.family}, this socket speaks {FAMILY}", status=Status.UNSUPPORTED)
+        raise WireError(f"nlmsg_type is {frame.family}, expected {FAMILY}", status=Status.UNSUPPORTED)
     if frame.version != VERSION:
-        raise WireError(f"version {frame.version} of the family is not known", status=Status.UNSUPPORTED)
+        raise WireError(f"unsupported version {frame.version} of the family", status=Status.UNSUPPORTED)
     try:
         puller = pullers[Command(frame.command)]
     except (ValueError, KeyError):
-        raise WireError(f"command {frame.command} is not understood here", status=Status.UNSUPPORTED) from None
+        raise WireError(f"unsupported command {frame.command}", status=Status.UNSUPPORTED) from None
     return puller(pull_attributes(frame, POLICIES[Command(frame.command)]))
 
 
@@ -283,7 +283,7 @@ def _required(values: dict[int, Any], attribute: FlowAttribute) -> Any:
 def _route(values: dict[int, Any]) -> bytes | None:
     route: bytes | None = values.get(ListenAttribute.ROUTE)
     if route is not None and len(route) != ROUTE_SIZE:
-        raise WireError(f"has {len(route)} bytes instead of {ROUTE_SIZE}", attribute="route")
+        raise WireError(f"has {len(route)} bytes, expected {ROUTE_SIZE}", attribute="route")
     return route
 
 
@@ -317,7 +317,7 @@ def _pull_datagram(values: dict[int, Any]) -> Datagram:
     a = FlowAttribute
     datagrams = values.get(a.DATAGRAM, [])
     if len(datagrams) != 1:
-        raise WireError(f"is given {len(datagrams)} times instead of once", attribute="datagram")
+        raise WireError(f"is given {len(datagrams)} times, expected once", attribute="datagram")
     return Datagram(_required(values, a.PEER), _required(values, a.LOCAL), datagrams[0])
 
 

@@ -1,14 +1,13 @@
-"""Messages of the family ``handshaked`` to bytes and back.
-
-``pull_from_endpoint`` and ``pull_from_daemon`` undo what the ``push_x`` functions do.
-"""
+"""Codec of the family ``handshaked``: ``push_x`` functions encode messages, ``pull_x`` functions decode them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from handshaked.errors import Alert, Status, WireError
+from handshaked.errors import Status, WireError
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
-from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
+from handshaked.model import AuthMode, Direction, Level, Outcome, Role
+from handshaked.wire.fields import printable, pull_alert, pull_cipher_suite
+from handshaked.wire.lookup import pull_lookup, pull_lookup_answer
 from handshaked.wire.messages import (
     FAMILY,
     MAX_CRYPTO,
@@ -24,9 +23,6 @@ from handshaked.wire.messages import (
     DoneAttribute,
     FromDaemon,
     FromEndpoint,
-    Lookup,
-    LookupAnswer,
-    LookupAttribute,
     Malformed,
     Refused,
     SecretAttribute,
@@ -53,7 +49,7 @@ from handshaked.wire.netlink import (
 
 
 def push_start(sequence: int, start: Start, *, ack: bool = False) -> bytes:
-    """START, from the endpoint; with `ack`, an acknowledgement follows what it gives."""
+    """Encode START, sent by the endpoint; `ack` asks for an acknowledgement after the messages that it causes."""
     a = StartAttribute
     parts = [push_u32(a.MESSAGE_TYPE, start.role), push_u32(a.AUTH_MODE, start.auth_mode)]
     if start.timeout is not None:
@@ -88,7 +84,7 @@ def push_start(sequence: int, start: Start, *, ack: bool = False) -> bytes:
 
 
 def push_crypto(sequence: int, data: CryptoData, *, ack: bool = False) -> bytes:
-    """CRYPTO, either way; data beyond MAX_CRYPTO bytes goes into several messages. `ack` as in ``push_start``."""
+    """Encode CRYPTO, sent by both sides; data beyond MAX_CRYPTO bytes is split. `ack` as in ``push_start``."""
     level = push_u32(CryptoAttribute.LEVEL, data.level)
     return b"".join(
         push_message(
@@ -103,7 +99,7 @@ def push_crypto(sequence: int, data: CryptoData, *, ack: bool = False) -> bytes:
 
 
 def push_secret(sequence: int, secret: TrafficSecret) -> bytes:
-    """SECRET, from the daemon."""
+    """Encode SECRET, sent by the daemon."""
     a = SecretAttribute
     return push_message(
         FAMILY,
@@ -117,7 +113,7 @@ def push_secret(sequence: int, secret: TrafficSecret) -> bytes:
 
 
 def push_peer_transport_parameters(sequence: int, event: PeerTransportParameters) -> bytes:
-    """TRANSPORT_PARAMETERS, from the daemon: the peer's."""
+    """Encode the peer's TRANSPORT_PARAMETERS, sent by the daemon."""
     a = TransportParametersAttribute
     return push_message(
         FAMILY,
@@ -128,13 +124,13 @@ def push_peer_transport_parameters(sequence: int, event: PeerTransportParameters
 
 
 def push_transport_parameters(sequence: int, transport_parameters: bytes, *, ack: bool = False) -> bytes:
-    """TRANSPORT_PARAMETERS, from the endpoint: its own. `ack` as in ``push_start``."""
+    """Encode an endpoint's own TRANSPORT_PARAMETERS. `ack` as in ``push_start``."""
     body = push_binary(TransportParametersAttribute.PARAMETERS, transport_parameters)
     return push_message(FAMILY, sequence, Command.TRANSPORT_PARAMETERS, body, _ack(ack))
 
 
 def push_done(sequence: int, outcome: Outcome) -> bytes:
-    """DONE, from the daemon."""
+    """Encode DONE, sent by the daemon."""
     a = DoneAttribute
     parts = [push_u32(a.STATUS, outcome.status)]
     parts += [push_string(a.TAG, printable(tag, 255)) for tag in outcome.tags]
@@ -159,7 +155,7 @@ def push_done(sequence: int, outcome: Outcome) -> bytes:
 
 
 def push_session_ticket(sequence: int, ticket: SessionTicket) -> bytes:
-    """SESSION_TICKET, from the daemon."""
+    """Encode SESSION_TICKET, sent by the daemon."""
     a = SessionTicketAttribute
     body = push_binary(a.STATE, ticket.state) + push_u32(a.EXPIRES, int(ticket.expires))
     if ticket.early_data:
@@ -168,41 +164,15 @@ def push_session_ticket(sequence: int, ticket: SessionTicket) -> bytes:
 
 
 def push_cancel(sequence: int, reason: str = "") -> bytes:
-    """CANCEL, from the endpoint."""
+    """Encode CANCEL, sent by the endpoint."""
     body = push_string(CancelAttribute.REASON, printable(reason)) if reason else b""
     return push_message(FAMILY, sequence, Command.CANCEL, body)
 
 
-def push_lookup(sequence: int, lookup: Lookup) -> bytes:
-    """LOOKUP, from the endpoint."""
-    a = LookupAttribute
-    parts = [push_binary(a.DATAGRAM, datagram) for datagram in lookup.datagrams]
-    if lookup.client_hello is not None:
-        parts.append(push_binary(a.CLIENT_HELLO, lookup.client_hello))
-    return push_message(FAMILY, sequence, Command.LOOKUP, b"".join(parts), NLM_F_REQUEST)
-
-
-def push_lookup_answer(sequence: int, answer: LookupAnswer) -> bytes:
-    """LOOKUP, from the daemon."""
-    a = LookupAttribute
-    parts = [push_u32(a.STATUS, answer.status)]
-    if answer.registration is not None:
-        parts.append(push_string(a.REGISTRATION, answer.registration))
-    if answer.alpn is not None:
-        parts.append(push_binary(a.ALPN, answer.alpn))
-    if answer.server_name is not None:
-        parts.append(push_string(a.SERVER_NAME, printable(answer.server_name, 255)))
-    if answer.alert is not None:
-        parts.append(push_u32(a.ALERT, answer.alert))
-    if answer.reason:
-        parts.append(push_string(a.REASON, printable(answer.reason)))
-    return push_message(FAMILY, sequence, Command.LOOKUP, b"".join(parts))
-
-
 def pull_from_endpoint(packet: bytes) -> Iterator[tuple[int, FromEndpoint, bool]]:
-    """What an endpoint sent: sequence number, message, whether to acknowledge it.
+    """Yield each message of an endpoint's packet: its sequence number, the message, whether to acknowledge it.
 
-    FramingError where the packet falls apart.
+    FramingError if the packet is malformed, after the messages before that.
     """
     for frame in pull_frames(packet):
         ack = bool(frame.flags & NLM_F_ACK)
@@ -213,7 +183,7 @@ def pull_from_endpoint(packet: bytes) -> Iterator[tuple[int, FromEndpoint, bool]
 
 
 def pull_from_daemon(packet: bytes) -> Iterator[tuple[int, FromDaemon]]:
-    """What the daemon sent: sequence number and message. FramingError as above."""
+    """Yield the sequence number and content of each message in a packet of the daemon. FramingError as above."""
     for frame in pull_frames(packet):
         try:
             if frame.family == NLMSG_ERROR:
@@ -226,7 +196,7 @@ def pull_from_daemon(packet: bytes) -> Iterator[tuple[int, FromDaemon]]:
 
 
 def join_packets(messages: list[bytes]) -> list[bytes]:
-    """`messages` in as few packets as the limit allows."""
+    """Join `messages` into as few packets as MAX_PACKET allows."""
     packets: list[list[bytes]] = [[]]
     size = 0
     for message in messages:
@@ -238,24 +208,18 @@ def join_packets(messages: list[bytes]) -> list[bytes]:
     return [b"".join(packet) for packet in packets if packet]
 
 
-def printable(text: str, limit: int = 1000) -> str:
-    """`text` with everything unprintable escaped and cut to `limit` bytes: peers may have a hand in it."""
-    escaped = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-    return escaped if 4 * len(escaped) <= limit else escaped.encode()[:limit].decode(errors="ignore")
-
-
 def _ack(wanted: bool) -> int:
     return NLM_F_ACK if wanted else 0
 
 
 def _pull(frame: Frame, pullers: dict[int, "_Puller"]) -> Any:
     if frame.family != FAMILY:
-        raise WireError(f"nlmsg_type is {frame.family}, this socket speaks {FAMILY}", status=Status.UNSUPPORTED)
+        raise WireError(f"nlmsg_type is {frame.family}, expected {FAMILY}", status=Status.UNSUPPORTED)
     if frame.version != VERSION:
-        raise WireError(f"version {frame.version} of the family is not known", status=Status.UNSUPPORTED)
+        raise WireError(f"unsupported version {frame.version} of the family", status=Status.UNSUPPORTED)
     puller = pullers.get(frame.command)
     if puller is None:
-        raise WireError(f"command {frame.command} is not understood here", status=Status.UNSUPPORTED)
+        raise WireError(f"unsupported command {frame.command}", status=Status.UNSUPPORTED)
     pull, policies = puller
     return pull(pull_attributes(frame, policies))
 
@@ -274,7 +238,7 @@ _START_FIELDS: dict[int, tuple[str, Callable[[Any], Any] | None]] = {
     StartAttribute.CREDENTIAL: ("credential", None),
     StartAttribute.TRUST_ANCHOR: ("trust_anchors", tuple),
     StartAttribute.PEER_ADDRESS: ("peer_address", None),
-    StartAttribute.CIPHER_SUITE: ("cipher_suites", lambda values: tuple(map(_cipher_suite, values))),
+    StartAttribute.CIPHER_SUITE: ("cipher_suites", lambda values: tuple(map(pull_cipher_suite, values))),
     StartAttribute.SESSION_TICKET: ("session_ticket", None),
     StartAttribute.TICKET_SECONDS: ("ticket_seconds", None),
     StartAttribute.EARLY_DATA: ("early_data", None),
@@ -288,14 +252,14 @@ _START_FIELDS: dict[int, tuple[str, Callable[[Any], Any] | None]] = {
 def _pull_start(values: dict[int, Any]) -> Start:
     a = StartAttribute
     if values[a.MESSAGE_TYPE] == 0:
-        raise WireError("is 0; a client is 1, a server 2", attribute="message-type")
+        raise WireError("must be 1 (client) or 2 (server)", attribute="message-type")
     alpns = values.get(a.ALPN, [])
     if len(alpns) > 64 or b"" in alpns:
         raise WireError("is empty, or there are more than 64", attribute="alpn")
     if len(values.get(a.TRUST_ANCHOR, [])) > 64:
         raise WireError("is given more than 64 times", attribute="trust-anchor")
     if len(values.get(a.CREDENTIAL, bytes(32))) != 32:
-        raise WireError("is a SHA-256 of 32 bytes", attribute="credential")
+        raise WireError("must be a SHA-256 digest of 32 bytes", attribute="credential")
     fields = {}
     for kind, value in values.items():
         name, pull = _START_FIELDS[kind]
@@ -312,14 +276,14 @@ def _pull_secret(values: dict[int, Any]) -> TrafficSecret:
     return TrafficSecret(
         Level(values[a.LEVEL]),
         Direction(values[a.DIRECTION]),
-        _cipher_suite(values[a.CIPHER_SUITE]),
+        pull_cipher_suite(values[a.CIPHER_SUITE]),
         values[a.SECRET],
     )
 
 
 def _pull_transport_parameters(values: dict[int, Any]) -> TransportParameters:
     if TransportParametersAttribute.ALPN in values:
-        raise WireError("comes from the daemon only", attribute="alpn")
+        raise WireError("is sent only by the daemon", attribute="alpn")
     return TransportParameters(values[TransportParametersAttribute.PARAMETERS])
 
 
@@ -334,12 +298,12 @@ def _pull_done(values: dict[int, Any]) -> Done:
     return Done(
         Outcome(
             status=values[a.STATUS],
-            alert=_alert(values.get(a.ALERT)),
+            alert=pull_alert(values.get(a.ALERT)),
             reason=values.get(a.REASON, ""),
             alpn=values.get(a.ALPN),
             server_name=values.get(a.SERVER_NAME),
             registration=values.get(a.REGISTRATION),
-            cipher_suite=None if suite is None else _cipher_suite(suite),
+            cipher_suite=None if suite is None else pull_cipher_suite(suite),
             resumed=values.get(a.RESUMED, False),
             early_data_accepted=values.get(a.EARLY_DATA_ACCEPTED, False),
             peer_certificates=tuple(values.get(a.PEER_CERTIFICATE, ())),
@@ -353,41 +317,6 @@ def _pull_session_ticket(values: dict[int, Any]) -> SessionTicket:
     return SessionTicket(values[a.STATE], values[a.EXPIRES], values.get(a.EARLY_DATA, False))
 
 
-def _pull_lookup(values: dict[int, Any]) -> Lookup:
-    a = LookupAttribute
-    if not values.keys() <= {a.CLIENT_HELLO, a.DATAGRAM} or len(values) != 1:
-        raise WireError("a lookup carries either a client-hello or datagrams", attribute="client-hello")
-    return Lookup(values.get(a.CLIENT_HELLO), tuple(values.get(a.DATAGRAM, ())))
-
-
-def _pull_lookup_answer(values: dict[int, Any]) -> LookupAnswer:
-    a = LookupAttribute
-    if a.STATUS not in values:
-        raise WireError("is missing", attribute="status")
-    return LookupAnswer(
-        status=values[a.STATUS],
-        registration=values.get(a.REGISTRATION),
-        alpn=values.get(a.ALPN),
-        server_name=values.get(a.SERVER_NAME),
-        alert=_alert(values.get(a.ALERT)),
-        reason=values.get(a.REASON, ""),
-    )
-
-
-def _cipher_suite(value: int) -> CipherSuite:
-    try:
-        return CipherSuite(value)
-    except ValueError:
-        raise WireError(f"{value:#06x} is not a TLS 1.3 cipher suite", attribute="cipher-suite") from None
-
-
-def _alert(value: int | None) -> Alert | None:
-    try:
-        return None if value is None else Alert(value)
-    except ValueError:
-        raise WireError(f"{value} is not an alert", attribute="alert") from None
-
-
 def _pullers(by_command: dict[Command, Callable[[dict[int, Any]], Any]]) -> dict[int, "_Puller"]:
     return {int(command): (pull, POLICIES[command]) for command, pull in by_command.items()}
 
@@ -399,7 +328,7 @@ _FROM_ENDPOINT = _pullers(
         Command.CRYPTO: _pull_crypto,
         Command.TRANSPORT_PARAMETERS: _pull_transport_parameters,
         Command.CANCEL: lambda values: Cancel(values.get(CancelAttribute.REASON, "")),
-        Command.LOOKUP: _pull_lookup,
+        Command.LOOKUP: pull_lookup,
     }
 )
 _FROM_DAEMON = _pullers(
@@ -408,7 +337,7 @@ _FROM_DAEMON = _pullers(
         Command.SECRET: _pull_secret,
         Command.TRANSPORT_PARAMETERS: _pull_peer_transport_parameters,
         Command.DONE: _pull_done,
-        Command.LOOKUP: _pull_lookup_answer,
+        Command.LOOKUP: pull_lookup_answer,
         Command.SESSION_TICKET: _pull_session_ticket,
     }
 )

@@ -1,4 +1,4 @@
-"""JSON messages, maybe with file descriptors, on SOCK_SEQPACKET sockets: one message a packet."""
+"""JSON messages on SOCK_SEQPACKET sockets, one per packet, optionally with file descriptors."""
 
 import array
 import json
@@ -13,7 +13,7 @@ from handshaked.errors import RefusedError
 
 MAX_MESSAGE = 160 * 1024
 MAX_DESCRIPTORS = 48
-# As many as the kernel passes on (SCM_MAX_FD): one for which there is no room it would close itself, while we wait.
+# Room for all that the kernel passes (SCM_MAX_FD): it would close the rest itself, and block us while it does.
 _CONTROL_SPACE = socket.CMSG_SPACE(4 * 253)
 
 Message = dict[str, Any]
@@ -21,31 +21,31 @@ T = TypeVar("T")
 
 
 def send_message(sock: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-    """Send `message`; `descriptors` stay open here. RefusedError if it is too long for a packet."""
+    """Send `message` with copies of `descriptors`. RefusedError if it is too long for a packet."""
     packet = json.dumps(message, separators=(",", ":")).encode()
     if len(packet) > MAX_MESSAGE:
-        raise RefusedError(f"a message of {len(packet)} bytes is over the limit of {MAX_MESSAGE}")
+        raise RefusedError(f"message of {len(packet)} bytes exceeds the limit of {MAX_MESSAGE}")
     control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     sock.sendmsg([packet], control, socket.MSG_NOSIGNAL)
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A packet as it came, with its ``descriptors`` (close-on-exec), which are for who has received it to close."""
+    """A received packet with its ``descriptors`` (close-on-exec), which the receiver must close."""
 
     content: bytes
     descriptors: tuple[int, ...]
     whole: bool
 
     def message(self) -> Message | None:
-        """The message in it; None when the peer has closed. RefusedError for what is no such message."""
+        """Return its message; None if the peer has closed the connection. RefusedError if it is malformed."""
         if not self.whole:
-            raise RefusedError("the message, or its list of descriptors, is too long")
+            raise RefusedError("the message is too long, or has too many file descriptors")
         return _parsed(self.content) if self.content else None
 
 
 def receive_packet(sock: socket.socket) -> Packet:
-    """The next packet, whatever is in it."""
+    """Receive the next packet, without looking at its content."""
     content, control, flags, _ = sock.recvmsg(MAX_MESSAGE, _CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, data in control:
@@ -56,9 +56,9 @@ def receive_packet(sock: socket.socket) -> Packet:
 
 
 def receive_message(sock: socket.socket) -> tuple[Message, tuple[int, ...]] | None:
-    """The next message and its descriptors, which the caller closes; None when the peer has closed.
+    """Receive the next message and its descriptors, which the caller must close; None if the peer has closed.
 
-    RefusedError for what is no such message; its descriptors are closed. For peers of whom none makes that wait.
+    RefusedError if it is malformed; its descriptors are closed here, so only for trusted peers: closing may block.
     """
     packet = receive_packet(sock)
     message = None
@@ -71,7 +71,7 @@ def receive_message(sock: socket.socket) -> tuple[Message, tuple[int, ...]] | No
 
 
 def first_that_fit(items: Iterable[T], share: float = 0.75) -> list[T]:
-    """As many of `items`, which are JSON, as take that `share` of a message; one at least."""
+    """Return as many of the JSON `items` as fit in this `share` of a message; at least one."""
     found: list[T] = []
     left = MAX_MESSAGE * share
     for item in items:
@@ -83,9 +83,9 @@ def first_that_fit(items: Iterable[T], share: float = 0.75) -> list[T]:
 
 
 def close_all(descriptors: tuple[int, ...]) -> None:
-    """Close `descriptors`, whatever their files say to that."""
+    """Close `descriptors`, and ignore errors of their files."""
     for descriptor in descriptors:
-        with suppress(OSError):  # the descriptor is gone all the same
+        with suppress(OSError):  # the descriptor is closed nevertheless
             os.close(descriptor)
 
 

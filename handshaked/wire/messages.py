@@ -1,4 +1,4 @@
-"""The messages of the family ``handshaked``: commands, attributes with their limits, and what they mean as objects.
+"""The messages of the family ``handshaked``: commands, attributes with their limits, and a class for each message.
 
 A message belongs to the handshake of its sequence number, which the endpoint chooses. A test compares all numbers
 and limits with ``netlink/handshaked.yaml``.
@@ -16,13 +16,13 @@ from handshaked.wire.netlink import Kind, Policy
 FAMILY = 32
 VERSION = 1
 MAX_PACKET = 128 * 1024
-"""Largest packet on the Unix door, in bytes, either way."""
+"""Largest packet on the handshake socket in either direction, in bytes."""
 MAX_CRYPTO = 32 * 1024
 """Largest piece of CRYPTO data in one message, in bytes."""
 
 
 class Command(enum.IntEnum):
-    """What a message is."""
+    """Types of messages."""
 
     START = 1
     CRYPTO = 2
@@ -35,7 +35,7 @@ class Command(enum.IntEnum):
 
 
 class StartAttribute(enum.IntEnum):
-    """Numbers below 32 are those of the kernel's ACCEPT."""
+    """Attributes of START; numbers below 32 are those of the kernel's ACCEPT."""
 
     MESSAGE_TYPE = 3
     TIMEOUT = 4
@@ -58,14 +58,14 @@ class StartAttribute(enum.IntEnum):
 
 
 class CryptoAttribute(enum.IntEnum):
-    """CRYPTO bytes of one encryption level."""
+    """Attributes of CRYPTO, data of one encryption level."""
 
     LEVEL = 1
     DATA = 2
 
 
 class SecretAttribute(enum.IntEnum):
-    """A traffic secret."""
+    """Attributes of SECRET, a traffic secret."""
 
     LEVEL = 1
     DIRECTION = 2
@@ -74,14 +74,14 @@ class SecretAttribute(enum.IntEnum):
 
 
 class TransportParametersAttribute(enum.IntEnum):
-    """The peer's (from the daemon, with the ALPN selected) or the endpoint's own."""
+    """Attributes of TRANSPORT_PARAMETERS: the peer's, with the selected ALPN, or the endpoint's own."""
 
     PARAMETERS = 1
     ALPN = 2
 
 
 class DoneAttribute(enum.IntEnum):
-    """Numbers below 32 are those of the kernel's DONE."""
+    """Attributes of DONE; numbers below 32 are those of the kernel's DONE."""
 
     STATUS = 1
     TAG = 4
@@ -97,7 +97,7 @@ class DoneAttribute(enum.IntEnum):
 
 
 class LookupAttribute(enum.IntEnum):
-    """A question (CLIENT_HELLO, or DATAGRAMs) or its answer (the rest)."""
+    """Attributes of LOOKUP: a question (CLIENT_HELLO, or DATAGRAMs) or its answer (the rest)."""
 
     CLIENT_HELLO = 1
     DATAGRAM = 2
@@ -110,13 +110,13 @@ class LookupAttribute(enum.IntEnum):
 
 
 class CancelAttribute(enum.IntEnum):
-    """Why the endpoint gives up."""
+    """Attributes of CANCEL: why the endpoint gives up."""
 
     REASON = 1
 
 
 class SessionTicketAttribute(enum.IntEnum):
-    """What a client resumes with, and until when (seconds since 1970, rounded down)."""
+    """Attributes of SESSION_TICKET: what a client resumes with, and its expiry (Unix seconds, rounded down)."""
 
     STATE = 1
     EXPIRES = 2
@@ -127,8 +127,8 @@ class SessionTicketAttribute(enum.IntEnum):
 class Start:
     """Begin a handshake; fields as in ``model.Request``, `timeout` in seconds or None for the daemon's default.
 
-    With ``socket`` it is carried out on a QUIC socket, whose descriptor goes along; behind it those of the files that
-    are brought, in the order of the fields here.
+    With ``socket`` the handshake runs on a QUIC socket, whose descriptor is attached, followed by the descriptors of
+    the files in the order of the fields here.
     """
 
     role: Role
@@ -152,34 +152,34 @@ class Start:
 
     @property
     def descriptors(self) -> int:
-        """How many descriptors go along with it."""
+        """The number of descriptors attached to the message."""
         return self.socket + self.certificate_file + self.key_file + self.psk_file
 
 
 @dataclass(frozen=True, slots=True)
 class TransportParameters:
-    """The endpoint's own transport parameters, given after the peer's are known."""
+    """The endpoint's own transport parameters, sent once the peer's are known."""
 
     transport_parameters: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a handshake ended."""
+    """The end of a handshake, with its outcome."""
 
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The endpoint has no use for the handshake any more, for a `reason` that the log shall tell. DONE follows."""
+    """The endpoint no longer needs the handshake, for a `reason` that is logged. DONE follows."""
 
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Which registration would serve this ClientHello (a whole handshake message, or QUIC datagrams holding it)?"""
+    """Asks which registration a ClientHello selects, given as a handshake message or as QUIC datagrams."""
 
     client_hello: bytes | None = field(default=None, repr=False)
     datagrams: tuple[bytes, ...] = field(default=(), repr=False)
@@ -187,7 +187,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class LookupAnswer:
-    """The answer to a Lookup: with status 0 the registration, else why there is none and the alert for the client."""
+    """The answer to a Lookup: the registration if the status is 0, else the reason and the alert for the client."""
 
     status: int
     registration: str | None = None
@@ -199,21 +199,21 @@ class LookupAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A message that breaks the family's rules; its neighbours in the packet are not affected."""
+    """A malformed message; the other messages in its packet are not affected."""
 
     error: WireError
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The daemon's word that a message of that sequence number was malformed."""
+    """Reports that a message with this sequence number was malformed."""
 
     error: WireError
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A message was handled; what it gave has come before this."""
+    """Reports that a message was handled; all messages that it caused precede this one."""
 
 
 FromEndpoint = Start | CryptoData | TransportParameters | Cancel | Lookup | Malformed

@@ -1,6 +1,6 @@
 """Generic netlink framing: nlmsghdr, genlmsghdr, attributes (Documentation/userspace-api/netlink/intro.rst).
 
-Native byte order, everything aligned to four bytes. Strict: what is not understood is refused by name.
+Native byte order, everything aligned to four bytes. Strict: unknown attributes are refused by name.
 """
 
 import enum
@@ -32,7 +32,7 @@ _TYPE_MASK = 0x3FFF  # NLA_F_NESTED and NLA_F_NET_BYTEORDER are flags on the typ
 
 
 class Kind(enum.Enum):
-    """Attribute payloads."""
+    """Types of attribute payloads."""
 
     U32 = enum.auto()
     STRING = enum.auto()
@@ -42,7 +42,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an attribute must look like: `maximum` is its largest value (U32) or its largest length in bytes."""
+    """The rules for an attribute: `maximum` is its largest value (U32) or its largest length in bytes."""
 
     name: str
     kind: Kind
@@ -52,7 +52,7 @@ class Policy:
 
 
 class Frame(NamedTuple):
-    """One message of a packet; `attributes` is what lies behind the two headers."""
+    """One message of a packet; `attributes` is everything after the two headers."""
 
     family: int
     flags: int
@@ -63,27 +63,27 @@ class Frame(NamedTuple):
 
 
 def push_message(family: int, sequence: int, command: int, attributes: bytes, flags: int = 0) -> bytes:
-    """A whole message of version 1; `attributes` are encoded already."""
+    """Encode a message of version 1 from encoded `attributes`."""
     return _HEADERS.pack(HEADER_SIZE + len(attributes), family, flags, sequence, 0, command, 1, 0) + attributes
 
 
 def push_u32(kind: int, value: int) -> bytes:
-    """A u32 attribute."""
+    """Encode a u32 attribute."""
     return _U32_ATTRIBUTE.pack(8, kind, value)
 
 
 def push_binary(kind: int, value: bytes) -> bytes:
-    """A binary attribute of at most 65,531 bytes."""
+    """Encode a binary attribute of at most 65,531 bytes."""
     return _ATTRIBUTE.pack(4 + len(value), kind) + value + _PADDING[len(value) & 3]
 
 
 def push_string(kind: int, value: str) -> bytes:
-    """A NUL-terminated string attribute."""
+    """Encode a NUL-terminated string attribute."""
     return push_binary(kind, value.encode() + b"\0")
 
 
 def push_error(sequence: int, error: WireError) -> bytes:
-    """An extended acknowledgement (struct nlmsgerr with attributes) that tells what was wrong with `sequence`."""
+    """Encode an extended acknowledgement (struct nlmsgerr with attributes) that reports an error in `sequence`."""
     text = error.reason if error.attribute is None else f"{error.attribute}: {error.reason}"
     body = _ERROR.pack(-error.status) + _MESSAGE.pack(_MESSAGE.size, 0, 0, sequence, 0)
     body += push_string(_NLMSGERR_ATTR_MSG, text)
@@ -93,15 +93,15 @@ def push_error(sequence: int, error: WireError) -> bytes:
 
 
 def push_ack(sequence: int) -> bytes:
-    """The acknowledgement that a message with NLM_F_ACK asked for: an NLMSG_ERROR that says 0."""
+    """Encode the acknowledgement of a message with NLM_F_ACK: an NLMSG_ERROR with status 0."""
     body = _ERROR.pack(0) + _MESSAGE.pack(_MESSAGE.size, 0, 0, sequence, 0)
     return _MESSAGE.pack(_MESSAGE.size + len(body), NLMSG_ERROR, NLM_F_CAPPED, sequence, 0) + body
 
 
 def pull_error(body: bytes) -> WireError | None:
-    """The error that an NLMSG_ERROR message carries, None if it acknowledges; `body` is what follows its nlmsghdr."""
+    """Decode the `body` of an NLMSG_ERROR, which follows its nlmsghdr; None for an acknowledgement."""
     if len(body) < _ERROR.size + _MESSAGE.size:
-        raise FramingError(f"an error message of {len(body)} bytes is cut short")
+        raise FramingError(f"truncated error message of {len(body)} bytes")
     status = -_ERROR.unpack_from(body)[0]
     if status == 0:
         return None
@@ -115,15 +115,15 @@ def pull_error(body: bytes) -> WireError | None:
 
 
 def pull_frames(packet: bytes) -> Iterator[Frame]:
-    """The messages of a packet, in order; FramingError where their boundaries are lost.
+    """Yield the messages of a packet, in order; FramingError if its framing is malformed.
 
-    An NLMSG_ERROR comes as a frame of that family with command 0 and its body as `attributes`.
+    An NLMSG_ERROR becomes a frame of that family with command 0 and its body as `attributes`.
     """
     position = 0
     while position < len(packet):
         left = len(packet) - position
         if left < _MESSAGE.size:
-            raise FramingError(f"{left} bytes are too few for a message header", offset=position)
+            raise FramingError(f"{left} bytes left, too few for a message header", offset=position)
         length, family, flags, sequence, _ = _MESSAGE.unpack_from(packet, position)
         if not _MESSAGE.size <= length <= left:
             raise FramingError(f"nlmsg_len is {length}, {left} bytes are left in the packet", offset=position)
@@ -131,7 +131,7 @@ def pull_frames(packet: bytes) -> Iterator[Frame]:
         if family == NLMSG_ERROR:
             yield Frame(family, flags, sequence, 0, 0, packet[position + _MESSAGE.size : end])
         elif length < HEADER_SIZE:
-            raise FramingError(f"nlmsg_len is {length}, a generic netlink message has {HEADER_SIZE}", offset=position)
+            raise FramingError(f"nlmsg_len is {length}, a generic netlink message needs {HEADER_SIZE}", offset=position)
         else:
             command, version, _ = _GENERIC.unpack_from(packet, position + _MESSAGE.size)
             yield Frame(family, flags, sequence, command, version, packet[position + HEADER_SIZE : end])
@@ -139,12 +139,12 @@ def pull_frames(packet: bytes) -> Iterator[Frame]:
 
 
 def pull_attributes(frame: Frame, policies: Mapping[int, Policy]) -> dict[int, Any]:
-    """The attributes of `frame` by type, a list where the policy says multi; WireError names the one that is wrong."""
+    """Return the attributes of `frame` by type, lists where the policy is multi; WireError names an invalid one."""
     values: dict[int, Any] = {}
     for kind, payload, offset in pull_raw_attributes(frame.attributes, HEADER_SIZE):
         policy = policies.get(kind)
         if policy is None:
-            raise WireError("is not known here", attribute=f"attribute {kind}", offset=offset)
+            raise WireError("is unknown", attribute=f"attribute {kind}", offset=offset)
         value = _pull_value(policy, payload, offset)
         if policy.multi:
             values.setdefault(kind, []).append(value)
@@ -164,7 +164,7 @@ def pull_raw_attributes(data: bytes, base: int = 0) -> Iterator[tuple[int, bytes
     while position < len(data):
         left = len(data) - position
         if left < _ATTRIBUTE.size:
-            raise WireError(f"{left} bytes trail the last attribute", offset=base + position)
+            raise WireError(f"{left} trailing bytes after the last attribute", offset=base + position)
         length, kind = _ATTRIBUTE.unpack_from(data, position)
         if not _ATTRIBUTE.size <= length <= left:
             raise WireError(
@@ -179,14 +179,14 @@ def pull_raw_attributes(data: bytes, base: int = 0) -> Iterator[tuple[int, bytes
 def _pull_value(policy: Policy, payload: bytes, offset: int) -> Any:
     if policy.kind is Kind.U32:
         if len(payload) != _U32.size:
-            raise WireError(f"has {len(payload)} bytes instead of 4", attribute=policy.name, offset=offset)
+            raise WireError(f"has {len(payload)} bytes, expected 4", attribute=policy.name, offset=offset)
         value = int(_U32.unpack(payload)[0])
         if value > policy.maximum:
             raise _out_of_range(policy, f"is {value}, the limit is {policy.maximum}", offset)
         return value
     if policy.kind is Kind.FLAG:
         if payload:
-            raise WireError("is a flag and carries no data", attribute=policy.name, offset=offset)
+            raise WireError("is a flag and must be empty", attribute=policy.name, offset=offset)
         return True
     if policy.kind is Kind.STRING:
         payload = payload.removesuffix(b"\0")

@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from handshaked.reporting.counts import Tally
+from handshaked.reporting.counts import HandshakeCounts
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class ParentChannel:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[Message] = deque()
-        self._held_back = Tally()
+        self._held_back = HandshakeCounts()
         self._left_out = 0
         sock.setblocking(False)
         self._loop.add_reader(sock, self._read)
@@ -36,7 +36,7 @@ class ParentChannel:
 
     def report(self, batch: Message) -> None:
         """Send a batch of outcomes. While the parent does not read, counts add up and records are left out."""
-        self._held_back.merge(batch["tally"])
+        self._held_back.merge(batch["counts"])
         self._left_out += batch["left_out"]
         if self._unsent:
             self._left_out += len(batch["records"])
@@ -50,7 +50,7 @@ class ParentChannel:
         while self._held_back.handshakes:
             left_out, self._left_out = self._left_out, 0
             counts = self._held_back.take(_COUNTS_A_MESSAGE)
-            self.tell({"event": "outcomes", "tally": counts, "left_out": left_out, "records": []})
+            self.tell({"event": "outcomes", "counts": counts, "left_out": left_out, "records": []})
 
     def _read(self) -> None:
         try:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* handshake ROLE FD [KEY=VALUE ..]: a handshake with options, blocking or by poll; tells how it ended. */
+/* handshake ROLE FD [KEY=VALUE ..]: do a handshake with options, blocking or with poll; print the result. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -10,7 +10,7 @@
 
 #include "handshaked.h"
 
-/* With `late`, go on behind the end while there may be something. */
+/* Do the handshake with poll. With `late`, continue after its end while messages may arrive. */
 static int polled(int fd, int role, const struct handshaked_options *options, struct handshaked_result *result, int late)
 {
 	struct handshaked *handshake;
@@ -28,7 +28,7 @@ static int polled(int fd, int role, const struct handshaked_options *options, st
 	return status;
 }
 
-/* What is in a file, as long as the program runs. */
+/* Read a file into static memory. */
 static struct handshaked_bytes content(const char *path)
 {
 	static uint8_t room[2][8192];
@@ -43,15 +43,15 @@ static struct handshaked_bytes content(const char *path)
 	return bytes;
 }
 
-static void nothing(int number)
+static void ignore(int number)
 {
 	(void)number;
 }
 
-/* A signal every millisecond, for which no system call is begun anew. */
-static void disturb(void)
+/* Send this process a signal every millisecond, without SA_RESTART. */
+static void send_signals(void)
 {
-	struct sigaction action = { .sa_handler = nothing };
+	struct sigaction action = { .sa_handler = ignore };
 	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM };
 	struct itimerspec often = { { 0, 1000000 }, { 0, 1000000 } };
 	timer_t timer;
@@ -102,7 +102,7 @@ int main(int argc, char **argv)
 		} else if (!strcmp(argv[i], "ticket"))
 			options.session_ticket = content(value);
 		else if (!strcmp(argv[i], "signals"))
-			disturb();
+			send_signals();
 		else if (!strcmp(argv[i], "poll"))
 			poll_it = atoi(value);
 		else if (!strcmp(argv[i], "late"))

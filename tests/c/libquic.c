@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A program as written for libquic, of which it knows two declarations: libquic ROLE FD KEY NAME-OR-CERTIFICATE ALPNS */
+/* libquic ROLE FD KEY NAME-OR-CERTIFICATE ALPNS: a program written for libquic; it declares two of its functions. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * relay NAME ALPN: a client and a server in one process, which pass each other what the daemon gives for them; and
- * again, with the ticket that the client got.
+ * relay NAME ALPN: a client and a server in one process that pass each other their CRYPTO data, twice: the second time
+ * the client resumes with its session ticket.
  */
 #include <errno.h>
 #include <poll.h>
@@ -14,7 +14,7 @@ struct side {
 	const char *name;
 	struct handshaked *own, *other;
 	int secrets, status, over, tickets;
-	uint8_t sent[48], received[48]; /* application secrets */
+	uint8_t sent[48], received[48]; /* secrets of level application */
 };
 
 static uint8_t ticket[65536];
@@ -71,7 +71,7 @@ static const struct handshaked_callbacks callbacks = {
 	.crypto = crypto, .secret = secret, .transport_parameters = parameters, .session_ticket = keep, .done = done
 };
 
-static void both(struct side *client, struct side *server)
+static void run_both(struct side *client, struct side *server)
 {
 	struct pollfd ready[] = { { handshaked_fd(client->own), POLLIN, 0 }, { handshaked_fd(server->own), POLLIN, 0 } };
 
@@ -83,7 +83,7 @@ static void both(struct side *client, struct side *server)
 	}
 }
 
-static int shake_hands(const char *name, const char *alpn)
+static int handshake(const char *name, const char *alpn)
 {
 	struct side client = { .name = "client" }, server = { .name = "server" };
 	struct handshaked_options options = { .size = sizeof(options), .unauthenticated = 1, .ticket_seconds = 20 };
@@ -98,7 +98,7 @@ static int shake_hands(const char *name, const char *alpn)
 		return 4;
 	client.other = server.own;
 	server.other = client.own;
-	both(&client, &server);
+	run_both(&client, &server);
 	handshaked_free(client.own);
 	handshaked_free(server.own);
 	if (client.status || server.status)
@@ -114,6 +114,6 @@ int main(int argc, char **argv)
 
 	if (argc != 3)
 		return 2;
-	status = shake_hands(argv[1], argv[2]);
-	return status ? status : shake_hands(argv[1], argv[2]);
+	status = handshake(argv[1], argv[2]);
+	return status ? status : handshake(argv[1], argv[2]);
 }

@@ -1,4 +1,4 @@
-"""Connections of local users: how many there may be, and what happens when there are no descriptors."""
+"""Limits on the connections of local users, and recovery from a lack of file descriptors."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ USER, OTHER = 54321, 54322
 
 
 class Listener(socket.socket):
-    """Tells when ``accept`` has failed twice."""
+    """A listener with an event for its second failed ``accept``."""
 
     def __init__(self) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -38,7 +38,7 @@ class Listener(socket.socket):
 
 
 class Scene:
-    """A listener, the acceptor, and whom it has accepted."""
+    """A listener, its acceptor, and the callers that were accepted."""
 
     def __init__(self, stack: ExitStack, bounds: ConnectionBounds) -> None:
         self._stack = stack
@@ -61,7 +61,7 @@ class Scene:
         return sock
 
     async def connect_as(self, uid: int) -> bool:
-        """Whether a connection of `uid` is accepted."""
+        """Return whether a connection of `uid` is accepted."""
         with user(uid):
             sock = self.connect()
         before = len(self.accepted)
@@ -84,26 +84,26 @@ def run(bounds: ConnectionBounds, scenario: Callable[[Scene], object]) -> None:
 
 
 @pytest.mark.needs("root")
-def test_one_user_gets_so_many_and_what_is_given_back() -> None:
+def test_connections_of_a_user_are_limited_until_released() -> None:
     async def scenario(scene: Scene) -> None:
         assert [await scene.connect_as(USER) for _ in range(3)] == [True, True, False]
         assert await scene.connect_as(OTHER)
         scene.acceptor.release(Caller(USER))
         assert [await scene.connect_as(USER) for _ in range(2)] == [True, False]
 
-    run(ConnectionBounds(total=10, of_one=2, reserve=0), scenario)
+    run(ConnectionBounds(total=10, per_user=2, reserve=0), scenario)
 
 
 @pytest.mark.needs("root")
-def test_however_many_users_there_are_root_is_let_in() -> None:
+def test_root_has_a_reserve() -> None:
     async def scenario(scene: Scene) -> None:
         assert [await scene.connect_as(USER + number) for number in range(5)] == [True, True, True, False, False]
         assert [await scene.connect_as(0) for _ in range(3)] == [True, True, False]
 
-    run(ConnectionBounds(total=5, of_one=4, reserve=2), scenario)
+    run(ConnectionBounds(total=5, per_user=4, reserve=2), scenario)
 
 
-def test_missing_descriptors_are_waited_for_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_lack_of_descriptors_is_waited_out_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     async def scenario(scene: Scene) -> None:
@@ -115,7 +115,7 @@ def test_missing_descriptors_are_waited_for_and_said_once(caplog: pytest.LogCapt
         assert scene.accepted == []
         await soon(scene.settled.wait())
 
-    run(ConnectionBounds(total=5, of_one=4, reserve=0), scenario)
+    run(ConnectionBounds(total=5, per_user=4, reserve=0), scenario)
     lines = [record.getMessage() for record in caplog.records if record.name == "handshaked.callers.acceptor"]
     assert len(lines) == 2, lines
     assert lines[0].startswith("cannot accept connections to the test for now: ")

@@ -1,4 +1,4 @@
-"""What may take any time is done in threads: so many for each caller, and never in the event loop."""
+"""Blocking work runs in threads, with a limit for each caller, and never in the event loop."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from handshaked.callers.threads import Threads
 from tests.patience import join, soon
 
 
-def test_a_caller_has_so_many_threads_and_no_work_is_lost() -> None:
+def test_threads_of_a_caller_are_limited_and_no_work_is_lost() -> None:
     go_on = threading.Semaphore(0)
     working: list[threading.Thread] = []
     most = []
@@ -28,7 +28,7 @@ def test_a_caller_has_so_many_threads_and_no_work_is_lost() -> None:
         ended = []
         for _ in range(7):
             go_on.release()
-            ended.append(await ends.get())
+            ended.append(await soon(ends.get()))
         assert sorted(ended) == list(range(7))
 
     asyncio.run(scenario())
@@ -36,7 +36,7 @@ def test_a_caller_has_so_many_threads_and_no_work_is_lost() -> None:
     assert max(most) <= 2
 
 
-def test_where_no_thread_can_be_had_the_event_loop_does_not_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_waits_for_a_thread_and_never_runs_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     start, failures = threading.Thread.start, iter([RuntimeError("can't start new thread")] * 2)
 
     def start_sometimes(thread: threading.Thread) -> None:
@@ -58,7 +58,7 @@ def test_where_no_thread_can_be_had_the_event_loop_does_not_do_the_work(monkeypa
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_work_that_fails_gives_its_thread_back() -> None:
+def test_failed_work_releases_its_thread() -> None:
     failing: list[threading.Thread] = []
 
     def fail() -> None:
@@ -72,4 +72,4 @@ def test_work_that_fails_gives_its_thread_back() -> None:
         await soon(done.wait())
 
     asyncio.run(scenario())
-    join(failing[0])  # else it might complain in the next test
+    join(failing[0])  # else its exception might be reported in the next test

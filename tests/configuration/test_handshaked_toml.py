@@ -1,4 +1,4 @@
-"""The configuration file: what it says, and how it is refused: by file and line, with what there is instead."""
+"""Read handshaked.toml: every setting, the defaults, and errors that name file, line and known names."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ level = "debug"
 """
 
 
-def test_everything_that_can_be_said() -> None:
+def test_every_setting_is_read() -> None:
     assert parse_configuration(EVERYTHING, "file") == Configuration(
         client=SideDefaults(
             trust=Path("/etc/trust.pem"),
@@ -76,7 +76,7 @@ def test_everything_that_can_be_said() -> None:
     )
 
 
-def test_nothing_said_is_the_defaults(tmp_path: Path) -> None:
+def test_an_empty_or_missing_file_gives_the_defaults(tmp_path: Path) -> None:
     assert parse_configuration("", "file") == Configuration()
     assert load_configuration(tmp_path / "none", required=False) == Configuration()
     for side in ("client", "server"):
@@ -87,32 +87,38 @@ def test_nothing_said_is_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "refusal"),
     [
-        ("\n[clients]\n", "file:2: there is no table or setting 'clients'; there are client, kernel,"),
-        ("level = 1", "file:1: there is no table or setting 'level'"),
-        ("kernel = 3", r"file:1: kernel is a table: write \[kernel\]"),
-        ('[server]\n# here\ntrsut = "/x"', r"file:3: \[server\] has no setting 'trsut'; there are alpn, certificate,"),
-        ('[client]\ntrust = "trust.pem"', "file:2: trust: an absolute path"),
-        ('[client]\ncertificate = "/c"', "file:2: certificate and private_key go together"),
-        ('[client]\nprivate_key = "/c"', "file:2: certificate and private_key go together"),
-        ('[client]\nrevocation_lists = ["/c"]', "file:2: revocation_lists goes with trust"),
-        ('[client]\ntrust = "/t"\nrequire_revocation_lists = 1', "file:3: require_revocation_lists: true or false"),
+        ("\n[clients]\n", "file:2: unknown table or setting 'clients'; known names: client, kernel,"),
+        ("level = 1", "file:1: unknown table or setting 'level'"),
+        ("kernel = 3", r"file:1: kernel must be a table: write \[kernel\]"),
+        (
+            '[server]\n# here\ntrsut = "/x"',
+            r"file:3: \[server\] has no setting 'trsut'; known names: alpn, certificate,",
+        ),
+        ('[client]\ntrust = "trust.pem"', "file:2: trust: must be an absolute path"),
+        ('[client]\ncertificate = "/c"', "file:2: certificate requires private_key"),
+        ('[client]\nprivate_key = "/c"', "file:2: private_key requires certificate"),
+        ('[client]\nrevocation_lists = ["/c"]', "file:2: revocation_lists requires trust"),
+        (
+            '[client]\ntrust = "/t"\nrequire_revocation_lists = 1',
+            "file:3: require_revocation_lists: must be true or false",
+        ),
         ('[client]\npeers = ["permit san=dns:x"]', "file:2: peers: rule 'permit san=dns:x' begins with 'permit'"),
-        ('[client]\npeers = "allow"', "file:2: peers: a list"),
+        ('[client]\npeers = "allow"', "file:2: peers: must be a list"),
         ('[client]\nalpn = [""]', "file:2: alpn: "),
         ('[kernel]\nnetwork_namespaces = ["../one"]', "file:2: network_namespaces: '../one' is not the name"),
         ('[kernel]\nnetwork_namespaces = [".."]', "file:2: network_namespaces: '..' is not the name"),
-        ('[kernel]\nkeyrings = ["a\\nb"]', "file:2: keyrings: a printable string"),
-        ("[limits]\nclient_timeout = 0", "file:2: client_timeout: a number from 0.1 to 600"),
-        ("[limits]\nclient_timeout = nan", "file:2: client_timeout: a number from 0.1 to 600"),
-        ("[limits]\nclient_timeout = true", "file:2: client_timeout: a number from 0.1 to 600"),
-        ("[limits]\nkernel_handshakes = 1.5", "file:2: kernel_handshakes: a whole number from 1 to 65536"),
-        ('[log]\nlevel = "loud"', "file:2: level: one of debug,"),
-        ("[log]\nlevel = []", "file:2: level: one of debug,"),
+        ('[kernel]\nkeyrings = ["a\\nb"]', "file:2: keyrings: must be a printable string"),
+        ("[limits]\nclient_timeout = 0", "file:2: client_timeout: must be a number from 0.1 to 600"),
+        ("[limits]\nclient_timeout = nan", "file:2: client_timeout: must be a number from 0.1 to 600"),
+        ("[limits]\nclient_timeout = true", "file:2: client_timeout: must be a number from 0.1 to 600"),
+        ("[limits]\nkernel_handshakes = 1.5", "file:2: kernel_handshakes: must be an integer from 1 to 65536"),
+        ('[log]\nlevel = "loud"', "file:2: level: must be one of debug,"),
+        ("[log]\nlevel = []", "file:2: level: must be one of debug,"),
         ('[log]\nlevel = "info"\nlevel = "info"\n', "file:3: Cannot overwrite a value"),
         ("[log\nlevel = 1", "file:1: Expected"),
     ],
 )
-def test_what_is_not_known_or_does_not_fit_is_refused_with_its_line(text: str, refusal: str) -> None:
+def test_unknown_and_invalid_settings_are_refused_with_their_line(text: str, refusal: str) -> None:
     with pytest.raises(RefusedError, match=f"^{refusal}"):
         parse_configuration(text, "file")
 
@@ -127,7 +133,7 @@ def check(path: Path, *options: str) -> tuple[int, str]:
 
 def test_check_config(tmp_path: Path, authority: Authority) -> None:
     file = tmp_path / "handshaked.toml"
-    assert check(file) == (1, f"handshaked: {file}: there is no such file\n")
+    assert check(file) == (1, f"handshaked: {file}: no such file\n")
     file.write_text(f'[client]\ntrust = "{authority.root}"\n')
     assert check(file) == (0, "")
     file.write_text("[client]\ntrusts = 1\n")
@@ -158,7 +164,7 @@ def test_check_config_looks_into_the_files(tmp_path: Path, authority: Authority,
     assert said.startswith(f"handshaked: [{side}] {nothing}: ")
 
 
-def test_a_reload_says_what_of_the_configuration_cannot_be_used(public_directory: Path, authority: Authority) -> None:
+def test_a_reload_reports_an_unusable_configuration(public_directory: Path, authority: Authority) -> None:
     file = public_directory / "handshaked.toml"
     file.write_text(f'[server]\ntrust = "{authority.root}"\n')
     options = ("--no-kernel", f"--configuration={file}")
@@ -168,7 +174,7 @@ def test_a_reload_says_what_of_the_configuration_cannot_be_used(public_directory
         assert running.ask("reload")["errors"] == ["[server] /nowhere: No such file or directory"]
         file.write_text("[servers]\n")
         (error,) = running.ask("reload")["errors"]
-        assert error.startswith(f"{file}:1: there is no table or setting 'servers'")
+        assert error.startswith(f"{file}:1: unknown table or setting 'servers'")
 
 
 def test_a_worker_that_starts_when_the_configuration_is_broken_serves_all_but_the_kernel(
@@ -214,6 +220,6 @@ def test_check_config_looks_at_settings_and_registrations(tmp_path: Path, issued
     )
     settings.write_text("[colours]\n")
     status, said = check(*arguments)
-    assert (status, said.partition(";")[0]) == (1, f"handshaked: {settings}:1: there is no table or setting 'colours'")
+    assert (status, said.partition(";")[0]) == (1, f"handshaked: {settings}:1: unknown table or setting 'colours'")
     settings.write_text(f'[client]\ntrust = "{tmp_path}/nowhere.pem"\n')
     assert check(*arguments) == (1, f"handshaked: [client] {tmp_path}/nowhere.pem: {os.strerror(2)}\n")

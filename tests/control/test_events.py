@@ -65,7 +65,7 @@ def test_handshakes_are_kept_and_counted(daemon: RunningDaemon, tmp_path: Path) 
     counts = {tuple(key): count for *key, count in daemon.ask("statistics")["handshakes"]}
     assert counts.pop(("ok", "server", "unix", "web")) == 3
     assert sum(counts.values()) == 2
-    with pytest.raises(RefusedError, match="limit is not a whole number"):
+    with pytest.raises(RefusedError, match="limit must be an integer"):
         daemon.ask("recent", limit=-1)
 
 
@@ -73,7 +73,7 @@ def test_subscribers_are_told(daemon: RunningDaemon, tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
     with ControlClient(daemon.control_socket) as client, BlockingClient(daemon.handshake_socket) as door:
         batches = client.subscribe({"outcome": "failed"})
-        reading = threading.Thread(target=lambda: told.append(next(batches)))
+        reading = threading.Thread(target=lambda: told.append(next(batches)), daemon=True)
         reading.start()
         while reading.is_alive():  # from some moment on the subscription stands
             door.start(Start(role=Role.CLIENT))

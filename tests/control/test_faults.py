@@ -96,7 +96,7 @@ def test_no_descriptors_are_waited_for(public_directory: Path, issue: Issue) -> 
         old = leave_no_descriptors(pid)
         answers: list[object] = []
         with ControlClient(daemon.control_socket) as client:
-            asking = threading.Thread(target=lambda: answers.append(client.ask("list", {})))
+            asking = threading.Thread(target=lambda: answers.append(client.ask("list", {})), daemon=True)
             asking.start()
             daemon.wait_until(lambda: "cannot accept connections" in daemon.log.read_text())
             before = times_slept(pid)

@@ -43,7 +43,7 @@ def test_handshakes_while_certificates_are_replaced(public_directory: Path, tmp_
             replaced.extend(daemon.ask("reload")["renewed"])
             done.set()
 
-        replacing = threading.Thread(target=replace)
+        replacing = threading.Thread(target=replace, daemon=True)
         replacing.start()
         verify = verifier(authority.root)
         count = 0

@@ -13,6 +13,7 @@ import pytest
 
 from handshaked.errors import RefusedError
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 from handshaked.wire.json_packets import close_all
 from tests.conftest import Issue
 from tests.lingering import hand_over, lingering_pair
@@ -104,7 +105,7 @@ def test_four_users_kept_root_out(shared_daemon: RunningDaemon) -> None:
         for uid in range(50001, 50005):
             command = [sys.executable, "-c", HOLD, os.fspath(shared_daemon.control_socket), str(uid)]
             holder = holders.enter_context(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                ending(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
             )
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"

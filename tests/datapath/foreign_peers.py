@@ -14,9 +14,10 @@ from aioquic.tls import CipherSuite, SessionTicket
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.processes import ending
 from tests.doors import eventually
 from tests.interop.ngtcp2 import error_code_of, handshake_messages
-from tests.quic_sockets import StockServer, ask, ask_with_gtlsclient, free_udp_port
+from tests.quic_socket_peers import StockServer, ask, ask_with_gtlsclient, free_udp_port
 
 NAME = "quic.example.com"
 IDENTITY = b"someone"
@@ -185,7 +186,7 @@ class Ngtcp2:
         served = ServedByNgtcp2(free_udp_port(), self._directory / "gtlsserver.log")
         options = [f"--htdocs={pages}", "--timeout=5s", *(["--verify-client"] if demands else [])]
         command = ["gtlsserver", *options, "127.0.0.1", str(served.port), str(issued.key), str(issued.certificate)]
-        with served.log.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        with served.log.open("wb") as log, ending(subprocess.Popen(command, stdout=log, stderr=log)) as process:
             try:
                 assert eventually(lambda: f":{served.port:04X} " in Path("/proc/net/udp").read_text())
                 yield served

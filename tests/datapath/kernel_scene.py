@@ -1,4 +1,4 @@
-"""A kernel's door that serves stand-ins for QUIC sockets, and consumers that ask at it."""
+"""A kernel source that serves emulated QUIC sockets, and consumers that request handshakes."""
 
 import asyncio
 import os
@@ -17,9 +17,9 @@ from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KeyType, Outcome, Role
 from handshaked.testing.authority import Authority
-from handshaked.testing.quic_endpoint import Connection
+from handshaked.testing.fake_quic_endpoint import Connection
 from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
-from handshaked.upcall.kernel import KernelDoor, KernelLimits
+from handshaked.upcall.kernel import KernelLimits, KernelSource
 from tests.conftest import Issue
 from tests.patience import PATIENCE
 from tests.registered import Registered
@@ -30,7 +30,7 @@ _EMULATED = 0  # the protocol of a socket pair, which stands for IPPROTO_QUIC
 
 @dataclass
 class Scene:
-    """A door that serves stand-ins for QUIC sockets, and the family that it takes requests from."""
+    """A source that serves emulated QUIC sockets, and the fake family that it takes requests from."""
 
     family: MemoryFamily
     outcomes: list[Outcome] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Scene:
 async def scene(
     authority: Authority, issue: Issue, identity: tuple[Path, Path] | None = None, *, trusts: bool = True
 ) -> AsyncIterator[Scene]:
-    """A door, with the client certificate `identity`; a server that `trusts` nobody verifies no client certificates."""
+    """Run a source; clients have the certificate `identity`, and servers verify client certificates if `trusts`."""
     registered = Registered(authority)
     issued = issue(NAME)
 
@@ -77,11 +77,11 @@ async def scene(
     kernel = KernelHandshakes(service, configuration, hand_over)
     sockets = QuicSocketHandshakes(service, emulated_quic_socket)
     before = len(os.listdir("/proc/self/fd"))
-    door = KernelDoor(family.open_link, {_EMULATED: partial(sockets.open_for_kernel, kernel)}, KernelLimits())
+    source = KernelSource(family.open_link, {_EMULATED: partial(sockets.open_for_kernel, kernel)}, KernelLimits())
     try:
         yield made
     finally:
-        door.close()
+        source.close()
         loop.remove_reader(family.commands)
         family.close()
         await asyncio.gather(*tasks)

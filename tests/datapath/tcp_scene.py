@@ -1,4 +1,4 @@
-"""A kernel's door for TCP: consumers that take connections over as kTLS would, and OpenSSL as the peer."""
+"""A kernel source for TCP, consumers that take over connections like kTLS, and OpenSSL as the peer."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.protection import RecordState
 from handshaked.tls.record import RecordLayer
 from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
-from handshaked.upcall.kernel import KernelDoor, KernelLimits
+from handshaked.upcall.kernel import KernelLimits, KernelSource
 from tests.conftest import Issue
 from tests.patience import PATIENCE
 from tests.registered import Registered
@@ -77,10 +77,10 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
 
 @dataclass
 class Scene:
-    """A door, the family that it takes requests from, and what became of them."""
+    """A source, the fake family that it takes requests from, and their outcomes."""
 
     family: MemoryFamily
-    door: KernelDoor
+    source: KernelSource
     outcomes: list[Outcome] = field(default_factory=list)
     taken: dict[str, Taken] = field(default_factory=dict)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -109,7 +109,7 @@ async def scene(
     server: SideDefaults | None = None,
     served: Issued | None = None,
 ) -> AsyncIterator[Scene]:
-    """A door with the registration ``nfs``, of the certificate `served`; no descriptor stays open behind it."""
+    """A source with the registration ``nfs``, of the certificate `served`; no descriptor stays open behind it."""
     registered = Registered(authority)
     registered.add("nfs", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=(b"sunrpc",))
     registered.add("plain", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=())
@@ -128,8 +128,8 @@ async def scene(
     kernel = KernelHandshakes(service, configuration, hand_over)
     before = len(os.listdir("/proc/self/fd"))
     family.attend()
-    door = KernelDoor(family.open_link, {socket.IPPROTO_TCP: kernel.open}, KernelLimits())
-    made = Scene(family, door, outcomes, taken)
+    source = KernelSource(family.open_link, {socket.IPPROTO_TCP: kernel.open}, KernelLimits())
+    made = Scene(family, source, outcomes, taken)
     tasks: list[asyncio.Task[None]] = []
 
     async def notify() -> None:
@@ -140,7 +140,7 @@ async def scene(
     try:
         yield made
     finally:
-        door.close()
+        source.close()
         family.close()
         await asyncio.gather(*tasks)
     assert service.in_flight == 0

@@ -19,14 +19,15 @@ from handshaked.errors import Status
 from handshaked.model import Level, Role
 from handshaked.registry.files import MAX_FILE
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
-from handshaked.wire.family import push_crypto, push_lookup, push_start
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
+from handshaked.wire.family import push_crypto, push_start
+from handshaked.wire.lookup import push_lookup
 from handshaked.wire.messages import CryptoData, Lookup, Start
 from tests.conftest import Issue
 from tests.doors import Door, eventually
 from tests.lingering import hand_over, lingering_pair
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     descriptors_of,
     in_thread,
     left_alone,
@@ -75,7 +76,7 @@ def refusal(daemon: RunningDaemon, start: Start, descriptors: tuple[int, ...]) -
 def test_none(quic_daemon: RunningDaemon) -> None:
     status, reason = refusal(quic_daemon, ON_SOCKET, ())
     assert status == errno.EINVAL
-    assert "needs 1 descriptors, 0 came" in reason
+    assert "0 file descriptors are attached, expected 1" in reason
 
 
 @pytest.mark.parametrize("count", [2, 4, 5, 253])
@@ -84,7 +85,7 @@ def test_too_many(quic_daemon: RunningDaemon, count: int) -> None:
     with ours, theirs:
         status, reason = refusal(quic_daemon, ON_SOCKET, (ours.fileno(),) * count)
     assert status == errno.EINVAL
-    assert "came along" in reason
+    assert "attached" in reason
 
 
 def test_a_pipe(quic_daemon: RunningDaemon) -> None:
@@ -224,7 +225,7 @@ def test_a_stand_in_that_talks_without_end_does_not_keep_the_daemon(quic_daemon:
         talking.result(PATIENCE)
 
 
-def begun(endpoint: KernelLikeEndpoint, door: Door, role: Role = Role.CLIENT, timeout: float = 20.0) -> None:
+def begun(endpoint: FakeQuicEndpoint, door: Door, role: Role = Role.CLIENT, timeout: float = 20.0) -> None:
     """A handshake under way that waits for a peer who is not there."""
     connection = left_alone(endpoint, role)
     name = "quic.example.com" if role is Role.CLIENT else None
@@ -239,7 +240,7 @@ both_roles = pytest.mark.parametrize("role", list(Role))
 
 @both_roles
 def test_a_peer_that_vanishes_is_a_timeout(quic_daemon: RunningDaemon, role: Role) -> None:
-    with KernelLikeEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
+    with FakeQuicEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
         begun(endpoint, door, role, timeout=0.5)
         assert door.outcome(1).status == errno.ETIMEDOUT
 
@@ -247,14 +248,14 @@ def test_a_peer_that_vanishes_is_a_timeout(quic_daemon: RunningDaemon, role: Rol
 @both_roles
 def test_a_socket_closed_under_us_is_a_peer_gone(quic_daemon: RunningDaemon, role: Role) -> None:
     with Door(quic_daemon.handshake_socket) as door:
-        with KernelLikeEndpoint() as endpoint:
+        with FakeQuicEndpoint() as endpoint:
             begun(endpoint, door, role)
         assert door.outcome(1).status == errno.ECONNRESET
 
 
 @both_roles
 def test_a_caller_that_goes_in_mid_handshake_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         with Door(quic_daemon.handshake_socket) as door:
             begun(endpoint, door, role)
         assert eventually(lambda: quic_daemon.ask("status")["workers"][0]["in_flight"] == 0)
@@ -276,7 +277,7 @@ else:
 
 @both_roles
 def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         connection = left_alone(endpoint, role)
         with connection.agent as agent:
             caller = subprocess.Popen(
@@ -290,7 +291,7 @@ def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon, role
 
 
 def test_messages_for_a_handshake_on_a_socket_are_refused(quic_daemon: RunningDaemon) -> None:
-    with KernelLikeEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
+    with FakeQuicEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
         begun(endpoint, door)
         door.send(push_crypto(1, CryptoData(Level.INITIAL, b"x")))
         assert "socket" in door.refusal(1).error.reason

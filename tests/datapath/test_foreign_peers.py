@@ -22,13 +22,13 @@ from handshaked.model import AuthMode, Outcome, Role
 from handshaked.shim import HandshakeRefusedError, QuicSocketOptions, quic_client_handshake, quic_server_handshake
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import Connection, FakeQuicEndpoint
 from tests.conftest import Issue
 from tests.datapath.foreign_peers import IDENTITY, NAME, PSK, Aioquic, Foreign, Ngtcp2, Seen, Served
 from tests.datapath.kernel_scene import Scene, scene
 from tests.patience import PATIENCE, until
 from tests.plugins.needs import need
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     in_thread,
     socket_daemon,
 )
@@ -44,7 +44,7 @@ class Door(Protocol):
         ...
 
 
-class UnixDoor:
+class UnixSource:
     """Callers of the shim."""
 
     def __init__(self, daemon: RunningDaemon, anchors: tuple[bytes, ...], identity: Issued, psk: Path) -> None:
@@ -155,7 +155,7 @@ def door(
         return
     psk = tmp_path / "psk"
     psk.write_text(f"{IDENTITY.decode()}:{PSK.hex()}\n")
-    yield UnixDoor(quic_daemon, (authority.certificate.public_bytes(Encoding.DER),), identity, psk)
+    yield UnixSource(quic_daemon, (authority.certificate.public_bytes(Encoding.DER),), identity, psk)
 
 
 # The peers.
@@ -179,7 +179,7 @@ def peer(request: pytest.FixtureRequest, aioquic: Aioquic, tmp_path: Path) -> Fo
 
 def served(door: Door, ask: Any, *, psk: bool = False, **config: int) -> tuple[Outcome, Seen]:
     """A socket serves the client `ask`, which is called with its port."""
-    with KernelLikeEndpoint(config=Config(**config), session_ticket=SEALING_KEY) as endpoint:
+    with FakeQuicEndpoint(config=Config(**config), session_ticket=SEALING_KEY) as endpoint:
         port = endpoint.listen()
         shaking = in_thread(lambda: door.shake(endpoint.next_connection(), Role.SERVER, psk=psk))
         seen = ask(port)
@@ -233,7 +233,7 @@ def connected(
     door: Door, server: Served, *, ticket: bytes = b"", psk: bool = False, name: str = NAME, **config: int
 ) -> tuple[Outcome, tuple[bytes, int | None], bytes]:
     """A socket connects to `server`: outcome, what came back or the error code, and the ticket that the socket has."""
-    with KernelLikeEndpoint(config=Config(**config), session_ticket=ticket) as endpoint:
+    with FakeQuicEndpoint(config=Config(**config), session_ticket=ticket) as endpoint:
         asking = in_thread(lambda: endpoint.run(endpoint.exchange(server.port, server.request)))
         connection = endpoint.next_connection()
         outcome = door.shake(connection, Role.CLIENT, name=name, psk=psk)

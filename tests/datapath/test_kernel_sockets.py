@@ -14,13 +14,13 @@ from handshaked.errors import Alert, Status
 from handshaked.handshakes import keyring
 from handshaked.model import AuthMode, Role
 from handshaked.testing.authority import Authority
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from handshaked.upcall.fake_kernel import Submission
 from tests.conftest import Issue
 from tests.datapath.kernel_scene import NAME, scene
 from tests.doors import eventually
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     StockServer,
     ask,
     descriptors_of,
@@ -34,7 +34,7 @@ def in_background(work: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Futu
 
 
 def test_a_server(authority: Authority, issue: Issue) -> None:
-    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+    async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:
             asking = in_background(lambda: ask(port, root=authority.root))
             connection = await asyncio.to_thread(endpoint.next_connection)
@@ -43,14 +43,14 @@ def test_a_server(authority: Authority, issue: Issue) -> None:
             assert (await asking).data == b"hello"
             assert (made.outcomes[0].registration, made.outcomes[0].alpn) == ("web", b"h3")
 
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
 def test_a_server_sees_a_client_certificate(authority: Authority, issue: Issue) -> None:
     identity = authority.issue("someone", client=True, file_name="kernel-client")
 
-    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+    async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:
             asking = in_background(lambda: ask(port, identity=identity))
             connection = await asyncio.to_thread(endpoint.next_connection)
@@ -60,24 +60,24 @@ def test_a_server_sees_a_client_certificate(authority: Authority, issue: Issue) 
             assert (await asking).data == b"hello"
             assert made.outcomes[0].peer_certificates == (identity.leaf.public_bytes(Encoding.DER),)
 
-    with KernelLikeEndpoint(config=Config(certificate_request=2)) as endpoint:
+    with FakeQuicEndpoint(config=Config(certificate_request=2)) as endpoint:
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
 def test_a_server_that_insists_on_what_it_cannot_verify_serves_nobody(authority: Authority, issue: Issue) -> None:
-    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+    async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue, trusts=False) as made:
             asking = in_background(lambda: ask(port))
             connection = await asyncio.to_thread(endpoint.next_connection)
             assert (await made.submit(connection, Role.SERVER, timeout=3000)).status == Status.NO_KEY
             assert (await asking).data == b""
 
-    with KernelLikeEndpoint(config=Config(certificate_request=2)) as endpoint:
+    with FakeQuicEndpoint(config=Config(certificate_request=2)) as endpoint:
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
 def test_a_server_resumes_by_the_key_of_its_listener(authority: Authority, issue: Issue) -> None:
-    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+    async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:
             first, ticket = None, None
             for _ in range(2):
@@ -89,19 +89,19 @@ def test_a_server_resumes_by_the_key_of_its_listener(authority: Authority, issue
                 ticket = first.tickets[0]
             assert [outcome.resumed for outcome in made.outcomes] == [False, True]
 
-    with KernelLikeEndpoint(session_ticket=b"k" * 64) as endpoint:
+    with FakeQuicEndpoint(session_ticket=b"k" * 64) as endpoint:
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
 def test_a_refused_client(authority: Authority, issue: Issue) -> None:
-    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+    async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:
             asking = in_background(lambda: ask(port, name="unknown.example.com"))
             connection = await asyncio.to_thread(endpoint.next_connection)
             assert (await made.submit(connection, Role.SERVER, timeout=3000)).status == Status.REFUSED
             assert (await asking).error_code == Alert.UNRECOGNIZED_NAME.quic_error
 
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
@@ -109,7 +109,7 @@ def test_a_refused_client(authority: Authority, issue: Issue) -> None:
 def test_a_client(authority: Authority, issue: Issue, mode: AuthMode) -> None:
     identity = authority.issue("someone", client=True, file_name="kernel-client")
 
-    async def play(endpoint: KernelLikeEndpoint, port: int) -> None:
+    async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue, (identity.certificate, identity.key)) as made:
             echoing = asyncio.ensure_future(asyncio.to_thread(lambda: endpoint.run(endpoint.exchange(port, b"hello"))))
             connection = await asyncio.to_thread(endpoint.next_connection)
@@ -118,7 +118,7 @@ def test_a_client(authority: Authority, issue: Issue, mode: AuthMode) -> None:
             assert report.peer_keys
             assert await echoing == (b"hello", None)
 
-    with StockServer(issue(NAME)) as server, KernelLikeEndpoint() as endpoint:
+    with StockServer(issue(NAME)) as server, FakeQuicEndpoint() as endpoint:
         asyncio.run(play(endpoint, server.port))
 
 
@@ -126,7 +126,7 @@ def test_a_client(authority: Authority, issue: Issue, mode: AuthMode) -> None:
 def test_a_psk_by_its_serial(authority: Authority, issue: Issue) -> None:
     serial = keyring.add_key("user", "handshaked test: quic", b"p" * 32, keyring.PROCESS_KEYRING)
 
-    async def play(ours: KernelLikeEndpoint, theirs: KernelLikeEndpoint, port: int) -> None:
+    async def play(ours: FakeQuicEndpoint, theirs: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:
             echoing = asyncio.ensure_future(asyncio.to_thread(lambda: ours.run(ours.exchange(port, b"hello"))))
             asked = {"timeout": 3000, "auth_mode": AuthMode.PSK, "identity_keys": (serial,)}
@@ -138,13 +138,13 @@ def test_a_psk_by_its_serial(authority: Authority, issue: Issue) -> None:
             assert [report.peer_keys for report in made.family.reports] == [(serial,)] * 2
             assert await echoing == (b"hello", None)
 
-    with KernelLikeEndpoint() as ours, KernelLikeEndpoint() as theirs:
+    with FakeQuicEndpoint() as ours, FakeQuicEndpoint() as theirs:
         asyncio.run(play(ours, theirs, theirs.listen()))
 
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_peer_that_vanishes_is_a_timeout(authority: Authority, issue: Issue, role: Role) -> None:
-    async def play(endpoint: KernelLikeEndpoint) -> None:
+    async def play(endpoint: FakeQuicEndpoint) -> None:
         connection = left_alone(endpoint, role)
         ours = os.readlink(f"/proc/self/fd/{connection.agent.fileno()}")
         async with scene(authority, issue) as made:
@@ -155,7 +155,7 @@ def test_a_peer_that_vanishes_is_a_timeout(authority: Authority, issue: Issue, r
             assert len(made.family.reports) == len(made.outcomes) == 1
         assert ours not in descriptors_of("self")
 
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         asyncio.run(play(endpoint))
 
 
@@ -163,7 +163,7 @@ def test_a_peer_that_vanishes_is_a_timeout(authority: Authority, issue: Issue, r
 def test_a_consumer_that_closes_its_socket(authority: Authority, issue: Issue, role: Role) -> None:
     """As one that is killed does; nobody can tell that from a peer that closes."""
 
-    async def play(endpoint: KernelLikeEndpoint) -> None:
+    async def play(endpoint: FakeQuicEndpoint) -> None:
         connection = left_alone(endpoint, role)
         ours = os.readlink(f"/proc/self/fd/{connection.agent.fileno()}")
         async with scene(authority, issue) as made:
@@ -177,7 +177,7 @@ def test_a_consumer_that_closes_its_socket(authority: Authority, issue: Issue, r
             assert len(made.family.reports) == 1
         assert ours not in descriptors_of("self")
 
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         asyncio.run(play(endpoint))
 
 

@@ -5,9 +5,9 @@ import asyncio
 from handshaked.datapath.emulated import Kind, pull_message, push_message
 from handshaked.datapath.quic_options import Option, push_connection_close
 from handshaked.errors import Alert, Status
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     ask,
     in_thread,
 )
@@ -17,7 +17,7 @@ APPLICATION_ERROR = 0x0C
 
 def refused_with(error_code: int | None) -> int | None:
     """What a client is told when the agent sets CONNECTION_CLOSE to `error_code` and everybody closes the socket."""
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         asking = in_thread(lambda: asyncio.run(ask(port)))
         with endpoint.next_connection().agent as agent:
@@ -39,7 +39,7 @@ def test_a_socket_closed_with_what_is_no_alert_does_not_leave_its_peer_waiting()
 
 
 def test_a_message_that_is_too_short_is_refused_and_not_left_without_answer() -> None:
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         in_thread(lambda: asyncio.run(ask(port)))
         with endpoint.next_connection().agent as agent:

@@ -11,7 +11,7 @@ from handshaked.datapath.quic_options import Config, Option
 from handshaked.errors import LocalError
 from handshaked.events import TrafficSecret
 from handshaked.model import CipherSuite, Direction, Level, Role
-from handshaked.testing.quic_socket import KernelLikeSocket, SocketError
+from handshaked.testing.fake_quic_socket import FakeQuicSocket, SocketError
 
 SECRET = bytes(range(32))
 
@@ -131,8 +131,8 @@ def packets() -> Packets:
 
 
 @pytest.fixture
-def server(packets: Packets) -> KernelLikeSocket:
-    return KernelLikeSocket(Role.SERVER, packets)
+def server(packets: Packets) -> FakeQuicSocket:
+    return FakeQuicSocket(Role.SERVER, packets)
 
 
 def refused(call: Callable[..., object], *arguments: object, **options: object) -> int:
@@ -141,11 +141,11 @@ def refused(call: Callable[..., object], *arguments: object, **options: object) 
     return raised.value.status
 
 
-def test_initial_secrets_are_refused(server: KernelLikeSocket) -> None:
+def test_initial_secrets_are_refused(server: FakeQuicSocket) -> None:
     assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.INITIAL, Direction.SEND)) == errno.EINVAL
 
 
-def test_wrong_order_is_refused(server: KernelLikeSocket) -> None:
+def test_wrong_order_is_refused(server: FakeQuicSocket) -> None:
     assert refused(server.get, Option.TRANSPORT_PARAM_EXT) == errno.EINVAL  # the peer's are not known
     assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.APPLICATION, Direction.SEND)) == errno.EINVAL
     assert refused(server.send, Level.HANDSHAKE, HELLO, more=False) == errno.EINVAL
@@ -154,7 +154,7 @@ def test_wrong_order_is_refused(server: KernelLikeSocket) -> None:
     assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.APPLICATION, Direction.SEND)) == errno.EINVAL
 
 
-def test_wrong_levels_and_messages_are_refused(server: KernelLikeSocket) -> None:
+def test_wrong_levels_and_messages_are_refused(server: FakeQuicSocket) -> None:
     assert refused(server.send, Level.EARLY, HELLO, more=False) == errno.EINVAL
     assert refused(server.send, None, HELLO, more=False) == errno.EINVAL
     assert refused(server.send, Level.INITIAL, HELLO + HELLO, more=False) == errno.EINVAL
@@ -162,7 +162,7 @@ def test_wrong_levels_and_messages_are_refused(server: KernelLikeSocket) -> None
     assert refused(server.get, Option.TOKEN) == errno.EINVAL  # which tells the role
 
 
-def test_established_with_both_application_secrets_only(server: KernelLikeSocket, packets: Packets) -> None:
+def test_established_with_both_application_secrets_only(server: FakeQuicSocket, packets: Packets) -> None:
     server.set(Option.TRANSPORT_PARAM_EXT, b"peer's")
     assert refused(server.set, Option.TRANSPORT_PARAM_EXT, b"peer's") == errno.EINVAL
     assert server.get(Option.TRANSPORT_PARAM_EXT) == b"own"
@@ -177,14 +177,14 @@ def test_established_with_both_application_secrets_only(server: KernelLikeSocket
     assert refused(server.get, Option.TRANSPORT_PARAM_EXT) == errno.EINVAL
 
 
-def test_a_flight_goes_out_with_its_last_message(server: KernelLikeSocket, packets: Packets) -> None:
+def test_a_flight_goes_out_with_its_last_message(server: FakeQuicSocket, packets: Packets) -> None:
     server.send(Level.INITIAL, HELLO, more=True)
     assert packets.sent == []
     server.send(Level.INITIAL, HELLO, more=False)
     assert packets.sent == [(Level.INITIAL, HELLO)] * 2
 
 
-def test_a_closed_socket(server: KernelLikeSocket) -> None:
+def test_a_closed_socket(server: FakeQuicSocket) -> None:
     assert refused(server.receive) == errno.EAGAIN
     server.queue(Level.INITIAL, b"x")
     server.closed = True
@@ -193,12 +193,12 @@ def test_a_closed_socket(server: KernelLikeSocket) -> None:
     assert refused(server.send, Level.INITIAL, HELLO, more=False) == errno.EPIPE
 
 
-def test_a_long_message_comes_in_frames(server: KernelLikeSocket) -> None:
+def test_a_long_message_comes_in_frames(server: FakeQuicSocket) -> None:
     message = b"\x0b" + (2500).to_bytes(3) + bytes(2500)
     server.queue(Level.HANDSHAKE, message + HELLO)
     assert [len(server.receive()) - 1 for _ in range(4)] == [1200, 1200, 104, 5]
 
 
 @pytest.mark.parametrize("size", [0, 63, 4097])
-def test_a_ticket_of_another_size_is_refused(server: KernelLikeSocket, size: int) -> None:
+def test_a_ticket_of_another_size_is_refused(server: FakeQuicSocket, size: int) -> None:
     assert refused(server.set, Option.SESSION_TICKET, bytes(size)) == errno.EINVAL

@@ -22,11 +22,11 @@ from handshaked.model import CipherSuite, Outcome
 from handshaked.shim import HandshakeRefusedError, QuicSocketOptions, quic_client_handshake, quic_server_handshake
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import Connection, KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import Connection, FakeQuicEndpoint
 from tests.conftest import Issue
-from tests.demux.link import Weather, link
+from tests.demux.lossy_link import Impairment, link
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     ask,
     in_thread,
     socket_daemon,
@@ -61,15 +61,15 @@ class Shaken:
         ticket: bytes = b"",
         sealing_key: bytes = b"",
         name: str = NAME,
-        weather: Weather | None = None,
+        impairment: Impairment | None = None,
     ) -> None:
         with (
-            KernelLikeEndpoint(config=server_config, session_ticket=sealing_key) as serving,
-            KernelLikeEndpoint(config=client_config, session_ticket=ticket, alpns=client_alpns) as asking,
+            FakeQuicEndpoint(config=server_config, session_ticket=sealing_key) as serving,
+            FakeQuicEndpoint(config=client_config, session_ticket=ticket, alpns=client_alpns) as asking,
         ):
             port = serving.listen()
             over: Future[None] = Future()
-            echoing = in_thread(lambda: asking.run(exchange(asking, port, weather, over)))
+            echoing = in_thread(lambda: asking.run(exchange(asking, port, impairment, over)))
             ours = asking.next_connection()
             first = in_thread(lambda: ended(lambda: quic_client_handshake(ours.agent, name, options=client), ours))
             theirs = serving.next_connection()
@@ -84,11 +84,11 @@ class Shaken:
 
 
 async def exchange(
-    asking: KernelLikeEndpoint, port: int, weather: Weather | None, over: Future[None]
+    asking: FakeQuicEndpoint, port: int, impairment: Impairment | None, over: Future[None]
 ) -> tuple[bytes, int | None]:
-    if weather is None:
+    if impairment is None:
         return await asking.exchange(port, b"hello", until=over)
-    async with link(port, weather) as path:
+    async with link(port, impairment) as path:
         seen = await asking.exchange(path.port, b"hello", until=over)
         assert path.lost
         return seen
@@ -221,7 +221,7 @@ def test_version_2(options: Callable[..., QuicSocketOptions]) -> None:
 
 
 def test_loss(options: Callable[..., QuicSocketOptions]) -> None:
-    shaken = Shaken(options(), options(), weather=Weather(loss=0.15, repetition=0.1, reordering=0.2))
+    shaken = Shaken(options(), options(), impairment=Impairment(loss=0.15, duplication=0.1, reordering=0.2))
     check(shaken, "loss", "loss")
 
 
@@ -274,7 +274,7 @@ def unanswered(options: QuicSocketOptions, **endpoint: object) -> tuple[Outcome,
     """A client whose server is not there."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody,
-        KernelLikeEndpoint(**endpoint) as asking,  # type: ignore[arg-type] # by name
+        FakeQuicEndpoint(**endpoint) as asking,  # type: ignore[arg-type] # by name
     ):
         nobody.bind(("127.0.0.1", 0))
         in_thread(lambda: asking.run(asking.exchange(nobody.getsockname()[1], b"hello")))
@@ -297,7 +297,7 @@ def test_no_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
 
 
 def test_a_client_without_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         asking = in_thread(lambda: asyncio.run(ask(port, name=NAME, alpn=None)))
         connection = endpoint.next_connection()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.demux.accepting import AcceptBounds
-from handshaked.demux.relay import RelayBounds
+from handshaked.demux.applications import AcceptBounds
+from handshaked.demux.forwarder import ForwarderBounds
 from handshaked.errors import Alert, Status
 from handshaked.quic.answers import CONNECTION_REFUSED
 from handshaked.testing.authority import Authority, Issued
@@ -263,7 +263,7 @@ def test_an_application_could_have_everybody_relayed_by_saying_how_much_it_holds
     register("smb", "smb.example.com", "smb")
     most = AcceptBounds().held_per_user
     with application(demux, Listen("smb", held=1 << 24)), application(demux, Listen("smb", held=1 << 24)):
-        assert demux.metrics()["accepted_flows"] == most < RelayBounds().connected
+        assert demux.metrics()["accepted_flows"] == most < ForwarderBounds().connected
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -14,7 +14,7 @@ from handshaked.quic.answers import CONNECTION_REFUSED
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demo import ask
-from handshaked.testing.demux import RunningDemux, smb_server_at_a_port
+from handshaked.testing.demux import RunningDemux, smb_server_on_own_port
 from tests.demux.clients import Target, connected, refusal
 from tests.demux.conftest import DEMUX_USER
 
@@ -43,7 +43,7 @@ def test_an_unmodified_server_is_reached(
     issue: Callable[..., Issued],
     authority: Authority,
 ) -> None:
-    with smb_server_at_a_port(demux_daemon) as port:
+    with smb_server_on_own_port(demux_daemon) as port:
         register("web", "web.example.com", "smb", deliver=f"forward 127.0.0.1:{port}")
         seen = asyncio.run(ask(target.port, "web.example.com", ("smb",), authority.root))
         assert seen.page == "web"

@@ -12,7 +12,7 @@ from handshaked.testing.demux import RunningDemux, smb_server
 from handshaked.testing.echo_server import echo_server
 from tests.demux.clients import Target, connected, echo, udp_sockets
 from tests.demux.conftest import FIRST_USER
-from tests.demux.link import link
+from tests.demux.lossy_link import link
 
 
 @pytest.mark.parametrize("delivery", ["accept", "relay"])

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.demux.accepting import open_listener
 from handshaked.demux.daemon import Demux, Settings
-from handshaked.demux.port import open_shared
 from handshaked.demux.registry_follower import RegistryFollower
+from handshaked.demux.shared_port import open_shared
+from handshaked.system.listening import open_listener
 from tests.patience import PATIENCE
 
 
@@ -71,7 +71,7 @@ def test_a_port_that_is_in_use_was_not_named(tmp_path: Path) -> None:
             timeout=PATIENCE,
         )
     assert run.returncode == 1
-    assert f"cannot listen at 127.0.0.1:{port}: Address already in use" in run.stderr
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in run.stderr
 
 
 def test_registrations_could_stay_as_they_were_for_ever_since_nobody_saw_the_follower_fail(

@@ -14,10 +14,11 @@ import pytest
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
+from handshaked.testing.processes import ending
 from tests.conftest import Issue
 from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
-from tests.quic_sockets import StockServer, ask, free_udp_port, in_thread, socket_daemon
+from tests.quic_socket_peers import StockServer, ask, free_udp_port, in_thread, socket_daemon
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = CHECKOUT / "examples"
@@ -65,8 +66,8 @@ def finished(name: str, daemon: RunningDaemon, *arguments: object, stdin: int = 
 @contextmanager
 def running(name: str, *arguments: object, env: Mapping[str, str]) -> Iterator[None]:
     """Run an example server until it has served; it must end cleanly on SIGTERM."""
-    with subprocess.Popen(
-        command(name, *arguments), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    with ending(
+        subprocess.Popen(command(name, *arguments), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ) as process:
         assert process.stdout is not None
         try:
@@ -120,7 +121,7 @@ def test_server_on_shared_port(daemon: RunningDaemon, authority: Authority, publ
 
 def served(start: Callable[[int], str], **asked: object) -> str:
     """Have `start` serve a client of stock aioquic on a stand-in for an accepted QUIC socket; return its output."""
-    with KernelLikeEndpoint(alpns=(ALPN,)) as endpoint:
+    with FakeQuicEndpoint(alpns=(ALPN,)) as endpoint:
         port = endpoint.listen()
         client = in_thread(lambda: asyncio.run(ask(port, name=NAME, alpn=ALPN, **asked)))
         connection = endpoint.next_connection()
@@ -144,7 +145,7 @@ def test_server_with_own_files_on_quic_socket(daemon: RunningDaemon, authority: 
 
 def test_client_on_quic_socket(daemon: RunningDaemon, authority: Authority, issue: Issue) -> None:
     arguments = ("client", NAME, ALPN, authority.root)
-    with StockServer(issue(NAME), ALPN) as server, KernelLikeEndpoint(alpns=(ALPN,)) as endpoint:
+    with StockServer(issue(NAME), ALPN) as server, FakeQuicEndpoint(alpns=(ALPN,)) as endpoint:
         asking = in_thread(lambda: endpoint.run(endpoint.exchange(server.port, b"hello")))
         connection = endpoint.next_connection()
         with connection.agent:

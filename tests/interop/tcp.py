@@ -22,6 +22,7 @@ from handshaked.events import HandshakeComplete, HandshakeFailed
 from handshaked.model import KeyType, Level
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, EarlyData, ServerParameters, Tickets
+from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import ApplicationData, ClientStream, PeerClosed, ServerStream, StreamEvent
 from handshaked.tls.tickets import RotatingTicketKeys
@@ -41,7 +42,7 @@ _KEY_TYPES = {
 
 
 def credential_of(leaf: Issued, *above: Issued) -> Credential:
-    return Credential(tuple(each.der for each in (leaf, *above)), leaf.key, _KEY_TYPES[leaf.kind])
+    return Credential(tuple(each.der for each in (leaf, *above)), PrivateKeySigner(leaf.key), _KEY_TYPES[leaf.kind])
 
 
 @dataclass
@@ -138,14 +139,12 @@ class TlsServer:
                 stream.close()
 
 
-def converse(port: int, parameters: ClientParameters, text: bytes = b"", early: bytes = b"") -> Served:
+def converse(port: int, parameters: ClientParameters, text: bytes = b"") -> Served:
     """A client's connection: handshake, `text` sent, as much of an echo awaited, end."""
     served, handshake = Served(), ClientHandshake(parameters, quic=False)
     stream = ClientStream(handshake, parameters.record_size_limit)
     with socket.create_connection(("127.0.0.1", port), TIMEOUT) as connection:
         served.events += stream.start(time.time())
-        if early:
-            stream.send_early(early)
         connection.sendall(stream.pull_outgoing())
         expected, sent = len(text), False
         while stream.needed() and (data := _read(connection, stream)):

@@ -118,7 +118,7 @@ class TestPythonSsl:
 
         outcome: list[str] = []
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            thread = threading.Thread(target=serve)
+            thread = threading.Thread(target=serve, daemon=True)
             thread.start()
             served = converse(listener.getsockname()[1], parameters, b"ping" * 10_000)
             thread.join(TIMEOUT)

@@ -165,3 +165,7 @@ def run(*command: str) -> None:
         env=environment, timeout=BUILD_PATIENCE)  # fmt: skip
     if process.returncode != 0:
         raise LabError(f"{' '.join(command)}:\n{process.stdout.decode(errors='replace')[-4000:]}")
+
+
+if __name__ == "__main__":
+    project_layer(base())

@@ -74,14 +74,16 @@ RESOURCES: dict[str, Callable[[], bool]] = {
 }
 
 
-@cache
 def _is_there(name: str) -> bool:
-    return RESOURCES[name]() if name in RESOURCES else shutil.which(_program(name)) is not None
-
-
-def _program(name: str) -> str:
+    if name in RESOURCES:
+        return _has_resource(name)
     assert name in PROGRAMS, f"{name} is neither in programs.txt nor in RESOURCES"
-    return name
+    return shutil.which(name) is not None
+
+
+@cache
+def _has_resource(name: str) -> bool:
+    return RESOURCES[name]()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -33,6 +33,7 @@ from handshaked.registry.credentials import (
 from handshaked.registry.files import open_regular, read_file
 from handshaked.testing.authority import Authority, Issued
 from tests.conftest import Issue
+from tests.tls.pair import private_key as key_of
 
 DAY = 86400
 WEAK = 1024
@@ -77,7 +78,7 @@ def test_a_pkcs8_key_of_every_type_is_loaded_and_can_be_used(issue: Issue, key_t
     assert loaded.names == (NAME,)
     opened = open_credential(loaded.chain, loaded.key, loaded.key_type)
     assert opened.chain == (issued.leaf.public_bytes(Encoding.DER),)
-    assert opened.private_key.public_key() == issued.leaf.public_key()
+    assert key_of(opened).public_key() == issued.leaf.public_key()
 
 
 @pytest.mark.parametrize("encryption", [None, BestAvailableEncryption(PASSPHRASE)], ids=["plain", "encrypted"])

@@ -1,5 +1,6 @@
 """The record of used tickets: of bounded size, whatever clients do."""
 
+import sqlite3
 from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
@@ -25,3 +26,17 @@ def test_a_record_that_is_full_means_no_early_data_until_tickets_expire(
         assert "database or disk is full" in caplog.text
         later = [number.to_bytes(16) for number in islice(count(10_000), 1100)]
         assert any(record.first_use(ticket, expires=40.0, now=21.0) for ticket in later)
+
+
+def test_locked_replay_record_means_no_early_data(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    record, other = ReplayRecord(path), ReplayRecord(path)
+    assert record.first_use(b"a", expires=20.0, now=10.0)
+    assert not other.first_use(b"a", expires=20.0, now=11.0)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    assert not other.first_use(b"b", expires=20.0, now=11.0)
+    blocker.execute("ROLLBACK")
+    assert other.first_use(b"b", expires=20.0, now=11.0)
+    for each in (record, other, blocker):
+        each.close()

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.errors import Alert, LocalError, RefusedError, Status
+from handshaked.errors import Alert, LocalError, PeerError, RefusedError, Status
 from handshaked.model import Caller
 from handshaked.registry.credentials import LoadedCredential, load_pem
 from handshaked.registry.registration import Access, Registration
 from handshaked.registry.schema import SCHEMA_VERSION
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.testing.processes import ending
 from tests.conftest import Issue
 
 NAME = "a.example.com"
@@ -96,8 +97,9 @@ def test_replacing_leaves_nothing_of_the_old_one(
         snapshot = store.load()
         assert snapshot.registrations == [replaced]
         assert replaced.id != old.id
-        assert snapshot.claimant(NAME, b"h3") is None
-        assert snapshot.claimant("b.example.com", b"smb") == replaced
+        with pytest.raises(PeerError):
+            snapshot.route(Query(ROOT, NAME, (b"h3",)))
+        assert snapshot.route(Query(ROOT, "b.example.com", (b"smb",))) == (replaced, b"smb")
         store.register(new("next", credential, NAME))  # what the old one held is free
 
 
@@ -263,7 +265,7 @@ def kill_a_writer(path: Path, issue: Issue, first: int, chance: random.Random) -
     """Kill a writer in the middle of its work; the last state that it said was written."""
     issued = issue(NAME)
     command = [sys.executable, "-c", _WRITER, str(path), str(issued.certificate), str(issued.key), str(first)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as writer:
         assert writer.stdout is not None
         lines = [writer.stdout.readline() for _ in range(chance.randrange(1, 4))]
         try:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from handshaked.errors import Alert, Status
 from handshaked.model import KERNEL, Caller, Outcome, Request, Role
-from handshaked.reporting.counts import BUCKETS, MAX_SERIES, OTHER, Latency, Tally, why
+from handshaked.reporting.counts import BUCKETS, MAX_SERIES, OTHER, HandshakeCounts, Latency, summary
 
 ENDED = st.tuples(
     st.sampled_from([Role.CLIENT, Role.SERVER]),
@@ -20,14 +20,14 @@ ENDED = st.tuples(
 )  # fmt: skip
 
 
-def add(tally: Tally, ended: tuple[Role, Caller, Outcome, float]) -> None:
+def add(counts: HandshakeCounts, ended: tuple[Role, Caller, Outcome, float]) -> None:
     role, caller, outcome, seconds = ended
-    tally.add(Request(role=role, caller=caller, timeout=8), outcome, seconds)
+    counts.add(Request(role=role, caller=caller, timeout=8), outcome, seconds)
 
 
 @given(st.lists(ENDED), st.integers(1, 4))
-def test_what_is_taken_in_parts_is_the_whole(all_ended: list[tuple[Role, Caller, Outcome, float]], limit: int) -> None:
-    whole, worker, parent = Tally(), Tally(), Tally()
+def test_parts_taken_add_up_to_the_whole(all_ended: list[tuple[Role, Caller, Outcome, float]], limit: int) -> None:
+    whole, worker, parent = HandshakeCounts(), HandshakeCounts(), HandshakeCounts()
     for index, ended in enumerate(all_ended):
         add(whole, ended)
         add(worker, ended)
@@ -43,25 +43,25 @@ def test_what_is_taken_in_parts_is_the_whole(all_ended: list[tuple[Role, Caller,
     assert whole.succeeded + whole.failed == len(all_ended)
 
 
-def test_registrations_without_number_share_one_series() -> None:
-    tally, parent = Tally(), Tally()
+def test_registrations_beyond_the_limit_share_one_series() -> None:
+    counts, parent = HandshakeCounts(), HandshakeCounts()
     for number in range(MAX_SERIES + 100):
-        add(tally, (Role.SERVER, Caller(1), Outcome(status=0, registration=f"r{number}"), 0.1))
-    assert len(tally.handshakes) == MAX_SERIES + 1
-    assert tally.handshakes["ok", "server", "unix", OTHER] == 100
-    while tally.handshakes:
-        parent.merge(tally.take(256))
+        add(counts, (Role.SERVER, Caller(1), Outcome(status=0, registration=f"r{number}"), 0.1))
+    assert len(counts.handshakes) == MAX_SERIES + 1
+    assert counts.handshakes["ok", "server", "unix", OTHER] == 100
+    while counts.handshakes:
+        parent.merge(counts.take(256))
     assert parent.succeeded == MAX_SERIES + 100
 
 
-def test_in_one_word() -> None:
-    assert why(Outcome(status=0)) == "ok"
-    assert why(Outcome(status=13, alert=Alert.CERTIFICATE_EXPIRED)) == "certificate_expired"
-    assert why(Outcome(status=Status.TIMED_OUT)) == "ETIMEDOUT"
+def test_summary_is_one_word() -> None:
+    assert summary(Outcome(status=0)) == "ok"
+    assert summary(Outcome(status=13, alert=Alert.CERTIFICATE_EXPIRED)) == "certificate_expired"
+    assert summary(Outcome(status=Status.TIMED_OUT)) == "ETIMEDOUT"
 
 
 @given(st.lists(st.floats(0, BUCKETS[-1]), min_size=1))
-def test_quantiles_are_in_the_right_bucket(values: list[float]) -> None:
+def test_quantile_lies_in_its_bucket(values: list[float]) -> None:
     latency = Latency([0] * (len(BUCKETS) + 1))
     for value in values:
         latency.counts[sum(value > bound for bound in BUCKETS)] += 1

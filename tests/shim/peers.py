@@ -1,4 +1,4 @@
-"""QUIC peers over real UDP: stock aioquic's and ours, in any combination."""
+"""aioquic clients and servers over real UDP, with their TLS in a daemon or not."""
 
 import asyncio
 import ssl
@@ -22,7 +22,7 @@ from handshaked.testing.authority import Issued
 
 
 class Echo(QuicConnectionProtocol):
-    """Sends back what comes on streams and in datagram frames; tells how it ended, and who served it."""
+    """Echoes streams and datagram frames; ``ended`` is how the connection ended, ``addresses`` where clients were."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -30,12 +30,12 @@ class Echo(QuicConnectionProtocol):
         self.addresses: set[tuple[Any, ...]] = set()
 
     def datagram_received(self, data: bytes | str, addr: Any) -> None:
-        """Note where it comes from."""
+        """Record the client's address."""
         self.addresses.add(addr)
         super().datagram_received(data, addr)
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Answer."""
+        """Echo data; record the end."""
         if isinstance(event, StreamDataReceived):
             self._quic.send_stream_data(event.stream_id, event.data, event.end_stream)
         elif isinstance(event, DatagramFrameReceived):
@@ -46,7 +46,7 @@ class Echo(QuicConnectionProtocol):
 
 
 class Caller(QuicConnectionProtocol):
-    """A client's side; keeps datagram frames, and how the connection ended."""
+    """A client's connection; keeps datagram frames and how the connection ended."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -54,7 +54,7 @@ class Caller(QuicConnectionProtocol):
         self.frames: asyncio.Queue[bytes] = asyncio.Queue()
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Take note."""
+        """Keep datagram frames and the end."""
         if isinstance(event, ConnectionTerminated):
             self.ended = event
         elif isinstance(event, DatagramFrameReceived):
@@ -62,7 +62,7 @@ class Caller(QuicConnectionProtocol):
         super().quic_event_received(event)
 
     async def echoed(self, data: bytes) -> bytes:
-        """What comes back for `data` on a stream of its own."""
+        """Return the echo of `data` on a new stream."""
         reader, writer = await self.create_stream()
         writer.write(data)
         writer.write_eof()
@@ -71,7 +71,7 @@ class Caller(QuicConnectionProtocol):
 
 @dataclass
 class Server:
-    """A server that runs: its port and the protocols of its connections."""
+    """A running server: its port and the protocols of its connections."""
 
     port: int
     connections: list[Echo]
@@ -81,7 +81,7 @@ class Server:
 async def serving(
     *, daemon: Path | None = None, certificate: Issued | None = None, alpns: list[str] | None = None, **options: Any
 ) -> AsyncIterator[Server]:
-    """An echo server with its TLS in the `daemon` at that socket, or a stock one with `certificate`."""
+    """Run an echo server with its TLS in the daemon at the socket `daemon`, or a stock one with `certificate`."""
     settings = options.pop("settings", {})
     configuration = QuicConfiguration(is_client=False, alpn_protocols=alpns, **settings)
     connections: list[Echo] = []
@@ -103,7 +103,7 @@ async def serving(
             "127.0.0.1", 0, configuration=configuration, create_protocol=create, **options
         )
     try:
-        yield Server(server._transport.get_extra_info("sockname")[1], connections)  # noqa: SLF001 - told in no other way
+        yield Server(server._transport.get_extra_info("sockname")[1], connections)  # noqa: SLF001 - aioquic has no public way
     finally:
         server.close()
         if client is not None:
@@ -121,13 +121,14 @@ async def visiting(
     settings: dict[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[Caller]:
-    """A connection of a client that verifies the server by `root`, if it is given; with `client` (or the path of
-    a daemon's socket, for a client of its own), of one of ours.
+    """Connect a client. With `root` it verifies the server; with `client` its TLS is in a daemon.
+
+    `client` is a HandshakeClient, or the path of a daemon's socket.
     """
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=list(alpns),
-        server_name=name or "127.0.0.1",  # for an address aioquic sends no name
+        server_name=name or "127.0.0.1",  # aioquic sends no name for an address
         cafile=str(root) if root else None,
         verify_mode=ssl.CERT_REQUIRED if root else ssl.CERT_NONE,
     )
@@ -151,7 +152,7 @@ async def visiting(
 
 
 async def refusal(port: int, name: str | None, *alpns: str, **options: Any) -> ConnectionTerminated:
-    """How a connection that is refused ends."""
+    """Return how a connection that is rejected ends."""
     callers: list[Caller] = []
     try:
         async with visiting(port, name, *alpns, notice=callers.append, **options):
@@ -163,6 +164,6 @@ async def refusal(port: int, name: str | None, *alpns: str, **options: Any) -> C
 
 
 def registration(server: Server) -> str | None:
-    """Which registration served the last connection."""
+    """Return the registration that served the last connection."""
     outcome = outcome_of(server.connections[-1])
     return None if outcome is None else outcome.registration

@@ -1,12 +1,8 @@
-"""Handshakes on stand-ins for QUIC sockets through a daemon, against foreign peers, by the Python shim."""
+"""Handshakes on stand-ins for QUIC sockets, by the Python client library, against other implementations."""
 
 import asyncio
 import errno
-import resource
-import socket
-import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.datapath.quic_options import Config
-from handshaked.errors import Alert, Status
+from handshaked.errors import Alert
 from handshaked.model import CipherSuite, Outcome
 from handshaked.shim import (
     HandshakeRefusedError,
@@ -26,10 +22,10 @@ from handshaked.shim import (
 )
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.quic_endpoint import KernelLikeEndpoint
+from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from tests.conftest import Issue
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     StockServer,
     ask,
     ask_with_gtlsclient,
@@ -49,8 +45,8 @@ def quic_daemon(issue: Issue, authority: Authority) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-def serve_one(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, **options: object) -> Outcome:
-    """The server's handshake on the next connection of `endpoint`, whose agent's end is closed in the end."""
+def serve_one(daemon: RunningDaemon, endpoint: FakeQuicEndpoint, **options: object) -> Outcome:
+    """Do the server's handshake on the next connection of `endpoint` and close the agent's socket."""
     connection = endpoint.next_connection()
     with connection.agent:
         return quic_server_handshake(
@@ -59,16 +55,16 @@ def serve_one(daemon: RunningDaemon, endpoint: KernelLikeEndpoint, **options: ob
 
 
 def served(daemon: RunningDaemon, client: Callable[[int], Seen], **options: object) -> tuple[Outcome, Seen]:
-    """An endpoint serves `client`, which is called with its port."""
+    """Serve `client`, which is called with a port; return the outcome and what the client returned."""
     endpoint_options = {key: options.pop(key) for key in ("config", "session_ticket", "alpns") if key in options}
-    with KernelLikeEndpoint(**endpoint_options) as endpoint:
+    with FakeQuicEndpoint(**endpoint_options) as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve_one(daemon, endpoint, **options))
         answer = client(port)
         return serving.result(PATIENCE), answer
 
 
-def test_a_server_serves_stock_aioquic(quic_daemon: RunningDaemon, authority: Authority) -> None:
+def test_server_serves_stock_aioquic(quic_daemon: RunningDaemon, authority: Authority) -> None:
     outcome, seen = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root)))
     assert seen.data == b"hello"
     assert (outcome.status, outcome.alpn, outcome.registration, outcome.resumed) == (0, b"h3", "web", False)
@@ -76,7 +72,7 @@ def test_a_server_serves_stock_aioquic(quic_daemon: RunningDaemon, authority: Au
 
 
 @pytest.mark.needs("gtlsclient", "mount namespaces")
-def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+def test_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     outcome, seen = served(
         quic_daemon, lambda port: ask_with_gtlsclient(port, NAME, tmp_path, "--exit-on-first-stream-close")
     )
@@ -86,14 +82,14 @@ def test_a_server_serves_gtlsclient(quic_daemon: RunningDaemon, tmp_path: Path) 
 
 
 @pytest.mark.needs("gtlsclient", "mount namespaces")
-def test_a_client_whose_key_share_is_of_no_use_is_asked_again(
+def test_unsupported_key_share_leads_to_hello_retry_request(
     quic_daemon: RunningDaemon, issue: Issue, tmp_path: Path
 ) -> None:
     issued, name = issue("retry.example.com"), "retry.example.com"
     quic_daemon.register(
         "retry", (issued.certificate, issued.key), alpns=["h3"], server_names=[name], groups=["secp521r1"]
     )
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         client = in_thread(lambda: ask_with_gtlsclient(port, name, tmp_path, "--exit-on-first-stream-close"))
         connection = endpoint.next_connection()
@@ -111,7 +107,7 @@ def test_a_client_whose_key_share_is_of_no_use_is_asked_again(
     ]
 
 
-def test_a_server_resumes_and_does_so_through_another_socket(quic_daemon: RunningDaemon, authority: Authority) -> None:
+def test_session_is_resumed_on_another_socket(quic_daemon: RunningDaemon, authority: Authority) -> None:
     _, first = served(quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root, wants_ticket=True)))
     outcome, second = served(
         quic_daemon, lambda port: asyncio.run(ask(port, root=authority.root, ticket=first.tickets[0]))
@@ -121,11 +117,11 @@ def test_a_server_resumes_and_does_so_through_another_socket(quic_daemon: Runnin
     assert second.data == b"hello"
 
 
-def test_a_client_that_goes_before_its_ticket_was_served_all_the_same(
+def test_handshake_succeeds_if_client_closes_before_its_ticket(
     quic_daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its Finished was verified; a ticket that cannot be sent any more made the handshake fail."""
-    with KernelLikeEndpoint() as endpoint:
+    """A ticket that could not be sent made the handshake fail although the client's Finished was verified."""
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         client = in_thread(lambda: asyncio.run(ask(port)))
         connection = endpoint.next_connection()
@@ -145,13 +141,13 @@ def test_a_client_that_goes_before_its_ticket_was_served_all_the_same(
     assert connection.socket.refused[-1] == ("send APPLICATION NEW_SESSION_TICKET", errno.EPIPE)
 
 
-def test_a_refused_client_gets_the_alert_and_the_caller_its_errno(quic_daemon: RunningDaemon) -> None:
-    def serve(endpoint: KernelLikeEndpoint) -> HandshakeRefusedError:
+def test_rejected_client_gets_alert_and_caller_errno(quic_daemon: RunningDaemon) -> None:
+    def serve(endpoint: FakeQuicEndpoint) -> HandshakeRefusedError:
         with pytest.raises(HandshakeRefusedError) as raised:
             serve_one(quic_daemon, endpoint)
         return raised.value
 
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve(endpoint))
         seen = asyncio.run(ask(port, name="unknown.example.com"))
@@ -161,7 +157,7 @@ def test_a_refused_client_gets_the_alert_and_the_caller_its_errno(quic_daemon: R
     assert error.outcome.alert is Alert.UNRECOGNIZED_NAME
 
 
-def test_a_caller_brings_its_own_certificate(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
+def test_server_uses_own_certificate_files(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
     issued = issue("own.example.com")
     outcome, seen = served(
         quic_daemon,
@@ -183,7 +179,7 @@ def test_a_caller_brings_its_own_certificate(quic_daemon: RunningDaemon, issue: 
     assert again.resumed
 
 
-def test_a_server_that_requires_client_certificates_gets_one(
+def test_required_client_certificate_is_reported(
     quic_daemon: RunningDaemon, issue: Issue, authority: Authority
 ) -> None:
     identity = authority.issue("someone", client=True, file_name="someone")
@@ -198,14 +194,12 @@ def test_a_server_that_requires_client_certificates_gets_one(
     assert outcome.peer_certificates == (identity.leaf.public_bytes(Encoding.DER),)
 
 
-def test_a_server_that_requires_client_certificates_refuses_without(
-    quic_daemon: RunningDaemon, issue: Issue, authority: Authority
-) -> None:
+def test_missing_client_certificate_is_rejected(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
     issued = issue(NAME)
     anchor = authority.certificate.public_bytes(Encoding.DER)
     brought = {"certificate": issued.certificate, "key": issued.key, "trust_anchors": (anchor,)}
 
-    with KernelLikeEndpoint(config=Config(certificate_request=2)) as endpoint:
+    with FakeQuicEndpoint(config=Config(certificate_request=2)) as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve_one(quic_daemon, endpoint, **brought))
         seen = asyncio.run(ask(port))
@@ -215,7 +209,7 @@ def test_a_server_that_requires_client_certificates_refuses_without(
     assert seen.error_code == Alert.CERTIFICATE_REQUIRED.quic_error
 
 
-def test_the_cipher_of_the_payload_is_the_sockets(quic_daemon: RunningDaemon) -> None:
+def test_cipher_suite_is_that_of_socket_option(quic_daemon: RunningDaemon) -> None:
     outcome, seen = served(quic_daemon, lambda port: asyncio.run(ask(port)), config=Config(payload_cipher_type=54))
     assert outcome.cipher_suite is CipherSuite.CHACHA20_POLY1305_SHA256
     assert seen.data == b"hello"
@@ -230,8 +224,8 @@ def client_of(
     session_ticket: bytes = b"",
     **options: object,
 ) -> tuple[Outcome, tuple[bytes, int | None], bytes]:
-    """A client on a socket: outcome, echo and error code, and what the socket then has as session ticket."""
-    with KernelLikeEndpoint(config=config, session_ticket=session_ticket) as endpoint:
+    """Do the client's handshake; return the outcome, the echo with error code, and the socket's session ticket."""
+    with FakeQuicEndpoint(config=config, session_ticket=session_ticket) as endpoint:
         asking = in_thread(lambda: endpoint.run(endpoint.exchange(port, b"hello")))
         connection = endpoint.next_connection()
         with connection.agent:
@@ -244,7 +238,7 @@ def client_of(
         return outcome, asking.result(PATIENCE), connection.socket.session_ticket
 
 
-def test_a_client_talks_to_stock_aioquic(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
+def test_client_connects_to_stock_aioquic(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
     anchor = authority.certificate.public_bytes(Encoding.DER)
     with StockServer(issue(NAME)) as server:
         outcome, echo, _ = client_of(quic_daemon, server.port, trust_anchors=(anchor,))
@@ -253,7 +247,7 @@ def test_a_client_talks_to_stock_aioquic(quic_daemon: RunningDaemon, issue: Issu
     assert outcome.peer_certificates == (issue(NAME).leaf.public_bytes(Encoding.DER),)
 
 
-def test_a_client_resumes_with_the_ticket_that_its_socket_kept(
+def test_client_resumes_with_ticket_of_its_socket(
     quic_daemon: RunningDaemon, issue: Issue, authority: Authority
 ) -> None:
     anchor = authority.certificate.public_bytes(Encoding.DER)
@@ -269,9 +263,7 @@ def test_a_client_resumes_with_the_ticket_that_its_socket_kept(
     assert second.resumed
 
 
-def test_a_client_refuses_a_server_of_another_name(
-    quic_daemon: RunningDaemon, issue: Issue, authority: Authority
-) -> None:
+def test_client_rejects_server_with_other_name(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
     anchor = authority.certificate.public_bytes(Encoding.DER)
     with StockServer(issue(NAME)) as server:
         outcome, echo, _ = client_of(quic_daemon, server.port, name="other.example.com", trust_anchors=(anchor,))
@@ -280,10 +272,10 @@ def test_a_client_refuses_a_server_of_another_name(
     assert echo == (b"", Alert.BAD_CERTIFICATE.quic_error)
 
 
-def test_both_ends_are_sockets_with_a_psk(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+def test_psk_authenticates_both_ends(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     psk = tmp_path / "psk"
-    psk.write_text(f"# who: what\nsomeone:{'5a' * 32}\n")
-    with KernelLikeEndpoint() as endpoint:
+    psk.write_text(f"# identity: key\nsomeone:{'5a' * 32}\n")
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve_one(quic_daemon, endpoint, psk=psk))
         outcome, echo, _ = client_of(quic_daemon, port, psk=psk)
@@ -292,10 +284,10 @@ def test_both_ends_are_sockets_with_a_psk(quic_daemon: RunningDaemon, tmp_path: 
     assert echo == (b"hello", None)
 
 
-def test_a_psk_that_the_server_does_not_know_is_refused(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+def test_unknown_psk_is_rejected(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     (tmp_path / "ours").write_text(f"someone:{'5a' * 32}\n")
     (tmp_path / "theirs").write_text(f"another:{'5a' * 32}\n")
-    with KernelLikeEndpoint() as endpoint:
+    with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         serving = in_thread(lambda: serve_one(quic_daemon, endpoint, psk=tmp_path / "theirs"))
         outcome, echo, _ = client_of(quic_daemon, port, psk=tmp_path / "ours")
@@ -305,10 +297,10 @@ def test_a_psk_that_the_server_does_not_know_is_refused(quic_daemon: RunningDaem
     assert echo[0] == b""
 
 
-def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
+def test_asyncio_functions_do_handshakes(quic_daemon: RunningDaemon, issue: Issue, authority: Authority) -> None:
     anchor = authority.certificate.public_bytes(Encoding.DER)
 
-    async def both(server: KernelLikeEndpoint, client: KernelLikeEndpoint, port: int) -> list[Outcome]:
+    async def both(server: FakeQuicEndpoint, client: FakeQuicEndpoint, port: int) -> list[Outcome]:
         asking = in_thread(lambda: client.run(client.exchange(port, b"hello")))
         ours = await asyncio.to_thread(client.next_connection)
         path = quic_daemon.handshake_socket
@@ -323,108 +315,10 @@ def test_the_forms_for_asyncio_do_the_same(quic_daemon: RunningDaemon, issue: Is
         assert (await asyncio.wrap_future(asking))[0] == b"hello"
         return list(outcomes)
 
-    with KernelLikeEndpoint() as server, KernelLikeEndpoint() as client:
+    with FakeQuicEndpoint() as server, FakeQuicEndpoint() as client:
         outcomes = asyncio.run(both(server, client, server.listen()))
     assert [outcome.status for outcome in outcomes] == [0, 0]
 
 
-def test_a_ticket_showed_in_a_repr() -> None:
+def test_session_ticket_is_not_in_repr() -> None:
     assert "secret" not in repr(QuicSocketOptions(session_ticket=b"secret"))
-
-
-# Daemons that are not there, or not as they should be.
-
-
-def blocking(sock: socket.socket, options: QuicSocketOptions) -> Outcome:
-    return quic_server_handshake(sock, options=options)
-
-
-def awaited(sock: socket.socket, options: QuicSocketOptions) -> Outcome:
-    return asyncio.run(quic_server_handshake_async(sock, options=options))
-
-
-both_forms = pytest.mark.parametrize("form", [blocking, awaited])
-Form = Callable[[socket.socket, QuicSocketOptions], Outcome]
-
-
-def refusal(form: Form, options: QuicSocketOptions) -> HandshakeRefusedError:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, pytest.raises(HandshakeRefusedError) as raised:
-        form(ours, options)
-    return raised.value
-
-
-@both_forms
-def test_where_no_daemon_is_the_error_says_where_it_was_looked_for(form: Form, tmp_path: Path) -> None:
-    error = refusal(form, QuicSocketOptions(path=tmp_path / "no"))
-    assert error.errno == error.outcome.status == errno.ENOENT
-    assert str(tmp_path / "no") in str(error)
-
-
-@both_forms
-def test_a_path_that_is_too_long_is_said_to_be(form: Form, tmp_path: Path) -> None:
-    error = refusal(form, QuicSocketOptions(path=tmp_path / ("x" * 120)))
-    assert error.errno == errno.EIO
-    assert "too long" in str(error)
-
-
-@both_forms
-def test_a_file_that_cannot_be_opened_is_named(form: Form, quic_daemon: RunningDaemon, tmp_path: Path) -> None:
-    error = refusal(form, QuicSocketOptions(path=quic_daemon.handshake_socket, psk=tmp_path / "psk"))
-    assert error.errno == errno.ENOENT
-    assert str(tmp_path / "psk") in str(error)
-
-
-@both_forms
-def test_a_daemon_that_takes_no_connections_is_a_timeout(form: Form, tmp_path: Path) -> None:
-    """The call waited for as long as the daemon hung."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ExitStack() as waiting:
-        listener.bind(str(tmp_path / "door"))
-        listener.listen(0)
-        with suppress(BlockingIOError):
-            while True:
-                one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-                one.setblocking(False)
-                one.connect(str(tmp_path / "door"))
-        error = refusal(form, QuicSocketOptions(path=tmp_path / "door"))
-    assert error.errno == errno.ETIMEDOUT
-
-
-@both_forms
-@pytest.mark.parametrize(
-    ("packet", "status"),
-    [
-        (b"?", errno.EIO),
-        (struct.pack("=IHHIIBBxx", 28, 32, 0, 1, 0, 5, 1) + b"\xff" * 8, errno.EIO),
-        (b"", errno.ECONNRESET),
-    ],
-    ids=["no message", "no attribute", "nothing"],
-)
-def test_what_a_daemon_cannot_mean_is_a_failure(form: Form, tmp_path: Path, packet: bytes, status: int) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(tmp_path / "door"))
-        listener.listen()
-
-        def answer() -> None:
-            door, _ = listener.accept()
-            with door:
-                door.recv(65536)
-                door.send(packet)
-
-        answering = in_thread(answer)
-        assert refusal(form, QuicSocketOptions(path=tmp_path / "door")).errno == status
-        answering.result(PATIENCE)
-
-
-def test_a_program_with_many_descriptors_may_block(quic_daemon: RunningDaemon) -> None:
-    """select() knows none above 1023."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
-    try:
-        with ExitStack() as others, socket.socket() as one:
-            while others.enter_context(one.dup()).fileno() < 1024:
-                pass
-            error = refusal(blocking, QuicSocketOptions(path=quic_daemon.handshake_socket, registration="web"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert error.errno == Status.FAILED  # nobody answers for the socket

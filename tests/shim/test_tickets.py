@@ -1,8 +1,6 @@
-"""Session tickets and early data between an aioquic client and our server, both with their TLS in the daemon."""
+"""Session tickets and early data of an aioquic server with its TLS in the daemon."""
 
 import asyncio
-import contextlib
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,16 +12,14 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import SessionTicket
 
 from handshaked.registry.credentials import load_pem
-from handshaked.registry.registration import Policy
-from handshaked.registry.replay import ReplayRecord
+from handshaked.registry.settings import Policy
 from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.shim import HandshakeClient
 from handshaked.shim import aioquic as ours
 from handshaked.shim.aioquic import serve
-from handshaked.system.directories import DATABASE, REPLAY_RECORD
+from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.tls.tickets import RotatingTicketKeys
 
 NAMES = ("a.example.com", "b.example.com")
 
@@ -35,7 +31,7 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def daemon(tmp_path: Path, authority: Authority) -> RunningDaemon:
-    """A daemon, not started, with two registrations that let tickets bring early data, and one without tickets."""
+    """A daemon, not started, with two registrations that allow early data and one without tickets."""
     daemon = RunningDaemon(tmp_path)
     store = Store(daemon.state_directory / DATABASE)
     for name, policy in [*((name, Policy(early_data=True)) for name in NAMES), ("none.example.com", Policy(tickets=0))]:
@@ -47,7 +43,7 @@ def daemon(tmp_path: Path, authority: Authority) -> RunningDaemon:
 
 
 class Visitor:
-    """Connects again and again, with the last ticket; remembers each visit's (resumed, early data accepted)."""
+    """A client that connects repeatedly and keeps its session tickets."""
 
     def __init__(self, daemon: RunningDaemon, authority: Authority, port: int) -> None:
         self.client = HandshakeClient(daemon.handshake_socket)
@@ -58,7 +54,7 @@ class Visitor:
     async def visit(
         self, ticket: SessionTicket | None = None, *, name: str = NAMES[0], by_daemon: bool = True
     ) -> tuple[bool, bool]:
-        """Connect with `ticket`, exchange data, and wait for new tickets."""
+        """Connect with `ticket`, exchange data, wait for a new ticket; return (resumed, early data accepted)."""
         configuration = QuicConfiguration(
             is_client=True, alpn_protocols=["h3"], server_name=name, cafile=self._root, session_ticket=ticket
         )
@@ -78,12 +74,12 @@ class Visitor:
             writer.write(b"hello")
             writer.write_eof()
             assert await reader.read() == b"olleh"
-            await protocol.ping()  # the server has sent its tickets before the answer to this
+            await protocol.ping()  # the server sent its tickets before the answer to this
             if name in NAMES:
                 self.tickets.append(await asyncio.wait_for(arrived.get(), 10))
             else:
                 self.tickets.append(arrived.get_nowait())
-            tls = protocol._quic.tls  # noqa: SLF001 - aioquic tells it in no other way after the event
+            tls = protocol._quic.tls  # noqa: SLF001 - aioquic has no public way after the event
             return tls.session_resumed, tls.early_data_accepted
 
 
@@ -108,7 +104,7 @@ async def visitor(
         stream_handler=reverse,
         early_data=early_data,
     )
-    port = server._transport.get_extra_info("sockname")[1]  # noqa: SLF001 - aioquic tells it in no other way
+    port = server._transport.get_extra_info("sockname")[1]  # noqa: SLF001 - aioquic has no public way
     guest = Visitor(daemon, authority, port)
     try:
         yield guest
@@ -119,7 +115,7 @@ async def visitor(
 
 
 @pytest.mark.parametrize("by_daemon", [True, False], ids=["daemon", "stock"])
-def test_a_ticket_resumes_and_brings_early_data(daemon: RunningDaemon, authority: Authority, by_daemon: bool) -> None:
+def test_ticket_resumes_with_early_data(daemon: RunningDaemon, authority: Authority, by_daemon: bool) -> None:
     async def scenario() -> None:
         async with visitor(daemon, authority) as guest:
             assert await guest.visit(by_daemon=by_daemon) == (False, False)
@@ -130,7 +126,7 @@ def test_a_ticket_resumes_and_brings_early_data(daemon: RunningDaemon, authority
         asyncio.run(scenario())
 
 
-def test_early_data_is_taken_once_for_a_ticket(daemon: RunningDaemon, authority: Authority) -> None:
+def test_early_data_is_accepted_once_per_ticket(daemon: RunningDaemon, authority: Authority) -> None:
     async def scenario() -> None:
         async with visitor(daemon, authority) as guest:
             await guest.visit()
@@ -142,9 +138,7 @@ def test_early_data_is_taken_once_for_a_ticket(daemon: RunningDaemon, authority:
         asyncio.run(scenario())
 
 
-def test_a_ticket_survives_a_restart_of_the_daemon_and_so_does_the_record_of_its_use(
-    daemon: RunningDaemon, authority: Authority
-) -> None:
+def test_tickets_and_replay_record_survive_restart_of_daemon(daemon: RunningDaemon, authority: Authority) -> None:
     tickets: list[SessionTicket] = []
 
     async def first() -> None:
@@ -164,12 +158,12 @@ def test_a_ticket_survives_a_restart_of_the_daemon_and_so_does_the_record_of_its
         asyncio.run(second())
 
 
-def test_a_ticket_is_of_no_use_under_another_name(daemon: RunningDaemon, authority: Authority) -> None:
+def test_ticket_is_not_accepted_for_another_name(daemon: RunningDaemon, authority: Authority) -> None:
     async def scenario() -> None:
         async with visitor(daemon, authority) as guest:
             await guest.visit()
             ticket = guest.tickets[-1]
-            ticket.server_name = NAMES[1]  # aioquic would not send it otherwise
+            ticket.server_name = NAMES[1]  # otherwise aioquic would not send it
             assert await guest.visit(ticket, name=NAMES[1]) == (False, False)
             assert await guest.visit(ticket, name=NAMES[1], by_daemon=False) == (False, False)
 
@@ -177,7 +171,7 @@ def test_a_ticket_is_of_no_use_under_another_name(daemon: RunningDaemon, authori
         asyncio.run(scenario())
 
 
-def test_a_server_that_does_not_consent_or_has_changed_takes_no_early_data(
+def test_server_without_consent_or_with_changed_limits_rejects_early_data(
     daemon: RunningDaemon, authority: Authority
 ) -> None:
     tickets: list[SessionTicket] = []
@@ -194,7 +188,7 @@ def test_a_server_that_does_not_consent_or_has_changed_takes_no_early_data(
         asyncio.run(meet(None, (True, False)))
 
 
-def test_a_registration_without_tickets_issues_none(daemon: RunningDaemon, authority: Authority) -> None:
+def test_registration_without_tickets_issues_none(daemon: RunningDaemon, authority: Authority) -> None:
     async def scenario() -> None:
         async with visitor(daemon, authority) as guest:
             with pytest.raises(asyncio.QueueEmpty):
@@ -202,51 +196,3 @@ def test_a_registration_without_tickets_issues_none(daemon: RunningDaemon, autho
 
     with daemon:
         asyncio.run(scenario())
-
-
-def test_a_replay_record_that_does_not_answer_means_no_early_data(tmp_path: Path) -> None:
-    path = tmp_path / REPLAY_RECORD
-    record, other = ReplayRecord(path), ReplayRecord(path)
-    assert record.first_use(b"a", expires=20.0, now=10.0)
-    assert not other.first_use(b"a", expires=20.0, now=11.0)
-    blocker = sqlite3.connect(path, isolation_level=None)
-    blocker.execute("BEGIN EXCLUSIVE")
-    assert not other.first_use(b"b", expires=20.0, now=11.0)
-    blocker.execute("ROLLBACK")
-    assert other.first_use(b"b", expires=20.0, now=11.0)
-    for each in (record, other, blocker):
-        each.close()
-
-
-def test_ticket_keys_rotate_ahead_of_their_time_and_expire(tmp_path: Path) -> None:
-    day = 24 * 3600.0
-    store = Store(tmp_path / DATABASE)
-    assert store.rotate_ticket_keys(now=0.0)
-    assert not store.rotate_ticket_keys(now=1000.0)
-    assert store.rotate_ticket_keys(now=day - 1000.0)  # due in an hour: workers shall have it by then
-    assert [begins for begins, _ in store.ticket_keys()] == [0.0, day]
-    assert store.rotate_ticket_keys(now=9 * day)  # asleep for long
-    assert [begins for begins, _ in store.ticket_keys()] == [day, 9 * day]
-    assert len({secret for _, secret in store.ticket_keys()}) == 2
-    store.close()
-
-
-def test_a_clock_that_was_once_ahead_stopped_tickets_until_that_date(tmp_path: Path) -> None:
-    day = 24 * 3600.0
-    with contextlib.closing(Store(tmp_path / DATABASE)) as store:
-        store.rotate_ticket_keys(now=day)
-        store.rotate_ticket_keys(now=3650 * day)
-        for now in (day, 2 * day, 3 * day, 30 * day):
-            store.rotate_ticket_keys(now)
-            key = RotatingTicketKeys(store.ticket_keys()).sealing(now)
-            assert key is not None
-            assert now - day <= key.created <= now
-
-
-def test_a_clock_that_was_once_behind_costs_no_ticket(tmp_path: Path) -> None:
-    day = 24 * 3600.0
-    with contextlib.closing(Store(tmp_path / DATABASE)) as store:
-        store.rotate_ticket_keys(now=20000 * day)
-        before = RotatingTicketKeys(store.ticket_keys()).sealing(20000 * day)
-        assert store.rotate_ticket_keys(now=0.0)
-        assert RotatingTicketKeys(store.ticket_keys()).opening(before.identifier, 20000 * day) is not None

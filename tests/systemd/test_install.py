@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.cli.completion import SHELLS, script
+from handshaked.cli.completion import script
 from handshaked.cli.install import closed_directories
 from handshaked.cli.manual import PAGES, page
-from handshaked.cli.parser import command_line
+from handshaked.cli.parser import SHELLS, command_line
 from tests.patience import BUILD_PATIENCE, run_program
 from tests.plugins.needs import need
 
@@ -105,7 +105,7 @@ def test_who_may_not_write_there_got_a_traceback() -> None:
 def test_nothing_to_take_away_is_said(tmp_path: Path) -> None:
     process = run("uninstall-systemd", tmp_path)
     assert process.returncode == 1
-    assert "nothing was installed" in process.stderr
+    assert "installed.json does not exist" in process.stderr
 
 
 @pytest.mark.slow

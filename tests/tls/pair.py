@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.events import CryptoData, Event, HandshakeComplete, PeerTransportParameters, TrafficSecret
 from handshaked.model import Direction, KeyType, Level
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, Credential, ServerParameters
+from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.server import ServerHandshake
 
 NOW = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC).timestamp()
@@ -62,7 +64,13 @@ def credential(key_type: KeyType = KeyType.ECDSA_P256, name: str = "a.test") -> 
         .sign(key, None if unhashed else hashes.SHA256())
     )
     der = certificate.public_bytes(Encoding.DER)
-    return Credential((with_pss_key(der) if key_type is KeyType.RSA_PSS else der,), key, key_type)
+    return Credential((with_pss_key(der) if key_type is KeyType.RSA_PSS else der,), PrivateKeySigner(key), key_type)
+
+
+def private_key(holder: Credential) -> PrivateKeyTypes:
+    """Return the private key of a credential that signs in this process."""
+    assert isinstance(holder.signer, PrivateKeySigner)
+    return holder.signer.private_key
 
 
 def client_parameters(**changes: object) -> ClientParameters:

@@ -14,7 +14,7 @@ from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import Tickets
 from handshaked.tls.server import ServerHandshake
 from handshaked.tls.tickets import RotatingTicketKeys
-from tests.tls.pair import NOW, client_parameters, credential, data, kinds, server_parameters
+from tests.tls.pair import NOW, client_parameters, credential, data, kinds, private_key, server_parameters
 
 TICKETS = Tickets(RotatingTicketKeys([(NOW, bytes(32))]))
 EPOCHS = {Level.INITIAL: tls.Epoch.INITIAL, Level.HANDSHAKE: tls.Epoch.HANDSHAKE, Level.APPLICATION: tls.Epoch.ONE_RTT}
@@ -32,7 +32,7 @@ class Foreign:
         else:
             ours = credential(key_type)
             self.context.certificate = x509.load_der_x509_certificate(ours.chain[0])
-            self.context.certificate_private_key = ours.private_key
+            self.context.certificate_private_key = private_key(ours)
         self.context.update_traffic_key_cb = self._take
 
     def _take(self, direction: tls.Direction, epoch: tls.Epoch, suite: Any, secret: bytes) -> None:

@@ -25,7 +25,7 @@ def flight_size(done: object) -> int:
 
 def big() -> Credential:
     base = credential()
-    return Credential(base.chain * 4, base.private_key, base.key_type)
+    return Credential(base.chain * 4, base.signer, base.key_type)
 
 
 @pytest.mark.parametrize("algorithm", compression.AVAILABLE)

@@ -85,6 +85,7 @@ def test_byte_by_byte() -> None:
     assert len(server) == 8
 
 
+@pytest.mark.fuzz
 def test_ten_thousand_damaged_handshakes() -> None:
     endings = run(10_000, 0, scenarios())
     assert endings.total() == 10_000

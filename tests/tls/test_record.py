@@ -26,11 +26,9 @@ DATA = ContentType.APPLICATION_DATA
 ALERT = ContentType.ALERT
 CCS = bytes.fromhex("140303000101")
 
-SECRET_LENGTH = {CipherSuite.AES_256_GCM_SHA384: 48}
-
 
 def secret(level: Level, direction: Direction, suite: CipherSuite = CipherSuite.AES_128_GCM_SHA256, fill: int = 7):
-    return TrafficSecret(level, direction, suite, bytes([fill]) * SECRET_LENGTH.get(suite, 32))
+    return TrafficSecret(level, direction, suite, bytes([fill]) * suite.secret_length)
 
 
 def message(length: int, kind: int = 1) -> bytes:

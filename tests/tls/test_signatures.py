@@ -1,12 +1,16 @@
 """Which schemes go with which keys, and signatures that are none."""
 
+from dataclasses import replace
+
 import pytest
 from cryptography import x509
 
 from handshaked.errors import Alert, LocalError, PeerError
-from handshaked.model import KeyType, SignatureScheme
-from handshaked.tls.signatures import SUPPORTED_SCHEMES, choose_scheme, sign, signed_content, verify
-from tests.tls.pair import credential
+from handshaked.model import ClientAuth, KeyType, SignatureScheme
+from handshaked.tls.parameters import Signer
+from handshaked.tls.signatures import SUPPORTED_SCHEMES, choose_scheme, signed_content, verify
+from tests.tls.pair import client_parameters, credential, pair, server_parameters
+from tests.tls.test_client_auth import Verifier
 
 CONTENT = signed_content(bytes(32), by_server=True)
 
@@ -18,7 +22,7 @@ def certificate(key_type: KeyType) -> x509.Certificate:
 @pytest.mark.parametrize("key_type", KeyType)
 def test_every_scheme_of_a_key(key_type: KeyType) -> None:
     for scheme in key_type.schemes:
-        verify(certificate(key_type), scheme, sign(credential(key_type).private_key, scheme, CONTENT), CONTENT)
+        verify(certificate(key_type), scheme, credential(key_type).signer.sign(scheme, CONTENT), CONTENT)
 
 
 @pytest.mark.parametrize("key_type", KeyType)
@@ -40,7 +44,7 @@ def test_signatures_that_are_none(key_type: KeyType, signature: bytes) -> None:
 @pytest.mark.parametrize("key_type", KeyType)
 def test_a_signature_of_the_other_side(key_type: KeyType) -> None:
     scheme = key_type.schemes[0]
-    signature = sign(credential(key_type).private_key, scheme, signed_content(bytes(32), by_server=False))
+    signature = credential(key_type).signer.sign(scheme, signed_content(bytes(32), by_server=False))
     with pytest.raises(PeerError) as caught:
         verify(certificate(key_type), scheme, signature, CONTENT)
     assert caught.value.alert is Alert.DECRYPT_ERROR
@@ -54,9 +58,9 @@ def test_the_content_that_is_signed() -> None:
 
 def test_a_key_that_cannot_sign_so_is_our_fault() -> None:
     with pytest.raises(LocalError):
-        sign(credential(KeyType.RSA).private_key, SignatureScheme.ED25519, CONTENT)
+        credential(KeyType.RSA).signer.sign(SignatureScheme.ED25519, CONTENT)
     with pytest.raises(LocalError):
-        sign(credential(KeyType.ECDSA_P256).private_key, SignatureScheme.RSA_PSS_RSAE_SHA256, CONTENT)
+        credential(KeyType.ECDSA_P256).signer.sign(SignatureScheme.RSA_PSS_RSAE_SHA256, CONTENT)
 
 
 def test_the_best_scheme_of_a_key_that_is_offered() -> None:
@@ -64,3 +68,35 @@ def test_the_best_scheme_of_a_key_that_is_offered() -> None:
     assert choose_scheme(rsa, (0x0806, 0x0804)) is SignatureScheme.RSA_PSS_RSAE_SHA256
     assert choose_scheme(rsa, (0x0806,)) is SignatureScheme.RSA_PSS_RSAE_SHA512
     assert choose_scheme(rsa, (0x0401, 0x0809)) is None
+
+
+class RecordingSigner:
+    """Remembers what it is asked to sign, and signs with the key of another signer."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        self.contents: list[bytes] = []
+
+    def sign(self, scheme: SignatureScheme, content: bytes) -> bytes:
+        """As of Signer."""
+        self.contents.append(content)
+        return self._signer.sign(scheme, content)
+
+
+def test_each_side_has_its_signer_sign_one_certificate_verify() -> None:
+    server, client = RecordingSigner(credential().signer), RecordingSigner(credential().signer)
+    pair(
+        client_parameters(credential=replace(credential(), signer=client)),
+        server_parameters(
+            credential=replace(credential(), signer=server),
+            client_auth=ClientAuth.REQUIRE,
+            client_verifier=Verifier(),
+        ),
+    ).run()
+    (signed_by_server,), (signed_by_client,) = server.contents, client.contents
+    assert signed_by_server.startswith(signed_content(b"", by_server=True))
+    assert signed_by_client.startswith(signed_content(b"", by_server=False))
+
+
+def test_the_private_key_is_not_in_the_repr() -> None:
+    assert repr(credential().signer) == "PrivateKeySigner()"

@@ -203,8 +203,8 @@ class TestEarlyData:
     def flight(self, data: bytes, state: bytes, **changes) -> tuple[ClientStream, ServerStream, list]:
         client, server = new_client(session_ticket=state, early_data=True), new_server()
         client.start(NOW)
-        client.send_early(data)
-        server.receive(client.pull_outgoing(), NOW)
+        early = client.records.protect(Level.EARLY, ContentType.APPLICATION_DATA, data)
+        server.receive(client.pull_outgoing() + early, NOW)
         return client, server, server.proceed(answer(**changes), NOW)
 
     def test_accepted(self):

@@ -22,7 +22,7 @@ from handshaked.wire.messages import Acknowledged, Start
 from tests.conftest import Issue
 from tests.doors import Door, GoneError, client_start, eventually, served, server_start, shake_hands
 from tests.patience import PATIENCE
-from tests.quic_sockets import (
+from tests.quic_socket_peers import (
     descriptors_of,
     in_thread,
 )
@@ -154,7 +154,7 @@ def test_a_connection_that_is_gone_counts_while_its_file_is_read(
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with ours, theirs, psk.open() as file, Door(path) as door:
                 with suppress(BrokenPipeError):  # it is refused
-                    door.send(start + b"falls apart", descriptors=(ours.fileno(), file.fileno()))
+                    door.send(start + b"malformed", descriptors=(ours.fileno(), file.fileno()))
                 assert door.closed()
                 refused.append(not door.inbox[0])
         assert refused == [False] * 4 + [True] * 4

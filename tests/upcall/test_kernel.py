@@ -1,4 +1,4 @@
-"""The kernel's door against a fake of the family that behaves, and misbehaves: one DONE for each request, no more."""
+"""The kernel source and a fake family that behaves and misbehaves: exactly one DONE for each request."""
 
 import asyncio
 import os
@@ -10,32 +10,22 @@ from dataclasses import replace
 
 import pytest
 
-from handshaked.datapath.driver import Attempt
+from handshaked.datapath.driver import Attempt, End
 from handshaked.errors import Alert, Status
-from handshaked.events import Event, HandshakeComplete, HandshakeFailed
+from handshaked.events import HandshakeComplete, HandshakeFailed
 from handshaked.model import CipherSuite, Outcome, Request, Role
 from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
-from handshaked.upcall.kernel import KernelDoor, KernelLimits
+from handshaked.upcall.kernel import KernelLimits, KernelSource
 
 COMPLETE = HandshakeComplete(None, None, CipherSuite.AES_128_GCM_SHA256, resumed=False, peer_keys=(7,), tags=("a",))
 FAILED = HandshakeFailed(Alert.UNKNOWN_CA, "nobody knows it", Status.REFUSED)
 LIMITS = KernelLimits(answer=0.2, retry=0.05)
 
 
-class Path:
-    """A data path whose handshake ends when the test says so."""
-
-    def __init__(self, report: Callable[[Outcome], None]) -> None:
-        self.finish = report
-
-    def deliver(self, events: list[Event]) -> None:
-        """Nothing is carried out."""
-
-
 class Bench:
-    """A door, the family behind it, and the attempts that it opened."""
+    """A source, the family behind it, and the attempts that it opened."""
 
-    def __init__(self, family: MemoryFamily, limits: KernelLimits = LIMITS, *, end: Event | None = COMPLETE) -> None:
+    def __init__(self, family: MemoryFamily, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE) -> None:
         self.family = family
         self.requests: list[Request] = []
         self.attempts: list[Attempt] = []
@@ -45,7 +35,7 @@ class Bench:
         self._consumers: list[socket.socket] = []
         family.on_done = lambda report: self._changed()
         family.attend()
-        self.door = KernelDoor(family.open_link, {socket.IPPROTO_TCP: self._open}, limits)
+        self.source = KernelSource(family.open_link, {socket.IPPROTO_TCP: self._open}, limits)
 
     def submit(self, sock: socket.socket | None = None, *, ready: bool = True, timeout: int | None = None) -> None:
         if sock is None:
@@ -60,17 +50,17 @@ class Bench:
         return self.family.reports
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Give the door and the family their turns until `condition` holds; neither tells of all it does."""
+        """Give the source and the family their turns until `condition` holds; neither tells of all it does."""
         async with asyncio.timeout(20):
             while not condition():  # noqa: ASYNC110 - see above
                 await asyncio.sleep(0)
 
     async def serving(self, state: str = "serving") -> None:
-        await self.until(lambda: self.door.status["state"] == state)
+        await self.until(lambda: self.source.status["state"] == state)
 
     async def idle(self) -> None:
         """Until nothing is in flight."""
-        await self.until(lambda: not self.door.status["in_flight"])
+        await self.until(lambda: not self.source.status["in_flight"])
 
     async def attended(self) -> None:
         """Until the family has had the request, and said that there is no more: the fourth command."""
@@ -81,7 +71,7 @@ class Bench:
             await self._done.wait_for(lambda: len(self.attempts) >= count)
 
     def close(self) -> None:
-        self.door.close()
+        self.source.close()
         self.family.close()
         for sock in self._consumers:
             sock.close()
@@ -90,13 +80,13 @@ class Bench:
         if self.faults_to_come:
             self.faults_to_come -= 1
             raise RuntimeError("on purpose")
-        attempt = Attempt(request, Path(report), lambda *_: None)
+        attempt = Attempt(request, report, lambda *_: None)
         self.requests.append(request)
         self.attempts.append(attempt)
         self._changed()
         if self._end is not None:
             end = self._end
-            attempt.step(lambda now: [end])
+            attempt.step(lambda now: end)
         return attempt
 
     def _changed(self) -> None:
@@ -109,7 +99,7 @@ class Bench:
 
 @asynccontextmanager
 async def bench(
-    family: MemoryFamily | None = None, limits: KernelLimits = LIMITS, *, end: Event | None = COMPLETE
+    family: MemoryFamily | None = None, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE
 ) -> AsyncIterator[Bench]:
     before = descriptors()
     made = Bench(family or MemoryFamily(), limits, end=end)
@@ -130,11 +120,11 @@ def test_requests_from_before_the_start_and_from_after_it() -> None:
         family = MemoryFamily()
         with socket.socket() as early:
             family.submit(Submission(early, Role.SERVER), ready=False)
-            async with bench(family) as door:
-                await door.reports(1)
-                door.submit()
-                door.submit()
-                reports = await door.reports(3)
+            async with bench(family) as made:
+                await made.reports(1)
+                made.submit()
+                made.submit()
+                reports = await made.reports(3)
                 assert [report.status for report in reports] == [0, 0, 0]
                 assert [report.peer_keys for report in reports] == [(7,)] * 3
 
@@ -143,38 +133,38 @@ def test_requests_from_before_the_start_and_from_after_it() -> None:
 
 def test_ready_again_and_again_costs_nothing_but_questions() -> None:
     async def scene() -> None:
-        async with bench() as door:
+        async with bench() as made:
             for _ in range(20):
-                door.family.say_ready()
-            door.submit()
+                made.family.say_ready()
+            made.submit()
             for _ in range(20):
-                door.family.say_ready()
-            assert len(await door.reports(1)) == 1
-            door.submit()
-            assert len(await door.reports(2)) == 2
-            assert door.door.status["accepted"] == 2
+                made.family.say_ready()
+            assert len(await made.reports(1)) == 1
+            made.submit()
+            assert len(await made.reports(2)) == 2
+            assert made.source.status["accepted"] == 2
 
     asyncio.run(scene())
 
 
 def test_many_at_once() -> None:
     async def scene() -> None:
-        async with bench() as door:
+        async with bench() as made:
             for _ in range(100):
-                door.submit()
-            reports = await door.reports(100)
+                made.submit()
+            reports = await made.reports(100)
             assert len(reports) == 100
-            await door.idle()
-            assert door.door.status["answered"] == 100
+            await made.idle()
+            assert made.source.status["answered"] == 100
 
     asyncio.run(scene())
 
 
 def test_a_failure_is_told_by_its_errno() -> None:
     async def scene() -> None:
-        async with bench(end=FAILED) as door:
-            door.submit()
-            assert (await door.reports(1))[0].status == Status.REFUSED
+        async with bench(end=FAILED) as made:
+            made.submit()
+            assert (await made.reports(1))[0].status == Status.REFUSED
 
     asyncio.run(scene())
 
@@ -190,22 +180,22 @@ def test_a_failure_is_told_by_its_errno() -> None:
 )
 def test_the_consumer_gets_an_errno_it_knows(ended: int, told: int) -> None:
     async def scene() -> None:
-        async with bench(end=replace(FAILED, status=ended)) as door:
-            door.submit()
-            assert (await door.reports(1))[0].status == told
+        async with bench(end=replace(FAILED, status=ended)) as made:
+            made.submit()
+            assert (await made.reports(1))[0].status == told
 
     asyncio.run(scene())
 
 
 def test_the_consumers_timeout_counts_less_a_margin() -> None:
     async def scene() -> None:
-        async with bench(end=None) as door:
-            door.submit(timeout=20)
-            assert (await door.reports(1))[0].status == Status.TIMED_OUT
+        async with bench(end=None) as made:
+            made.submit(timeout=20)
+            assert (await made.reports(1))[0].status == Status.TIMED_OUT
             for timeout in (3000, 10_000, 900_000, None):
-                door.submit(timeout=timeout)
-            await door.opened(5)
-            waits = [request.timeout for request in door.requests]
+                made.submit(timeout=timeout)
+            await made.opened(5)
+            waits = [request.timeout for request in made.requests]
             assert waits == pytest.approx([0.015, 2.5, 9.5, LIMITS.longest_timeout, LIMITS.server_timeout])
 
     asyncio.run(scene())
@@ -213,9 +203,9 @@ def test_the_consumers_timeout_counts_less_a_margin() -> None:
 
 def test_a_protocol_that_nobody_serves() -> None:
     async def scene() -> None:
-        async with bench() as door:
-            door.submit(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            assert (await door.reports(1))[0].status == Status.UNSUPPORTED
+        async with bench() as made:
+            made.submit(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            assert (await made.reports(1))[0].status == Status.UNSUPPORTED
 
     asyncio.run(scene())
 
@@ -224,12 +214,12 @@ def test_a_fault_in_opening_is_answered_too_and_the_next_request_taken() -> None
     async def scene() -> None:
         faults: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context["exception"]))
-        async with bench() as door:
-            door.faults_to_come = 1
+        async with bench() as made:
+            made.faults_to_come = 1
             # There is one READY for both, or none that was heard.
-            door.submit(ready=False)
-            door.submit()
-            assert [report.status for report in await door.reports(2)] == [Status.FAILED, Status.OK]
+            made.submit(ready=False)
+            made.submit()
+            assert [report.status for report in await made.reports(2)] == [Status.FAILED, Status.OK]
         assert [type(fault) for fault in faults] == [RuntimeError], "it is in the log"
 
     asyncio.run(scene())
@@ -238,39 +228,39 @@ def test_a_fault_in_opening_is_answered_too_and_the_next_request_taken() -> None
 @pytest.mark.parametrize("fault", [Status.BUSY, Status.BAD_DESCRIPTOR, Status.NO_BUFFERS, Status.FAILED])
 def test_accept_is_refused_and_tried_again(fault: int) -> None:
     async def scene() -> None:
-        async with bench() as door:
-            await door.serving()
-            door.submit(ready=False)
-            door.family.faults.extend([fault, fault])
-            door.family.say_ready()
-            assert (await door.reports(1))[0].status == Status.OK
+        async with bench() as made:
+            await made.serving()
+            made.submit(ready=False)
+            made.family.faults.extend([fault, fault])
+            made.family.say_ready()
+            assert (await made.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
 
 
 def test_a_family_that_stalls_is_connected_to_anew() -> None:
     async def scene() -> None:
-        async with bench() as door:
-            await door.serving()
-            door.family.faults.append(0)
-            door.submit()
-            assert (await door.reports(1))[0].status == Status.OK
-            assert door.family.links == 2
+        async with bench() as made:
+            await made.serving()
+            made.family.faults.append(0)
+            made.submit()
+            assert (await made.reports(1))[0].status == Status.OK
+            assert made.family.links == 2
 
     asyncio.run(scene())
 
 
 def test_a_stalling_family_while_a_handshake_runs() -> None:
     async def scene() -> None:
-        async with bench(end=None) as door:
-            door.submit()
-            await door.opened(1)
+        async with bench(end=None) as made:
+            made.submit()
+            await made.opened(1)
             await asyncio.sleep(0)
-            door.family.faults.append(0)
-            door.family.say_ready()
-            await door.until(lambda: door.family.links == 2)
-            door.attempts[0].step(lambda now: [COMPLETE])
-            assert (await door.reports(1))[0].status == Status.OK
+            made.family.faults.append(0)
+            made.family.say_ready()
+            await made.until(lambda: made.family.links == 2)
+            made.attempts[0].step(lambda now: COMPLETE)
+            assert (await made.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
 
@@ -278,16 +268,16 @@ def test_a_stalling_family_while_a_handshake_runs() -> None:
 @pytest.mark.parametrize("fault", [0, Status.NO_BUFFERS, Status.NO_SUCH])
 def test_a_done_that_got_lost_is_sent_again(fault: int) -> None:
     async def scene() -> None:
-        async with bench(end=None) as door:
-            await door.serving()
-            door.submit()
-            await door.opened(1)
-            await door.attended()
-            door.family.faults.append(fault)
-            door.attempts[0].step(lambda now: [COMPLETE])
-            assert [report.status for report in await door.reports(1)] == [Status.OK]
-            await door.idle()
-            assert door.door.status["answered"] == 1
+        async with bench(end=None) as made:
+            await made.serving()
+            made.submit()
+            await made.opened(1)
+            await made.attended()
+            made.family.faults.append(fault)
+            made.attempts[0].step(lambda now: COMPLETE)
+            assert [report.status for report in await made.reports(1)] == [Status.OK]
+            await made.idle()
+            assert made.source.status["answered"] == 1
 
     asyncio.run(scene())
 
@@ -295,45 +285,45 @@ def test_a_done_that_got_lost_is_sent_again(fault: int) -> None:
 @pytest.mark.parametrize("fault", [Status.BUSY, Status.BAD_DESCRIPTOR, Status.INVALID])
 def test_a_done_that_is_refused_is_not_sent_again(fault: int) -> None:
     async def scene() -> None:
-        async with bench(end=None) as door:
-            await door.serving()
-            door.submit()
-            await door.opened(1)
-            await door.attended()
-            door.family.faults.append(fault)
-            door.attempts[0].step(lambda now: [COMPLETE])
-            await door.idle()
-            assert not door.family.reports
-            assert door.door.status["answers_refused"] == 1
+        async with bench(end=None) as made:
+            await made.serving()
+            made.submit()
+            await made.opened(1)
+            await made.attended()
+            made.family.faults.append(fault)
+            made.attempts[0].step(lambda now: COMPLETE)
+            await made.idle()
+            assert not made.family.reports
+            assert made.source.status["answers_refused"] == 1
 
     asyncio.run(scene())
 
 
 def test_an_outcome_waits_for_a_family_that_went_away() -> None:
     async def scene() -> None:
-        async with bench(end=None) as door:
-            door.submit()
-            await door.opened(1)
-            door.family.change(None)
-            await door.serving("the family went away")
-            door.attempts[0].step(lambda now: [COMPLETE])
-            assert door.door.status["in_flight"] == 1
-            door.family.change(42)
-            assert (await door.reports(1))[0].status == Status.OK
+        async with bench(end=None) as made:
+            made.submit()
+            await made.opened(1)
+            made.family.change(None)
+            await made.serving("the family went away")
+            made.attempts[0].step(lambda now: COMPLETE)
+            assert made.source.status["in_flight"] == 1
+            made.family.change(42)
+            assert (await made.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
 
 
 def test_an_outcome_does_not_wait_for_ever() -> None:
     async def scene() -> None:
-        async with bench(limits=replace(LIMITS, undelivered=0.1), end=None) as door:
-            door.submit()
-            await door.opened(1)
-            door.family.change(None)
-            await door.serving("the family went away")
-            door.attempts[0].step(lambda now: [COMPLETE])
-            await door.idle()
-            assert not door.family.reports
+        async with bench(limits=replace(LIMITS, undelivered=0.1), end=None) as made:
+            made.submit()
+            await made.opened(1)
+            made.family.change(None)
+            await made.serving("the family went away")
+            made.attempts[0].step(lambda now: COMPLETE)
+            await made.idle()
+            assert not made.family.reports
 
     asyncio.run(scene())
 
@@ -345,41 +335,41 @@ def test_an_outcome_does_not_wait_for_ever() -> None:
 )
 def test_garbage_is_survived(garbage: bytes) -> None:
     async def scene() -> None:
-        async with bench() as door:
-            await door.serving()
-            door.family.commands.send(garbage)
-            door.family.events.send(garbage)
-            door.submit()
-            assert (await door.reports(1))[0].status == Status.OK
+        async with bench() as made:
+            await made.serving()
+            made.family.commands.send(garbage)
+            made.family.events.send(garbage)
+            made.submit()
+            assert (await made.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
 
 
 def test_the_family_comes_later_goes_and_comes_back() -> None:
     async def scene() -> None:
-        async with bench(MemoryFamily(number=None)) as door:
-            await door.serving("the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.4)")
-            door.family.change(40)
-            door.submit()
-            await door.reports(1)
-            door.family.change(None)
-            await door.serving("the family went away")
-            door.family.change(41)
-            await door.serving()
-            door.submit()
-            assert [report.status for report in await door.reports(2)] == [0, 0]
+        async with bench(MemoryFamily(number=None)) as made:
+            await made.serving("the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.4)")
+            made.family.change(40)
+            made.submit()
+            await made.reports(1)
+            made.family.change(None)
+            await made.serving("the family went away")
+            made.family.change(41)
+            await made.serving()
+            made.submit()
+            assert [report.status for report in await made.reports(2)] == [0, 0]
 
     asyncio.run(scene())
 
 
 def test_a_request_that_is_open_while_the_family_changes_its_number() -> None:
     async def scene() -> None:
-        async with bench(end=None) as door:
-            door.submit()
-            await door.opened(1)
-            door.family.change(50)
-            door.attempts[0].step(lambda now: [COMPLETE])
-            assert (await door.reports(1))[0].status == Status.OK
+        async with bench(end=None) as made:
+            made.submit()
+            await made.opened(1)
+            made.family.change(50)
+            made.attempts[0].step(lambda now: COMPLETE)
+            assert (await made.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
 
@@ -387,56 +377,56 @@ def test_a_request_that_is_open_while_the_family_changes_its_number() -> None:
 @pytest.mark.parametrize(("takes_tags", "tags"), [(True, ("a",)), (False, ())])
 def test_tags_go_only_to_a_kernel_that_takes_them(takes_tags: bool, tags: tuple[str, ...]) -> None:
     async def scene() -> None:
-        async with bench(MemoryFamily(takes_tags=takes_tags)) as door:
-            await door.serving()
-            door.submit()
-            await door.reports(1)
-            door.submit()
-            assert (await door.reports(2))[1].tags == tags
+        async with bench(MemoryFamily(takes_tags=takes_tags)) as made:
+            await made.serving()
+            made.submit()
+            await made.reports(1)
+            made.submit()
+            assert (await made.reports(2))[1].tags == tags
 
     asyncio.run(scene())
 
 
 def test_tags_that_are_refused_against_expectation_do_not_cost_the_outcomes() -> None:
     async def scene() -> None:
-        async with bench(MemoryFamily(takes_tags=True), end=None) as door:
-            door.submit()
-            door.submit()
-            await door.opened(2)
-            door.family.takes_tags = False
-            for attempt in door.attempts:
-                attempt.step(lambda now: [COMPLETE])
-            assert [report.status for report in await door.reports(2)] == [0, 0]
+        async with bench(MemoryFamily(takes_tags=True), end=None) as made:
+            made.submit()
+            made.submit()
+            await made.opened(2)
+            made.family.takes_tags = False
+            for attempt in made.attempts:
+                attempt.step(lambda now: COMPLETE)
+            assert [report.status for report in await made.reports(2)] == [0, 0]
 
     asyncio.run(scene())
 
 
 def test_what_is_open_when_the_door_closes_can_be_tried_again() -> None:
     async def scene() -> None:
-        async with bench(end=None) as door:
-            door.submit()
-            await door.opened(1)
-            door.door.close()
-            assert (await door.reports(1))[0].status == Status.TIMED_OUT
-            assert door.door.status["in_flight"] == 0
+        async with bench(end=None) as made:
+            made.submit()
+            await made.opened(1)
+            made.source.close()
+            assert (await made.reports(1))[0].status == Status.TIMED_OUT
+            assert made.source.status["in_flight"] == 0
 
     asyncio.run(scene())
 
 
 def test_a_request_whose_accept_is_under_way_when_the_door_closes_is_answered() -> None:
     async def scene() -> None:
-        async with bench(end=None) as door:
-            await door.serving()
-            await door.until(lambda: door.family.attended == 3)  # nothing was pending
-            loop, commands = asyncio.get_running_loop(), door.family.commands
+        async with bench(end=None) as made:
+            await made.serving()
+            await made.until(lambda: made.family.attended == 3)  # nothing was pending
+            loop, commands = asyncio.get_running_loop(), made.family.commands
             loop.remove_reader(commands)
-            door.submit()
-            await door.until(lambda: is_readable(commands))
-            door.family.serve()  # at once, as a kernel does
-            door.door.close()
-            door.family.serve()
-            assert [report.status for report in door.family.reports] == [Status.TIMED_OUT]
-            loop.add_reader(commands, door.family.serve)
+            made.submit()
+            await made.until(lambda: is_readable(commands))
+            made.family.serve()  # at once, as a kernel does
+            made.source.close()
+            made.family.serve()
+            assert [report.status for report in made.family.reports] == [Status.TIMED_OUT]
+            loop.add_reader(commands, made.family.serve)
 
     asyncio.run(scene())
 
@@ -447,56 +437,56 @@ def is_readable(sock: socket.socket) -> bool:
 
 def test_a_link_that_is_stale_is_made_anew() -> None:
     async def scene() -> None:
-        async with bench() as door:
-            await door.serving()
-            door.family.link.stale = True
-            await door.until(lambda: door.family.links == 2)
-            await door.serving()
-            door.submit()
-            assert (await door.reports(1))[0].status == Status.OK
+        async with bench() as made:
+            await made.serving()
+            made.family.link.stale = True
+            await made.until(lambda: made.family.links == 2)
+            await made.serving()
+            made.submit()
+            assert (await made.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
 
 
 def test_requests_wait_while_there_are_too_many() -> None:
     async def scene() -> None:
-        async with bench(limits=replace(LIMITS, handshakes=2), end=None) as door:
+        async with bench(limits=replace(LIMITS, handshakes=2), end=None) as made:
             for _ in range(5):
-                door.submit()
-            await door.opened(2)
+                made.submit()
+            await made.opened(2)
             for _ in range(20):
                 await asyncio.sleep(0)
-            assert len(door.attempts) == 2
+            assert len(made.attempts) == 2
             for index in range(5):
-                await door.opened(index + 1)
-                door.attempts[index].step(lambda now: [COMPLETE])
-            await door.reports(5)
+                await made.opened(index + 1)
+                made.attempts[index].step(lambda now: COMPLETE)
+            await made.reports(5)
 
     asyncio.run(scene())
 
 
 def test_an_outcome_that_is_reported_twice_is_answered_once() -> None:
     async def scene() -> None:
-        async with bench() as door:
-            door.submit()
-            await door.reports(1)
-            door.attempts[0].abort(Status.CANCELED, "once more")
-            door.submit()
-            assert len(await door.reports(2)) == 2
+        async with bench() as made:
+            made.submit()
+            await made.reports(1)
+            made.attempts[0].abort(Status.CANCELED, "once more")
+            made.submit()
+            assert len(await made.reports(2)) == 2
 
     asyncio.run(scene())
 
 
 def test_nothing_is_accepted_any_more_when_the_door_stops() -> None:
     async def scene() -> None:
-        async with bench() as door:
-            await door.serving()
-            door.door.stop_accepting()
+        async with bench() as made:
+            await made.serving()
+            made.source.stop_accepting()
             for _ in range(20):
                 await asyncio.sleep(0)
-            door.submit()
+            made.submit()
             for _ in range(20):
                 await asyncio.sleep(0)
-            assert not door.family.reports
+            assert not made.family.reports
 
     asyncio.run(scene())

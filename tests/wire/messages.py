@@ -1,4 +1,4 @@
-"""Messages of the family as hypothesis makes them up: everything that may be said."""
+"""Hypothesis strategies for all messages of the family."""
 
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ SEQUENCES = st.integers(0, 0xFFFFFFFF)
 
 
 def texts(maximum: int) -> st.SearchStrategy[str]:
-    """Printable text of at most `maximum` bytes."""
+    """Generate printable text of at most `maximum` bytes."""
     return st.text(PRINTABLE, max_size=40).filter(lambda text: len(text.encode()) <= maximum)
 
 
@@ -74,5 +74,5 @@ ANSWERS = st.builds(
 
 
 def fields(outcome: Outcome) -> dict[str, object]:
-    """The fields of `outcome` by name."""
+    """Return the fields of `outcome` by name."""
     return {name: getattr(outcome, name) for name in Outcome.__dataclass_fields__}

@@ -1,4 +1,4 @@
-"""The demultiplexer's messages: there and back, as the YAML has them, and what is refused."""
+"""The codec of the demultiplexer's family: round trips, the YAML specification, malformed messages."""
 
 from pathlib import Path as FilePath
 from typing import Any
@@ -48,7 +48,7 @@ FLOWS = st.builds(
 
 
 @given(NAMES, st.none() | st.binary(min_size=4, max_size=4), st.integers(0, 1 << 24))
-def test_what_applications_say_comes_back(name: str, route: bytes | None, held: int) -> None:
+def test_messages_of_applications_survive_a_round_trip(name: str, route: bytes | None, held: int) -> None:
     packet = (
         demux.push_listen(1, Listen(name, route, held))
         + demux.push_path(2, Path(name, name))
@@ -60,7 +60,7 @@ def test_what_applications_say_comes_back(name: str, route: bytes | None, held: 
 
 
 @given(FLOWS, NAMES, DATAGRAMS)
-def test_what_the_demultiplexer_says_comes_back(flow: Flow, name: str, datagram: bytes) -> None:
+def test_messages_of_the_demultiplexer_survive_a_round_trip(flow: Flow, name: str, datagram: bytes) -> None:
     packets = [
         (demux.push_listening(1, Listening(name, b"1234")), Listening(name, b"1234")),
         (demux.push_flow(2, flow), flow),
@@ -74,16 +74,16 @@ def test_what_the_demultiplexer_says_comes_back(flow: Flow, name: str, datagram:
 @pytest.mark.parametrize(
     ("command", "attributes", "reason"),
     [
-        (99, b"", "is not understood"),
-        (Command.FLOW, b"", "is not understood"),  # from an application
+        (99, b"", "unsupported command"),
+        (Command.FLOW, b"", "unsupported command"),  # from an application
         (Command.LISTEN, b"", "is missing"),
-        (Command.LISTEN, push_string(1, "a") + push_binary(2, b"123"), "instead of 4"),
+        (Command.LISTEN, push_string(1, "a") + push_binary(2, b"123"), "expected 4"),
         (Command.PATH, push_string(1, "a"), "is missing"),
         (Command.RELEASE, b"", "is missing"),
         (Command.PATH, push_string(1, "a\nb"), "control characters"),
     ],
 )
-def test_what_applications_may_not_say(command: int, attributes: bytes, reason: str) -> None:
+def test_invalid_message_of_an_application_is_refused(command: int, attributes: bytes, reason: str) -> None:
     ((sequence, message),) = pull_from_application(push_message(FAMILY, 7, command, attributes))
     assert isinstance(message, Malformed)
     assert sequence == 7
@@ -91,7 +91,7 @@ def test_what_applications_may_not_say(command: int, attributes: bytes, reason: 
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_malformed_or_fall_apart(packet: bytes) -> None:
+def test_random_packet_is_decoded_or_refused(packet: bytes) -> None:
     for pull in (pull_from_application, pull_from_demux):
         try:
             list(pull(packet))
@@ -99,7 +99,7 @@ def test_any_bytes_are_malformed_or_fall_apart(packet: bytes) -> None:
             continue
 
 
-def test_the_numbers_are_those_of_the_specification() -> None:
+def test_numbers_match_the_specification() -> None:
     specification: dict[str, Any] = yaml.safe_load(SPECIFICATION.read_text())
     commands = {one["name"]: one["value"] for one in specification["operations"]["list"]}
     assert commands == {command.name.lower(): command.value for command in Command}

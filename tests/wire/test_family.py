@@ -1,4 +1,4 @@
-"""The family's codec: what is pushed is pulled, and each kind of malformed message is refused by name."""
+"""The codec of the family: round trips, and each kind of malformed message is refused by name."""
 
 import struct
 from collections.abc import Callable
@@ -15,20 +15,19 @@ from handshaked.events import CryptoData
 from handshaked.model import Level, Outcome, Role
 from handshaked.wire.family import (
     join_packets,
-    printable,
     pull_from_daemon,
     pull_from_endpoint,
     push_cancel,
     push_crypto,
     push_done,
-    push_lookup,
-    push_lookup_answer,
     push_peer_transport_parameters,
     push_secret,
     push_session_ticket,
     push_start,
     push_transport_parameters,
 )
+from handshaked.wire.fields import printable
+from handshaked.wire.lookup import push_lookup, push_lookup_answer
 from handshaked.wire.messages import (
     FAMILY,
     MAX_CRYPTO,
@@ -54,22 +53,22 @@ A = StartAttribute
 SERVER = push_u32(A.MESSAGE_TYPE, Role.SERVER)
 
 
-# There and back.
+# Round trips.
 
 
 @given(messages.SEQUENCES, messages.STARTS, st.booleans())
-def test_a_start_comes_back_as_it_was(sequence: int, start: Start, ack: bool) -> None:
+def test_start_survives_a_round_trip(sequence: int, start: Start, ack: bool) -> None:
     assert list(pull_from_endpoint(push_start(sequence, start, ack=ack))) == [(sequence, start, ack)]
 
 
 @given(messages.SEQUENCES, messages.CRYPTO, st.booleans())
-def test_crypto_data_comes_back_as_it_was_both_ways(sequence: int, data: CryptoData, ack: bool) -> None:
+def test_crypto_data_survives_a_round_trip_in_both_directions(sequence: int, data: CryptoData, ack: bool) -> None:
     assert list(pull_from_endpoint(push_crypto(sequence, data, ack=ack))) == [(sequence, data, ack)]
     assert list(pull_from_daemon(push_crypto(sequence, data))) == [(sequence, data)]
 
 
 @given(messages.SEQUENCES, st.binary(max_size=4096), st.booleans())
-def test_own_transport_parameters_come_back_as_they_were(sequence: int, body: bytes, ack: bool) -> None:
+def test_own_transport_parameters_survive_a_round_trip(sequence: int, body: bytes, ack: bool) -> None:
     packet = push_transport_parameters(sequence, body, ack=ack)
     assert list(pull_from_endpoint(packet)) == [(sequence, TransportParameters(body), ack)]
 
@@ -86,7 +85,7 @@ def test_own_transport_parameters_come_back_as_they_were(sequence: int, body: by
     ids=["secret", "peer-transport-parameters", "session-ticket", "done", "lookup-answer"],
 )
 @given(data=st.data())
-def test_what_the_daemon_says_comes_back_as_it_was(
+def test_messages_of_the_daemon_survive_a_round_trip(
     push: Callable[[int, Any], bytes], strategy: st.SearchStrategy[Any], data: st.DataObject
 ) -> None:
     sequence, message = data.draw(messages.SEQUENCES), data.draw(strategy)
@@ -94,17 +93,17 @@ def test_what_the_daemon_says_comes_back_as_it_was(
 
 
 @given(messages.SEQUENCES, messages.LOOKUPS)
-def test_a_lookup_comes_back_as_it_was(sequence: int, lookup: Lookup) -> None:
+def test_lookup_survives_a_round_trip(sequence: int, lookup: Lookup) -> None:
     assert list(pull_from_endpoint(push_lookup(sequence, lookup))) == [(sequence, lookup, False)]
 
 
-def test_a_cancel_and_an_acknowledgement_come_back() -> None:
+def test_cancel_and_acknowledgement_survive_a_round_trip() -> None:
     assert list(pull_from_endpoint(push_cancel(7))) == [(7, Cancel(), False)]
     assert list(pull_from_endpoint(push_cancel(7, "why"))) == [(7, Cancel("why"), False)]
     assert list(pull_from_daemon(push_ack(7))) == [(7, Acknowledged())]
 
 
-def test_a_refusal_comes_back_with_its_words_and_place() -> None:
+def test_error_keeps_its_text_and_offset() -> None:
     error = WireError("is missing", status=Status.OUT_OF_RANGE, attribute="message-type", offset=20)
     ((sequence, refused),) = pull_from_daemon(push_error(9, error))
     assert sequence == 9
@@ -114,12 +113,12 @@ def test_a_refusal_comes_back_with_its_words_and_place() -> None:
 
 
 @given(st.lists(messages.STARTS, min_size=1, max_size=6))
-def test_many_messages_ride_in_one_packet(starts: list[Start]) -> None:
+def test_packet_can_hold_many_messages(starts: list[Start]) -> None:
     packet = b"".join(push_start(number, start) for number, start in enumerate(starts))
     assert list(pull_from_endpoint(packet)) == [(number, start, False) for number, start in enumerate(starts)]
 
 
-def test_long_crypto_data_goes_into_several_messages_of_which_the_last_asks_for_the_acknowledgement() -> None:
+def test_long_crypto_data_is_split_and_only_the_last_part_is_acknowledged() -> None:
     data = bytes(range(256)) * 300
     pulled = list(pull_from_endpoint(push_crypto(1, CryptoData(Level.HANDSHAKE, data), ack=True)))
     assert b"".join(message.data for _, message, _ in pulled) == data
@@ -127,14 +126,14 @@ def test_long_crypto_data_goes_into_several_messages_of_which_the_last_asks_for_
     assert [ack for _, _, ack in pulled] == [False, False, True]
 
 
-def test_no_crypto_data_is_a_message_as_well() -> None:
-    # Else its acknowledgement would be waited for in vain.
+def test_empty_crypto_data_is_still_a_message() -> None:
+    # Without a message there would be no acknowledgement.
     packet = push_crypto(1, CryptoData(Level.INITIAL, b""), ack=True)
     assert list(pull_from_endpoint(packet)) == [(1, CryptoData(Level.INITIAL, b""), True)]
 
 
 @given(st.lists(st.integers(1, 50_000), max_size=20))
-def test_packets_are_filled_up_in_order_and_never_too_large(sizes: list[int]) -> None:
+def test_joined_packets_keep_the_order_and_the_limit(sizes: list[int]) -> None:
     parts = [bytes([number]) * size for number, size in enumerate(sizes)]
     packets = join_packets(parts)
     assert b"".join(packets) == b"".join(parts)
@@ -143,7 +142,7 @@ def test_packets_are_filled_up_in_order_and_never_too_large(sizes: list[int]) ->
         assert len(packet) + sizes[following[0]] > MAX_PACKET
 
 
-def test_a_reason_of_any_kind_fits_into_a_done() -> None:
+def test_done_accepts_any_reason() -> None:
     outcome = Outcome(status=5, reason="line\nfeed " + "ü" * 5000)
     ((_, done),) = pull_from_daemon(push_done(1, outcome))
     assert isinstance(done, Done)
@@ -151,13 +150,13 @@ def test_a_reason_of_any_kind_fits_into_a_done() -> None:
 
 
 @given(st.text(), st.integers(4, 1000))
-def test_printable_text_is_printable_and_bounded(text: str, limit: int) -> None:
+def test_printable_text_is_printable_and_within_the_limit(text: str, limit: int) -> None:
     shown = printable(text, limit)
     assert shown.isprintable()
     assert len(shown.encode()) <= limit
 
 
-# Malformed: named, and of no consequence to the neighbours.
+# Malformed messages: named, without consequences for other messages of the packet.
 
 
 def start(*attributes: bytes) -> bytes:
@@ -174,7 +173,7 @@ def raw(length: int, kind: int, payload: bytes) -> bytes:
 
 MALFORMED = [
     ("no-role", start(), "message-type", "is missing", Status.INVALID),
-    ("role-0", start(push_u32(A.MESSAGE_TYPE, 0)), "message-type", "is 0", Status.INVALID),
+    ("role-0", start(push_u32(A.MESSAGE_TYPE, 0)), "message-type", "must be 1", Status.INVALID),
     ("role-3", start(push_u32(A.MESSAGE_TYPE, 3)), "message-type", "is 3, the limit is 2", Status.OUT_OF_RANGE),
     ("twice", start(SERVER, SERVER), "message-type", "is given twice", Status.INVALID),
     ("short-u32", start(push_binary(A.MESSAGE_TYPE, b"\1\0")), "message-type", "has 2 bytes", Status.INVALID),
@@ -204,11 +203,11 @@ MALFORMED = [
         Status.INVALID,
     ),
     ("suite", start(SERVER, push_u32(A.CIPHER_SUITE, 0x1305)), "cipher-suite", "0x1305 is not", Status.INVALID),
-    ("unknown", start(SERVER, push_u32(99, 1)), "attribute 99", "is not known here", Status.INVALID),
-    ("unknown-0", start(SERVER, push_u32(0, 1)), "attribute 0", "is not known here", Status.INVALID),
+    ("unknown", start(SERVER, push_u32(99, 1)), "attribute 99", "is unknown", Status.INVALID),
+    ("unknown-0", start(SERVER, push_u32(0, 1)), "attribute 0", "is unknown", Status.INVALID),
     ("runs-over", start(SERVER, raw(200, A.PEERNAME, b"abcd")), "attribute 8", "nla_len is 200", Status.INVALID),
     ("runs-back", start(SERVER, raw(3, A.PEERNAME, b"abcd")), "attribute 8", "nla_len is 3", Status.INVALID),
-    ("trailing", start(SERVER, b"ab"), None, "2 bytes trail the last attribute", Status.INVALID),
+    ("trailing", start(SERVER, b"ab"), None, "2 trailing bytes after the last attribute", Status.INVALID),
     ("level-missing", message(Command.CRYPTO, push_binary(2, b"x")), "level", "is missing", Status.INVALID),
     ("level", message(Command.CRYPTO, push_u32(1, 4), push_binary(2, b"x")), "level", "is 4", Status.OUT_OF_RANGE),
     ("data-missing", message(Command.CRYPTO, push_u32(1, 1)), "data", "is missing", Status.INVALID),
@@ -228,7 +227,7 @@ MALFORMED = [
             push_binary(TransportParametersAttribute.ALPN, b"h3"),
         ),
         "alpn",
-        "from the daemon only",
+        "only by the daemon",
         Status.INVALID,
     ),
     ("lookup-empty", message(Command.LOOKUP), "client-hello", "either", Status.INVALID),
@@ -250,16 +249,16 @@ MALFORMED = [
         "either",
         Status.INVALID,
     ),
-    ("cancel-with", message(Command.CANCEL, push_u32(9, 1)), "attribute 9", "is not known here", Status.INVALID),
-    ("command-0", message(0), None, "command 0 is not understood", Status.UNSUPPORTED),
-    ("command-99", message(99), None, "command 99 is not understood", Status.UNSUPPORTED),
-    ("daemons-command", message(Command.DONE, push_u32(1, 0)), None, "command 5 is not", Status.UNSUPPORTED),
+    ("cancel-with", message(Command.CANCEL, push_u32(9, 1)), "attribute 9", "is unknown", Status.INVALID),
+    ("command-0", message(0), None, "unsupported command 0", Status.UNSUPPORTED),
+    ("command-99", message(99), None, "unsupported command 99", Status.UNSUPPORTED),
+    ("daemons-command", message(Command.DONE, push_u32(1, 0)), None, "unsupported command 5", Status.UNSUPPORTED),
     ("family", push_message(33, 1, Command.START, SERVER), None, "nlmsg_type is 33", Status.UNSUPPORTED),
     (
         "version",
         start(SERVER)[:17] + b"\2" + start(SERVER)[18:],
         None,
-        "version 2 of the family is not known",
+        "unsupported version 2 of the family",
         Status.UNSUPPORTED,
     ),
     ("error", push_error(1, WireError("no")), None, "nlmsg_type is 2", Status.UNSUPPORTED),
@@ -269,7 +268,7 @@ MALFORMED = [
 @pytest.mark.parametrize(
     ("packet", "attribute", "reason", "status"), [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED]
 )
-def test_a_malformed_message_is_refused_by_name_and_its_neighbours_are_not(
+def test_malformed_message_is_refused_by_name_and_others_in_its_packet_are_not(
     packet: bytes, attribute: str | None, reason: str, status: int
 ) -> None:
     padded = packet + bytes(-len(packet) % 4)
@@ -281,7 +280,7 @@ def test_a_malformed_message_is_refused_by_name_and_its_neighbours_are_not(
     assert (sequence, found.error.attribute, found.error.status, ack) == (1, attribute, status, False)
 
 
-def test_the_place_of_a_malformed_attribute_is_told() -> None:
+def test_offset_of_a_malformed_attribute_is_reported() -> None:
     ((_, found, _),) = pull_from_endpoint(start(SERVER, push_u32(A.TIMEOUT, 1), push_u32(A.AUTH_MODE, 9)))
     assert isinstance(found, Malformed)
     assert found.error.offset == 20 + 8 + 8
@@ -290,14 +289,14 @@ def test_the_place_of_a_malformed_attribute_is_told() -> None:
 @pytest.mark.parametrize(
     ("tail", "reason"),
     [
-        (b"abc", "3 bytes are too few for a message header"),
+        (b"abc", "3 bytes left, too few for a message header"),
         (struct.pack("=IHHII", 15, FAMILY, 0, 1, 0), "nlmsg_len is 15"),
         (struct.pack("=IHHII", 17, FAMILY, 0, 1, 0), "nlmsg_len is 17, 16 bytes are left"),
         (struct.pack("=IHHII", 0xFFFFFFFF, FAMILY, 0, 1, 0), "nlmsg_len is 4294967295"),
-        (struct.pack("=IHHII", 16, FAMILY, 0, 1, 0), "nlmsg_len is 16, a generic netlink message has 20"),
+        (struct.pack("=IHHII", 16, FAMILY, 0, 1, 0), "nlmsg_len is 16, a generic netlink message needs 20"),
     ],
 )
-def test_lost_framing_is_told_apart_and_what_came_before_counts(tail: bytes, reason: str) -> None:
+def test_malformed_framing_is_reported_after_the_messages_before_it(tail: bytes, reason: str) -> None:
     pulled = pull_from_endpoint(push_cancel(5) + tail)
     assert next(pulled) == (5, Cancel(), False)
     with pytest.raises(FramingError, match=reason) as caught:
@@ -306,14 +305,14 @@ def test_lost_framing_is_told_apart_and_what_came_before_counts(tail: bytes, rea
 
 
 @given(st.binary(max_size=200))
-def test_any_packet_is_understood_or_refused(packet: bytes) -> None:
+def test_random_packet_is_decoded_or_refused(packet: bytes) -> None:
     for pull in (pull_from_endpoint, pull_from_daemon):
         with suppress(FramingError):
             list(pull(packet))
 
 
 @given(messages.STARTS, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_damaged_message_is_understood_or_refused(start: Start, damage: list[tuple[int, int]]) -> None:
+def test_damaged_message_is_decoded_or_refused(start: Start, damage: list[tuple[int, int]]) -> None:
     packet = bytearray(push_start(1, start))
     for position, value in damage:
         packet[position % len(packet)] = value

@@ -1,4 +1,4 @@
-"""The messages are what they claim to be: pyroute2's netlink decodes ours, and we decode pyroute2's."""
+"""Our messages are generic netlink: pyroute2 decodes them, and we decode pyroute2's."""
 
 from typing import Any
 
@@ -15,12 +15,11 @@ from handshaked.wire.family import (
     push_cancel,
     push_crypto,
     push_done,
-    push_lookup,
-    push_lookup_answer,
     push_peer_transport_parameters,
     push_secret,
     push_start,
 )
+from handshaked.wire.lookup import push_lookup, push_lookup_answer
 from handshaked.wire.messages import FAMILY, Cancel, Command, Lookup, Start
 from handshaked.wire.netlink import NLM_F_ACK, NLM_F_REQUEST, Kind
 from tests.wire import messages
@@ -29,7 +28,7 @@ _KINDS = {Kind.U32: "uint32", Kind.STRING: "asciiz", Kind.BINARY: "cdata", Kind.
 
 
 def decoder(command: Command) -> type[genlmsg]:
-    """pyroute2's class for the messages of `command`."""
+    """Return pyroute2's class for the messages of `command`."""
     nla_map = tuple(
         (int(number), f"A{int(number)}", _KINDS[policy.kind]) for number, policy in family.POLICIES[command].items()
     )
@@ -40,7 +39,7 @@ CLASSES = {command: decoder(command) for command in Command}
 
 
 def decoded(packet: bytes, command: Command) -> dict[str, Any]:
-    """What pyroute2 makes of `packet`: header fields, and lists of values by attribute number."""
+    """Return what pyroute2 decodes from `packet`: header fields, and lists of values by attribute number."""
     message = CLASSES[command](packet)
     message.decode()
     attributes: dict[int, list[Any]] = {}
@@ -58,7 +57,7 @@ def decoded(packet: bytes, command: Command) -> dict[str, Any]:
 
 
 def encoded(command: Command, sequence: int, attributes: list[tuple[int, Any]], flags: int = 0) -> bytes:
-    """pyroute2's encoding."""
+    """Return pyroute2's encoding of a message."""
     message = CLASSES[command]()
     message["cmd"] = command
     message["version"] = family.VERSION
@@ -71,14 +70,14 @@ def encoded(command: Command, sequence: int, attributes: list[tuple[int, Any]], 
 
 
 def values(packet: bytes, command: Command) -> list[tuple[int, Any]]:
-    """The attributes that pyroute2 finds in `packet`, in order."""
+    """Return the attributes that pyroute2 finds in `packet`, in order."""
     message = CLASSES[command](packet)
     message.decode()
     return [(int(name[1:]), value) for name, value in message.get("attrs", ())]
 
 
 @given(messages.SEQUENCES, messages.STARTS)
-def test_pyroute2_reads_a_start_as_it_is(sequence: int, start: Start) -> None:
+def test_pyroute2_decodes_our_start(sequence: int, start: Start) -> None:
     packet = push_start(sequence, start, ack=True)
     found = decoded(packet, Command.START)
     a = family.StartAttribute
@@ -104,7 +103,7 @@ def test_pyroute2_reads_a_start_as_it_is(sequence: int, start: Start) -> None:
 
 
 @given(messages.SEQUENCES, messages.STARTS)
-def test_what_pyroute2_makes_of_a_start_is_read_as_it_was(sequence: int, start: Start) -> None:
+def test_start_encoded_by_pyroute2_is_decoded(sequence: int, start: Start) -> None:
     ours = push_start(sequence, start)
     theirs = encoded(Command.START, sequence, values(ours, Command.START), NLM_F_REQUEST)
     assert list(pull_from_endpoint(theirs)) == [(sequence, start, False)]
@@ -121,7 +120,7 @@ def test_what_pyroute2_makes_of_a_start_is_read_as_it_was(sequence: int, start: 
     ],
 )
 @given(data=st.data())
-def test_what_the_daemon_says_survives_pyroute2(
+def test_messages_of_the_daemon_survive_pyroute2(
     command: Command, push: Any, strategy: st.SearchStrategy[Any], data: st.DataObject
 ) -> None:
     sequence, message = data.draw(messages.SEQUENCES), data.draw(strategy)
@@ -130,18 +129,18 @@ def test_what_the_daemon_says_survives_pyroute2(
 
 
 @given(messages.SEQUENCES, messages.LOOKUPS)
-def test_a_lookup_survives_pyroute2(sequence: int, lookup: Lookup) -> None:
+def test_lookup_survives_pyroute2(sequence: int, lookup: Lookup) -> None:
     theirs = encoded(Command.LOOKUP, sequence, values(push_lookup(sequence, lookup), Command.LOOKUP))
     assert list(pull_from_endpoint(theirs)) == [(sequence, lookup, False)]
 
 
-def test_a_cancel_survives_pyroute2() -> None:
+def test_cancel_survives_pyroute2() -> None:
     assert decoded(push_cancel(3), Command.CANCEL)["attributes"] == {}
     assert decoded(push_cancel(3, "why"), Command.CANCEL)["attributes"] == {family.CancelAttribute.REASON: ["why"]}
     assert list(pull_from_endpoint(encoded(Command.CANCEL, 3, []))) == [(3, Cancel(), False)]
 
 
-def test_a_start_written_by_hand_with_pyroute2_is_understood() -> None:
+def test_start_written_by_hand_with_pyroute2_is_decoded() -> None:
     a = family.StartAttribute
     packet = encoded(
         Command.START,

@@ -1,4 +1,4 @@
-"""``netlink/handshaked.yaml`` and the codec say the same, both ways."""
+"""``netlink/handshaked.yaml`` and the codec agree in both directions."""
 
 import enum
 from pathlib import Path
@@ -44,21 +44,21 @@ def spec_name(member: enum.IntEnum) -> str:
 
 
 def policy_of(attribute: dict[str, Any]) -> tuple[str, Kind, int, bool]:
-    """What the specification says of an attribute, in the codec's terms."""
+    """Return the specification of an attribute in the codec's terms."""
     checks = attribute.get("checks", {})
     limit = checks.get("max", checks.get("max-len", checks.get("exact-len")))
     kind = Kind[attribute["type"].upper()]
     return attribute["name"], kind, limit if limit is not None else Policy("", kind).maximum, "multi-attr" in attribute
 
 
-def test_it_is_a_generic_netlink_family_of_this_version() -> None:
+def test_specification_is_a_generic_netlink_family_of_this_version() -> None:
     assert SPECIFICATION["name"] == "handshaked"
     assert SPECIFICATION["protocol"] == "genetlink"
     assert SPECIFICATION["version"] == messages.VERSION
     assert {one["type"] for one in DEFINITIONS.values()} == {"const", "enum"}
 
 
-def test_the_constants_are_those_of_the_codec() -> None:
+def test_constants_match_the_codec() -> None:
     constants = {name: one["value"] for name, one in DEFINITIONS.items() if one["type"] == "const"}
     assert constants == {
         "unix-family": messages.FAMILY,
@@ -68,7 +68,7 @@ def test_the_constants_are_those_of_the_codec() -> None:
     }
 
 
-def test_the_enums_are_those_of_the_model() -> None:
+def test_enums_match_the_model() -> None:
     found = {}
     for name, definition in DEFINITIONS.items():
         if definition["type"] == "enum":
@@ -79,14 +79,14 @@ def test_the_enums_are_those_of_the_model() -> None:
     assert found == {name: {spec_name(one): one.value for one in kind} for name, kind in ENUMS.items()}
 
 
-def test_the_commands_are_those_of_the_codec() -> None:
+def test_commands_match_the_codec() -> None:
     assert {name: one["value"] for name, one in OPERATIONS.items()} == {spec_name(one): one.value for one in Command}
     assert all(one["attribute-set"] == name for name, one in OPERATIONS.items())
     assert set(SETS) == {spec_name(command) for command in NUMBERS}
 
 
 @pytest.mark.parametrize("command", NUMBERS)
-def test_every_attribute_has_the_same_number_type_and_limit(command: Command) -> None:
+def test_attributes_match_in_number_type_and_limit(command: Command) -> None:
     specified = SETS[spec_name(command)]
     assert {attribute["name"]: attribute["value"] for attribute in specified.values()} == {
         spec_name(number): number.value for number in NUMBERS[command]
@@ -99,14 +99,14 @@ def test_every_attribute_has_the_same_number_type_and_limit(command: Command) ->
 
 
 @pytest.mark.parametrize("command", NUMBERS)
-def test_every_enum_has_its_attribute_limited_to_it(command: Command) -> None:
+def test_enum_attributes_are_limited_to_their_enum(command: Command) -> None:
     for attribute in SETS[spec_name(command)].values():
         if "enum" in attribute and attribute["enum"] != "cipher-suite":
             assert attribute["checks"]["max"] == max(ENUMS[attribute["enum"]])
 
 
 def message_with(command: Command, names: list[str]) -> bytes:
-    """A message of `command` with the attributes `names`, each with a value that is always right."""
+    """Return a message of `command` with the attributes `names`, each with a valid value."""
     parts = []
     for name in names:
         attribute = SETS[spec_name(command)][name]
@@ -122,7 +122,7 @@ def message_with(command: Command, names: list[str]) -> bytes:
 
 
 def listed(command: Command, *directions: str) -> list[str]:
-    """The attributes that the specification lists for `command` in one of `directions`."""
+    """Return the attributes that the specification lists for `command` in one of `directions`."""
     operation = OPERATIONS[spec_name(command)]
     places = [operation.get("event"), operation.get("do", {}).get("reply"), operation.get("do", {}).get("request")]
     for direction, place in zip(("event", "reply", "request"), places, strict=True):
@@ -132,7 +132,7 @@ def listed(command: Command, *directions: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", Command)
-def test_an_endpoint_may_say_exactly_what_is_listed_as_a_request(command: Command) -> None:
+def test_endpoint_may_send_exactly_the_attributes_of_requests(command: Command) -> None:
     requested = listed(command, "request")
     if command is Command.LOOKUP:  # one or the other
         assert requested == ["client-hello", "datagram"]
@@ -152,7 +152,7 @@ def test_an_endpoint_may_say_exactly_what_is_listed_as_a_request(command: Comman
 
 
 @pytest.mark.parametrize("command", Command)
-def test_the_daemon_may_say_what_is_listed_as_a_reply_or_event(command: Command) -> None:
+def test_daemon_may_send_the_attributes_of_replies_and_events(command: Command) -> None:
     said = listed(command, "reply", "event")
     ((_, message),) = pull_from_daemon(message_with(command, said))
     assert isinstance(message, Malformed) == (not said)

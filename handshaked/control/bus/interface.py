@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
+from handshaked.registry.settings import CREDENTIAL, FORCE, REPLACE, SETTINGS, TRUST, Setting
+
 NAME = "org.handshaked.Handshaked1"
 PATH = "/org/handshaked/Handshaked1"
 MANAGER = "org.handshaked.Handshaked1.Manager"
@@ -68,15 +70,23 @@ class Interface:
         return next((method for method in self.methods if method.name == name), None)
 
 
+def _words(settings: tuple[Setting, ...]) -> str:
+    return ", ".join(f"{one.name} ({one.type.signature})" for one in settings)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
 MANAGER_INTERFACE = Interface(
     MANAGER,
     methods=(
         Method(
             "Register", (("name", "s"), ("options", "a{sv}"), ("files", "ah")),
             (("registration", "o"), ("warnings", "as")), "register",
-            "Registers credentials. Options: server_names, alpns, allow_users, allow_groups (as), allow_kernel, "
-            "force, replace (b), credentials (aa{ss}: certificate, key, passphrase: paths). The files are those of "
-            "these paths, opened for reading, in the same order.",
+            f"Registers credentials. Options: {_words(SETTINGS)}, {_words((REPLACE, FORCE))}, and credentials "
+            f"(aa{{ss}}: the paths {', '.join(file.name for file in CREDENTIAL)}). files are the files of these paths, "
+            f"then those of {' and '.join(file.name for file in TRUST)}, opened for reading, in the same order.",
             "org.handshaked.register",
         ),
         Method(
@@ -133,11 +143,7 @@ REGISTRATION_INTERFACE = Interface(
     properties=(
         Property("Name", "s", "name", "What it is called."),
         Property("Owner", "x", "owner", "The uid that may change it."),
-        Property("ServerNames", "as", "server_names", "Empty: any name."),
-        Property("Alpns", "as", "alpns", "Application protocols."),
-        Property("AllowUsers", "ax", "allow_users", "The uids that may use it."),
-        Property("AllowGroups", "ax", "allow_groups", "The gids whose members may use it."),
-        Property("AllowKernel", "b", "allow_kernel", "Whether upcalls of the kernel may use it."),
+        *(Property(one.bus_property, one.type.shown_signature, one.name, _sentence(one.help)) for one in SETTINGS),
         Property("Origin", "s", "origin", "The drop-in file it comes from, or empty."),
         Property("Credentials", "aa{sv}", "credentials", "Certificates and the paths they came from; never a key."),
     ),

@@ -81,6 +81,7 @@ class BusObjects:
             return {}
         interface = self.interface(path)
         shown = self._own() if path == PATH else self._manager.shown(self._by_path[path])
+        shown = {**shown, **shown.get("policy", {})}
         return {interface.name: {one.name: (one.signature, shown[one.key]) for one in interface.properties}}
 
     def visible(self, caller: Caller) -> int:

@@ -1,16 +1,18 @@
-"""The arguments of a control command, pulled out by name and type; what is left over is refused."""
+"""The arguments of a control command: pulled by name and type; unknown ones are refused."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from handshaked.errors import RefusedError
+from handshaked.registry.setting_types import Each, Flag, Number, SettingType, Text
+from handshaked.registry.settings import Setting
 from handshaked.wire.json_packets import Message
 
-_Value = TypeVar("_Value")
+T = TypeVar("T")
+D = TypeVar("D")
 
 
 class ArgumentError(RefusedError):
-    """The argument ``name`` is not what it should be."""
+    """The argument ``name`` is missing, invalid or unknown."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(reason)
@@ -18,67 +20,59 @@ class ArgumentError(RefusedError):
 
 
 class Arguments:
-    """Arguments of one command. Each method takes one of them out; ArgumentError if it is of the wrong type."""
+    """The arguments of one command. Each method removes one of them; ArgumentError if it is invalid."""
 
     def __init__(self, message: Message) -> None:
         self._values = dict(message)
 
+    def pull(self, name: str, kind: SettingType[T], default: D) -> T | D:
+        """Return the argument `name` of type `kind`, or `default` if it is absent or null."""
+        value = self._values.pop(name, None)
+        if value is None:
+            return default
+        try:
+            return kind.pull(name, value)
+        except RefusedError as error:
+            raise ArgumentError(name, str(error)) from None
+
+    def setting(self, setting: Setting) -> Any:
+        """Return the value of a setting, or its default. An empty string stands for the default string."""
+        if isinstance(setting.default, str) and self._values.get(setting.name) == "":
+            del self._values[setting.name]
+        return self.pull(setting.name, setting.type, setting.default)
+
     def text(self, name: str) -> str:
-        """A required string."""
+        """Return a required string."""
         value = self.optional_text(name)
         if not value:
             raise ArgumentError(name, f"{name} is missing")
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """A string, or None if it is not given."""
-        value = self._values.pop(name, None)
-        if value is not None and (not isinstance(value, str) or len(value) > 4096 or not value.isprintable()):
-            raise ArgumentError(name, f"{name} is not a printable string of at most 4096 characters")
-        return value
+        """Return a string, or None if it is not given."""
+        return self.pull(name, Text(), None)
 
-    def texts(self, name: str) -> list[str]:
-        """A list of strings, empty if it is not given."""
-        values = self._values.pop(name, [])
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise ArgumentError(name, f"{name} is not a list of strings")
-        return [value for value in values if isinstance(value, str)]
-
-    def each(self, name: str, parse: Callable[[str], _Value], what: str) -> tuple[_Value, ...]:
-        """The strings of a list, each made into something by `parse`; `what` they are called if one comes twice."""
-        try:
-            found = tuple(parse(text) for text in self.texts(name))
-        except ArgumentError:
-            raise
-        except RefusedError as error:
-            raise ArgumentError(name, str(error)) from None
-        if len(set(found)) != len(found):
-            raise ArgumentError(name, f"the same {what} is given twice")
-        return found
+    def each(self, name: str, kind: Each[T]) -> tuple[T, ...]:
+        """Return a list, empty if it is not given."""
+        return self.pull(name, kind, ())
 
     def flag(self, name: str) -> bool:
-        """A boolean, false if it is not given."""
-        value = self._values.pop(name, False)
-        if not isinstance(value, bool):
-            raise ArgumentError(name, f"{name} is not true or false")
-        return value
+        """Return a boolean, false if it is not given."""
+        return self.pull(name, Flag(), False)
 
     def number(self, name: str, default: int, *, limit: int) -> int:
-        """A whole number from 0 to `limit`."""
-        value = self._values.pop(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
-            raise ArgumentError(name, f"{name} is not a whole number from 0 to {limit}")
-        return value
+        """Return an integer from 0 to `limit`."""
+        return self.pull(name, Number(limit), default)
 
     def objects(self, name: str) -> "list[Arguments]":
-        """A list of objects, empty if it is not given."""
+        """Return a list of objects, empty if it is not given."""
         values = self._values.pop(name, [])
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-            raise ArgumentError(name, f"{name} is not a list of objects")
+            raise ArgumentError(name, f"{name} must be a list of objects")
         return [Arguments(value) for value in values if isinstance(value, dict)]
 
     def end(self) -> None:
-        """ArgumentError if an argument was given that nobody asked for."""
+        """Raise ArgumentError if an argument is left, which no method has asked for."""
         if self._values:
             name = next(iter(self._values))
             raise ArgumentError(name, f"unknown key {name!r}")

@@ -10,7 +10,8 @@ from handshaked.errors import DeniedError, RefusedError
 from handshaked.model import KERNEL, Caller
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.names import show_alpn
-from handshaked.registry.registration import Access, Grant, Policy, Registration
+from handshaked.registry.registration import Access, Grant, Registration
+from handshaked.registry.settings import Policy
 
 MAX_REGISTRATIONS_BY_GRANT = 200
 

@@ -10,15 +10,22 @@ from handshaked.control.requests.loading import paths_of, read_handed
 from handshaked.control.requests.loading_sandbox import load_for
 from handshaked.control.requests.permissions import gid_of, uid_of
 from handshaked.control.requests.policies import TrustSource, load_trust, pull_policy, pull_trust, read_trust
-from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
 from handshaked.registry.delivery import Way, parse_delivery
-from handshaked.registry.names import SELF_TEST_SERVER_NAME, canonical_server_name, parse_alpn
-from handshaked.registry.registration import Access, Policy
+from handshaked.registry.registration import Access
+from handshaked.registry.setting_types import Each
+from handshaked.registry.settings import (
+    ALLOW_GROUPS,
+    ALLOW_KERNEL,
+    ALLOW_USERS,
+    ALPNS,
+    CREDENTIAL,
+    FORCE,
+    SERVER_NAMES,
+    Policy,
+)
 from handshaked.registry.store import NewRegistration, NewTrust, Source
 
-MAX_NAMES = 100
-MAX_ALPNS = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
 
@@ -65,15 +72,15 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
     policy = pull_policy(arguments)
     request = RegistrationRequest(
         name=_registration_name(arguments.text("name")),
-        server_names=arguments.each("server_names", _server_name, "server name"),
-        alpns=arguments.each("alpns", parse_alpn, "ALPN"),
+        server_names=arguments.setting(SERVER_NAMES),
+        alpns=arguments.setting(ALPNS),
         access=Access(
-            uids=frozenset(arguments.each("allow_users", uid_of, "user")),
-            gids=frozenset(arguments.each("allow_groups", gid_of, "group")),
-            kernel=arguments.flag("allow_kernel"),
+            uids=frozenset(arguments.each(ALLOW_USERS.name, Each(uid_of, "user"))),
+            gids=frozenset(arguments.each(ALLOW_GROUPS.name, Each(gid_of, "group"))),
+            kernel=arguments.setting(ALLOW_KERNEL),
         ),
         sources=tuple(_sources(arguments)),
-        force=arguments.flag("force"),
+        force=arguments.setting(FORCE),
         policy=policy,
         trust=pull_trust(arguments, policy),
     )
@@ -82,10 +89,6 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         raise ArgumentError("certificate", "give a certificate and a key: only a registration that forwards needs none")
     if not request.alpns and not request.access.kernel:
         raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
-    if len(request.alpns) > MAX_ALPNS:
-        raise ArgumentError("alpns", f"a registration has at most {MAX_ALPNS} ALPNs")
-    if len(request.server_names) > MAX_NAMES:
-        raise ArgumentError("server_names", f"a registration has at most {MAX_NAMES} server names")
     return request
 
 
@@ -123,21 +126,11 @@ def _sources(arguments: Arguments) -> Iterator[Source]:
 
 
 def _source(arguments: Arguments) -> Source:
-    source = Source(
-        certificate=arguments.text("certificate"),
-        key=arguments.optional_text("key") or "",
-        passphrase=arguments.optional_text("passphrase") or "",
-        ocsp=arguments.optional_text("ocsp") or "",
-    )
+    source = Source(**{file.name: arguments.setting(file) for file in CREDENTIAL})
+    if not source.certificate:
+        raise ArgumentError("certificate", "certificate is missing")
     arguments.end()
     return source
-
-
-def _server_name(name: str) -> str:
-    canonical = canonical_server_name(name)
-    if canonical == SELF_TEST_SERVER_NAME:
-        raise RefusedError(f"server name {name!r} is the daemon's own")
-    return canonical
 
 
 def _registration_name(name: str) -> str:

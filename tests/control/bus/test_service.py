@@ -24,8 +24,9 @@ from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.processes import ending
 from tests.control.bus.running_bus import RunningBus
-from tests.costly import encrypted_key
+from tests.expensive_keys import encrypted_key
 from tests.patience import PATIENCE, soon
 
 pytestmark = pytest.mark.needs("root", "dbus-daemon")
@@ -172,7 +173,7 @@ def test_outcomes_are_told_to_subscribers_alone(bus: RunningBus, daemon: Running
         step("Explain", {"alpns": ["h3"]}),
         {"wait": "HandshakeFinished"},
     ]
-    with subprocess.Popen([sys.executable, "-c", FAIL_FOREVER, str(daemon.handshake_socket)]) as failing:
+    with ending(subprocess.Popen([sys.executable, "-c", FAIL_FOREVER, str(daemon.handshake_socket)])) as failing:
         try:
             answers = bus.call_as(0, *script)
         finally:
@@ -199,7 +200,7 @@ with BlockingClient(Path(sys.argv[1])) as client:
 def fake_polkit(bus: RunningBus, says: str) -> Iterator[subprocess.Popen[str]]:
     """A polkit on the bus; see ``fake_polkit``."""
     command = [sys.executable, str(Path(__file__).with_name("fake_polkit.py")), bus.address, says]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as fake:
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as fake:
         assert fake.stdout is not None
         assert fake.stdout.readline() == "ready\n"
         try:

@@ -16,7 +16,7 @@ from handshaked.errors import RefusedError
 from handshaked.model import KeyType
 from handshaked.registry.store import Source
 from tests.conftest import Issue
-from tests.costly import encrypted_key
+from tests.expensive_keys import encrypted_key
 
 SOURCE = Source("cert.pem", "key.pem", "passphrase")
 

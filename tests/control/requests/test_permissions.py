@@ -18,7 +18,8 @@ from handshaked.control.requests.permissions import (
 )
 from handshaked.errors import DeniedError, RefusedError
 from handshaked.model import KERNEL, Caller
-from handshaked.registry.registration import Access, Grant, Policy, Registration
+from handshaked.registry.registration import Access, Grant, Registration
+from handshaked.registry.settings import Policy
 from handshaked.registry.store import NewRegistration
 
 USER, GROUP = 5000, 6000

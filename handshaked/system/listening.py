@@ -1,0 +1,36 @@
+"""What a daemon needs to be the only one at a path: a lock, and a listening Unix socket."""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from handshaked.errors import RefusedError
+
+_BACKLOG = 4096
+
+
+def lock_file(path: Path, conflict: str) -> int:
+    """Create the file at `path` and lock it; return its descriptor. RefusedError(`conflict`) if another process has."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise RefusedError(conflict) from None
+    return lock
+
+
+def open_listener(path: Path) -> socket.socket:
+    """Return a listening SOCK_SEQPACKET socket at `path`, in place of a stale one.
+
+    Everyone may connect: rights depend on the caller's credentials.
+    """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(os.fspath(path))
+    path.chmod(0o666)
+    listener.listen(_BACKLOG)
+    return listener

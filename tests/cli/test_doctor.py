@@ -1,0 +1,35 @@
+"""``doctor``: findings and their fixes."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+from tests.cli.commands import NAME, PROGRAM, run
+
+
+def test_doctor_finds_no_fault_in_a_healthy_daemon(daemon: RunningDaemon, web: Authority) -> None:
+    findings = json.loads(run(daemon, "doctor", "--json"))["findings"]
+    assert not [finding for finding in findings if finding["level"] == "fault"]
+    assert any("self-test passes" in finding["what"] for finding in findings)
+    assert all(finding["fix"] for finding in findings if finding["level"] != "ok")
+
+
+def test_doctor_reports_faults_with_fixes(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}-ecdsa-p256.key").unlink()
+    run(daemon, "reload", status=1)
+    daemon.handshake_socket.chmod(0o600)
+    findings = json.loads(run(daemon, "doctor", "--json", status=1))["findings"]
+    [fault] = [finding for finding in findings if finding["level"] == "fault"]
+    assert "No such file" in fault["what"]
+    assert "handshakectl reload" in fault["fix"]
+    assert any("not every user can connect" in finding["what"] for finding in findings)
+
+
+def test_doctor_reports_a_missing_daemon(tmp_path: Path) -> None:
+    command = [str(PROGRAM), "doctor", f"--socket={tmp_path}/control.sock"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert process.returncode == 1
+    assert "cannot reach the daemon" in process.stdout
+    assert "systemctl start handshaked.socket" in process.stdout

@@ -1,0 +1,59 @@
+"""Manual pages: sections, completeness, and examples that hold."""
+
+import tomllib
+
+import pytest
+
+from handshaked.cli import COMMANDS
+from handshaked.cli import manual_text as text
+from handshaked.cli.manual import page
+from handshaked.cli.parser import PAGES, PROGRAM_PAGES, command_line
+from handshaked.configuration.handshaked_toml import TABLES, parse_configuration
+
+SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "FILES", "EXAMPLES", "SEE ALSO"]
+ORDER = [*SECTIONS[:3], "OPTIONS", "EXIT STATUS", "ENVIRONMENT", *SECTIONS[3:]]
+
+
+def sections(name: str) -> list[str]:
+    """Return the titles of the sections of the page `name`."""
+    return [line.removeprefix(".SH ") for line in page(name).splitlines() if line.startswith(".SH ")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_has_the_usual_sections_in_order(name: str) -> None:
+    usual = ORDER if name in PROGRAM_PAGES[1:] else SECTIONS
+    order = [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "EXIT STATUS",
+        "ENVIRONMENT",
+        "FILES",
+        "EXAMPLES",
+        "SEE ALSO",
+    ]
+    found = [title for title in sections(name) if title in order]
+    assert set(usual) <= set(found)
+    assert found == [title for title in order if title in found]
+
+
+def test_every_command_has_a_function_and_every_function_a_command() -> None:
+    assert set(command_line().commands) == set(COMMANDS)
+
+
+def test_the_page_of_the_settings_names_all_of_them() -> None:
+    lines = page("handshaked.toml.5").replace("\\-", "-").splitlines()
+    for table, content in TABLES.items():
+        assert f".SH [{table}]" in lines
+        for setting in content.settings:
+            assert f".B {setting.key} = {setting.kind}" in lines
+
+
+def test_the_example_of_the_settings_is_valid_and_complete() -> None:
+    parse_configuration(text.HANDSHAKED_TOML, "the example")
+    commented_out = {("log", "keylog")}
+    omitted = {("server", "peers"), ("server", "require_revocation_lists")}  # shown for [client]
+    given = {(table, key) for table, keys in tomllib.loads(text.HANDSHAKED_TOML).items() for key in keys}
+    known = {(table, setting.key) for table, content in TABLES.items() for setting in content.settings}
+    assert given == known - commented_out - omitted

@@ -1,0 +1,75 @@
+"""``test``: a real handshake with a registration."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+from tests.cli.commands import run
+from tests.patience import PATIENCE
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from aioquic.quic.configuration import QuicConfiguration
+from handshaked.shim.aioquic import serve
+from handshaked.shim import HandshakeClient
+
+async def main():
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
+    client = HandshakeClient(Path(sys.argv[1]))
+    server = await serve("127.0.0.1", 0, configuration=configuration, client=client)
+    print(server._transport.get_extra_info("sockname")[1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_test_does_a_real_handshake(daemon: RunningDaemon, web: Authority) -> None:
+    said = run(daemon, "test", "web", "--ca", str(web.root))
+    assert said.splitlines()[-1] == "ok"
+    result = json.loads(run(daemon, "test", "web", "--ca", str(web.root), "--json"))
+    assert (result["done"], result["registered"], result["verified"]) == (True, True, True)
+
+
+def test_a_server_that_does_not_answer_is_reported(daemon: RunningDaemon, web: Authority) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        said = run(daemon, "test", "web", "--connect", address, "--timeout=0.5", status=1)
+    assert f"handshake:      failed: {address}: no answer\nnot ok\n" in said
+    assert "exception" not in said
+
+
+def test_a_missing_ca_file_is_reported(daemon: RunningDaemon, web: Authority) -> None:
+    for words in ((), ("--connect=127.0.0.1:1", "--transport=tcp"), ("--connect=127.0.0.1:1",)):
+        said = run(daemon, "test", "web", "--ca=/nowhere", *words, status=1)
+        assert said == "handshakectl: /nowhere: No such file or directory\n"
+
+
+def test_test_reports_what_clients_would_refuse(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path, "another CA")
+    said = run(daemon, "test", "web", "--ca", str(other.root), status=1)
+    assert "handshake:      completed" in said
+    assert "verified:       no: " in said
+    assert "no registration serves" in run(daemon, "test", "web", "--server-name", "other.example.org", status=1)
+    assert "no registration 'nothing'" in run(daemon, "test", "nothing", status=1)
+
+
+def test_test_connects_to_a_server(daemon: RunningDaemon, web: Authority) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(daemon.handshake_socket)], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    try:
+        port = server.stdout.readline().strip()
+        said = run(daemon, "test", "web", "--ca", str(web.root), "--connect", f"127.0.0.1:{port}")
+        assert "registered as web" in said
+        assert said.splitlines()[-1] == "ok"
+    finally:
+        server.kill()
+        server.communicate(timeout=PATIENCE)

@@ -1,0 +1,116 @@
+"""Applications on the demultiplexer's Unix socket: what one user asks for does not keep others waiting."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handshaked.callers.log_limit import LogLimit
+from handshaked.demux.applications import AcceptBounds, ApplicationEvents, Applications
+from handshaked.demux.connection_ids import ConnectionIds
+from handshaked.errors import Status
+from handshaked.system.listening import open_listener
+from handshaked.testing.authority import Authority
+from handshaked.wire.demux import (
+    MAX_PACKET,
+    Listen,
+    Release,
+    StatusAnswer,
+    pull_from_demux,
+    push_listen,
+    push_release,
+    push_status,
+)
+from handshaked.wire.messages import Refused
+from tests.doors import user
+from tests.registered import Registered
+
+HELD = 1_000_000
+
+
+class Scene:
+    """Applications in an event loop; `metrics` is what they are told."""
+
+    def __init__(self, stack: ExitStack, path: Path, authority: Authority) -> None:
+        self._stack = stack
+        self._path = path
+        self._listener = stack.enter_context(open_listener(path))
+        self.asked = 0
+        self.held_when_asked = 0
+        events = ApplicationEvents(lambda *_: None, lambda _: None, self._metrics)
+        connection_ids: ConnectionIds[Any, Any] = ConnectionIds()
+        bounds = AcceptBounds(held_per_user=HELD)
+        self.applications = Applications(self._listener, connection_ids, bounds, events, LogLimit())
+        registered = Registered(authority)
+        registered.add("web", names=("web.example.com",))
+        self.applications.snapshot = registered.snapshot
+        self.applications.open()
+        stack.callback(self.applications.close)
+
+    def _metrics(self) -> str:
+        self.asked += 1
+        self.held_when_asked = self.applications.held
+        return "metrics"
+
+    def connect(self) -> socket.socket:
+        sock = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        sock.connect(os.fspath(self._path))
+        sock.setblocking(False)
+        return sock
+
+
+async def answer(sock: socket.socket) -> tuple[int, object]:
+    """The next message that comes."""
+    ((sequence, message),) = pull_from_demux(await asyncio.get_running_loop().sock_recv(sock, MAX_PACKET))
+    return sequence, message
+
+
+def run(directory: Path, authority: Authority, scenario: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        with ExitStack() as stack:
+            await scenario(Scene(stack, directory / "accept", authority))
+
+    asyncio.run(main())
+
+
+@pytest.mark.needs("root")
+def test_a_flood_of_one_application_does_not_delay_another(public_directory: Path, authority: Authority) -> None:
+    releases = 4000
+
+    async def scenario(scene: Scene) -> None:
+        flooding = [scene.connect() for _ in range(16)]
+        flooding[0].send(push_listen(1, Listen("web", held=HELD)))
+        await answer(flooding[0])
+        with user(54321):
+            other = scene.connect()
+        other.send(push_status(1))
+        await answer(other)  # all are there
+        for _ in range(2):
+            flooding[0].send(push_release(Release(1)) * releases)
+        for one in flooding[1:]:
+            one.send(push_release(Release(1)) * releases)
+        other.send(push_status(2))
+        assert await answer(other) == (2, StatusAnswer("metrics"))
+        assert scene.held_when_asked > HELD - releases
+
+    run(public_directory, authority, scenario)
+
+
+def test_the_metrics_are_made_once_for_a_packet(public_directory: Path, authority: Authority) -> None:
+    async def scenario(scene: Scene) -> None:
+        sock = scene.connect()
+        for first in (1, 4):
+            sock.send(b"".join(push_status(first + number) for number in range(3)))
+            assert await answer(sock) == (first, StatusAnswer("metrics"))
+            for number in (1, 2):
+                sequence, refused = await answer(sock)
+                assert isinstance(refused, Refused)
+                assert (sequence, refused.error.status) == (first + number, Status.RATE_LIMITED)
+        assert scene.asked == 2
+
+    run(public_directory, authority, scenario)

@@ -1,0 +1,74 @@
+"""The kernel sources of a worker: changed configuration files are loaded, and invalid ones are ignored."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handshaked.handshakes.service import HandshakeService
+from handshaked.model import AuthMode, Role
+from handshaked.testing.authority import Authority, Issued
+from handshaked.upcall.fake_kernel import MemoryFamily, Submission
+from handshaked.upcall.kernel_sources import KernelSources
+from tests.conftest import Issue
+from tests.datapath.tcp_scene import (
+    NAME,
+    OpenSsl,
+    connection,
+    server_context,
+)
+from tests.patience import PATIENCE
+from tests.registered import Registered
+
+
+async def certificate_shown(family: MemoryFamily, context: ssl.SSLContext) -> bytes | None:
+    """What a client of the kernel's shows to a server that demands a certificate."""
+    ours, theirs = connection()
+    with ours, theirs:
+        server = OpenSsl(context, theirs)
+        family.submit(Submission(ours, Role.CLIENT, AuthMode.X509, peer_name=NAME))
+        await asyncio.to_thread(server.shake_hands)
+        return server.tls.getpeercert(binary_form=True)
+
+
+def test_a_renewed_client_certificate_is_taken_over_without_being_told(
+    authority: Authority, issue: Issue, tmp_path: Path
+) -> None:
+    old, new = (authority.issue("someone", client=True, file_name=f"sources-{name}") for name in ("old", "new"))
+    certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
+    configuration = tmp_path / "handshaked.toml"
+    configuration.write_text(
+        f'[client]\ntrust = "{authority.root}"\ncertificate = "{certificate}"\nprivate_key = "{key}"\n'
+    )
+
+    def put(issued: Issued) -> None:
+        certificate.write_bytes(issued.certificate.read_bytes())
+        key.write_bytes(issued.key.read_bytes())
+        key.chmod(0o600)
+
+    def der(issued: Issued) -> bytes:
+        return issued.leaf.public_bytes(Encoding.DER)
+
+    async def scenario() -> None:
+        put(old)
+        registered = Registered(authority)
+        service = HandshakeService(registered.snapshot, registered, lambda *_: None)
+        family = MemoryFamily()
+        family.attend()
+        context = server_context(issue(NAME), authority.root)
+        sources = KernelSources(service, configuration, (), open_link=lambda namespace: family.open_link(), look=0.01)
+        try:
+            assert await certificate_shown(family, context) == der(old)
+            key.write_text("half of a renewal")
+            sources.reload()
+            assert await certificate_shown(family, context) == der(old)
+            put(new)
+            async with asyncio.timeout(PATIENCE):
+                while await certificate_shown(family, context) != der(new):
+                    pass
+        finally:
+            sources.close()
+            family.close()
+
+    asyncio.run(scenario())
