@@ -1,14 +1,12 @@
-"""What a handshake costs a server, beside aioquic.tls in the same run: one JSON object a line.
+"""The cost of a handshake for a server, compared with aioquic.tls in the same run.
 
-CPU is that of the process, in microseconds, the median of interleaved rounds; memory is what a handshake holds while
-it waits for its credential, in bytes.
+CPU time is that of the process, in microseconds, the median of interleaved rounds. Memory is that of a handshake that
+waits for its credential, in bytes.
 """
 
 import dataclasses
 import gc
-import json
 import statistics
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from aioquic import tls
 from aioquic._buffer import Buffer  # aioquic.buffer re-exports it in no way mypy accepts
 from cryptography import x509
 
+from benchmarks._measure import report
 from handshaked.events import CryptoData, Event, SessionTicket
 from handshaked.model import CipherSuite, Group, KeyType, Level, SignatureScheme
 from handshaked.tls.client import ClientHandshake
@@ -42,12 +41,12 @@ EPOCHS = (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE, tls.Epoch.ONE_RTT)
 
 
 def crypto(events: list[Event], level: Level) -> bytes:
-    """The CRYPTO bytes at a level."""
+    """Return the CRYPTO data of `level` in `events`."""
     return b"".join(each.data for each in events if isinstance(each, CryptoData) and each.level is level)
 
 
 def ours(server: ServerParameters, client: ClientParameters = CLIENT) -> tuple[float, list[Event], list[Event]]:
-    """CPU seconds that our server takes for a handshake, its events, and the client's."""
+    """Run a handshake. Return the CPU seconds of our server, its events, and the client's."""
     peer = ClientHandshake(client)
     hello = crypto(peer.start(NOW), Level.INITIAL)
     began = time.process_time()
@@ -63,12 +62,12 @@ def ours(server: ServerParameters, client: ClientParameters = CLIENT) -> tuple[f
     spent += time.process_time() - began
     if tickets := crypto(events, Level.APPLICATION):
         answer += peer.receive(Level.APPLICATION, tickets, NOW)
-    assert handshake.complete  # noqa: S101  # a benchmark of failures would be fast
+    assert handshake.complete  # noqa: S101  # a failed handshake would be fast
     return spent, events, answer
 
 
 def key_exchange() -> float:
-    """CPU seconds of the server's part in X25519, which a resumed handshake has as well as a full one."""
+    """Return the CPU seconds of the server's X25519 key exchange, which resumed and full handshakes share."""
     share = offer(Group.X25519).public
     began = time.process_time()
     respond(Group.X25519, share)
@@ -76,7 +75,7 @@ def key_exchange() -> float:
 
 
 def signature() -> float:
-    """CPU seconds of the ECDSA P-256 signature of a full handshake."""
+    """Return the CPU seconds of the ECDSA P-256 signature of a full handshake."""
     signer, content = credential().signer, bytes(130)
     began = time.process_time()
     signer.sign(SignatureScheme.ECDSA_SECP256R1_SHA256, content)
@@ -84,7 +83,7 @@ def signature() -> float:
 
 
 class AioquicServer:
-    """aioquic's server, with what it is given parsed once, as a process that serves many connections has it."""
+    """aioquic's server, with its credential parsed only once, as in a process that serves many connections."""
 
     chain = x509.load_der_x509_certificate(credential().chain[0])
 
@@ -94,24 +93,24 @@ class AioquicServer:
             is_client=False, alpn_protocols=["h3"], cipher_suites=[tls.CipherSuite.AES_128_GCM_SHA256]
         )
         context.certificate = self.chain
-        context.certificate_private_key = private_key(credential())  # type: ignore[assignment]  # it takes fewer
+        context.certificate_private_key = private_key(credential())  # type: ignore[assignment]  # declared more narrowly
         context.handshake_extensions = [(tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS, b"server-tp")]
         context.update_traffic_key_cb = self.count
         self.context = context
 
     def count(self, *secret: Any) -> None:
-        """Take a secret as a connection would."""
+        """Accept a traffic secret, as a connection does."""
         self.secrets += 1
 
     def receive(self, data: bytes) -> list[bytes]:
-        """The bytes for each epoch that `data` leads to."""
+        """Handle `data`. Return the output for each epoch."""
         buffers = {epoch: Buffer(capacity=4096) for epoch in EPOCHS}
         self.context.handle_message(data, buffers)
         return [buffers[epoch].data for epoch in EPOCHS]
 
 
 def theirs() -> float:
-    """CPU seconds that aioquic's server takes for the same handshake with the same client."""
+    """Return the CPU seconds of aioquic's server for the same handshake with the same client."""
     peer = ClientHandshake(CLIENT)
     hello = crypto(peer.start(NOW), Level.INITIAL)
     began = time.process_time()
@@ -123,12 +122,12 @@ def theirs() -> float:
     began = time.process_time()
     handshake.receive(finished)
     spent += time.process_time() - began
-    assert handshake.context.state is tls.State.SERVER_POST_HANDSHAKE  # noqa: S101  # as above
+    assert handshake.context.state is tls.State.SERVER_POST_HANDSHAKE  # noqa: S101  # see above
     return spent
 
 
 def interleaved(*measures: Callable[[], float]) -> list[float]:
-    """Medians in microseconds; the measures take turns, so that the machine's moods are shared."""
+    """Return medians in microseconds. The measures are interleaved, so that other load affects all of them alike."""
     samples: list[list[float]] = [[] for _ in measures]
     gc.collect()
     for _ in range(ROUNDS):
@@ -138,7 +137,7 @@ def interleaved(*measures: Callable[[], float]) -> list[float]:
 
 
 def waiting_bytes(make: Callable[[bytes], object]) -> float:
-    """Bytes that one of many handshakes holds, when the ClientHello is in and nothing is chosen."""
+    """Return the bytes held by a handshake that has received the ClientHello and waits for its credential."""
     hellos = [crypto(ClientHandshake(CLIENT).start(NOW), Level.INITIAL) for _ in range(WAITING)]
     make(hellos[0])
     gc.collect()
@@ -152,23 +151,14 @@ def waiting_bytes(make: Callable[[bytes], object]) -> float:
 
 
 def wait(hello: bytes) -> ServerHandshake:
-    """A handshake of ours that waits."""
+    """Return a handshake that waits for its credential."""
     handshake = ServerHandshake()
     handshake.receive(Level.INITIAL, hello, NOW)
     return handshake
 
 
-def report(name: str, value: float, unit: str, peer: str = "", peer_value: float = 0.0) -> None:
-    """Print one measure."""
-    line: dict[str, object] = {"name": name, "value": round(value, 1), "unit": unit}
-    if peer:
-        line |= {"peer": peer, "peer_value": round(peer_value, 1), "ratio": round(value / peer_value, 3)}
-    json.dump(line, sys.stdout)
-    print(flush=True)
-
-
 def main() -> None:
-    """Run all."""
+    """Run the benchmark."""
     _, _, answer = ours(TICKETED)
     state = next(each.state for each in answer if isinstance(each, SessionTicket))
     again = client_parameters(
@@ -189,7 +179,7 @@ def main() -> None:
     report(name, resumed, "us", "full handshake with a ticket, ECDSA P-256", ticketed)
     report(name, resumed, "us", "full handshake with a ticket, RSA-2048", rsa)
     report(name, resumed, "us", "aioquic.tls full", aioquic_full)
-    # No engine can have a resumed handshake cost less of a full one than its primitives do.
+    # The primitives bound the ratio of a resumed handshake to a full one for any engine.
     report("server CPU, X25519 key and exchange", x25519, "us", "the same and an ECDSA P-256 signature", x25519 + ecdsa)
     report("memory of a waiting handshake", waiting_bytes(wait), "bytes", "limit", 32 * 1024)
 

@@ -1,32 +1,32 @@
-"""nfsd's handshakes in the laboratory's kernel, by this daemon and by tlshd: wall time, and CPU time of everything.
+"""Handshakes of nfsd in User-Mode Linux, by this daemon and by tlshd: wall time and CPU time.
 
-Wall time is the client's, inside. CPU time is what the whole kernel took here, client and nfsd included, less that of
-a boot without the handshakes; see ``tests/kernel`` for the laboratory, which needs root.
+Wall time is measured by the client inside. CPU time is that of the whole kernel, including the client and nfsd, less
+that of a boot without handshakes. ``tests/kernel`` has the lab, which requires root.
 """
 
 import json
 from dataclasses import dataclass
 
-from benchmarks._report import report
+from benchmarks._measure import report
 from tests.kernel.lab import boot
 
-MEMORY = "9G"  # enough for the kernel to let 50 requests wait
+MEMORY = "9G"  # lets the kernel queue 50 requests
 AT_ONCE = 20
-COUNTS = {"handshaked": 4000, "tlshd": 400}  # a boot's own CPU time varies by half a second, which has to be little
+COUNTS = {"handshaked": 4000, "tlshd": 400}  # enough to make the half second by which boots vary small
 PATTERNS = ("one after another", f"{AT_ONCE} at once")
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one handshake, in milliseconds."""
+    """Times of one handshake, in milliseconds."""
 
     wall: float
     cpu: float
 
 
 def main() -> None:
-    """Print this daemon's figures beside those of tlshd."""
-    run("handshaked", 0, AT_ONCE, 0)  # what is prepared once is prepared now
+    """Run the benchmark."""
+    run("handshaked", 0, AT_ONCE, 0)  # prepares the root file system and its layers
     ours, theirs = measure("handshaked"), measure("tlshd")
     for pattern in PATTERNS:
         report(f"kernel.wall, {pattern}", ours[pattern].wall, "ms", "tlshd", theirs[pattern].wall)
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def measure(agent: str) -> dict[str, Figures]:
-    """What `agent` does, by pattern."""
+    """Measure `agent`. Return its figures by pattern."""
     count = COUNTS[agent]
     idle, _ = run(agent, 0, AT_ONCE, 0)
     figures = {}
@@ -46,7 +46,7 @@ def measure(agent: str) -> dict[str, Figures]:
 
 
 def run(agent: str, *counts: int) -> tuple[float, str]:
-    """A boot in which `agent` does so many handshakes: its CPU time in seconds, and what was printed."""
+    """Boot, and let `agent` do `counts` handshakes. Return the CPU time of the kernel in seconds, and the output."""
     result = boot("benchmark", agent, *map(str, counts), memory=MEMORY)
     if result.status != 0:
         raise SystemExit(result.output)

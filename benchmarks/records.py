@@ -1,10 +1,10 @@
-"""Throughput of the record layer in memory: one JSON object a line."""
+"""Throughput of the record layer, in memory."""
 
 from __future__ import annotations
 
-import json
 import time
 
+from benchmarks._measure import report
 from handshaked.events import TrafficSecret
 from handshaked.model import CipherSuite, Direction, Level, Role
 from handshaked.tls.record import ContentType, RecordLayer
@@ -13,7 +13,7 @@ TOTAL = 64 * 2**20
 
 
 def main() -> None:
-    """Measure."""
+    """Run the benchmark."""
     data = bytes(2**20)
     for suite in CipherSuite:
         secret = bytes(suite.secret_length)
@@ -31,8 +31,7 @@ def main() -> None:
             spent["sealed"] += between - begin
             spent["opened"] += time.process_time() - between
         for name, seconds in spent.items():
-            value = round(TOTAL / seconds / 2**20)
-            print(json.dumps({"name": f"records {name}, {suite.name}", "value": value, "unit": "MiB/s"}))
+            report(f"records {name}, {suite.name}", TOTAL / seconds / 2**20, "MiB/s")
 
 
 if __name__ == "__main__":

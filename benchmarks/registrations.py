@@ -1,13 +1,12 @@
-"""100,000 registrations: how long selection takes, how long the daemon takes to start, what a worker spends on each."""
+"""100,000 registrations: time of a selection and of the daemon's start, and memory of a worker."""
 
 import os
 import random
-import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks._report import report
+from benchmarks._measure import report
 from handshaked.model import Caller
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.registration import Access
@@ -16,13 +15,14 @@ from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
+from tests.run_name import public_temporary_directory
 
 COUNT = 100_000
 _SCHEMES = (0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601)
 
 
 def fill(path: Path, authority: Authority) -> Snapshot:
-    """A database with COUNT registrations, each with a name, an ALPN, a user and a credential of its own."""
+    """Fill a database with COUNT registrations, each with its own name, ALPN, user and credential."""
     issued = authority.issue("bench.example.com")
     credential = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     source = Source(str(issued.certificate), str(issued.key))
@@ -30,7 +30,7 @@ def fill(path: Path, authority: Authority) -> Snapshot:
     store.register_all(
         NewRegistration(
             name=f"registration-{index}",
-            owner=os.geteuid(),  # as the files are: those of others would not be followed
+            owner=os.geteuid(),  # the owner of the files, which are watched only then
             access=Access(frozenset({1000 + index % 500})),
             server_names=(f"host-{index}.example.com",) if index % 10 else (f"*.zone-{index}.example.com",),
             alpns=(b"h3",) if index % 3 else (b"smb",),
@@ -44,8 +44,8 @@ def fill(path: Path, authority: Authority) -> Snapshot:
 
 
 def selection_times(snapshot: Snapshot) -> list[float]:
-    """How long each of many selections took: exact names and wildcards, found and not, in seconds."""
-    chooser = random.Random(1)  # noqa: S311 - a benchmark's choice, to be the same each time
+    """Return the times of many selections in seconds, of exact names and wildcards that exist or not."""
+    chooser = random.Random(1)  # noqa: S311 - not for cryptography, and reproducible
     times = []
     for _ in range(20_000):
         index = chooser.randrange(COUNT)
@@ -58,7 +58,7 @@ def selection_times(snapshot: Snapshot) -> list[float]:
 
 
 def started_worker_memory(directory: Path) -> tuple[float, int]:
-    """How long a daemon with one worker takes to serve, in seconds, and that worker's private memory, in bytes."""
+    """Return the start time of a daemon with one worker in seconds, and that worker's private memory in bytes."""
     started = time.perf_counter()
     with RunningDaemon(directory, workers=1) as daemon:
         seconds = time.perf_counter() - started
@@ -69,8 +69,8 @@ def started_worker_memory(directory: Path) -> tuple[float, int]:
 
 def main() -> None:
     """Run the benchmark."""
-    with tempfile.TemporaryDirectory(prefix="handshaked-bench-") as name:
-        full, empty = Path(name, "full"), Path(name, "empty")
+    with public_temporary_directory() as directory:
+        full, empty = directory / "full", directory / "empty"
         full.mkdir()
         empty.mkdir()
         snapshot = fill(full / "state" / DATABASE, Authority(full))

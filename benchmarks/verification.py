@@ -1,13 +1,13 @@
-"""What it costs to verify a certificate chain: CPU time, one JSON object a line."""
+"""CPU time of certificate chain verification."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from functools import partial
 
+from benchmarks._measure import report
 from handshaked.errors import PeerError
 from handshaked.tls.x509.readers import read_revocation_lists, read_trust_store
 from handshaked.tls.x509.revocation import RevocationLists
@@ -19,7 +19,7 @@ T = NOW.timestamp()
 
 
 def measure(name: str, work: Callable[[], object], seconds: float = 0.5) -> None:
-    """Print the CPU time that one call takes: the best of a few rounds."""
+    """Report the CPU time of a call of `work`: the minimum of a few rounds."""
     work()
     rounds = []
     until = time.perf_counter() + seconds
@@ -28,16 +28,17 @@ def measure(name: str, work: Callable[[], object], seconds: float = 0.5) -> None
         for _ in range(20):
             work()
         rounds.append((time.process_time() - begin) / 20)
-    print(json.dumps({"name": name, "value": round(min(rounds) * 1e6, 1), "unit": "us"}))
+    report(name, min(rounds) * 1e6, "us")
 
 
 def refused(verifier: ServerChainVerifier, chain: tuple[bytes, ...]) -> None:
+    """Verify a chain that is refused."""
     with contextlib.suppress(PeerError):
         verifier.verify(chain, "a.example", T)
 
 
 def main() -> None:
-    """Measure."""
+    """Run the benchmark."""
     for kind in ("p256", "rsa2048", "ed25519"):
         anchors = [root(kind=kind), *(root(f"other {n}", number=9) for n in range(ANCHORS - 1))]
         bundle = b"".join(anchor.pem for anchor in anchors)

@@ -26,7 +26,15 @@ from handshaked.wire.family import push_cancel, push_crypto, push_start
 from handshaked.wire.json_packets import send_message
 from handshaked.wire.messages import Acknowledged, Done
 from tests.conftest import Issue
-from tests.doors import Door, client_hello, client_start, eventually, secrets_of, server_start, shake_hands
+from tests.handshake_channel import (
+    HandshakeChannel,
+    client_hello,
+    client_start,
+    eventually,
+    secrets_of,
+    server_start,
+    shake_hands,
+)
 from tests.patience import soon
 from tests.plugins.needs import need, public_python
 
@@ -38,8 +46,8 @@ def register(daemon: RunningDaemon, issued: Issued, name: str = "web", server_na
     daemon.register(name, (issued.certificate, issued.key), alpns=["h3"], server_names=[server_name])
 
 
-def succeeds(door: Door, first: int = 100) -> bool:
-    client, server = shake_hands(door, first, first + 1, client_start(NAME, b"h3"), server_start())
+def succeeds(channel: HandshakeChannel, first: int = 100) -> bool:
+    client, server = shake_hands(channel, first, first + 1, client_start(NAME, b"h3"), server_start())
     return (client.status, server.status) == OK
 
 
@@ -53,19 +61,19 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def door_at(daemon: RunningDaemon, worker: int) -> Door:
+def door_at(daemon: RunningDaemon, worker: int) -> HandshakeChannel:
     """A connection that `worker` serves, with handshake 1 begun: the others are stopped while it is made."""
     others = [pid for pid in daemon.worker_pids() if pid != worker]
     for pid in others:
         os.kill(pid, signal.SIGSTOP)
     try:
-        door = Door(daemon.handshake_socket)
-        door.send(push_start(1, server_start(), ack=True))
-        assert door.until(1, Acknowledged) == [Acknowledged()]
+        channel = HandshakeChannel(daemon.handshake_socket)
+        channel.send(push_start(1, server_start(), ack=True))
+        assert channel.until(1, Acknowledged) == [Acknowledged()]
     finally:
         for pid in others:
             os.kill(pid, signal.SIGCONT)
-    return door
+    return channel
 
 
 # Workers that die.
@@ -81,7 +89,7 @@ def test_a_killed_worker_costs_its_own_handshakes_only(daemon: RunningDaemon, is
         hello = client_hello(kept, 2, client_start(NAME, b"h3"))
         kept.send(push_crypto(1, hello, ack=True))
         assert len(secrets_of(kept.until(1, Acknowledged))) == 3
-        with Door(daemon.handshake_socket) as following:
+        with HandshakeChannel(daemon.handshake_socket) as following:
             assert succeeds(following)
     assert eventually(lambda: len(daemon.worker_pids()) == 2)
     assert victim not in daemon.worker_pids()
@@ -113,8 +121,8 @@ def test_a_caller_of_a_killed_worker_gets_an_error_within_a_second(daemon: Runni
     workers = daemon.worker_pids()
     assert asyncio.run(run()).status == Status.PEER_GONE
     assert eventually(lambda: len(daemon.worker_pids()) == 2)
-    with Door(daemon.handshake_socket) as door:
-        assert succeeds(door)
+    with HandshakeChannel(daemon.handshake_socket) as channel:
+        assert succeeds(channel)
 
 
 def test_a_worker_that_starts_again_knows_what_was_registered_meanwhile(daemon: RunningDaemon, issue: Issue) -> None:
@@ -124,8 +132,8 @@ def test_a_worker_that_starts_again_knows_what_was_registered_meanwhile(daemon: 
     register(daemon, issue(NAME))
     assert eventually(lambda: len(daemon.worker_pids()) == 2)
     for pid in daemon.worker_pids():
-        with door_at(daemon, pid) as door:
-            assert succeeds(door)
+        with door_at(daemon, pid) as channel:
+            assert succeeds(channel)
 
 
 @pytest.mark.slow
@@ -135,15 +143,15 @@ def test_a_worker_that_does_not_answer_does_not_keep_others_from_new_registratio
     silent, busy = daemon.worker_pids()
     with stopped(silent):
         register(daemon, issue(NAME))
-        with Door(daemon.handshake_socket) as door:
-            assert succeeds(door)
+        with HandshakeChannel(daemon.handshake_socket) as channel:
+            assert succeeds(channel)
         status = daemon.ask("status")
         assert [worker["pid"] for worker in status["workers"] if worker["answers"]] == [busy]
     # A worker that was away catches up, and its late answers are not taken for those to later questions.
     assert eventually(lambda: len(daemon.worker_pids()) == 2)
     for pid in daemon.worker_pids():
-        with door_at(daemon, pid) as door:
-            assert succeeds(door)
+        with door_at(daemon, pid) as channel:
+            assert succeeds(channel)
 
 
 @pytest.mark.slow
@@ -181,8 +189,8 @@ def test_registrations_survive_a_crash_of_all(public_directory: Path, issue: Iss
     with daemon:
         register(daemon, issue(NAME))
         daemon.stop(signal.SIGKILL)
-    with daemon, Door(daemon.handshake_socket) as door:
-        assert succeeds(door)
+    with daemon, HandshakeChannel(daemon.handshake_socket) as channel:
+        assert succeeds(channel)
 
 
 # Signals.
@@ -190,45 +198,45 @@ def test_registrations_survive_a_crash_of_all(public_directory: Path, issue: Iss
 
 def test_sigterm_lets_handshakes_finish(daemon: RunningDaemon, issue: Issue) -> None:
     register(daemon, issue(NAME))
-    with Door(daemon.handshake_socket) as door:
-        hello = client_hello(door, 1, client_start(NAME, b"h3"))
-        door.send(push_start(2, server_start(), ack=True), push_crypto(2, hello, ack=True))
-        flight = [*door.until(2, Acknowledged), *door.until(2, Acknowledged)]
+    with HandshakeChannel(daemon.handshake_socket) as channel:
+        hello = client_hello(channel, 1, client_start(NAME, b"h3"))
+        channel.send(push_start(2, server_start(), ack=True), push_crypto(2, hello, ack=True))
+        flight = [*channel.until(2, Acknowledged), *channel.until(2, Acknowledged)]
         os.kill(daemon.pid, signal.SIGTERM)
         assert eventually(lambda: "stopping" in daemon.log.read_text())
         for message in flight:
             if hasattr(message, "data"):
-                door.send(push_crypto(1, message))
-        client = door.until(1, Done)
+                channel.send(push_crypto(1, message))
+        client = channel.until(1, Done)
         assert client[-1].outcome.status == Status.OK
-        door.send(*(push_crypto(2, message) for message in client if hasattr(message, "data")))
-        assert door.outcome(2).status == Status.OK
-        assert door.closed()
+        channel.send(*(push_crypto(2, message) for message in client if hasattr(message, "data")))
+        assert channel.outcome(2).status == Status.OK
+        assert channel.closed()
         assert daemon.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_daemon_stops_at_once(daemon: RunningDaemon, number: int) -> None:
-    with Door(daemon.handshake_socket) as door:
+    with HandshakeChannel(daemon.handshake_socket) as channel:
         assert daemon.stop(number) == 0
-        assert door.closed()
+        assert channel.closed()
 
 
 @pytest.mark.slow
 def test_sigterm_does_not_wait_forever(daemon: RunningDaemon) -> None:
-    with Door(daemon.handshake_socket) as door:
-        door.send(push_start(1, server_start(timeout=60), ack=True))
-        door.until(1, Acknowledged)
+    with HandshakeChannel(daemon.handshake_socket) as channel:
+        channel.send(push_start(1, server_start(timeout=60), ack=True))
+        channel.until(1, Acknowledged)
         os.kill(daemon.pid, signal.SIGTERM)
-        outcome = door.outcome(1)
+        outcome = channel.outcome(1)
         assert (outcome.status, outcome.reason) == (Status.SHUTTING_DOWN, "the daemon is shutting down")
     assert daemon.stop() == 0
 
 
 def certificate_served(daemon: RunningDaemon, name: str = NAME) -> bytes:
     """The digest of the leaf that a client of `name` gets."""
-    with Door(daemon.handshake_socket) as door:
-        client, _ = shake_hands(door, 1, 2, client_start(name, b"h3"), server_start())
+    with HandshakeChannel(daemon.handshake_socket) as channel:
+        client, _ = shake_hands(channel, 1, 2, client_start(name, b"h3"), server_start())
         digest = hashes.Hash(hashes.SHA256())
         digest.update(client.peer_certificates[0])
         return digest.finalize()
@@ -237,23 +245,23 @@ def certificate_served(daemon: RunningDaemon, name: str = NAME) -> bytes:
 def test_sighup_takes_over_renewed_files(daemon: RunningDaemon, authority: Authority) -> None:
     first = authority.issue(NAME, file_name="renewed")
     register(daemon, first)
-    with Door(daemon.handshake_socket) as door:
+    with HandshakeChannel(daemon.handshake_socket) as channel:
         # A handshake that began before goes on with what it began with.
-        door.send(push_start(2, server_start(), ack=True))
-        door.until(2, Acknowledged)
+        channel.send(push_start(2, server_start(), ack=True))
+        channel.until(2, Acknowledged)
         second = authority.issue(NAME, file_name="renewed")
         assert second.certificate == first.certificate
         assert certificate_served(daemon) == first.leaf.fingerprint(hashes.SHA256())
         os.kill(daemon.pid, signal.SIGHUP)
         assert eventually(lambda: certificate_served(daemon) == second.leaf.fingerprint(hashes.SHA256()))
-        hello = client_hello(door, 1, client_start(NAME, b"h3"))
-        door.send(push_crypto(2, hello, ack=True))
-        for message in door.until(2, Acknowledged):
+        hello = client_hello(channel, 1, client_start(NAME, b"h3"))
+        channel.send(push_crypto(2, hello, ack=True))
+        for message in channel.until(2, Acknowledged):
             if hasattr(message, "data"):
-                door.send(push_crypto(1, message))
-        (outcome,) = [one.outcome for one in door.until(1, Done) if isinstance(one, Done)]
+                channel.send(push_crypto(1, message))
+        (outcome,) = [one.outcome for one in channel.until(1, Done) if isinstance(one, Done)]
         assert outcome.peer_certificates == (first.leaf.public_bytes(Encoding.DER),)
-        door.send(push_cancel(2))
+        channel.send(push_cancel(2))
 
 
 def test_a_reload_takes_over_a_chain_with_the_same_leaf(daemon: RunningDaemon, authority: Authority) -> None:
@@ -262,8 +270,8 @@ def test_a_reload_takes_over_a_chain_with_the_same_leaf(daemon: RunningDaemon, a
     with issued.certificate.open("ab") as file:
         file.write(authority.root.read_bytes())
     assert daemon.ask("reload") == {"renewed": ["web"], "errors": []}
-    with Door(daemon.handshake_socket) as door:
-        client, _ = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+    with HandshakeChannel(daemon.handshake_socket) as channel:
+        client, _ = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
         assert len(client.peer_certificates) == 2
     assert daemon.ask("reload") == {"renewed": [], "errors": []}
 
@@ -344,8 +352,8 @@ def test_it_runs_as_an_ordinary_user(public_directory: Path, issue: Issue) -> No
                 },
                 (certificate.fileno(), key.fileno()),
             )
-        with Door(public_directory / "run" / directories.HANDSHAKE_SOCKET) as door:
-            assert succeeds(door)
+        with HandshakeChannel(public_directory / "run" / directories.HANDSHAKE_SOCKET) as channel:
+            assert succeeds(channel)
         for one in (pid, *workers()):
             assert Path(f"/proc/{one}").stat().st_uid in (0, nobody)
             status = Path(f"/proc/{one}/status").read_text()
@@ -369,17 +377,17 @@ def test_no_process_leaves_a_core_dump(daemon: RunningDaemon) -> None:
 
 def test_the_log_has_a_line_for_each_handshake(daemon: RunningDaemon, issue: Issue) -> None:
     register(daemon, issue(NAME))
-    with Door(daemon.handshake_socket) as door:
+    with HandshakeChannel(daemon.handshake_socket) as channel:
         for number in range(3):
-            assert succeeds(door, 10 * number)
-            door.inbox.clear()
-        hello = client_hello(door, 1, client_start("u.example.com", b"h3"))
-        door.send(push_start(2, server_start(peer_address="192.0.2.1:443")), push_crypto(2, hello))
-        assert door.outcome(2).status == Status.REFUSED
-        door.send(push_cancel(1))
-        door.outcome(1)
-        door.send(push_start(3, server_start(timeout=0.01)))
-        door.outcome(3)
+            assert succeeds(channel, 10 * number)
+            channel.inbox.clear()
+        hello = client_hello(channel, 1, client_start("u.example.com", b"h3"))
+        channel.send(push_start(2, server_start(peer_address="192.0.2.1:443")), push_crypto(2, hello))
+        assert channel.outcome(2).status == Status.REFUSED
+        channel.send(push_cancel(1))
+        channel.outcome(1)
+        channel.send(push_start(3, server_start(timeout=0.01)))
+        channel.outcome(3)
     daemon.stop()
     lines = [line for line in daemon.log.read_text().splitlines() if "outcome=" in line]
     assert len(lines) == 6 + 3
@@ -402,10 +410,10 @@ def test_the_log_has_a_line_for_each_handshake(daemon: RunningDaemon, issue: Iss
 
 def test_a_peer_cannot_forge_a_line_of_the_log(daemon: RunningDaemon, issue: Issue) -> None:
     register(daemon, issue(NAME))
-    with Door(daemon.handshake_socket) as door:
-        hello = client_hello(door, 1, client_start(NAME, b"x\noutcome=ok role=server alpn=h3"))
-        door.send(push_start(2, server_start()), push_crypto(2, hello))
-        assert door.outcome(2).status == Status.REFUSED
+    with HandshakeChannel(daemon.handshake_socket) as channel:
+        hello = client_hello(channel, 1, client_start(NAME, b"x\noutcome=ok role=server alpn=h3"))
+        channel.send(push_start(2, server_start()), push_crypto(2, hello))
+        assert channel.outcome(2).status == Status.REFUSED
     daemon.stop()
     lines = daemon.log.read_text().splitlines()
     assert not [
@@ -423,11 +431,11 @@ def test_the_log_has_neither_key_nor_secret(public_directory: Path, issue: Issue
     with RunningDaemon(public_directory, log_level="debug") as daemon:
         register(daemon, issued)
         seen = []
-        with Door(daemon.handshake_socket) as door:
+        with HandshakeChannel(daemon.handshake_socket) as channel:
             for number in range(1, 6):
-                hello = client_hello(door, number, client_start(NAME, b"h3"))
-                door.send(push_start(10 + number, server_start()), push_crypto(10 + number, hello, ack=True))
-                seen += [secret.secret for secret in secrets_of(door.until(10 + number, Acknowledged))]
+                hello = client_hello(channel, number, client_start(NAME, b"h3"))
+                channel.send(push_start(10 + number, server_start()), push_crypto(10 + number, hello, ack=True))
+                seen += [secret.secret for secret in secrets_of(channel.until(10 + number, Acknowledged))]
         assert len(seen) == 15
         daemon.ask("reload")
         daemon.stop()

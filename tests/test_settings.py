@@ -24,28 +24,17 @@ from handshaked.control.manager import Manager
 from handshaked.control.registry_feed import Followers
 from handshaked.control.requests.arguments import Arguments
 from handshaked.model import Caller
-from handshaked.registry.setting_types import Choice, Flag, Number
 from handshaked.registry.settings import ACCESS, POLICY, SCOPE, SETTINGS, TRUST, Policy, Setting
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import NewRegistration, Store
 from handshaked.testing.authority import Authority, Issued
 from tests.authority import revocation_list
 from tests.patience import run_program
+from tests.setting_samples import sample
 from tests.tls.x509.chains import ROOT as CRL_ISSUER
 
 CHECKOUT = Path(__file__).parents[1]
 ROOT = Caller(0)
-SAMPLES: dict[str, Any] = {
-    "server_names": ["a.example.com", "b.example.com"],
-    "alpns": ["h3", "smb"],
-    "allow_users": ["12345"],
-    "allow_groups": ["23456"],
-    "cipher_suites": ["AES_256_GCM_SHA384"],
-    "groups": ["X25519"],
-    "peers": ["allow san=dns:*.example.com"],
-    "deliver": "relay",
-}
-"""A value for each setting for which none can be made from its type."""
 settings = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 
 
@@ -59,20 +48,6 @@ class Scene:
     objects: Interfaces
     followed: dict[str, Any]
     drop_in: Policy
-
-
-def sample(setting: Setting, directory: Path) -> Any:
-    """Return a value of `setting` that is not its default."""
-    match setting.type:
-        case _ if setting in TRUST:
-            return str(directory / setting.name)
-        case Flag():
-            return True
-        case Number(most):
-            return most
-        case Choice(choices):
-            return choices[-1]
-    return SAMPLES[setting.name]
 
 
 def words(setting: Setting, value: Any) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
+from handshaked.errors import RefusedError
 from handshaked.model import KeyType
 from handshaked.registry.registration import Access
 from handshaked.registry.settings import Policy
@@ -54,8 +55,17 @@ def load_access(text: str) -> Access:
 
 @lru_cache(maxsize=4096)
 def load_policy(text: str) -> Policy:
-    """What ``dump_policy`` has written."""
+    """Return the policy that ``dump_policy`` wrote; RefusedError if a newer handshaked wrote it with more settings.
+
+    Not to know a setting must not mean to ignore it: it may be what keeps somebody out.
+    """
     stored: dict[str, Any] = json.loads(text)
+    unknown = stored.keys() - {setting.name for setting in fields(Policy)}
+    if unknown:
+        raise RefusedError(
+            f"a registration has the unknown setting {min(unknown)}: it was made by a newer handshaked; install that"
+            " version again"
+        )
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
     }

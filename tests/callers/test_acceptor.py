@@ -13,7 +13,7 @@ import pytest
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.log_limit import LogLimit
 from handshaked.model import Caller
-from tests.doors import user
+from tests.handshake_channel import user
 from tests.patience import soon
 
 USER, OTHER = 54321, 54322

@@ -51,6 +51,6 @@ def run_on_terminal(daemon: RunningDaemon, *words: str, **environment: str) -> s
 
 
 def fail(daemon: RunningDaemon, count: int) -> None:
-    with BlockingClient(daemon.handshake_socket) as door:
+    with BlockingClient(daemon.handshake_socket) as channel:
         for _ in range(count):
-            door.start(Start(role=Role.CLIENT))
+            channel.start(Start(role=Role.CLIENT))

@@ -97,7 +97,7 @@ def test_the_chart_scales_to_the_highest_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("doors", "said"),
+    ("sources", "said"),
     [
         ([], "upcalls are off"),
         ([[(".", "serving")], [(".", "serving")]], "2 of 2 workers accept upcalls"),
@@ -106,6 +106,8 @@ def test_the_chart_scales_to_the_highest_value() -> None:
         ([[(".", "serving"), ("a", "no netlink")]], "1 of 1 workers accept upcalls, a: no netlink"),
     ],
 )
-def test_kernel_state_counts_only_serving_workers(doors: list[list[tuple[str, str]]], said: str) -> None:
-    workers = [{"kernel": [{"network_namespace": name, "state": state} for name, state in worker]} for worker in doors]
+def test_kernel_state_counts_only_serving_workers(sources: list[list[tuple[str, str]]], said: str) -> None:
+    workers = [
+        {"kernel": [{"network_namespace": name, "state": state} for name, state in worker]} for worker in sources
+    ]
     assert kernel_state(workers) == said

@@ -185,18 +185,18 @@ def test_a_worker_that_starts_when_the_configuration_is_broken_serves_all_but_th
     options = ("--kernel", f"--configuration={file}")
     with RunningDaemon(public_directory, workers=1, options=options) as running:
 
-        def doors() -> list[object]:
+        def kernel_sources() -> list[object]:
             return [worker["kernel"] for worker in running.ask("status")["workers"] if worker["answers"]]
 
         (before,) = running.worker_pids()
-        assert doors() != [None]
+        assert kernel_sources() != [None]
         file.write_text("[servers]\n")
         os.kill(before, signal.SIGKILL)
         running.wait_until(lambda: running.worker_pids() not in ([], [before]))
-        assert doors() == [None]
+        assert kernel_sources() == [None]
         file.write_text("")
         assert running.ask("reload")["errors"] == []
-        assert doors() != [None]
+        assert kernel_sources() != [None]
 
 
 @pytest.fixture

@@ -20,18 +20,18 @@ def verifier(root: Path) -> PeerVerifier:
     return ServerChainVerifier(read_trust_store(root.read_bytes(), "trust"))
 
 
-def handshake(door: BlockingClient, name: str, alpn: bytes, verify: PeerVerifier) -> tuple[Outcome, bytes]:
+def handshake(channel: BlockingClient, name: str, alpn: bytes, verify: PeerVerifier) -> tuple[Outcome, bytes]:
     """The server's outcome, and the leaf that the client has verified."""
     client = ClientHandshake(
         ClientParameters(alpns=(alpn,), server_name=name, transport_parameters=PARAMETERS, verifier=verify)
     )
-    messages = door.start(Start(role=Role.SERVER, transport_parameters=PARAMETERS))
+    messages = channel.start(Start(role=Role.SERVER, transport_parameters=PARAMETERS))
     leaf = b""
     todo: list[Event] = list(client.start(time.time()))
     while True:
         for event in todo:
             if isinstance(event, CryptoData):
-                messages += door.receive(event.level, event.data)
+                messages += channel.receive(event.level, event.data)
             elif isinstance(event, HandshakeComplete):
                 leaf = event.peer_certificates[0]
             assert not isinstance(event, HandshakeFailed), event

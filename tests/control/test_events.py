@@ -39,16 +39,16 @@ def succeed(daemon: RunningDaemon, directory: Path, count: int) -> None:
     issued = authority.issue(NAME)
     daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
     verify = verifier(authority.root)
-    with BlockingClient(daemon.handshake_socket) as door:
+    with BlockingClient(daemon.handshake_socket) as channel:
         for _ in range(count):
-            assert handshake(door, NAME, b"h3", verify)[0].status == 0
+            assert handshake(channel, NAME, b"h3", verify)[0].status == 0
 
 
 def fail(daemon: RunningDaemon, count: int) -> None:
     """Some requests that are refused at once."""
-    with BlockingClient(daemon.handshake_socket) as door:
+    with BlockingClient(daemon.handshake_socket) as channel:
         for _ in range(count):
-            [done] = [one for one in door.start(Start(role=Role.CLIENT)) if isinstance(one, Done)]
+            [done] = [one for one in channel.start(Start(role=Role.CLIENT)) if isinstance(one, Done)]
             assert done.outcome.status != 0
 
 
@@ -71,12 +71,12 @@ def test_handshakes_are_kept_and_counted(daemon: RunningDaemon, tmp_path: Path) 
 
 def test_subscribers_are_told(daemon: RunningDaemon, tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
-    with ControlClient(daemon.control_socket) as client, BlockingClient(daemon.handshake_socket) as door:
+    with ControlClient(daemon.control_socket) as client, BlockingClient(daemon.handshake_socket) as channel:
         batches = client.subscribe({"outcome": "failed"})
         reading = threading.Thread(target=lambda: told.append(next(batches)), daemon=True)
         reading.start()
         while reading.is_alive():  # from some moment on the subscription stands
-            door.start(Start(role=Role.CLIENT))
+            channel.start(Start(role=Role.CLIENT))
             reading.join(0.01)
     [batch] = told
     assert batch["events"][0]["outcome"] == "failed"

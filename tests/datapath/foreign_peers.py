@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.processes import ending
-from tests.doors import eventually
+from tests.handshake_channel import eventually
 from tests.interop.ngtcp2 import error_code_of, handshake_messages
 from tests.quic_socket_peers import StockServer, ask, ask_with_gtlsclient, free_udp_port
 

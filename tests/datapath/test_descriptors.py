@@ -1,4 +1,4 @@
-"""Descriptors on the Unix door: what is no QUIC socket is refused, and nothing is left open, whatever comes."""
+"""Attached file descriptors: everything but a QUIC socket is refused, and no descriptor stays open."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from handshaked.wire.family import push_crypto, push_start
 from handshaked.wire.lookup import push_lookup
 from handshaked.wire.messages import CryptoData, Lookup, Start
 from tests.conftest import Issue
-from tests.doors import Door, eventually
+from tests.handshake_channel import HandshakeChannel, eventually
 from tests.lingering import hand_over, lingering_pair
 from tests.patience import PATIENCE
 from tests.quic_socket_peers import (
@@ -65,11 +65,11 @@ pytestmark = pytest.mark.usefixtures("unchanged")
 
 def refusal(daemon: RunningDaemon, start: Start, descriptors: tuple[int, ...]) -> tuple[int, str]:
     """What the daemon says to `start` with `descriptors`; the connection stays good."""
-    with Door(daemon.handshake_socket) as door:
-        door.send(push_start(1, start), descriptors=descriptors)
-        error = door.refusal(1).error
-        door.send(push_lookup(2, Lookup(client_hello=b"x")))
-        door.answer(2)
+    with HandshakeChannel(daemon.handshake_socket) as channel:
+        channel.send(push_start(1, start), descriptors=descriptors)
+        error = channel.refusal(1).error
+        channel.send(push_lookup(2, Lookup(client_hello=b"x")))
+        channel.answer(2)
     return error.status, error.reason
 
 
@@ -99,9 +99,9 @@ def test_a_pipe(quic_daemon: RunningDaemon) -> None:
 
 
 def outcome(daemon: RunningDaemon, descriptor: int) -> int:
-    with Door(daemon.handshake_socket) as door:
-        door.send(push_start(1, ON_SOCKET), descriptors=(descriptor,))
-        return door.outcome(1).status
+    with HandshakeChannel(daemon.handshake_socket) as channel:
+        channel.send(push_start(1, ON_SOCKET), descriptors=(descriptor,))
+        return channel.outcome(1).status
 
 
 def test_a_listening_socket(quic_daemon: RunningDaemon, public_directory: Path) -> None:
@@ -117,25 +117,28 @@ def test_a_socket_of_another_protocol(quic_daemon: RunningDaemon) -> None:
 
 
 def test_the_daemons_own_socket(quic_daemon: RunningDaemon) -> None:
-    with Door(quic_daemon.handshake_socket) as door:
-        door.send(push_start(1, ON_SOCKET), descriptors=(door.sock.fileno(),))
-        assert door.outcome(1).status == errno.EINVAL
+    with HandshakeChannel(quic_daemon.handshake_socket) as channel:
+        channel.send(push_start(1, ON_SOCKET), descriptors=(channel.sock.fileno(),))
+        assert channel.outcome(1).status == errno.EINVAL
     # The caller sends the only descriptor of the very connection that it is on.
-    with Door(quic_daemon.handshake_socket) as door, Door(quic_daemon.handshake_socket) as other:
-        door.send(push_start(1, ON_SOCKET), descriptors=(other.sock.fileno(),))
-        other.send(push_start(1, ON_SOCKET), descriptors=(door.sock.fileno(),))
-        assert door.outcome(1).status == other.outcome(1).status == errno.EINVAL
+    with (
+        HandshakeChannel(quic_daemon.handshake_socket) as channel,
+        HandshakeChannel(quic_daemon.handshake_socket) as other,
+    ):
+        channel.send(push_start(1, ON_SOCKET), descriptors=(other.sock.fileno(),))
+        other.send(push_start(1, ON_SOCKET), descriptors=(channel.sock.fileno(),))
+        assert channel.outcome(1).status == other.outcome(1).status == errno.EINVAL
 
 
 def test_descriptors_with_other_messages_are_closed(quic_daemon: RunningDaemon) -> None:
     read, write = os.pipe()
-    with Door(quic_daemon.handshake_socket) as door:
-        door.send(push_lookup(1, Lookup(client_hello=b"x")), descriptors=(read, write))
-        door.answer(1)
-        door.send(b"nonsense", descriptors=(read, write))
+    with HandshakeChannel(quic_daemon.handshake_socket) as channel:
+        channel.send(push_lookup(1, Lookup(client_hello=b"x")), descriptors=(read, write))
+        channel.answer(1)
+        channel.send(b"nonsense", descriptors=(read, write))
         os.close(read)
         os.close(write)
-        assert door.closed()
+        assert channel.closed()
 
 
 def test_a_file_without_a_socket(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
@@ -147,9 +150,14 @@ def test_a_file_without_a_socket(quic_daemon: RunningDaemon, tmp_path: Path) -> 
 def test_files_that_are_of_no_use(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     start = Start(Role.SERVER, socket=True, certificate_file=True, key_file=True)
-    with ours, theirs, (tmp_path / "empty").open("w+") as file, Door(quic_daemon.handshake_socket) as door:
-        door.send(push_start(1, start), descriptors=(ours.fileno(), theirs.fileno(), file.fileno()))
-        seen = door.outcome(1)
+    with (
+        ours,
+        theirs,
+        (tmp_path / "empty").open("w+") as file,
+        HandshakeChannel(quic_daemon.handshake_socket) as channel,
+    ):
+        channel.send(push_start(1, start), descriptors=(ours.fileno(), theirs.fileno(), file.fileno()))
+        seen = channel.outcome(1)
         assert (seen.status, "not a regular file" in seen.reason) == (errno.ENOKEY, True)
 
 
@@ -159,9 +167,11 @@ def test_a_pipe_with_a_name_is_no_file(quic_daemon: RunningDaemon, tmp_path: Pat
     fifo = os.open(tmp_path / "fifo", os.O_RDWR)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with ours, theirs, Door(quic_daemon.handshake_socket) as door:
-            door.send(push_start(1, Start(Role.SERVER, socket=True, psk_file=True)), descriptors=(ours.fileno(), fifo))
-            seen = door.outcome(1)
+        with ours, theirs, HandshakeChannel(quic_daemon.handshake_socket) as channel:
+            channel.send(
+                push_start(1, Start(Role.SERVER, socket=True, psk_file=True)), descriptors=(ours.fileno(), fifo)
+            )
+            seen = channel.outcome(1)
     finally:
         os.close(fifo)
     assert (seen.status, "not a regular file" in seen.reason) == (errno.ENOKEY, True)
@@ -169,11 +179,16 @@ def test_a_pipe_with_a_name_is_no_file(quic_daemon: RunningDaemon, tmp_path: Pat
 
 def test_a_file_that_is_too_long(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, (tmp_path / "long").open("wb+") as file, Door(quic_daemon.handshake_socket) as door:
+    with (
+        ours,
+        theirs,
+        (tmp_path / "long").open("wb+") as file,
+        HandshakeChannel(quic_daemon.handshake_socket) as channel,
+    ):
         file.truncate(MAX_FILE + 1)
         start = Start(Role.SERVER, socket=True, psk_file=True)
-        door.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
-        seen = door.outcome(1)
+        channel.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
+        seen = channel.outcome(1)
     assert (seen.status, str(MAX_FILE) in seen.reason) == (errno.ENOKEY, True)
 
 
@@ -183,30 +198,30 @@ def test_a_socket_that_lingers_does_not_stop_others(quic_daemon: RunningDaemon, 
     (worker,) = quic_daemon.worker_pids()
     with (
         lingering_pair() as (ours, _),
-        Door(quic_daemon.handshake_socket) as door,
-        Door(quic_daemon.handshake_socket) as other,
+        HandshakeChannel(quic_daemon.handshake_socket) as channel,
+        HandshakeChannel(quic_daemon.handshake_socket) as other,
     ):
         descriptors = (*[0] * (count - 1), ours.fileno())
-        hand_over(ours, worker, lambda: door.send(push_start(1, ON_SOCKET), descriptors=descriptors))
+        hand_over(ours, worker, lambda: channel.send(push_start(1, ON_SOCKET), descriptors=descriptors))
         if count == 1:
-            assert door.outcome(1).status == errno.EOPNOTSUPP
+            assert channel.outcome(1).status == errno.EOPNOTSUPP
         other.send(push_lookup(1, Lookup(client_hello=b"x")))
         other.answer(1)
 
 
 def test_a_stand_in_that_never_answers(quic_daemon: RunningDaemon) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, Door(quic_daemon.handshake_socket) as door:
-        door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
-        assert door.outcome(1).status == Status.FAILED
+    with ours, theirs, HandshakeChannel(quic_daemon.handshake_socket) as channel:
+        channel.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        assert channel.outcome(1).status == Status.FAILED
 
 
 def test_a_stand_in_that_talks_nonsense(quic_daemon: RunningDaemon) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, Door(quic_daemon.handshake_socket) as door:
+    with ours, theirs, HandshakeChannel(quic_daemon.handshake_socket) as channel:
         theirs.send(b"?")
-        door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
-        assert door.outcome(1).status == Status.FAILED
+        channel.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        assert channel.outcome(1).status == Status.FAILED
 
 
 def test_a_stand_in_that_talks_without_end_does_not_keep_the_daemon(quic_daemon: RunningDaemon) -> None:
@@ -217,21 +232,23 @@ def test_a_stand_in_that_talks_without_end_does_not_keep_the_daemon(quic_daemon:
             while True:
                 theirs.send(push_message(Kind.READABLE, 0))
 
-    with theirs, Door(quic_daemon.handshake_socket) as door:
+    with theirs, HandshakeChannel(quic_daemon.handshake_socket) as channel:
         talking = in_thread(talk)
         with ours:
-            door.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
-        assert door.outcome(1).status == Status.FAILED
+            channel.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
+        assert channel.outcome(1).status == Status.FAILED
         talking.result(PATIENCE)
 
 
-def begun(endpoint: FakeQuicEndpoint, door: Door, role: Role = Role.CLIENT, timeout: float = 20.0) -> None:
+def begun(
+    endpoint: FakeQuicEndpoint, channel: HandshakeChannel, role: Role = Role.CLIENT, timeout: float = 20.0
+) -> None:
     """A handshake under way that waits for a peer who is not there."""
     connection = left_alone(endpoint, role)
     name = "quic.example.com" if role is Role.CLIENT else None
     with connection.agent:
         start = Start(role, timeout=timeout, server_name=name, socket=True)
-        door.send(push_start(1, start), descriptors=(connection.agent.fileno(),))
+        channel.send(push_start(1, start), descriptors=(connection.agent.fileno(),))
     assert eventually(lambda: waits(connection))
 
 
@@ -240,24 +257,24 @@ both_roles = pytest.mark.parametrize("role", list(Role))
 
 @both_roles
 def test_a_peer_that_vanishes_is_a_timeout(quic_daemon: RunningDaemon, role: Role) -> None:
-    with FakeQuicEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
-        begun(endpoint, door, role, timeout=0.5)
-        assert door.outcome(1).status == errno.ETIMEDOUT
+    with FakeQuicEndpoint() as endpoint, HandshakeChannel(quic_daemon.handshake_socket) as channel:
+        begun(endpoint, channel, role, timeout=0.5)
+        assert channel.outcome(1).status == errno.ETIMEDOUT
 
 
 @both_roles
 def test_a_socket_closed_under_us_is_a_peer_gone(quic_daemon: RunningDaemon, role: Role) -> None:
-    with Door(quic_daemon.handshake_socket) as door:
+    with HandshakeChannel(quic_daemon.handshake_socket) as channel:
         with FakeQuicEndpoint() as endpoint:
-            begun(endpoint, door, role)
-        assert door.outcome(1).status == errno.ECONNRESET
+            begun(endpoint, channel, role)
+        assert channel.outcome(1).status == errno.ECONNRESET
 
 
 @both_roles
 def test_a_caller_that_goes_in_mid_handshake_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
     with FakeQuicEndpoint() as endpoint:
-        with Door(quic_daemon.handshake_socket) as door:
-            begun(endpoint, door, role)
+        with HandshakeChannel(quic_daemon.handshake_socket) as channel:
+            begun(endpoint, channel, role)
         assert eventually(lambda: quic_daemon.ask("status")["workers"][0]["in_flight"] == 0)
 
 
@@ -291,17 +308,17 @@ def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon, role
 
 
 def test_messages_for_a_handshake_on_a_socket_are_refused(quic_daemon: RunningDaemon) -> None:
-    with FakeQuicEndpoint() as endpoint, Door(quic_daemon.handshake_socket) as door:
-        begun(endpoint, door)
-        door.send(push_crypto(1, CryptoData(Level.INITIAL, b"x")))
-        assert "socket" in door.refusal(1).error.reason
-        assert door.outcome(1).status == errno.EINVAL
+    with FakeQuicEndpoint() as endpoint, HandshakeChannel(quic_daemon.handshake_socket) as channel:
+        begun(endpoint, channel)
+        channel.send(push_crypto(1, CryptoData(Level.INITIAL, b"x")))
+        assert "socket" in channel.refusal(1).error.reason
+        assert channel.outcome(1).status == errno.EINVAL
 
 
 def test_many_refusals_leave_nothing(quic_daemon: RunningDaemon) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, Door(quic_daemon.handshake_socket) as door:
+    with ours, theirs, HandshakeChannel(quic_daemon.handshake_socket) as channel:
         for sequence in range(1, min(soft, 1024) + 100):
-            door.send(push_start(sequence, ON_SOCKET), descriptors=(ours.fileno(),) * 4)
-            door.refusal(sequence)
+            channel.send(push_start(sequence, ON_SOCKET), descriptors=(ours.fileno(),) * 4)
+            channel.refusal(sequence)

@@ -1,4 +1,4 @@
-"""Handshakes on stand-ins for QUIC sockets with peers that know nothing of us: both roles, by both doors.
+"""Handshakes on emulated QUIC sockets with foreign peers: both roles, from both upcall sources.
 
 ngtcp2 has no PSKs (docs/explanation/quic-sockets.md); aioquic has, if a label of its key schedule is changed.
 """
@@ -36,15 +36,15 @@ from tests.quic_socket_peers import (
 SEALING_KEY = b"k" * 64
 
 
-class Door(Protocol):
-    """Has the handshake on a connection's socket done. The outcome is what the daemon made of it."""
+class Source(Protocol):
+    """Requests handshakes on a connection's socket from one upcall source of the daemon."""
 
     def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
-        """As `role`; `psk` instead of certificates."""
+        """Run the handshake as `role`, with a PSK instead of certificates if `psk`; return the daemon's outcome."""
         ...
 
 
-class UnixSource:
+class UnixCallers:
     """Callers of the shim."""
 
     def __init__(self, daemon: RunningDaemon, anchors: tuple[bytes, ...], identity: Issued, psk: Path) -> None:
@@ -54,7 +54,7 @@ class UnixSource:
         self._psk = psk
 
     def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
-        """As in Door."""
+        """As in Source."""
         options = QuicSocketOptions(path=self._path, trust_anchors=self._anchors)
         if psk:
             options = replace(options, psk=self._psk)
@@ -70,7 +70,7 @@ class UnixSource:
 
 
 @dataclass
-class KernelsDoor:
+class KernelConsumers:
     """Consumers in the kernel."""
 
     scene: Scene
@@ -78,7 +78,7 @@ class KernelsDoor:
     serial: int | None
 
     def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
-        """As in Door."""
+        """As in Source."""
         asked: dict[str, Any] = {"peer_name": name if role is Role.CLIENT else None}
         if psk:
             need("keyrings")
@@ -91,9 +91,9 @@ class KernelsDoor:
 
 
 @contextmanager
-def kernels_door(authority: Authority, issue: Issue, identity: Issued) -> Iterator[KernelsDoor]:
+def kernel_consumers(authority: Authority, issue: Issue, identity: Issued) -> Iterator[KernelConsumers]:
     ready = threading.Event()
-    made: list[tuple[KernelsDoor, asyncio.Event]] = []
+    made: list[tuple[KernelConsumers, asyncio.Event]] = []
 
     async def serve() -> None:
         try:
@@ -102,17 +102,17 @@ def kernels_door(authority: Authority, issue: Issue, identity: Issued) -> Iterat
             serial = None
         async with scene(authority, issue, (identity.certificate, identity.key)) as served:
             over = asyncio.Event()
-            made.append((KernelsDoor(served, asyncio.get_running_loop(), serial), over))
+            made.append((KernelConsumers(served, asyncio.get_running_loop(), serial), over))
             ready.set()
             await until(over)
 
     running = in_thread(lambda: asyncio.run(serve()))
     assert ready.wait(PATIENCE)
-    door, over = made[0]
+    source, over = made[0]
     try:
-        yield door
+        yield source
     finally:
-        door.loop.call_soon_threadsafe(over.set)
+        source.loop.call_soon_threadsafe(over.set)
         running.result(PATIENCE)
 
 
@@ -141,21 +141,21 @@ def quic_daemon(issue: Issue, authority: Authority) -> Iterator[RunningDaemon]:
 
 
 @pytest.fixture(params=["unix", "kernel"])
-def door(
+def source(
     request: pytest.FixtureRequest,
     quic_daemon: RunningDaemon,
     authority: Authority,
     issue: Issue,
     identity: Issued,
     tmp_path: Path,
-) -> Iterator[Door]:
+) -> Iterator[Source]:
     if request.param == "kernel":
-        with kernels_door(authority, issue, identity) as door:
-            yield door
+        with kernel_consumers(authority, issue, identity) as source:
+            yield source
         return
     psk = tmp_path / "psk"
     psk.write_text(f"{IDENTITY.decode()}:{PSK.hex()}\n")
-    yield UnixSource(quic_daemon, (authority.certificate.public_bytes(Encoding.DER),), identity, psk)
+    yield UnixCallers(quic_daemon, (authority.certificate.public_bytes(Encoding.DER),), identity, psk)
 
 
 # The peers.
@@ -177,51 +177,51 @@ def peer(request: pytest.FixtureRequest, aioquic: Aioquic, tmp_path: Path) -> Fo
 # We are the server.
 
 
-def served(door: Door, ask: Any, *, psk: bool = False, **config: int) -> tuple[Outcome, Seen]:
+def served(source: Source, ask: Any, *, psk: bool = False, **config: int) -> tuple[Outcome, Seen]:
     """A socket serves the client `ask`, which is called with its port."""
     with FakeQuicEndpoint(config=Config(**config), session_ticket=SEALING_KEY) as endpoint:
         port = endpoint.listen()
-        shaking = in_thread(lambda: door.shake(endpoint.next_connection(), Role.SERVER, psk=psk))
+        shaking = in_thread(lambda: source.shake(endpoint.next_connection(), Role.SERVER, psk=psk))
         seen = ask(port)
         return shaking.result(PATIENCE), seen
 
 
-def test_a_server(door: Door, peer: Foreign) -> None:
-    outcome, seen = served(door, peer.ask)
+def test_a_server(source: Source, peer: Foreign) -> None:
+    outcome, seen = served(source, peer.ask)
     assert seen.complete
     assert (outcome.status, outcome.alpn, outcome.registration, outcome.resumed) == (0, b"h3", "web", False)
 
 
-def test_a_server_resumes(door: Door, peer: Foreign) -> None:
+def test_a_server_resumes(source: Source, peer: Foreign) -> None:
     # gtlsclient leaves when it has its page, which may be before it has its ticket.
-    firsts = (served(door, peer.ask)[1] for _ in range(10))
+    firsts = (served(source, peer.ask)[1] for _ in range(10))
     ticket = next(first.tickets[0] for first in firsts if first.tickets)
-    outcome, seen = served(door, lambda port: peer.ask(port, ticket=ticket))
+    outcome, seen = served(source, lambda port: peer.ask(port, ticket=ticket))
     assert seen.complete
     assert (outcome.status, outcome.resumed) == (0, True)
 
 
-def test_a_server_gets_a_client_certificate(door: Door, peer: Foreign, identity: Issued) -> None:
-    outcome, seen = served(door, lambda port: peer.ask(port, identity=identity), certificate_request=2)
+def test_a_server_gets_a_client_certificate(source: Source, peer: Foreign, identity: Issued) -> None:
+    outcome, seen = served(source, lambda port: peer.ask(port, identity=identity), certificate_request=2)
     assert seen.complete
     assert outcome.status == 0
     assert outcome.peer_certificates[0] == identity.leaf.public_bytes(Encoding.DER)
 
 
-def test_a_server_refuses_without_a_client_certificate(door: Door, peer: Foreign) -> None:
-    outcome, seen = served(door, peer.ask, certificate_request=2)
+def test_a_server_refuses_without_a_client_certificate(source: Source, peer: Foreign) -> None:
+    outcome, seen = served(source, peer.ask, certificate_request=2)
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.CERTIFICATE_REQUIRED)
     assert seen.error_code == Alert.CERTIFICATE_REQUIRED.quic_error
 
 
-def test_a_server_refuses_a_name(door: Door, peer: Foreign) -> None:
-    outcome, seen = served(door, lambda port: peer.ask(port, name="unknown.example.com"))
+def test_a_server_refuses_a_name(source: Source, peer: Foreign) -> None:
+    outcome, seen = served(source, lambda port: peer.ask(port, name="unknown.example.com"))
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.UNRECOGNIZED_NAME)
     assert (seen.complete, seen.error_code) == (False, Alert.UNRECOGNIZED_NAME.quic_error)
 
 
-def test_a_server_knows_a_psk(door: Door, aioquic: Aioquic) -> None:
-    outcome, seen = served(door, aioquic.ask_with_psk, psk=True)
+def test_a_server_knows_a_psk(source: Source, aioquic: Aioquic) -> None:
+    outcome, seen = served(source, aioquic.ask_with_psk, psk=True)
     assert seen.complete
     assert (outcome.status, outcome.registration, outcome.peer_certificates) == (0, None, ())
 
@@ -230,67 +230,67 @@ def test_a_server_knows_a_psk(door: Door, aioquic: Aioquic) -> None:
 
 
 def connected(
-    door: Door, server: Served, *, ticket: bytes = b"", psk: bool = False, name: str = NAME, **config: int
+    source: Source, server: Served, *, ticket: bytes = b"", psk: bool = False, name: str = NAME, **config: int
 ) -> tuple[Outcome, tuple[bytes, int | None], bytes]:
     """A socket connects to `server`: outcome, what came back or the error code, and the ticket that the socket has."""
     with FakeQuicEndpoint(config=Config(**config), session_ticket=ticket) as endpoint:
         asking = in_thread(lambda: endpoint.run(endpoint.exchange(server.port, server.request)))
         connection = endpoint.next_connection()
-        outcome = door.shake(connection, Role.CLIENT, name=name, psk=psk)
+        outcome = source.shake(connection, Role.CLIENT, name=name, psk=psk)
         return outcome, asking.result(PATIENCE), connection.socket.session_ticket
 
 
-def test_a_client(door: Door, peer: Foreign, issue: Issue) -> None:
+def test_a_client(source: Source, peer: Foreign, issue: Issue) -> None:
     with peer.serve(issue(NAME)) as server:
-        outcome, (answer, _), _ = connected(door, server)
+        outcome, (answer, _), _ = connected(source, server)
     assert server.answer in answer
     assert (outcome.status, outcome.alpn, outcome.resumed) == (0, b"h3", False)
     assert outcome.peer_certificates[0] == issue(NAME).leaf.public_bytes(Encoding.DER)
 
 
-def test_a_client_resumes(door: Door, peer: Foreign, issue: Issue) -> None:
+def test_a_client_resumes(source: Source, peer: Foreign, issue: Issue) -> None:
     with peer.serve(issue(NAME)) as server:
-        _, _, ticket = connected(door, server, ticket_seconds=5)
-        outcome, (answer, _), _ = connected(door, server, ticket=ticket)
+        _, _, ticket = connected(source, server, ticket_seconds=5)
+        outcome, (answer, _), _ = connected(source, server, ticket=ticket)
     assert server.answer in answer
     assert (outcome.status, outcome.resumed) == (0, True)
 
 
-def test_a_client_shows_its_certificate(door: Door, peer: Foreign, issue: Issue, identity: Issued) -> None:
+def test_a_client_shows_its_certificate(source: Source, peer: Foreign, issue: Issue, identity: Issued) -> None:
     with peer.serve(issue(NAME), demands=True) as server:
-        outcome, (answer, _), _ = connected(door, server)
+        outcome, (answer, _), _ = connected(source, server)
         assert server.shown(identity.leaf.public_bytes(Encoding.DER))
     assert (outcome.status, server.answer in answer) == (0, True)
 
 
 def test_a_client_shows_none_where_its_socket_says_so(
-    door: Door, peer: Foreign, issue: Issue, identity: Issued
+    source: Source, peer: Foreign, issue: Issue, identity: Issued
 ) -> None:
     with peer.serve(issue(NAME), demands=True) as server:
-        outcome, (answer, error_code), _ = connected(door, server, certificate_request=3)
+        outcome, (answer, error_code), _ = connected(source, server, certificate_request=3)
         assert not server.shown(identity.leaf.public_bytes(Encoding.DER))
     assert outcome.status == 0  # a server's refusal comes behind the handshake
     assert error_code == (Alert.CERTIFICATE_REQUIRED.quic_error if server.insists else None)
     assert (server.answer in answer) is not server.insists
 
 
-def test_a_client_refuses_a_name(door: Door, peer: Foreign, issue: Issue) -> None:
+def test_a_client_refuses_a_name(source: Source, peer: Foreign, issue: Issue) -> None:
     with peer.serve(issue(NAME)) as server:
-        outcome, refused, _ = connected(door, server, name="other.example.com")
+        outcome, refused, _ = connected(source, server, name="other.example.com")
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.BAD_CERTIFICATE)
     assert refused == (b"", Alert.BAD_CERTIFICATE.quic_error)
 
 
-def test_a_client_is_refused(door: Door, aioquic: Aioquic, issue: Issue) -> None:
+def test_a_client_is_refused(source: Source, aioquic: Aioquic, issue: Issue) -> None:
     with aioquic.serve(issue(NAME), alpn="another") as server:
-        outcome, refused, _ = connected(door, server)
+        outcome, refused, _ = connected(source, server)
     assert outcome.status == Status.REFUSED  # nobody needs to try again
     assert refused == (b"", Alert.NO_APPLICATION_PROTOCOL.quic_error)
 
 
-def test_a_client_knows_a_psk(door: Door, aioquic: Aioquic, issue: Issue) -> None:
+def test_a_client_knows_a_psk(source: Source, aioquic: Aioquic, issue: Issue) -> None:
     with aioquic.serve_psk(issue(NAME)) as server:
         # aioquic prefers AES-256, and looks for PSKs with its hash then; this one goes with SHA-256.
-        outcome, (answer, _), _ = connected(door, server, psk=True, payload_cipher_type=51)
+        outcome, (answer, _), _ = connected(source, server, psk=True, payload_cipher_type=51)
     assert answer == server.answer
     assert (outcome.status, outcome.peer_certificates) == (0, ())

@@ -1,4 +1,4 @@
-"""QUIC sockets from the kernel's door: a consumer asks by the family, and goes on with its socket."""
+"""QUIC sockets from the kernel source: a consumer requests a handshake and then continues on its socket."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from handshaked.upcall.fake_kernel import Submission
 from tests.conftest import Issue
 from tests.datapath.kernel_scene import NAME, scene
-from tests.doors import eventually
+from tests.handshake_channel import eventually
 from tests.patience import PATIENCE
 from tests.quic_socket_peers import (
     StockServer,

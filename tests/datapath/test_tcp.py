@@ -1,4 +1,4 @@
-"""Handshakes of the kernel over TCP, by its door, with OpenSSL as the peer: what the consumer finds behind them."""
+"""Handshakes of the kernel over TCP with OpenSSL as the peer, and what the consumer finds after them."""
 
 import asyncio
 import fcntl
@@ -344,9 +344,9 @@ def test_a_door_that_closes_in_mid_handshake(authority: Authority, issue: Issue)
         async with connected(authority, issue) as (made, ours, _):
             submitted = asyncio.ensure_future(made.submit(ours, Role.SERVER))
             async with asyncio.timeout(20):
-                while not made.door.status["in_flight"]:  # noqa: ASYNC110 - nobody tells
+                while not made.source.status["in_flight"]:  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0)
-            made.door.close()
+            made.source.close()
             assert (await submitted).status == Status.TIMED_OUT
             assert made.outcomes[0].status == Status.SHUTTING_DOWN
 

@@ -1,17 +1,19 @@
-"""Servers and clients of others, out of a Debian 13 root that ``tests/demux/debian13`` prepares."""
+"""Unmodified QUIC servers and clients, run in a Debian 13 root prepared by ``tests/demux/debian13``."""
 
 import base64
 import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -19,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from handshaked.testing.authority import Issued
 from handshaked.testing.web_servers import Site, caddy_configuration, nginx_configuration
 from tests.patience import BUILD_PATIENCE, PATIENCE
+from tests.run_name import PREFIX, RUN, VARIABLE
 
 _PREPARE = Path(__file__).with_name("debian13")
 _START_SECONDS = 60.0
@@ -26,16 +29,16 @@ _RUN_SECONDS = 90.0
 
 
 class Debian:
-    """The root, with a directory of this test's own in it: ``inside`` as its programs see it, ``outside`` as we do."""
+    """A Debian root and a temporary directory in it: ``outside`` is its path here, ``inside`` its path in the root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.outside = Path(tempfile.mkdtemp(prefix="handshaked-", dir=root / "tmp"))
+        self.outside = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root / "tmp"))
         self.outside.chmod(0o755)
         self.inside = Path("/") / self.outside.relative_to(root)
 
     def put(self, path: Path, user: int = 0) -> Path:
-        """A copy of the file at `path` that `user` may read; its path inside."""
+        """Copy the file at `path` so that only `user` may read it. Return the path inside."""
         copy = self.outside / path.name
         shutil.copyfile(path, copy)
         copy.chmod(0o400)
@@ -43,70 +46,80 @@ class Debian:
         return self.inside / path.name
 
     def directory(self, name: str, user: int) -> Path:
-        """A directory of `user`'s; its path inside."""
+        """Make a directory owned by `user`. Return the path inside."""
         made = self.outside / name
         made.mkdir()
         os.chown(made, user, user)
         return self.inside / name
 
-    def command(self, *words: str, user: int = 0) -> list[str]:
-        """The command that runs `words` inside as `user`, with a /proc and namespaces of its own for processes."""
-        namespace = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={self.root / 'proc'}"]
-        return [*namespace, "chroot", f"--userspec={user}:{user}", str(self.root), *words]
+    @contextmanager
+    def process(self, *words: str, user: int = 0, home: Path, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run `words` inside as `user`, with PID and mount namespaces of their own, and kill them at the end.
 
-    def run(self, *words: str, user: int = 0) -> "subprocess.CompletedProcess[str]":
-        """Run `words` inside to their end."""
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.inside)}
-        return subprocess.run(
-            self.command(*words, user=user),
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_RUN_SECONDS,
+        The whole process group is killed. ``unshare --kill-child`` would not do for another user: the kernel clears the
+        parent-death signal when credentials change (prctl(2)).
+        """
+        namespaces = ["unshare", "--mount", "--pid", "--fork", f"--mount-proc={self.root / 'proc'}"]
+        process = subprocess.Popen(
+            [*namespaces, "chroot", f"--userspec={user}:{user}", str(self.root), *words],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(home), VARIABLE: RUN},
+            process_group=0,
+            **options,
+        )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(PATIENCE)
+
+    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run `words` inside to their end, with their output captured."""
+        with self.process(*words, home=self.inside, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            output, errors = process.communicate(timeout=_RUN_SECONDS)
+        return subprocess.CompletedProcess(
+            words, process.returncode, output.decode(errors="replace"), errors.decode(errors="replace")
         )
 
     def close(self) -> None:
-        """Remove the directory."""
+        """Remove the temporary directory."""
         shutil.rmtree(self.outside)
 
 
-def prepare() -> Debian:
-    """The root, prepared now if it was not before."""
+@contextmanager
+def prepared() -> Iterator[Debian]:
+    """Yield the root, which is made first if needed."""
     made = subprocess.run([_PREPARE], stdout=subprocess.PIPE, text=True, check=True, timeout=BUILD_PATIENCE)
-    return Debian(Path(made.stdout.strip()))
+    debian = Debian(Path(made.stdout.strip()))
+    try:
+        yield debian
+    finally:
+        debian.close()
 
 
 @contextmanager
 def server(debian: Debian, user: int, port: int, *words: str) -> Iterator[None]:
-    """Run the server `words` inside as `user` until it has the UDP `port`, and end it after use."""
-    log = debian.outside / f"{Path(words[0]).name}.log"
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": f"{debian.inside}/{Path(words[0]).name}"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            debian.command(*words, user=user),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
+    """Run the server `words` inside as `user`, from when it has opened the UDP `port` until the block ends."""
+    name = Path(words[0]).name
+    log = debian.outside / f"{name}.log"
+    with (
+        log.open("wb") as output,
+        debian.process(
+            *words, user=user, home=debian.inside / name, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process,
+    ):
         deadline = time.monotonic() + _START_SECONDS
         while f":{port:04X} " not in Path("/proc/net/udp").read_text():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{words[0]} did not start:\n{log.read_text()}")
         yield
-    finally:
-        process.kill()  # unshare does not heed SIGTERM; what it runs goes with it
-        process.wait(PATIENCE)
 
 
 @contextmanager
 def nginx(
     debian: Debian, user: int, port: int, certificates: dict[str, Issued], *, gso: bool = False
 ) -> Iterator[None]:
-    """nginx with HTTP/3 at `port` of the loopback; `gso`: it sends many datagrams at once."""
+    """Run nginx with HTTP/3 on `port` of loopback; `gso` enables segmentation offload."""
     home = debian.directory("nginx", user)
     configuration = debian.outside / "nginx.conf"
     sites = _sites(debian, user, "nginx", certificates)
@@ -117,7 +130,7 @@ def nginx(
 
 @contextmanager
 def caddy(debian: Debian, user: int, port: int, certificates: dict[str, Issued]) -> Iterator[None]:
-    """Caddy at `port` of the loopback."""
+    """Run Caddy on `port` of loopback."""
     debian.directory("caddy", user)
     configuration = debian.outside / "Caddyfile"
     configuration.write_text(caddy_configuration(port, _sites(debian, user, "caddy", certificates)))
@@ -135,14 +148,14 @@ def _sites(debian: Debian, user: int, program: str, certificates: dict[str, Issu
 
 @dataclass(frozen=True)
 class Visit:
-    """What a client saw: the body, or how it was refused."""
+    """What a client received: the body, or the error."""
 
     body: str
     error: str = ""
 
 
 def curl(debian: Debian, name: str, port: int, root: Path) -> Visit:
-    """Debian 13's curl (OpenSSL) with HTTP/3."""
+    """Fetch a page with Debian 13's curl (OpenSSL) by HTTP/3."""
     trust = debian.outside / "root.pem"
     trust.write_bytes(root.read_bytes())
     run = debian.run(
@@ -153,7 +166,7 @@ def curl(debian: Debian, name: str, port: int, root: Path) -> Visit:
 
 
 def download(debian: Debian, name: str, port: int, root: Path) -> float:
-    """Bytes a second that curl gets of nginx's ``/body``."""
+    """Download nginx's ``/body`` with curl. Return bytes per second."""
     trust = debian.outside / "root.pem"
     trust.write_bytes(root.read_bytes())
     run = debian.run(
@@ -164,7 +177,7 @@ def download(debian: Debian, name: str, port: int, root: Path) -> float:
 
 
 def chromium(debian: Debian, name: str, port: int, certificate: x509.Certificate) -> Visit:
-    """Chromium, made to use QUIC, that trusts the key of `certificate` alone; its network log tells of errors."""
+    """Fetch a page with Chromium over QUIC, trusting only the key of `certificate`; its network log has the errors."""
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     trusted = base64.b64encode(hashlib.sha256(key).digest()).decode()
     profile = Path(tempfile.mkdtemp(prefix="chromium-", dir=debian.outside))

@@ -27,7 +27,7 @@ from handshaked.wire.demux import (
     push_status,
 )
 from handshaked.wire.messages import Refused
-from tests.doors import user
+from tests.handshake_channel import user
 from tests.registered import Registered
 
 HELD = 1_000_000

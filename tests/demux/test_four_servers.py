@@ -51,11 +51,10 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(authority: Authority) -> Iterator[Scene]:
     """Six registrations, four servers under four users, and a demultiplexer under a fifth."""
-    debian = debian_programs.prepare()
     certificates = {name: authority.issue(name, file_name=f"scene-{name}") for name in NAMES}
     with ExitStack() as stack:
+        debian = stack.enter_context(debian_programs.prepared())
         directory = stack.enter_context(public_temporary_directory())  # the servers run as other users
-        stack.callback(debian.close)
         daemon = stack.enter_context(RunningDaemon(directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")))
         demux = stack.enter_context(RunningDemux(directory, daemon, user=DEMUX_USER))
         ports = {"nginx": _free_port(), "apache": _free_port()}

@@ -173,6 +173,12 @@ def test_c_in_the_documentation_is_in_the_header(block: Block) -> None:
     assert not [line for line in block.text.splitlines() if line not in header]
 
 
+@pytest.mark.parametrize("page", sorted((CHECKOUT / "docs").glob("*/index.md")), ids=name)
+def test_index_pages_link_to_every_page_beside_them(page: Path) -> None:
+    links = set(re.findall(r"\]\(([\w-]+\.md)\)", page.read_text()))
+    assert links == {one.name for one in page.parent.glob("*.md")} - {"index.md"}
+
+
 @pytest.mark.parametrize("page", sorted(CHECKOUT.glob("*.md")), ids=name)
 def test_links_outside_the_manual_lead_somewhere(page: Path) -> None:
     """Sphinx checks the links inside ``docs/``."""

@@ -10,6 +10,7 @@ import pytest
 from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.registration import Grant
 from handshaked.registry.schema import SCHEMA_VERSION, open_for_reading, open_for_writing
+from handshaked.registry.settings import Policy
 from handshaked.registry.store import Source, Store
 
 FIRST = Path(__file__).with_name("schema-1.sql")
@@ -56,6 +57,22 @@ def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.returncode == 1
     assert "made by a newer handshaked" in process.stderr
+
+
+def test_unknown_setting_is_refused_not_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    of_version_1(path)
+    Store(path).close()
+    db = sqlite3.connect(path)
+    db.execute("UPDATE registration SET policy = '{\"tickets\": 2}'")
+    db.commit()
+    [registration] = Store(path, read_only=True).load().registrations
+    assert registration.policy == Policy(tickets=2)
+    db.execute("UPDATE registration SET policy = '{\"require_moon_phase\": true}'")
+    db.commit()
+    db.close()
+    with pytest.raises(RefusedError, match=r"unknown setting require_moon_phase.*install that version again"):
+        Store(path, read_only=True).load()
 
 
 def test_a_migration_is_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """One handshake without I/O: two sessions that talk to each other, and what each does with a peer that misbehaves."""
 
 import random
-import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -12,102 +11,30 @@ from hypothesis import strategies as st
 from handshaked.errors import Alert, Status
 from handshaked.events import (
     CryptoData,
-    Event,
     HandshakeComplete,
     HandshakeFailed,
     PeerTransportParameters,
-    TrafficSecret,
 )
 from handshaked.model import DEFAULT_CIPHER_SUITES, AuthMode, Caller, CipherSuite, Direction, KeyType, Level, Role
-from handshaked.session.registered import Session
 from handshaked.testing.authority import Authority
 from tests.conftest import Issue
 from tests.registered import Registered
-
-NAME = "a.example.com"
-CLIENT_PARAMETERS, SERVER_PARAMETERS = b"client's", b"server's"
-NOW = time.time()
-# There is no making RSA-PSS keys with `cryptography`.
-KEY_TYPES = [key_type for key_type in KeyType if key_type is not KeyType.RSA_PSS]
-
-
-@pytest.fixture(scope="module")
-def registered(authority: Authority, issue: Issue) -> Registered:
-    made = Registered(authority)
-    made.add("web", (KeyType.ECDSA_P256, issue(NAME)), names=(NAME,), alpns=(b"h3", b"hq"))
-    made.add("smb", (KeyType.RSA, issue(NAME, key_type=KeyType.RSA)), names=(NAME,), alpns=(b"smb",))
-    made.add("wild", (KeyType.ECDSA_P256, issue("*.w.example.com")), names=("*.w.example.com",))
-    for key_type in KEY_TYPES:
-        name = f"{key_type.value}.example.com"
-        made.add(key_type.value, (key_type, issue(name, key_type=key_type)), names=(name,))
-    return made
-
-
-def client(registered: Registered, **request: object) -> Session:
-    asked = {
-        "server_name": NAME,
-        "alpns": (b"h3",),
-        "transport_parameters": CLIENT_PARAMETERS,
-        **request,
-    }
-    return registered.session(Role.CLIENT, **asked)
-
-
-def server(registered: Registered, **request: object) -> Session:
-    return registered.session(Role.SERVER, **{"transport_parameters": SERVER_PARAMETERS, **request})
-
-
-def flight(events: list[Event]) -> list[CryptoData]:
-    return [event for event in events if isinstance(event, CryptoData)]
-
-
-def whole(data: CryptoData) -> list[bytes]:
-    return [data.data]
-
-
-def byte_by_byte(data: CryptoData) -> list[bytes]:
-    return [bytes([byte]) for byte in data.data]
-
-
-def run(
-    ours: Session, theirs: Session, cut: Callable[[CryptoData], list[bytes]] = whole
-) -> tuple[list[Event], list[Event]]:
-    """Let a client and a server talk until neither has more to say: their events."""
-    events: tuple[list[Event], list[Event]] = (ours.start(NOW), theirs.start(NOW))
-    said = [flight(events[0]), flight(events[1])]
-    while said[0] or said[1]:
-        for me, session in ((1, theirs), (0, ours)):
-            heard, said[1 - me] = said[1 - me], []
-            for data in heard:
-                for piece in cut(data):
-                    found = session.receive(data.level, piece, NOW)
-                    events[me].extend(found)
-                    said[me] += flight(found)
-    return events
-
-
-def kinds(events: list[Event]) -> list[object]:
-    """What happened, in short."""
-    found: list[object] = []
-    for event in events:
-        if isinstance(event, TrafficSecret):
-            found.append((event.level, event.direction))
-        elif isinstance(event, CryptoData):
-            found.append(event.level)
-        else:
-            found.append(type(event))
-    return found
-
-
-def failure(events: list[Event]) -> HandshakeFailed:
-    assert isinstance(events[-1], HandshakeFailed), kinds(events)
-    assert sum(isinstance(event, HandshakeFailed) for event in events) == 1
-    return events[-1]
-
-
-def secrets(events: list[Event]) -> dict[tuple[Level, Direction], bytes]:
-    return {(event.level, event.direction): event.secret for event in events if isinstance(event, TrafficSecret)}
-
+from tests.session.sessions import (
+    CLIENT_PARAMETERS,
+    KEY_TYPES,
+    NAME,
+    NOW,
+    SERVER_PARAMETERS,
+    byte_by_byte,
+    client,
+    failure,
+    flight,
+    kinds,
+    run,
+    secrets,
+    server,
+    whole,
+)
 
 # The order of events is part of the interface.
 
@@ -426,60 +353,3 @@ def test_after_a_failure_nothing_follows(registered: Registered) -> None:
     assert theirs.receive(Level.INITIAL, hello.data, NOW) == []
     assert theirs.proceed(SERVER_PARAMETERS, NOW) == []
     assert theirs.start(NOW) == []
-
-
-def damaged(data: bytes, seed: random.Random) -> bytes:
-    """`data` with some bytes changed, left out or repeated."""
-    damage = bytearray(data)
-    for _ in range(seed.randrange(1, 4)):
-        place = seed.randrange(len(damage))
-        what = seed.randrange(4)
-        if what == 0:
-            damage[place] ^= 1 << seed.randrange(8)
-        elif what == 1:
-            damage[place] = seed.choice((0, 1, 127, 128, 255))
-        elif what == 2:
-            del damage[place : place + seed.randrange(1, 8)]
-        else:
-            damage[place:place] = damage[place : place + seed.randrange(1, 8)]
-        if not damage:
-            damage = bytearray(b"\0")
-    return bytes(damage)
-
-
-@given(number=st.integers(0, 2**32))
-@settings(max_examples=300)
-def test_a_damaged_client_hello_is_answered_or_refused_and_nothing_else(registered: Registered, number: int) -> None:
-    seed = random.Random(number)
-    (hello,) = flight(client(registered).start(NOW))
-    theirs = server(registered)
-    theirs.start(NOW)
-    events = theirs.receive(Level.INITIAL, damaged(hello.data, seed), NOW)
-    assert not any(isinstance(event, HandshakeComplete) for event in events)
-    for event in events:
-        if isinstance(event, HandshakeFailed):
-            assert event is events[-1]
-            assert event.status == Status.REFUSED
-            assert event.alert is not Alert.INTERNAL_ERROR
-
-
-@given(number=st.integers(0, 2**32))
-@settings(max_examples=150)
-def test_damage_anywhere_never_completes_a_handshake_on_both_sides(registered: Registered, number: int) -> None:
-    seed = random.Random(number)
-    victim = seed.randrange(4)  # of the flights: ClientHello, ServerHello, the server's handshake flight, Finished
-    count = -1
-
-    def spoil(data: CryptoData) -> list[bytes]:
-        nonlocal count
-        count += 1
-        spoiled = damaged(data.data, seed) if count == victim else data.data
-        return [spoiled]
-
-    ours, theirs = run(client(registered), server(registered), spoil)
-    complete = [isinstance(events[-1], HandshakeComplete) for events in (ours, theirs) if events]
-    same = secrets(theirs) == {(level, Direction(1 - way)): s for (level, way), s in secrets(ours).items()}
-    assert not all(complete) or same
-    for event in (*ours, *theirs):
-        if isinstance(event, HandshakeFailed):
-            assert event.alert is not Alert.INTERNAL_ERROR

@@ -22,7 +22,7 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
 from tests.conftest import Issue
-from tests.doors import eventually
+from tests.handshake_channel import eventually
 from tests.shim.conftest import QUIC_NAME
 from tests.shim.peers import Caller, refusal, serving, visiting
 

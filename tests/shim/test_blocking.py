@@ -13,7 +13,7 @@ from handshaked.wire.family import push_done
 from handshaked.wire.lookup import push_lookup_answer
 from handshaked.wire.messages import Done, Lookup, LookupAnswer
 from handshaked.wire.netlink import push_ack
-from tests.doors import PARAMETERS, client_start, server_start
+from tests.handshake_channel import PARAMETERS, client_start, server_start
 from tests.quic.datagrams import datagrams
 from tests.shim.conftest import CLIENT_NAME
 

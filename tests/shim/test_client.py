@@ -16,7 +16,7 @@ from handshaked.shim import BlockingClient, HandshakeClient, Message, PendingHan
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_done
 from handshaked.wire.messages import Done
-from tests.doors import PARAMETERS, client_start, eventually, server_start
+from tests.handshake_channel import PARAMETERS, client_start, eventually, server_start
 from tests.patience import soon
 from tests.shim.conftest import CLIENT_NAME
 

@@ -12,7 +12,7 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_crypto, push_start
 from handshaked.wire.messages import Acknowledged
 from tests.conftest import Issue
-from tests.doors import Door, client_hello, client_start, secrets_of, server_start
+from tests.handshake_channel import HandshakeChannel, client_hello, client_start, secrets_of, server_start
 
 NAME = "a.example.com"
 
@@ -56,10 +56,10 @@ def test_a_daemon_that_is_asked_to_logs_the_secrets_of_both_sides(public_directo
     path = public_directory / "keys"
     with daemon_with(f'[log]\nkeylog = "{path}"\n', public_directory) as daemon:
         daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
-        with Door(daemon.handshake_socket) as door:
-            hello = client_hello(door, 1, client_start(NAME, b"h3"))
-            door.send(push_start(2, server_start()), push_crypto(2, hello, ack=True))
-            secrets = [each.secret for each in secrets_of(door.until(2, Acknowledged))]
+        with HandshakeChannel(daemon.handshake_socket) as channel:
+            hello = client_hello(channel, 1, client_start(NAME, b"h3"))
+            channel.send(push_start(2, server_start()), push_crypto(2, hello, ack=True))
+            secrets = [each.secret for each in secrets_of(channel.until(2, Acknowledged))]
         log = daemon.log.read_text()
     lines = [line.split(" ") for line in path.read_text().splitlines()]
     assert len(secrets) == 3

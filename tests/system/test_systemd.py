@@ -97,7 +97,7 @@ def test_sockets_are_taken_over_and_states_told(public_directory: Path) -> None:
 
 
 def test_without_handshakes_the_watchdog_hears_nothing(public_directory: Path) -> None:
-    """The daemon lives and its control socket answers; but nobody gets through its door."""
+    """The daemon runs and its control socket answers, but no handshake succeeds."""
     with service(public_directory) as systemd:
         systemd.hear("^WATCHDOG=1$")
         (public_directory / "handshake.sock").unlink()

@@ -5,15 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from handshaked.errors import Alert, CallerError, LocalError, PeerError
-from handshaked.events import CryptoData
-from handshaked.model import CipherSuite, Group, Level
+from handshaked.errors import Alert, PeerError
+from handshaked.model import CipherSuite, Level
 from handshaked.tls import messages
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import HELLO_RETRY_RANDOM
 from handshaked.tls.codepoints import ExtensionType as E
 from handshaked.tls.codepoints import HandshakeType as M
-from handshaked.tls.psk import ExternalPsk
 from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, data, kinds, pair, server_parameters
 
@@ -377,43 +375,3 @@ def test_a_ticket_for_which_a_hello_has_no_room_is_not_kept() -> None:
     done = pair().run()
     assert kinds(done.client.receive(Level.APPLICATION, ticket(identity=bytes(32 * 1024)), NOW)) == ["SessionTicket"]
     assert done.client.receive(Level.APPLICATION, ticket(identity=bytes(65_400)), NOW) == []
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"verifier": object(), "server_name": None},
-        {"verifier": object(), "server_name": ""},
-        {"alpns": ()},
-        {"alpns": (b"",)},
-        {"alpns": (bytes(256),)},
-        {"transport_parameters": None},
-        {"cipher_suites": ()},
-        {"groups": ()},
-        {"groups": (Group.SECP256R1,), "key_shares": (Group.X25519,)},
-        {"psk": ExternalPsk(b"", bytes(32))},
-        {"psk": ExternalPsk(bytes(70_000), bytes(32))},
-        {"alpns": tuple(number.to_bytes(200) for number in range(300))},
-        {"transport_parameters": bytes(65_500)},
-    ],
-)
-def test_parameters_that_make_no_handshake(wrong: dict[str, object]) -> None:
-    with pytest.raises(CallerError):
-        ClientHandshake(client_parameters(**wrong)).start(NOW)
-
-
-def test_start_once() -> None:
-    client = ClientHandshake(client_parameters())
-    client.start(NOW)
-    with pytest.raises(LocalError):
-        client.start(NOW)
-
-
-@pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::1", "bücher.example"])
-def test_names_that_are_not_sent(name: str) -> None:
-    (event,) = ClientHandshake(client_parameters(server_name=name)).start(NOW)
-    assert isinstance(event, CryptoData)
-    server = ServerHandshake()
-    server.receive(Level.INITIAL, event.data, NOW)
-    assert server.client_hello is not None
-    assert server.client_hello.server_name is None

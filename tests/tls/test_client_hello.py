@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from handshaked.errors import Alert, PeerError
-from handshaked.model import ClientAuth, Group, Level
+from handshaked.model import ClientAuth, Level
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import ExtensionType as E
 from handshaked.tls.parameters import ClientParameters
@@ -370,55 +370,6 @@ def test_grease_and_encrypted_client_hello_grease() -> None:
 def test_a_client_that_renounces_tickets_gets_none() -> None:
     odd = hello().put(E.PSK_KEY_EXCHANGE_MODES, b"\x01\0")
     assert answer(odd.encode())[-1] == "secret application send"
-
-
-# The second ClientHello
-
-
-def second(change: object) -> Alert | None:
-    """How the server takes a second ClientHello that `change` has been made to."""
-    client = ClientHandshake(client_parameters())
-    server = ServerHandshake()
-    server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
-    retry = server.proceed(server_parameters(groups=(Group.SECP384R1,)), NOW)
-    again = Hello.parse(data(client.receive(Level.INITIAL, data(retry), NOW)))
-    change(again)  # type: ignore[operator]  # a callable
-    try:
-        assert kinds(server.receive(Level.INITIAL, again.encode(), NOW))[0] == "crypto initial"
-    except PeerError as error:
-        return error.alert
-    return None
-
-
-def test_the_second_hello_as_it_should_be() -> None:
-    assert second(lambda again: None) is None
-
-
-def test_the_second_hello_may_be_padded() -> None:
-    assert second(lambda again: again.put(21, bytes(100))) is None
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda again: again.put(E.SERVER_NAME, b"\0\x09\0\0\x06b.test"),
-        lambda again: again.put(E.ALPN, b"\0\x03\x02h2"),
-        lambda again: again.put(E.SUPPORTED_GROUPS, b"\0\x02\0\x18"),
-        lambda again: again.put(E.QUIC_TRANSPORT_PARAMETERS, b"other"),
-        lambda again: again.put(E.COOKIE, b"\0\x01a"),
-        lambda again: again.put(0x1234, b""),
-        lambda again: again.without(E.PSK_KEY_EXCHANGE_MODES),
-        lambda again: again.put(E.KEY_SHARE, hello().body(E.KEY_SHARE)),
-        lambda again: again.put(E.KEY_SHARE, b"\0\0"),
-        lambda again: again.put(E.KEY_SHARE, vector(again.body(E.KEY_SHARE)[2:] + b"\x12\x34\0\x01s")),
-        lambda again: again.extensions.insert(0, (0x1234, b"")),
-        lambda again: setattr(again, "suites", b"\x13\x01"),
-        lambda again: setattr(again, "random", bytes(32)),
-        lambda again: setattr(again, "version", b"\x03\x02"),
-    ],
-)
-def test_a_second_hello_that_differs(change: object) -> None:
-    assert second(change) is Alert.ILLEGAL_PARAMETER
 
 
 def test_client_auth_needs_no_word_of_the_client() -> None:

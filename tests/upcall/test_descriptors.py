@@ -1,4 +1,4 @@
-"""Files that come along on the Unix door and wait for whoever serves them: only their own handshake waits with them."""
+"""Attached files on a blocking file server: only their own handshake waits for them."""
 
 import errno
 import socket
@@ -20,7 +20,15 @@ from handshaked.testing.authority import Authority
 from handshaked.wire.family import push_start
 from handshaked.wire.messages import Acknowledged, Start
 from tests.conftest import Issue
-from tests.doors import Door, GoneError, client_start, eventually, served, server_start, shake_hands
+from tests.handshake_channel import (
+    GoneError,
+    HandshakeChannel,
+    client_start,
+    eventually,
+    served,
+    server_start,
+    shake_hands,
+)
 from tests.patience import PATIENCE
 from tests.quic_socket_peers import (
     descriptors_of,
@@ -54,7 +62,7 @@ def stall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stall]:
 
 @pytest.fixture
 def path(public_directory: Path) -> Path:
-    return public_directory / "door"
+    return public_directory / "handshake.sock"
 
 
 @pytest.fixture
@@ -93,8 +101,8 @@ def test_a_file_that_stalls_costs_its_own_handshake_only(
     options = QuicSocketOptions(path=path, psk=psk, timeout=0.5)
     waiting = in_thread(lambda: failure(lambda: quic_server_handshake(pair[0], options=options)))
     assert stall.reached.wait(PATIENCE)
-    with Door(path) as door:
-        outcomes = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+    with HandshakeChannel(path) as channel:
+        outcomes = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
     assert [outcome.status for outcome in outcomes] == [0, 0]
     assert waiting.result(PATIENCE).status == errno.ETIMEDOUT
     assert service.in_flight == 0
@@ -104,15 +112,15 @@ def test_nothing_is_left_of_a_file_that_stalled(
     service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
-    with Door(path) as door:
+    with HandshakeChannel(path) as channel:
         with psk.open() as file, ours:
             start = Start(Role.CLIENT, server_name=NAME, timeout=0.2, socket=True, psk_file=True)
-            door.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
-        assert door.outcome(1).status == errno.ETIMEDOUT
+            channel.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
+        assert channel.outcome(1).status == errno.ETIMEDOUT
         assert theirs.recv(1) == b""
         stall.go_on.set()
         # The connection is read again behind it.
-        outcomes = shake_hands(door, 2, 3, client_start(NAME, b"h3"), server_start())
+        outcomes = shake_hands(channel, 2, 3, client_start(NAME, b"h3"), server_start())
         assert [outcome.status for outcome in outcomes] == [0, 0]
     assert str(psk) not in descriptors_of("self")
     assert service.in_flight == 0
@@ -122,9 +130,9 @@ def test_a_caller_that_is_gone_before_its_file_is_read(
     service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
-    with psk.open() as file, ours, Door(path) as door:
+    with psk.open() as file, ours, HandshakeChannel(path) as channel:
         start = Start(Role.SERVER, timeout=0.2, socket=True, psk_file=True)
-        door.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
+        channel.send(push_start(1, start), descriptors=(ours.fileno(), file.fileno()))
         assert stall.reached.wait(PATIENCE)
     assert theirs.recv(1) == b""
     assert eventually(lambda: service.in_flight == 0)
@@ -152,11 +160,11 @@ def test_a_connection_that_is_gone_counts_while_its_file_is_read(
         refused = []
         for _ in range(8):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with ours, theirs, psk.open() as file, Door(path) as door:
+            with ours, theirs, psk.open() as file, HandshakeChannel(path) as channel:
                 with suppress(BrokenPipeError):  # it is refused
-                    door.send(start + b"malformed", descriptors=(ours.fileno(), file.fileno()))
-                assert door.closed()
-                refused.append(not door.inbox[0])
+                    channel.send(start + b"malformed", descriptors=(ours.fileno(), file.fileno()))
+                assert channel.closed()
+                refused.append(not channel.inbox[0])
         assert refused == [False] * 4 + [True] * 4
         assert threading.active_count() <= before + 2
         stall.go_on.set()
@@ -166,9 +174,9 @@ def test_a_connection_that_is_gone_counts_while_its_file_is_read(
 
 def is_served(path: Path) -> bool:
     """Whether a new connection is accepted."""
-    with Door(path) as door:
+    with HandshakeChannel(path) as channel:
         try:
-            door.send(push_start(1, server_start(), ack=True))
-            return bool(door.until(1, Acknowledged))
+            channel.send(push_start(1, server_start(), ack=True))
+            return bool(channel.until(1, Acknowledged))
         except (GoneError, ConnectionError):
             return False

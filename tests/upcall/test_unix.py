@@ -1,4 +1,4 @@
-"""The Unix door: many handshakes on one connection, and callers of every kind of bad manners."""
+"""The Unix source: many handshakes on one connection, and callers that misbehave in every way."""
 
 import os
 import socket
@@ -26,10 +26,10 @@ from handshaked.wire.lookup import push_lookup
 from handshaked.wire.messages import FAMILY, MAX_PACKET, Acknowledged, Command, Done, Lookup, Start, StartAttribute
 from handshaked.wire.netlink import push_error, push_message, push_u32
 from tests.conftest import Issue
-from tests.doors import (
+from tests.handshake_channel import (
     PARAMETERS,
-    Door,
     GoneError,
+    HandshakeChannel,
     client_hello,
     client_start,
     eventually,
@@ -63,16 +63,16 @@ def socket_path(shared_daemon: RunningDaemon, issue: Issue) -> Path:
 
 
 @pytest.fixture
-def door(socket_path: Path) -> Iterator[Door]:
-    with Door(socket_path) as opened:
+def channel(socket_path: Path) -> Iterator[HandshakeChannel]:
+    with HandshakeChannel(socket_path) as opened:
         yield opened
 
 
 # What it is for.
 
 
-def test_a_client_and_a_server_complete_a_handshake_on_one_connection(door: Door) -> None:
-    client, server = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+def test_a_client_and_a_server_complete_a_handshake_on_one_connection(channel: HandshakeChannel) -> None:
+    client, server = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
     assert (client.status, server.status) == (Status.OK, Status.OK)
     assert (server.alpn, server.server_name, server.registration) == (b"h3", NAME, "unix")
     assert (client.alpn, client.server_name, client.registration) == (b"h3", NAME, None)
@@ -80,25 +80,27 @@ def test_a_client_and_a_server_complete_a_handshake_on_one_connection(door: Door
     assert client.cipher_suite is server.cipher_suite is not None
 
 
-def test_many_handshakes_on_one_connection_do_not_mix(door: Door) -> None:
-    hellos = {n: client_hello(door, n, client_start(NAME, b"h3", transport_parameters=b"%d" % n)) for n in range(1, 30)}
-    door.send(
+def test_many_handshakes_on_one_connection_do_not_mix(channel: HandshakeChannel) -> None:
+    hellos = {
+        n: client_hello(channel, n, client_start(NAME, b"h3", transport_parameters=b"%d" % n)) for n in range(1, 30)
+    }
+    channel.send(
         *(push_start(100 + n, server_start()) + push_crypto(100 + n, hello, ack=True) for n, hello in hellos.items())
     )
     seen = set()
     for number in hellos:
-        messages = door.until(100 + number, Acknowledged)
+        messages = channel.until(100 + number, Acknowledged)
         assert parameters_of(messages) == [PeerTransportParameters(b"%d" % number, b"h3")]
         seen |= {secret.secret for secret in secrets_of(messages)}
     assert len(seen) == 3 * len(hellos)
 
 
-def test_a_whole_flight_is_one_packet_each_way(door: Door) -> None:
-    hello = client_hello(door, 1, client_start(NAME, b"h3"))
-    before = door.packets
-    door.send(push_start(2, server_start()), push_crypto(2, hello, ack=True))
-    messages = door.until(2, Acknowledged)
-    assert door.packets == before + 1
+def test_a_whole_flight_is_one_packet_each_way(channel: HandshakeChannel) -> None:
+    hello = client_hello(channel, 1, client_start(NAME, b"h3"))
+    before = channel.packets
+    channel.send(push_start(2, server_start()), push_crypto(2, hello, ack=True))
+    messages = channel.until(2, Acknowledged)
+    assert channel.packets == before + 1
     kinds = [(m.level, m.direction) if hasattr(m, "direction") else getattr(m, "level", type(m)) for m in messages]
     assert kinds == [
         PeerTransportParameters,
@@ -111,14 +113,14 @@ def test_a_whole_flight_is_one_packet_each_way(door: Door) -> None:
     ]
 
 
-def test_a_server_may_give_its_transport_parameters_later(door: Door) -> None:
-    hello = client_hello(door, 1, client_start(NAME, b"h3"))
-    door.send(push_start(2, server_start(transport_parameters=None)), push_crypto(2, hello, ack=True))
-    messages = door.until(2, Acknowledged)
+def test_a_server_may_give_its_transport_parameters_later(channel: HandshakeChannel) -> None:
+    hello = client_hello(channel, 1, client_start(NAME, b"h3"))
+    channel.send(push_start(2, server_start(transport_parameters=None)), push_crypto(2, hello, ack=True))
+    messages = channel.until(2, Acknowledged)
     assert parameters_of(messages) == [PeerTransportParameters(PARAMETERS, b"h3")]
     assert secrets_of(messages) == []
-    door.send(push_transport_parameters(2, b"mine", ack=True))
-    assert len(secrets_of(door.until(2, Acknowledged))) == 3
+    channel.send(push_transport_parameters(2, b"mine", ack=True))
+    assert len(secrets_of(channel.until(2, Acknowledged))) == 3
 
 
 @pytest.mark.parametrize(
@@ -133,13 +135,15 @@ def test_a_server_may_give_its_transport_parameters_later(door: Door) -> None:
         (client_start(NAME, b"h3", auth_mode=AuthMode.X509, trust_anchors=(b"x",)), Status.INVALID),
     ],
 )
-def test_a_start_that_cannot_work_ends_at_once_with_the_reason(door: Door, start: Start, status: int) -> None:
-    door.send(push_start(1, start))
-    outcome = door.outcome(1)
+def test_a_start_that_cannot_work_ends_at_once_with_the_reason(
+    channel: HandshakeChannel, start: Start, status: int
+) -> None:
+    channel.send(push_start(1, start))
+    outcome = channel.outcome(1)
     assert (outcome.status, bool(outcome.reason)) == (status, True)
 
 
-def test_a_refused_client_hello_says_which_alert(door: Door) -> None:
+def test_a_refused_client_hello_says_which_alert(channel: HandshakeChannel) -> None:
     for number, (name, alpn, alert) in enumerate(
         [
             ("unknown.example.com", b"h3", Alert.UNRECOGNIZED_NAME),
@@ -147,86 +151,86 @@ def test_a_refused_client_hello_says_which_alert(door: Door) -> None:
             (None, b"h3", Alert.MISSING_EXTENSION),
         ]
     ):
-        hello = client_hello(door, 1 + 2 * number, client_start(name, alpn))
-        door.send(push_start(2 + 2 * number, server_start(registration="unix")), push_crypto(2 + 2 * number, hello))
-        assert door.outcome(2 + 2 * number).alert is alert
+        hello = client_hello(channel, 1 + 2 * number, client_start(name, alpn))
+        channel.send(push_start(2 + 2 * number, server_start(registration="unix")), push_crypto(2 + 2 * number, hello))
+        assert channel.outcome(2 + 2 * number).alert is alert
 
 
-def test_the_cipher_suite_can_be_limited(door: Door) -> None:
+def test_the_cipher_suite_can_be_limited(channel: HandshakeChannel) -> None:
     suite = CipherSuite.CHACHA20_POLY1305_SHA256
-    client, _ = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start(cipher_suites=(suite,)))
+    client, _ = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start(cipher_suites=(suite,)))
     assert client.cipher_suite is suite
 
 
-def test_a_sequence_number_is_free_again_after_done(door: Door) -> None:
+def test_a_sequence_number_is_free_again_after_done(channel: HandshakeChannel) -> None:
     for _ in range(3):
-        door.inbox.clear()
-        client, server = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+        channel.inbox.clear()
+        client, server = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
         assert (client.status, server.status) == (Status.OK, Status.OK)
 
 
-def test_a_sequence_number_in_use_is_refused_and_ends(door: Door) -> None:
-    door.send(push_start(1, server_start()), push_start(1, server_start()))
-    assert door.refusal(1).error.status == Status.EXISTS
-    assert door.outcome(1).status == Status.INVALID
+def test_a_sequence_number_in_use_is_refused_and_ends(channel: HandshakeChannel) -> None:
+    channel.send(push_start(1, server_start()), push_start(1, server_start()))
+    assert channel.refusal(1).error.status == Status.EXISTS
+    assert channel.outcome(1).status == Status.INVALID
 
 
 # Giving up.
 
 
-def test_a_canceled_handshake_says_so_and_others_go_on(door: Door) -> None:
-    door.send(push_start(1, server_start()), push_start(2, server_start()), push_cancel(1))
-    assert door.outcome(1).status == Status.CANCELED
-    client, server = shake_hands(door, 3, 4, client_start(NAME, b"h3"), server_start())
+def test_a_canceled_handshake_says_so_and_others_go_on(channel: HandshakeChannel) -> None:
+    channel.send(push_start(1, server_start()), push_start(2, server_start()), push_cancel(1))
+    assert channel.outcome(1).status == Status.CANCELED
+    client, server = shake_hands(channel, 3, 4, client_start(NAME, b"h3"), server_start())
     assert (client.status, server.status) == (Status.OK, Status.OK)
-    door.send(push_cancel(2))
-    assert door.outcome(2).status == Status.CANCELED
+    channel.send(push_cancel(2))
+    assert channel.outcome(2).status == Status.CANCELED
 
 
-def test_what_comes_for_a_handshake_that_is_over_is_passed_over(door: Door) -> None:
+def test_what_comes_for_a_handshake_that_is_over_is_passed_over(channel: HandshakeChannel) -> None:
     data = CryptoData(Level.INITIAL, b"late")
-    door.send(push_cancel(1), push_crypto(1, data), push_transport_parameters(1, b"late"))
-    door.send(push_start(2, server_start(), ack=True))
-    assert door.until(2, Acknowledged) == [Acknowledged()]
-    assert door.inbox[1] == []
+    channel.send(push_cancel(1), push_crypto(1, data), push_transport_parameters(1, b"late"))
+    channel.send(push_start(2, server_start(), ack=True))
+    assert channel.until(2, Acknowledged) == [Acknowledged()]
+    assert channel.inbox[1] == []
 
 
-def test_a_handshake_that_takes_too_long_ends_with_etimedout(door: Door) -> None:
-    door.send(push_start(1, server_start(timeout=0.05)), push_start(2, server_start()))
-    outcome = door.outcome(1)
+def test_a_handshake_that_takes_too_long_ends_with_etimedout(channel: HandshakeChannel) -> None:
+    channel.send(push_start(1, server_start(timeout=0.05)), push_start(2, server_start()))
+    outcome = channel.outcome(1)
     assert (outcome.status, outcome.reason) == (Status.TIMED_OUT, "no Finished from the peer within 0.05 s")
-    assert door.inbox[2] == []
+    assert channel.inbox[2] == []
 
 
-def test_the_deadline_is_absolute(door: Door) -> None:
-    door.send(push_start(1, server_start(timeout=0.2)))
-    door.send(push_crypto(1, CryptoData(Level.INITIAL, b"\1\0\xea\x60")))  # a ClientHello of 60,000 bytes begins
-    while not any(isinstance(message, Done) for message in door.inbox[1]):
-        door.send(push_crypto(1, CryptoData(Level.INITIAL, b"x")), push_start(2, server_start()), push_cancel(2))
-        door.outcome(2)
-    assert door.outcome(1).status == Status.TIMED_OUT
+def test_the_deadline_is_absolute(channel: HandshakeChannel) -> None:
+    channel.send(push_start(1, server_start(timeout=0.2)))
+    channel.send(push_crypto(1, CryptoData(Level.INITIAL, b"\1\0\xea\x60")))  # a ClientHello of 60,000 bytes begins
+    while not any(isinstance(message, Done) for message in channel.inbox[1]):
+        channel.send(push_crypto(1, CryptoData(Level.INITIAL, b"x")), push_start(2, server_start()), push_cancel(2))
+        channel.outcome(2)
+    assert channel.outcome(1).status == Status.TIMED_OUT
 
 
 # Lookup.
 
 
-def test_a_lookup_by_client_hello_or_by_datagrams_gets_the_same_answer(door: Door) -> None:
-    hello = client_hello(door, 1, client_start(NAME, b"smb", b"h3")).data
+def test_a_lookup_by_client_hello_or_by_datagrams_gets_the_same_answer(channel: HandshakeChannel) -> None:
+    hello = client_hello(channel, 1, client_start(NAME, b"smb", b"h3")).data
     questions = [
         Lookup(client_hello=hello),
         Lookup(datagrams=tuple(datagrams(hello, 150, version=V1))),
         Lookup(datagrams=tuple(datagrams(hello, 150, version=V2)[::-1])),
     ]
     for sequence, question in enumerate(questions, 10):
-        door.send(push_lookup(sequence, question))
-        answer = door.answer(sequence)
+        channel.send(push_lookup(sequence, question))
+        answer = channel.answer(sequence)
         assert (answer.status, answer.registration, answer.alpn, answer.server_name) == (0, "unix", b"smb", NAME)
 
 
-def test_a_lookup_of_what_nothing_serves_gets_the_alert(door: Door) -> None:
-    hello = client_hello(door, 1, client_start("unknown.example.com", b"h3")).data
-    door.send(push_lookup(2, Lookup(client_hello=hello)))
-    answer = door.answer(2)
+def test_a_lookup_of_what_nothing_serves_gets_the_alert(channel: HandshakeChannel) -> None:
+    hello = client_hello(channel, 1, client_start("unknown.example.com", b"h3")).data
+    channel.send(push_lookup(2, Lookup(client_hello=hello)))
+    answer = channel.answer(2)
     assert (answer.status, answer.alert, answer.registration) == (Status.REFUSED, Alert.UNRECOGNIZED_NAME, None)
 
 
@@ -245,58 +249,58 @@ def test_a_lookup_of_what_nothing_serves_gets_the_alert(door: Door) -> None:
         Lookup(datagrams=(b"\xc0\0\0\0\1" + bytes(60),)),
     ],
 )
-def test_a_lookup_that_cannot_be_read_is_answered_with_an_alert(door: Door, lookup: Lookup) -> None:
-    door.send(push_lookup(1, lookup), push_start(2, server_start(), ack=True))
-    answer = door.answer(1)
+def test_a_lookup_that_cannot_be_read_is_answered_with_an_alert(channel: HandshakeChannel, lookup: Lookup) -> None:
+    channel.send(push_lookup(1, lookup), push_start(2, server_start(), ack=True))
+    answer = channel.answer(1)
     assert (answer.status, answer.registration) == (Status.REFUSED, None)
     assert answer.alert is not None
-    assert door.until(2, Acknowledged) == [Acknowledged()]
+    assert channel.until(2, Acknowledged) == [Acknowledged()]
 
 
 # Malformed messages.
 
 
-def test_a_malformed_message_ends_its_handshake_only(door: Door) -> None:
-    door.send(push_start(7, server_start()), push_start(8, server_start()))
-    door.send(MALFORMED)
-    error = door.refusal(7).error
+def test_a_malformed_message_ends_its_handshake_only(channel: HandshakeChannel) -> None:
+    channel.send(push_start(7, server_start()), push_start(8, server_start()))
+    channel.send(MALFORMED)
+    error = channel.refusal(7).error
     assert (error.status, error.reason) == (Status.OUT_OF_RANGE, "message-type: is 9, the limit is 2")
-    assert door.outcome(7).status == Status.INVALID
-    client, server = shake_hands(door, 9, 10, client_start(NAME, b"h3"), server_start())
+    assert channel.outcome(7).status == Status.INVALID
+    client, server = shake_hands(channel, 9, 10, client_start(NAME, b"h3"), server_start())
     assert (client.status, server.status) == (Status.OK, Status.OK)
-    assert door.inbox[8] == []
+    assert channel.inbox[8] == []
 
 
-def test_an_error_message_of_an_endpoint_is_refused_too(door: Door) -> None:
-    door.send(push_error(3, WireError("I do not like it")))
-    assert door.refusal(3).error.status == Status.UNSUPPORTED
+def test_an_error_message_of_an_endpoint_is_refused_too(channel: HandshakeChannel) -> None:
+    channel.send(push_error(3, WireError("I do not like it")))
+    assert channel.refusal(3).error.status == Status.UNSUPPORTED
 
 
 @pytest.mark.parametrize("tail", [b"abc", b"\xff\xff\xff\xff" + bytes(16), bytes(20)])
-def test_lost_framing_ends_all_with_an_error_and_closes(door: Door, tail: bytes) -> None:
-    door.send(push_start(1, server_start()), push_start(2, server_start()))
-    door.send(push_start(3, server_start()) + tail)
+def test_lost_framing_ends_all_with_an_error_and_closes(channel: HandshakeChannel, tail: bytes) -> None:
+    channel.send(push_start(1, server_start()), push_start(2, server_start()))
+    channel.send(push_start(3, server_start()) + tail)
     for sequence in (1, 2, 3):
-        outcome = door.outcome(sequence)
+        outcome = channel.outcome(sequence)
         assert outcome.status == Status.INVALID
         assert "malformed packet" in outcome.reason
-    assert door.refusal(0).error.status == Status.INVALID
-    assert door.closed()
+    assert channel.refusal(0).error.status == Status.INVALID
+    assert channel.closed()
 
 
-def test_a_packet_beyond_the_limit_loses_the_framing(door: Door) -> None:
-    door.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_PACKET)
-    door.send(bytes(MAX_PACKET + 4))
-    assert door.refusal(0).error.status == Status.TOO_LONG
-    assert door.closed()
+def test_a_packet_beyond_the_limit_loses_the_framing(channel: HandshakeChannel) -> None:
+    channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_PACKET)
+    channel.send(bytes(MAX_PACKET + 4))
+    assert channel.refusal(0).error.status == Status.TOO_LONG
+    assert channel.closed()
 
 
-def test_descriptors_that_come_along_are_closed(door: Door) -> None:
+def test_descriptors_that_come_along_are_closed(channel: HandshakeChannel) -> None:
     reading, writing = os.pipe()
     try:
-        door.send(push_start(1, server_start(), ack=True), descriptors=(writing,))
+        channel.send(push_start(1, server_start(), ack=True), descriptors=(writing,))
         os.close(writing)
-        assert door.until(1, Acknowledged) == [Acknowledged()]
+        assert channel.until(1, Acknowledged) == [Acknowledged()]
         assert os.read(reading, 1) == b""  # the end: nobody else holds the other side
     finally:
         os.close(reading)
@@ -348,15 +352,15 @@ def test_ten_thousand_malformed_packets_leave_nothing_behind(public_directory: P
         def send(packets: Iterator[bytes]) -> None:
             """Send each, and wait until it was handled."""
             with ExitStack() as stack:
-                door = stack.enter_context(Door(daemon.handshake_socket))
+                channel = stack.enter_context(HandshakeChannel(daemon.handshake_socket))
                 for packet in packets:
                     try:
-                        door.send(packet)
-                        door.send(push_start(1, server_start(), ack=True), push_cancel(1))
-                        door.until(1, Acknowledged)
+                        channel.send(packet)
+                        channel.send(push_start(1, server_start(), ack=True), push_cancel(1))
+                        channel.until(1, Acknowledged)
                     except (GoneError, ConnectionError):
                         stack.close()
-                        door = stack.enter_context(Door(daemon.handshake_socket))
+                        channel = stack.enter_context(HandshakeChannel(daemon.handshake_socket))
 
         send(bad_packets(2000))  # what is allocated once
         memory = resident(worker)
@@ -364,8 +368,8 @@ def test_ten_thousand_malformed_packets_leave_nothing_behind(public_directory: P
         assert daemon.worker_pids() == [worker]
         assert eventually(lambda: descriptors(worker) == count)
         assert resident(worker) < memory + 8 * 1024
-        with Door(daemon.handshake_socket) as door:
-            client, server = shake_hands(door, 1, 2, client_start(NAME, b"h3"), server_start())
+        with HandshakeChannel(daemon.handshake_socket) as channel:
+            client, server = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
             assert (client.status, server.status) == (Status.OK, Status.OK)
         status = daemon.ask("status")
         assert status["worker_restarts"] == 0
@@ -377,12 +381,12 @@ def test_ten_thousand_malformed_packets_leave_nothing_behind(public_directory: P
 _ASK = """
 import os, sys
 from pathlib import Path
-from tests.doors import *  # all there is to import, as long as the interpreter can be read
+from tests.handshake_channel import *  # all there is to import, as long as the interpreter can be read
 os.setgroups([int(group) for group in sys.argv[3].split(",") if group])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[2]))
-with Door(Path(sys.argv[1])) as door:
-    client, server = shake_hands(door, 1, 2, client_start(sys.argv[4], b"h3"), server_start())
+with HandshakeChannel(Path(sys.argv[1])) as channel:
+    client, server = shake_hands(channel, 1, 2, client_start(sys.argv[4], b"h3"), server_start())
 print(server.status, server.alert.label if server.alert else server.registration)
 """
 
@@ -419,11 +423,11 @@ def test_only_those_allowed_may_use_a_registration(shared_daemon: RunningDaemon,
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "door"
+    return tmp_path / "handshake.sock"
 
 
 def test_handshakes_of_a_caller_are_limited_over_all_its_connections(registered: Registered, path: Path) -> None:
-    with served(registered, path, Limits(handshakes=4)), Door(path) as one, Door(path) as two:
+    with served(registered, path, Limits(handshakes=4)), HandshakeChannel(path) as one, HandshakeChannel(path) as two:
         one.send(*(push_start(n, server_start(), ack=True) for n in range(3)))
         for number in range(3):
             one.until(number, Acknowledged)
@@ -441,38 +445,41 @@ def test_handshakes_of_a_caller_are_limited_over_all_its_connections(registered:
 def test_a_closed_connection_gives_its_handshakes_back(registered: Registered, path: Path) -> None:
     with served(registered, path, Limits(handshakes=4)) as service:
         for _ in range(3):
-            with Door(path) as door:
-                door.send(*(push_start(n, server_start(), ack=True) for n in range(4)))
+            with HandshakeChannel(path) as channel:
+                channel.send(*(push_start(n, server_start(), ack=True) for n in range(4)))
                 for number in range(4):
-                    assert door.until(number, Acknowledged) == [Acknowledged()]
+                    assert channel.until(number, Acknowledged) == [Acknowledged()]
             assert eventually(lambda: service.in_flight == 0)
 
 
 def test_connections_of_a_caller_are_limited(registered: Registered, path: Path) -> None:
-    with served(registered, path, Limits(connections=2)), Door(path) as one, Door(path):
-        with Door(path) as third:
+    with served(registered, path, Limits(connections=2)), HandshakeChannel(path) as one, HandshakeChannel(path):
+        with HandshakeChannel(path) as third:
             assert third.closed()
         one.send(push_start(1, server_start(), ack=True))
         assert one.until(1, Acknowledged) == [Acknowledged()]
 
 
 def test_a_timeout_beyond_the_limit_is_cut(registered: Registered, path: Path) -> None:
-    with served(registered, path, Limits(longest_timeout=0.05, default_timeout=0.04)), Door(path) as door:
-        door.send(push_start(1, server_start(timeout=600)), push_start(2, server_start()))
-        door.send(push_start(3, server_start(timeout=0)))
-        assert door.outcome(1).reason.endswith("within 0.05 s")
-        assert door.outcome(2).reason.endswith("within 0.04 s")
-        assert door.outcome(3).reason.endswith("within 0.04 s")
+    with (
+        served(registered, path, Limits(longest_timeout=0.05, default_timeout=0.04)),
+        HandshakeChannel(path) as channel,
+    ):
+        channel.send(push_start(1, server_start(timeout=600)), push_start(2, server_start()))
+        channel.send(push_start(3, server_start(timeout=0)))
+        assert channel.outcome(1).reason.endswith("within 0.05 s")
+        assert channel.outcome(2).reason.endswith("within 0.04 s")
+        assert channel.outcome(3).reason.endswith("within 0.04 s")
 
 
-def burst(door: Door, messages: int) -> None:
+def burst(channel: HandshakeChannel, messages: int) -> None:
     """Send so many messages, and wait until they are handled."""
     while messages > 0:
         count = min(messages, 1000)
-        door.send(push_cancel(1) * (count - 1), push_start(2, server_start(), ack=True))
-        door.until(2, Acknowledged)
-        door.send(push_cancel(2))
-        door.outcome(2)
+        channel.send(push_cancel(1) * (count - 1), push_start(2, server_start(), ack=True))
+        channel.until(2, Acknowledged)
+        channel.send(push_cancel(2))
+        channel.outcome(2)
         messages -= count + 1
 
 
@@ -483,43 +490,43 @@ def test_messages_of_a_caller_are_limited_however_often_it_connects(
     rate, seconds = 2000, 2
     with served(registered, path, Limits(messages_per_second=rate)):
         started = time.monotonic()
-        door = Door(path)
+        channel = HandshakeChannel(path)
         for _ in range(seconds + 1):  # a second's worth is free
             if reconnect:
-                door.sock.close()
-                door = Door(path)
-            burst(door, rate)
-        door.sock.close()
+                channel.sock.close()
+                channel = HandshakeChannel(path)
+            burst(channel, rate)
+        channel.sock.close()
     # Slower is always possible, faster is not; the last thousand are paid for by who comes next.
     assert time.monotonic() - started > seconds - 1.2 + 0.5
 
 
 def test_bytes_of_a_caller_are_limited(registered: Registered, path: Path) -> None:
     lookup = push_lookup(1, Lookup(client_hello=bytes(60_000)))
-    with served(registered, path, Limits(bytes_per_second=300_000)), Door(path) as door:
+    with served(registered, path, Limits(bytes_per_second=300_000)), HandshakeChannel(path) as channel:
         started = time.monotonic()
         for _ in range(10):
-            door.send(lookup)
-            door.answer(1)
+            channel.send(lookup)
+            channel.answer(1)
     assert time.monotonic() - started > 0.7
 
 
 def test_who_does_not_read_is_cut_off(registered: Registered, path: Path) -> None:
-    with served(registered, path, Limits(unsent_bytes=100_000)) as service, Door(path) as door:
-        door.sock.settimeout(0.2)
-        door.send(push_start(1, server_start()))
+    with served(registered, path, Limits(unsent_bytes=100_000)) as service, HandshakeChannel(path) as channel:
+        channel.sock.settimeout(0.2)
+        channel.send(push_start(1, server_start()))
         with suppress(OSError):  # whichever way the connection ends
             for _ in range(1000):
                 with suppress(TimeoutError):
-                    door.send(MALFORMED * 500)
+                    channel.send(MALFORMED * 500)
         assert eventually(lambda: service.in_flight == 0)
 
 
-def unread(door: Door, size: int) -> None:
+def unread(channel: HandshakeChannel, size: int) -> None:
     """Have so many bytes more answered than the system holds, and do not read them."""
-    size += door.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    size += channel.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     while size > 0:
-        door.send(MALFORMED * 500)
+        channel.send(MALFORMED * 500)
         size -= 500 * len(push_error(7, WireError("message-type: is 9, the limit is 2")))
 
 
@@ -527,33 +534,33 @@ def test_who_does_not_read_is_cut_off_however_many_connections_that_is_spread_ov
     registered: Registered, path: Path
 ) -> None:
     with served(registered, path, Limits(unsent_bytes=500_000)) as service, ExitStack() as stack:
-        doors = [stack.enter_context(Door(path)) for _ in range(8)]
-        unread(doors[0], 200_000)
-        for door in doors:  # so much is not too much
-            door.send(push_start(1, server_start(timeout=60), ack=True))
-            assert door.until(1, Acknowledged) == [Acknowledged()]
-        assert service.in_flight == len(doors)
-        for door in doors:
+        channels = [stack.enter_context(HandshakeChannel(path)) for _ in range(8)]
+        unread(channels[0], 200_000)
+        for channel in channels:  # so much is not too much
+            channel.send(push_start(1, server_start(timeout=60), ack=True))
+            assert channel.until(1, Acknowledged) == [Acknowledged()]
+        assert service.in_flight == len(channels)
+        for channel in channels:
             with suppress(OSError):  # whichever of them is cut off
-                unread(door, 200_000)
-        assert eventually(lambda: service.in_flight < len(doors))
+                unread(channel, 200_000)
+        assert eventually(lambda: service.in_flight < len(channels))
 
 
 def test_what_a_closed_connection_was_not_told_is_not_held_against_its_user(registered: Registered, path: Path) -> None:
     with served(registered, path, Limits(unsent_bytes=500_000)) as service:
         for _ in range(40):
-            with Door(path) as door:
-                door.send(*(push_start(n, server_start()) for n in range(200)), push_cancel(0))
-                door.outcome(0)
+            with HandshakeChannel(path) as channel:
+                channel.send(*(push_start(n, server_start()) for n in range(200)), push_cancel(0))
+                channel.outcome(0)
         assert eventually(lambda: service.in_flight == 0)
-        with Door(path) as door:
-            unread(door, 200_000)
-            door.send(push_start(1, server_start(), ack=True))
-            assert door.until(1, Acknowledged) == [Acknowledged()]
+        with HandshakeChannel(path) as channel:
+            unread(channel, 200_000)
+            channel.send(push_start(1, server_start(), ack=True))
+            assert channel.until(1, Acknowledged) == [Acknowledged()]
 
 
 class Gate(Snapshot):
-    """Has lookups wait, and with them the door, until ``opened`` is set."""
+    """Blocks lookups, and with them the source, until ``opened`` is set."""
 
     __slots__ = ("opened", "reached")
 
@@ -573,15 +580,15 @@ def test_a_flood_of_one_user_does_not_delay_another(
     registered: Registered, public_directory: Path, connections: int, pairs: int
 ) -> None:
     ended: list[int] = []
-    path, start = public_directory / "door", client_start(NAME, b"h3")
+    path, start = public_directory / "handshake.sock", client_start(NAME, b"h3")
     with ExitStack() as stack:
         service = stack.enter_context(
             served(registered, path, Limits(), observe=lambda request, *_: ended.append(request.caller.uid))
         )
-        holding = stack.enter_context(Door(path))
+        holding = stack.enter_context(HandshakeChannel(path))
         with user(54321):
-            flooding = [stack.enter_context(Door(path)) for _ in range(connections)]
-        victim = stack.enter_context(Door(path))
+            flooding = [stack.enter_context(HandshakeChannel(path)) for _ in range(connections)]
+        victim = stack.enter_context(HandshakeChannel(path))
         for one in (*flooding, victim):  # all are there
             hello = client_hello(one, 1, start)
             one.send(push_cancel(1))
@@ -612,18 +619,18 @@ def test_a_client_is_not_sent_tickets_for_more_handshakes_than_it_may_have(
     ticketed = Ticketed(authority)
     ticketed.add("unix", (KeyType.ECDSA_P256, issue(NAME)))
     waiting = client_start(NAME, b"h3", ticket_seconds=60)
-    with served(ticketed, path, Limits(handshakes=3)), Door(path) as door:
+    with served(ticketed, path, Limits(handshakes=3)), HandshakeChannel(path) as channel:
         received = []
         for number in range(0, 12, 2):
-            client, server = shake_hands(door, number, number + 1, waiting, server_start())
+            client, server = shake_hands(channel, number, number + 1, waiting, server_start())
             assert (client.status, server.status) == (Status.OK, Status.OK)
-            (ticket,) = door.inbox[number + 1]
+            (ticket,) = channel.inbox[number + 1]
             assert isinstance(ticket, CryptoData)
-            door.send(push_crypto(number, ticket, ack=True))
-            received.append([type(one) for one in door.until(number, Acknowledged)] == [SessionTicket, Acknowledged])
+            channel.send(push_crypto(number, ticket, ack=True))
+            received.append([type(one) for one in channel.until(number, Acknowledged)] == [SessionTicket, Acknowledged])
         assert received == [True, True, True, False, False, False]
-        door.send(push_start(0, server_start(), ack=True))  # the number of a handshake that is over is free
-        assert door.until(0, Acknowledged) == [Acknowledged()]
+        channel.send(push_start(0, server_start(), ack=True))  # the number of a handshake that is over is free
+        assert channel.until(0, Acknowledged) == [Acknowledged()]
 
 
 class FaultySnapshot(Snapshot):
@@ -644,19 +651,19 @@ class Faulty(Registered):
 
 
 def test_an_unexpected_fault_in_a_message_does_not_silence_the_connection(authority: Authority, path: Path) -> None:
-    with served(Faulty(authority), path, Limits()), Door(path) as door:
-        hello = client_hello(door, 1, client_start(NAME, b"h3")).data
-        door.send(push_start(2, server_start(), ack=True), push_lookup(3, Lookup(client_hello=hello)))
-        assert door.until(2, Acknowledged) == [Acknowledged()]
-        door.send(push_cancel(2))
-        assert door.outcome(2).status == Status.CANCELED
+    with served(Faulty(authority), path, Limits()), HandshakeChannel(path) as channel:
+        hello = client_hello(channel, 1, client_start(NAME, b"h3")).data
+        channel.send(push_start(2, server_start(), ack=True), push_lookup(3, Lookup(client_hello=hello)))
+        assert channel.until(2, Acknowledged) == [Acknowledged()]
+        channel.send(push_cancel(2))
+        assert channel.outcome(2).status == Status.CANCELED
 
 
 def test_a_door_that_closes_tells_everybody(registered: Registered, path: Path) -> None:
     with ExitStack() as stack:
         with served(registered, path, Limits()):
-            door = stack.enter_context(Door(path))
-            door.send(push_start(1, server_start(), ack=True))
-            door.until(1, Acknowledged)
-        assert door.outcome(1).status == Status.SHUTTING_DOWN
-        assert door.closed()
+            channel = stack.enter_context(HandshakeChannel(path))
+            channel.send(push_start(1, server_start(), ack=True))
+            channel.until(1, Acknowledged)
+        assert channel.outcome(1).status == Status.SHUTTING_DOWN
+        assert channel.closed()

@@ -107,7 +107,7 @@ def uid_of(user: str) -> int:
     """The uid of `user`, a name or a number."""
     try:
         return _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: of a null character
         raise RefusedError(f"there is no user {user!r}") from None
 
 
@@ -115,7 +115,7 @@ def gid_of(group: str) -> int:
     """The gid of `group`, a name or a number."""
     try:
         return _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         raise RefusedError(f"there is no group {group!r}") from None
 
 

@@ -20,14 +20,18 @@ from handshaked.control.bus.service import Bus
 from handshaked.control.commands import Commands
 from handshaked.control.manager import Manager
 from handshaked.registry.credentials import load_pem
+from handshaked.registry.settings import SETTINGS, TRUST
 from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
+from tests.authority import revocation_list
 from tests.control.bus.running_bus import RunningBus
 from tests.expensive_keys import encrypted_key
 from tests.patience import PATIENCE, soon
+from tests.setting_samples import sample
+from tests.tls.x509.chains import ROOT as CRL_ISSUER
 
 pytestmark = pytest.mark.needs("root", "dbus-daemon")
 
@@ -104,6 +108,23 @@ def test_root_registers_and_sees_it_appear(bus: RunningBus, daemon: RunningDaemo
     assert answers[5][1]["ServerNames"] == ["*.example.com"]
     assert answers[7] == [path, [REGISTRATION]]
     assert daemon.ask("list")["registrations"] == []
+
+
+def test_every_setting_is_registered_and_shown(
+    bus: RunningBus, daemon: RunningDaemon, files: Issued, public_directory: Path
+) -> None:
+    samples = {setting.name: sample(setting, public_directory) for setting in SETTINGS}
+    (public_directory / "client_ca").write_bytes(files.certificate.read_bytes())
+    (public_directory / "client_crl").write_bytes(revocation_list(CRL_ISSUER))
+    call = register("web", files, **samples)
+    call["body"][2] = [0, 1, 2, 3]
+    call["files"] += [samples[setting.name] for setting in TRUST]
+    everything = step("GetAll", REGISTRATION, interface=PROPERTIES, path=object_path("web"))
+    answers = bus.call_as(0, call, everything)
+    assert answers[0][0] == object_path("web"), answers
+    shown = {name: [str(one) for one in value] if name.startswith("Allow") and isinstance(value, list) else value
+             for name, value in answers[1][0].items()}  # fmt: skip
+    assert {setting.bus_property: samples[setting.name] for setting in SETTINGS}.items() <= shown.items()
 
 
 def test_an_ordinary_user_is_refused_by_the_daemon(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from handshaked.control.requests.permissions import (
     MAX_REGISTRATIONS_BY_GRANT,
     caller_named,
+    gid_of,
     is_administrator,
     may_see,
     require_grant,
@@ -124,6 +125,8 @@ def test_users_by_name_and_number() -> None:
     assert uid_of("root") == uid_of("0") == 0
     assert caller_named("kernel") == KERNEL
     assert 0 in caller_named("root").gids
-    for user in ("no-such-user", "4294967295", "9" * 5000, "0" * 11 + "5000"):
+    for user in ("no-such-user", "4294967295", "9" * 5000, "0" * 11 + "5000", "ro\0ot"):
         with pytest.raises(RefusedError):
             uid_of(user)
+        with pytest.raises(RefusedError):
+            gid_of(user)

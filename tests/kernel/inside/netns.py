@@ -35,7 +35,7 @@ with daemon(options=("--netns=one", "--netns=two"), workers=2) as running:
     process = run(*inside("three", *shake_hands))
     assert process.returncode != 0, "answered"
     logged(running, "outcome=ok", "role=server", count=4)
-    doors = [door for worker in running.ask("status")["workers"] for door in worker["kernel"]]
+    sources = [source for worker in running.ask("status")["workers"] for source in worker["kernel"]]
     for name in ("one", "two"):
-        assert sum(door["answered"] for door in doors if door["network_namespace"] == name) == 2, doors
-    assert len(doors) == 4, doors
+        assert sum(source["answered"] for source in sources if source["network_namespace"] == name) == 2, sources
+    assert len(sources) == 4, sources

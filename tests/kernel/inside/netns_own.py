@@ -34,10 +34,10 @@ with running:
     running.register("nfs", (server.certificate, server.key), alpns=["sunrpc"], allow_kernel=True)
 
     def states() -> list[str]:
-        """Of the doors of the only worker."""
-        return [door["state"] for door in running.ask("status")["workers"][0].get("kernel") or ()]
+        """Return the states of the only worker's kernel sources."""
+        return [source["state"] for source in running.ask("status")["workers"][0].get("kernel") or ()]
 
-    until(lambda: states() == ["serving", "no netlink: No such file or directory"], "one of two doors is open")
+    until(lambda: states() == ["serving", "no netlink: No such file or directory"], "one of two sources is serving")
     with mounted() as directory:
         write_and_read(directory)
     must("ip", "netns", "add", "later")

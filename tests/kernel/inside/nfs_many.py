@@ -23,10 +23,10 @@ with daemon(workers=2) as running:
             for sock in open_at_once:
                 sock.close()
     status = running.ask("status")
-    doors = [door for worker in status["workers"] for door in worker["kernel"]]
-    print(doors)
-    assert sum(door["accepted"] for door in doors) == sum(door["answered"] for door in doors) == 301
-    assert not any(door["in_flight"] or door["answers_refused"] for door in doors)
+    sources = [source for worker in status["workers"] for source in worker["kernel"]]
+    print(sources)
+    assert sum(source["accepted"] for source in sources) == sum(source["answered"] for source in sources) == 301
+    assert not any(source["in_flight"] or source["answers_refused"] for source in sources)
     assert before == {pid: descriptors(pid) for pid in running.worker_pids()}
     assert len(logged(running, "outcome=ok", count=301)) == 301
     assert "outcome=failed" not in running.log.read_text()

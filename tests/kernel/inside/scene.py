@@ -143,14 +143,14 @@ def until(holds: Callable[[], bool], what: str) -> None:
 
 
 def serving(running: RunningDaemon) -> None:
-    """Wait until the kernel's doors are open in all workers."""
+    """Wait until the kernel sources are serving in all workers."""
 
     def all_open() -> bool:
         status = running.ask("status")
-        doors = [door for worker in status["workers"] for door in worker.get("kernel") or ()]
-        return bool(doors) and all(door["state"] == "serving" for door in doors)
+        sources = [source for worker in status["workers"] for source in worker.get("kernel") or ()]
+        return bool(sources) and all(source["state"] == "serving" for source in sources)
 
-    until(all_open, "the kernel's doors are open")
+    until(all_open, "the kernel sources are serving")
 
 
 def descriptors(pid: int) -> list[str]:

@@ -30,15 +30,15 @@ level = "debug"
 """
 
 
-def doors(state: str, *namespaces: str) -> None:
-    """Wait until all the service's doors to the kernel, those of `namespaces`, are in `state`."""
+def sources(state: str, *namespaces: str) -> None:
+    """Wait until the service's kernel sources, those of `namespaces`, are in `state`."""
     deadline = time.monotonic() + PATIENCE
     while True:
         process = run("handshakectl", "status", "--json")
         status = json.loads(process.stdout) if process.stdout.startswith("{") else {}
-        found = [door for worker in status.get("workers", ()) for door in worker.get("kernel") or ()]
-        if found and all(door["state"] == state for door in found):
-            assert {door["network_namespace"] for door in found} == set(namespaces), found
+        found = [source for worker in status.get("workers", ()) for source in worker.get("kernel") or ()]
+        if found and all(source["state"] == state for source in found):
+            assert {source["network_namespace"] for source in found} == set(namespaces), found
             return
         assert time.monotonic() < deadline, (process.stdout, journal())
         time.sleep(0.1)
@@ -72,7 +72,7 @@ def mounts() -> None:
         "handshakectl", "register", "nfs", f"--cert={server.certificate}", f"--key={server.key}", "--alpn=sunrpc",
         "--allow-kernel",
     )  # fmt: skip
-    doors("serving", ".")
+    sources("serving", ".")
     serve_nfs()
     for security in ("tls", "mtls"):
         with mounted(security=security) as directory:
@@ -91,13 +91,13 @@ def namespaces_and_keyrings() -> None:
     for name in ("one", "two"):
         must("ip", "netns", "add", name)
     must("systemctl", "start", "handshaked.service")
-    doors("no netlink: Operation not permitted", "one", "two")
+    sources("no netlink: Operation not permitted", "one", "two")
     assert "keyrings linked: none" in journal()
     DROP_IN.parent.mkdir(parents=True)
     DROP_IN.write_text(SETTINGS)
     must("systemctl", "daemon-reload")
     must("systemctl", "restart", "handshaked.service")
-    doors("serving", "one", "two")
+    sources("serving", "one", "two")
     assert "keyrings linked: of-root" in journal()
 
 

@@ -1,4 +1,4 @@
-"""The Unix door from an endpoint's side, message by message, and handshakes that go through it."""
+"""The handshake socket as an endpoint sees it, message by message, and handshakes on it."""
 
 import array
 import asyncio
@@ -33,8 +33,8 @@ class GoneError(Exception):
     """The daemon closed the connection."""
 
 
-class Door:
-    """A connection to the door; what comes is kept by sequence number. A context manager."""
+class HandshakeChannel:
+    """A connection to the handshake socket; received messages are kept by sequence number. A context manager."""
 
     def __init__(self, path: Path | socket.socket) -> None:
         if isinstance(path, socket.socket):
@@ -60,7 +60,7 @@ class Door:
         self.sock.sendmsg([b"".join(messages)], control)
 
     def receive(self) -> None:
-        """Take in one packet."""
+        """Receive one packet."""
         packet = self.sock.recv(MAX_PACKET)
         if not packet:
             raise GoneError
@@ -70,7 +70,7 @@ class Door:
             self.inbox[sequence].append(message)
 
     def until(self, sequence: int, kind: type[FromDaemon]) -> list[FromDaemon]:
-        """What has come for `sequence` up to the first message of `kind`, which is taken out with it."""
+        """Remove and return the messages for `sequence` up to the first one of `kind`."""
         while True:
             inbox = self.inbox[sequence]
             for index, message in enumerate(inbox):
@@ -80,25 +80,25 @@ class Door:
             self.receive()
 
     def outcome(self, sequence: int) -> Outcome:
-        """How the handshake `sequence` ended."""
+        """Return the outcome of the handshake `sequence`."""
         done = self.until(sequence, Done)[-1]
         assert isinstance(done, Done)
         return done.outcome
 
     def refusal(self, sequence: int) -> Refused:
-        """The error that answers `sequence`."""
+        """Return the error that answers `sequence`."""
         refused = self.until(sequence, Refused)[-1]
         assert isinstance(refused, Refused)
         return refused
 
     def answer(self, sequence: int) -> LookupAnswer:
-        """The answer to the lookup `sequence`."""
+        """Return the answer to the lookup `sequence`."""
         answer = self.until(sequence, LookupAnswer)[-1]
         assert isinstance(answer, LookupAnswer)
         return answer
 
     def closed(self) -> bool:
-        """Whether the daemon closes the connection, after whatever it still has to say."""
+        """Return whether the daemon closes the connection, possibly after further messages."""
         try:
             while True:
                 self.receive()
@@ -107,63 +107,63 @@ class Door:
 
 
 def client_start(name: str | None, *alpns: bytes, **options: object) -> Start:
-    """A client that verifies nobody."""
+    """Return the START of a client that verifies nobody."""
     asked = {"auth_mode": AuthMode.UNAUTH, "transport_parameters": PARAMETERS, **options}
     return Start(Role.CLIENT, server_name=name, alpns=alpns, **asked)  # type: ignore[arg-type] # by name
 
 
 def server_start(**options: object) -> Start:
-    """A server that takes what comes."""
+    """Return the START of a server for any registration."""
     return Start(Role.SERVER, **{"transport_parameters": PARAMETERS, **options})  # type: ignore[arg-type] # by name
 
 
-def client_hello(door: Door, sequence: int, start: Start) -> CryptoData:
-    """The ClientHello of a client handshake that is begun as `sequence`."""
-    door.send(push_start(sequence, start, ack=True))
-    (hello,) = [message for message in door.until(sequence, Acknowledged) if isinstance(message, CryptoData)]
+def client_hello(channel: HandshakeChannel, sequence: int, start: Start) -> CryptoData:
+    """Start a client handshake as `sequence`; return its ClientHello."""
+    channel.send(push_start(sequence, start, ack=True))
+    (hello,) = [message for message in channel.until(sequence, Acknowledged) if isinstance(message, CryptoData)]
     return hello
 
 
 def shake_hands(
-    door: Door, client: int, server: int, client_asks: Start, server_asks: Start
+    channel: HandshakeChannel, client: int, server: int, client_asks: Start, server_asks: Start
 ) -> tuple[Outcome, Outcome]:
-    """Run a client's and a server's handshake through `door` against each other: their outcomes.
+    """Run a client's and a server's handshake on `channel` against each other; return their outcomes.
 
-    CRYPTO data for a side that is done, as session tickets are, stays in the inbox of the other.
+    CRYPTO data for a finished side, such as session tickets, stays in the inbox of the other.
     """
-    door.send(push_start(server, server_asks), push_start(client, client_asks))
+    channel.send(push_start(server, server_asks), push_start(client, client_asks))
     finished: dict[int, Outcome] = {}
     other = {client: server, server: client}
     while len(finished) < 2:
         for sequence in (client, server):
-            messages, door.inbox[sequence] = door.inbox[sequence], []
+            messages, channel.inbox[sequence] = channel.inbox[sequence], []
             for message in messages:
                 if isinstance(message, CryptoData):
                     if other[sequence] in finished:
-                        door.inbox[sequence].append(message)
+                        channel.inbox[sequence].append(message)
                         continue
-                    door.send(push_crypto(other[sequence], message))
+                    channel.send(push_crypto(other[sequence], message))
                 elif isinstance(message, Done):
                     finished[sequence] = message.outcome
                     if message.outcome.status and other[sequence] not in finished:
                         return finished.get(client, Outcome()), finished.get(server, Outcome())
         if len(finished) < 2:
-            door.receive()
+            channel.receive()
     return finished[client], finished[server]
 
 
 def secrets_of(messages: list[FromDaemon]) -> list[TrafficSecret]:
-    """The secrets in `messages`."""
+    """Return the secrets in `messages`."""
     return [message for message in messages if isinstance(message, TrafficSecret)]
 
 
 def parameters_of(messages: list[FromDaemon]) -> list[PeerTransportParameters]:
-    """The peer's transport parameters in `messages`."""
+    """Return the peer's transport parameters in `messages`."""
     return [message for message in messages if isinstance(message, PeerTransportParameters)]
 
 
 def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-    """Whether `what` becomes true in time."""
+    """Return whether `what` becomes true in time."""
     deadline = time.monotonic() + seconds
     never = threading.Event()
     while not what():
@@ -175,7 +175,7 @@ def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> bool:
 
 @contextmanager
 def user(uid: int) -> Iterator[None]:
-    """Be another user meanwhile: whom the kernel attests for what is connected."""
+    """Act as another user, whose credentials the kernel attests for new connections."""
     own = os.geteuid()
     os.seteuid(uid)
     try:
@@ -192,7 +192,7 @@ def served(
     open_socket: OpenSocket | None = None,
     observe: Observer = lambda *_: None,
 ) -> Iterator[HandshakeService]:
-    """A door at `path` in a thread of this process, with limits of one's own; `open_socket` lets it serve sockets."""
+    """Serve the handshake socket at `path` in a thread, with its own limits; with `open_socket` also on sockets."""
     ready = threading.Event()
     made: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, HandshakeService]] = []
 
@@ -203,12 +203,12 @@ def served(
             listener.listen()
             service = HandshakeService(registered.snapshot, registered, observe)
             sockets = None if open_socket is None else QuicSocketHandshakes(service, open_socket)
-            door = UnixSource(listener, service, limits, LogLimit(), sockets)
+            source = UnixSource(listener, service, limits, LogLimit(), sockets)
             over = asyncio.Event()
             made.append((asyncio.get_running_loop(), over, service))
             ready.set()
             await until(over)
-            door.close()
+            source.close()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()

@@ -1,0 +1,43 @@
+"""Stapled OCSP responses (RFC 8446 section 4.4.2.1)."""
+
+import dataclasses
+
+import pytest
+
+from handshaked.model import Level
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.client_hello import pull_client_hello
+from handshaked.tls.codepoints import ExtensionType
+from handshaked.tls.extensions import push_ocsp_response
+from handshaked.tls.server import ServerHandshake
+from tests.tls.pair import NOW, client_parameters, credential, data, kinds, server_parameters
+from tests.tls.test_client_hello import hello
+
+STAPLED = dataclasses.replace(credential(), ocsp_response=b"an OCSP response")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_stapled_response_is_for_those_who_ask(asked: bool) -> None:
+    message = hello(client_parameters(compressions=()))
+    if asked:
+        message.put(ExtensionType.STATUS_REQUEST, b"\x01\0\0\0\0")
+    server = ServerHandshake()
+    server.receive(Level.INITIAL, message.encode(), NOW)
+    flight = data(server.proceed(server_parameters(credential=STAPLED), NOW), Level.HANDSHAKE)
+    assert (push_ocsp_response(b"an OCSP response") in flight) is asked
+
+
+def test_a_status_request_of_another_type() -> None:
+    message = hello().put(ExtensionType.STATUS_REQUEST, b"\x02whatever")
+    server = ServerHandshake()
+    server.receive(Level.INITIAL, message.encode(), NOW)
+    assert kinds(server.proceed(server_parameters(credential=STAPLED), NOW))[-1] == "secret application send"
+
+
+def test_an_ocsp_response_as_it_is_encoded() -> None:
+    assert push_ocsp_response(b"response") == b"\0\x05\0\x0c\x01\0\0\x08response"
+
+
+def test_a_client_does_not_ask_for_a_stapled_response() -> None:
+    sent = pull_client_hello(data(ClientHandshake(client_parameters()).start(NOW)))
+    assert not sent.status_request
