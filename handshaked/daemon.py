@@ -18,10 +18,10 @@ from handshaked.configuration.daemon_options import DaemonOptions, parse_options
 from handshaked.configuration.handshaked_toml import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.bus.service import Bus
 from handshaked.control.commands import Commands
-from handshaked.control.erasure import Erasure
 from handshaked.control.files.drop_ins import read_drop_ins
+from handshaked.control.key_erasure import KeyErasure
 from handshaked.control.manager import Manager
-from handshaked.control.registry_feed import Followers
+from handshaked.control.registry_feed import RegistryFeed
 from handshaked.control.requests.permissions import uid_of
 from handshaked.control.server import ControlServer
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
@@ -88,7 +88,7 @@ class Daemon:
             self._listener,
             options.workers,
             _worker_arguments(options, configuration),
-            lambda batch: self._manager.hub.receive(batch),
+            lambda batch: self._manager.events.receive(batch),
         )
         self._manager = Manager(
             self._store,
@@ -96,16 +96,16 @@ class Daemon:
             options.configuration_directory / DROP_INS,
             lambda: _configuration(options),
         )
-        self._followers = Followers(self._manager.snapshot, _follower_uids(options.demux_user))
+        self._feed = RegistryFeed(self._manager.snapshot, _follower_uids(options.demux_user))
         self._watchdog = Watchdog(self._run_self_test, self._supervisor.check)
         self._commands = Commands(
             self._manager,
             self._supervisor,
-            self._followers,
+            self._feed,
             {"self_test": lambda: self._watchdog.state, "bus": lambda: self._bus.state},
         )
         self._bus = Bus(options.bus, self._commands, self._manager, lambda: self._watchdog.state)
-        self._erasure = Erasure(
+        self._erasure = KeyErasure(
             self._store,
             lambda: self._manager.snapshot,
             self._supervisor.up_to_date,
@@ -149,7 +149,7 @@ class Daemon:
         await self._exporter.start(self._metrics_socket, self._options.metrics)
 
     async def _publish(self, snapshot: Snapshot) -> None:
-        await asyncio.gather(self._supervisor.publish(snapshot), self._followers.publish(snapshot))
+        await asyncio.gather(self._supervisor.publish(snapshot), self._feed.publish(snapshot))
 
     async def _reload(self) -> None:
         notify_reloading()
@@ -176,10 +176,10 @@ class Daemon:
     async def _figures(self) -> Figures:
         """Return the values of the metrics."""
         workers = await self._supervisor.status()
-        hub = self._manager.hub
+        broker = self._manager.events
         return Figures(
-            counts=hub.counts,
-            unreported=hub.left_out,
+            counts=broker.counts,
+            unreported=broker.left_out,
             registrations=sum(not one.internal for one in self._manager.snapshot.registrations),
             problems=len(self._manager.renewal.problems),
             expiries=self._manager.expiries(MAX_EXPIRIES),

@@ -21,7 +21,7 @@ from handshaked.control.bus.interface import MANAGER_INTERFACE, introspection, o
 from handshaked.control.bus.objects import BusObjects, Interfaces
 from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.control.manager import Manager
-from handshaked.control.registry_feed import Followers
+from handshaked.control.registry_feed import RegistryFeed
 from handshaked.control.requests.arguments import Arguments
 from handshaked.model import Caller
 from handshaked.registry.settings import ACCESS, POLICY, SCOPE, SETTINGS, TRUST, Policy, Setting
@@ -73,8 +73,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     _register(manager, samples, issued)
     objects = BusObjects(manager, dict)
     objects.begin(manager.snapshot)
-    followers = Followers(manager.snapshot, frozenset({ROOT.uid}))
-    [followed] = asyncio.run(followers.follow(ROOT, Arguments({"follower": "one"})))["registrations"]
+    feed = RegistryFeed(manager.snapshot, frozenset({ROOT.uid}))
+    [followed] = asyncio.run(feed.follow(ROOT, Arguments({"follower": "one"})))["registrations"]
     [stored] = Store(directory / "registry.db", read_only=True).load().registrations
     return Scene(
         samples,

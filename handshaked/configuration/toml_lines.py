@@ -26,7 +26,7 @@ def parsed_document(text: str) -> dict[str, Any]:
         raise TomlError(line, _AT_LINE.sub("", str(error))) from None
 
 
-class Places:
+class KeyLines:
     """The places in the document `text`, which is valid.
 
     Tables below one name, as ``[registration.web]`` and what belongs to it, are looked at for themselves: there may be

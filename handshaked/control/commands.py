@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from handshaked import __version__
-from handshaked.control.hub import Subscription
+from handshaked.control.event_broker import Subscription
 from handshaked.control.manager import Manager, pull_filter
-from handshaked.control.registry_feed import Followers
+from handshaked.control.registry_feed import RegistryFeed
 from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
@@ -23,7 +23,7 @@ class Commands:
         self,
         manager: Manager,
         supervisor: Supervisor,
-        followers: Followers,
+        feed: RegistryFeed,
         states: dict[str, Callable[[], Any]],
     ) -> None:
         self._manager = manager
@@ -38,7 +38,7 @@ class Commands:
             "grant": manager.grant,
             "revoke": manager.revoke,
             "recent": manager.recent,
-            "follow": followers.follow,
+            "follow": feed.follow,
         }
         self._bare: dict[str, Callable[[Caller], Message | Awaitable[Message]]] = {
             "grants": manager.grants,
@@ -67,7 +67,7 @@ class Commands:
         """Have the events that `caller` may see, and wants, delivered; call what is returned to end that."""
         wanted = pull_filter(arguments)
         arguments.end()
-        return self._manager.hub.subscribe(Subscription(caller, wanted, deliver))
+        return self._manager.events.subscribe(Subscription(caller, wanted, deliver))
 
     async def status(self, caller: Caller) -> Message:
         """How the daemon does."""

@@ -5,9 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from handshaked.control.event_broker import EventBroker, Filter
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.renewal import Renewal
-from handshaked.control.hub import Filter, Hub
 from handshaked.control.presentation import Result, shown_grant, shown_registration
 from handshaked.control.requests.arguments import Arguments
 from handshaked.control.requests.permissions import (
@@ -20,7 +20,7 @@ from handshaked.control.requests.permissions import (
     require_owner,
     uid_of,
 )
-from handshaked.control.requests.registration import RegistrationRequest, load_handed, pull_request, warnings
+from handshaked.control.requests.registration import RegistrationRequest, load_passed, pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of
@@ -56,7 +56,7 @@ class Manager:
         self._publish = publish
         self._check_settings = check_settings
         self.snapshot = store.load()
-        self.hub = Hub(self._owner_of)
+        self.events = EventBroker(self._owner_of)
         self._readers = Readers()
         self.renewal = Renewal(store, drop_ins, self._changed, self._readers)
         self.on_change: list[Callable[[Snapshot], object]] = []
@@ -72,7 +72,7 @@ class Manager:
         request = pull_request(arguments)
         self._require_right(caller, request, replace=replace)
         credentials, trust = await self._readers.read(
-            caller.uid, lambda files: load_handed(request, files, caller.uid), descriptors
+            caller.uid, lambda files: load_passed(request, files, caller.uid), descriptors
         )
         new = request.with_credentials(credentials, trust, caller.uid)
         self._require_right(caller, request, replace=replace)  # others have not stood still
@@ -191,7 +191,7 @@ class Manager:
         limit = arguments.number("limit", 20, limit=100)
         wanted = pull_filter(arguments)
         arguments.end()
-        return {"handshakes": self.hub.recent(caller, wanted, limit)}
+        return {"handshakes": self.events.recent(caller, wanted, limit)}
 
     def status(self, caller: Caller) -> Result:
         """How the registrations do: how many there are, what is wrong, which certificates end soon."""
@@ -204,13 +204,13 @@ class Manager:
             "registrations": sum(not one.internal for one in self.snapshot.registrations),
             "problems": _first(list(self.renewal.problems.values())) if is_administrator(caller) else [],
             "expiring": first_that_fit(expiring[:PAGE], _LIST_SHARE),
-            "handshakes": {"succeeded": self.hub.counts.succeeded, "failed": self.hub.counts.failed},
+            "handshakes": {"succeeded": self.events.counts.succeeded, "failed": self.events.counts.failed},
         }
 
     def statistics(self, caller: Caller) -> Result:
         """Counts of handshakes by outcome, role, door and registration, and how long they took."""
         require_administrator(caller, "see the statistics of all handshakes")
-        return self.hub.counts.shown()
+        return self.events.counts.shown()
 
     def visible(self, caller: Caller) -> list[Registration]:
         """The registrations that `caller` may see, by name."""
@@ -234,7 +234,7 @@ class Manager:
             log.warning(
                 "%s: the certificate %s %s", name, subject, f"ends in {days:.1f} days" if days > 0 else "has expired"
             )
-            self.hub.publish("certificate", registration=name, subject=subject, not_after=end)
+            self.events.publish("certificate", registration=name, subject=subject, not_after=end)
 
     def expiries(self, limit: int) -> dict[str, float]:
         """When the first certificate of each registration ends, for the `limit` that end first."""
@@ -252,7 +252,7 @@ class Manager:
         await self._publish(self.snapshot)
         for call in self.on_change:
             call(self.snapshot)
-        self.hub.publish("registrations", generation=self.snapshot.generation)
+        self.events.publish("registrations", generation=self.snapshot.generation)
         return self.snapshot
 
     def _require_right(self, caller: Caller, request: RegistrationRequest, *, replace: bool) -> None:

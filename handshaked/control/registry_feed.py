@@ -35,7 +35,7 @@ class _Change:
     removed: list[int]
 
 
-class Followers:
+class RegistryFeed:
     """Answers followers (programs of the users `uids`) out of the newest snapshot; ``publish`` waits for them."""
 
     def __init__(self, snapshot: Snapshot, uids: frozenset[int]) -> None:

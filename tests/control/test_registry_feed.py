@@ -1,4 +1,4 @@
-"""Followers: all registrations, then what changes, and that they have taken it over. Never a key."""
+"""RegistryFeed: all registrations, then what changes, and that they have taken it over. Never a key."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handshaked.control.registry_feed import PAGE, Followers
+from handshaked.control.registry_feed import PAGE, RegistryFeed
 from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
@@ -24,9 +24,9 @@ def registration(identity: int, *server_names: str) -> Registration:
     return Registration(identity, f"number-{identity}", 1000, names, (b"h3",), ())
 
 
-async def ask(followers: Followers, caller: Caller = FOLLOWER, **arguments: Any) -> dict[str, Any]:
+async def ask(feed: RegistryFeed, caller: Caller = FOLLOWER, **arguments: Any) -> dict[str, Any]:
     """What a follower is answered."""
-    return await followers.follow(caller, Arguments({"follower": "one", **arguments}))
+    return await feed.follow(caller, Arguments({"follower": "one", **arguments}))
 
 
 def named(answer: dict[str, Any]) -> list[str]:
@@ -37,10 +37,10 @@ def named(answer: dict[str, Any]) -> list[str]:
 def test_all_registrations_come_page_by_page() -> None:
     async def scenario() -> None:
         snapshot = Snapshot([registration(number) for number in range(1, PAGE + 11)], 7)
-        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
-        first = await ask(followers)
+        feed = RegistryFeed(snapshot, frozenset({FOLLOWER.uid}))
+        first = await ask(feed)
         assert (len(named(first)), first["more"], first["generation"]) == (PAGE, True, 7)
-        second = await ask(followers, after=first["registrations"][-1]["id"])
+        second = await ask(feed, after=first["registrations"][-1]["id"])
         assert (len(named(second)), second["more"]) == (10, False)
 
     asyncio.run(scenario())
@@ -49,15 +49,15 @@ def test_all_registrations_come_page_by_page() -> None:
 def test_changes_come_when_they_happen_and_publishing_waits_for_them() -> None:
     async def scenario() -> None:
         old = Snapshot([registration(1), registration(2)], 1)
-        followers = Followers(old, frozenset({FOLLOWER.uid}))
-        waiting = asyncio.create_task(ask(followers, generation=1))
+        feed = RegistryFeed(old, frozenset({FOLLOWER.uid}))
+        waiting = asyncio.create_task(ask(feed, generation=1))
         await asyncio.sleep(0)
         new = old.with_changes([registration(3)], [2], 2)
-        publishing = asyncio.create_task(followers.publish(new))
+        publishing = asyncio.create_task(feed.publish(new))
         answer = await waiting
         assert (named(answer), answer["removed"], answer["generation"]) == (["number-3"], [2], 2)
         assert not publishing.done()
-        confirming = asyncio.create_task(ask(followers, generation=2))
+        confirming = asyncio.create_task(ask(feed, generation=2))
         await publishing
         confirming.cancel()
 
@@ -67,15 +67,15 @@ def test_changes_come_when_they_happen_and_publishing_waits_for_them() -> None:
 def test_who_asks_late_gets_all_changes_since() -> None:
     async def scenario() -> None:
         snapshot = Snapshot([registration(1)], 1)
-        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
-        waiting = asyncio.create_task(ask(followers, generation=1))
+        feed = RegistryFeed(snapshot, frozenset({FOLLOWER.uid}))
+        waiting = asyncio.create_task(ask(feed, generation=1))
         await asyncio.sleep(0)
         first = snapshot.with_changes([registration(2)], [], 2)
         second = first.with_changes([registration(3)], [2], 3)
-        await asyncio.gather(followers.publish(first), followers.publish(second), waiting)
-        answer = await ask(followers, generation=1)
+        await asyncio.gather(feed.publish(first), feed.publish(second), waiting)
+        answer = await ask(feed, generation=1)
         assert (named(answer), answer["removed"], answer["generation"]) == (["number-3"], [2], 3)
-        assert (await ask(followers, generation=99))["generation"] is None
+        assert (await ask(feed, generation=99))["generation"] is None
 
     asyncio.run(scenario())
 
@@ -83,14 +83,14 @@ def test_who_asks_late_gets_all_changes_since() -> None:
 def test_a_change_was_published_before_a_follower_had_what_it_was_reading() -> None:
     async def scenario() -> None:
         snapshot = Snapshot([registration(1)], 1)
-        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
-        await ask(followers)
-        publishing = asyncio.create_task(followers.publish(snapshot.with_changes([registration(2)], [], 2)))
+        feed = RegistryFeed(snapshot, frozenset({FOLLOWER.uid}))
+        await ask(feed)
+        publishing = asyncio.create_task(feed.publish(snapshot.with_changes([registration(2)], [], 2)))
         await asyncio.sleep(0)
         assert not publishing.done()
-        answer = await ask(followers, generation=1)
+        answer = await ask(feed, generation=1)
         assert (named(answer), answer["generation"]) == (["number-2"], 2)
-        confirming = asyncio.create_task(ask(followers, generation=2))
+        confirming = asyncio.create_task(ask(feed, generation=2))
         await publishing
         confirming.cancel()
 
@@ -105,18 +105,18 @@ def test_registrations_of_many_long_names_did_not_fit_into_an_answer() -> None:
             return registration(identity, *(f"{'x' * 60}.{number}.{'y' * 60}.{identity}.com" for number in range(100)))
 
         snapshot = Snapshot(map(long, range(1, 101)), 1)
-        followers = Followers(snapshot, frozenset({FOLLOWER.uid}))
+        feed = RegistryFeed(snapshot, frozenset({FOLLOWER.uid}))
         found: list[str] = []
         more, after = True, 0
         while more:
-            answer = await ask(followers, after=after)
+            answer = await ask(feed, after=after)
             assert len(json.dumps(answer)) < MAX_MESSAGE
             found += named(answer)
             more, after = answer["more"], answer["registrations"][-1]["id"]
         assert len(found) == 100
-        waiting = asyncio.create_task(ask(followers, generation=1))
+        waiting = asyncio.create_task(ask(feed, generation=1))
         await asyncio.sleep(0)
-        publishing = asyncio.create_task(followers.publish(snapshot.with_changes(map(long, range(1, 101)), [], 2)))
+        publishing = asyncio.create_task(feed.publish(snapshot.with_changes(map(long, range(1, 101)), [], 2)))
         assert (await waiting)["generation"] is None
         publishing.cancel()
 
@@ -125,7 +125,7 @@ def test_registrations_of_many_long_names_did_not_fit_into_an_answer() -> None:
 
 def test_strangers_may_not_follow() -> None:
     async def scenario() -> None:
-        await ask(Followers(Snapshot(), frozenset({FOLLOWER.uid})), Caller(1000))
+        await ask(RegistryFeed(Snapshot(), frozenset({FOLLOWER.uid})), Caller(1000))
 
     with pytest.raises(RefusedError, match="--demux-user"):
         asyncio.run(scenario())
@@ -133,7 +133,7 @@ def test_strangers_may_not_follow() -> None:
 
 def test_the_daemons_own_registration_is_not_shown() -> None:
     async def scenario() -> None:
-        followers = Followers(Snapshot([registration(1), registration(2, SELF_TEST_SERVER_NAME)], 1), frozenset({2010}))
-        assert named(await ask(followers)) == ["number-1"]
+        feed = RegistryFeed(Snapshot([registration(1), registration(2, SELF_TEST_SERVER_NAME)], 1), frozenset({2010}))
+        assert named(await ask(feed)) == ["number-1"]
 
     asyncio.run(scenario())

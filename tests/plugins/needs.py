@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -93,13 +93,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         need(*mark.args)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Close with one line that says what is missing, how many tests that cost, and how to install it."""
-    reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # in a worker of xdist
+        return
+    reasons = [str(report.longrepr[2]) for report in reporter.stats.get("skipped", [])]
     line = summary(Counter(reason.partition(_MISSING)[2] for reason in reasons if _MISSING in reason))
     if line:
-        terminalreporter.write_line(line, yellow=True)
+        reporter.write_line(line, yellow=True)
 
 
 def summary(missing: Counter[str]) -> str:

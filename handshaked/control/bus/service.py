@@ -24,7 +24,7 @@ from handshaked.control.bus import interface as spec
 from handshaked.control.bus.objects import BusObjects, Interfaces, Properties
 from handshaked.control.bus.subscribers import BusSubscribers
 from handshaked.control.commands import Commands
-from handshaked.control.hub import Event, Subscription
+from handshaked.control.event_broker import Event, Subscription
 from handshaked.control.manager import Manager, pull_filter
 from handshaked.control.requests.arguments import Arguments
 from handshaked.control.requests.permissions import is_administrator
@@ -75,11 +75,11 @@ class Bus:
         )
         self._bus: MessageBus | None = None
         self._callers: OrderedDict[str, Caller] = OrderedDict()
-        self._subscribers = BusSubscribers(manager.hub, self._tell)
+        self._subscribers = BusSubscribers(manager.events, self._tell)
         self._tasks = Tasks("the bus")
         self._calls: Counter[int] = Counter()
         manager.on_change.append(self._on_change)
-        manager.hub.subscribe(Subscription(_ROOT, None, self._on_events))
+        manager.events.subscribe(Subscription(_ROOT, None, self._on_events))
 
     async def run(self) -> None:
         """Be on the bus, and come back to it when it goes away. Without a bus all else works."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from handshaked.control.hub import Event, Filter, Hub, Subscription
+from handshaked.control.event_broker import Event, EventBroker, Filter, Subscription
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 
@@ -18,8 +18,8 @@ class BusSubscribers:
     out since the one before.
     """
 
-    def __init__(self, hub: Hub, tell: Tell) -> None:
-        self._hub = hub
+    def __init__(self, broker: EventBroker, tell: Tell) -> None:
+        self._broker = broker
         self._tell = tell
         self._ends: dict[str, Callable[[], object]] = {}
 
@@ -29,7 +29,7 @@ class BusSubscribers:
         if len(self._ends) >= MAX_SUBSCRIBERS:
             raise RefusedError(f"there are {MAX_SUBSCRIBERS} subscribers already")
         limited = _Limited(lambda event, left_out: self._tell(name, event, left_out))
-        self._ends[name] = self._hub.subscribe(Subscription(caller, wanted, limited.deliver))
+        self._ends[name] = self._broker.subscribe(Subscription(caller, wanted, limited.deliver))
 
     def remove(self, name: str) -> None:
         """Tell `name` nothing any more."""

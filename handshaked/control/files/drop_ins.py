@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handshaked.configuration.toml_lines import Places, TomlError, parsed_document
+from handshaked.configuration.toml_lines import KeyLines, TomlError, parsed_document
 from handshaked.control.requests.arguments import ArgumentError, Arguments
-from handshaked.control.requests.loading import CREDENTIALS_PREFIX, paths_of, read_again
+from handshaked.control.requests.loading import CREDENTIALS_PREFIX, paths_of, reread
 from handshaked.control.requests.loading_sandbox import load_for
 from handshaked.control.requests.permissions import uid_of
-from handshaked.control.requests.policies import load_trust, read_trust_again
+from handshaked.control.requests.policies import load_trust, reread_trust
 from handshaked.control.requests.registration import pull_request
 from handshaked.errors import RefusedError
 from handshaked.registry.files import open_regular, read_file
@@ -56,7 +56,7 @@ class DropIns:
     complete: bool = True
 
 
-class _PlaceError(RefusedError):
+class _LineError(RefusedError):
     """Something is wrong at ``line``."""
 
     def __init__(self, line: int, reason: str) -> None:
@@ -81,7 +81,7 @@ def read_drop_ins(directory: Path) -> DropIns:
         except OSError as error:
             found.unread.add(str(path))
             found.problems.append(Problem(str(path), error.strerror or str(error)))
-        except _PlaceError as error:
+        except _LineError as error:
             found.unread.add(str(path))
             found.problems.append(Problem(f"{path}:{error.line}", str(error)))
         except RefusedError as error:  # it is no file to be read; the text begins with its path
@@ -92,14 +92,14 @@ def read_drop_ins(directory: Path) -> DropIns:
 
 def _read_file(path: Path, found: DropIns) -> None:
     text, owner = _content(path)
-    places = Places(text)
+    places = KeyLines(text)
     try:
         document = parsed_document(text)
     except TomlError as error:
-        raise _PlaceError(error.line, str(error)) from None
+        raise _LineError(error.line, str(error)) from None
     for key, tables in document.items():
         if key != TABLE or not isinstance(tables, dict):
-            raise _PlaceError(places.line((key,)), f"write tables [{TABLE}.NAME] here, not {key!r}")
+            raise _LineError(places.line((key,)), f"write tables [{TABLE}.NAME] here, not {key!r}")
     for name, table in document.get(TABLE, {}).items():
         where = f"{path}:{places.line((TABLE, name))}"
         try:
@@ -132,11 +132,9 @@ def _content(path: Path) -> tuple[str, int]:
 
     def check(status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
-            raise _PlaceError(1, f"belongs to uid {status.st_uid}; only root may keep registrations here")
+            raise _LineError(1, f"belongs to uid {status.st_uid}; only root may keep registrations here")
         if status.st_mode & 0o022:
-            raise _PlaceError(
-                1, f"mode {stat.S_IMODE(status.st_mode):04o}: others may write it; run: chmod go-w {path}"
-            )
+            raise _LineError(1, f"mode {stat.S_IMODE(status.st_mode):04o}: others may write it; run: chmod go-w {path}")
 
     descriptor = open_regular(str(path), check)
     try:
@@ -147,7 +145,7 @@ def _content(path: Path) -> tuple[str, int]:
     try:
         return content.decode(), owner
     except UnicodeDecodeError as error:
-        raise _PlaceError(content.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
+        raise _LineError(content.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
 
 
 def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistration:
@@ -170,6 +168,6 @@ def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistrat
     for named in (*(one for source in request.sources for one in paths_of(source)), *request.trust.paths):
         if not named.startswith(("/", CREDENTIALS_PREFIX)):
             raise RefusedError(f"{named}: an absolute path is wanted")
-    credentials = [load_for(owner, source, read_again(source, owner)) for source in request.sources]
-    trust = load_trust(request.trust, read_trust_again(request.trust, owner))
+    credentials = [load_for(owner, source, reread(source, owner)) for source in request.sources]
+    trust = load_trust(request.trust, reread_trust(request.trust, owner))
     return request.with_credentials(credentials, trust, owner, str(path))

@@ -15,9 +15,9 @@ from pathlib import Path
 from handshaked.control.files.drop_ins import DropIns, Problem, read_drop_ins
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.watch import Watch
-from handshaked.control.requests.loading import is_trusted, paths_of, read_again, resolved
+from handshaked.control.requests.loading import is_trusted, paths_of, reread, resolved
 from handshaked.control.requests.loading_sandbox import load_for
-from handshaked.control.requests.policies import TrustSource, load_trust, read_trust_again
+from handshaked.control.requests.policies import TrustSource, load_trust, reread_trust
 from handshaked.control.requests.registration import check_all_valid
 from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.credentials import LoadedCredential
@@ -352,8 +352,8 @@ class _Files:
 
     def read(self, owner: int, known: Iterable["_Found"]) -> "_Found":
         """What is in them for `owner`, or the one of `known` that it is. It may take any time."""
-        contents = [read_again(source, owner) for source in self.sources]
-        trust = read_trust_again(self.trust, owner)
+        contents = [reread(source, owner) for source in self.sources]
+        trust = reread_trust(self.trust, owner)
         hashed = hashlib.sha256()
         for content in (content for one in (*contents, trust) for content in one):
             hashed.update(hashlib.sha256(content).digest())

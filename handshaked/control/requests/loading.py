@@ -24,7 +24,7 @@ def is_trusted(owner: int) -> bool:
     return owner in (0, os.geteuid())
 
 
-def read_handed(sources: Sequence[Source], descriptors: tuple[int, ...]) -> list[tuple[bytes, ...]]:
+def read_passed(sources: Sequence[Source], descriptors: tuple[int, ...]) -> list[tuple[bytes, ...]]:
     """The contents of the open files `descriptors`, which are those of `sources` in order."""
     if len(sources) > MAX_CREDENTIALS:
         raise RefusedError(f"a registration has at most {MAX_CREDENTIALS} credentials")
@@ -34,13 +34,13 @@ def read_handed(sources: Sequence[Source], descriptors: tuple[int, ...]) -> list
     return [_read(source, [next(left) for _ in paths_of(source)]) for source in sources]
 
 
-def read_again(source: Source, owner: int) -> tuple[bytes, ...]:
+def reread(source: Source, owner: int) -> tuple[bytes, ...]:
     """What lies in the files of `source` now. OSError or RefusedError if it cannot be read for `owner`."""
     with ExitStack() as files:
-        return _read(source, open_again(paths_of(source), owner, files))
+        return _read(source, reopen(paths_of(source), owner, files))
 
 
-def open_again(paths: Sequence[str], owner: int, files: ExitStack, *, public: bool = False) -> list[int]:
+def reopen(paths: Sequence[str], owner: int, files: ExitStack, *, public: bool = False) -> list[int]:
     """Descriptors of the files at `paths`, which `files` closes, if they are the owner's or, if `public`, everyone's.
 
     The daemon may read more than the owner may: a link to somebody else's key must not work.

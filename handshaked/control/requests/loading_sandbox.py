@@ -33,10 +33,10 @@ def load_for(owner: int, source: Source, contents: tuple[bytes, ...]) -> LoadedC
     A key that is not encrypted, and too small for RSA, costs next to nothing, and less than a process.
     """
     small = source.key and not source.passphrase and len(contents[1]) <= _SMALL_KEY
-    return load(source, contents) if small or is_trusted(owner) else load_apart(source, contents)
+    return load(source, contents) if small or is_trusted(owner) else load_in_sandbox(source, contents)
 
 
-def load_apart(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
+def load_in_sandbox(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
     """As ``load``, in a process of its own. RefusedError if that takes more than ``CPU_SECONDS`` or ``MEMORY``."""
     asked = {"source": asdict(source), "contents": [_text(content) for content in contents]}
     process = subprocess.run(

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from handshaked.control.requests.arguments import ArgumentError, Arguments
-from handshaked.control.requests.loading import open_again
+from handshaked.control.requests.loading import reopen
 from handshaked.errors import RefusedError
 from handshaked.registry.files import read_file
 from handshaked.registry.settings import CLIENT_CA, CLIENT_CRL, POLICY, Policy
@@ -53,10 +53,10 @@ def read_trust(source: TrustSource, descriptors: Sequence[int]) -> tuple[bytes, 
     return tuple(read_file(fd, path, secret=False) for fd, path in zip(descriptors, source.paths, strict=True))
 
 
-def read_trust_again(source: TrustSource, owner: int) -> tuple[bytes, ...]:
+def reread_trust(source: TrustSource, owner: int) -> tuple[bytes, ...]:
     """Open and read the files of `source` for `owner`. OSError or RefusedError if `owner` may not read them."""
     with ExitStack() as files:
-        return read_trust(source, open_again(source.paths, owner, files, public=True))
+        return read_trust(source, reopen(source.paths, owner, files, public=True))
 
 
 def load_trust(source: TrustSource, contents: tuple[bytes, ...]) -> NewTrust | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from handshaked.control.requests.arguments import ArgumentError, Arguments
-from handshaked.control.requests.loading import paths_of, read_handed
+from handshaked.control.requests.loading import paths_of, read_passed
 from handshaked.control.requests.loading_sandbox import load_for
 from handshaked.control.requests.permissions import gid_of, uid_of
 from handshaked.control.requests.policies import TrustSource, load_trust, pull_policy, pull_trust, read_trust
@@ -92,12 +92,12 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
     return request
 
 
-def load_handed(
+def load_passed(
     request: RegistrationRequest, descriptors: tuple[int, ...], owner: int
 ) -> tuple[list[LoadedCredential], NewTrust | None]:
     """The credentials and the trust of `request` in the open files `descriptors`; it may take any time."""
     count = sum(len(paths_of(source)) for source in request.sources)
-    contents = read_handed(request.sources, descriptors[:count])
+    contents = read_passed(request.sources, descriptors[:count])
     trust = load_trust(request.trust, read_trust(request.trust, descriptors[count:]))
     return [load_for(owner, *one) for one in zip(request.sources, contents, strict=True)], trust
 

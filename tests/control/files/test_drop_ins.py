@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.configuration.toml_lines import Places, line_of
+from handshaked.configuration.toml_lines import KeyLines, line_of
 from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.testing.authority import Issued
 from tests.conftest import Issue
@@ -178,7 +178,7 @@ alpns = 3
 )
 def test_the_places_in_a_part_are_those_in_the_whole(keys: str) -> None:
     path = ("registration", *keys.split())
-    assert Places(TABLES).line(path) == line_of(TABLES, path)
+    assert KeyLines(TABLES).line(path) == line_of(TABLES, path)
 
 
 def test_many_registrations_in_a_file_took_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

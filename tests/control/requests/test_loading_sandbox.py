@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from handshaked.control.requests.loading import load
-from handshaked.control.requests.loading_sandbox import load_apart
+from handshaked.control.requests.loading_sandbox import load_in_sandbox
 from handshaked.errors import RefusedError
 from handshaked.model import KeyType
 from handshaked.registry.store import Source
@@ -28,16 +28,16 @@ def test_a_credential_is_the_same_apart(issue: Issue, key_type: KeyType) -> None
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")
     )
     contents = (issued.certificate.read_bytes(), key, b"x\n")
-    assert dataclasses.asdict(load_apart(SOURCE, contents)) == dataclasses.asdict(load(SOURCE, contents))
+    assert dataclasses.asdict(load_in_sandbox(SOURCE, contents)) == dataclasses.asdict(load(SOURCE, contents))
 
 
 def test_what_is_wrong_is_told_apart(issue: Issue) -> None:
     certificate = issue("a.example.com").certificate.read_bytes()
     with pytest.raises(RefusedError, match=r"^key.pem: no readable private key"):
-        load_apart(SOURCE, (certificate, b"", b"x"))
+        load_in_sandbox(SOURCE, (certificate, b"", b"x"))
 
 
 def test_a_key_asked_for_minutes_of_work(issue: Issue) -> None:
     contents = (issue("a.example.com").certificate.read_bytes(), encrypted_key((1 << 31) - 1), b"x")
     with pytest.raises(RefusedError, match=r"^key.pem: takes more than .* to decrypt.*fewer iterations"):
-        load_apart(SOURCE, contents)
+        load_in_sandbox(SOURCE, contents)

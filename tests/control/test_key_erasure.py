@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from handshaked.control.erasure import Erasure
+from handshaked.control.key_erasure import KeyErasure
 from handshaked.errors import LocalError
 from handshaked.registry.credentials import LoadedCredential, load_pem
 from handshaked.registry.snapshot import Snapshot
@@ -27,7 +27,7 @@ def on_disk(path: Path, secret: bytes) -> bool:
     return any(secret in file.read_bytes() for file in path.parent.iterdir())
 
 
-async def rounds(erasure: Erasure, ends: Callable[[], bool]) -> None:
+async def rounds(erasure: KeyErasure, ends: Callable[[], bool]) -> None:
     """Let `erasure` run until `ends`, or for some rounds."""
     task = asyncio.create_task(erasure.run())
     for _ in range(ROUNDS):
@@ -53,7 +53,7 @@ def test_an_unregistered_key_is_erased_from_disk(tmp_path: Path, loaded: LoadedC
     assert on_disk(path, loaded.key)
     assert store.credential(identity)
     forgotten: list[bool] = []
-    erasure = Erasure(store, Snapshot, lambda snapshot: True, lambda: forgotten.append(True), 0)
+    erasure = KeyErasure(store, Snapshot, lambda snapshot: True, lambda: forgotten.append(True), 0)
     asyncio.run(rounds(erasure, lambda: bool(forgotten)))
     assert not on_disk(path, loaded.key)
     assert forgotten
@@ -64,7 +64,7 @@ def test_an_unregistered_key_is_erased_from_disk(tmp_path: Path, loaded: LoadedC
 
 def test_not_while_a_worker_has_an_older_snapshot(tmp_path: Path, loaded: LoadedCredential) -> None:
     store, identity = unregistered(tmp_path / "registry.db", loaded)
-    erasure = Erasure(store, Snapshot, lambda snapshot: False, lambda: None, 0)
+    erasure = KeyErasure(store, Snapshot, lambda snapshot: False, lambda: None, 0)
     asyncio.run(rounds(erasure, lambda: False))
     assert store.credential(identity)
     store.close()
@@ -82,7 +82,7 @@ def test_what_was_unregistered_since_the_last_look_waits(tmp_path: Path, loaded:
             store.unregister("late")
         return looks == 1
 
-    asyncio.run(rounds(Erasure(store, Snapshot, up_to_date, lambda: None, 0), lambda: looks > 1))
+    asyncio.run(rounds(KeyErasure(store, Snapshot, up_to_date, lambda: None, 0), lambda: looks > 1))
     assert store.credential(registered)
     with pytest.raises(LocalError):
         store.credential(identity)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from handshaked.control.hub import KEPT, Filter, Hub, Subscription
+from handshaked.control.event_broker import KEPT, EventBroker, Filter, Subscription
 from handshaked.model import Caller
 
 OWNERS = {"mine": 5000, "other": 5001}
@@ -15,10 +15,10 @@ def record(**fields: Any) -> dict[str, Any]:
 
 def told(caller: Caller, wanted: Filter | None, *records: dict[str, Any]) -> list[Any]:
     """What a subscriber hears."""
-    hub = Hub(OWNERS.get)
+    broker = EventBroker(OWNERS.get)
     events: list[Any] = []
-    hub.subscribe(Subscription(caller, wanted, events.extend))
-    hub.receive({"records": list(records)})
+    broker.subscribe(Subscription(caller, wanted, events.extend))
+    broker.receive({"records": list(records)})
     return events
 
 
@@ -45,24 +45,24 @@ def test_filters() -> None:
 
 
 def test_other_events_pass_every_filter_but_not_to_others() -> None:
-    hub = Hub(OWNERS.get)
+    broker = EventBroker(OWNERS.get)
     root: list[Any] = []
     other: list[Any] = []
-    end = hub.subscribe(Subscription(Caller(0), None, root.extend))
-    hub.subscribe(Subscription(Caller(5000), Filter(), other.extend))
-    hub.publish("certificate", registration="other", subject="x", not_after=0.0)
-    hub.publish("certificate", registration="mine", subject="x", not_after=0.0)
+    end = broker.subscribe(Subscription(Caller(0), None, root.extend))
+    broker.subscribe(Subscription(Caller(5000), Filter(), other.extend))
+    broker.publish("certificate", registration="other", subject="x", not_after=0.0)
+    broker.publish("certificate", registration="mine", subject="x", not_after=0.0)
     assert [event["registration"] for event in root] == ["other", "mine"]
     assert [event["registration"] for event in other] == ["mine"]
     end()
-    hub.publish("registrations", generation=1)
+    broker.publish("registrations", generation=1)
     assert len(root) == 2
 
 
 def test_the_latest_are_kept() -> None:
-    hub = Hub(OWNERS.get)
-    hub.receive({"records": [record(number=number) for number in range(KEPT + 5)]})
-    latest = hub.recent(Caller(0), Filter(), 3)
+    broker = EventBroker(OWNERS.get)
+    broker.receive({"records": [record(number=number) for number in range(KEPT + 5)]})
+    latest = broker.recent(Caller(0), Filter(), 3)
     assert [one["number"] for one in latest] == [KEPT + 2, KEPT + 3, KEPT + 4]
-    assert len(hub.recent(Caller(0), Filter(), KEPT + 5)) == KEPT
-    assert hub.recent(Caller(5000), Filter(), 3) == []
+    assert len(broker.recent(Caller(0), Filter(), KEPT + 5)) == KEPT
+    assert broker.recent(Caller(5000), Filter(), 3) == []

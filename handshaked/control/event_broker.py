@@ -63,7 +63,7 @@ class Subscription:
         return registration is not None and owners(registration) == self._caller.uid
 
 
-class Hub:
+class EventBroker:
     """Gathers and hands out; `owners` tells the owner's uid of the registration of a name."""
 
     def __init__(self, owners: Callable[[str], int | None]) -> None:

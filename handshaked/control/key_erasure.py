@@ -14,7 +14,7 @@ LONGEST_HANDSHAKE = 120.0
 """A snapshot that a handshake pinned lives no longer, in seconds: the longest timeout, and as much again for safety."""
 
 
-class Erasure:
+class KeyErasure:
     """Looks every `seconds` what `store` holds that nothing uses; what was so the last time, too, is erased.
 
     Not before `up_to_date` says that all workers have taken over the snapshot of that time, which `snapshot` gives.
