@@ -1,3 +1,3 @@
-"""handshaked: TLS 1.3 handshakes for those who should not hold keys."""
+"""A TLS 1.3 handshake daemon that keeps private keys out of applications."""
 
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ from handshaked import __version__
 from handshaked.cli import manual_text as text
 from handshaked.cli.parser import PAGES, PROGRAM_PAGES, command_line
 from handshaked.configuration.handshaked_toml import TABLES
+from handshaked.registry.settings import CREDENTIAL, FORCE, SETTINGS
 from handshaked.system.command_line import RecordingParser, help_text, takes_value
 
 
@@ -46,12 +47,31 @@ def _program(name: str) -> list[str]:
 
 def _file(name: str) -> list[str]:
     """Return the sections of a file's page that are generated from its table of settings."""
-    lines = [".SH SYNOPSIS", f".I {_escaped(text.FILES[name][0][0])}", *_description(name)]
+    settings = _daemon_settings() if name == "handshaked.toml.5" else _registration_settings()
+    return [".SH SYNOPSIS", f".I {_escaped(text.FILES[name][0][0])}", *_description(name), *settings]
+
+
+def _daemon_settings() -> list[str]:
+    lines = []
     for table, content in TABLES.items():
         lines += [f".SH [{table}]", _escaped(content.help)]
         for setting in content.settings:
             default = f" (default: {setting.default})" if setting.default else ""
             lines += [".TP", f".B {_escaped(setting.key)} = {_escaped(setting.kind)}", _escaped(setting.help + default)]
+    return lines
+
+
+def _registration_settings() -> list[str]:
+    lines = [".SH KEYS"]
+    for row in (*SETTINGS, FORCE, *CREDENTIAL):
+        kind = row.type.describe().replace("`", "")
+        lines += [
+            ".TP",
+            f".B {_escaped(row.key)} = {_escaped(kind)}",
+            _escaped(f"{row.help[0].upper()}{row.help[1:]}."),
+        ]
+    for key, kind, words in text.REGISTRATION_KEYS:
+        lines += [".TP", f".B {_escaped(key)} = {_escaped(kind)}", _escaped(words)]
     return lines
 
 

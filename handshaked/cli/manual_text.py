@@ -111,6 +111,16 @@ FILES = {
     "registrations.d.5": (_DROP_INS,),
 }
 
+REGISTRATION_KEYS = (
+    (
+        "credentials",
+        "list of tables",
+        "Credentials: tables with the keys certificate, key, passphrase and ocsp.",
+    ),
+    ("owner", "user", "Owner of the registration and its credential files (default: the owner of this file)."),
+)
+"""Keys of registrations in files that are not in the table of settings."""
+
 HANDSHAKED_TOML = """\
 # /etc/handshaked/handshaked.toml
 
@@ -146,6 +156,31 @@ level = "info"
 # keylog = "/var/lib/handshaked/keylog"  # for debugging only: whoever can read it can decrypt connections
 """
 
+REGISTRATIONS = """\
+# /etc/handshaked/registrations.d/example.toml
+
+[registration.web]
+server-names = ["www.example.com", "*.cdn.example.com"]
+alpns = ["h3"]
+certificate = "/etc/letsencrypt/live/www.example.com/fullchain.pem"
+key = "/etc/letsencrypt/live/www.example.com/privkey.pem"
+allow-users = ["www-data"]
+deliver = "relay"
+
+[registration.smb]
+server-names = ["files.example.com"]
+alpns = ["smb"]
+credentials = [                         # the first that the client's signature schemes allow is used
+    { certificate = "/etc/handshaked/files-ecdsa.pem", key = "/etc/handshaked/files-ecdsa.key" },
+    { certificate = "/etc/handshaked/files-rsa.pem", key = "/etc/handshaked/files-rsa.key" },
+]
+allow-groups = ["users"]
+allow-kernel = true
+client-auth = "require"
+client-ca = "/etc/handshaked/clients-ca.pem"
+tickets = 0
+"""
+
 EXAMPLES = {
     "handshakectl.1": (
         (
@@ -176,4 +211,5 @@ EXAMPLES = {
         ("Show the counters of the running demultiplexer:", "handshaked-demux --status"),
     ),
     "handshaked.toml.5": (("A complete file:", HANDSHAKED_TOML),),
+    "registrations.d.5": (("A complete file:", REGISTRATIONS),),
 }  # fmt: skip

@@ -16,7 +16,7 @@ Command = Callable[..., RecordingParser]
 
 SHELLS = ("bash", "zsh", "fish")
 PROGRAM_PAGES = ("handshakectl.1", "handshaked.8", "handshaked-demux.8")
-PAGES = (*PROGRAM_PAGES, "handshaked.toml.5")
+PAGES = (*PROGRAM_PAGES, "handshaked.toml.5", "registrations.d.5")
 """The manual pages, by file name."""
 
 

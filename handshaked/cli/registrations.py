@@ -1,4 +1,4 @@
-"""Commands that show and change registrations and grants."""
+"""The commands on registrations and grants."""
 
 import argparse
 import os
@@ -49,13 +49,13 @@ def register_request(arguments: argparse.Namespace) -> tuple[Result, list[str]]:
 
 
 def unregister(arguments: argparse.Namespace) -> int:
-    """``unregister``."""
+    """Run ``unregister``."""
     ask(arguments, "unregister", {"name": arguments.name})
     return 0
 
 
 def list_registrations(arguments: argparse.Namespace) -> int:
-    """``list``."""
+    """Run ``list``."""
     registrations: list[Result] = []
     with ControlClient(arguments.socket) as client:
         more = True
@@ -76,7 +76,7 @@ def list_registrations(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """``show``."""
+    """Run ``show``."""
     result = ask(arguments, "show", {"name": arguments.name})
     if arguments.json:
         print_json(result)
@@ -108,7 +108,7 @@ def shown_fields(registration: Result) -> dict[str, str]:
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """``explain``: exit code 1 if such a client is refused."""
+    """Run ``explain``; return 1 if such a client is refused."""
     result = ask(
         arguments,
         "explain",
@@ -130,15 +130,15 @@ def explain(arguments: argparse.Namespace) -> int:
 
 
 def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]]:
-    """The credentials as the daemon wants them, and the paths of their files in the same order."""
+    """Return the credentials as the daemon expects them, and the paths of their files in the same order."""
     certificates, keys, passphrases = arguments.certificate, arguments.key, arguments.passphrase
     if len(certificates) != len(keys) or (passphrases and len(passphrases) != len(certificates + arguments.pkcs12)):
-        arguments.parser.error("give as many --key as --cert, and --passphrase-file for all credentials or for none")
+        arguments.parser.error("each --cert requires a --key; give --passphrase-file for all credentials or for none")
     responses = arguments.ocsp
     if responses and len(responses) != len(certificates + arguments.pkcs12):
         arguments.parser.error("give --ocsp for all credentials or for none")
     if not certificates and not arguments.pkcs12 and arguments.deliver[0] != "forward":
-        arguments.parser.error("give a credential: --cert and --key, or --pkcs12")
+        arguments.parser.error("a credential is required: --cert and --key, or --pkcs12")
     pairs = [*zip(certificates, keys, strict=True), *((path, None) for path in arguments.pkcs12)]
     credentials: list[Result] = []
     paths: list[str] = []
@@ -184,7 +184,7 @@ def _users(registration: Result) -> str:
 
 
 def grant(arguments: argparse.Namespace) -> int:
-    """``grant``."""
+    """Run ``grant``."""
     wanted = {
         "user": arguments.user,
         "group": arguments.group,
@@ -201,13 +201,13 @@ def grant(arguments: argparse.Namespace) -> int:
 
 
 def revoke(arguments: argparse.Namespace) -> int:
-    """``revoke``."""
+    """Run ``revoke``."""
     ask(arguments, "revoke", {"id": arguments.id})
     return 0
 
 
 def grants(arguments: argparse.Namespace) -> int:
-    """``grants``."""
+    """Run ``grants``."""
     result = ask(arguments, "grants", {})
     if arguments.json:
         print_json(result)
@@ -227,7 +227,7 @@ def grants(arguments: argparse.Namespace) -> int:
 
 
 def reload(arguments: argparse.Namespace) -> int:
-    """``reload``: exit code 1 if a file could not be used."""
+    """Run ``reload``; return 1 if a file could not be used."""
     result = ask(arguments, "reload", {})
     if arguments.json:
         print_json(result)

@@ -1,6 +1,8 @@
 """Manual pages: sections, completeness, and examples that hold."""
 
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,9 @@ from handshaked.cli import manual_text as text
 from handshaked.cli.manual import page
 from handshaked.cli.parser import PAGES, PROGRAM_PAGES, command_line
 from handshaked.configuration.handshaked_toml import TABLES, parse_configuration
+from handshaked.control.files.drop_ins import read_drop_ins
+from handshaked.registry.settings import CREDENTIAL, SETTINGS
+from tests.conftest import Issue
 
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "FILES", "EXAMPLES", "SEE ALSO"]
 ORDER = [*SECTIONS[:3], "OPTIONS", "EXIT STATUS", "ENVIRONMENT", *SECTIONS[3:]]
@@ -57,3 +62,21 @@ def test_the_example_of_the_settings_is_valid_and_complete() -> None:
     given = {(table, key) for table, keys in tomllib.loads(text.HANDSHAKED_TOML).items() for key in keys}
     known = {(table, setting.key) for table, content in TABLES.items() for setting in content.settings}
     assert given == known - commented_out - omitted
+
+
+def test_the_page_of_registrations_names_all_settings() -> None:
+    keys = set(re.findall(r"^\.B ([a-z-]+) = ", page("registrations.d.5").replace("\\-", "-"), re.MULTILINE))
+    assert keys == {row.key for row in (*SETTINGS, *CREDENTIAL)} | {"force", "credentials", "owner"}
+
+
+def test_the_example_of_registrations_loads(tmp_path: Path, issue: Issue) -> None:
+    names = {"fullchain": ("www.example.com", "*.cdn.example.com"), "files-": ("files.example.com",)}
+    example = text.REGISTRATIONS
+    for part, names_of in names.items():
+        issued = issue(*names_of)
+        example = re.sub(rf'"/[^"]*{part}[^"]*\.pem"', f'"{issued.certificate}"', example)
+        example = re.sub(rf'"/[^"]*{part.replace("fullchain", "privkey")}[^"]*\.(key|pem)"', f'"{issued.key}"', example)
+    example = example.replace("/etc/handshaked/clients-ca.pem", str(issue("www.example.com").certificate))
+    (tmp_path / "example.toml").write_text(example)
+    found = read_drop_ins(tmp_path)
+    assert (found.problems, sorted(found.wanted)) == ([], ["smb", "web"])
