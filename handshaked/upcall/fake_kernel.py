@@ -1,7 +1,7 @@
-"""A fake of the kernel's family ``handshake``, in netlink's format on socket pairs, for tests and demonstrations.
+"""A fake of the kernel's family ``handshake``, with netlink messages on socket pairs, for tests and demonstrations.
 
-It stands in the same process as the door that talks to it, so that descriptors can be handed over by number. It does
-nothing on its own: whoever uses it submits requests, and may have it misbehave.
+It runs in the process of the kernel source that it serves, so that descriptors can be passed by number. It does nothing
+by itself: its user submits requests, and can inject errors.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _ERROR = struct.Struct("=IHHIIi")
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request as a consumer makes it; the socket is its own, the agent gets another descriptor for it."""
+    """A consumer's request. The agent gets a duplicate of the socket's descriptor."""
 
     sock: socket.socket
     role: Role
@@ -46,7 +46,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A DONE that came in."""
+    """A received DONE."""
 
     descriptor: int
     status: int
@@ -55,7 +55,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class MemoryLink:
+class FakeLink:
     """The agent's ends of the socket pairs."""
 
     commands: socket.socket
@@ -77,12 +77,11 @@ def _nothing() -> None:
     pass
 
 
-class MemoryFamily:
-    """The family and its queue of requests. `number` None: it is not there yet.
+class FakeFamily:
+    """The family and its queue of requests; with `number` None it does not exist yet.
 
-    ``faults`` are errnos that the next commands get instead of an answer; 0 stands for no answer at all.
-    ``attended`` counts the commands that came. ``on_done`` is called with each report. Call ``serve`` when ``commands``
-    is readable.
+    ``faults`` are errnos that the next commands get instead of an answer; 0 means no answer at all. ``commands_served``
+    counts commands. ``on_done`` is called with each report. Call ``serve`` when ``commands`` is readable.
     """
 
     def __init__(self, number: int | None = 33, *, takes_tags: bool = False) -> None:
@@ -90,20 +89,20 @@ class MemoryFamily:
         self.takes_tags = takes_tags
         self.reports: list[Report] = []
         self.links = 0
-        self.attended = 0
+        self.commands_served = 0
         self.faults: deque[int] = deque()
         self.on_done: Callable[[Report], None] = lambda report: None
         self.on_link: Callable[[], object] = _nothing
         self._pending: deque[Submission] = deque()
         self._accepted: dict[int, int] = {}
 
-    # The family's ends and the agent's; made anew for each link.
+    # The family's ends and the agent's, replaced with each link.
     commands: socket.socket
     events: socket.socket
-    link: MemoryLink
+    link: FakeLink
 
-    def open_link(self) -> MemoryLink:
-        """A link to this family, in the place of an earlier one."""
+    def open_link(self) -> FakeLink:
+        """Return a new link to this family, which replaces an earlier one."""
         if self.links:
             self.close()
         self.links += 1
@@ -112,11 +111,11 @@ class MemoryFamily:
         for sock in (self.commands, self.events, commands, events):
             sock.setblocking(False)
         self.on_link()
-        self.link = MemoryLink(commands, events)
+        self.link = FakeLink(commands, events)
         return self.link
 
-    def attend(self) -> None:
-        """Serve all links, as tasks of the running event loop."""
+    def serve_in_loop(self) -> None:
+        """Serve all links in the running event loop."""
         loop = asyncio.get_running_loop()
         self.on_link = lambda: loop.add_reader(self.commands, self.serve)
 
@@ -128,24 +127,24 @@ class MemoryFamily:
         self.events.close()
 
     def submit(self, submission: Submission, *, ready: bool = True) -> None:
-        """Queue a request, and say READY."""
+        """Queue a request, and send READY unless `ready` is false."""
         self._pending.append(submission)
         if ready:
-            self.say_ready()
+            self.send_ready()
 
-    def say_ready(self) -> None:
-        """Send READY, whether anything is pending or not."""
+    def send_ready(self) -> None:
+        """Send READY, even if nothing is pending."""
         if self.number is not None:
             self.events.send(push_message(self.number, 0, _READY, push_u32(2, 1)))
 
     def change(self, number: int | None) -> None:
-        """Have the family go (None), or come under another number."""
+        """Remove the family (None), or add it with another number."""
         self.number = number
         command = _DELFAMILY if number is None else _NEWFAMILY
         self.events.send(push_message(CONTROLLER, 0, command, self._family(number or 0)))
 
     def serve(self) -> None:
-        """Handle the commands that have come."""
+        """Handle the received commands."""
         while True:
             try:
                 packet = self.commands.recv(65536)
@@ -160,7 +159,7 @@ class MemoryFamily:
             self._handle(frame)
 
     def _handle(self, frame: Frame) -> None:
-        self.attended += 1
+        self.commands_served += 1
         fault = self.faults.popleft() if self.faults else None
         if fault is not None:
             if fault:
@@ -218,12 +217,12 @@ class MemoryFamily:
                 self._refuse(frame, Status.OK)
 
     def _send(self, message: bytes) -> None:
-        with suppress(BrokenPipeError):  # whoever asked has gone; what it asked for is done all the same
+        with suppress(BrokenPipeError):  # the agent has closed its end; the command has taken effect nevertheless
             self.commands.send(message)
 
 
 def _push_submission(submission: Submission, descriptor: int) -> bytes:
-    """The ACCEPT reply, its attributes in the kernel's order."""
+    """Encode the ACCEPT reply, with its attributes in the kernel's order."""
     reply = push_binary(1, _S32.pack(descriptor)) + push_u32(3, submission.role)
     if submission.peer_name is not None:
         reply += push_string(8, submission.peer_name)

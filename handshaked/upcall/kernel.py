@@ -1,9 +1,9 @@
-"""The kernel's door: consumers in the kernel ask for handshakes, and each accepted request is answered exactly once.
+"""The upcall source for the kernel: its consumers request handshakes, and each accepted request gets exactly one DONE.
 
-One thread, one event loop. ACCEPT is sent whenever READY was heard, until the kernel has nothing more to give; only one
-ACCEPT is under way at a time, and other handshakes go on between two of them. All workers do so at once, and whoever is
-first gets a request. What gets lost on the way (ENOBUFS, a family that goes and comes back) costs one more ACCEPT or
-DONE: asking too often does no harm, and the kernel takes a repeated DONE as a success and does nothing.
+One thread and one event loop. After READY, ACCEPT is sent until no request is pending; only one ACCEPT is outstanding
+at a time, and other handshakes continue between two of them. All workers do this at once, and the first one gets the
+request. Lost messages (ENOBUFS, a family that disappears and returns) cost one more ACCEPT or DONE: a superfluous
+ACCEPT is harmless, and the kernel acknowledges a repeated DONE without effect.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from handshaked.upcall.kernel_messages import (
     Accepted,
     Acknowledgement,
     FromKernel,
-    Unintelligible,
+    InvalidRequest,
     push_accept,
     push_done,
 )
@@ -34,16 +34,17 @@ _AGAIN_SECONDS = 0.1
 _UNDELIVERED = frozenset((Status.NOTHING_YET, Status.NO_BUFFERS, Status.NOT_CONNECTED))
 
 OpenPath = Callable[[Request, socket.socket, Callable[[Outcome], None]], Attempt]
-"""Begins a request's handshake on its socket; the outcome is reported by a call, which may come at once."""
+"""Starts a request's handshake on its socket; calls the last argument with the outcome, possibly before it returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelLimits:
-    """Bounds; times are in seconds.
+    """Limits; times are in seconds.
 
-    A consumer's own timeout counts less a `margin`, a quarter of it at most, so that it gets an answer while it waits.
-    Those that name none wait 10 s as client and 5 s as server. The kernel's own answers may take ``answer``; a lost
-    family is looked for every ``retry``, and an outcome that it cannot be told for ``undelivered`` is dropped.
+    A consumer's own timeout is reduced by ``margin``, at most by a quarter, so that DONE arrives while it still waits.
+    Consumers without a timeout wait 10 s as client and 5 s as server. ``answer`` is the time limit for the kernel's
+    answers, ``retry`` the interval of attempts to find a lost family; an outcome that the kernel does not accept for
+    ``undelivered`` is dropped.
     """
 
     handshakes: int = 1024
@@ -57,7 +58,7 @@ class KernelLimits:
 
 
 class _Answer:
-    """The one DONE of a request, and the descriptor that is closed behind it. Callable with the outcome."""
+    """The one DONE of a request, and the descriptor that is closed after it. Callable with the outcome."""
 
     def __init__(self, descriptor: int, send: Callable[["_Answer", Outcome], None]) -> None:
         self.descriptor = descriptor
@@ -68,13 +69,13 @@ class _Answer:
         self._send: Callable[[_Answer, Outcome], None] | None = send
 
     def __call__(self, outcome: Outcome) -> None:
-        """Report `outcome`; only the first one counts."""
+        """Report `outcome`; only the first call has an effect."""
         send, self._send = self._send, None
         if send is not None:
             send(self, outcome)
 
     def close(self) -> None:
-        """Let go of the descriptor."""
+        """Close the descriptor."""
         try:
             if self.sock is not None:
                 self.sock.close()
@@ -85,7 +86,7 @@ class _Answer:
 
 
 class KernelSource:
-    """Takes requests from the family behind `open_link`; `paths` has what runs them, by the socket's protocol."""
+    """Accepts requests from the family that `open_link` connects to; `paths` run them, by the socket's protocol."""
 
     def __init__(self, open_link: Callable[[], Link], paths: Mapping[int, OpenPath], limits: KernelLimits) -> None:
         self._paths = paths
@@ -103,18 +104,18 @@ class KernelSource:
 
     @property
     def status(self) -> dict[str, Any]:
-        """How it does, for people."""
+        """The state of the connection and counters, for administrators."""
         return {"state": self._connection.state, "in_flight": len(self._open), **self._counts}
 
     def stop_accepting(self) -> None:
-        """Take no new requests: they stay for another worker, or for the next daemon."""
+        """Accept no new requests: they stay pending for other workers, or for the next daemon."""
         self._stopped = True
-        self._connection.deafen()
+        self._connection.leave_events()
 
     def close(self) -> None:
-        """Answer what is open with a status after which the consumer tries again, and let go."""
+        """Answer all open requests with a status after which consumers retry, and disconnect."""
         self.stop_accepting()
-        self._connection.collect()  # a request that was asked for is ours, and to be answered
+        self._connection.receive_pending()  # a request that was already accepted must be answered
         for answer in list(self._open):
             if answer.attempt is not None:
                 answer.attempt.abort(Status.SHUTTING_DOWN, "the daemon is shutting down")
@@ -122,24 +123,24 @@ class KernelSource:
         if self._sending is not None:
             self._sending.cancel()
         for answer in list(self._open):
-            self._let_go(answer)
+            self._release(answer)
 
-    # What the connection tells
+    # Called by the connection
 
     def serving(self) -> None:
-        """Send what could not be sent, and take what was pending before."""
+        """Send unsent answers, and accept pending requests."""
         if self._sending is not None:
             self._sending.cancel()
         self._send_answers()
         self._accept()
 
     def ready(self) -> None:
-        """Take what is pending."""
+        """Accept pending requests."""
         self._accept()
 
     def unexpected(self, message: FromKernel) -> None:
-        """An answer that had been given up on: if it is a request, it is ours all the same."""
-        if isinstance(message, Accepted | Unintelligible) and message.descriptor is not None:
+        """Handle an answer after its timeout: if it is a request, it must be answered nevertheless."""
+        if isinstance(message, Accepted | InvalidRequest) and message.descriptor is not None:
             self._begin(message)
 
     # Requests
@@ -156,8 +157,8 @@ class KernelSource:
 
     def _accepted(self, reply: FromKernel) -> None:
         self._accepting = False
-        if isinstance(reply, Accepted | Unintelligible):
-            # Not at once: handshakes go on in between, and other workers get their share.
+        if isinstance(reply, Accepted | InvalidRequest):
+            # Later: handshakes continue in between, and other workers get their share.
             self._loop.call_soon(self._accept)
             self._begin(reply)
         elif reply == Acknowledgement(Status.NOTHING_YET):
@@ -168,32 +169,34 @@ class KernelSource:
             log.warning("ACCEPT failed: %s", status_text(status))
             self._loop.call_later(self._limits.retry / 10, self._accept)
 
-    def _begin(self, accepted: Accepted | Unintelligible) -> None:
+    def _begin(self, accepted: Accepted | InvalidRequest) -> None:
         if accepted.descriptor is None:
-            log.error("a request that cannot be answered: it has no socket")
+            log.error("kernel request without a socket: it cannot be answered")
             return
         self._counts["accepted"] += 1
         answer = _Answer(accepted.descriptor, self._answer)
         self._open.add(answer)
-        if isinstance(accepted, Unintelligible):
+        if isinstance(accepted, InvalidRequest):
             log.error("%s", accepted.reason)
             answer(Outcome(status=Status.INVALID, reason=accepted.reason))
             return
         try:
             answer.sock = sock = socket.socket(fileno=accepted.descriptor)
         except OSError as error:
-            log.error("the kernel's descriptor %d is not a socket: %s", accepted.descriptor, error.strerror)
+            log.error(
+                "kernel request with a descriptor (%d) that is not a socket: %s", accepted.descriptor, error.strerror
+            )
             answer(Outcome(status=Status.INVALID, reason="not a socket"))
             return
         open_path = self._paths.get(sock.proto)
         if open_path is None:
-            log.error("a request for a socket of protocol %d, which is not served here", sock.proto)
+            log.error("kernel request for a socket with the unsupported protocol %d", sock.proto)
             answer(Outcome(status=Status.UNSUPPORTED, reason=f"protocol {sock.proto} is not supported"))
             return
         try:
             answer.attempt = open_path(self._request(accepted, sock), sock, answer)
         finally:
-            if answer.attempt is None:  # a fault of ours; it goes on to the log
+            if answer.attempt is None:  # an error of ours, which propagates to the log
                 answer(Outcome(reason="internal error; the daemon's log has the details"))
 
     def _request(self, accepted: Accepted, sock: socket.socket) -> Request:
@@ -222,7 +225,7 @@ class KernelSource:
         self._send(answer)
 
     def _send_answers(self) -> None:
-        """Send the DONEs that have not got there."""
+        """Send the DONEs that were not delivered."""
         self._sending = None
         unsent, self._unsent = self._unsent, []
         for answer in unsent:
@@ -250,15 +253,15 @@ class KernelSource:
             return
         else:
             self._counts["answers_refused"] += 1
-            log.error("the kernel refuses a DONE: %s; the consumer will time out", status_text(status))
-        self._let_go(answer)
+            log.error("the kernel refused a DONE: %s; the consumer will time out", status_text(status))
+        self._release(answer)
 
     def _send_later(self, answer: _Answer) -> None:
         self._unsent.append(answer)
         if self._sending is None:
             self._sending = self._loop.call_later(_AGAIN_SECONDS, self._send_answers)
 
-    def _let_go(self, answer: _Answer) -> None:
+    def _release(self, answer: _Answer) -> None:
         answer.close()
         self._open.discard(answer)
         if self._more:
@@ -266,7 +269,7 @@ class KernelSource:
 
 
 def _peer_address(sock: socket.socket) -> str | None:
-    """The peer's numeric address; names are not looked up, which can take seconds."""
+    """Return the peer's numeric address; name resolution could take seconds."""
     try:
         address = sock.getpeername()
     except OSError:

@@ -1,7 +1,7 @@
-"""The connection to the kernel's family ``handshake``: found, probed, lost and found again; commands and answers.
+"""The connection to the kernel's family ``handshake``: resolves and probes it, sends commands, reconnects.
 
-The family may come later, or go and come back: its controller tells. Every command gets exactly one answer; those that
-are still waiting when the connection breaks are told so (``LOST``), and so are those whose answer does not come.
+The family may appear later, or disappear and return; the controller announces that. Every command gets exactly one
+answer: ``LOST`` if the connection breaks or the answer does not arrive in time.
 """
 
 import asyncio
@@ -26,23 +26,23 @@ from handshaked.upcall.kernel_messages import (
 log = logging.getLogger(__name__)
 
 LOST = Acknowledgement(Status.NOT_CONNECTED)
-"""Stands for the answer to a command whose answer will not come."""
-NO_FAMILY = "the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.4)"
+"""Stands for the answer to a command when it will not arrive."""
+NO_FAMILY = "the kernel has no netlink family 'handshake' (needs CONFIG_NET_HANDSHAKE, Linux 6.4)"
 
 
 class Link(Protocol):
-    """The way to the family: a socket for commands and one for events, both non-blocking."""
+    """A link to the family: a socket for commands and one for events, both non-blocking."""
 
     commands: socket.socket
     events: socket.socket
 
     @property
     def stale(self) -> bool:
-        """Whether it leads to a place that is not meant any more."""
+        """Whether its network namespace was deleted or replaced."""
         ...
 
     def join(self, group: int) -> None:
-        """Have the events of a multicast group come in."""
+        """Subscribe to the events of a multicast group."""
         ...
 
     def close(self) -> None:
@@ -51,10 +51,10 @@ class Link(Protocol):
 
 
 class Listener(Protocol):
-    """What the connection's owner is told."""
+    """The callbacks of the connection's owner."""
 
     def serving(self) -> None:
-        """The family is there (again); what had been asked before is forgotten."""
+        """The family is available (again); it has forgotten earlier commands."""
         ...
 
     def ready(self) -> None:
@@ -62,17 +62,17 @@ class Listener(Protocol):
         ...
 
     def unexpected(self, message: FromKernel) -> None:
-        """An answer came that had been given up on."""
+        """An answer arrived after its command had been given up."""
         ...
 
 
 Push = Callable[[int, int], bytes]
-"""Makes a command's packet of the family's number and a sequence number."""
+"""Encodes a command, given the family's number and a sequence number."""
 Then = Callable[[FromKernel], None]
 
 
 class Connection:
-    """Connects by `open_link`; an answer may take `answer` seconds, and what failed is tried again after `retry`."""
+    """Connects with `open_link`; the timeout of answers is `answer` seconds, and failures are retried after `retry`."""
 
     def __init__(self, open_link: Callable[[], Link], listener: Listener, *, answer: float, retry: float) -> None:
         self._open_link = open_link
@@ -85,8 +85,8 @@ class Connection:
         self._sequence = 0
         self._waiting: dict[int, Then] = {}
         self._unanswered: asyncio.TimerHandle | None = None
-        self._again: asyncio.TimerHandle | None = None
-        self._looking: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._stale_check: asyncio.TimerHandle | None = None
         self._closed = False
         self.takes_tags = False
         self.state = "not connected"
@@ -97,36 +97,36 @@ class Connection:
         return self.state == "serving"
 
     def connect(self) -> None:
-        """Open the link and look for the family; goes on by itself until ``close``."""
-        self._again = None
+        """Open the link and resolve the family; reconnect as needed until ``close``."""
+        self._retry = None
         try:
             self._link = self._open_link()
         except OSError as error:
-            self._try_again(f"no netlink: {error.strerror}", self.connect)
+            self._retry_later(f"no netlink: {error.strerror}", self.connect)
             return
         self._loop.add_reader(self._link.commands, self._read, self._link.commands)
         self._loop.add_reader(self._link.events, self._read, self._link.events)
-        self._looking = self._loop.call_later(self._retry_seconds, self._look)
+        self._stale_check = self._loop.call_later(self._retry_seconds, self._check_stale)
         self._resolve()
 
-    def deafen(self) -> None:
-        """Hear no more events, so that requests go to others; commands are answered still."""
+    def leave_events(self) -> None:
+        """Stop receiving events, so that requests go to others; commands still work."""
         self._closed = True
         if self._link is not None:
             self._loop.remove_reader(self._link.events)
 
-    def collect(self) -> None:
-        """Take in the answers that are there: the kernel gives them while a command is sent."""
+    def receive_pending(self) -> None:
+        """Receive the available answers: the kernel queues them while a command is sent."""
         if self._link is not None:
             self._read(self._link.commands)
 
     def close(self) -> None:
-        """Let go of the link; whatever waits for an answer is told that none comes."""
+        """Close the link; outstanding commands get LOST."""
         self._closed = True
         self._disconnect("stopped")
 
     def command(self, push: Push, then: Then) -> None:
-        """Send a command; `then` gets its answer, at once where it cannot be sent."""
+        """Send a command; call `then` with its answer, immediately if it cannot be sent."""
         if self._family is None:
             then(LOST)
         else:
@@ -147,26 +147,26 @@ class Connection:
         if self._unanswered is None:
             self._unanswered = self._loop.call_later(self._answer_seconds, self._stalled)
 
-    # Finding the family
+    # Resolving the family
 
     def _resolve(self) -> None:
         self._family = None
-        self._again = None
+        self._retry = None
         self._send(push_get_family, self._resolved)
 
     def _resolved(self, reply: FromKernel) -> None:
         if reply is LOST or self._link is None:
             return
         if not isinstance(reply, Family) or reply.group is None:
-            self._try_again(NO_FAMILY, self._resolve)
+            self._retry_later(NO_FAMILY, self._resolve)
             return
         try:
             self._link.join(reply.group)
         except OSError as error:
-            self._try_again(f"READY cannot be heard: {error.strerror}", self._resolve)
+            self._retry_later(f"cannot subscribe to READY: {error.strerror}", self._resolve)
             return
         self._family = reply
-        # -1 is no descriptor: a kernel that knows tags says so, another refuses the tag first.
+        # -1 is not a descriptor: a kernel that knows tags reports that, others refuse the tag first.
         self.command(lambda number, sequence: push_done(number, sequence, -1, 0, (), ("probe",)), self._probed)
 
     def _probed(self, reply: FromKernel) -> None:
@@ -174,45 +174,45 @@ class Connection:
             return
         self.takes_tags = reply == Acknowledgement(Status.BAD_DESCRIPTOR)
         self.state = "serving"
-        log.info("kernel upcalls: serving; DONE takes %s", "tags" if self.takes_tags else "no tags")
+        log.info("kernel upcalls: serving; DONE accepts %s", "tags" if self.takes_tags else "no tags")
         self._listener.serving()
 
-    def _try_again(self, state: str, call: Callable[[], None]) -> None:
+    def _retry_later(self, state: str, call: Callable[[], None]) -> None:
         if self.state != state:
             log.warning("kernel upcalls: %s", state)
         self.state = state
-        self._cancel_again()
+        self._cancel_retry()
         if not self._closed:
-            self._again = self._loop.call_later(self._retry_seconds, call)
+            self._retry = self._loop.call_later(self._retry_seconds, call)
 
-    def _cancel_again(self) -> None:
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
-    # Losing it
+    # Losing the family
 
     def _stalled(self) -> None:
         self._unanswered = None
         self._reconnect("a command was not answered")
 
-    def _look(self) -> None:
+    def _check_stale(self) -> None:
         if self._link is not None and self._link.stale:
-            self._reconnect("the network namespace is gone, or another one")
+            self._reconnect("the network namespace was deleted or replaced")
         else:
-            self._looking = self._loop.call_later(self._retry_seconds, self._look)
+            self._stale_check = self._loop.call_later(self._retry_seconds, self._check_stale)
 
     def _reconnect(self, why: str) -> None:
-        log.warning("kernel upcalls: %s; connecting anew", why)
-        self._disconnect("connecting anew")
+        log.warning("kernel upcalls: %s; reconnecting", why)
+        self._disconnect("reconnecting")
         if not self._closed:
             self.connect()
 
     def _disconnect(self, state: str) -> None:
-        self._cancel_again()
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        self._cancel_retry()
+        if self._stale_check is not None:
+            self._stale_check.cancel()
+            self._stale_check = None
         if self._link is not None:
             self._loop.remove_reader(self._link.commands)
             self._loop.remove_reader(self._link.events)
@@ -221,27 +221,27 @@ class Connection:
         self._lose(state)
 
     def _lose(self, state: str) -> None:
-        """The family is not to be had for now."""
+        """Forget the family until it returns."""
         self.state = state
         self._family = None
-        self._settle(LOST)
+        self._answer_all(LOST)
 
-    def _settle(self, reply: FromKernel) -> None:
-        """Give all that wait for an answer this one."""
+    def _answer_all(self, reply: FromKernel) -> None:
+        """Answer all outstanding commands with `reply`."""
         waiting, self._waiting = self._waiting, {}
-        self._watch()
+        self._restart_timeout()
         for then in waiting.values():
             then(reply)
 
-    def _watch(self) -> None:
-        """An answer came: those that are outstanding have their time from now on."""
+    def _restart_timeout(self) -> None:
+        """Restart the timeout of the outstanding answers."""
         if self._unanswered is not None:
             self._unanswered.cancel()
             self._unanswered = None
         if self._waiting:
             self._unanswered = self._loop.call_later(self._answer_seconds, self._stalled)
 
-    # What comes in
+    # Receiving
 
     def _read(self, sock: socket.socket) -> None:
         while self._link is not None and sock.fileno() >= 0:
@@ -250,7 +250,7 @@ class Connection:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._overrun(sock, error)
+                self._on_error(sock, error)
                 return
             if not packet:
                 self._reconnect("the link was closed")
@@ -260,15 +260,15 @@ class Connection:
                 for sequence, message in pull_from_kernel(packet, number):
                     self._handle(sock, sequence, message)
             except FramingError as error:
-                log.warning("a message of the kernel falls apart: %s", error.reason)
+                log.warning("malformed message of the kernel: %s", error.reason)
 
-    def _overrun(self, sock: socket.socket, error: OSError) -> None:
+    def _on_error(self, sock: socket.socket, error: OSError) -> None:
         if error.errno != Status.NO_BUFFERS:
             self._reconnect(f"reading failed: {error.strerror}")
             return
-        log.warning("messages of the kernel were lost (ENOBUFS); going on")
+        log.warning("messages of the kernel were lost (ENOBUFS); pending requests are accepted again")
         if self._link is not None and sock is self._link.commands:
-            self._settle(Acknowledgement(Status.NO_BUFFERS))
+            self._answer_all(Acknowledgement(Status.NO_BUFFERS))
         self._listener.ready()
 
     def _handle(self, sock: socket.socket, sequence: int, message: FromKernel) -> None:
@@ -276,23 +276,23 @@ class Connection:
             self._listener.ready()
         elif isinstance(message, FamilyChange):
             if message.present:
-                self._lose("looking for the family")
-                self._cancel_again()
+                self._lose("resolving the family")
+                self._cancel_retry()
                 self._resolve()
             else:
-                self._family_went()
+                self._on_family_removed()
         elif self._link is not None and sock is self._link.commands:
             then = self._waiting.pop(sequence, None)
             if then is None:
                 self._listener.unexpected(message)
                 return
-            self._watch()
+            self._restart_timeout()
             if self._family is not None and message == Acknowledgement(Status.NO_SUCH):
                 then(LOST)
-                self._family_went()
+                self._on_family_removed()
             else:
                 then(message)
 
-    def _family_went(self) -> None:
-        self._lose("looking for the family")
-        self._try_again("the family went away", self._resolve)
+    def _on_family_removed(self) -> None:
+        self._lose("resolving the family")
+        self._retry_later("the family was removed", self._resolve)

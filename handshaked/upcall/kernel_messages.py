@@ -1,7 +1,7 @@
-"""The kernel's generic netlink family ``handshake``: its messages, by pyroute2, and the sockets they travel on.
+"""The kernel's generic netlink family ``handshake``: its messages, coded by pyroute2, and the sockets for them.
 
-The family is described in ``netlink/handshake.yaml``. Two sockets are used: what READY messages do to the buffer of
-one can not cost an answer on the other.
+``netlink/handshake.yaml`` specifies the family. Commands and events have separate sockets, so that a flood of READY
+messages cannot displace an answer.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ from handshaked.wire.netlink import HEADER_SIZE, pull_raw_attributes
 FAMILY_NAME = "handshake"
 GROUP_NAME = "tlshd"
 NOTIFY_GROUP = 16
-"""The controller's multicast group, which tells of families that come and go."""
+"""The controller's multicast group, which announces new and removed families."""
 MAX_PEER_KEYS = 5
 MAX_MESSAGE = 32 * 1024
 _HANDLER_CLASS = 1
@@ -46,7 +46,7 @@ class _Group(nla):  # type: ignore[misc] # pyroute2 has no types
 
 
 class _Control(genlmsg):  # type: ignore[misc] # pyroute2 has no types
-    """A message of the family nlctrl, with the attributes that are read here only."""
+    """A message of the family nlctrl, with only the attributes that are used here."""
 
     nla_map: ClassVar = ((1, "FAMILY_ID", "uint16"), (2, "FAMILY_NAME", "asciiz"), (7, "GROUPS", "*group"))
     group = _Group
@@ -89,7 +89,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A request that is ours now: the fields of the ACCEPT reply. ``timeout`` is in seconds."""
+    """An accepted request: the fields of the ACCEPT reply. ``timeout`` is in seconds."""
 
     descriptor: int
     role: Role
@@ -102,8 +102,8 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Unintelligible:
-    """An ACCEPT reply that asks for nothing known; `descriptor` None: without even a socket."""
+class InvalidRequest:
+    """An accepted request that is malformed or not supported; ``descriptor`` is None if it has no socket."""
 
     descriptor: int | None
     reason: str
@@ -111,7 +111,7 @@ class Unintelligible:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The numbers that this kernel gave to the family; `group` is that of READY, None if it has none."""
+    """The family's number and the number of the multicast group of READY, None if there is no such group."""
 
     number: int
     group: int | None
@@ -119,48 +119,48 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class FamilyChange:
-    """The family came, or went."""
+    """The family was added or removed."""
 
     present: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What became of a command without other answer: 0, or the errno why not."""
+    """The result of a command without another answer: 0 or an errno."""
 
     status: int
 
 
-FromKernel = Ready | Accepted | Unintelligible | Family | FamilyChange | Acknowledgement
+FromKernel = Ready | Accepted | InvalidRequest | Family | FamilyChange | Acknowledgement
 
 
 class NetlinkLink:
-    """The sockets to the kernel in the network namespace called `namespace`, or in that of this process."""
+    """The sockets to the kernel in the network namespace `namespace`, by default that of this process."""
 
     def __init__(self, namespace: str | None = None) -> None:
         self._file = None if namespace is None else _NAMESPACES / namespace
-        self._place = self._found()
+        self._inode = self._current_inode()
         with _inside(self._file):
             self.commands, self.events = _netlink_socket(), _netlink_socket()
         self.join(NOTIFY_GROUP)
 
     @property
     def stale(self) -> bool:
-        """Whether the namespace was deleted, or another one has its name: these sockets would keep it for ever."""
+        """Whether the namespace was deleted or replaced; these sockets would keep it alive."""
         try:
-            return self._found() != self._place
+            return self._current_inode() != self._inode
         except OSError:
             return True
 
-    def _found(self) -> tuple[int, int] | None:
-        """Which namespace has the name now."""
+    def _current_inode(self) -> tuple[int, int] | None:
+        """Return the device and inode of the namespace with that name."""
         if self._file is None:
             return None
         status = self._file.stat()
         return status.st_dev, status.st_ino
 
     def join(self, group: int) -> None:
-        """Be sent the messages of a multicast group."""
+        """Subscribe to a multicast group."""
         self.events.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def close(self) -> None:
@@ -170,12 +170,12 @@ class NetlinkLink:
 
 
 def push_get_family(sequence: int) -> bytes:
-    """The question for the family's numbers."""
+    """Encode the request for the family's numbers."""
     return _push(_Control(), GENL_ID_CTRL, sequence, CTRL_CMD_GETFAMILY, [("FAMILY_NAME", FAMILY_NAME)])
 
 
 def push_accept(family: int, sequence: int) -> bytes:
-    """ACCEPT: hand over the next request."""
+    """Encode ACCEPT, which asks for the next pending request."""
     return _push(_Accept(), family, sequence, _ACCEPT, [("HANDLER_CLASS", _HANDLER_CLASS)])
 
 
@@ -187,7 +187,7 @@ def push_done(
     peer_keys: tuple[int, ...] = (),
     tags: tuple[str, ...] = (),
 ) -> bytes:
-    """DONE: how the request of `descriptor` ended."""
+    """Encode DONE, the result of the request with `descriptor`."""
     attributes: list[tuple[str, Any]] = [("STATUS", status), ("SOCKFD", descriptor)]
     attributes += [("REMOTE_AUTH", serial) for serial in peer_keys[:MAX_PEER_KEYS]]
     attributes += [("TAG", tag) for tag in tags]
@@ -195,14 +195,14 @@ def push_done(
 
 
 def pull_from_kernel(packet: bytes, family: int | None) -> Iterator[tuple[int, FromKernel]]:
-    """The messages of a packet that matter here, each with its sequence number; FramingError if it falls apart."""
+    """Yield the relevant messages of a packet with their sequence numbers; FramingError if it is malformed."""
     position = 0
     while position < len(packet):
         if len(packet) - position < _HEADER.size:
-            raise FramingError("a netlink message is cut short", offset=position)
+            raise FramingError("truncated netlink header", offset=position)
         length, kind, _, sequence, _ = _HEADER.unpack_from(packet, position)
         if not _HEADER.size + 4 <= length <= len(packet) - position:
-            raise FramingError(f"a netlink message of {length} bytes", offset=position)
+            raise FramingError(f"netlink message with a length of {length} bytes", offset=position)
         message = packet[position : position + length]
         if kind == _NLMSG_ERROR:
             yield sequence, Acknowledgement(-_ERROR.unpack_from(message, _HEADER.size)[0])
@@ -237,7 +237,7 @@ def _pull_handshake(message: bytes) -> Iterator[FromKernel]:
     elif command == _ACCEPT:
         decoded = _decoded(_Accept, message)
         if decoded is None:
-            yield Unintelligible(_descriptor_in(message), "malformed ACCEPT reply")
+            yield InvalidRequest(_descriptor_in(message), "malformed ACCEPT reply")
         else:
             yield _pull_accept(decoded)
 
@@ -254,16 +254,16 @@ def _descriptor_in(message: bytes) -> int | None:
 def _pull_accept(message: Any) -> FromKernel:
     descriptor = message.get_attr("SOCKFD")
     if unreadable := _unreadable(message):
-        # The socket is ours all the same: it is to be answered, and closed.
-        reason = f"an ACCEPT reply that cannot be read: {', '.join(unreadable)}"
-        return Unintelligible(None if "SOCKFD" in unreadable else descriptor, reason)
+        # The socket is ours nevertheless: it must be answered and closed.
+        reason = f"malformed ACCEPT reply: {', '.join(unreadable)}"
+        return InvalidRequest(None if "SOCKFD" in unreadable else descriptor, reason)
     try:
         role = Role(message.get_attr("MESSAGE_TYPE") or 0)
         auth_mode = AuthMode(message.get_attr("AUTH_MODE") or 0)
     except ValueError as error:
-        return Unintelligible(descriptor, f"an ACCEPT reply that asks for the impossible: {error}")
+        return InvalidRequest(descriptor, f"unsupported ACCEPT reply: {error}")
     if descriptor is None:
-        return Unintelligible(None, "an ACCEPT reply without a socket")
+        return InvalidRequest(None, "ACCEPT reply without a socket")
     timeout = message.get_attr("TIMEOUT")
     certificates = [
         (certificate.get_attr("CERT") or 0, certificate.get_attr("PRIVKEY") or 0)
@@ -304,7 +304,7 @@ def _decoded(kind: Any, message: bytes) -> Any | None:
     try:
         _check_lengths(message[HEADER_SIZE:], kind.nesting)
         decoded.decode()
-        _unreadable(decoded)  # which has what is nested decoded
+        _unreadable(decoded)  # accessing nested attributes decodes them
     except (WireError, NetlinkDecodeError, struct.error, ValueError):
         return None
     return decoded
@@ -327,14 +327,14 @@ def _check_nested_lengths(attributes: bytes, levels: int) -> None:
 
 
 def _unreadable(message: Any) -> list[str]:
-    """The attributes that could not be decoded: pyroute2 leaves their bytes in their place."""
-    return [name for name, value, *_ in message["attrs"] if not _is_sound(name, value)]
+    """Return the names of attributes that could not be decoded: pyroute2 keeps them as bytes."""
+    return [name for name, value, *_ in message["attrs"] if not _is_decoded(name, value)]
 
 
-def _is_sound(name: str, value: Any) -> bool:
+def _is_decoded(name: str, value: Any) -> bool:
     if isinstance(value, list):
-        return all(_is_sound(name, one) for one in value)
-    if isinstance(value, nla):  # which is decoded when it is looked at
+        return all(_is_decoded(name, one) for one in value)
+    if isinstance(value, nla):  # decoded when it is accessed
         return not _unreadable(value)
     return name == "UNKNOWN" or not isinstance(value, bytes | bytearray)
 
@@ -342,13 +342,13 @@ def _is_sound(name: str, value: Any) -> bool:
 def _netlink_socket() -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 16)  # NETLINK_GENERIC
     sock.bind((0, 0))
-    sock.connect((0, 0))  # to the kernel: what another process sends to this socket is refused
+    sock.connect((0, 0))  # to the kernel: messages from other processes are refused
     return sock
 
 
 @contextmanager
 def _inside(namespace: Path | None) -> Iterator[None]:
-    """Have sockets made in the network namespace of the file `namespace` (ip-netns(8)); OSError if there is none."""
+    """Open sockets in the network namespace of the file `namespace` (ip-netns(8)); OSError if it does not exist."""
     if namespace is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The kernel's sources of one worker, one for each network namespace: made, configured anew, and closed together."""
+"""The kernel sources of one worker, one for each network namespace."""
 
 import asyncio
 import logging
@@ -23,14 +23,14 @@ from handshaked.upcall.kernel_messages import NetlinkLink
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 60.0
-"""How often the configuration and the files it names are looked at."""
+CHECK_SECONDS = 60.0
+"""Interval at which the configuration and its files are checked for changes."""
 
 
 class KernelSources:
-    """The sources that the configuration in the file at `path` asks for, or those in `namespaces` if any are given.
+    """The sources for `namespaces`, by default those in the configuration file at `path`.
 
-    Whether its files have changed is looked at every `look` seconds; `open_link` leads into a network namespace.
+    Changes of its files are looked for every `interval` seconds; `open_link` connects to a network namespace.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class KernelSources:
         namespaces: tuple[str, ...],
         *,
         open_link: Callable[[str | None], Link] = NetlinkLink,
-        look: float = LOOK_SECONDS,
+        interval: float = CHECK_SECONDS,
     ) -> None:
         self._path = path
         self._problem: str | None = None
         configuration = load_configuration(path, required=False)
         self._files = _files(path, configuration)
         self._handshakes = KernelHandshakes(service, configuration, hand_over)
-        capabilities()  # found out now, not while somebody waits
+        capabilities()  # probed now, not during the first handshake
         limits = _limits(configuration)
         quic_sockets = QuicSocketHandshakes(service, kernel_quic_socket)
         paths: dict[int, OpenPath] = {
@@ -59,16 +59,16 @@ class KernelSources:
             name: KernelSource(partial(open_link, None if name == OWN_NAMESPACE else name), paths, limits)
             for name in wanted
         }
-        self._look_seconds = look
-        self._looking = asyncio.get_running_loop().call_later(look, self._look)
+        self._interval = interval
+        self._timer = asyncio.get_running_loop().call_later(interval, self._check)
 
     @property
     def status(self) -> list[dict[str, Any]]:
-        """How the sources do, for people."""
+        """The state of each source, for administrators."""
         return [{"network_namespace": name, **source.status} for name, source in self._sources.items()]
 
     def reload(self) -> None:
-        """Read the configuration and the files it names again; what cannot be used leaves the old in place."""
+        """Reload the configuration and its files; if one is invalid, the current configuration stays in use."""
         try:
             configuration = load_configuration(self._path, required=False)
             files = _files(self._path, configuration)
@@ -78,27 +78,27 @@ class KernelSources:
             self._problem = None
         except RefusedError as error:
             if self._problem != str(error):
-                log.error("the configuration stays as it was: %s", error)
+                log.error("cannot reload the configuration, the current one stays in use: %s", error)
             self._problem = str(error)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self.reload()
-        self._looking = asyncio.get_running_loop().call_later(self._look_seconds, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._check)
 
     def stop_accepting(self) -> None:
-        """Take no new requests."""
+        """Accept no new requests."""
         for source in self._sources.values():
             source.stop_accepting()
 
     def close(self) -> None:
-        """Answer what is open and let go."""
-        self._looking.cancel()
+        """Answer all open requests and disconnect."""
+        self._timer.cancel()
         for source in self._sources.values():
             source.close()
 
 
 def _files(path: Path, configuration: Configuration) -> list[tuple[Path, int, int]]:
-    """The files that the configuration is made of, and what tells whether one was changed."""
+    """Return the files of the configuration with their modification times and sizes."""
     files = [path]
     for side in (configuration.client, configuration.server):
         files += [one for one in (side.trust, side.certificate, side.private_key) if one is not None]

@@ -18,7 +18,7 @@ from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KeyType, Outcome, Role
 from handshaked.testing.authority import Authority
 from handshaked.testing.fake_quic_endpoint import Connection
-from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
+from handshaked.upcall.fake_kernel import FakeFamily, Report, Submission
 from handshaked.upcall.kernel import KernelLimits, KernelSource
 from tests.conftest import Issue
 from tests.patience import PATIENCE
@@ -32,7 +32,7 @@ _EMULATED = 0  # the protocol of a socket pair, which stands for IPPROTO_QUIC
 class Scene:
     """A source that serves emulated QUIC sockets, and the fake family that it takes requests from."""
 
-    family: MemoryFamily
+    family: FakeFamily
     outcomes: list[Outcome] = field(default_factory=list)
     submitted: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -57,7 +57,7 @@ async def scene(
     issued = issue(NAME)
 
     registered.add("web", (KeyType.ECDSA_P256, issued), names=(NAME,))
-    family = MemoryFamily()
+    family = FakeFamily()
     made = Scene(family)
     loop = asyncio.get_running_loop()
 

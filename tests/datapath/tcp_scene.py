@@ -19,7 +19,7 @@ from handshaked.model import CipherSuite, Direction, KeyType, Outcome, Role
 from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.protection import RecordState
 from handshaked.tls.record import RecordLayer
-from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
+from handshaked.upcall.fake_kernel import FakeFamily, Report, Submission
 from handshaked.upcall.kernel import KernelLimits, KernelSource
 from tests.conftest import Issue
 from tests.patience import PATIENCE
@@ -79,7 +79,7 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
 class Scene:
     """A source, the fake family that it takes requests from, and their outcomes."""
 
-    family: MemoryFamily
+    family: FakeFamily
     source: KernelSource
     outcomes: list[Outcome] = field(default_factory=list)
     taken: dict[str, Taken] = field(default_factory=dict)
@@ -113,7 +113,7 @@ async def scene(
     registered = Registered(authority)
     registered.add("nfs", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=(b"sunrpc",))
     registered.add("plain", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=())
-    family = MemoryFamily()
+    family = FakeFamily()
     outcomes: list[Outcome] = []
     service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: outcomes.append(outcome))
     configuration = Configuration(client=client or SideDefaults(trust=authority.root), server=server or SideDefaults())
@@ -127,7 +127,7 @@ async def scene(
 
     kernel = KernelHandshakes(service, configuration, hand_over)
     before = len(os.listdir("/proc/self/fd"))
-    family.attend()
+    family.serve_in_loop()
     source = KernelSource(family.open_link, {socket.IPPROTO_TCP: kernel.open}, KernelLimits())
     made = Scene(family, source, outcomes, taken)
     tasks: list[asyncio.Task[None]] = []

@@ -40,7 +40,7 @@ NAME = "quic.example.com"
 
 
 class Stall:
-    """Has the files of callers wait until ``go_on`` is set."""
+    """Blocks reading of callers' files until ``go_on`` is set."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -88,14 +88,14 @@ def failure(handshake: Callable[[], Outcome]) -> Outcome:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """What could be a QUIC socket, if it were asked."""
+    """Return a socket pair in place of a QUIC socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.settimeout(PATIENCE)
     with ours, theirs:
         yield ours, theirs
 
 
-def test_a_file_that_stalls_costs_its_own_handshake_only(
+def test_blocking_file_delays_only_its_own_handshake(
     service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     options = QuicSocketOptions(path=path, psk=psk, timeout=0.5)
@@ -108,7 +108,7 @@ def test_a_file_that_stalls_costs_its_own_handshake_only(
     assert service.in_flight == 0
 
 
-def test_nothing_is_left_of_a_file_that_stalled(
+def test_nothing_is_left_of_a_blocking_file(
     service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
@@ -126,7 +126,7 @@ def test_nothing_is_left_of_a_file_that_stalled(
     assert service.in_flight == 0
 
 
-def test_a_caller_that_is_gone_before_its_file_is_read(
+def test_caller_may_disconnect_before_its_file_is_read(
     service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
@@ -140,7 +140,7 @@ def test_a_caller_that_is_gone_before_its_file_is_read(
     assert eventually(lambda: str(psk) not in descriptors_of("self"))
 
 
-def test_what_is_wrong_with_a_file_is_told(
+def test_error_in_a_file_is_reported(
     service: HandshakeService, path: Path, stall: Stall, psk: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     stall.go_on.set()
@@ -151,7 +151,7 @@ def test_what_is_wrong_with_a_file_is_told(
     assert theirs.recv(1) == b""  # the socket was asked nothing
 
 
-def test_a_connection_that_is_gone_counts_while_its_file_is_read(
+def test_closed_connection_counts_until_its_file_is_read(
     authority: Authority, path: Path, stall: Stall, psk: Path
 ) -> None:
     start = push_start(1, Start(Role.SERVER, socket=True, psk_file=True))
@@ -173,7 +173,7 @@ def test_a_connection_that_is_gone_counts_while_its_file_is_read(
 
 
 def is_served(path: Path) -> bool:
-    """Whether a new connection is accepted."""
+    """Return whether a new connection is accepted."""
     with HandshakeChannel(path) as channel:
         try:
             channel.send(push_start(1, server_start(), ack=True))

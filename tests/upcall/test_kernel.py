@@ -14,8 +14,9 @@ from handshaked.datapath.driver import Attempt, End
 from handshaked.errors import Alert, Status
 from handshaked.events import HandshakeComplete, HandshakeFailed
 from handshaked.model import CipherSuite, Outcome, Request, Role
-from handshaked.upcall.fake_kernel import MemoryFamily, Report, Submission
+from handshaked.upcall.fake_kernel import FakeFamily, Report, Submission
 from handshaked.upcall.kernel import KernelLimits, KernelSource
+from handshaked.upcall.kernel_connection import NO_FAMILY
 
 COMPLETE = HandshakeComplete(None, None, CipherSuite.AES_128_GCM_SHA256, resumed=False, peer_keys=(7,), tags=("a",))
 FAILED = HandshakeFailed(Alert.UNKNOWN_CA, "nobody knows it", Status.REFUSED)
@@ -23,9 +24,9 @@ LIMITS = KernelLimits(answer=0.2, retry=0.05)
 
 
 class Bench:
-    """A source, the family behind it, and the attempts that it opened."""
+    """A source, its family, and the attempts that it opened."""
 
-    def __init__(self, family: MemoryFamily, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE) -> None:
+    def __init__(self, family: FakeFamily, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE) -> None:
         self.family = family
         self.requests: list[Request] = []
         self.attempts: list[Attempt] = []
@@ -34,7 +35,7 @@ class Bench:
         self._done = asyncio.Condition()
         self._consumers: list[socket.socket] = []
         family.on_done = lambda report: self._changed()
-        family.attend()
+        family.serve_in_loop()
         self.source = KernelSource(family.open_link, {socket.IPPROTO_TCP: self._open}, limits)
 
     def submit(self, sock: socket.socket | None = None, *, ready: bool = True, timeout: int | None = None) -> None:
@@ -44,13 +45,13 @@ class Bench:
         self.family.submit(Submission(sock, Role.SERVER, timeout=timeout), ready=ready)
 
     async def reports(self, count: int) -> list[Report]:
-        """The reports, as soon as there are so many."""
+        """Wait for `count` reports; return all."""
         async with asyncio.timeout(20), self._done:
             await self._done.wait_for(lambda: len(self.family.reports) >= count)
         return self.family.reports
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Give the source and the family their turns until `condition` holds; neither tells of all it does."""
+        """Run the event loop until `condition` holds; neither the source nor the family has an event for it."""
         async with asyncio.timeout(20):
             while not condition():  # noqa: ASYNC110 - see above
                 await asyncio.sleep(0)
@@ -59,12 +60,12 @@ class Bench:
         await self.until(lambda: self.source.status["state"] == state)
 
     async def idle(self) -> None:
-        """Until nothing is in flight."""
+        """Wait until nothing is in flight."""
         await self.until(lambda: not self.source.status["in_flight"])
 
-    async def attended(self) -> None:
-        """Until the family has had the request, and said that there is no more: the fourth command."""
-        await self.until(lambda: self.family.attended >= 4)
+    async def all_accepted(self) -> None:
+        """Wait until the family has answered that nothing is pending any more: the fourth command."""
+        await self.until(lambda: self.family.commands_served >= 4)
 
     async def opened(self, count: int) -> None:
         async with asyncio.timeout(20), self._done:
@@ -99,10 +100,10 @@ class Bench:
 
 @asynccontextmanager
 async def bench(
-    family: MemoryFamily | None = None, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE
+    family: FakeFamily | None = None, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE
 ) -> AsyncIterator[Bench]:
     before = descriptors()
-    made = Bench(family or MemoryFamily(), limits, end=end)
+    made = Bench(family or FakeFamily(), limits, end=end)
     try:
         yield made
     finally:
@@ -115,9 +116,9 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_requests_from_before_the_start_and_from_after_it() -> None:
+def test_requests_pending_at_start_are_accepted() -> None:
     async def scene() -> None:
-        family = MemoryFamily()
+        family = FakeFamily()
         with socket.socket() as early:
             family.submit(Submission(early, Role.SERVER), ready=False)
             async with bench(family) as made:
@@ -131,14 +132,14 @@ def test_requests_from_before_the_start_and_from_after_it() -> None:
     asyncio.run(scene())
 
 
-def test_ready_again_and_again_costs_nothing_but_questions() -> None:
+def test_repeated_ready_is_harmless() -> None:
     async def scene() -> None:
         async with bench() as made:
             for _ in range(20):
-                made.family.say_ready()
+                made.family.send_ready()
             made.submit()
             for _ in range(20):
-                made.family.say_ready()
+                made.family.send_ready()
             assert len(await made.reports(1)) == 1
             made.submit()
             assert len(await made.reports(2)) == 2
@@ -147,7 +148,7 @@ def test_ready_again_and_again_costs_nothing_but_questions() -> None:
     asyncio.run(scene())
 
 
-def test_many_at_once() -> None:
+def test_many_requests_at_once_are_answered() -> None:
     async def scene() -> None:
         async with bench() as made:
             for _ in range(100):
@@ -160,7 +161,7 @@ def test_many_at_once() -> None:
     asyncio.run(scene())
 
 
-def test_a_failure_is_told_by_its_errno() -> None:
+def test_failure_is_reported_by_its_errno() -> None:
     async def scene() -> None:
         async with bench(end=FAILED) as made:
             made.submit()
@@ -178,7 +179,7 @@ def test_a_failure_is_told_by_its_errno() -> None:
         (Alert.UNKNOWN_PSK_IDENTITY.errno, Alert.UNKNOWN_PSK_IDENTITY.errno),
     ],
 )
-def test_the_consumer_gets_an_errno_it_knows(ended: int, told: int) -> None:
+def test_consumer_gets_an_errno_that_it_knows(ended: int, told: int) -> None:
     async def scene() -> None:
         async with bench(end=replace(FAILED, status=ended)) as made:
             made.submit()
@@ -187,7 +188,7 @@ def test_the_consumer_gets_an_errno_it_knows(ended: int, told: int) -> None:
     asyncio.run(scene())
 
 
-def test_the_consumers_timeout_counts_less_a_margin() -> None:
+def test_consumers_timeout_is_reduced_by_a_margin() -> None:
     async def scene() -> None:
         async with bench(end=None) as made:
             made.submit(timeout=20)
@@ -201,7 +202,7 @@ def test_the_consumers_timeout_counts_less_a_margin() -> None:
     asyncio.run(scene())
 
 
-def test_a_protocol_that_nobody_serves() -> None:
+def test_socket_of_an_unsupported_protocol_is_refused() -> None:
     async def scene() -> None:
         async with bench() as made:
             made.submit(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -210,7 +211,7 @@ def test_a_protocol_that_nobody_serves() -> None:
     asyncio.run(scene())
 
 
-def test_a_fault_in_opening_is_answered_too_and_the_next_request_taken() -> None:
+def test_error_in_opening_is_answered_and_the_next_request_accepted() -> None:
     async def scene() -> None:
         faults: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context["exception"]))
@@ -226,19 +227,19 @@ def test_a_fault_in_opening_is_answered_too_and_the_next_request_taken() -> None
 
 
 @pytest.mark.parametrize("fault", [Status.BUSY, Status.BAD_DESCRIPTOR, Status.NO_BUFFERS, Status.FAILED])
-def test_accept_is_refused_and_tried_again(fault: int) -> None:
+def test_refused_accept_is_retried(fault: int) -> None:
     async def scene() -> None:
         async with bench() as made:
             await made.serving()
             made.submit(ready=False)
             made.family.faults.extend([fault, fault])
-            made.family.say_ready()
+            made.family.send_ready()
             assert (await made.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
 
 
-def test_a_family_that_stalls_is_connected_to_anew() -> None:
+def test_source_reconnects_to_a_stalled_family() -> None:
     async def scene() -> None:
         async with bench() as made:
             await made.serving()
@@ -250,14 +251,14 @@ def test_a_family_that_stalls_is_connected_to_anew() -> None:
     asyncio.run(scene())
 
 
-def test_a_stalling_family_while_a_handshake_runs() -> None:
+def test_handshake_survives_a_stalled_family() -> None:
     async def scene() -> None:
         async with bench(end=None) as made:
             made.submit()
             await made.opened(1)
             await asyncio.sleep(0)
             made.family.faults.append(0)
-            made.family.say_ready()
+            made.family.send_ready()
             await made.until(lambda: made.family.links == 2)
             made.attempts[0].step(lambda now: COMPLETE)
             assert (await made.reports(1))[0].status == Status.OK
@@ -266,13 +267,13 @@ def test_a_stalling_family_while_a_handshake_runs() -> None:
 
 
 @pytest.mark.parametrize("fault", [0, Status.NO_BUFFERS, Status.NO_SUCH])
-def test_a_done_that_got_lost_is_sent_again(fault: int) -> None:
+def test_lost_done_is_sent_again(fault: int) -> None:
     async def scene() -> None:
         async with bench(end=None) as made:
             await made.serving()
             made.submit()
             await made.opened(1)
-            await made.attended()
+            await made.all_accepted()
             made.family.faults.append(fault)
             made.attempts[0].step(lambda now: COMPLETE)
             assert [report.status for report in await made.reports(1)] == [Status.OK]
@@ -283,13 +284,13 @@ def test_a_done_that_got_lost_is_sent_again(fault: int) -> None:
 
 
 @pytest.mark.parametrize("fault", [Status.BUSY, Status.BAD_DESCRIPTOR, Status.INVALID])
-def test_a_done_that_is_refused_is_not_sent_again(fault: int) -> None:
+def test_refused_done_is_not_sent_again(fault: int) -> None:
     async def scene() -> None:
         async with bench(end=None) as made:
             await made.serving()
             made.submit()
             await made.opened(1)
-            await made.attended()
+            await made.all_accepted()
             made.family.faults.append(fault)
             made.attempts[0].step(lambda now: COMPLETE)
             await made.idle()
@@ -299,13 +300,13 @@ def test_a_done_that_is_refused_is_not_sent_again(fault: int) -> None:
     asyncio.run(scene())
 
 
-def test_an_outcome_waits_for_a_family_that_went_away() -> None:
+def test_outcome_waits_for_a_removed_family() -> None:
     async def scene() -> None:
         async with bench(end=None) as made:
             made.submit()
             await made.opened(1)
             made.family.change(None)
-            await made.serving("the family went away")
+            await made.serving("the family was removed")
             made.attempts[0].step(lambda now: COMPLETE)
             assert made.source.status["in_flight"] == 1
             made.family.change(42)
@@ -314,13 +315,13 @@ def test_an_outcome_waits_for_a_family_that_went_away() -> None:
     asyncio.run(scene())
 
 
-def test_an_outcome_does_not_wait_for_ever() -> None:
+def test_outcome_does_not_wait_forever() -> None:
     async def scene() -> None:
         async with bench(limits=replace(LIMITS, undelivered=0.1), end=None) as made:
             made.submit()
             await made.opened(1)
             made.family.change(None)
-            await made.serving("the family went away")
+            await made.serving("the family was removed")
             made.attempts[0].step(lambda now: COMPLETE)
             await made.idle()
             assert not made.family.reports
@@ -333,7 +334,7 @@ def test_an_outcome_does_not_wait_for_ever() -> None:
     [b"x", b"\xff" * 16, b"\x10\0\0\0" + bytes(12), os.urandom(200)],
     ids=["short", "ones", "empty", "random"],
 )
-def test_garbage_is_survived(garbage: bytes) -> None:
+def test_source_survives_garbage(garbage: bytes) -> None:
     async def scene() -> None:
         async with bench() as made:
             await made.serving()
@@ -345,15 +346,15 @@ def test_garbage_is_survived(garbage: bytes) -> None:
     asyncio.run(scene())
 
 
-def test_the_family_comes_later_goes_and_comes_back() -> None:
+def test_family_may_appear_later_and_return() -> None:
     async def scene() -> None:
-        async with bench(MemoryFamily(number=None)) as made:
-            await made.serving("the kernel has no family handshake yet; it comes with CONFIG_NET_HANDSHAKE (Linux 6.4)")
+        async with bench(FakeFamily(number=None)) as made:
+            await made.serving(NO_FAMILY)
             made.family.change(40)
             made.submit()
             await made.reports(1)
             made.family.change(None)
-            await made.serving("the family went away")
+            await made.serving("the family was removed")
             made.family.change(41)
             await made.serving()
             made.submit()
@@ -362,7 +363,7 @@ def test_the_family_comes_later_goes_and_comes_back() -> None:
     asyncio.run(scene())
 
 
-def test_a_request_that_is_open_while_the_family_changes_its_number() -> None:
+def test_open_request_survives_a_new_family_number() -> None:
     async def scene() -> None:
         async with bench(end=None) as made:
             made.submit()
@@ -375,9 +376,9 @@ def test_a_request_that_is_open_while_the_family_changes_its_number() -> None:
 
 
 @pytest.mark.parametrize(("takes_tags", "tags"), [(True, ("a",)), (False, ())])
-def test_tags_go_only_to_a_kernel_that_takes_them(takes_tags: bool, tags: tuple[str, ...]) -> None:
+def test_tags_are_sent_only_to_a_kernel_that_accepts_them(takes_tags: bool, tags: tuple[str, ...]) -> None:
     async def scene() -> None:
-        async with bench(MemoryFamily(takes_tags=takes_tags)) as made:
+        async with bench(FakeFamily(takes_tags=takes_tags)) as made:
             await made.serving()
             made.submit()
             await made.reports(1)
@@ -387,9 +388,9 @@ def test_tags_go_only_to_a_kernel_that_takes_them(takes_tags: bool, tags: tuple[
     asyncio.run(scene())
 
 
-def test_tags_that_are_refused_against_expectation_do_not_cost_the_outcomes() -> None:
+def test_outcome_is_sent_without_tags_if_they_are_refused() -> None:
     async def scene() -> None:
-        async with bench(MemoryFamily(takes_tags=True), end=None) as made:
+        async with bench(FakeFamily(takes_tags=True), end=None) as made:
             made.submit()
             made.submit()
             await made.opened(2)
@@ -401,7 +402,7 @@ def test_tags_that_are_refused_against_expectation_do_not_cost_the_outcomes() ->
     asyncio.run(scene())
 
 
-def test_what_is_open_when_the_door_closes_can_be_tried_again() -> None:
+def test_requests_open_at_close_can_be_retried() -> None:
     async def scene() -> None:
         async with bench(end=None) as made:
             made.submit()
@@ -413,11 +414,11 @@ def test_what_is_open_when_the_door_closes_can_be_tried_again() -> None:
     asyncio.run(scene())
 
 
-def test_a_request_whose_accept_is_under_way_when_the_door_closes_is_answered() -> None:
+def test_request_accepted_during_close_is_answered() -> None:
     async def scene() -> None:
         async with bench(end=None) as made:
             await made.serving()
-            await made.until(lambda: made.family.attended == 3)  # nothing was pending
+            await made.until(lambda: made.family.commands_served == 3)  # nothing was pending
             loop, commands = asyncio.get_running_loop(), made.family.commands
             loop.remove_reader(commands)
             made.submit()
@@ -435,7 +436,7 @@ def is_readable(sock: socket.socket) -> bool:
     return bool(select.select([sock], [], [], 0)[0])
 
 
-def test_a_link_that_is_stale_is_made_anew() -> None:
+def test_stale_link_is_replaced() -> None:
     async def scene() -> None:
         async with bench() as made:
             await made.serving()
@@ -448,7 +449,7 @@ def test_a_link_that_is_stale_is_made_anew() -> None:
     asyncio.run(scene())
 
 
-def test_requests_wait_while_there_are_too_many() -> None:
+def test_requests_beyond_the_limit_wait() -> None:
     async def scene() -> None:
         async with bench(limits=replace(LIMITS, handshakes=2), end=None) as made:
             for _ in range(5):
@@ -465,7 +466,7 @@ def test_requests_wait_while_there_are_too_many() -> None:
     asyncio.run(scene())
 
 
-def test_an_outcome_that_is_reported_twice_is_answered_once() -> None:
+def test_outcome_reported_twice_is_sent_once() -> None:
     async def scene() -> None:
         async with bench() as made:
             made.submit()
@@ -477,7 +478,7 @@ def test_an_outcome_that_is_reported_twice_is_answered_once() -> None:
     asyncio.run(scene())
 
 
-def test_nothing_is_accepted_any_more_when_the_door_stops() -> None:
+def test_stopped_source_accepts_nothing() -> None:
     async def scene() -> None:
         async with bench() as made:
             await made.serving()

@@ -1,4 +1,4 @@
-"""The family's messages: those that a kernel was seen to send, those that we send, and what is neither."""
+"""The codec of the kernel's family: messages recorded from a kernel, our own, and malformed ones."""
 
 import contextlib
 import os
@@ -16,9 +16,9 @@ from handshaked.upcall.kernel_messages import (
     Acknowledgement,
     Family,
     FamilyChange,
+    InvalidRequest,
     NetlinkLink,
     Ready,
-    Unintelligible,
     pull_from_kernel,
     push_accept,
     push_done,
@@ -60,36 +60,36 @@ def only(packet: bytes) -> object:
     return message
 
 
-def test_the_family_is_resolved_with_its_group() -> None:
+def test_family_is_resolved_with_its_group() -> None:
     ((sequence, message),) = pull_from_kernel(GETFAMILY_REPLY, None)
     assert (sequence, message) == (2, Family(33, 14))
 
 
-def test_ready() -> None:
+def test_ready_is_decoded() -> None:
     assert only(READY) == Ready()
 
 
-def test_a_request_of_a_client() -> None:
+def test_client_request_is_decoded() -> None:
     assert only(CLIENT) == Accepted(6, Role.CLIENT, AuthMode.X509, 2.5, "server.test", (), (), None)
 
 
-def test_a_request_of_a_server() -> None:
+def test_server_request_is_decoded() -> None:
     assert only(SERVER) == Accepted(7, Role.SERVER, AuthMode.X509, 2.5, None, (), (), None)
 
 
-def test_serials_of_a_certificate_and_its_key() -> None:
+def test_serials_of_a_certificate_and_its_key_are_decoded() -> None:
     message = only(SERIALS)
     assert isinstance(message, Accepted)
     assert message.certificate_keys == ((1111, 2222),)
 
 
-def test_serials_of_pre_shared_keys() -> None:
+def test_serials_of_pre_shared_keys_are_decoded() -> None:
     message = only(IDENTITIES)
     assert isinstance(message, Accepted)
     assert (message.auth_mode, message.identity_keys) == (AuthMode.PSK, (11, 22, 33))
 
 
-def test_a_keyring_and_an_attribute_of_the_future() -> None:
+def test_keyring_is_decoded_and_an_unknown_attribute_ignored() -> None:
     attributes = push_u32(1, 5) + push_u32(3, 2) + push_u32(5, 2) + push_u32(6, 0) + push_u32(9, 240739360)
     message = only(push_message(FAMILY, 4, 2, attributes + push_binary(77, b"what is this")))
     assert message == Accepted(5, Role.SERVER, AuthMode.PSK, None, None, (), (), 240739360)
@@ -106,26 +106,26 @@ def test_a_keyring_and_an_attribute_of_the_future() -> None:
     ],
     ids=["no socket", "unknown role", "unknown authentication", "no role", "a name in no encoding"],
 )
-def test_a_request_that_asks_for_nothing_known(attributes: bytes, descriptor: int | None) -> None:
+def test_unsupported_request_is_invalid(attributes: bytes, descriptor: int | None) -> None:
     message = only(push_message(FAMILY, 4, 2, attributes))
-    assert isinstance(message, Unintelligible)
+    assert isinstance(message, InvalidRequest)
     assert message.descriptor == descriptor
 
 
-def test_refusals_and_acknowledgements() -> None:
+def test_refusals_and_acknowledgements_are_decoded() -> None:
     refusal = bytes.fromhex("30000000020000000700000000000000f5ffffff1c0000002100010007000000000000000201000008000200")
     ((sequence, message),) = pull_from_kernel(refusal + bytes(4), FAMILY)
     assert (sequence, message) == (7, Acknowledgement(Status.NOTHING_YET))
 
 
-def test_the_family_comes_and_goes() -> None:
+def test_added_and_removed_family_is_reported() -> None:
     attributes = push_string(2, "handshake") + push_binary(1, b"\x21\0")
     assert only(push_message(16, 0, 1, attributes)) == FamilyChange(present=True)
     assert only(push_message(16, 0, 2, attributes)) == FamilyChange(present=False)
     assert not list(pull_from_kernel(push_message(16, 0, 1, push_string(2, "nl80211")), FAMILY))
 
 
-def test_what_we_send_as_our_own_codec_reads_it() -> None:
+def test_commands_are_decoded_by_our_own_codec() -> None:
     (frame,) = pull_frames(push_accept(FAMILY, 5))
     assert (frame.family, frame.sequence, frame.command, frame.version) == (FAMILY, 5, 2, 1)
     assert frame.attributes == push_u32(2, 1)
@@ -138,7 +138,7 @@ def test_what_we_send_as_our_own_codec_reads_it() -> None:
     assert frame.attributes == attributes + push_string(4, "a") + push_string(4, "b")
 
 
-def test_the_kernel_stores_five_peer_keys_at_most() -> None:
+def test_at_most_five_peer_keys_are_sent() -> None:
     (frame,) = pull_frames(push_done(FAMILY, 7, 9, 0, tuple(range(1, 9))))
     assert frame.attributes.count(b"\x08\0\x03\0") == 5
 
@@ -153,7 +153,7 @@ def damaged(packet: bytes, *damages: tuple[int, int]) -> bytes:
 
 
 OPS, GROUPS = 68, 112
-"""Where the arrays of GETFAMILY_REPLY begin."""
+"""Offsets of the arrays in GETFAMILY_REPLY."""
 
 
 @pytest.mark.timeout(20)
@@ -167,7 +167,7 @@ def test_array_with_a_malformed_element_is_refused(array: int, element: int) -> 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(("position", "value"), [(72, 0), (54, 6), (54, 7), (62, 6), (62, 7)])
-def test_messages_that_pyroute2_never_finished_end(position: int, value: int) -> None:
+def test_message_that_pyroute2_never_finishes_is_refused(position: int, value: int) -> None:
     messages = [message for _, message in pull_from_kernel(damaged(GETFAMILY_REPLY, (position, value)), None)]
     assert messages in ([], [Family(33, 14)])
 
@@ -177,16 +177,16 @@ def test_messages_that_pyroute2_never_finished_end(position: int, value: int) ->
 def test_request_with_a_malformed_certificate_still_names_its_socket(inner: int) -> None:
     nested = inner.to_bytes(2, "little") + SERIALS[70:]
     message = only(SERIALS[:68] + nested)
-    assert message == Unintelligible(7, "malformed ACCEPT reply")
+    assert message == InvalidRequest(7, "malformed ACCEPT reply")
 
 
 @pytest.mark.parametrize("length", [0, 3, 0xFF])
 def test_request_whose_first_attribute_is_malformed_has_no_socket(length: int) -> None:
-    assert only(damaged(CLIENT, (20, length))) == Unintelligible(None, "malformed ACCEPT reply")
+    assert only(damaged(CLIENT, (20, length))) == InvalidRequest(None, "malformed ACCEPT reply")
 
 
 @given(st.binary(max_size=200))
-def test_garbage_is_refused_as_such(packet: bytes) -> None:
+def test_garbage_is_malformed(packet: bytes) -> None:
     with contextlib.suppress(FramingError):
         list(pull_from_kernel(packet, FAMILY))
 
@@ -195,14 +195,14 @@ def test_garbage_is_refused_as_such(packet: bytes) -> None:
     st.sampled_from([GETFAMILY_REPLY, CLIENT, SERIALS, IDENTITIES]),
     st.lists(st.tuples(st.integers(16, 83), st.integers(0, 255)), min_size=1, max_size=6),
 )
-def test_a_damaged_message_never_does_more_than_be_refused(packet: bytes, damages: list[tuple[int, int]]) -> None:
+def test_damaged_message_is_decoded_or_refused(packet: bytes, damages: list[tuple[int, int]]) -> None:
     for _, message in pull_from_kernel(damaged(packet, *damages), FAMILY):
-        assert isinstance(message, Accepted | Unintelligible | Family | FamilyChange | Ready | Acknowledgement)
+        assert isinstance(message, Accepted | InvalidRequest | Family | FamilyChange | Ready | Acknowledgement)
 
 
 @pytest.fixture
 def namespace() -> Iterator[str]:
-    """The name of a network namespace that is there."""
+    """Create a network namespace; return its name."""
     name = f"{PREFIX}{os.urandom(4).hex()}"
     need("root", "ip", "network namespaces")
     run_program("ip", "netns", "add", name)
@@ -210,7 +210,7 @@ def namespace() -> Iterator[str]:
     run_program("ip", "netns", "delete", name)
 
 
-def test_a_link_into_a_namespace_that_was_deleted_and_made_anew_is_stale(namespace: str) -> None:
+def test_link_to_a_replaced_namespace_is_stale(namespace: str) -> None:
     with contextlib.closing(NetlinkLink(namespace)) as there, contextlib.closing(NetlinkLink()) as here:
         assert (there.stale, here.stale) == (False, False)
         for command in ("delete", "add"):
@@ -220,7 +220,7 @@ def test_a_link_into_a_namespace_that_was_deleted_and_made_anew_is_stale(namespa
         NetlinkLink(f"no-{namespace}")
 
 
-def test_another_process_could_answer_in_the_place_of_the_kernel() -> None:
+def test_messages_of_other_processes_are_refused() -> None:
     link = NetlinkLink()
     with contextlib.closing(link), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as forger:
         for sock in (link.commands, link.events):

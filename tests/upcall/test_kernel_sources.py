@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, Role
 from handshaked.testing.authority import Authority, Issued
-from handshaked.upcall.fake_kernel import MemoryFamily, Submission
+from handshaked.upcall.fake_kernel import FakeFamily, Submission
 from handshaked.upcall.kernel_sources import KernelSources
 from tests.conftest import Issue
 from tests.datapath.tcp_scene import (
@@ -22,8 +22,8 @@ from tests.patience import PATIENCE
 from tests.registered import Registered
 
 
-async def certificate_shown(family: MemoryFamily, context: ssl.SSLContext) -> bytes | None:
-    """What a client of the kernel's shows to a server that demands a certificate."""
+async def certificate_shown(family: FakeFamily, context: ssl.SSLContext) -> bytes | None:
+    """Return the certificate that a client of the kernel sends to a server that requires one."""
     ours, theirs = connection()
     with ours, theirs:
         server = OpenSsl(context, theirs)
@@ -32,7 +32,7 @@ async def certificate_shown(family: MemoryFamily, context: ssl.SSLContext) -> by
         return server.tls.getpeercert(binary_form=True)
 
 
-def test_a_renewed_client_certificate_is_taken_over_without_being_told(
+def test_renewed_client_certificate_is_loaded_without_reload(
     authority: Authority, issue: Issue, tmp_path: Path
 ) -> None:
     old, new = (authority.issue("someone", client=True, file_name=f"sources-{name}") for name in ("old", "new"))
@@ -54,10 +54,12 @@ def test_a_renewed_client_certificate_is_taken_over_without_being_told(
         put(old)
         registered = Registered(authority)
         service = HandshakeService(registered.snapshot, registered, lambda *_: None)
-        family = MemoryFamily()
-        family.attend()
+        family = FakeFamily()
+        family.serve_in_loop()
         context = server_context(issue(NAME), authority.root)
-        sources = KernelSources(service, configuration, (), open_link=lambda namespace: family.open_link(), look=0.01)
+        sources = KernelSources(
+            service, configuration, (), open_link=lambda namespace: family.open_link(), interval=0.01
+        )
         try:
             assert await certificate_shown(family, context) == der(old)
             key.write_text("half of a renewal")

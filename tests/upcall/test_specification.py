@@ -1,4 +1,4 @@
-"""``netlink/handshake.yaml`` and what is said to the kernel and understood of it are the same, both ways."""
+"""``netlink/handshake.yaml`` and the codec of the kernel's messages agree in both directions."""
 
 import struct
 from pathlib import Path
@@ -12,8 +12,8 @@ from handshaked.upcall.kernel_messages import (
     FAMILY_NAME,
     GROUP_NAME,
     Accepted,
+    InvalidRequest,
     Ready,
-    Unintelligible,
     pull_from_kernel,
     push_accept,
     push_done,
@@ -31,7 +31,7 @@ FAMILY = 33
 
 
 def push(attribute: dict[str, Any], value: Any) -> bytes:
-    """An attribute as the specification has it."""
+    """Encode an attribute by the specification."""
     number = attribute["value"]
     match attribute["type"]:
         case "u32":
@@ -46,7 +46,7 @@ def push(attribute: dict[str, Any], value: Any) -> bytes:
 
 
 def pull(frame: Frame, attributes: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The attributes of a message by name, as the specification has them."""
+    """Decode the attributes of a message by the specification; return them by name."""
     names = {attribute["value"]: attribute for attribute in attributes.values()}
     found, data = [], frame.attributes
     while data:
@@ -61,7 +61,7 @@ def pull(frame: Frame, attributes: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def accepted(**values: Any) -> object:
-    """What is understood of a reply with these attributes; one that may be repeated has a list of values."""
+    """Decode an ACCEPT reply with these attributes; repeatable ones have a list of values."""
     attributes = b""
     for name in OPERATIONS["accept"]["do"]["reply"]["attributes"]:
         value = values.pop(name.replace("-", "_"), None)
@@ -73,25 +73,25 @@ def accepted(**values: Any) -> object:
     return message
 
 
-def test_it_is_the_family_that_is_looked_for() -> None:
+def test_family_matches_the_specification() -> None:
     assert (SPECIFICATION["name"], SPECIFICATION["protocol"], SPECIFICATION["version"]) == (FAMILY_NAME, "genetlink", 1)
     assert OPERATIONS["ready"]["mcgrp"] == GROUP_NAME
     assert GROUP_NAME in [group["name"] for group in SPECIFICATION["mcast-groups"]["list"]]
 
 
-def test_the_enums_are_those_of_the_model() -> None:
+def test_enums_match_the_model() -> None:
     assert ENUMS["auth"] == {mode.value: mode.name.lower() for mode in AuthMode}
     assert ENUMS["msg-type"] == {0: "unspec", Role.CLIENT: "clienthello", Role.SERVER: "serverhello"}
 
 
-def test_ready() -> None:
+def test_ready_matches_the_specification() -> None:
     operation = OPERATIONS["ready"]
     attributes = b"".join(push(SETS["accept"][name], 1) for name in operation["event"]["attributes"])
     ((_, message),) = pull_from_kernel(push_message(FAMILY, 0, operation["value"], attributes), FAMILY)
     assert message == Ready()
 
 
-def test_accept_is_sent_as_specified() -> None:
+def test_accept_matches_the_specification() -> None:
     (frame,) = pull_frames(push_accept(FAMILY, 1))
     operation = OPERATIONS["accept"]
     assert (frame.command, frame.version) == (operation["value"], SPECIFICATION["version"])
@@ -100,7 +100,7 @@ def test_accept_is_sent_as_specified() -> None:
     assert [ENUMS["handler-class"][value] for _, value in sent] == [GROUP_NAME]
 
 
-def test_all_of_a_request_is_understood() -> None:
+def test_every_attribute_of_a_request_is_decoded() -> None:
     message = accepted(
         sockfd=7, message_type=1, timeout=10_000, auth_mode=2, peer_identity=[11, 12], peername="server.test",
         certificate=[{"cert": 21, "privkey": 22}, {"cert": 31, "privkey": 32}], keyring=41,
@@ -117,7 +117,7 @@ def test_all_of_a_request_is_understood() -> None:
     )
 
 
-def test_what_is_0_or_half_names_no_key() -> None:
+def test_zero_serials_name_no_key() -> None:
     message = accepted(
         sockfd=7, message_type=2, auth_mode=2, peer_identity=[0], certificate=[{"cert": 21, "privkey": 0}], keyring=0
     )
@@ -126,16 +126,16 @@ def test_what_is_0_or_half_names_no_key() -> None:
 
 @pytest.mark.parametrize("role", ENUMS["msg-type"])
 @pytest.mark.parametrize("mode", ENUMS["auth"])
-def test_every_value_of_the_enums_is_understood_or_refused(role: int, mode: int) -> None:
+def test_every_enum_value_is_decoded_or_refused(role: int, mode: int) -> None:
     message = accepted(sockfd=7, message_type=role, auth_mode=mode)
     assert message.descriptor == 7
     if ENUMS["msg-type"][role] == "unspec":
-        assert isinstance(message, Unintelligible)
+        assert isinstance(message, InvalidRequest)
     else:
         assert (message.role, message.auth_mode) == (role, mode)
 
 
-def test_done_is_sent_as_specified() -> None:
+def test_done_matches_the_specification() -> None:
     (frame,) = pull_frames(push_done(FAMILY, 1, 7, 13, (-1, 99), ("a", "b")))
     operation = OPERATIONS["done"]
     assert frame.command == operation["value"]

@@ -71,7 +71,7 @@ def channel(socket_path: Path) -> Iterator[HandshakeChannel]:
 # What it is for.
 
 
-def test_a_client_and_a_server_complete_a_handshake_on_one_connection(channel: HandshakeChannel) -> None:
+def test_client_and_server_complete_a_handshake_on_one_connection(channel: HandshakeChannel) -> None:
     client, server = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
     assert (client.status, server.status) == (Status.OK, Status.OK)
     assert (server.alpn, server.server_name, server.registration) == (b"h3", NAME, "unix")
@@ -80,7 +80,7 @@ def test_a_client_and_a_server_complete_a_handshake_on_one_connection(channel: H
     assert client.cipher_suite is server.cipher_suite is not None
 
 
-def test_many_handshakes_on_one_connection_do_not_mix(channel: HandshakeChannel) -> None:
+def test_handshakes_on_one_connection_do_not_mix(channel: HandshakeChannel) -> None:
     hellos = {
         n: client_hello(channel, n, client_start(NAME, b"h3", transport_parameters=b"%d" % n)) for n in range(1, 30)
     }
@@ -95,7 +95,7 @@ def test_many_handshakes_on_one_connection_do_not_mix(channel: HandshakeChannel)
     assert len(seen) == 3 * len(hellos)
 
 
-def test_a_whole_flight_is_one_packet_each_way(channel: HandshakeChannel) -> None:
+def test_flight_is_one_packet_in_each_direction(channel: HandshakeChannel) -> None:
     hello = client_hello(channel, 1, client_start(NAME, b"h3"))
     before = channel.packets
     channel.send(push_start(2, server_start()), push_crypto(2, hello, ack=True))
@@ -113,7 +113,7 @@ def test_a_whole_flight_is_one_packet_each_way(channel: HandshakeChannel) -> Non
     ]
 
 
-def test_a_server_may_give_its_transport_parameters_later(channel: HandshakeChannel) -> None:
+def test_server_may_send_its_transport_parameters_later(channel: HandshakeChannel) -> None:
     hello = client_hello(channel, 1, client_start(NAME, b"h3"))
     channel.send(push_start(2, server_start(transport_parameters=None)), push_crypto(2, hello, ack=True))
     messages = channel.until(2, Acknowledged)
@@ -135,15 +135,13 @@ def test_a_server_may_give_its_transport_parameters_later(channel: HandshakeChan
         (client_start(NAME, b"h3", auth_mode=AuthMode.X509, trust_anchors=(b"x",)), Status.INVALID),
     ],
 )
-def test_a_start_that_cannot_work_ends_at_once_with_the_reason(
-    channel: HandshakeChannel, start: Start, status: int
-) -> None:
+def test_impossible_start_fails_immediately_with_a_reason(channel: HandshakeChannel, start: Start, status: int) -> None:
     channel.send(push_start(1, start))
     outcome = channel.outcome(1)
     assert (outcome.status, bool(outcome.reason)) == (status, True)
 
 
-def test_a_refused_client_hello_says_which_alert(channel: HandshakeChannel) -> None:
+def test_refused_client_hello_has_an_alert(channel: HandshakeChannel) -> None:
     for number, (name, alpn, alert) in enumerate(
         [
             ("unknown.example.com", b"h3", Alert.UNRECOGNIZED_NAME),
@@ -156,20 +154,20 @@ def test_a_refused_client_hello_says_which_alert(channel: HandshakeChannel) -> N
         assert channel.outcome(2 + 2 * number).alert is alert
 
 
-def test_the_cipher_suite_can_be_limited(channel: HandshakeChannel) -> None:
+def test_cipher_suites_can_be_limited(channel: HandshakeChannel) -> None:
     suite = CipherSuite.CHACHA20_POLY1305_SHA256
     client, _ = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start(cipher_suites=(suite,)))
     assert client.cipher_suite is suite
 
 
-def test_a_sequence_number_is_free_again_after_done(channel: HandshakeChannel) -> None:
+def test_sequence_number_is_free_after_done(channel: HandshakeChannel) -> None:
     for _ in range(3):
         channel.inbox.clear()
         client, server = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
         assert (client.status, server.status) == (Status.OK, Status.OK)
 
 
-def test_a_sequence_number_in_use_is_refused_and_ends(channel: HandshakeChannel) -> None:
+def test_sequence_number_in_use_is_refused_and_ends_its_handshake(channel: HandshakeChannel) -> None:
     channel.send(push_start(1, server_start()), push_start(1, server_start()))
     assert channel.refusal(1).error.status == Status.EXISTS
     assert channel.outcome(1).status == Status.INVALID
@@ -178,7 +176,7 @@ def test_a_sequence_number_in_use_is_refused_and_ends(channel: HandshakeChannel)
 # Giving up.
 
 
-def test_a_canceled_handshake_says_so_and_others_go_on(channel: HandshakeChannel) -> None:
+def test_canceled_handshake_ends_and_others_continue(channel: HandshakeChannel) -> None:
     channel.send(push_start(1, server_start()), push_start(2, server_start()), push_cancel(1))
     assert channel.outcome(1).status == Status.CANCELED
     client, server = shake_hands(channel, 3, 4, client_start(NAME, b"h3"), server_start())
@@ -187,7 +185,7 @@ def test_a_canceled_handshake_says_so_and_others_go_on(channel: HandshakeChannel
     assert channel.outcome(2).status == Status.CANCELED
 
 
-def test_what_comes_for_a_handshake_that_is_over_is_passed_over(channel: HandshakeChannel) -> None:
+def test_messages_for_a_finished_handshake_are_ignored(channel: HandshakeChannel) -> None:
     data = CryptoData(Level.INITIAL, b"late")
     channel.send(push_cancel(1), push_crypto(1, data), push_transport_parameters(1, b"late"))
     channel.send(push_start(2, server_start(), ack=True))
@@ -195,14 +193,14 @@ def test_what_comes_for_a_handshake_that_is_over_is_passed_over(channel: Handsha
     assert channel.inbox[1] == []
 
 
-def test_a_handshake_that_takes_too_long_ends_with_etimedout(channel: HandshakeChannel) -> None:
+def test_slow_handshake_ends_with_etimedout(channel: HandshakeChannel) -> None:
     channel.send(push_start(1, server_start(timeout=0.05)), push_start(2, server_start()))
     outcome = channel.outcome(1)
     assert (outcome.status, outcome.reason) == (Status.TIMED_OUT, "no Finished from the peer within 0.05 s")
     assert channel.inbox[2] == []
 
 
-def test_the_deadline_is_absolute(channel: HandshakeChannel) -> None:
+def test_deadline_is_absolute(channel: HandshakeChannel) -> None:
     channel.send(push_start(1, server_start(timeout=0.2)))
     channel.send(push_crypto(1, CryptoData(Level.INITIAL, b"\1\0\xea\x60")))  # a ClientHello of 60,000 bytes begins
     while not any(isinstance(message, Done) for message in channel.inbox[1]):
@@ -214,7 +212,7 @@ def test_the_deadline_is_absolute(channel: HandshakeChannel) -> None:
 # Lookup.
 
 
-def test_a_lookup_by_client_hello_or_by_datagrams_gets_the_same_answer(channel: HandshakeChannel) -> None:
+def test_lookup_by_client_hello_and_by_datagrams_agree(channel: HandshakeChannel) -> None:
     hello = client_hello(channel, 1, client_start(NAME, b"smb", b"h3")).data
     questions = [
         Lookup(client_hello=hello),
@@ -227,7 +225,7 @@ def test_a_lookup_by_client_hello_or_by_datagrams_gets_the_same_answer(channel: 
         assert (answer.status, answer.registration, answer.alpn, answer.server_name) == (0, "unix", b"smb", NAME)
 
 
-def test_a_lookup_of_what_nothing_serves_gets_the_alert(channel: HandshakeChannel) -> None:
+def test_lookup_without_a_match_has_an_alert(channel: HandshakeChannel) -> None:
     hello = client_hello(channel, 1, client_start("unknown.example.com", b"h3")).data
     channel.send(push_lookup(2, Lookup(client_hello=hello)))
     answer = channel.answer(2)
@@ -249,7 +247,7 @@ def test_a_lookup_of_what_nothing_serves_gets_the_alert(channel: HandshakeChanne
         Lookup(datagrams=(b"\xc0\0\0\0\1" + bytes(60),)),
     ],
 )
-def test_a_lookup_that_cannot_be_read_is_answered_with_an_alert(channel: HandshakeChannel, lookup: Lookup) -> None:
+def test_malformed_lookup_has_an_alert(channel: HandshakeChannel, lookup: Lookup) -> None:
     channel.send(push_lookup(1, lookup), push_start(2, server_start(), ack=True))
     answer = channel.answer(1)
     assert (answer.status, answer.registration) == (Status.REFUSED, None)
@@ -260,7 +258,7 @@ def test_a_lookup_that_cannot_be_read_is_answered_with_an_alert(channel: Handsha
 # Malformed messages.
 
 
-def test_a_malformed_message_ends_its_handshake_only(channel: HandshakeChannel) -> None:
+def test_malformed_message_ends_only_its_handshake(channel: HandshakeChannel) -> None:
     channel.send(push_start(7, server_start()), push_start(8, server_start()))
     channel.send(MALFORMED)
     error = channel.refusal(7).error
@@ -271,13 +269,13 @@ def test_a_malformed_message_ends_its_handshake_only(channel: HandshakeChannel) 
     assert channel.inbox[8] == []
 
 
-def test_an_error_message_of_an_endpoint_is_refused_too(channel: HandshakeChannel) -> None:
+def test_error_message_of_an_endpoint_is_refused(channel: HandshakeChannel) -> None:
     channel.send(push_error(3, WireError("I do not like it")))
     assert channel.refusal(3).error.status == Status.UNSUPPORTED
 
 
 @pytest.mark.parametrize("tail", [b"abc", b"\xff\xff\xff\xff" + bytes(16), bytes(20)])
-def test_lost_framing_ends_all_with_an_error_and_closes(channel: HandshakeChannel, tail: bytes) -> None:
+def test_malformed_framing_ends_all_handshakes_and_closes(channel: HandshakeChannel, tail: bytes) -> None:
     channel.send(push_start(1, server_start()), push_start(2, server_start()))
     channel.send(push_start(3, server_start()) + tail)
     for sequence in (1, 2, 3):
@@ -288,14 +286,14 @@ def test_lost_framing_ends_all_with_an_error_and_closes(channel: HandshakeChanne
     assert channel.closed()
 
 
-def test_a_packet_beyond_the_limit_loses_the_framing(channel: HandshakeChannel) -> None:
+def test_packet_beyond_the_limit_is_malformed(channel: HandshakeChannel) -> None:
     channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_PACKET)
     channel.send(bytes(MAX_PACKET + 4))
     assert channel.refusal(0).error.status == Status.TOO_LONG
     assert channel.closed()
 
 
-def test_descriptors_that_come_along_are_closed(channel: HandshakeChannel) -> None:
+def test_unexpected_descriptors_are_closed(channel: HandshakeChannel) -> None:
     reading, writing = os.pipe()
     try:
         channel.send(push_start(1, server_start(), ack=True), descriptors=(writing,))
@@ -311,13 +309,13 @@ def descriptors(pid: int) -> int:
 
 
 def resident(pid: int) -> int:
-    """VmRSS in KiB."""
+    """Return VmRSS in KiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 
 def bad_packets(count: int) -> Iterator[bytes]:
-    """Packets that are malformed in turn in every way."""
+    """Yield packets that are malformed in every way, in turn."""
     good = push_start(1, server_start(alpns=(b"h3",)))
     for number in range(count):
         kind = number % 8
@@ -342,7 +340,7 @@ def bad_packets(count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.slow
-def test_ten_thousand_malformed_packets_leave_nothing_behind(public_directory: Path, issue: Issue) -> None:
+def test_malformed_packets_leak_nothing(public_directory: Path, issue: Issue) -> None:
     issued = issue(NAME)
     with RunningDaemon(public_directory, workers=1) as daemon:
         daemon.register("unix", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
@@ -350,7 +348,7 @@ def test_ten_thousand_malformed_packets_leave_nothing_behind(public_directory: P
         count = descriptors(worker)
 
         def send(packets: Iterator[bytes]) -> None:
-            """Send each, and wait until it was handled."""
+            """Send each packet and wait until it was handled."""
             with ExitStack() as stack:
                 channel = stack.enter_context(HandshakeChannel(daemon.handshake_socket))
                 for packet in packets:
@@ -392,13 +390,13 @@ print(server.status, server.alert.label if server.alert else server.registration
 
 
 def ask_as(path: Path, uid: int, groups: str, name: str) -> str:
-    """What a process of another user gets."""
+    """Return the outcome of a process of another user."""
     run = run_program(sys.executable, "-c", _ASK, str(path), str(uid), groups, name, check=False)
     return run.stdout.strip() or run.stderr
 
 
 @pytest.mark.needs("root")
-def test_only_those_allowed_may_use_a_registration(shared_daemon: RunningDaemon, issue: Issue) -> None:
+def test_only_permitted_users_may_use_a_registration(shared_daemon: RunningDaemon, issue: Issue) -> None:
     name = "allowed.example.com"
     issued = issue(name)
     shared_daemon.register(
@@ -426,7 +424,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "handshake.sock"
 
 
-def test_handshakes_of_a_caller_are_limited_over_all_its_connections(registered: Registered, path: Path) -> None:
+def test_handshakes_of_a_caller_are_limited_across_connections(registered: Registered, path: Path) -> None:
     with served(registered, path, Limits(handshakes=4)), HandshakeChannel(path) as one, HandshakeChannel(path) as two:
         one.send(*(push_start(n, server_start(), ack=True) for n in range(3)))
         for number in range(3):
@@ -442,7 +440,7 @@ def test_handshakes_of_a_caller_are_limited_over_all_its_connections(registered:
         assert two.until(3, Acknowledged) == [Acknowledged()]
 
 
-def test_a_closed_connection_gives_its_handshakes_back(registered: Registered, path: Path) -> None:
+def test_closed_connection_releases_its_handshakes(registered: Registered, path: Path) -> None:
     with served(registered, path, Limits(handshakes=4)) as service:
         for _ in range(3):
             with HandshakeChannel(path) as channel:
@@ -460,7 +458,7 @@ def test_connections_of_a_caller_are_limited(registered: Registered, path: Path)
         assert one.until(1, Acknowledged) == [Acknowledged()]
 
 
-def test_a_timeout_beyond_the_limit_is_cut(registered: Registered, path: Path) -> None:
+def test_timeout_beyond_the_limit_is_reduced(registered: Registered, path: Path) -> None:
     with (
         served(registered, path, Limits(longest_timeout=0.05, default_timeout=0.04)),
         HandshakeChannel(path) as channel,
@@ -473,7 +471,7 @@ def test_a_timeout_beyond_the_limit_is_cut(registered: Registered, path: Path) -
 
 
 def burst(channel: HandshakeChannel, messages: int) -> None:
-    """Send so many messages, and wait until they are handled."""
+    """Send `messages` messages and wait until they are handled."""
     while messages > 0:
         count = min(messages, 1000)
         channel.send(push_cancel(1) * (count - 1), push_start(2, server_start(), ack=True))
@@ -484,7 +482,7 @@ def burst(channel: HandshakeChannel, messages: int) -> None:
 
 
 @pytest.mark.parametrize("reconnect", [False, True])
-def test_messages_of_a_caller_are_limited_however_often_it_connects(
+def test_message_rate_of_a_caller_is_limited_across_connections(
     registered: Registered, path: Path, reconnect: bool
 ) -> None:
     rate, seconds = 2000, 2
@@ -501,7 +499,7 @@ def test_messages_of_a_caller_are_limited_however_often_it_connects(
     assert time.monotonic() - started > seconds - 1.2 + 0.5
 
 
-def test_bytes_of_a_caller_are_limited(registered: Registered, path: Path) -> None:
+def test_byte_rate_of_a_caller_is_limited(registered: Registered, path: Path) -> None:
     lookup = push_lookup(1, Lookup(client_hello=bytes(60_000)))
     with served(registered, path, Limits(bytes_per_second=300_000)), HandshakeChannel(path) as channel:
         started = time.monotonic()
@@ -511,7 +509,7 @@ def test_bytes_of_a_caller_are_limited(registered: Registered, path: Path) -> No
     assert time.monotonic() - started > 0.7
 
 
-def test_who_does_not_read_is_cut_off(registered: Registered, path: Path) -> None:
+def test_caller_that_does_not_read_is_disconnected(registered: Registered, path: Path) -> None:
     with served(registered, path, Limits(unsent_bytes=100_000)) as service, HandshakeChannel(path) as channel:
         channel.sock.settimeout(0.2)
         channel.send(push_start(1, server_start()))
@@ -523,20 +521,18 @@ def test_who_does_not_read_is_cut_off(registered: Registered, path: Path) -> Non
 
 
 def unread(channel: HandshakeChannel, size: int) -> None:
-    """Have so many bytes more answered than the system holds, and do not read them."""
+    """Cause `size` bytes of answers more than the system buffers, and do not read them."""
     size += channel.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     while size > 0:
         channel.send(MALFORMED * 500)
         size -= 500 * len(push_error(7, WireError("message-type: is 9, the limit is 2")))
 
 
-def test_who_does_not_read_is_cut_off_however_many_connections_that_is_spread_over(
-    registered: Registered, path: Path
-) -> None:
+def test_unread_bytes_are_limited_across_connections(registered: Registered, path: Path) -> None:
     with served(registered, path, Limits(unsent_bytes=500_000)) as service, ExitStack() as stack:
         channels = [stack.enter_context(HandshakeChannel(path)) for _ in range(8)]
         unread(channels[0], 200_000)
-        for channel in channels:  # so much is not too much
+        for channel in channels:  # below the limit
             channel.send(push_start(1, server_start(timeout=60), ack=True))
             assert channel.until(1, Acknowledged) == [Acknowledged()]
         assert service.in_flight == len(channels)
@@ -546,7 +542,7 @@ def test_who_does_not_read_is_cut_off_however_many_connections_that_is_spread_ov
         assert eventually(lambda: service.in_flight < len(channels))
 
 
-def test_what_a_closed_connection_was_not_told_is_not_held_against_its_user(registered: Registered, path: Path) -> None:
+def test_unread_bytes_of_a_closed_connection_do_not_count(registered: Registered, path: Path) -> None:
     with served(registered, path, Limits(unsent_bytes=500_000)) as service:
         for _ in range(40):
             with HandshakeChannel(path) as channel:
@@ -576,7 +572,7 @@ class Gate(Snapshot):
 
 @pytest.mark.needs("root")
 @pytest.mark.parametrize(("connections", "pairs"), [(1, 1000), (16, 200)])
-def test_a_flood_of_one_user_does_not_delay_another(
+def test_flood_of_one_user_does_not_delay_another(
     registered: Registered, public_directory: Path, connections: int, pairs: int
 ) -> None:
     ended: list[int] = []
@@ -613,9 +609,7 @@ class Ticketed(Registered):
         return replace(super().answer(request, selection, transport_parameters), tickets=Tickets(keys))
 
 
-def test_a_client_is_not_sent_tickets_for_more_handshakes_than_it_may_have(
-    authority: Authority, issue: Issue, path: Path
-) -> None:
+def test_handshakes_waiting_for_tickets_are_limited(authority: Authority, issue: Issue, path: Path) -> None:
     ticketed = Ticketed(authority)
     ticketed.add("unix", (KeyType.ECDSA_P256, issue(NAME)))
     waiting = client_start(NAME, b"h3", ticket_seconds=60)
@@ -629,12 +623,12 @@ def test_a_client_is_not_sent_tickets_for_more_handshakes_than_it_may_have(
             channel.send(push_crypto(number, ticket, ack=True))
             received.append([type(one) for one in channel.until(number, Acknowledged)] == [SessionTicket, Acknowledged])
         assert received == [True, True, True, False, False, False]
-        channel.send(push_start(0, server_start(), ack=True))  # the number of a handshake that is over is free
+        channel.send(push_start(0, server_start(), ack=True))  # the number of a finished handshake is free
         assert channel.until(0, Acknowledged) == [Acknowledged()]
 
 
 class FaultySnapshot(Snapshot):
-    """Fails as nobody thought of."""
+    """A snapshot that raises an unexpected error."""
 
     __slots__ = ()
 
@@ -643,14 +637,14 @@ class FaultySnapshot(Snapshot):
 
 
 class Faulty(Registered):
-    """Registrations that cannot be asked."""
+    """Registrations that raise an unexpected error."""
 
     @property
     def snapshot(self) -> Snapshot:
         return FaultySnapshot(self.registrations)
 
 
-def test_an_unexpected_fault_in_a_message_does_not_silence_the_connection(authority: Authority, path: Path) -> None:
+def test_unexpected_error_does_not_silence_the_connection(authority: Authority, path: Path) -> None:
     with served(Faulty(authority), path, Limits()), HandshakeChannel(path) as channel:
         hello = client_hello(channel, 1, client_start(NAME, b"h3")).data
         channel.send(push_start(2, server_start(), ack=True), push_lookup(3, Lookup(client_hello=hello)))
@@ -659,7 +653,7 @@ def test_an_unexpected_fault_in_a_message_does_not_silence_the_connection(author
         assert channel.outcome(2).status == Status.CANCELED
 
 
-def test_a_door_that_closes_tells_everybody(registered: Registered, path: Path) -> None:
+def test_closing_source_ends_all_handshakes_with_done(registered: Registered, path: Path) -> None:
     with ExitStack() as stack:
         with served(registered, path, Limits()):
             channel = stack.enter_context(HandshakeChannel(path))
