@@ -16,7 +16,7 @@ from pathlib import Path
 from handshaked import __version__
 from handshaked.configuration.daemon_options import DaemonOptions, parse_options
 from handshaked.configuration.handshaked_toml import DEFAULT_PATH, Configuration, load_configuration
-from handshaked.control.bus.service import Bus
+from handshaked.control.bus.service import BusService
 from handshaked.control.commands import Commands
 from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.control.key_erasure import KeyErasure
@@ -104,7 +104,7 @@ class Daemon:
             self._feed,
             {"self_test": lambda: self._watchdog.state, "bus": lambda: self._bus.state},
         )
-        self._bus = Bus(options.bus, self._commands, self._manager, lambda: self._watchdog.state)
+        self._bus = BusService(options.bus, self._commands, self._manager, lambda: self._watchdog.state)
         self._erasure = KeyErasure(
             self._store,
             lambda: self._manager.snapshot,

@@ -143,7 +143,7 @@ def test_setting_is_a_property_on_the_bus(setting: Setting, scene: Scene) -> Non
 def test_register_on_the_bus_names_setting(setting: Setting) -> None:
     method = MANAGER_INTERFACE.method("Register")
     assert method is not None
-    assert f"{setting.name} ({setting.type.signature})" in method.words
+    assert f"{setting.name} ({setting.type.signature})" in method.description
 
 
 @pytest.mark.parametrize("setting", POLICY, ids=lambda setting: setting.name)

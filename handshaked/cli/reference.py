@@ -80,14 +80,14 @@ def settings_reference() -> str:
 def _rows(interface: Interface) -> list[str]:
     rows = ["| member | | polkit |", "|---|---|---|"]
     for method in interface.methods:
-        takes = ", ".join(f"{name}: {kind}" for name, kind in method.takes)
-        gives = ", ".join(f"{name}: {kind}" for name, kind in method.gives)
-        arrow = f" -> {gives}" if gives else ""
-        rows.append(f"| `{method.name}({takes}){arrow}` | {method.words} | {method.action or ''} |")
+        parameters = ", ".join(f"{name}: {kind}" for name, kind in method.parameters)
+        results = ", ".join(f"{name}: {kind}" for name, kind in method.results)
+        arrow = f" -> {results}" if results else ""
+        rows.append(f"| `{method.name}({parameters}){arrow}` | {method.description} | {method.action or ''} |")
     for signal in interface.signals:
-        carries = ", ".join(f"{name}: {kind}" for name, kind in signal.carries)
-        rows.append(f"| signal `{signal.name}({carries})` | {signal.words} | |")
-    rows += [f"| property `{one.name}: {one.signature}` | {one.words} | |" for one in interface.properties]
+        parameters = ", ".join(f"{name}: {kind}" for name, kind in signal.parameters)
+        rows.append(f"| signal `{signal.name}({parameters})` | {signal.description} | |")
+    rows += [f"| property `{one.name}: {one.signature}` | {one.description} | |" for one in interface.properties]
     return [*rows, ""]
 
 

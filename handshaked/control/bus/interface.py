@@ -1,8 +1,9 @@
-"""The bus's view of the manager: its interfaces as tables, from which the introspection XML is written."""
+"""The D-Bus interfaces as tables. The introspection XML and the reference are generated from them."""
 
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
+from handshaked.errors import HandshakedError
 from handshaked.registry.settings import CREDENTIAL, FORCE, REPLACE, SETTINGS, TRUST, Setting
 
 NAME = "org.handshaked.Handshaked1"
@@ -11,49 +12,57 @@ MANAGER = "org.handshaked.Handshaked1.Manager"
 REGISTRATION = "org.handshaked.Handshaked1.Registration"
 REFUSED = "org.handshaked.Handshaked1.Error.Refused"
 
-Arguments = tuple[tuple[str, str], ...]
-"""Names and signatures."""
+Parameters = tuple[tuple[str, str], ...]
+"""Names and D-Bus signatures."""
+
+
+class CallError(HandshakedError):
+    """A call that D-Bus has an error name for; ``kind`` is its last part."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`command` is what the manager is asked to do; `action` is polkit's, if it changes something."""
+    """A method. ``command`` is the control command that it runs; ``action`` is polkit's, if it changes something."""
 
     name: str
-    takes: Arguments
-    gives: Arguments
+    parameters: Parameters
+    results: Parameters
     command: str
-    words: str
+    description: str
     action: str | None = None
 
     @property
     def signature(self) -> str:
-        """What its arguments must be."""
-        return "".join(signature for _, signature in self.takes)
+        """The signature of its parameters."""
+        return "".join(signature for _, signature in self.parameters)
 
     @property
     def reply_signature(self) -> str:
-        """What it returns."""
-        return "".join(signature for _, signature in self.gives)
+        """The signature of its results."""
+        return "".join(signature for _, signature in self.results)
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """HandshakeFinished is sent to those that have subscribed, and to nobody else."""
+    """A signal. HandshakeFinished is sent only to subscribers, the others are broadcast."""
 
     name: str
-    carries: Arguments
-    words: str
+    parameters: Parameters
+    description: str
 
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """`key` is where its value stands in what the manager shows."""
+    """A read-only property. ``key`` is the key of its value in what the manager shows."""
 
     name: str
     signature: str
     key: str
-    words: str
+    description: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ class Interface:
     properties: tuple[Property, ...] = ()
 
     def method(self, name: str) -> Method | None:
-        """Its method `name`."""
+        """Return the method `name`, or None."""
         return next((method for method in self.methods if method.name == name), None)
 
 
@@ -84,74 +93,77 @@ MANAGER_INTERFACE = Interface(
         Method(
             "Register", (("name", "s"), ("options", "a{sv}"), ("files", "ah")),
             (("registration", "o"), ("warnings", "as")), "register",
-            f"Registers credentials. Options: {_words(SETTINGS)}, {_words((REPLACE, FORCE))}, and credentials "
+            f"Register credentials. Options: {_words(SETTINGS)}, {_words((REPLACE, FORCE))}, credentials "
             f"(aa{{ss}}: the paths {', '.join(file.name for file in CREDENTIAL)}). files are the files of these paths, "
             f"then those of {' and '.join(file.name for file in TRUST)}, opened for reading, in the same order.",
             "org.handshaked.register",
         ),
         Method(
-            "Unregister", (("name", "s"),), (), "unregister", "Removes a registration.", "org.handshaked.unregister",
+            "Unregister", (("name", "s"),), (), "unregister", "Remove a registration.", "org.handshaked.unregister",
         ),
         Method(
             "Explain", (("options", "a{sv}"),), (("answer", "a{sv}"),), "explain",
-            "What a ClientHello would get, and why. Options: server_name, user (s), alpns (as).",
+            "Show which registration a ClientHello would select, and why. Options: server_name, user (s), alpns (as).",
         ),
         Method(
             "Reload", (), (("renewed", "as"), ("errors", "as")), "reload",
-            "Looks at all files again.", "org.handshaked.reload",
+            "Reload all certificate, key and drop-in files.", "org.handshaked.reload",
         ),
-        Method("Status", (), (("status", "a{sv}"),), "status", "How the daemon does."),
+        Method("Status", (), (("status", "a{sv}"),), "status", "Return the daemon's status."),
         Method(
             "Recent", (("filter", "a{sv}"),), (("handshakes", "aa{sv}"),), "recent",
-            "The latest handshakes that the caller may see. Filter: outcome, registration, role, server_name (s), "
-            "limit (x).",
+            "Return the latest handshakes that the caller may see. Filter: outcome, registration, role, server_name "
+            "(s), limit (x).",
         ),
         Method(
             "Grant", (("options", "a{sv}"),), (("grant", "x"),), "grant",
-            "Lets a user register certain names. Options: user, group (s), server_names, alpns (as), allow_kernel (b).",
+            "Allow a user or the members of a group to register names. Options: user or group (s), server_names, "
+            "alpns (as), allow_kernel (b).",
             "org.handshaked.grant",
         ),
-        Method("Revoke", (("grant", "x"),), (), "revoke", "Takes a grant back.", "org.handshaked.grant"),
-        Method("Grants", (), (("grants", "aa{sv}"),), "grants", "The grants that the caller holds; for root, all."),
+        Method(
+            "Revoke", (("grant", "x"),), (), "revoke",
+            "Revoke a grant. Registrations made with it remain.", "org.handshaked.grant",
+        ),
+        Method("Grants", (), (("grants", "aa{sv}"),), "grants", "Return the caller's grants; for root, all grants."),
         Method(
             "Subscribe", (("filter", "a{sv}"),), (), "subscribe",
-            "Has HandshakeFinished sent to the caller, until it leaves the bus. Filter as in Recent.",
+            "Send HandshakeFinished to the caller until it disconnects. Filter: as in Recent, without limit.",
         ),
-        Method("Unsubscribe", (), (), "unsubscribe", "Ends that."),
+        Method("Unsubscribe", (), (), "unsubscribe", "Stop sending HandshakeFinished to the caller."),
     ),
     signals=(
         Signal(
             "HandshakeFinished", (("handshake", "a{sv}"), ("left_out", "u")),
-            "A handshake has ended. left_out: how many were not told of since the last signal, because there were "
-            "too many.",
+            "A handshake has ended. left_out is how many the rate limit has dropped since the last signal.",
         ),
         Signal(
             "CertificateExpiring", (("registration", "s"), ("subject", "s"), ("not_after", "d")),
-            "A certificate ends soon: sent 14 days, 3 days and at once when it has ended.",
+            "A certificate expires soon. Sent 14 days and 3 days before it expires, and when it has expired.",
         ),
     ),
     properties=(
         Property("Version", "s", "version", "The daemon's version."),
-        Property("Registrations", "x", "registrations", "How many there are."),
-        Property("SelfTest", "s", "self_test", "'ok', or why the last handshake with itself failed."),
+        Property("Registrations", "x", "registrations", "The number of registrations."),
+        Property("SelfTest", "s", "self_test", "'ok', or the reason why the last self-test handshake failed."),
     ),
 )  # fmt: skip
 
 REGISTRATION_INTERFACE = Interface(
     REGISTRATION,
-    methods=(Method("Unregister", (), (), "unregister", "Removes it.", "org.handshaked.unregister"),),
+    methods=(Method("Unregister", (), (), "unregister", "Remove the registration.", "org.handshaked.unregister"),),
     properties=(
-        Property("Name", "s", "name", "What it is called."),
-        Property("Owner", "x", "owner", "The uid that may change it."),
+        Property("Name", "s", "name", "The name of the registration."),
+        Property("Owner", "x", "owner", "The uid of the user who may change it."),
         *(Property(one.bus_property, one.type.shown_signature, one.name, _sentence(one.help)) for one in SETTINGS),
-        Property("Origin", "s", "origin", "The drop-in file it comes from, or empty."),
-        Property("Credentials", "aa{sv}", "credentials", "Certificates and the paths they came from; never a key."),
+        Property("Origin", "s", "origin", "The drop-in file that defines it, or empty."),
+        Property("Credentials", "aa{sv}", "credentials", "Certificates and the paths of their files; never a key."),
     ),
 )
 
 
 def introspection() -> str:
-    """The XML that ``systemd/org.handshaked.Handshaked1.xml`` holds."""
+    """Return the content of ``systemd/org.handshaked.Handshaked1.xml``."""
     lines = [
         '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"',
         '  "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">',
@@ -165,14 +177,14 @@ def introspection() -> str:
 
 
 def node(interfaces: tuple[Interface, ...], children: list[str], standard: str) -> str:
-    """What Introspect answers for one object."""
+    """Return the introspection XML of one object; `standard` is the XML of the standard interfaces."""
     body = [line for interface in interfaces for line in _interface(interface)]
     body += [f"  <node name={quoteattr(child)}/>" for child in children]
     return "\n".join(["<node>", *body, standard, "</node>"])
 
 
 def object_path(registration: str) -> str:
-    """The path of the registration of that name: all but letters and digits as ``_`` and two hexadecimal digits."""
+    """Return the object path of `registration`: bytes other than letters and digits become ``_`` and two hex digits."""
     escaped = "".join(
         chr(byte) if chr(byte).isascii() and chr(byte).isalnum() else f"_{byte:02x}" for byte in registration.encode()
     )
@@ -182,25 +194,25 @@ def object_path(registration: str) -> str:
 def _interface(interface: Interface) -> list[str]:
     lines = [f"  <interface name={quoteattr(interface.name)}>"]
     for method in interface.methods:
-        directions = [(one, "in") for one in method.takes] + [(one, "out") for one in method.gives]
-        lines += [f"    <method name={quoteattr(method.name)}>", _documented(method.words)]
+        directions = [(one, "in") for one in method.parameters] + [(one, "out") for one in method.results]
+        lines += [f"    <method name={quoteattr(method.name)}>", _documented(method.description)]
         lines += [f'      <arg name="{name}" type="{kind}" direction="{way}"/>' for (name, kind), way in directions]
         lines.append("    </method>")
     for signal in interface.signals:
-        lines += [f"    <signal name={quoteattr(signal.name)}>", _documented(signal.words)]
-        lines += [f'      <arg name="{name}" type="{kind}"/>' for name, kind in signal.carries]
+        lines += [f"    <signal name={quoteattr(signal.name)}>", _documented(signal.description)]
+        lines += [f'      <arg name="{name}" type="{kind}"/>' for name, kind in signal.parameters]
         lines.append("    </signal>")
     for one in interface.properties:
         lines += [
             f'    <property name="{one.name}" type="{one.signature}" access="read">',
-            _documented(one.words),
+            _documented(one.description),
             "    </property>",
         ]
     return [*lines, "  </interface>"]
 
 
-def _documented(words: str) -> str:
-    return f'      <annotation name="org.gtk.GDBus.DocString" value={quoteattr(words)}/>'
+def _documented(description: str) -> str:
+    return f'      <annotation name="org.gtk.GDBus.DocString" value={quoteattr(description)}/>'
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The objects on the bus, and their properties, as plain values: one for the manager, one for each registration."""
+"""The D-Bus objects and their properties as plain values: one for the manager, one for each registration."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
 
 Typed = tuple[str, Any]
-"""A signature and a value of it."""
+"""A signature and a value of that type."""
 Properties = dict[str, Typed]
 Interfaces = dict[str, Properties]
 
@@ -26,7 +26,7 @@ _REGISTRATIONS = f"{PATH}/registration"
 
 
 class BusObjects:
-    """What `manager` has, as objects; `own` gives the properties of the manager's own object."""
+    """The objects for what `manager` holds. `own` returns the properties of the manager's object."""
 
     def __init__(self, manager: Manager, own: Callable[[], dict[str, Any]]) -> None:
         self._manager = manager
@@ -35,18 +35,18 @@ class BusObjects:
         self._by_path: dict[str, Registration] = {}
 
     def begin(self, snapshot: Snapshot) -> None:
-        """The registrations are those of `snapshot`; nobody has seen any before."""
+        """Start with the registrations of `snapshot`."""
         self._snapshot = snapshot
         self._by_path = {object_path(one.name): one for one in snapshot.registrations if not one.internal}
 
     def follow(self, snapshot: Snapshot) -> tuple[dict[str, Interfaces], list[str], dict[str, Properties]]:
-        """The registrations are those of `snapshot` now: objects that are new, that are gone, that have changed."""
+        """Switch to the registrations of `snapshot`; return the objects that are new, removed and changed."""
         before, self._snapshot = self._snapshot, snapshot
-        fresh, _ = snapshot.changes_since(before)
-        gone = [one.name for one in before.registrations if not one.internal and snapshot.named(one.name) is None]
+        new, _ = snapshot.changes_since(before)
+        removed = [one.name for one in before.registrations if not one.internal and snapshot.named(one.name) is None]
         added: dict[str, Interfaces] = {}
         changed: dict[str, Properties] = {}
-        for registration in fresh:
+        for registration in new:
             if registration.internal:
                 continue
             path = object_path(registration.name)
@@ -57,26 +57,26 @@ class BusObjects:
                 added[path] = interfaces
             else:
                 changed[path] = interfaces[REGISTRATION_INTERFACE.name]
-        paths = sorted(map(object_path, gone))
+        paths = sorted(map(object_path, removed))
         for path in paths:
             del self._by_path[path]
         return added, paths, changed
 
     def registration(self, path: str, caller: Caller) -> Registration | None:
-        """The registration at `path`, if `caller` may see it."""
+        """Return the registration at `path`, or None if there is none that `caller` may see."""
         registration = self._by_path.get(path)
         return registration if registration is not None and may_see(caller, registration) else None
 
     def knows(self, path: str, caller: Caller) -> bool:
-        """Whether `caller` finds an object at `path`."""
+        """Return whether there is an object at `path` that `caller` may see."""
         return path in (PATH, _REGISTRATIONS) or self.registration(path, caller) is not None
 
     def interface(self, path: str) -> Interface:
-        """The interface of the object at `path`."""
+        """Return the interface of the object at `path`."""
         return MANAGER_INTERFACE if path == PATH else REGISTRATION_INTERFACE
 
     def interfaces(self, path: str) -> Interfaces:
-        """The object at `path`: its interfaces with their properties."""
+        """Return the interfaces of the object at `path` with their properties."""
         if path == _REGISTRATIONS:
             return {}
         interface = self.interface(path)
@@ -85,16 +85,16 @@ class BusObjects:
         return {interface.name: {one.name: (one.signature, shown[one.key]) for one in interface.properties}}
 
     def visible(self, caller: Caller) -> int:
-        """How many registrations `caller` may see."""
+        """Return how many registrations `caller` may see."""
         return sum(may_see(caller, one) for one in self._by_path.values())
 
     def managed(self, caller: Caller) -> dict[str, Interfaces]:
-        """All objects that `caller` may see."""
+        """Return all objects that `caller` may see."""
         paths = [path for path in self._by_path if self.registration(path, caller) is not None]
         return {path: self.interfaces(path) for path in [PATH, *paths]}
 
     def introspect(self, path: str, caller: Caller) -> str:
-        """The XML for the object at `path`, with the names of those below it."""
+        """Return the introspection XML of the object at `path`, with the names of its children."""
         if path == PATH:
             return node((MANAGER_INTERFACE,), ["registration"], _STANDARD + _OBJECT_MANAGER)
         if path == _REGISTRATIONS:

@@ -1,13 +1,10 @@
-"""The bus as a way in: a real dbus-daemon with the shipped policy, callers of different uids, a polkit of our own."""
+"""The D-Bus service on a real dbus-daemon with the shipped policy."""
 
 import asyncio
 import gc
 import os
-import pwd
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +12,28 @@ import pytest
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.message import Message
 
-from handshaked.control.bus.interface import introspection, object_path
-from handshaked.control.bus.service import Bus
+from handshaked.control.bus.interface import object_path
+from handshaked.control.bus.service import BusService
 from handshaked.control.commands import Commands
 from handshaked.control.manager import Manager
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.settings import SETTINGS, TRUST
 from handshaked.registry.store import NewRegistration, Source, Store
 from handshaked.system.directories import DATABASE
-from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
 from tests.authority import revocation_list
+from tests.control.bus.calls import MANAGER, OTHER, PROPERTIES, REFUSED, REGISTRATION, USER, register, step
 from tests.control.bus.running_bus import RunningBus
-from tests.expensive_keys import encrypted_key
-from tests.patience import PATIENCE, soon
+from tests.patience import soon
 from tests.setting_samples import sample
 from tests.tls.x509.chains import ROOT as CRL_ISSUER
 
 pytestmark = pytest.mark.needs("root", "dbus-daemon")
 
-# dbus-daemon serves users that exist only.
-USER, OTHER = pwd.getpwnam("bin").pw_uid, pwd.getpwnam("nobody").pw_uid
-DENIED = "org.freedesktop.DBus.Error.AccessDenied"
-REFUSED = "org.handshaked.Handshaked1.Error.Refused"
-PROPERTIES = "org.freedesktop.DBus.Properties"
-MANAGER = "org.handshaked.Handshaked1.Manager"
-REGISTRATION = "org.handshaked.Handshaked1.Registration"
 
-
-@pytest.fixture
-def bus(public_directory: Path) -> Iterator[RunningBus]:
-    with RunningBus(public_directory) as bus:
-        yield bus
-
-
-@pytest.fixture
-def daemon(bus: RunningBus, public_directory: Path) -> Iterator[RunningDaemon]:
-    """A daemon on the bus: it says so in its status."""
-    with RunningDaemon(public_directory, options=("--no-kernel", f"--bus={bus.address}")) as daemon:
-        daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
-        yield daemon
-
-
-@pytest.fixture
-def files(public_directory: Path) -> Issued:
-    """A certificate and a key that a user may read."""
-    issued = Authority(public_directory).issue("app.example.com")
-    for path in (issued.certificate, issued.key):
-        os.chown(path, USER, USER)
-    return issued
-
-
-def register(name: str, issued: Issued, **options: Any) -> dict[str, Any]:
-    """The step that registers `issued`."""
-    credentials = [{"certificate": str(issued.certificate), "key": str(issued.key)}]
-    return {
-        "member": "Register",
-        "kinds": ["s", "a{sv}", "ah"],
-        "body": [name, {"alpns": ["h3"], "credentials": credentials, **options}, [0, 1]],
-        "files": [str(issued.certificate), str(issued.key)],
-    }
-
-
-def step(member: str, *arguments: Any, interface: str = MANAGER, **more: Any) -> dict[str, Any]:
-    """A step with arguments of plain types."""
-    kinds = [{str: "s", int: "x", dict: "a{sv}"}[type(argument)] for argument in arguments]
-    return {"member": member, "kinds": kinds, "body": list(arguments), "interface": interface, **more}
-
-
-def test_root_registers_and_sees_it_appear(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+def test_registration_appears_and_disappears_as_object(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
     match = {
         "member": "AddMatch", "destination": "org.freedesktop.DBus", "path": "/org/freedesktop/DBus",
         "interface": "org.freedesktop.DBus", "kinds": ["s"], "body": ["type='signal'"],
@@ -127,52 +76,7 @@ def test_every_setting_is_registered_and_shown(
     assert {setting.bus_property: samples[setting.name] for setting in SETTINGS}.items() <= shown.items()
 
 
-def test_an_ordinary_user_is_refused_by_the_daemon(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
-    answers = bus.call_as(USER, register("app", files), step("Reload"), step("Status"))
-    assert [answer["error"] for answer in answers[:2]] == [DENIED, DENIED]
-    assert "handshakectl grant" in answers[0]["text"]
-    assert answers[2][0]["registrations"] == 0
-
-
-def test_an_ordinary_user_is_refused_by_the_policy(bus: RunningBus, daemon: RunningDaemon) -> None:
-    own = {
-        "member": "RequestName", "destination": "org.freedesktop.DBus", "path": "/org/freedesktop/DBus",
-        "interface": "org.freedesktop.DBus", "kinds": ["s", "u"], "body": ["org.handshaked.Handshaked1", 0],
-    }  # fmt: skip
-    answers = bus.call_as(USER, step("Grant", {"user": str(USER), "alpns": ["h3"]}), step("NoSuchThing"), own)
-    assert [answer["error"] for answer in answers] == [DENIED, DENIED, DENIED]
-    assert bus.call_as(0, step("NoSuchThing"))[0]["error"] == "org.freedesktop.DBus.Error.UnknownMethod"
-
-
-def test_with_a_grant_a_user_registers_and_owns(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
-    [[grant]] = bus.call_as(0, step("Grant", {"user": str(USER), "alpns": ["h3"], "server_names": ["*.example.com"]}))
-    path = object_path("app")
-    answers = bus.call_as(
-        USER,
-        step("Grants"),
-        register("app", files, server_names=["app.example.com"]),
-        register("more", files, server_names=["app.example.org"]),
-        register("kernel", files, server_names=["b.example.com"], allow_kernel=True),
-    )
-    assert answers[0][0][0]["id"] == grant
-    assert answers[1] == [path, []]
-    assert "no grant for server name app.example.org" in answers[2]["text"]
-    assert answers[3]["error"] == DENIED
-    assert daemon.ask("show", name="app")["registration"]["owner"] == USER
-    # Another user neither sees nor removes it.
-    managed = step("GetManagedObjects", interface="org.freedesktop.DBus.ObjectManager")
-    others = bus.call_as(
-        OTHER, step("Unregister", "app"), managed, step("Unregister", interface=REGISTRATION, path=path)
-    )
-    assert others[0]["error"] == DENIED
-    assert path not in others[1][0]
-    assert others[2]["error"] == "org.freedesktop.DBus.Error.UnknownObject"
-    mine = bus.call_as(USER, managed, step("Unregister", interface=REGISTRATION, path=path))
-    assert mine[0][0][path][REGISTRATION]["Owner"] == USER
-    assert mine[1] == []
-
-
-def test_key_material_does_not_cross_the_bus(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+def test_key_material_is_never_sent(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
     bus.call_as(0, register("web", files))
     answers = bus.call_as(
         0,
@@ -185,7 +89,7 @@ def test_key_material_does_not_cross_the_bus(bus: RunningBus, daemon: RunningDae
     assert str(files.key) in str(answers)
 
 
-def test_outcomes_are_told_to_subscribers_alone(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+def test_outcomes_are_sent_to_subscribers_only(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
     bus.call_as(0, register("web", files, server_names=["app.example.com"]))
     client = Path(__file__).with_name("client.py")
     assert client.exists()
@@ -217,50 +121,7 @@ with BlockingClient(Path(sys.argv[1])) as client:
 """
 
 
-@contextmanager
-def fake_polkit(bus: RunningBus, says: str) -> Iterator[subprocess.Popen[str]]:
-    """A polkit on the bus; see ``fake_polkit``."""
-    command = [sys.executable, str(Path(__file__).with_name("fake_polkit.py")), bus.address, says]
-    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as fake:
-        assert fake.stdout is not None
-        assert fake.stdout.readline() == "ready\n"
-        try:
-            yield fake
-        finally:
-            fake.terminate()
-
-
-@pytest.mark.parametrize("allows", [True, False])
-def test_polkit_may_allow_what_the_rules_deny(
-    bus: RunningBus, daemon: RunningDaemon, files: Issued, *, allows: bool
-) -> None:
-    with fake_polkit(bus, str(allows)) as fake:
-        [answer, reload] = bus.call_as(USER, register("app", files), step("Reload"))
-        fake.terminate()
-        asked = fake.communicate(timeout=PATIENCE)[0]
-    assert "org.handshaked.register" in asked
-    assert "org.handshaked.reload" in asked
-    if allows:
-        assert answer == [object_path("app"), []]
-        assert reload == [[], []]
-        assert daemon.ask("show", name="app")["registration"]["owner"] == USER
-    else:
-        assert answer["error"] == reload["error"] == DENIED
-
-
-def test_a_user_whom_polkit_asks_kept_the_others_waiting(bus: RunningBus, daemon: RunningDaemon) -> None:
-    with fake_polkit(bus, "Silent"):
-        [first, status] = bus.call_as(USER, step("Reload", unanswered=64), step("Status"))
-        [others] = bus.call_as(OTHER, step("Status"))
-    assert {one["error"] for one in first} == {"org.freedesktop.DBus.Error.LimitsExceeded"}
-    assert f"uid {USER} makes too many calls" in first[0]["text"]
-    assert status["error"] == "org.freedesktop.DBus.Error.LimitsExceeded"
-    assert others[0]["self_test"] == "ok"
-
-
-def test_all_objects_at_once_were_more_than_the_bus_carries(
-    bus: RunningBus, public_directory: Path, files: Issued
-) -> None:
+def test_too_many_objects_for_one_message_are_refused(bus: RunningBus, public_directory: Path, files: Issued) -> None:
     """The bus would have ended the connection; and nobody else was answered meanwhile."""
     credential = load_pem(files.certificate.read_bytes(), files.key.read_bytes())
     options = ("--no-kernel", f"--bus={bus.address}")
@@ -281,7 +142,7 @@ def test_all_objects_at_once_were_more_than_the_bus_carries(
     assert list(nothing[0]) == ["/org/handshaked/Handshaked1"]
 
 
-def test_malformed_calls_are_answered(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
+def test_malformed_calls_get_an_error(bus: RunningBus, daemon: RunningDaemon, files: Issued) -> None:
     outside = register("app", files)
     outside["body"][2] = [0, 7]
     answers = bus.call_as(
@@ -301,39 +162,32 @@ def test_malformed_calls_are_answered(bus: RunningBus, daemon: RunningDaemon, fi
     assert MANAGER in answers[5][0]
 
 
-def test_without_a_bus_the_daemon_works_and_says_so(public_directory: Path) -> None:
+def test_daemon_works_without_a_bus_and_reports_it(public_directory: Path) -> None:
     options = ("--no-kernel", f"--bus=unix:path={public_directory}/nowhere")
     with RunningDaemon(public_directory, options=options) as daemon:
         daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("no bus: "))
         assert daemon.ask("status")["self_test"] == "ok"
 
 
-def test_the_bus_may_go(bus: RunningBus, daemon: RunningDaemon) -> None:
+def test_daemon_survives_the_end_of_the_bus(bus: RunningBus, daemon: RunningDaemon) -> None:
     bus.stop()
     daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("no bus: "))
     assert daemon.ask("reload") == {"renewed": [], "errors": []}
 
 
-def test_the_introspection_that_is_shipped_is_that_of_the_code() -> None:
-    shipped = Path(__file__).parents[3] / "systemd/org.handshaked.Handshaked1.xml"
-    assert shipped.read_text() == introspection()
-
-
 @pytest.mark.parametrize(("kind", "value"), [("as", ["x"]), ("a{ss}", {"a": "b"}), ("", None)])
-def test_properties_of_what_is_no_interface_got_no_answer(
+def test_get_all_with_wrong_signature_gets_an_error(
     daemon: RunningDaemon, bus: RunningBus, kind: str, value: Any
 ) -> None:
     body = {"kinds": [kind], "body": [value]} if kind else {}
     [answer] = bus.call_as(USER, {"interface": PROPERTIES, "member": "GetAll", **body})
     assert answer == {
         "error": "org.freedesktop.DBus.Error.UnknownMethod",
-        "text": f"there is no method GetAll({kind})",
+        "text": f"no method GetAll({kind})",
     }
 
 
-def test_files_that_came_with_signals_stayed_open(
-    daemon: RunningDaemon, bus: RunningBus, public_directory: Path
-) -> None:
+def test_files_attached_to_signals_are_closed(daemon: RunningDaemon, bus: RunningBus, public_directory: Path) -> None:
     """A system bus lets everyone send signals to anyone."""
     path = public_directory / "file"
     path.write_bytes(b"")
@@ -342,25 +196,6 @@ def test_files_that_came_with_signals_stayed_open(
     bus.call_as(USER, forged, {"member": "Grants"})
     open_files = Path(f"/proc/{daemon.pid}/fd")
     daemon.wait_until(lambda: str(path) not in {os.readlink(one) for one in open_files.iterdir() if one.is_symlink()})
-
-
-def test_a_costly_key_is_refused_before_and_after_a_grant(
-    daemon: RunningDaemon, bus: RunningBus, files: Issued
-) -> None:
-    files.key.write_bytes(encrypted_key((1 << 31) - 1))
-    passphrase = files.key.with_name("passphrase")
-    passphrase.write_bytes(b"x")
-    os.chown(passphrase, USER, USER)
-    passphrase.chmod(0o600)
-    asked = register("app", files, server_names=["app.example.com"])
-    asked["body"][1]["credentials"][0]["passphrase"] = str(passphrase)
-    asked["body"][2].append(2)
-    asked["files"].append(str(passphrase))
-    [denied] = bus.call_as(USER, asked)
-    assert denied["error"] == DENIED
-    daemon.ask("grant", user=str(USER), alpns=["h3"], server_names=["app.example.com"])
-    [refused] = bus.call_as(USER, asked)
-    assert (refused["error"], "fewer iterations" in refused["text"]) == (REFUSED, True)
 
 
 class FaultyCommands(Commands):
@@ -373,7 +208,7 @@ class FaultyCommands(Commands):
         raise KeyError("a fault")
 
 
-async def ask_faulty(bus: Bus, address: str) -> str:
+async def ask_faulty(bus: BusService, address: str) -> str:
     """The name of the error that a call gets which fails as nobody foresaw."""
     client = await MessageBus(bus_address=address).connect()
     there = asyncio.Event()
@@ -393,14 +228,14 @@ async def ask_faulty(bus: Bus, address: str) -> str:
 
 # dbus-next leaves the sockets of closed connections to the garbage collector.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
-def test_a_call_that_met_a_fault_got_no_answer(
+def test_unexpected_exception_in_a_call_gets_an_error(
     bus: RunningBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> str:
         store = Store(tmp_path / DATABASE)
         manager = Manager(store, lambda _: asyncio.sleep(0), tmp_path)
         try:
-            return await ask_faulty(Bus(bus.address, FaultyCommands(), manager, lambda: "ok"), bus.address)
+            return await ask_faulty(BusService(bus.address, FaultyCommands(), manager, lambda: "ok"), bus.address)
         finally:
             store.close()
 
