@@ -1,6 +1,7 @@
 """Manual pages in roff, and the command reference in Markdown, generated from parsers and tables of settings."""
 
 import argparse
+import re
 
 from handshaked import __version__
 from handshaked.cli import manual_text as text
@@ -8,6 +9,8 @@ from handshaked.cli.parser import PAGES, PROGRAM_PAGES, command_line
 from handshaked.configuration.handshaked_toml import TABLES
 from handshaked.registry.settings import CREDENTIAL, FORCE, SETTINGS
 from handshaked.system.command_line import RecordingParser, help_text, takes_value
+
+_NO_SPACE = re.compile(r",(?=\S)")
 
 
 def manual(arguments: argparse.Namespace) -> int:
@@ -171,5 +174,5 @@ def _rows(parser: RecordingParser) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    escaped = _NO_SPACE.sub(", ", text.replace("\\", "\\e").replace("-", "\\-"))  # so that man can break the line
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
