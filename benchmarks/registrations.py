@@ -11,7 +11,8 @@ from handshaked.model import Caller
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.registration import Access
 from handshaked.registry.snapshot import Query, Snapshot
-from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration, Source
 from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
@@ -26,7 +27,7 @@ def fill(path: Path, authority: Authority) -> Snapshot:
     issued = authority.issue("bench.example.com")
     credential = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     source = Source(str(issued.certificate), str(issued.key))
-    store = Store(path)
+    store = SqliteRegistryWriter(path)
     store.register_all(
         NewRegistration(
             name=f"registration-{index}",

@@ -28,7 +28,8 @@ from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.handshakes.peer_policy import check_sides
 from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import RegistryWriter
 from handshaked.reporting.metrics import MAX_EXPIRIES, Exporter, Figures
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
 from handshaked.system.keylog_file import KeyLogFile
@@ -79,7 +80,7 @@ class Daemon:
     def __init__(self, options: DaemonOptions, configuration: Configuration) -> None:
         inherited = listening_sockets()
         self._options = options
-        self._store = Store(options.state_directory / DATABASE)
+        self._store = SqliteRegistryWriter(options.state_directory / DATABASE)
         self._self_test = _prepare(self._store)
         self._listener = _listener(inherited, options.runtime_directory / HANDSHAKE_SOCKET)
         self._control_listener = _listener(inherited, options.runtime_directory / CONTROL_SOCKET)
@@ -217,7 +218,7 @@ def _listener(inherited: dict[str, socket.socket], path: Path) -> socket.socket:
     return inherited.get(path.name) or open_listener(path)
 
 
-def _prepare(store: Store) -> SelfTest:
+def _prepare(store: RegistryWriter) -> SelfTest:
     """Bring `store` up to date, and register a new self-test."""
     self_test = SelfTest.make(os.geteuid())
     store.rotate_ticket_keys(time.time())

@@ -1,7 +1,6 @@
 """The error tree, and the one table that relates alerts, QUIC errors and errnos.
 
-An error says whose fault it was: the peer's, the caller's or ours. Alerts and errnos are named here and
-nowhere else.
+An error says whose fault it was: the peer's, the caller's or ours. No other module names alerts or errnos.
 """
 
 import enum
@@ -43,7 +42,7 @@ class Alert(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """The alert's name as RFC 8446 writes it, e.g. ``no_application_protocol``."""
+        """The alert's name as in RFC 8446, e.g. ``no_application_protocol``."""
         return self.name.lower()
 
     @property
@@ -53,11 +52,11 @@ class Alert(enum.IntEnum):
 
     @property
     def errno(self) -> int:
-        """The status a consumer sees when a handshake ends with this alert, sent or received."""
+        """The status of an outcome that this alert, sent or received, has caused."""
         return _ERRNO.get(self, errno.EACCES)
 
 
-# Everything that is not listed is a handshake refused: EACCES.
+# Any other alert is a refused handshake: EACCES.
 _ERRNO = {
     Alert.UNKNOWN_PSK_IDENTITY: errno.EKEYREJECTED,
     Alert.INTERNAL_ERROR: errno.EIO,
@@ -65,10 +64,10 @@ _ERRNO = {
 
 
 class Status:
-    """The errnos a request may end with besides those of its alert."""
+    """The errnos that a request may end with, besides those of alerts."""
 
     OK: ClassVar = 0
-    FAILED: ClassVar = errno.EIO  # where every outcome starts
+    FAILED: ClassVar = errno.EIO  # the initial value of every outcome
     REFUSED: ClassVar = errno.EACCES
     TIMED_OUT: ClassVar = errno.ETIMEDOUT
     CANCELED: ClassVar = errno.ECANCELED
@@ -97,19 +96,19 @@ _KERNEL_STATUSES = frozenset(
         errno.EKEYREJECTED, errno.ENOMEM,
     )
 )  # fmt: skip
-# The consumer may try again after these: nothing was decided.
+# The consumer may try again after these.
 _KERNEL_RETRY = frozenset((Status.PEER_GONE, Status.SHUTTING_DOWN, Status.BUSY))
 
 
 def kernel_status(status: int) -> int:
-    """What a consumer in the kernel is told of an outcome with `status`: one of those that it knows."""
+    """Return the status that a consumer in the kernel receives for `status`: one of those that it knows."""
     if status in _KERNEL_RETRY:
         return Status.TIMED_OUT
     return status if status in _KERNEL_STATUSES else Status.FAILED
 
 
 def status_text(status: int) -> str:
-    """A status as people read it: ``ok`` or the errno's symbol and words."""
+    """Return a status for people: ``ok``, or the errno's symbol and description."""
     if status == 0:
         return "ok"
     return f"{errno.errorcode.get(status, status)} ({os.strerror(status)})"
@@ -120,10 +119,10 @@ class HandshakedError(Exception):
 
 
 class HandshakeError(HandshakedError):
-    """A handshake cannot go on.
+    """A handshake cannot continue.
 
-    ``alert`` is what the peer is told, ``reason`` what the log and the caller are told (no secrets), ``status``
-    the errno of the outcome.
+    ``alert`` is sent to the peer, ``reason`` goes to the log and the caller (no secrets), ``status`` is the errno of
+    the outcome.
     """
 
     def __init__(self, alert: Alert, reason: str, status: int | None = None) -> None:
@@ -134,22 +133,22 @@ class HandshakeError(HandshakedError):
 
 
 class PeerError(HandshakeError):
-    """The peer broke the protocol, or offers nothing that is acceptable here."""
+    """The peer violated the protocol, or offers nothing acceptable."""
 
 
 class CallerError(HandshakeError):
-    """The endpoint that asked for the handshake used the interface wrongly."""
+    """The endpoint that requested the handshake misused the interface."""
 
 
 class LocalError(HandshakeError):
-    """The fault is on this side: no usable key, a resource that failed."""
+    """The fault is on this side: an unusable key, a resource that failed."""
 
     def __init__(self, reason: str, status: int = Status.FAILED) -> None:
         super().__init__(Alert.INTERNAL_ERROR, reason, status)
 
 
 class RefusedError(HandshakedError):
-    """The registry or the control interface refuses a change or a question; the text says why and what to do."""
+    """The registry or the control interface refuses a change or query; the text says why and what to do."""
 
 
 class UnreadableError(RefusedError):
@@ -157,18 +156,18 @@ class UnreadableError(RefusedError):
 
 
 class DeniedError(RefusedError):
-    """Who asks may not have this done; somebody else may."""
+    """The caller is not permitted to do this; others may be."""
 
 
 class UnavailableError(RefusedError):
-    """Something the daemon needs (disk, descriptors, a file) fails for now; the same request may work later."""
+    """A resource of the daemon (disk, descriptors, a file) is temporarily unavailable: the request may work later."""
 
 
 class WireError(HandshakedError):
     """A netlink-format message is malformed.
 
-    ``status`` is the errno for the reply, ``attribute`` names what is wrong (or None), ``offset`` is where it
-    starts in the message, in bytes from the message header (or None).
+    ``status`` is the errno for the reply, ``attribute`` names the invalid attribute (or None), ``offset`` is its
+    position in bytes from the message header (or None).
     """
 
     def __init__(
@@ -182,4 +181,4 @@ class WireError(HandshakedError):
 
 
 class FramingError(WireError):
-    """Message boundaries are lost: nothing after this point of the packet can be trusted."""
+    """Message boundaries are lost: the rest of the packet cannot be parsed."""

@@ -1,21 +1,21 @@
-"""What a handshake gives, in the order in which a data path needs it.
+"""Events of a handshake, in the order in which a data path needs them.
 
-Server, on the complete ClientHello: PeerTransportParameters; once the own transport parameters are known:
+Server, on the complete ClientHello: PeerTransportParameters; once its own transport parameters are known:
 CryptoData(INITIAL), TrafficSecret(HANDSHAKE, SEND), TrafficSecret(HANDSHAKE, RECEIVE), CryptoData(HANDSHAKE),
 TrafficSecret(APPLICATION, SEND). On the client's Finished: TrafficSecret(APPLICATION, RECEIVE), CryptoData(APPLICATION)
 if there are session tickets, HandshakeComplete. If early data is accepted, TrafficSecret(EARLY, RECEIVE) comes
-before all else; over TCP, TrafficSecret(HANDSHAKE, RECEIVE) then waits for EndOfEarlyData.
+first; over TCP, TrafficSecret(HANDSHAKE, RECEIVE) then waits for EndOfEarlyData.
 
 Client, at the start: CryptoData(INITIAL). On the ServerHello: TrafficSecret(HANDSHAKE, RECEIVE),
 TrafficSecret(HANDSHAKE, SEND). On EncryptedExtensions: PeerTransportParameters. On the server's Finished:
 TrafficSecret(APPLICATION, RECEIVE), TrafficSecret(APPLICATION, SEND), CryptoData(HANDSHAKE), HandshakeComplete. If
 early data may be sent, TrafficSecret(EARLY, SEND) follows CryptoData(INITIAL); over TCP, CryptoData(EARLY) precedes
-CryptoData(HANDSHAKE) if it was accepted. SessionTicket comes at any time after HandshakeComplete, once for a ticket.
+CryptoData(HANDSHAKE) if it was accepted. SessionTicket comes at any time after HandshakeComplete, once for each ticket.
 
-A HelloRetryRequest is one CryptoData(INITIAL) more on each side. Over TCP either side may see its TrafficSecret
-(APPLICATION) change later: see KeyUpdate in RFC 8446 section 4.6.3.
+A HelloRetryRequest adds one CryptoData(INITIAL) on each side. Over TCP, TrafficSecret(APPLICATION) may change later
+on either side (KeyUpdate, RFC 8446 section 4.6.3).
 
-HandshakeFailed comes once, instead of anything that would have followed.
+HandshakeFailed comes once and is the last event.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from handshaked.model import CipherSuite, Direction, Level
 class PeerTransportParameters:
     """The peer's QUIC transport parameters: the raw body of extension 0x39 (RFC 9001 section 8.2).
 
-    ``alpn`` is the application protocol selected, known at the same moment.
+    ``alpn`` is the selected application protocol.
     """
 
     transport_parameters: bytes
@@ -37,7 +37,7 @@ class PeerTransportParameters:
 
 @dataclass(frozen=True, slots=True)
 class TrafficSecret:
-    """A traffic secret (RFC 8446 section 7.1), 32 or 48 bytes; it never shows in a repr."""
+    """A traffic secret (RFC 8446 section 7.1), 32 or 48 bytes, which the repr omits."""
 
     level: Level
     direction: Direction
@@ -47,7 +47,7 @@ class TrafficSecret:
 
 @dataclass(frozen=True, slots=True)
 class CryptoData:
-    """Whole handshake messages to be sent to the peer at one encryption level."""
+    """Complete handshake messages to send to the peer at one encryption level."""
 
     level: Level
     data: bytes = field(repr=False)
@@ -55,10 +55,10 @@ class CryptoData:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeComplete:
-    """The peer's Finished was verified. ``peer_certificates`` are DER, leaf first, verified if that was asked for.
+    """The peer's Finished was verified. ``peer_certificates`` are DER, leaf first, verified if requested.
 
-    ``psk_identity`` is that of the external PSK that authenticated both, if one did. ``peer_keys`` and ``tags`` are as
-    in the outcome.
+    ``psk_identity`` is that of the external PSK that authenticated both sides, if any. ``peer_keys`` and ``tags`` are
+    as in Outcome.
     """
 
     alpn: bytes | None
@@ -75,9 +75,9 @@ class HandshakeComplete:
 
 @dataclass(frozen=True, slots=True)
 class SessionTicket:
-    """What a client needs to resume: opaque, to be kept as secret as a key, for use once, until ``expires``.
+    """The opaque state that resumes a session, for single use until ``expires`` (Unix seconds); as secret as a key.
 
-    ``early_data``: the server lets it bring early data.
+    ``early_data``: the server accepts early data with it.
     """
 
     state: bytes = field(repr=False)
@@ -87,7 +87,7 @@ class SessionTicket:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeFailed:
-    """The handshake is over. ``alert`` is what the peer is to be told, ``reason`` what people are told."""
+    """The handshake is over. ``alert`` is for the peer, ``reason`` for people."""
 
     alert: Alert
     reason: str

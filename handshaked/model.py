@@ -1,4 +1,4 @@
-"""The words all parts share: who calls, what is asked, where in a handshake bytes belong, how it ended."""
+"""Types that all rooms share: callers, requests and outcomes, and the numbers of TLS and of the kernel."""
 
 import enum
 import hashlib
@@ -8,14 +8,14 @@ from typing import Any, Self
 from handshaked.errors import Alert, Status
 
 MAX_HANDSHAKE_MESSAGE = 64 * 1024
-"""Largest handshake message accepted, in bytes of body (RFC 8446 section 4 allows 2^24)."""
+"""Largest accepted body of a handshake message, in bytes (RFC 8446 section 4 allows 2^24)."""
 
 MAX_CLIENT_HELLO = MAX_HANDSHAKE_MESSAGE + 1024
-"""Of a ClientHello, whose extensions are limited to 64 KiB by themselves: the fields before them come on top."""
+"""The same for a ClientHello: its extensions alone may have 64 KiB, and other fields precede them."""
 
 
 class Role(enum.IntEnum):
-    """Which side of the handshake the daemon plays; numbers of the kernel's ``msg-type``."""
+    """Side of the handshake that the daemon takes; numbers of the kernel's ``msg-type``."""
 
     CLIENT = 1
     SERVER = 2
@@ -111,7 +111,7 @@ class AuthMode(enum.IntEnum):
 
 
 class ClientAuth(enum.IntEnum):
-    """Whether a server asks for a client certificate; numbers of the kernel's ``certificate_request``."""
+    """Whether a server requests a client certificate; numbers of the kernel's ``certificate_request``."""
 
     NONE = 0
     REQUEST = 1
@@ -120,9 +120,9 @@ class ClientAuth(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, as the kernel attests it (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself.
+    """Identity of a caller as attested by the kernel (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself.
 
-    ``authorized``: polkit has allowed the one thing asked for.
+    ``authorized``: polkit has authorized this one command.
     """
 
     uid: int
@@ -140,20 +140,20 @@ KERNEL = Caller(uid=0, kernel=True)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One handshake asked for, whichever door it came through.
+    """A request for one handshake, from either door.
 
-    ``timeout`` is in seconds. ``alpns`` are what a client offers, or what a server limits itself to (empty: all
-    that is registered). ``server_name`` is the name a client sends and verifies. ``cipher_suites`` are those allowed,
-    in order of preference (empty: the daemon's). ``trust_anchors`` are DER certificates that replace the daemon's
-    trust store. ``registration`` and ``credential`` (SHA-256 of the leaf, 32 bytes) narrow the choice on a server and
-    name the client certificate on a client.
+    ``timeout`` is in seconds. ``alpns`` are those a client offers, or the only ones a server accepts (empty: all
+    registered ones). ``server_name`` is the name that a client sends and verifies. ``cipher_suites`` are the allowed
+    ones in order of preference (empty: the daemon's). ``trust_anchors`` are DER certificates that replace the daemon's
+    trust store. ``registration`` and ``credential`` (SHA-256 of the leaf, 32 bytes) restrict the selection on a server
+    and name the client certificate on a client.
 
-    ``session_ticket`` is what a client resumes with; it is sent new ones for ``ticket_seconds`` after the handshake.
-    ``early_data`` consents to 0-RTT; on a server its bytes stand for what the early data relies on: a ticket brings
-    early data only to an endpoint with the same.
+    ``session_ticket`` resumes a client's session; new tickets are delivered for ``ticket_seconds`` after the handshake.
+    ``early_data`` accepts 0-RTT; on a server its bytes identify the context that early data relies on: early data is
+    accepted only with a ticket that was issued with the same bytes.
 
     The kernel names keys by their serials: ``identity_keys`` are PSKs, ``certificate_keys`` pairs of certificate and
-    private key, ``keyring`` is where to look for more.
+    private key; ``keyring`` is searched for more.
     """
 
     role: Role
@@ -178,10 +178,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request ended: the one report it gets. Fails closed: nothing but a full set makes success.
+    """The result of a request, reported once. The default is a failure.
 
-    ``peer_keys`` are the serials of keys that stand for the authenticated peer, ``tags`` what its certificate was
-    found to be; ``psk_identity`` is that of the external PSK that authenticated both, if one did.
+    ``peer_keys`` are the serials of keys that represent the authenticated peer, ``tags`` the tags that its certificate
+    matched; ``psk_identity`` is that of the external PSK that authenticated both sides, if any.
     """
 
     status: int = Status.FAILED
@@ -219,7 +219,7 @@ class SignatureScheme(enum.IntEnum):
 
 
 class KeyType(enum.Enum):
-    """Kinds of private key a credential may have."""
+    """Types of private key that a credential may have."""
 
     ECDSA_P256 = "ecdsa-p256"
     ECDSA_P384 = "ecdsa-p384"
@@ -234,7 +234,7 @@ class KeyType(enum.Enum):
 
     @property
     def schemes(self) -> tuple[SignatureScheme, ...]:
-        """The schemes a key of this type can sign with, best first (RFC 8446 section 4.4.3)."""
+        """The schemes that a key of this type can sign with, best first (RFC 8446 section 4.4.3)."""
         return _SCHEMES[self]
 
 

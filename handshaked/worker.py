@@ -24,7 +24,7 @@ from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.resources import StoredResources
 from handshaked.handshakes.service import HandshakeService
 from handshaked.registry.replay import ReplayRecord
-from handshaked.registry.store import Store
+from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.reporting.outcomes import OutcomeRecorder
 from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.system.keylog_file import KeyLogFile
@@ -45,7 +45,7 @@ class Worker:
     """Wires the source to the service and follows the parent's commands."""
 
     def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
-        self._store = Store(arguments.state_directory / DATABASE, read_only=True)
+        self._store = SqliteRegistryReader(arguments.state_directory / DATABASE)
         self._log_limit = LogLimit()
         self._outcomes = OutcomeRecorder(self._log_limit, lambda batch: self._channel.report(batch))
         replays = ReplayRecord(arguments.state_directory / REPLAY_RECORD)

@@ -196,3 +196,8 @@ def revocation_list(
         builder = builder.add_extension(extension, critical)
     digest = None if issuer.kind in _UNHASHED else hashes.SHA256()
     return builder.sign(issuer.key, digest).public_bytes(Encoding.DER)
+
+
+def crl_pem(encoded: bytes) -> bytes:
+    """A revocation list in PEM."""
+    return x509.load_der_x509_crl(encoded).public_bytes(Encoding.PEM)

@@ -219,6 +219,13 @@ def test_a_library_that_is_hard_to_replace_has_one_importer(library: str) -> Non
     assert len(importers) == 1
 
 
+@pytest.mark.parametrize("implementation", ["sqlite_reader", "sqlite_writer"])
+def test_only_the_composition_names_an_implementation_of_the_registry(implementation: str) -> None:
+    module = f"handshaked.registry.{implementation}"
+    importers = {name for name in FILES if module in dependencies(name)}
+    assert importers <= {"handshaked.daemon", "handshaked.worker", "handshaked.registry.sqlite_writer"}
+
+
 def test_importing_the_shim_loads_neither_engine_nor_registry() -> None:
     script = "import sys, handshaked.shim, handshaked.shim.aioquic; print(*sys.modules)"
     loaded = run_program(sys.executable, "-c", script).stdout.split()

@@ -26,7 +26,9 @@ from handshaked.control.requests.arguments import Arguments
 from handshaked.model import Caller
 from handshaked.registry.settings import ACCESS, POLICY, SCOPE, SETTINGS, TRUST, Policy, Setting
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import NewRegistration, Store
+from handshaked.registry.sqlite_reader import SqliteRegistryReader
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration
 from handshaked.testing.authority import Authority, Issued
 from tests.authority import revocation_list
 from tests.patience import run_program
@@ -69,13 +71,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     (directory / "client_ca").write_bytes(authority.root.read_bytes())
     (directory / "client_crl").write_bytes(revocation_list(CRL_ISSUER))
     samples = {setting.name: sample(setting, directory) for setting in SETTINGS}
-    manager = Manager(Store(directory / "registry.db"), _publish, directory)
+    manager = Manager(SqliteRegistryWriter(directory / "registry.db"), _publish, directory)
     _register(manager, samples, issued)
     objects = BusObjects(manager, dict)
     objects.begin(manager.snapshot)
     feed = RegistryFeed(manager.snapshot, frozenset({ROOT.uid}))
     [followed] = asyncio.run(feed.follow(ROOT, Arguments({"follower": "one"})))["registrations"]
-    [stored] = Store(directory / "registry.db", read_only=True).load().registrations
+    [stored] = SqliteRegistryReader(directory / "registry.db").load().registrations
     return Scene(
         samples,
         manager.show(ROOT, Arguments({"name": "web"}))["registration"],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from handshaked.errors import UnavailableError
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import Store
+from handshaked.registry.store import RegistryWriter
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class KeyErasure:
 
     def __init__(
         self,
-        store: Store,
+        store: RegistryWriter,
         snapshot: Callable[[], Snapshot],
         up_to_date: Callable[[Snapshot], bool],
         forget: Callable[[], object],

@@ -28,7 +28,7 @@ from handshaked.registry.registration import Grant, Registration
 from handshaked.registry.setting_types import Each
 from handshaked.registry.settings import ALLOW_KERNEL, REPLACE
 from handshaked.registry.snapshot import Query, Snapshot
-from handshaked.registry.store import Store
+from handshaked.registry.store import RegistryWriter
 from handshaked.wire.json_packets import first_that_fit
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Manager:
 
     def __init__(
         self,
-        store: Store,
+        store: RegistryWriter,
         publish: Callable[[Snapshot], Awaitable[None]],
         drop_ins: Path,
         check_settings: Callable[[], object] = lambda: None,

@@ -11,7 +11,7 @@ from handshaked.errors import Alert, CallerError, LocalError, Status, Unreadable
 from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, Request
 from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Selection
-from handshaked.registry.store import TICKET_KEY_ROTATION, Store
+from handshaked.registry.store import TICKET_KEY_ROTATION, RegistryReader
 from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import (
     DEFAULT_GROUPS,
@@ -36,7 +36,9 @@ _CACHED_TRUST_STORES = 64
 class StoredResources:
     """Resources out of `store`; early data is never taken without a `replay_guard`. Implements ``Resources``."""
 
-    def __init__(self, store: Store, replay_guard: ReplayGuard | None = None, keylog: KeyLog | None = None) -> None:
+    def __init__(
+        self, store: RegistryReader, replay_guard: ReplayGuard | None = None, keylog: KeyLog | None = None
+    ) -> None:
         self.keylog = keylog
         self._store = store
         self._replay_guard = replay_guard

@@ -1,1 +1,1 @@
-"""What of QUIC's packets the daemon and the demultiplexer must understand: Initials, and how to answer one."""
+"""The QUIC packets that the demultiplexer reads and sends: Initial, Retry and Version Negotiation."""

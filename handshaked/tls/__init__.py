@@ -1,1 +1,1 @@
-"""TLS 1.3 without I/O and without a clock: bytes with their encryption level in, ordered events out."""
+"""A TLS 1.3 engine without I/O or clock: it takes bytes with their encryption level and returns ordered events."""

@@ -1,4 +1,4 @@
-"""Certificate and CertificateVerify, sent and received, the same on both sides (RFC 8446 section 4.4)."""
+"""Certificate and CertificateVerify, which both sides send and receive (RFC 8446 section 4.4)."""
 
 from dataclasses import dataclass
 
@@ -25,9 +25,10 @@ def certificate_message(
     *,
     ocsp: bool,
 ) -> bytes:
-    """The Certificate of `credential`, encoded once, by the first algorithm `offered` that is one of `compressions`.
+    """Return the Certificate of `credential`, compressed with the first algorithm `offered` that is in `compressions`.
 
-    With its OCSP response if `ocsp`; without compression if that would not make it smaller.
+    It has the OCSP response if `ocsp`, and is not compressed if that does not make it smaller. The encoded message is
+    cached in the credential.
     """
     ocsp = ocsp and credential.ocsp_response is not None
     algorithm = next((CertificateCompression(each) for each in offered if each in compressions), None)
@@ -47,16 +48,21 @@ def certificate_message(
 def certificate_verify(
     credential: Credential, offered: tuple[int, ...], transcript_hash: bytes, *, by_server: bool
 ) -> bytes:
-    """The CertificateVerify of `credential`, signed with its best scheme among those `offered`."""
+    """Return the CertificateVerify of `credential`, signed with its best scheme that the peer has `offered`.
+
+    PeerError if there is none, LocalError if the key cannot sign.
+    """
     scheme = choose_scheme(credential.key_type, offered)
     if scheme is None:
-        raise PeerError(Alert.HANDSHAKE_FAILURE, f"the peer verifies no signature of a {credential.key_type.value} key")
+        raise PeerError(
+            Alert.HANDSHAKE_FAILURE, f"the peer supports no signature scheme of {credential.key_type.value} keys"
+        )
     signature = credential.signer.sign(scheme, signed_content(transcript_hash, by_server=by_server))
     return messages.push_certificate_verify(scheme, signature)
 
 
 def decompressed(message: bytes, offered: tuple[CertificateCompression, ...]) -> bytes:
-    """The body of the Certificate that a CompressedCertificate is (RFC 8879 section 4)."""
+    """Return the body of the Certificate in a CompressedCertificate (RFC 8879 section 4)."""
     algorithm, length, compressed = messages.pull_compressed_certificate(message)
     if algorithm not in offered:
         raise PeerError(Alert.ILLEGAL_PARAMETER, f"certificate compression {algorithm} was not offered")
@@ -65,20 +71,20 @@ def decompressed(message: bytes, offered: tuple[CertificateCompression, ...]) ->
 
 @dataclass(slots=True)
 class PeerCertificate:
-    """A chain that was received, its possession of the private key not yet proven."""
+    """A received chain; possession of the private key is not proven yet."""
 
     chain: tuple[bytes, ...]
     leaf: x509.Certificate
 
 
 def parse_chain(message: messages.CertificateMessage) -> PeerCertificate:
-    """The chain of a Certificate that is not empty, where no extensions were asked for."""
+    """Return the chain of a Certificate that is not empty; extensions are refused, as none was requested."""
     if message.context:
-        # Section 4.4.2: empty unless in answer to a CertificateRequest with a context, which none here has.
+        # Section 4.4.2: empty, unless the CertificateRequest had a context, which is never the case here.
         raise PeerError(Alert.ILLEGAL_PARAMETER, "Certificate with a context")
     if message.extension_types:
         # Section 4.4.2: they "MUST correspond to ones from the ClientHello" or the CertificateRequest.
-        raise PeerError(Alert.UNSUPPORTED_EXTENSION, "extensions in Certificate that were not asked for")
+        raise PeerError(Alert.UNSUPPORTED_EXTENSION, "Certificate with extensions that were not requested")
     with well_formed():
         return PeerCertificate(message.chain, parse_certificate(message.chain[0]))
 
@@ -91,7 +97,7 @@ def check_certificate_verify(
     *,
     by_server: bool,
 ) -> None:
-    """Check the proof of possession that a CertificateVerify is; `transcript_hash` is that up to the Certificate."""
+    """Check the signature of a CertificateVerify; `transcript_hash` covers the messages up to the Certificate."""
     scheme, signature = messages.pull_certificate_verify(message)
     if scheme not in offered:
         raise PeerError(Alert.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} was not offered")

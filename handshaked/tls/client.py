@@ -34,16 +34,16 @@ from handshaked.tls.state import CLIENT_QUIC, CLIENT_TCP, PROCEED, ClientState
 
 
 class ClientHandshake(Machine):
-    """One handshake as client: `start`, and `receive` to the end.
+    """The client's side of one handshake: call `start`, then `receive`.
 
-    ``early_data`` is None if none is offered, else whether it is accepted (False until the server says so);
+    ``early_data`` is None if none is offered, else whether it was accepted (False until EncryptedExtensions);
     ``peer_record_size_limit`` is for the record layer of TCP.
     """
 
     connected: ClassVar = ClientState.CONNECTED
     failed: ClassVar = ClientState.FAILED
 
-    # Set on the way; no state leads to where they are read before they are set.
+    # Set during the handshake; no transition reaches a state that reads them before they are set.
     _offer: ClientOffer
     _hello: bytes
     _client_handshake_secret: bytes
@@ -63,11 +63,11 @@ class ClientHandshake(Machine):
         self._alpn: bytes | None = None
 
     def start(self, now: float) -> list[Event]:
-        """The first flight. Raises HandshakeError like `receive`."""
+        """Return the events of the first flight. Raises HandshakeError as in `receive`."""
         try:
             following = self._transitions[self._state].get(PROCEED)
             if following is None:
-                raise LocalError("the handshake was started before")
+                raise LocalError("the handshake was already started")
             self._offer = ClientOffer(self._parameters, quic=self._quic, now=now)
             self._log_to(self._parameters.keylog, self._offer.random)
             self._hello = self._offer.push(now)
@@ -94,15 +94,18 @@ class ClientHandshake(Machine):
         hello = messages.pull_server_hello(message)
         if hello.legacy_session_id != self._offer.session_id:
             # RFC 8446 section 4.1.3
-            raise PeerError(Alert.ILLEGAL_PARAMETER, "the server echoes another legacy_session_id")
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "the server's legacy_session_id_echo does not match")
         if hello.cipher_suite not in self._parameters.cipher_suites:
-            raise PeerError(Alert.ILLEGAL_PARAMETER, f"the server selects cipher suite {hello.cipher_suite:#06x}")
+            raise PeerError(
+                Alert.ILLEGAL_PARAMETER,
+                f"cipher suite {hello.cipher_suite:#06x} was not offered",
+            )
         suite = CipherSuite(hello.cipher_suite)
         retried = self._state is ClientState.RETRIED
         if hello.is_retry:
             if retried:
                 # Section 4.1.4
-                raise PeerError(Alert.UNEXPECTED_MESSAGE, "a second HelloRetryRequest")
+                raise PeerError(Alert.UNEXPECTED_MESSAGE, "second HelloRetryRequest")
             self._check_solicited(hello.extensions, ExtensionType.COOKIE)
             self._reassembler.expect_boundary()
             self._receive_retry(hello, suite, message, events, now)
@@ -112,7 +115,7 @@ class ClientHandshake(Machine):
             self._schedule = KeySchedule(suite)
         elif suite is not self._schedule.suite:
             # Section 4.1.4
-            raise PeerError(Alert.ILLEGAL_PARAMETER, "another cipher suite than in the HelloRetryRequest")
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "the cipher suite differs from that of the HelloRetryRequest")
         self._select_psk(hello.extensions.get(ExtensionType.PRE_SHARED_KEY))
         secret = self._shared_secret(hello)
         self._reassembler.expect(Level.HANDSHAKE)
@@ -125,7 +128,7 @@ class ClientHandshake(Machine):
         for kind in extensions:
             if kind not in self._offer.extension_types and kind != exempt:
                 # RFC 8446 section 4.2
-                raise PeerError(Alert.UNSUPPORTED_EXTENSION, f"extension {kind} was not asked for")
+                raise PeerError(Alert.UNSUPPORTED_EXTENSION, f"extension {kind} was not requested")
 
     def _receive_retry(
         self, hello: messages.ServerHelloMessage, suite: CipherSuite, message: bytes, events: list[Event], now: float
@@ -134,12 +137,15 @@ class ClientHandshake(Machine):
         share = hello.extensions.get(ExtensionType.KEY_SHARE)
         cookie = hello.extensions.get(ExtensionType.COOKIE)
         if share is None and cookie is None:
-            raise PeerError(Alert.ILLEGAL_PARAMETER, "a HelloRetryRequest that would change nothing")
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "HelloRetryRequest that would not change the ClientHello")
         if share is not None:
             group = ext.pull_u16(share, "key_share")
             if group not in self._parameters.groups or group in self._offer.shares:
                 # Section 4.2.8
-                raise PeerError(Alert.ILLEGAL_PARAMETER, f"a HelloRetryRequest for group {group:#06x}")
+                raise PeerError(
+                    Alert.ILLEGAL_PARAMETER,
+                    f"HelloRetryRequest for unexpected group {group:#06x}",
+                )
             self._retry_group = group
             self._offer.shares = {group: offer(Group(group))}
         self._schedule = schedule = KeySchedule(suite)
@@ -151,17 +157,17 @@ class ClientHandshake(Machine):
         events.append(CryptoData(Level.INITIAL, self._hello))
 
     def _select_psk(self, body: bytes | None) -> None:
-        """The PSK that the server takes, if any (RFC 8446 section 4.2.11)."""
+        """Use the PSK that the server selected, if any (RFC 8446 section 4.2.11)."""
         if body is None:
             if self._parameters.psk is not None and self._parameters.verifier is None:
-                raise PeerError(Alert.HANDSHAKE_FAILURE, "the server does not take the PSK, and nothing else will do")
+                raise PeerError(Alert.HANDSHAKE_FAILURE, "the server rejected the PSK; there is no verifier")
             return
         index = ext.pull_u16(body, "pre_shared_key")
         if index >= len(self._offer.psks):
-            raise PeerError(Alert.ILLEGAL_PARAMETER, f"the server selects PSK {index}, which was not offered")
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"the server selected PSK {index}, which was not offered")
         psk = self._psk = self._offer.psks[index]
         if psk.profile is not self._schedule.profile:
-            raise PeerError(Alert.ILLEGAL_PARAMETER, "the cipher suite does not go with the PSK selected")
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "the hash of the cipher suite is not that of the selected PSK")
         self._schedule.use_psk(psk.key)
 
     def _shared_secret(self, hello: messages.ServerHelloMessage) -> bytes:
@@ -170,8 +176,8 @@ class ClientHandshake(Machine):
             raise PeerError(Alert.MISSING_EXTENSION, "ServerHello without key_share")
         group, share = ext.pull_key_share(body)
         if group not in self._offer.shares or self._retry_group not in (None, group):
-            # Section 4.2.8: a group without a key share from this side
-            raise PeerError(Alert.ILLEGAL_PARAMETER, f"the server answers for group {group:#06x}")
+            # Section 4.2.8: the server must select a group that the client sent a key share for.
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"group {group:#06x} has no key share")
         secret = self._offer.shares[group].finish(share)
         self._offer.shares.clear()
         return secret
@@ -201,32 +207,32 @@ class ClientHandshake(Machine):
         if (body := fields.get(ExtensionType.ALPN)) is not None:
             protocols = ext.pull_alpn(body)
             if len(protocols) != 1 or protocols[0] not in self._parameters.alpns:
-                # RFC 7301 section 3.1: "MUST contain exactly one "ProtocolName"", and one that was offered
-                raise PeerError(Alert.ILLEGAL_PARAMETER, "the server selects an application protocol not offered")
+                # RFC 7301 section 3.1: "MUST contain exactly one "ProtocolName"", which was offered
+                raise PeerError(Alert.ILLEGAL_PARAMETER, "the selected application protocol was not offered")
             self._alpn = protocols[0]
         if (body := fields.get(ExtensionType.EARLY_DATA)) is not None:
             self.early_data = ext.pull_empty(body, "early_data")
             self._check_early_data()
         if self._quic:
-            self._take_quic_extensions(fields, events)
+            self._receive_quic_extensions(fields, events)
         return ClientState.WAIT_CERT_CR if self._psk is None else ClientState.WAIT_FINISHED
 
     def _check_early_data(self) -> None:
-        """Early data is accepted for the first PSK, its cipher suite and its protocol (RFC 8446 section 4.2.10)."""
+        """Check that early data was accepted with the first PSK, its cipher suite and ALPN (section 4.2.10)."""
         psk = self._psk
         if psk is None or psk is not self._offer.psks[0] or psk.resumption is None or not self._offer.early_data:
-            raise PeerError(Alert.ILLEGAL_PARAMETER, "early data is accepted for another PSK")
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "early data was accepted with another PSK than the first")
         if self._schedule.suite is not psk.resumption.suite or (self._alpn or b"") != psk.resumption.alpn:
-            raise PeerError(Alert.ILLEGAL_PARAMETER, "early data is accepted with other parameters")
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "early data was accepted with another cipher suite or ALPN")
 
-    def _take_quic_extensions(self, fields: dict[int, bytes], events: list[Event]) -> None:
+    def _receive_quic_extensions(self, fields: dict[int, bytes], events: list[Event]) -> None:
         if self._alpn is None:
             # RFC 9001 section 8.1
-            raise PeerError(Alert.NO_APPLICATION_PROTOCOL, "the server selects no application protocol")
+            raise PeerError(Alert.NO_APPLICATION_PROTOCOL, "the server selected no application protocol")
         peer = fields.get(ExtensionType.QUIC_TRANSPORT_PARAMETERS)
         if peer is None:
             # RFC 9001 section 8.2
-            raise PeerError(Alert.MISSING_EXTENSION, "no quic_transport_parameters")
+            raise PeerError(Alert.MISSING_EXTENSION, "EncryptedExtensions without quic_transport_parameters")
         events.append(PeerTransportParameters(peer, self._alpn))
 
     def _receive_certificate_request(self, message: bytes, events: list[Event], now: float) -> ClientState:
@@ -235,16 +241,16 @@ class ClientHandshake(Machine):
         return ClientState.WAIT_CERT
 
     def _receive_certificate(self, message: bytes, events: list[Event], now: float) -> ClientState:
-        return self._take_certificate(message[4:], message, now)
+        return self._accept_certificate(message[4:], message, now)
 
     def _receive_compressed_certificate(self, message: bytes, events: list[Event], now: float) -> ClientState:
-        return self._take_certificate(decompressed(message, self._parameters.compressions), message, now)
+        return self._accept_certificate(decompressed(message, self._parameters.compressions), message, now)
 
-    def _take_certificate(self, body: bytes, message: bytes, now: float) -> ClientState:
+    def _accept_certificate(self, body: bytes, message: bytes, now: float) -> ClientState:
         certificate = messages.pull_certificate(body)
         if not certificate.chain:
             # RFC 8446 section 4.4.2.4
-            raise PeerError(Alert.DECODE_ERROR, "the server sends no certificate")
+            raise PeerError(Alert.DECODE_ERROR, "the server sent no certificate")
         self._peer = parse_chain(certificate)
         self._schedule.update(message)
         parameters = self._parameters
@@ -266,7 +272,7 @@ class ClientHandshake(Machine):
         expected = profile.verify_data(self._server_handshake_secret, schedule.transcript_hash())
         if not compare_digest(verify_data, expected):
             # RFC 8446 section 4.4.4
-            raise PeerError(Alert.DECRYPT_ERROR, "the server's Finished is wrong")
+            raise PeerError(Alert.DECRYPT_ERROR, "invalid Finished from the server")
         self._reassembler.expect(Level.APPLICATION)
         schedule.update(message)
         self._derive_application_secrets()
@@ -299,7 +305,7 @@ class ClientHandshake(Machine):
         )
 
     def _authentication(self) -> bytes:
-        """Certificate and CertificateVerify if the server asked (section 4.4.2), taken into the transcript."""
+        """Return Certificate and CertificateVerify if requested (section 4.4.2), which are added to the transcript."""
         request, credential = self._request, self._parameters.credential
         if request is None:
             return b""
@@ -314,22 +320,22 @@ class ClientHandshake(Machine):
         self._schedule.update(proof)
         return flight + proof
 
-    # Afterwards
+    # After the handshake
 
     def _receive_new_session_ticket(self, message: bytes, events: list[Event], now: float) -> ClientState:
         new = messages.pull_new_session_ticket(message)
         if self._quic and new.max_early_data not in (0, 0xFFFFFFFF):
-            # RFC 9001 section 4.6.1: to be treated as a PROTOCOL_VIOLATION
-            raise PeerError(Alert.ILLEGAL_PARAMETER, "max_early_data_size of a value that QUIC does not have")
+            # RFC 9001 section 4.6.1: treat as PROTOCOL_VIOLATION
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"max_early_data_size of {new.max_early_data}, which QUIC forbids")
         if new.lifetime == 0 or len(new.ticket) > MAX_TICKET:
             return ClientState.CONNECTED
         parameters, suite = self._parameters, self._schedule.suite
-        before = self._psk.resumption if self._psk is not None else None
+        resumed = self._psk.resumption if self._psk is not None else None
         received = int(now * 1000)
-        trusted = trusted_until(self._peer.leaf if self._peer is not None else None, before)
+        trusted = trusted_until(self._peer.leaf if self._peer is not None else None, resumed)
         state = ResumptionState(
             suite,
-            parameters.verifier is not None if before is None else before.verified,
+            parameters.verifier is not None if resumed is None else resumed.verified,
             received,
             min(received + new.lifetime * 1000, trusted),
             trusted,

@@ -1,4 +1,4 @@
-"""The ClientHello as a message: all that a server must know of it, checked as far as it can be alone."""
+"""Parse a ClientHello, and check what does not depend on the server's parameters."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,7 @@ _SUITES = frozenset(CipherSuite)
 class ClientHelloMessage:
     """A valid ClientHello for TLS 1.3. None: the extension was not sent.
 
-    It waits for a credential to be chosen, and for a second ClientHello: besides its bytes (`raw`), nothing in it is
-    as long or as many as the client likes.
+    The server keeps it while it waits for a credential, or a second ClientHello: all fields but `raw` are bounded.
     """
 
     raw: bytes
@@ -45,7 +44,7 @@ class ClientHelloMessage:
 
 
 def pull_client_hello(message: bytes) -> ClientHelloMessage:
-    """The ClientHello (RFC 8446 section 4.1.2) that `message`, header included, is."""
+    """Parse `message` with its header (RFC 8446 section 4.1.2). PeerError if it is invalid."""
     if len(message) <= _SESSION_ID:
         raise decode_error("ClientHello")
     session_id, at = pull_vector8(message, _SESSION_ID, "legacy_session_id")
@@ -57,7 +56,7 @@ def pull_client_hello(message: bytes) -> ClientHelloMessage:
     _check_version(message, fields)
     if compression != b"\0":
         # "For every TLS 1.3 ClientHello, this vector MUST contain exactly one byte, set to zero"
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "legacy_compression_methods is not null alone")
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "legacy_compression_methods must be the null method only")
     hello = ClientHelloMessage(
         message,
         at,
@@ -74,7 +73,7 @@ def pull_client_hello(message: bytes) -> ClientHelloMessage:
 
 
 def pull_hello_extensions(message: bytes, at: int) -> dict[int, bytes]:
-    """The extensions of a ClientHello from `at` on, in their order, by type; it may end before them."""
+    """Return the extensions of a ClientHello from `at` on by type, in order; a ClientHello may have none."""
     if at == len(message):
         return {}
     return pull_extensions(message, at, CLIENT_HELLO_EXTENSIONS, _KNOWN, "ClientHello")
@@ -82,7 +81,7 @@ def pull_hello_extensions(message: bytes, at: int) -> dict[int, bytes]:
 
 def _check_version(message: bytes, fields: dict[int, bytes]) -> None:
     body = fields.get(ExtensionType.SUPPORTED_VERSIONS)
-    # Section 4.2.1: without the extension the client is at most TLS 1.2, whatever legacy_version says.
+    # Section 4.2.1: a client without the extension supports TLS 1.2 at most, whatever its legacy_version.
     if body is None or TLS_1_3 not in ext.pull_supported_versions(body):
         raise PeerError(Alert.PROTOCOL_VERSION, "the client does not offer TLS 1.3")
     if message[4] != 3 or message[5] == 0:
@@ -91,49 +90,51 @@ def _check_version(message: bytes, fields: dict[int, bytes]) -> None:
 
 
 def _pull_fields(hello: ClientHelloMessage, fields: dict[int, bytes]) -> None:
-    """Parse the extensions that are there."""
+    """Parse the extensions that are present."""
     kinds = ExtensionType
-    take = fields.get
-    if (body := take(kinds.SERVER_NAME)) is not None:
+    find = fields.get
+    if (body := find(kinds.SERVER_NAME)) is not None:
         hello.server_name = ext.pull_server_name(body)
-    if (body := take(kinds.ALPN)) is not None:
+    if (body := find(kinds.ALPN)) is not None:
         hello.alpns = ext.pull_alpn(body)
-    if (body := take(kinds.SUPPORTED_GROUPS)) is not None:
+    if (body := find(kinds.SUPPORTED_GROUPS)) is not None:
         hello.groups = ext.pull_groups(body)
-    if (body := take(kinds.KEY_SHARE)) is not None:
+    if (body := find(kinds.KEY_SHARE)) is not None:
         hello.key_shares = ext.pull_key_shares(body)
-    if (body := take(kinds.SIGNATURE_ALGORITHMS)) is not None:
+    if (body := find(kinds.SIGNATURE_ALGORITHMS)) is not None:
         hello.signature_schemes = ext.pull_schemes(body)
-    if (body := take(kinds.SIGNATURE_ALGORITHMS_CERT)) is not None:
+    if (body := find(kinds.SIGNATURE_ALGORITHMS_CERT)) is not None:
         hello.signature_schemes_cert = ext.pull_schemes(body)
-    if (body := take(kinds.PSK_KEY_EXCHANGE_MODES)) is not None:
+    if (body := find(kinds.PSK_KEY_EXCHANGE_MODES)) is not None:
         hello.psk_modes = ext.pull_psk_modes(body)
-    if (body := take(kinds.PRE_SHARED_KEY)) is not None:
+    if (body := find(kinds.PRE_SHARED_KEY)) is not None:
         hello.psks = ext.pull_offered_psks(body)
-    if (body := take(kinds.EARLY_DATA)) is not None:
+    if (body := find(kinds.EARLY_DATA)) is not None:
         hello.early_data = ext.pull_empty(body, "early_data")
-    if (body := take(kinds.COOKIE)) is not None:
+    if (body := find(kinds.COOKIE)) is not None:
         hello.cookie = ext.pull_cookie(body)
-    if (body := take(kinds.STATUS_REQUEST)) is not None:
+    if (body := find(kinds.STATUS_REQUEST)) is not None:
         hello.status_request = ext.pull_status_request(body)
-    if (body := take(kinds.COMPRESS_CERTIFICATE)) is not None:
+    if (body := find(kinds.COMPRESS_CERTIFICATE)) is not None:
         hello.compressions = ext.pull_compressions(body)
-    if (body := take(kinds.RECORD_SIZE_LIMIT)) is not None:
+    if (body := find(kinds.RECORD_SIZE_LIMIT)) is not None:
         hello.record_size_limit = ext.pull_record_size_limit(body)
-    if (body := take(kinds.CERTIFICATE_AUTHORITIES)) is not None:
+    if (body := find(kinds.CERTIFICATE_AUTHORITIES)) is not None:
         ext.pull_authorities(body)
-    if (body := take(kinds.POST_HANDSHAKE_AUTH)) is not None:
+    if (body := find(kinds.POST_HANDSHAKE_AUTH)) is not None:
         ext.pull_empty(body, "post_handshake_auth")
-    hello.transport_parameters = take(kinds.QUIC_TRANSPORT_PARAMETERS)
+    hello.transport_parameters = find(kinds.QUIC_TRANSPORT_PARAMETERS)
 
 
 def _check_fields(hello: ClientHelloMessage, fields: dict[int, bytes]) -> None:
-    """What must go together (RFC 8446 sections 4.2.8 to 4.2.11 and 9.2)."""
+    """Check the extensions that require each other (RFC 8446 sections 4.2.8 to 4.2.11 and 9.2)."""
     if (hello.key_shares is None) != (ExtensionType.SUPPORTED_GROUPS not in fields):
-        raise PeerError(Alert.MISSING_EXTENSION, "supported_groups and key_share come together")
+        raise PeerError(Alert.MISSING_EXTENSION, "supported_groups and key_share require each other")
     if hello.psks is None:
         if hello.key_shares is None or hello.signature_schemes is None:
-            raise PeerError(Alert.MISSING_EXTENSION, "a ClientHello without PSK needs groups and signature schemes")
+            raise PeerError(
+                Alert.MISSING_EXTENSION, "a ClientHello without PSK requires supported_groups and signature_algorithms"
+            )
         if hello.early_data:
             # Section 4.2.10: "When a PSK is used and early data is allowed for that PSK"
             raise PeerError(Alert.ILLEGAL_PARAMETER, "early_data without pre_shared_key")
@@ -146,4 +147,4 @@ def _check_fields(hello: ClientHelloMessage, fields: dict[int, bytes]) -> None:
         raise PeerError(Alert.MISSING_EXTENSION, "key_share without supported_groups")
     if unlisted := set(hello.key_shares or ()).difference(hello.groups):
         # Section 4.2.8: no key share for a group that is not in supported_groups.
-        raise PeerError(Alert.ILLEGAL_PARAMETER, f"key share for unlisted group {min(unlisted):#06x}")
+        raise PeerError(Alert.ILLEGAL_PARAMETER, f"group {min(unlisted):#06x} is not in supported_groups")

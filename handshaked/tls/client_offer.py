@@ -1,4 +1,4 @@
-"""What a client offers: its ClientHello, first and second, and what the server may answer to it."""
+"""The ClientHello that a client sends, also after a HelloRetryRequest, and what it offers."""
 
 import os
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ _MAX_IDENTITY = 16 * 1024
 
 @dataclass(slots=True)
 class OfferedPsk:
-    """A PSK that the client offers; `resumption` None: an external one."""
+    """A PSK that the client offers: external if `resumption` is None, else that of a session ticket."""
 
     identity: bytes
     key: bytes = field(repr=False)
@@ -36,7 +36,7 @@ class OfferedPsk:
     resumption: ResumptionState | None = None
 
     def psk_identity(self, now: float) -> ext.PskIdentity:
-        """The PskIdentity; an external one has no age (RFC 8446 section 4.2.11)."""
+        """Return the PskIdentity; an external one has no age (RFC 8446 section 4.2.11)."""
         return ext.PskIdentity(self.identity, 0 if self.resumption is None else self.resumption.obfuscated_age(now))
 
     @property
@@ -46,7 +46,7 @@ class OfferedPsk:
 
 
 class ClientOffer:
-    """The client's side of the negotiation."""
+    """What the client offers: parameters are checked, key shares generated, PSKs selected. CallerError if invalid."""
 
     def __init__(self, parameters: ClientParameters, *, quic: bool, now: float) -> None:
         self._parameters = parameters
@@ -64,21 +64,17 @@ class ClientOffer:
     def _check_parameters(self) -> None:
         parameters = self._parameters
         if parameters.verifier is not None and not parameters.server_name:
-            raise CallerError(Alert.INTERNAL_ERROR, "no server name to verify a certificate for", Status.INVALID)
+            raise _invalid("a verifier requires a server name")
         if not set(parameters.key_shares) <= set(parameters.groups) or not parameters.groups:
-            raise CallerError(Alert.INTERNAL_ERROR, "a key share for a group that is not allowed", Status.INVALID)
+            raise _invalid("key_shares must be among groups, and groups must not be empty")
         if not parameters.cipher_suites:
-            raise CallerError(Alert.INTERNAL_ERROR, "no cipher suite is allowed", Status.INVALID)
+            raise _invalid("no cipher suite to offer")
         if not all(0 < len(each) < 256 for each in parameters.alpns) or len(parameters.alpns) > _MAX_PROTOCOLS:
-            raise CallerError(
-                Alert.INTERNAL_ERROR, "an application protocol of a bad length, or too many of them", Status.INVALID
-            )
+            raise _invalid(f"application protocols must be at most {_MAX_PROTOCOLS}, of 1 to 255 bytes each")
         if parameters.psk is not None and not 0 < len(parameters.psk.identity) <= _MAX_IDENTITY:
-            raise CallerError(Alert.INTERNAL_ERROR, "a PSK identity of a bad length", Status.INVALID)
+            raise _invalid(f"a PSK identity must have 1 to {_MAX_IDENTITY} bytes")
         if self._quic and (not parameters.alpns or parameters.transport_parameters is None):
-            raise CallerError(
-                Alert.INTERNAL_ERROR, "QUIC needs an application protocol and transport parameters", Status.INVALID
-            )
+            raise _invalid("QUIC requires an application protocol and transport parameters")
 
     def _usable_psks(self, now: float) -> list[OfferedPsk]:
         parameters = self._parameters
@@ -92,7 +88,7 @@ class ClientOffer:
         return psks
 
     def _fits(self, state: ResumptionState, now: float) -> bool:
-        """Whether a ticket may be used here: for the same name, of a server as sure as is asked for (section 4.6.1)."""
+        """Return whether a ticket applies: same name, not expired, verified if that is required now (section 4.6.1)."""
         parameters = self._parameters
         if not state.verified and (parameters.verifier is not None or parameters.psk is not None):
             return False
@@ -107,12 +103,15 @@ class ClientOffer:
         return not state.alpn or state.alpn in self._parameters.alpns
 
     def retry(self, suite: CipherSuite) -> None:
-        """What a HelloRetryRequest rules out: early data, and PSKs of another hash (sections 4.1.2 and 4.1.4)."""
+        """Withdraw early data and PSKs of another hash after a HelloRetryRequest (sections 4.1.2 and 4.1.4)."""
         self.early_data = False
         self.psks = [psk for psk in self.psks if psk.profile is profile_of(suite)]
 
     def push(self, now: float, cookie: bytes = b"", schedule: KeySchedule | None = None) -> bytes:
-        """The ClientHello; after a HelloRetryRequest with its cookie, and its transcript in `schedule`."""
+        """Return the ClientHello; after a HelloRetryRequest, pass its cookie and the `schedule` with the transcript.
+
+        CallerError if its extensions exceed 64 KiB; PeerError if that is due to the cookie.
+        """
         extensions = self._extensions(cookie)
         lengths = [psk.profile.size for psk in self.psks]
         if self.psks:
@@ -121,10 +120,10 @@ class ClientOffer:
         self.extension_types = ext.types_of(extensions)
         block = b"".join(extensions)
         if len(block) > _MAX_EXTENSIONS:
-            reason = f"a ClientHello with {len(block)} bytes of extensions, the limit is {_MAX_EXTENSIONS}"
+            reason = f"ClientHello with {len(block)} bytes of extensions, the limit is {_MAX_EXTENSIONS}"
             if cookie:
-                raise PeerError(Alert.ILLEGAL_PARAMETER, f"a cookie of {len(cookie)} bytes makes {reason}")
-            raise CallerError(Alert.INTERNAL_ERROR, reason, Status.INVALID)
+                raise PeerError(Alert.ILLEGAL_PARAMETER, f"a cookie of {len(cookie)} bytes makes a {reason}")
+            raise _invalid(reason)
         suites = self._parameters.cipher_suites
         parts = (
             LEGACY_VERSION.to_bytes(2),
@@ -140,7 +139,7 @@ class ClientOffer:
         return message[: -sum(lengths) - len(lengths) - 2] + self._binders(message, lengths, schedule)
 
     def _binders(self, message: bytes, lengths: list[int], schedule: KeySchedule | None) -> bytes:
-        """The binders of `message`, which has zeros in their place (section 4.2.11.2)."""
+        """Return the binders of `message`, which has zeros in their place (section 4.2.11.2)."""
         partial = message[: -sum(lengths) - len(lengths) - 2]
         binders = b""
         for psk in self.psks:
@@ -149,7 +148,7 @@ class ClientOffer:
         return push_vector16(binders)
 
     def _extensions(self, cookie: bytes) -> list[bytes]:
-        """All but pre_shared_key, which is to be the last."""
+        """Return all extensions but pre_shared_key, which must be the last."""
         parameters = self._parameters
         shares = b"".join(ext.push_key_share(each.group, each.public) for each in self.shares.values())
         extensions = [
@@ -176,3 +175,7 @@ class ClientOffer:
         if cookie:
             extensions.append(push_extension(ExtensionType.COOKIE, push_vector16(cookie)))
         return extensions
+
+
+def _invalid(reason: str) -> CallerError:
+    return CallerError(Alert.INTERNAL_ERROR, reason, Status.INVALID)

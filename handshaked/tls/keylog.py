@@ -1,4 +1,4 @@
-"""Lines of the SSLKEYLOGFILE format (draft-ietf-tls-keylogfile). Whoever has them can read the connection."""
+"""Lines of the SSLKEYLOGFILE format (draft-ietf-tls-keylogfile). They decrypt the connection."""
 
 from collections.abc import Callable
 
@@ -17,10 +17,10 @@ _TRAFFIC = {
 
 
 def traffic_line(level: Level, client_random: bytes, secret: bytes, *, of_client: bool) -> str:
-    """The line of a traffic secret."""
+    """Return the line of a traffic secret."""
     return f"{_TRAFFIC[level, of_client]} {client_random.hex()} {secret.hex()}"
 
 
 def exporter_line(client_random: bytes, secret: bytes) -> str:
-    """The line of the exporter secret."""
+    """Return the line of the exporter secret."""
     return f"{EXPORTER} {client_random.hex()} {secret.hex()}"

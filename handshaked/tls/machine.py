@@ -1,4 +1,4 @@
-"""What server and client have in common: messages in by the table of transitions, a fault once and for all."""
+"""The state machine of either side: dispatch messages by the transition table; an error is final."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from handshaked.tls.reassembly import MessageReassembler
 from handshaked.tls.state import ClientState, State, Transitions
 
 Handler = Callable[[Any, bytes, list[Event], float], State]
-"""Takes a message, adds events, and names the next state."""
+"""Handles a message (machine, message, events, now): appends events and returns the next state."""
 
 _MAX_EXPORTER_LABEL = 249  # HkdfLabel.label<7..255>, of which "tls13 " takes six
 _NAMES = {int(kind): kind.name.lower() for kind in HandshakeType}
@@ -27,7 +27,7 @@ class Machine:
     connected: ClassVar[State]
     failed: ClassVar[State]
 
-    # Set on the way; no state leads to where they are read before they are set.
+    # Set during the handshake; no transition reaches a state that reads them before they are set.
     _schedule: KeySchedule
     _application_hash: bytes
     _receive_secret: bytes
@@ -47,15 +47,15 @@ class Machine:
         return self._state is self.connected
 
     def receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        """Take in handshake bytes received at `level` at `now` (Unix seconds); the events they lead to, in order.
+        """Process handshake bytes received at `level` at `now` (Unix seconds) and return the events in order.
 
-        Raises HandshakeError; the handshake is then over, and all that was to come of `data` with it.
+        Raises HandshakeError, which ends the handshake; events of earlier messages in `data` are lost.
         """
         events: list[Event] = []
         reassembler = self._reassembler
         try:
             if self._state is self.failed:
-                raise LocalError("the handshake has failed before")
+                raise LocalError("the handshake has already failed")
             reassembler.receive(level, data)
             while (kind := reassembler.next_type()) is not None:
                 following = self._transitions[self._state].get(kind)
@@ -74,24 +74,30 @@ class Machine:
 
     def _enter(self, state: State, following: tuple[State, ...]) -> None:
         if state not in following:
-            raise LocalError(f"no way from {self._state.name} to {state.name}")
+            raise LocalError(f"no transition from {self._state.name} to {state.name}")
         self._state = state
 
     # Secrets
 
     def export(self, label: bytes, context: bytes, length: int) -> bytes:
-        """Keying material for the application, once the handshake is complete (RFC 8446 section 7.5)."""
+        """Return `length` bytes of keying material for the application (RFC 8446 section 7.5).
+
+        LocalError before the handshake is complete, or if a length is out of range.
+        """
         if not self.complete:
-            raise LocalError("no keying material to export before the handshake is complete")
+            raise LocalError("keying material cannot be exported before the handshake is complete")
         if not 0 < length <= 255 * self._schedule.profile.size or len(label) > _MAX_EXPORTER_LABEL:
-            raise LocalError("keying material of an impossible length or label")
+            raise LocalError("invalid length or label for exported keying material")
         secret = self._schedule.derive(b"exp master", self._application_hash)
         return export(self._schedule.profile, secret, label, context, length)
 
     def update_keys(self, *, request: bool) -> list[Event]:
-        """Send a KeyUpdate (RFC 8446 section 4.6.3), with the `request` that the peer does the same; TCP only."""
+        """Return the events that send a KeyUpdate (RFC 8446 section 4.6.3); TCP only.
+
+        With `request` the peer must update its keys, too. LocalError before the handshake is complete.
+        """
         if HandshakeType.KEY_UPDATE not in self._transitions[self._state]:
-            raise LocalError("no KeyUpdate before the handshake is complete, nor over QUIC")
+            raise LocalError("KeyUpdate is not possible before the handshake is complete, nor over QUIC")
         self._send_secret = updated_secret(self._schedule.suite, self._send_secret)
         return [
             CryptoData(Level.APPLICATION, messages.push_key_update(request=request)),
@@ -99,9 +105,9 @@ class Machine:
         ]
 
     def receive_key_update(self, message: bytes, events: list[Event], now: float) -> State:
-        """The handler of KeyUpdate."""
+        """Handle KeyUpdate."""
         requested = messages.pull_key_update(message)
-        # Section 5.1: a message right before a key change ends its record.
+        # Section 5.1: a message before a key change must end its record.
         self._reassembler.expect_boundary()
         suite = self._schedule.suite
         self._receive_secret = updated_secret(suite, self._receive_secret)
@@ -115,14 +121,14 @@ class Machine:
         self._client_random = client_random
 
     def _secret(self, level: Level, direction: Direction, secret: bytes) -> TrafficSecret:
-        """The event of a traffic secret of the handshake, which is logged if that was asked for."""
+        """Return the event of a traffic secret, which is logged if a key log is set."""
         if self._keylog is not None:
             of_client = (direction is Direction.SEND) is self._is_client
             self._keylog(traffic_line(level, self._client_random, secret, of_client=of_client))
         return TrafficSecret(level, direction, self._schedule.suite, secret)
 
     def _derive_application_secrets(self) -> None:
-        """From the transcript up to the server's Finished."""
+        """Derive them from the transcript up to the server's Finished."""
         schedule = self._schedule
         transcript_hash = schedule.transcript_hash()
         schedule.enter_application()

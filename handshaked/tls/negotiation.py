@@ -1,4 +1,4 @@
-"""What both sides have in common, by the server's preference; and what a ClientHello must keep to."""
+"""Negotiation by the server's preference, and the checks of a ClientHello that depend on it."""
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import CipherSuite, Group
@@ -7,18 +7,20 @@ from handshaked.tls.codepoints import ExtensionType
 from handshaked.tls.extensions import pull_key_shares
 from handshaked.tls.parameters import ServerParameters
 
+_PADDING = 21  # RFC 7685
 _MAY_CHANGE = frozenset(
     {
         ExtensionType.KEY_SHARE,
         ExtensionType.EARLY_DATA,
         ExtensionType.COOKIE,
         ExtensionType.PRE_SHARED_KEY,
+        _PADDING,  # "Optionally adding, removing, or changing the length of the "padding""
     }
 )
 
 
 def choose_suite(preferred: tuple[CipherSuite, ...], offered: tuple[int, ...]) -> CipherSuite:
-    """The first of `preferred` that is `offered` (RFC 8446 section 4.1.1)."""
+    """Return the first of `preferred` that is `offered` (RFC 8446 section 4.1.1). PeerError if there is none."""
     for suite in preferred:
         if suite in offered:
             return suite
@@ -26,11 +28,14 @@ def choose_suite(preferred: tuple[CipherSuite, ...], offered: tuple[int, ...]) -
 
 
 def choose_group(preferred: tuple[Group, ...], hello: ClientHelloMessage) -> Group:
-    """The first of `preferred` with a key share, else the first that the client supports (section 4.2.7)."""
+    """Return the first of `preferred` with a key share, else the first that the client supports (section 4.2.7).
+
+    PeerError if there is none.
+    """
     shares = hello.key_shares
     if shares is None:
-        # Section 9.2: without it there is no key exchange, and psk_ke is not for us.
-        raise PeerError(Alert.MISSING_EXTENSION, "no key_share")
+        # Section 9.2: a PSK alone (psk_ke) is not supported.
+        raise PeerError(Alert.MISSING_EXTENSION, "ClientHello without key_share")
     for group in preferred:
         if group in shares:
             return group
@@ -41,24 +46,24 @@ def choose_group(preferred: tuple[Group, ...], hello: ClientHelloMessage) -> Gro
 
 
 def require_credential(hello: ClientHelloMessage, parameters: ServerParameters) -> None:
-    """A handshake without a PSK needs a credential, and a client that says which signatures it verifies."""
+    """Check that a handshake without PSK has a credential, and the client's signature schemes."""
     if parameters.credential is None:
         if hello.psks is not None:
             # Section 6.2: "when PSK key establishment is desired but no acceptable PSK identity is provided"
             raise PeerError(Alert.UNKNOWN_PSK_IDENTITY, "no PSK identity of the client is known")
-        raise PeerError(Alert.HANDSHAKE_FAILURE, "the client offers no PSK, and there is no certificate")
+        raise PeerError(Alert.HANDSHAKE_FAILURE, "the client offers no PSK, and the server has no certificate")
     if hello.signature_schemes is None:
         # Section 4.2.3
-        raise PeerError(Alert.MISSING_EXTENSION, "no signature_algorithms")
+        raise PeerError(Alert.MISSING_EXTENSION, "ClientHello without signature_algorithms")
 
 
 def check_quic_hello(hello: ClientHelloMessage) -> None:
-    """What RFC 9001 asks of a ClientHello beyond RFC 8446."""
+    """Check what RFC 9001 requires of a ClientHello beyond RFC 8446."""
     if hello.transport_parameters is None:
         # Section 8.2
-        raise PeerError(Alert.MISSING_EXTENSION, "no quic_transport_parameters")
+        raise PeerError(Alert.MISSING_EXTENSION, "ClientHello without quic_transport_parameters")
     if hello.legacy_session_id:
-        # Section 8.4: compatibility mode is not used, and a server SHOULD treat it as PROTOCOL_VIOLATION
+        # Section 8.4: no compatibility mode; a server SHOULD treat it as PROTOCOL_VIOLATION
         raise PeerError(Alert.ILLEGAL_PARAMETER, "legacy_session_id is not empty")
     if hello.alpns is None:
         # Section 8.1
@@ -66,15 +71,15 @@ def check_quic_hello(hello: ClientHelloMessage) -> None:
 
 
 def check_second_hello(first: ClientHelloMessage, second: ClientHelloMessage, group: Group | None) -> None:
-    """RFC 8446 section 4.1.2: the second ClientHello is the first but for what the HelloRetryRequest is about."""
+    """Check that the second ClientHello equals the first but for what RFC 8446 section 4.1.2 allows to change."""
     if second.early_data:
         raise PeerError(Alert.ILLEGAL_PARAMETER, "early_data after HelloRetryRequest")
     if second.cookie is not None:
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "a cookie that was never given")
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "cookie without one in the HelloRetryRequest")
     extensions = pull_hello_extensions(second.raw, second.extensions_at)
     shares = extensions.get(ExtensionType.KEY_SHARE)
     if shares is None or tuple(pull_key_shares(shares)) != (group,):
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "the second ClientHello has not the key share asked for")
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "the second ClientHello does not have the requested key share")
     same = (
         second.random == first.random
         and second.raw[4:6] == first.raw[4:6]
@@ -86,5 +91,4 @@ def check_second_hello(first: ClientHelloMessage, second: ClientHelloMessage, gr
 
 
 def _fixed(extensions: dict[int, bytes]) -> list[tuple[int, bytes]]:
-    # Padding (21) may change as well: "Optionally adding, removing, or changing the length of the "padding"".
-    return [(kind, body) for kind, body in extensions.items() if kind not in _MAY_CHANGE and kind != 21]
+    return [(kind, body) for kind, body in extensions.items() if kind not in _MAY_CHANGE]

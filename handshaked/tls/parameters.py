@@ -1,4 +1,4 @@
-"""What a handshake is given: the credential and settings of each side, and what a server is shown to choose by."""
+"""Parameters of a handshake: credentials and settings of both sides, and the ClientHello that a server selects by."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,10 +30,10 @@ class Signer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A certificate chain (DER, leaf first) and what signs for it.
+    """A certificate chain (DER, leaf first) and the signer of its private key.
 
-    ``ocsp_response`` (DER) is stapled for peers that ask for it. Make a new Credential for a new response: encoded
-    messages are kept with it.
+    ``ocsp_response`` (DER) is stapled if the peer requests it. ``messages`` caches encoded messages: make a new
+    Credential for a new response.
     """
 
     chain: tuple[bytes, ...] = field(repr=False)
@@ -45,12 +45,12 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class ClientHello:
-    """What a server chooses by.
+    """The fields of a ClientHello that a server selects a credential by.
 
     ``server_name`` is the SNI host name as sent, ``alpns`` the protocols in the client's order (empty without the
     extension), ``signature_schemes`` code points, ``transport_parameters`` the body of extension 0x39 or None.
-    ``signature_schemes_cert`` are those for the chain's own signatures (the same ones, unless the client says
-    otherwise).
+    ``signature_schemes_cert`` are those for the signatures in the chain (the same ones, unless the client sends
+    signature_algorithms_cert).
     """
 
     server_name: str | None
@@ -61,42 +61,42 @@ class ClientHello:
 
 
 class PeerVerifier(Protocol):
-    """Decides whether a server's certificate chain is good for a name at a time."""
+    """Verifies the certificate chain of a server."""
 
     def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
         """Accept `chain` (DER, leaf first) for `server_name` (host name or IP address) at `now` (Unix seconds).
 
-        Raises PeerError with the alert that fits: unknown_ca, certificate_expired, bad_certificate.
+        Raises PeerError with the appropriate alert: unknown_ca, certificate_expired, bad_certificate.
         """
         ...
 
 
 class ClientCertificateVerifier(Protocol):
-    """Decides whether a client's certificate chain is good at a time; whose it is says its subject."""
+    """Verifies the certificate chain of a client."""
 
     def verify(self, chain: tuple[bytes, ...], now: float) -> None:
-        """Accept `chain` (DER, leaf first) at `now` (Unix seconds); raises PeerError with the alert that fits."""
+        """Accept `chain` (DER, leaf first) at `now` (Unix seconds); PeerError with the appropriate alert if not."""
         ...
 
 
 class ReplayGuard(Protocol):
-    """Remembers which tickets have brought early data, for all workers together (RFC 8446 section 8.1)."""
+    """Records the tickets that early data was accepted with, for all workers (RFC 8446 section 8.1)."""
 
     def first_use(self, ticket: bytes, expires: float, now: float) -> bool:
-        """Whether `ticket` (a digest, 16 bytes) is seen for the first time; from then on it is known until `expires`.
+        """Record `ticket` (a digest, 16 bytes) until `expires`; return whether it is new. Times are Unix seconds.
 
-        One atomic step, whichever worker asks. False if in doubt: early data is then refused, no more than that.
+        Atomic across workers. Return False when in doubt, which only rejects early data.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyData:
-    """A server's consent to early data, which a replay guard must keep from being taken twice.
+    """Makes a server accept early data, protected against replay by ``guard``.
 
-    ``context`` stands for all that early data relies on besides ALPN and server name, such as the transport
-    parameters that a client remembers: tickets of another context resume without early data. ``max_size`` is of TCP
-    alone, QUIC has limits of its own. ``window`` is how far a ticket's age may be off, in seconds.
+    ``context`` identifies what early data relies on besides ALPN and server name, such as the transport parameters that
+    a client remembers: tickets with another context resume without early data. ``max_size`` (bytes) is for TCP: QUIC
+    has its own limits. ``window`` is the tolerance of a ticket's age in seconds (RFC 8446 section 8.3).
     """
 
     guard: ReplayGuard
@@ -107,7 +107,7 @@ class EarlyData:
 
 @dataclass(frozen=True, slots=True)
 class Tickets:
-    """How a server issues session tickets and takes them back. ``lifetime`` (seconds) counts for 7 days at most."""
+    """How a server issues and accepts session tickets. ``lifetime`` is in seconds, at most 7 days."""
 
     keys: TicketKeys
     count: int = 1
@@ -116,18 +116,18 @@ class Tickets:
 
 @dataclass(frozen=True, slots=True)
 class ServerParameters:
-    """The answer to a ClientHello: with what, and as what, this server goes on.
+    """What a server continues with after a ClientHello.
 
-    ``cipher_suites`` and ``groups`` are in the order of preference; a group that the client sent a key share for
-    goes before one that would take a HelloRetryRequest. Without a ``credential``, only a PSK will do.
+    ``cipher_suites`` and ``groups`` are in order of preference; a group with a key share from the client is preferred
+    over one that requires a HelloRetryRequest. Without a ``credential`` the handshake requires a PSK.
 
-    A session ticket is good for the same server name, ``alpn``, ``registration`` and ``owner`` of it (a uid),
-    ``client_auth`` and ``client_policy``: the last stands for whatever decides which client certificates are accepted
-    (say, a digest of the trust anchors). ``client_authorities`` are DER names for the client to choose its certificate
-    by.
+    A session ticket is valid for the same server name, ``alpn``, ``registration`` and its ``owner`` (a uid),
+    ``client_auth`` and ``client_policy``: the last identifies what decides which client certificates are accepted
+    (e.g. a digest of the trust anchors). ``client_authorities`` are DER names that help the client choose its
+    certificate.
 
-    ``record_size_limit`` and the size of early data are for TCP. ``keylog`` is given lines in the format of
-    SSLKEYLOGFILE, secrets included.
+    ``record_size_limit`` and the size of early data are for TCP. ``keylog`` receives lines in the SSLKEYLOGFILE format,
+    which contain secrets.
     """
 
     credential: Credential | None
@@ -151,13 +151,13 @@ class ServerParameters:
 
 @dataclass(frozen=True, slots=True)
 class ClientParameters:
-    """How a client goes into a handshake.
+    """What a client starts with.
 
-    ``verifier`` None accepts any server certificate, unless there is a ``psk``: then nothing else will do, but for
-    a ticket of a server that was verified.
-    ``groups`` are in the order of preference; a key share is sent for each of ``key_shares``, or for the first group
-    if that is empty. ``session_ticket`` is the state of a SessionTicket event of a handshake before; one that does not
-    fit (another server name, expired, not verified) is left aside. ``early_data`` asks to send early data with it.
+    Without a ``verifier`` any server certificate is accepted, unless there is a ``psk``: then the server must accept
+    that, or the ticket of a session in which it was verified. ``groups`` are in order of preference; a key share is
+    sent for each of ``key_shares``, or for the first group if that is empty. ``session_ticket`` is the state of an
+    earlier SessionTicket event; it is ignored if it does not apply (another server name, expired, not verified).
+    ``early_data`` offers early data with it.
     """
 
     alpns: tuple[bytes, ...]

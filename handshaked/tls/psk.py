@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True, slots=True)
 class ExternalPsk:
-    """A key that both sides were given beforehand, for use with one hash function; it shows in no repr."""
+    """A key that was provisioned on both sides, for use with one hash function. The repr omits it."""
 
     identity: bytes
     key: bytes = field(repr=False)
@@ -14,8 +14,8 @@ class ExternalPsk:
 
 
 class PskSource(Protocol):
-    """Where a server finds the key of an identity."""
+    """Looks up the keys of a server."""
 
     def find(self, identity: bytes) -> ExternalPsk | None:
-        """The key that `identity` names, or None."""
+        """Return the key of `identity`, or None."""
         ...

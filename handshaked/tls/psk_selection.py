@@ -1,4 +1,4 @@
-"""Which of a client's PSKs a server takes: a ticket of its own, or a key that both were given (section 4.2.11)."""
+"""A server's selection among the PSKs that a client offers: session tickets and external PSKs (section 4.2.11)."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from handshaked.tls.tickets import TicketContent, pull_ticket, ticket_digest
 
 @dataclass(slots=True)
 class SelectedPsk:
-    """The PSK to go on with, once its binder is checked: an external one, or else that of a ticket."""
+    """The selected PSK, external or of a session ticket; its binder is not checked yet."""
 
     index: int
     offered: PskIdentity
@@ -34,7 +34,7 @@ class SelectedPsk:
 
 
 def ticket_binding(server_name: str | None, parameters: ServerParameters) -> bytes:
-    """All that a ticket is bound to: it opens for no other."""
+    """Return what a ticket is bound to: it is sealed with these bytes, and opens with the same ones only."""
     return b"".join(
         (
             push_vector8((server_name or "").lower().encode("ascii")),
@@ -50,7 +50,7 @@ def ticket_binding(server_name: str | None, parameters: ServerParameters) -> byt
 def select_psk(
     hello: ClientHelloMessage, parameters: ServerParameters, retry_suite: CipherSuite | None, now: float
 ) -> SelectedPsk | None:
-    """The first identity that is of use, if any. `retry_suite` is that of the HelloRetryRequest, if there was one."""
+    """Return the first usable PSK, or None. `retry_suite` is that of the HelloRetryRequest, if there was one."""
     if hello.psks is None or PskMode.PSK_DHE_KE not in (hello.psk_modes or b""):
         return None
     suites = parameters.cipher_suites if retry_suite is None else (retry_suite,)
@@ -94,14 +94,14 @@ def _select_ticket(
         return SelectedPsk(index, offered, ticket.psk, ticket.suite, ticket=ticket)
     profile = profile_of(ticket.suite)
     for suite in usable:
-        # Section 4.2.11: any cipher suite with the same hash will do.
+        # Section 4.2.11: any cipher suite with the same hash is allowed.
         if profile_of(suite) is profile:
             return SelectedPsk(index, offered, ticket.psk, suite, ticket=ticket)
     return None
 
 
 def _still_trusted(ticket: TicketContent, parameters: ServerParameters, now: float) -> bool:
-    """Whether the client certificate behind a ticket would be accepted today."""
+    """Return whether the client certificate of a ticket would still be accepted."""
     if not ticket.chain:
         return parameters.client_auth is not ClientAuth.REQUIRE
     if parameters.client_verifier is None:
@@ -114,7 +114,7 @@ def _still_trusted(ticket: TicketContent, parameters: ServerParameters, now: flo
 
 
 def check_binder(schedule: KeySchedule, hello: ClientHelloMessage, selected: SelectedPsk) -> None:
-    """Make the PSK the schedule's, and check that the client knows it (section 4.2.11.2)."""
+    """Put the PSK into the schedule, and check the client's binder (section 4.2.11.2)."""
     psks = hello.psks
     if psks is None:
         return
@@ -122,33 +122,32 @@ def check_binder(schedule: KeySchedule, hello: ClientHelloMessage, selected: Sel
     label = b"ext binder" if selected.external is not None else b"res binder"
     expected = schedule.binder(label, hello.raw[: -psks.binders_length])
     if not compare_digest(expected, psks.binders[selected.index]):
-        # "If this value is not present or does not validate, the server MUST abort the handshake": section 6.2 has
+        # "If this value is not present or does not validate, the server MUST abort the handshake": section 6.2 requires
         # decrypt_error for "unable to correctly ... validate a Finished message or a PSK binder".
-        raise PeerError(Alert.DECRYPT_ERROR, "the PSK binder is wrong")
+        raise PeerError(Alert.DECRYPT_ERROR, "invalid PSK binder")
 
 
 def accepts_early_data(
     hello: ClientHelloMessage, selected: SelectedPsk, parameters: ServerParameters, now: float
 ) -> bool:
-    """Whether early data may be taken (sections 4.2.10 and 8): fresh, of the same context, for the first time."""
-    consent, ticket = parameters.early_data, selected.ticket
-    if consent is None or ticket is None or selected.index != 0 or not hello.early_data:
+    """Return whether to accept early data: fresh, of the same context, not replayed (sections 4.2.10 and 8)."""
+    accepted, ticket = parameters.early_data, selected.ticket
+    if accepted is None or ticket is None or selected.index != 0 or not hello.early_data:
         return False
     if not ticket.max_early_data or selected.suite is not ticket.suite:
         return False
     if not compare_digest(ticket.early_context, early_context(parameters)):
         return False
-    # Section 4.2.11.1 and 8.3: the age that the client sees against the age that the server sees.
+    # Sections 4.2.11.1 and 8.3: compare the ticket ages of client and server.
     client_age = (selected.offered.obfuscated_age - ticket.age_add) % 2**32
-    if abs(now * 1000 - ticket.issued - client_age) > consent.window * 1000:
+    if abs(now * 1000 - ticket.issued - client_age) > accepted.window * 1000:
         return False
     expires = ticket.issued / 1000 + ticket.lifetime
-    return consent.guard.first_use(ticket_digest(selected.offered.identity), expires, now)
+    return accepted.guard.first_use(ticket_digest(selected.offered.identity), expires, now)
 
 
 def early_context(parameters: ServerParameters) -> bytes:
-    """What a ticket holds of `EarlyData.context`, in a form of bounded size."""
-    consent = parameters.early_data
-    if consent is None:
+    """Return the digest of `EarlyData.context` that tickets contain; empty without early data."""
+    if parameters.early_data is None:
         return b""
-    return hashlib.sha256(consent.context).digest()
+    return hashlib.sha256(parameters.early_data.context).digest()

@@ -1,4 +1,4 @@
-"""What a client keeps to resume with: opaque to whoever stores it."""
+"""The state that a client stores to resume a session, opaque to the application."""
 
 import struct
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from handshaked.model import CipherSuite
 from handshaked.tls.x509.parsing import well_formed
 
 MAX_TICKET = 32 * 1024
-"""The longest ticket, in bytes, that is kept: a ClientHello has 64 KiB for all of its extensions."""
+"""Longest ticket that is kept, in bytes: a ClientHello has 64 KiB for all of its extensions."""
 
 _FORMAT = 1
 _FIXED = struct.Struct(">BHBQQQII")
@@ -19,10 +19,10 @@ _LENGTHS = struct.Struct(">BBBH")
 
 @dataclass(slots=True)
 class ResumptionState:
-    """A session ticket as a client sees it; times in milliseconds.
+    """The client's state of a session ticket; times are in milliseconds.
 
-    ``verified``: the server's certificate was, in the first handshake. ``trusted_until`` is when that certificate
-    expires: to resume again and again does not prolong it.
+    ``verified``: the server's certificate was verified in the first handshake. ``trusted_until`` is its expiry, which
+    resumption does not extend.
     """
 
     suite: CipherSuite
@@ -38,14 +38,14 @@ class ResumptionState:
     ticket: bytes
 
     def obfuscated_age(self, now: float) -> int:
-        """RFC 8446 section 4.2.11.1."""
+        """Return obfuscated_ticket_age (RFC 8446 section 4.2.11.1) at `now` (Unix seconds)."""
         return (max(0, int(now * 1000) - self.received) + self.age_add) % 2**32
 
 
-def trusted_until(leaf: x509.Certificate | None, before: ResumptionState | None) -> int:
-    """When what vouches for the server ends: its certificate, in this handshake or in the one that it resumes."""
-    if before is not None:
-        return before.trusted_until
+def trusted_until(leaf: x509.Certificate | None, resumed: ResumptionState | None) -> int:
+    """Return the expiry of the server's certificate: of this handshake, or of the one that it resumes."""
+    if resumed is not None:
+        return resumed.trusted_until
     if leaf is None:
         return _MAX_TIME
     with well_formed():
@@ -53,7 +53,7 @@ def trusted_until(leaf: x509.Certificate | None, before: ResumptionState | None)
 
 
 def push_resumption(state: ResumptionState) -> bytes:
-    """`state` as bytes."""
+    """Encode `state`."""
     return b"".join(
         (
             _FIXED.pack(
@@ -76,7 +76,7 @@ def push_resumption(state: ResumptionState) -> bytes:
 
 
 def pull_resumption(data: bytes) -> ResumptionState | None:
-    """The state that `data` is; None for what is not one, such as bytes of another release."""
+    """Decode a state; None if `data` is invalid, or of another release."""
     at = _FIXED.size + _LENGTHS.size
     if len(data) < at or data[0] != _FORMAT:
         return None

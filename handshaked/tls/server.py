@@ -33,22 +33,22 @@ from handshaked.tls.negotiation import (
 )
 from handshaked.tls.parameters import ClientHello, ServerParameters
 from handshaked.tls.psk_selection import SelectedPsk, accepts_early_data, check_binder, select_psk
-from handshaked.tls.server_flight import certificate_request, encrypted_extensions, new_session_tickets, takes_tickets
+from handshaked.tls.server_flight import accepts_tickets, certificate_request, encrypted_extensions, new_session_tickets
 from handshaked.tls.signatures import SUPPORTED_SCHEMES
 from handshaked.tls.state import PROCEED, SERVER_QUIC, SERVER_TCP, ServerState
 
 
 class ServerHandshake(Machine):
-    """One handshake as server: `receive` until there is a `client_hello`, `proceed`, and `receive` to the end.
+    """The server's side of one handshake: `receive` until there is a `client_hello`, `proceed`, then `receive`.
 
-    ``early_data`` is None if the client offers none, else whether it was accepted (known when ServerHello is out);
+    ``early_data`` is None if the client offers none, else whether it was accepted (valid after ServerHello);
     ``legacy_session_id`` and ``peer_record_size_limit`` are for the record layer of TCP.
     """
 
     connected: ClassVar = ServerState.CONNECTED
     failed: ClassVar = ServerState.FAILED
 
-    # Set on the way; no state leads to where they are read before they are set.
+    # Set during the handshake; no transition reaches a state that reads them before they are set.
     _parameters: ServerParameters
     _peer: PeerCertificate
     _client_handshake_secret: bytes
@@ -64,11 +64,11 @@ class ServerHandshake(Machine):
         self._server_name: str | None = None
         self._retry_group: Group | None = None
         self._psk: SelectedPsk | None = None
-        self._takes_tickets = False
+        self._accepts_tickets = False
         self._chain: tuple[bytes, ...] = ()
 
     def proceed(self, parameters: ServerParameters, now: float) -> list[Event]:
-        """Go on with what was chosen by the `client_hello`. Raises HandshakeError like `receive`."""
+        """Continue with `parameters`, selected by the `client_hello`. Returns and raises as `receive`."""
         events: list[Event] = []
         try:
             following = self._transitions[self._state].get(PROCEED)
@@ -83,22 +83,22 @@ class ServerHandshake(Machine):
         return events
 
     def _check_parameters(self, parameters: ServerParameters, hello: ClientHelloMessage) -> None:
-        """The caller's choice must be one that the client offered, and complete."""
+        """Check that the caller's selection is complete, and was offered by the client."""
         if parameters.alpn is not None and parameters.alpn not in (hello.alpns or ()):
-            raise LocalError("the application protocol chosen was not offered")
+            raise LocalError("the selected application protocol was not offered")
         if parameters.client_auth is not ClientAuth.NONE and parameters.client_verifier is None:
-            raise LocalError("client certificates are asked for, but nothing verifies them")
+            raise LocalError("client certificates are requested, but there is no verifier")
         if self._quic:
             if parameters.alpn is None:
                 # RFC 9001 section 8.1
                 raise PeerError(Alert.NO_APPLICATION_PROTOCOL, "no application protocol in common")
             if parameters.transport_parameters is None:
-                raise LocalError("no transport parameters of our own")
+                raise LocalError("the server's own transport parameters are missing")
 
     # ClientHello
 
     def _receive_hello(self, message: bytes, events: list[Event], now: float) -> ServerState:
-        # Nothing may follow a ClientHello until it is answered.
+        # Nothing may follow a ClientHello before the server's answer.
         self._reassembler.expect_boundary()
         hello = pull_client_hello(message)
         if self._quic:
@@ -121,7 +121,7 @@ class ServerHandshake(Machine):
         return ServerState.RECVD_CH
 
     def _answer(self, hello: ClientHelloMessage, events: list[Event], now: float) -> ServerState:
-        """ServerHello to Finished, or a HelloRetryRequest."""
+        """Send ServerHello to Finished, or a HelloRetryRequest."""
         parameters = self._parameters
         retried = self._schedule.suite if self._retry_group is not None else None
         psk = self._psk = select_psk(hello, parameters, retried, now) if hello.psks is not None else None
@@ -154,7 +154,7 @@ class ServerHandshake(Machine):
             events.append(self._secret(Level.EARLY, Direction.RECEIVE, secret))
 
     def _retry(self, hello: ClientHelloMessage, suite: CipherSuite, group: Group, events: list[Event]) -> ServerState:
-        """Ask for a key share of `group` (RFC 8446 section 4.1.4)."""
+        """Request a key share of `group` (RFC 8446 section 4.1.4)."""
         self._retry_group = group
         self._schedule = schedule = KeySchedule(suite)
         schedule.update(hello.raw)
@@ -165,7 +165,7 @@ class ServerHandshake(Machine):
         events.append(CryptoData(Level.INITIAL, request))
         return ServerState.RETRIED
 
-    # The flight
+    # The server's flight
 
     def _send_flight(self, hello: ClientHelloMessage, group: Group, share: bytes, events: list[Event]) -> ServerState:
         schedule = self._schedule
@@ -193,13 +193,13 @@ class ServerHandshake(Machine):
         events.append(CryptoData(Level.HANDSHAKE, flight + finished))
         self._derive_application_secrets()
         events.append(self._secret(Level.APPLICATION, Direction.SEND, self._send_secret))
-        self._takes_tickets = takes_tickets(hello)
+        self._accepts_tickets = accepts_tickets(hello)
         self._hello = None
         self._reassembler.expect(Level.EARLY if early else Level.HANDSHAKE)
         return ServerState.WAIT_EOED if early else self._after_early_data()
 
     def _authentication(self, hello: ClientHelloMessage) -> bytes:
-        """EncryptedExtensions to CertificateVerify, taken into the transcript."""
+        """Return EncryptedExtensions to CertificateVerify, which are added to the transcript."""
         schedule, parameters, psk = self._schedule, self._parameters, self._psk
         flight = encrypted_extensions(
             hello,
@@ -237,18 +237,18 @@ class ServerHandshake(Machine):
         return self._after_early_data()
 
     def _receive_certificate(self, message: bytes, events: list[Event], now: float) -> ServerState:
-        return self._take_certificate(message[4:], message, now)
+        return self._accept_certificate(message[4:], message, now)
 
     def _receive_compressed_certificate(self, message: bytes, events: list[Event], now: float) -> ServerState:
-        return self._take_certificate(decompressed(message, self._parameters.compressions), message, now)
+        return self._accept_certificate(decompressed(message, self._parameters.compressions), message, now)
 
-    def _take_certificate(self, body: bytes, message: bytes, now: float) -> ServerState:
+    def _accept_certificate(self, body: bytes, message: bytes, now: float) -> ServerState:
         certificate = messages.pull_certificate(body)
         self._schedule.update(message)
         if not certificate.chain and not certificate.context:
             if self._parameters.client_auth is ClientAuth.REQUIRE:
                 # RFC 8446 section 4.4.2.4
-                raise PeerError(Alert.CERTIFICATE_REQUIRED, "the client sends no certificate")
+                raise PeerError(Alert.CERTIFICATE_REQUIRED, "the client sent no certificate")
             return ServerState.WAIT_FINISHED
         self._peer = parse_chain(certificate)
         if self._parameters.client_verifier is not None:
@@ -270,13 +270,13 @@ class ServerHandshake(Machine):
         expected = profile.verify_data(self._client_handshake_secret, schedule.transcript_hash())
         if not compare_digest(verify_data, expected):
             # RFC 8446 section 4.4.4
-            raise PeerError(Alert.DECRYPT_ERROR, "the client's Finished is wrong")
+            raise PeerError(Alert.DECRYPT_ERROR, "invalid Finished from the client")
         self._reassembler.expect(Level.APPLICATION)
         schedule.update(message)
         events.append(self._secret(Level.APPLICATION, Direction.RECEIVE, self._receive_secret))
         resumed = psk is not None and psk.external is None
         chain = self._chain if psk is None else psk.chain
-        if self._takes_tickets and (psk is None or resumed):
+        if self._accepts_tickets and (psk is None or resumed):
             tickets = new_session_tickets(schedule, parameters, self._server_name, chain, now, quic=self._quic)
             if tickets:
                 events.append(CryptoData(Level.APPLICATION, tickets))

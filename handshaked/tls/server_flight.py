@@ -1,4 +1,4 @@
-"""The messages that a server sends of its own, beside hellos and Finished."""
+"""Messages that only a server sends: EncryptedExtensions, CertificateRequest and NewSessionTicket."""
 
 import os
 
@@ -23,10 +23,10 @@ _SCHEMES = ext.push_u16_list(ExtensionType.SIGNATURE_ALGORITHMS, SUPPORTED_SCHEM
 def encrypted_extensions(
     hello: ClientHelloMessage, parameters: ServerParameters, *, resumed: bool, early_data: bool, quic: bool
 ) -> bytes:
-    """EncryptedExtensions (RFC 8446 section 4.3.1)."""
+    """Return EncryptedExtensions (RFC 8446 section 4.3.1)."""
     extensions = b""
     if hello.server_name is not None and not resumed:
-        # RFC 6066 section 3: "SHALL include an extension of type "server_name" in the (extended) server hello", and
+        # RFC 6066 section 3: "SHALL include an extension of type "server_name" in the (extended) server hello", but
         # not when a session is resumed.
         extensions = push_extension(ExtensionType.SERVER_NAME, b"")
     if parameters.alpn is not None:
@@ -43,7 +43,7 @@ def encrypted_extensions(
 
 
 def certificate_request(parameters: ServerParameters) -> bytes:
-    """CertificateRequest (RFC 8446 section 4.3.2), or nothing if none is to be sent."""
+    """Return CertificateRequest (RFC 8446 section 4.3.2), or nothing if client certificates are not requested."""
     if parameters.client_auth is ClientAuth.NONE:
         return b""
     extensions = _SCHEMES
@@ -54,8 +54,8 @@ def certificate_request(parameters: ServerParameters) -> bytes:
     return messages.push_certificate_request(extensions)
 
 
-def takes_tickets(hello: ClientHelloMessage) -> bool:
-    """Whether a ticket is compatible with the modes that the client advertises, if any (RFC 8446 section 4.2.9)."""
+def accepts_tickets(hello: ClientHelloMessage) -> bool:
+    """Return whether tickets are compatible with the client's PSK modes, if it sent any (RFC 8446 section 4.2.9)."""
     return hello.psk_modes is None or PskMode.PSK_DHE_KE in hello.psk_modes
 
 
@@ -68,7 +68,10 @@ def new_session_tickets(
     *,
     quic: bool,
 ) -> bytes:
-    """NewSessionTicket messages (RFC 8446 section 4.6.1); `schedule` has the client's Finished in its transcript."""
+    """Return NewSessionTicket messages (RFC 8446 section 4.6.1), or nothing if none is to be issued.
+
+    The transcript of `schedule` includes the client's Finished; `chain` is the client's. `now` is in Unix seconds.
+    """
     tickets = parameters.tickets
     key = tickets.keys.sealing(now) if tickets is not None else None
     if tickets is None or key is None or sum(map(len, chain)) > MAX_TICKET_CHAIN:

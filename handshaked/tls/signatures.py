@@ -28,10 +28,10 @@ SUPPORTED_SCHEMES = (
     SignatureScheme.MLDSA65,
     SignatureScheme.MLDSA87,
 )
-"""All that can be verified here, in the order in which it is offered."""
+"""The schemes that can be verified, in the order in which they are offered."""
 
 CERTIFICATE_SCHEMES = (*SUPPORTED_SCHEMES, 0x0401, 0x0501, 0x0601)
-"""What may sign certificates: those and RSASSA-PKCS1-v1_5, which TLS 1.3 allows nowhere else."""
+"""The schemes accepted in certificates: also RSASSA-PKCS1-v1_5, which TLS 1.3 allows nowhere else."""
 
 _SERVER_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
 _CLIENT_CONTEXT = b" " * 64 + b"TLS 1.3, client CertificateVerify\0"
@@ -68,42 +68,42 @@ _KEYS_WITHOUT_PARAMETERS = {
 
 
 def choose_scheme(key_type: KeyType, offered: Iterable[int]) -> SignatureScheme | None:
-    """The best scheme of the key that the peer allows."""
+    """Return the best scheme of the key type that the peer has `offered`, or None."""
     return next((scheme for scheme in key_type.schemes if scheme in offered), None)
 
 
 def signed_content(transcript_hash: bytes, *, by_server: bool) -> bytes:
-    """What a CertificateVerify signs."""
+    """Return what a CertificateVerify signs."""
     return (_SERVER_CONTEXT if by_server else _CLIENT_CONTEXT) + transcript_hash
 
 
 def verify(certificate: x509.Certificate, scheme: int, signature: bytes, content: bytes) -> None:
-    """Check a peer's `signature`; raises PeerError."""
+    """Check the `signature` of a peer over `content`. PeerError if it is invalid or its scheme does not fit the key."""
     try:
         key = certificate.public_key()
     except MALFORMED:
-        raise PeerError(Alert.UNSUPPORTED_CERTIFICATE, "the certificate's public key is of no use here") from None
+        raise PeerError(Alert.UNSUPPORTED_CERTIFICATE, "the certificate's public key is not supported") from None
     # "If the CertificateVerify message is sent by ..., the signature algorithm MUST be one offered ...", and fit
-    # the key: anything else is an illegal_parameter.
-    misfit = PeerError(Alert.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} does not fit the certificate's key")
+    # the key; otherwise illegal_parameter.
+    mismatch = PeerError(Alert.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} does not fit the certificate's key")
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
             algorithm, curve = ECDSA_SCHEMES.get(scheme, (None, ""))  # type: ignore[call-overload]  # an int is a key too
             if algorithm is None or key.curve.name != curve:
-                raise misfit
+                raise mismatch
             key.verify(signature, content, algorithm)
         elif isinstance(key, rsa.RSAPublicKey):
             pss, digest, oid = RSA_SCHEMES.get(scheme, (None, None, None))  # type: ignore[call-overload]  # as above
             if pss is None or certificate.public_key_algorithm_oid != oid:
-                raise misfit
+                raise mismatch
             key.verify(signature, content, pss, digest)
         else:
             kind = _KEYS_WITHOUT_PARAMETERS.get(scheme)  # type: ignore[call-overload]  # as above
             if kind is None or not isinstance(key, kind):
-                raise misfit
+                raise mismatch
             key.verify(signature, content)
     except (InvalidSignature, ValueError):
         # Section 4.4.3: "If the verification fails, the receiver MUST terminate the handshake with decrypt_error"
-        raise PeerError(Alert.DECRYPT_ERROR, "the signature of CertificateVerify is wrong") from None
+        raise PeerError(Alert.DECRYPT_ERROR, "invalid signature in CertificateVerify") from None
     except UnsupportedAlgorithm:
-        raise PeerError(Alert.UNSUPPORTED_CERTIFICATE, "the certificate's key is of no use here") from None
+        raise PeerError(Alert.UNSUPPORTED_CERTIFICATE, "the certificate's key is not supported") from None

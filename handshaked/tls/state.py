@@ -1,8 +1,8 @@
-"""The states of a handshake and what may move it from one to the next: all of it, as data.
+"""The states of a handshake and its transitions, as data.
 
-State names are those of RFC 8446 appendix A. A key of an inner table is the type of the message received, or PROCEED
-for the answer to a ClientHello; its value is the states that this can lead to. What a table does not hold is an
-unexpected_message.
+State names are those of RFC 8446 appendix A; their values describe them in logs and documentation. A table maps a state
+to the messages that are expected in it, each with the possible next states. Any other message causes the alert
+unexpected_message, and every error leads to FAILED. The pictures in ``docs/`` are drawn from the tables.
 """
 
 import enum
@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from handshaked.tls.codepoints import HandshakeType as Message
 
 PROCEED = -1
-"""In place of a message type: the caller has chosen by what the ClientHello says."""
+"""In place of a message type: the caller's ``proceed`` (server) or ``start`` (client)."""
 
 
 class ServerState(enum.Enum):
     """RFC 8446 appendix A.2."""
 
     START = "start"
-    RECVD_CH = "ClientHello is in, credential not yet chosen"
-    RETRIED = "HelloRetryRequest is out"
-    WAIT_EOED = "early data is accepted"
-    WAIT_CERT = "client certificate asked for"
-    WAIT_CV = "client certificate is in"
-    WAIT_FINISHED = "flight is out"
-    CONNECTED = "complete"
+    RECVD_CH = "ClientHello received, credential not selected"
+    RETRIED = "HelloRetryRequest sent"
+    WAIT_EOED = "early data accepted, waiting for EndOfEarlyData"
+    WAIT_CERT = "waiting for the client's Certificate"
+    WAIT_CV = "waiting for the client's CertificateVerify"
+    WAIT_FINISHED = "waiting for the client's Finished"
+    CONNECTED = "handshake complete"
     FAILED = "failed"
 
 
@@ -32,14 +32,14 @@ class ClientState(enum.Enum):
     """RFC 8446 appendix A.1."""
 
     START = "start"
-    WAIT_SH = "ClientHello is out"
-    RETRIED = "second ClientHello is out"
-    WAIT_EE = "ServerHello is in"
-    WAIT_CERT_CR = "authentication by certificate"
-    WAIT_CERT = "client certificate is asked for"
-    WAIT_CV = "server certificate is in"
-    WAIT_FINISHED = "server is authenticated"
-    CONNECTED = "complete"
+    WAIT_SH = "ClientHello sent, waiting for ServerHello"
+    RETRIED = "second ClientHello sent, waiting for ServerHello"
+    WAIT_EE = "waiting for EncryptedExtensions"
+    WAIT_CERT_CR = "waiting for CertificateRequest or Certificate"
+    WAIT_CERT = "client certificate requested, waiting for the server's Certificate"
+    WAIT_CV = "waiting for the server's CertificateVerify"
+    WAIT_FINISHED = "waiting for the server's Finished"
+    CONNECTED = "handshake complete"
     FAILED = "failed"
 
 
@@ -61,7 +61,7 @@ SERVER_QUIC: Transitions = {
     _S.CONNECTED: {},
     _S.FAILED: {},
 }
-# RFC 9001 section 8.3 bans EndOfEarlyData and section 6 KeyUpdate; over TCP both exist.
+# TCP only: RFC 9001 forbids EndOfEarlyData (section 8.3) and KeyUpdate (section 6).
 SERVER_TCP: Transitions = {
     **SERVER_QUIC,
     _S.WAIT_EOED: {Message.END_OF_EARLY_DATA: (_S.WAIT_CERT, _S.WAIT_FINISHED)},

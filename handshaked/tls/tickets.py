@@ -1,4 +1,4 @@
-"""Session tickets: stateless for a server, which seals into them all it has to know (RFC 8446 section 4.6.1)."""
+"""Stateless session tickets, which contain the sealed state of the session (RFC 8446 section 4.6.1)."""
 
 import bisect
 import hashlib
@@ -18,7 +18,7 @@ MAX_TICKET_LIFETIME = 7 * 24 * 3600
 """Seconds; "Servers MUST NOT use any value greater than 604800 seconds (7 days)"."""
 
 MAX_TICKET_CHAIN = 16 * 1024
-"""The longest client certificate chain, in bytes, that a ticket carries. Longer ones are not resumed."""
+"""Longest client certificate chain in a ticket, in bytes. Sessions with a longer one get no tickets."""
 
 _KEY_ID = 16
 _NONCE = 12
@@ -29,7 +29,7 @@ _LENGTH = struct.Struct(">H")
 
 
 class TicketKey:
-    """A key that seals tickets, and the identifier by which it is found again."""
+    """A key that seals tickets, with its identifier. The repr omits secrets; `created` is in Unix seconds."""
 
     __slots__ = ("_aead", "created", "identifier")
 
@@ -39,12 +39,12 @@ class TicketKey:
         self._aead = AESGCM(hmac.digest(secret, b"handshaked ticket sealing key", "sha256"))
 
     def seal(self, content: bytes, binding: bytes) -> bytes:
-        """A ticket that opens with the same `binding` only."""
+        """Return a ticket that opens with the same `binding` only."""
         nonce = os.urandom(_NONCE)
         return self.identifier + nonce + self._aead.encrypt(nonce, content, self.identifier + binding)
 
     def open(self, ticket: bytes, binding: bytes) -> bytes | None:
-        """What is in a `ticket` of this key, or None."""
+        """Return the content of a `ticket` sealed with this key and `binding`, or None."""
         try:
             return self._aead.decrypt(
                 ticket[_KEY_ID : _KEY_ID + _NONCE], ticket[_KEY_ID + _NONCE :], ticket[:_KEY_ID] + binding
@@ -54,23 +54,23 @@ class TicketKey:
 
 
 class TicketKeys(Protocol):
-    """The keys of all workers: the same ones in each, and the same after a restart."""
+    """Provides ticket keys: the same ones in all workers, and after a restart."""
 
     def sealing(self, now: float) -> TicketKey | None:
-        """The key to seal new tickets with; None: issue none."""
+        """Return the key to seal new tickets with; None: issue none."""
         ...
 
     def opening(self, identifier: bytes, now: float) -> TicketKey | None:
-        """The key of that identifier, if tickets of it may still be opened."""
+        """Return the key with that identifier, or None if its tickets may not be opened any more."""
         ...
 
 
 class RotatingTicketKeys:
-    """Ticket keys out of secrets with the time that each begins to be used.
+    """Ticket keys derived from secrets, each in use from its time on.
 
-    What is to be stored, and shared by the workers: pairs of a time (Unix seconds) and 32 random bytes. A new pair
-    is due every `rotation` seconds, dated a little ahead, so that all workers have it before its time comes; pairs
-    whose time is more than ``rotation + 7 days`` ago can be deleted, and are not used here any more.
+    The workers store and share pairs of a time (Unix seconds) and 32 random bytes. A new pair is due every `rotation`
+    seconds, dated slightly ahead so that all workers have it in time. Pairs older than ``rotation + 7 days`` are not
+    used any more and can be deleted. ValueError if a secret is too short.
     """
 
     def __init__(self, secrets: Iterable[tuple[float, bytes]], rotation: float = 24 * 3600) -> None:
@@ -83,21 +83,21 @@ class RotatingTicketKeys:
         self._opens_for = rotation + MAX_TICKET_LIFETIME
 
     def sealing(self, now: float) -> TicketKey | None:
-        """The newest key whose time has come."""
+        """Return the newest key that is not dated ahead."""
         index = bisect.bisect_right(self._times, now)
         if not index or now - self._times[index - 1] > self._opens_for:
             return None
         return self._keys[index - 1]
 
     def opening(self, identifier: bytes, now: float) -> TicketKey | None:
-        """A key that is not too old. One dated ahead is good: another worker's clock may be."""
+        """Return the key unless it is too old. It may be dated ahead, as clocks differ."""
         key = self._by_identifier.get(identifier)
         return key if key is not None and now - key.created <= self._opens_for else None
 
 
 @dataclass(slots=True)
 class TicketContent:
-    """What a ticket holds. `issued` is in milliseconds, `max_early_data` 0 without consent to early data."""
+    """Content of a ticket. `issued` is in milliseconds, `lifetime` in seconds; `max_early_data` 0: no early data."""
 
     suite: CipherSuite
     psk: bytes = field(repr=False)
@@ -110,7 +110,7 @@ class TicketContent:
 
 
 def push_ticket(content: TicketContent, key: TicketKey, binding: bytes) -> bytes:
-    """The sealed ticket. `content.early_context` is a digest or empty."""
+    """Return the sealed ticket. `content.early_context` is a digest or empty."""
     parts = [
         _FIXED.pack(
             _FORMAT,
@@ -131,14 +131,14 @@ def push_ticket(content: TicketContent, key: TicketKey, binding: bytes) -> bytes
 
 
 def pull_ticket(ticket: bytes, keys: TicketKeys, binding: bytes, now: float) -> TicketContent | None:
-    """What a ticket of ours holds; None for one that is foreign, forged, of another binding, or too old."""
+    """Return the content of a ticket; None if it is foreign, forged, of another binding, or expired."""
     if len(ticket) < _KEY_ID + _NONCE + _TAG + _FIXED.size:
         return None
     key = keys.opening(ticket[:_KEY_ID], now)
     if key is None:
         return None
     sealed = key.open(ticket, binding)
-    # What is authentic was made by push_ticket; only its format may be one of another release.
+    # Authentic content was made by push_ticket, but possibly by another release.
     if sealed is None or sealed[0] != _FORMAT:
         return None
     _, suite, issued, lifetime, age_add, early, psk_size, context_size = _FIXED.unpack_from(sealed)
@@ -158,5 +158,5 @@ def pull_ticket(ticket: bytes, keys: TicketKeys, binding: bytes, now: float) -> 
 
 
 def ticket_digest(ticket: bytes) -> bytes:
-    """What a replay guard knows a ticket by."""
+    """Return the digest of a ticket for a replay guard, 16 bytes."""
     return hashlib.sha256(ticket).digest()[:16]

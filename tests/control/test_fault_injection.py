@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
-from handshaked.registry.store import Store
+from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.conftest import Issue
@@ -202,7 +202,7 @@ def test_killed_at_any_instant_the_registry_is_old_or_new(public_directory: Path
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         db.close()
-        store = Store(database, read_only=True)
+        store = SqliteRegistryReader(database)
         registration = store.load().named("web")
         if registration is None:
             assert acknowledged == -1

@@ -10,7 +10,8 @@ from handshaked.control.key_erasure import KeyErasure
 from handshaked.errors import LocalError
 from handshaked.registry.credentials import LoadedCredential, load_pem
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration, Source
 from tests.conftest import Issue
 
 ROUNDS = 50
@@ -38,9 +39,9 @@ async def rounds(erasure: KeyErasure, ends: Callable[[], bool]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def unregistered(path: Path, loaded: LoadedCredential) -> tuple[Store, int]:
+def unregistered(path: Path, loaded: LoadedCredential) -> tuple[SqliteRegistryWriter, int]:
     """A store, and the credential in it that was registered."""
-    store = Store(path)
+    store = SqliteRegistryWriter(path)
     new = NewRegistration("web", 0, (), (b"h3",), ((loaded, Source()),))
     registration = store.register(new)
     store.unregister("web")

@@ -18,6 +18,7 @@ from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from handshaked.testing.processes import ending
 from tests.conftest import Issue
 from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
+from tests.plugins.needs import need
 from tests.quic_socket_peers import StockServer, ask, free_udp_port, in_thread, socket_daemon
 
 CHECKOUT = Path(__file__).parents[2]
@@ -154,22 +155,35 @@ def test_client_on_quic_socket(daemon: RunningDaemon, authority: Authority, issu
     assert printed == f"ALPN {ALPN}, registration None\n"
 
 
-@pytest.mark.needs("cc", "make")
-def test_c_server_on_quic_socket(daemon: RunningDaemon, authority: Authority, tmp_path: Path) -> None:
-    library = CHECKOUT / "netlink"
-    run_program("make", "-C", library, f"BUILD={tmp_path}", timeout=BUILD_PATIENCE)
-    strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{library}"]
-    link = [f"-L{tmp_path}", "-lhandshaked", f"-Wl,-rpath,{tmp_path}"]
-    program = tmp_path / "quic_server"
-    run_program("cc", *strict, "-o", program, EXAMPLES / "quic_server.c", *link, timeout=BUILD_PATIENCE)
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of libhandshaked, built."""
+    need("cc", "make")
+    directory = tmp_path_factory.mktemp("library")
+    run_program("make", "-C", CHECKOUT / "netlink", f"BUILD={directory}", timeout=BUILD_PATIENCE)
+    return directory
 
-    def start(sock: int) -> str:
-        environment = {"HANDSHAKED_SOCKET": str(daemon.handshake_socket)}
-        return subprocess.run(
-            [program], stdin=sock, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE
-        ).stdout
 
-    assert served(start, root=authority.root) == SERVED
+def compiled(name: str, library: Path, directory: Path) -> Path:
+    """Compile the example `name` into `directory` and return the program."""
+    program = directory / Path(name).stem
+    strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{CHECKOUT / 'netlink'}"]
+    link = [f"-L{library}", "-lhandshaked", f"-Wl,-rpath,{library}"]
+    run_program("cc", *strict, "-o", program, EXAMPLES / name, *link, timeout=BUILD_PATIENCE)
+    return program
+
+
+def test_c_server_on_quic_socket(daemon: RunningDaemon, authority: Authority, library: Path, tmp_path: Path) -> None:
+    program = compiled("quic_server.c", library, tmp_path)
+    environment = {"HANDSHAKED_SOCKET": str(daemon.handshake_socket)}
+    printed = served(lambda sock: run_program(program, stdin=sock, env=environment).stdout, root=authority.root)
+    assert printed == SERVED
+
+
+def test_userspace_stack_in_c(daemon: RunningDaemon, library: Path, tmp_path: Path) -> None:
+    program = compiled("stack.c", library, tmp_path)
+    printed = run_program(program, NAME, ALPN, env={"HANDSHAKED_SOCKET": str(daemon.handshake_socket)}).stdout
+    assert sorted(printed.splitlines()) == [f"client: ALPN {ALPN}", f"server: {SERVED.strip()}"]
 
 
 def test_every_example_is_listed_and_run() -> None:

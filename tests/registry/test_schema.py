@@ -11,7 +11,9 @@ from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.registration import Grant
 from handshaked.registry.schema import SCHEMA_VERSION, open_for_reading, open_for_writing
 from handshaked.registry.settings import Policy
-from handshaked.registry.store import Source, Store
+from handshaked.registry.sqlite_reader import SqliteRegistryReader
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import Source
 
 FIRST = Path(__file__).with_name("schema-1.sql")
 
@@ -26,7 +28,7 @@ def of_version_1(path: Path) -> None:
 def test_registrations_survive_an_upgrade(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     of_version_1(path)
-    store = Store(path)
+    store = SqliteRegistryWriter(path)
     registration = store.load().named("web")
     assert registration is not None
     assert (registration.owner, registration.server_names, registration.alpns) == (1000, ("a.example.com",), (b"h3",))
@@ -36,12 +38,12 @@ def test_registrations_survive_an_upgrade(tmp_path: Path) -> None:
     assert store.credential(details.reference.id).chain[0]
     store.add_grant(Grant(0, 1000, None, (), (b"h3",)))
     store.close()
-    Store(path, read_only=True).close()
+    SqliteRegistryReader(path).close()
 
 
 def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
-    Store(path).close()
+    SqliteRegistryWriter(path).close()
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
@@ -62,17 +64,17 @@ def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_unknown_setting_is_refused_not_ignored(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     of_version_1(path)
-    Store(path).close()
+    SqliteRegistryWriter(path).close()
     db = sqlite3.connect(path)
     db.execute("UPDATE registration SET policy = '{\"tickets\": 2}'")
     db.commit()
-    [registration] = Store(path, read_only=True).load().registrations
+    [registration] = SqliteRegistryReader(path).load().registrations
     assert registration.policy == Policy(tickets=2)
     db.execute("UPDATE registration SET policy = '{\"require_moon_phase\": true}'")
     db.commit()
     db.close()
     with pytest.raises(RefusedError, match=r"unknown setting require_moon_phase.*install that version again"):
-        Store(path, read_only=True).load()
+        SqliteRegistryReader(path).load()
 
 
 def test_a_migration_is_whole_or_not_at_all(tmp_path: Path) -> None:

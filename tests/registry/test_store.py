@@ -15,7 +15,9 @@ from handshaked.registry.credentials import LoadedCredential, load_pem
 from handshaked.registry.registration import Access, Registration
 from handshaked.registry.schema import SCHEMA_VERSION
 from handshaked.registry.snapshot import Query, Snapshot
-from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.registry.sqlite_reader import SqliteRegistryReader
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration, Source
 from handshaked.testing.processes import ending
 from tests.conftest import Issue
 
@@ -56,10 +58,10 @@ def select(snapshot: Snapshot, name: str = NAME, alpn: bytes = b"h3") -> Registr
 
 
 def test_what_was_registered_is_there_when_the_store_is_opened_again(path: Path, credential: LoadedCredential) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         made = store.register(new("web", credential, NAME, "*.example.org", alpns=(b"h3", b"\0\xff")))
         snapshot = store.load()
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         again = store.load()
         assert again.registrations == snapshot.registrations == [made]
         assert again.generation == snapshot.generation
@@ -74,14 +76,14 @@ def test_what_was_registered_is_there_when_the_store_is_opened_again(path: Path,
 
 
 def test_only_the_owner_can_read_the_database(path: Path, credential: LoadedCredential) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
         assert path.parent.stat().st_mode & 0o777 == 0o700
         assert [file.name for file in path.parent.iterdir() if file.stat().st_mode & 0o077] == []
 
 
 def test_a_name_is_taken_once(path: Path, credential: LoadedCredential) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
         with pytest.raises(RefusedError, match="'web' exists already; to change it, register with --replace"):
             store.register(new("web", credential, "other.example.com"))
@@ -91,7 +93,7 @@ def test_a_name_is_taken_once(path: Path, credential: LoadedCredential) -> None:
 def test_replacing_leaves_nothing_of_the_old_one(
     path: Path, credential: LoadedCredential, another_credential: LoadedCredential
 ) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         old = store.register(new("web", credential, NAME))
         replaced = store.register(new("web", another_credential, "b.example.com", alpns=(b"smb",)), replace=True)
         snapshot = store.load()
@@ -104,7 +106,7 @@ def test_replacing_leaves_nothing_of_the_old_one(
 
 
 def test_replacing_what_is_not_there_registers_it(path: Path, credential: LoadedCredential) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME), replace=True)
         assert select(store.load()).name == "web"
 
@@ -121,7 +123,7 @@ def test_replacing_what_is_not_there_registers_it(path: Path, credential: Loaded
 def test_an_overlap_is_refused_naming_the_other_and_its_owner_and_changes_nothing(
     path: Path, credential: LoadedCredential, names: tuple[str, ...], alpns: tuple[bytes, ...], pair: str, replace: bool
 ) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME, "*.w.example.com", alpns=(b"h3", b"\n")))
         store.register(new("mine", credential, "mine.example.com"))
         before = store.load()
@@ -132,7 +134,7 @@ def test_an_overlap_is_refused_naming_the_other_and_its_owner_and_changes_nothin
 
 
 def test_registrations_without_a_name_overlap_too(path: Path, credential: LoadedCredential) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("any", credential))
         with pytest.raises(RefusedError, match=r"server name \(any\) with ALPN h3 is held by registration 'any'"):
             store.register(new("more", credential))
@@ -141,7 +143,7 @@ def test_registrations_without_a_name_overlap_too(path: Path, credential: Loaded
 
 
 def test_many_are_registered_together_or_not_at_all(path: Path, credential: LoadedCredential) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         with pytest.raises(RefusedError, match="'one'"):
             store.register_all([new("one", credential, NAME), new("two", credential, NAME)])
         assert len(store.load()) == 0
@@ -150,7 +152,7 @@ def test_many_are_registered_together_or_not_at_all(path: Path, credential: Load
 
 
 def test_unregistering_frees_what_it_held(path: Path, credential: LoadedCredential) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
         store.unregister("web")
         assert len(store.load()) == 0
@@ -162,7 +164,7 @@ def test_unregistering_frees_what_it_held(path: Path, credential: LoadedCredenti
 def test_a_reader_in_another_process_sees_changes_when_it_asks(
     path: Path, credential: LoadedCredential, another_credential: LoadedCredential
 ) -> None:
-    with closing(Store(path)) as writer, closing(Store(path, read_only=True)) as reader:
+    with closing(SqliteRegistryWriter(path)) as writer, closing(SqliteRegistryReader(path)) as reader:
         writer.register(new("stays", credential, "s.example.com"))
         writer.register(new("goes", credential, "g.example.com"))
         before = reader.load()
@@ -183,7 +185,7 @@ def test_a_reader_in_another_process_sees_changes_when_it_asks(
 def test_a_pinned_snapshot_finds_its_credential_until_unused_ones_are_forgotten(
     path: Path, credential: LoadedCredential, another_credential: LoadedCredential
 ) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         old = store.register(new("web", credential, NAME)).credentials[0]
         store.register(new("web", another_credential, NAME), replace=True)
         assert store.credential(old.id).chain == credential.chain
@@ -197,7 +199,7 @@ def test_a_pinned_snapshot_finds_its_credential_until_unused_ones_are_forgotten(
 def test_a_forgotten_key_is_not_in_the_file_any_more(
     path: Path, credential: LoadedCredential, another_credential: LoadedCredential
 ) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
         store.register(new("web", another_credential, NAME), replace=True)
         store.forget_unused()
@@ -209,7 +211,7 @@ def test_a_forgotten_key_is_not_in_the_file_any_more(
 def test_a_reader_that_lags_behind_what_was_forgotten_still_sees_every_change(
     path: Path, credential: LoadedCredential
 ) -> None:
-    with closing(Store(path)) as writer, closing(Store(path, read_only=True)) as reader:
+    with closing(SqliteRegistryWriter(path)) as writer, closing(SqliteRegistryReader(path)) as reader:
         writer.register(new("goes", credential, "g.example.com"))
         before = reader.load()
         writer.unregister("goes")
@@ -220,13 +222,13 @@ def test_a_reader_that_lags_behind_what_was_forgotten_still_sees_every_change(
 
 
 def test_a_database_of_a_newer_program_is_refused_and_left_alone(path: Path, credential: LoadedCredential) -> None:
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     before = path.read_bytes()
     with pytest.raises(RefusedError, match=rf"made by a newer handshaked \(schema {SCHEMA_VERSION + 1}"):
-        Store(path)
+        SqliteRegistryWriter(path)
     assert path.read_bytes() == before
 
 
@@ -234,7 +236,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> Non
     path.parent.mkdir()
     path.write_bytes(b"these are not the registrations you are looking for" * 100)
     with pytest.raises(RefusedError, match=r"registry.db: .*not a database"):
-        Store(path)
+        SqliteRegistryWriter(path)
     assert path.read_bytes().startswith(b"these are not")
 
 
@@ -244,11 +246,12 @@ import sys
 from itertools import count
 from pathlib import Path
 from handshaked.registry.credentials import load_pem
-from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration, Source
 
 path, certificate, key = map(Path, sys.argv[1:4])
 credential = load_pem(certificate.read_bytes(), key.read_bytes())
-store = Store(path)
+store = SqliteRegistryWriter(path)
 for state in count(int(sys.argv[4])):
     store.register_all([
         NewRegistration(f"r{i}", 0, (f"s{state}-{i}.example.com",), (b"h3", b"%d" % state),
@@ -278,7 +281,7 @@ def kill_a_writer(path: Path, issue: Issue, first: int, chance: random.Random) -
 
 def whole_state(path: Path) -> int:
     """The state that all registrations are of; each can be used."""
-    with closing(Store(path)) as store:
+    with closing(SqliteRegistryWriter(path)) as store:
         snapshot = store.load()
         state = int(store.details(snapshot.registrations[0])[0].source.certificate)
         assert [(one.name, one.server_names, one.alpns) for one in snapshot.registrations] == [

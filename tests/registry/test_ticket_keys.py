@@ -3,14 +3,14 @@
 import contextlib
 from pathlib import Path
 
-from handshaked.registry.store import Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.system.directories import DATABASE
 from handshaked.tls.tickets import RotatingTicketKeys
 
 
 def test_ticket_keys_are_created_ahead_of_time_and_expire(tmp_path: Path) -> None:
     day = 24 * 3600.0
-    store = Store(tmp_path / DATABASE)
+    store = SqliteRegistryWriter(tmp_path / DATABASE)
     assert store.rotate_ticket_keys(now=0.0)
     assert not store.rotate_ticket_keys(now=1000.0)
     assert store.rotate_ticket_keys(now=day - 1000.0)  # needed in less than an hour, and workers must have it by then
@@ -23,7 +23,7 @@ def test_ticket_keys_are_created_ahead_of_time_and_expire(tmp_path: Path) -> Non
 
 def test_tickets_are_issued_after_clock_was_ahead(tmp_path: Path) -> None:
     day = 24 * 3600.0
-    with contextlib.closing(Store(tmp_path / DATABASE)) as store:
+    with contextlib.closing(SqliteRegistryWriter(tmp_path / DATABASE)) as store:
         store.rotate_ticket_keys(now=day)
         store.rotate_ticket_keys(now=3650 * day)
         for now in (day, 2 * day, 3 * day, 30 * day):
@@ -35,7 +35,7 @@ def test_tickets_are_issued_after_clock_was_ahead(tmp_path: Path) -> None:
 
 def test_tickets_stay_valid_after_clock_was_behind(tmp_path: Path) -> None:
     day = 24 * 3600.0
-    with contextlib.closing(Store(tmp_path / DATABASE)) as store:
+    with contextlib.closing(SqliteRegistryWriter(tmp_path / DATABASE)) as store:
         store.rotate_ticket_keys(now=20000 * day)
         before = RotatingTicketKeys(store.ticket_keys()).sealing(20000 * day)
         assert store.rotate_ticket_keys(now=0.0)

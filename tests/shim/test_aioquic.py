@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.errors import Alert
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.settings import Policy
-from handshaked.registry.store import NewRegistration, NewTrust, Source, Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration, NewTrust, Source
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import outcome_of
 from handshaked.system.directories import DATABASE
@@ -297,7 +298,7 @@ def strict(public_directory: Path, authority: Authority, issue: Issue) -> Runnin
     """A daemon, not started, with a registration that requires client certificates and one for a client."""
     daemon = RunningDaemon(public_directory)
     server, client = issue(QUIC_NAME), authority.issue("client.example.com", client=True, file_name="quic-client")
-    store = Store(daemon.state_directory / DATABASE)
+    store = SqliteRegistryWriter(daemon.state_directory / DATABASE)
     for name, issued, names, policy in (
         ("strict", server, (QUIC_NAME,), Policy(client_auth="require")),
         ("client", client, ("client.example.com",), Policy()),

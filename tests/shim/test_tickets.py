@@ -13,7 +13,8 @@ from aioquic.tls import SessionTicket
 
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.settings import Policy
-from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration, Source
 from handshaked.shim import HandshakeClient
 from handshaked.shim import aioquic as ours
 from handshaked.shim.aioquic import serve
@@ -33,7 +34,7 @@ def authority(tmp_path: Path) -> Authority:
 def daemon(tmp_path: Path, authority: Authority) -> RunningDaemon:
     """A daemon, not started, with two registrations that allow early data and one without tickets."""
     daemon = RunningDaemon(tmp_path)
-    store = Store(daemon.state_directory / DATABASE)
+    store = SqliteRegistryWriter(daemon.state_directory / DATABASE)
     for name, policy in [*((name, Policy(early_data=True)) for name in NAMES), ("none.example.com", Policy(tickets=0))]:
         issued = authority.issue(name)
         credential = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())

@@ -23,7 +23,7 @@ from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import ConflictError, NewRegistration, NewTrust, Source, Store
+from handshaked.registry.store import ConflictError, NewRegistration, NewTrust, RegistryWriter, Source
 from handshaked.system.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Renewal:
     """
 
     def __init__(
-        self, store: Store, directory: Path, changed: Callable[[], Awaitable[Snapshot]], readers: Readers
+        self, store: RegistryWriter, directory: Path, changed: Callable[[], Awaitable[Snapshot]], readers: Readers
     ) -> None:
         self.problems: dict[str, str] = {}
         self._store = store

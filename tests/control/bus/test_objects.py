@@ -10,7 +10,8 @@ from handshaked.control.manager import Manager
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration, Source
 from handshaked.testing.authority import Authority
 
 
@@ -20,7 +21,7 @@ class Scene:
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         issued = Authority(directory).issue("a.test")
         self._credential = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
-        self.store = Store(directory / "handshaked.db")
+        self.store = SqliteRegistryWriter(directory / "handshaked.db")
         self.register("one", "two")
         self.read: list[str] = []
         self.manager = Manager(self.store, self._publish, directory)

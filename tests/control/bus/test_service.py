@@ -18,7 +18,8 @@ from handshaked.control.commands import Commands
 from handshaked.control.manager import Manager
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.settings import SETTINGS, TRUST
-from handshaked.registry.store import NewRegistration, Source, Store
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
+from handshaked.registry.store import NewRegistration, Source
 from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
@@ -126,7 +127,7 @@ def test_too_many_objects_for_one_message_are_refused(bus: RunningBus, public_di
     credential = load_pem(files.certificate.read_bytes(), files.key.read_bytes())
     options = ("--no-kernel", f"--bus={bus.address}")
     with RunningDaemon(public_directory, options=options) as daemon:
-        store = Store(daemon.state_directory / DATABASE)
+        store = SqliteRegistryWriter(daemon.state_directory / DATABASE)
     store.register_all(
         NewRegistration(f"r{number}", USER, (f"h{number}.example.com",), (b"h3",), ((credential, Source()),))
         for number in range(5001)
@@ -232,7 +233,7 @@ def test_unexpected_exception_in_a_call_gets_an_error(
     bus: RunningBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> str:
-        store = Store(tmp_path / DATABASE)
+        store = SqliteRegistryWriter(tmp_path / DATABASE)
         manager = Manager(store, lambda _: asyncio.sleep(0), tmp_path)
         try:
             return await ask_faulty(BusService(bus.address, FaultyCommands(), manager, lambda: "ok"), bus.address)

@@ -34,16 +34,12 @@ from handshaked.tls.x509.readers import (
     read_trust_anchors,
     read_trust_store,
 )
-from tests.authority import key, revocation_list, scoped, server
+from tests.authority import crl_pem, key, revocation_list, scoped, server
 from tests.tls.x509.chains import INTERMEDIATE, ROOT, openssl
 
 BOM = b"\xef\xbb\xbf"
 LISTS = [revocation_list(INTERMEDIATE), revocation_list(ROOT, [INTERMEDIATE])]
 LEAF = server(ROOT)
-
-
-def pem(encoded: bytes) -> bytes:
-    return x509.load_der_x509_crl(encoded).public_bytes(Encoding.PEM)
 
 
 def key_pem(private: ec.EllipticCurvePrivateKey, passphrase: bytes = b"") -> bytes:
@@ -59,18 +55,22 @@ def refusal(reader, *arguments, **options) -> str:
 
 
 class TestRevocationLists:
-    PEM = pem(LISTS[0]) + pem(LISTS[1])
-    LINES = pem(LISTS[0]).count(b"\n")
+    PEM = crl_pem(LISTS[0]) + crl_pem(LISTS[1])
+    LINES = crl_pem(LISTS[0]).count(b"\n")
 
     @pytest.mark.parametrize(
         "content",
         [
             PEM,
-            b"Certificate Revocation List (CRL):\n" + pem(LISTS[0]) + b"# the other one\n" + pem(LISTS[1]) + b"end\n",
+            b"Certificate Revocation List (CRL):\n"
+            + crl_pem(LISTS[0])
+            + b"# the other one\n"
+            + crl_pem(LISTS[1])
+            + b"end\n",
             BOM + PEM,
             PEM.replace(b"\n", b"\r\n"),
             PEM.replace(b"\n", b"  \n"),
-            pem(LISTS[0]) + ROOT.pem + pem(LISTS[1]),
+            crl_pem(LISTS[0]) + ROOT.pem + crl_pem(LISTS[1]),
         ],
         ids=["plain", "text", "bom", "crlf", "trailing-blanks", "certificate-between"],
     )
@@ -96,7 +96,7 @@ class TestRevocationLists:
             (PEM[30:], f"line {LINES - 1}: this END line has no BEGIN line"),
             (PEM.replace(b"-----BEGIN X509 CRL-----", b"----BEGIN X509 CRL-----"), "line 1: a damaged BEGIN"),
             (
-                pem(LISTS[0]) + key_pem(key()),
+                crl_pem(LISTS[0]) + key_pem(key()),
                 f"line {LINES + 1}: expected a revocation list (X509 CRL), found: PRIVATE KEY",
             ),
             (PEM.replace(b"X509 CRL", b"CRL"), "line 1: expected a revocation list (X509 CRL), found: CRL"),
@@ -106,13 +106,13 @@ class TestRevocationLists:
         assert reason in refusal(read_revocation_lists, content, "file")
 
     def test_one_damaged_list_refuses_the_file_and_is_named(self):
-        second = pem(LISTS[1])
-        damaged = pem(LISTS[0]) + b"# the other one\n" + second[:60] + b"?" + second[61:]
+        second = crl_pem(LISTS[1])
+        damaged = crl_pem(LISTS[0]) + b"# the other one\n" + second[:60] + b"?" + second[61:]
         assert refusal(read_revocation_lists, damaged, "file").startswith(
             f"file: line {self.LINES + 2}: the X509 CRL block is not base64"
         )
         body = b"-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n"
-        reason = refusal(read_revocation_lists, pem(LISTS[0]) + body, "file")
+        reason = refusal(read_revocation_lists, crl_pem(LISTS[0]) + body, "file")
         assert reason.startswith(
             f"file: line {self.LINES + 1}: revocation list 2: the revocation list cannot be used: "
         )

@@ -1,0 +1,324 @@
+"""The registry in an SQLite database, as the control process reads and writes it.
+
+The database holds the old state or the new one, whatever kills the writer. One process writes: the daemon's parent.
+"""
+
+import dataclasses
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from handshaked.errors import RefusedError
+from handshaked.model import KeyType
+from handshaked.registry.credentials import LoadedCredential, chain_digest
+from handshaked.registry.names import show_alpn
+from handshaked.registry.registration import NO_ALPN, CredentialReference, Grant, Registration
+from handshaked.registry.rows import dump_access, dump_policy, join, load_alpns, split
+from handshaked.registry.schema import open_for_writing, unavailable_for
+from handshaked.registry.settings import Policy
+from handshaked.registry.sqlite_reader import SqliteRegistryReader
+from handshaked.registry.store import (
+    TICKET_KEY_ROTATION,
+    ConflictError,
+    CredentialDetails,
+    NewRegistration,
+    NewTrust,
+    Source,
+)
+from handshaked.tls.tickets import MAX_TICKET_LIFETIME
+
+_AHEAD = 3600.0  # a new key is there this long before its time: all workers have it then
+
+
+class SqliteRegistryWriter(SqliteRegistryReader):
+    """The database at `path`, created or migrated if needed. Implements ``RegistryWriter``."""
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        return open_for_writing(path)
+
+    def register(self, new: NewRegistration, *, replace: bool = False) -> Registration:
+        """Add a registration, or `replace` the one of that name.
+
+        RefusedError if the name is taken, or if another registration holds one of its (server name, ALPN) pairs.
+        """
+        return self.register_all([new], replace=replace)[0]
+
+    def register_all(self, news: Iterable[NewRegistration], *, replace: bool = False) -> list[Registration]:
+        """Add many registrations in one transaction: all of them or, with RefusedError, none."""
+        with self._transaction():
+            return [self._register(new, replace=replace) for new in news]
+
+    def unregister(self, name: str) -> None:
+        """Remove the registration `name`; RefusedError if there is none."""
+        with self._transaction():
+            self._remove(self._id_of(name))
+
+    def replace_credentials(
+        self, registration: Registration, credentials: Iterable[tuple[LoadedCredential, Source]]
+    ) -> None:
+        """Give `registration` other `credentials`, in one step."""
+        with self._transaction():
+            self._db.execute("DELETE FROM registration_credential WHERE registration = ?", (registration.id,))
+            self._insert_credentials(registration.id, credentials)
+            self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
+
+    def exchange(self, gone: Iterable[str], news: Iterable[NewRegistration]) -> list[Registration]:
+        """Remove the registrations `gone` and put `news` in the place of those of their names, in one transaction:
+        all of it or, with ConflictError that tells which one, nothing.
+        """
+        news = list(news)
+        with self._transaction():
+            for name in [*gone, *(new.name for new in news)]:
+                row = self._db.execute("SELECT id FROM registration WHERE name = ?", (name,)).fetchone()
+                if row is not None:
+                    self._remove(row[0])
+            done = []
+            for new in news:
+                try:
+                    done.append(self._register(new, replace=False))
+                except RefusedError as error:
+                    raise ConflictError(new.name, str(error)) from None
+            return done
+
+    def expiries(self, before: float) -> list[tuple[str, str, float]]:
+        """Registration, subject and end of each certificate in use that ends before `before` (Unix seconds)."""
+        with self._reading():
+            return self._db.execute(
+                "SELECT r.name, c.subject, c.not_after FROM registration r"
+                " JOIN registration_credential rc ON rc.registration = r.id JOIN credential c ON c.id = rc.credential"
+                " WHERE c.not_after < ? ORDER BY c.not_after",
+                (before,),
+            ).fetchall()
+
+    def trust_paths(self, identity: int) -> tuple[str, str]:
+        """Where the trust anchors and the revocation lists of that id came from; empty: there are none."""
+        row = self._db.execute("SELECT source FROM trust WHERE id = ?", (identity,)).fetchone()
+        anchors, revocations = json.loads(row[0]) if row is not None else ("", "")
+        return anchors, revocations
+
+    def replace_trust(self, registration: Registration, trust: NewTrust) -> None:
+        """Give `registration` other trust anchors for client certificates, in one step."""
+        with self._transaction():
+            policy = self._with_trust(registration.policy, trust)
+            self._db.execute("UPDATE registration SET policy = ? WHERE id = ?", (dump_policy(policy), registration.id))
+            self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
+
+    def rotate_ticket_keys(self, now: float) -> bool:
+        """Add a ticket key if one is due at `now`, ahead of its time, and erase those that open no ticket any more.
+
+        Whether anything has changed: then workers are to be told.
+        """
+        # A key of a farther future was made when the clock was wrong: to wait for its time would mean no tickets.
+        newest = self._db.execute(
+            "SELECT max(begins) FROM ticket_key WHERE begins <= ?", (now + TICKET_KEY_ROTATION,)
+        ).fetchone()[0]
+        if newest is not None and now < newest + TICKET_KEY_ROTATION - _AHEAD:
+            return False
+        begins = now if newest is None else max(now, newest + TICKET_KEY_ROTATION)
+        with self._transaction():
+            self._db.execute("INSERT INTO ticket_key VALUES (?, ?)", (begins, os.urandom(32)))
+            expired = now - TICKET_KEY_ROTATION - MAX_TICKET_LIFETIME
+            self._db.execute("DELETE FROM ticket_key WHERE begins < ?", (expired,))
+        return True
+
+    def details(self, registration: Registration) -> list[CredentialDetails]:
+        """The credentials of `registration`, in order, for people."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source, c.ocsp"
+                " FROM registration_credential r JOIN credential c ON c.id = r.credential"
+                " WHERE r.registration = ? ORDER BY r.position",
+                (registration.id,),
+            ).fetchall()
+        return [
+            CredentialDetails(
+                CredentialReference(row[0], KeyType(row[1]), row[2]),
+                chain_digest(split(row[3], 4), row[8]),
+                row[4],
+                row[5],
+                row[6],
+                Source(*json.loads(row[7])),
+            )
+            for row in rows
+        ]
+
+    def sources(self, first: int, last: int) -> dict[int, tuple[Source, ...]]:
+        """Where the credentials of the registrations with the ids `first` to `last` came from, in order."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT registration, source FROM registration_credential WHERE registration BETWEEN ? AND ?"
+                " ORDER BY registration, position",
+                (first, last),
+            ).fetchall()
+        found: dict[int, tuple[Source, ...]] = {}
+        for registration, source in rows:
+            found[registration] = (*found.get(registration, ()), Source(*json.loads(source)))
+        return found
+
+    def forget_unused(self) -> None:
+        """Erase credentials that no registration uses any more, and the list of past changes.
+
+        Only when no snapshot older than the current one is in use.
+        """
+        with self._transaction():
+            self._db.execute("DELETE FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)")
+            self._db.execute(
+                "DELETE FROM trust WHERE id NOT IN"
+                " (SELECT json_extract(policy, '$.client_trust') FROM registration WHERE policy LIKE '%client_trust%')"
+            )
+            self._db.execute("DELETE FROM change WHERE generation < (SELECT max(generation) FROM change)")
+        with unavailable_for(self._path):
+            # Erased rows are zeroed in the database; the log of past writes must go too.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def unused(self) -> list[int]:
+        """The credentials that no registration uses. None of them will be used again: a new one gets a new id."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT id FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)"
+            )
+            return [row[0] for row in rows]
+
+    def erase(self, unused: Iterable[int]) -> None:
+        """Erase the credentials `unused`, their keys above all, from the file and from the log of past writes."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM credential WHERE id = ?", ((identity,) for identity in unused))
+        with unavailable_for(self._path):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def add_grant(self, grant: Grant) -> Grant:
+        """Keep `grant` under a new id; the one of the same content, if there is one."""
+        for kept in self.grants():
+            if dataclasses.replace(kept, id=grant.id) == grant:
+                return kept
+        with self._transaction():
+            cursor = self._db.execute(
+                "INSERT INTO grant_ (uid, gid, server_names, alpns, kernel, created) VALUES (?, ?, ?, ?, ?, ?)",
+                (grant.uid, grant.gid, json.dumps(grant.server_names), join(grant.alpns, 1), grant.kernel, time.time()),
+            )
+        return dataclasses.replace(grant, id=_row_id(cursor))
+
+    def remove_grant(self, identity: int) -> None:
+        """Take the grant `identity` back; RefusedError if there is none. What was registered by it stays."""
+        with self._transaction():
+            if self._db.execute("DELETE FROM grant_ WHERE id = ?", (identity,)).rowcount == 0:
+                raise RefusedError(f"there is no grant {identity}")
+
+    def grants(self) -> list[Grant]:
+        """All grants, oldest first."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id"
+            ).fetchall()
+        return [
+            Grant(row[0], row[1], row[2], tuple(json.loads(row[3])), load_alpns(row[4]), bool(row[5])) for row in rows
+        ]
+
+    def _register(self, new: NewRegistration, *, replace: bool) -> Registration:
+        row = self._db.execute("SELECT id FROM registration WHERE name = ?", (new.name,)).fetchone()
+        if row is not None:
+            if not replace:
+                raise RefusedError(f"registration {new.name!r} exists already; to change it, register with --replace")
+            self._remove(row[0])
+        pairs = [(name, alpn) for name in new.server_names or ("",) for alpn in new.alpns or (NO_ALPN,)]
+        for pair in pairs:
+            self._check_free(*pair)
+        cursor = self._db.execute(
+            "INSERT INTO registration (name, owner, server_names, alpns, access, policy, created, origin)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                new.name,
+                new.owner,
+                json.dumps(new.server_names),
+                join(new.alpns, 1),
+                dump_access(new.access),
+                dump_policy(self._with_trust(new.policy, new.client_trust)),
+                time.time(),
+                new.origin,
+            ),
+        )
+        identity = _row_id(cursor)
+        self._db.executemany("INSERT INTO pair VALUES (?, ?, ?)", [(*pair, identity) for pair in pairs])
+        self._insert_credentials(identity, new.credentials)
+        self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
+        return next(self._registrations(identity))
+
+    def _with_trust(self, policy: Policy, trust: NewTrust | None) -> Policy:
+        if trust is None:
+            return policy
+        cursor = self._db.execute(
+            "INSERT INTO trust (anchors, revocations, source) VALUES (?, ?, ?)",
+            (trust.anchors, trust.revocations, json.dumps([trust.anchors_path, trust.revocations_path])),
+        )
+        return dataclasses.replace(policy, client_trust=_row_id(cursor))
+
+    def _insert_credentials(self, identity: int, credentials: Iterable[tuple[LoadedCredential, Source]]) -> None:
+        for position, (credential, source) in enumerate(credentials):
+            self._db.execute(
+                "INSERT INTO registration_credential VALUES (?, ?, ?, ?)",
+                (
+                    identity,
+                    position,
+                    self._insert_credential(credential),
+                    json.dumps([source.certificate, source.key, source.passphrase, source.ocsp]),
+                ),
+            )
+
+    def _insert_credential(self, credential: LoadedCredential) -> int:
+        cursor = self._db.execute(
+            "INSERT INTO credential (digest, key_type, subject, not_before, not_after, chain, key, ocsp)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                credential.leaf_digest,
+                credential.key_type.value,
+                credential.subject,
+                credential.not_before,
+                credential.not_after,
+                join(credential.chain, 4),
+                credential.key,
+                credential.ocsp_response,
+            ),
+        )
+        return _row_id(cursor)
+
+    def _check_free(self, server_name: str, alpn: bytes) -> None:
+        row = self._db.execute(
+            "SELECT name, owner FROM pair JOIN registration ON id = registration WHERE server_name = ? AND alpn = ?",
+            (server_name, alpn),
+        ).fetchone()
+        if row is not None:
+            raise RefusedError(
+                f"server name {server_name or '(any)'} with ALPN {show_alpn(alpn) or '(none)'} is held by registration"
+                f" {row[0]!r} of uid {row[1]}"
+            )
+
+    def _id_of(self, name: str) -> int:
+        row = self._db.execute("SELECT id FROM registration WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise RefusedError(f"there is no registration {name!r}")
+        return int(row[0])
+
+    def _remove(self, identity: int) -> None:
+        self._db.execute("DELETE FROM registration WHERE id = ?", (identity,))
+        self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with unavailable_for(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk may have rolled it back already
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+def _row_id(cursor: sqlite3.Cursor) -> int:
+    assert cursor.lastrowid is not None  # noqa: S101 - an INSERT has a row id; this is for the type checker
+    return cursor.lastrowid
