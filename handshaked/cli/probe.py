@@ -147,40 +147,13 @@ def _tcp_handshake(
 
 
 def _over_quic(arguments: argparse.Namespace, address: tuple[str, int], server_name: str, alpn: bytes) -> Result:
-    # Imported here: aioquic takes 0.2 s to load, and no other command needs it.
-    from aioquic.quic.configuration import QuicConfiguration
+    def connect(verify: bool) -> Outcome:
+        return asyncio.run(_quic_outcome(arguments, address, server_name, alpn, verify=verify))
 
-    from handshaked.shim import HandshakeClient
-    from handshaked.shim.aioquic import connect, outcome_of
-
-    async def once(verify: bool) -> Outcome:
-        configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn.decode("latin-1")])
-        configuration.server_name = server_name
-        configuration.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
-        configuration.cafile = arguments.ca
-        client = HandshakeClient(arguments.socket.with_name(directories.HANDSHAKE_SOCKET))
-        protocol = None
-        answered = True
-        try:
-            async with connect(*address, configuration=configuration, client=client, wait_connected=False) as protocol:
-                connected = asyncio.create_task(protocol.wait_connected())
-                await asyncio.wait([connected], timeout=arguments.timeout)
-                if not connected.done():
-                    answered = False
-                    protocol.close()  # ends the wait; aioquic logs an error if it is cancelled instead
-                await connected
-        except OSError as error:
-            ended = outcome_of(protocol) if protocol is not None and answered else None
-            words = error.strerror or str(error) or "no answer"
-            return ended or Outcome(Status.TIMED_OUT, reason=f"{arguments.connect}: {words}")
-        finally:
-            client.close()
-        return outcome_of(protocol) or Outcome()
-
-    outcome = asyncio.run(once(True))
+    outcome = connect(True)
     reason = outcome.reason if outcome.status != Status.OK else ""
     if reason and outcome.status != Status.TIMED_OUT:
-        outcome = asyncio.run(once(False))
+        outcome = connect(False)
     return {
         "done": outcome.status == Status.OK,
         "verified": not reason,
@@ -188,6 +161,40 @@ def _over_quic(arguments: argparse.Namespace, address: tuple[str, int], server_n
         "certificate": _digest(outcome.peer_certificates),
         "cipher": None if outcome.cipher_suite is None else outcome.cipher_suite.name,
     }
+
+
+async def _quic_outcome(
+    arguments: argparse.Namespace, address: tuple[str, int], server_name: str, alpn: bytes, *, verify: bool
+) -> Outcome:
+    """Return the outcome of one connection by QUIC; its status is TIMED_OUT if the server does not answer."""
+    # Imported here: aioquic takes 0.2 s to load, and no other command needs it.
+    from aioquic.quic.configuration import QuicConfiguration
+
+    from handshaked.shim import HandshakeClient
+    from handshaked.shim.aioquic import connect, outcome_of
+
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn.decode("latin-1")])
+    configuration.server_name = server_name
+    configuration.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+    configuration.cafile = arguments.ca
+    client = HandshakeClient(arguments.socket.with_name(directories.HANDSHAKE_SOCKET))
+    protocol = None
+    answered = True
+    try:
+        async with connect(*address, configuration=configuration, client=client, wait_connected=False) as protocol:
+            connected = asyncio.create_task(protocol.wait_connected())
+            await asyncio.wait([connected], timeout=arguments.timeout)
+            if not connected.done():
+                answered = False
+                protocol.close()  # ends the wait; aioquic logs an error if it is cancelled instead
+            await connected
+    except OSError as error:
+        ended = outcome_of(protocol) if protocol is not None and answered else None
+        words = error.strerror or str(error) or "no answer"
+        return ended or Outcome(Status.TIMED_OUT, reason=f"{arguments.connect}: {words}")
+    finally:
+        client.close()
+    return outcome_of(protocol) or Outcome()
 
 
 def _anchors(path: str | None) -> tuple[bytes, ...]:

@@ -205,7 +205,15 @@ def private(path: Path, content: bytes) -> Path:
     return path
 
 
-def test_a_refused_registration_says_why_and_changes_nothing(
+def expect_refusals(control: Control, cases: list[tuple[list[str], str]]) -> None:
+    """Check that each registration is refused with these words, and that none was made."""
+    for words, reason in cases:
+        run = control("register", "web", "--alpn=h3", f"--server-name={NAME}", *words)
+        assert reason in refused(run), words
+    assert names(control) == []
+
+
+def test_unusable_files_are_refused_and_change_nothing(
     control: Control, authority: Authority, issue: Issue, tmp_path: Path
 ) -> None:
     issued, other = issue(NAME), issue("b.example.com")
@@ -243,6 +251,13 @@ def test_a_refused_registration_says_why_and_changes_nothing(
         ([f"--pkcs12={garbage}"], "not readable as PKCS#12"),
         (files(expired), "expired on"),
         (files(early), "is not valid before"),
+    ]
+    expect_refusals(control, cases)
+
+
+def test_invalid_options_are_refused_and_change_nothing(control: Control, issue: Issue) -> None:
+    issued = issue(NAME)
+    cases: list[tuple[list[str], str]] = [
         ([*files(issued), "--alpn="], "this one has 0"),
         ([*files(issued), "--alpn=h3"], "ALPN is given twice"),
         ([*files(issued), "--alpn=\\x"], "write a backslash as"),
@@ -253,11 +268,8 @@ def test_a_refused_registration_says_why_and_changes_nothing(
         ([*files(issued), "--allow-group=nobody-of-this-name"], "there is no group 'nobody-of-this-name'"),
         ([*files(issued), "--allow-user=99999999999"], "99999999999"),
     ]
-    for words, reason in cases:
-        run = control("register", "web", "--alpn=h3", f"--server-name={NAME}", *words)
-        assert reason in refused(run), words
+    expect_refusals(control, cases)
     assert "registration name" in refused(control("register", "we b", *files(issued), "--alpn=h3"))
-    assert names(control) == []
 
 
 def test_an_alpn_that_is_not_utf8_is_refused(daemon: RunningDaemon, issue: Issue) -> None:
