@@ -10,7 +10,7 @@ from handshaked.datapath.quic_options import NO_CLIENT_CERTIFICATE
 from handshaked.datapath.quic_socket import QuicSocket
 from handshaked.errors import HandshakeError, LocalError, Status
 from handshaked.events import HandshakeComplete
-from handshaked.handshakes.caller_credentials import NOTHING, Brought, Files
+from handshaked.handshakes.caller_credentials import NO_CREDENTIALS, CallerCredentials, CredentialFiles
 from handshaked.handshakes.kernel_tcp import KernelHandshakes, KernelRun
 from handshaked.handshakes.resources import client_verifier
 from handshaked.handshakes.service import HandshakeService
@@ -42,17 +42,17 @@ class QuicSocketHandshakes:
         self._open_socket = open_socket
 
     def open(
-        self, request: Request, sock: socket.socket, files: Files | None, report: Callable[[Outcome], None]
+        self, request: Request, sock: socket.socket, files: CredentialFiles | None, report: Callable[[Outcome], None]
     ) -> Attempt:
         """Begin the handshake of `request` on `sock`, when `files` are read; `report` is told how it ended."""
         run = _Run(self._service, request)
         attempt, start = self._prepare(request, sock, run, report)
 
-        def go_on(brought: Brought | HandshakeError) -> None:
-            if isinstance(brought, HandshakeError):
-                attempt.abort(brought.status, brought.reason)
+        def go_on(credentials: CallerCredentials | HandshakeError) -> None:
+            if isinstance(credentials, HandshakeError):
+                attempt.abort(credentials.status, credentials.reason)
                 return
-            run.brought = brought
+            run.credentials = credentials
             start()
 
         if files is None:
@@ -91,10 +91,10 @@ class QuicSocketHandshakes:
 
 
 class _Run:
-    """One handshake of a caller: by the registry, or with what was ``brought``."""
+    """One handshake of a caller: by the registry, or with ``credentials`` of its own."""
 
     def __init__(self, service: HandshakeService, request: Request) -> None:
-        self.brought = NOTHING
+        self.credentials = NO_CREDENTIALS
         self._service = service
         self._request = request
         self._session: Session | None = None
@@ -106,15 +106,15 @@ class _Run:
 
     def open_session(self, state: SocketState) -> Session:
         """As ``datapath.quic.OpenSession``."""
-        brought = self.brought
+        credentials = self.credentials
         self._request = request = _asked(self._request, state)
-        if brought == NOTHING:
+        if credentials == NO_CREDENTIALS:
             self._session = self._registered(request, state)
         elif request.role is Role.SERVER:
-            self._session = GivenServerSession(lambda hello: self._choose(hello, brought, state))
+            self._session = GivenServerSession(lambda hello: self._choose(hello, credentials, state))
         else:
-            credential = brought.credential if _shows(state) else None
-            own = None if brought.psks is None else brought.psks.own()
+            credential = credentials.credential if _shows(state) else None
+            own = None if credentials.psks is None else credentials.psks.own()
             verifier = self._verifier(request) if own is None else None
             parameters = _client_parameters(request, credential, verifier)
             keylog = self._service.resources.keylog
@@ -134,16 +134,16 @@ class _Run:
     def _verifier(self, request: Request) -> PeerVerifier | None:
         return None if request.auth_mode is AuthMode.UNAUTH else self._service.resources.server_verifier(request)
 
-    def _choose(self, hello: ClientHello, brought: Brought, state: SocketState) -> ServerParameters:
+    def _choose(self, hello: ClientHello, credentials: CallerCredentials, state: SocketState) -> ServerParameters:
         request = self._request
         auth = _client_auth(state)
         parameters = ServerParameters(
-            credential=brought.credential,
+            credential=credentials.credential,
             alpn=choose_alpn(hello, request.alpns),
             transport_parameters=None,
             cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
             tickets=_tickets(state),
-            psks=brought.psks,
+            psks=credentials.psks,
             keylog=self._service.resources.keylog,
         )
         if auth is ClientAuth.NONE:

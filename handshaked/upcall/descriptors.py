@@ -14,7 +14,7 @@ from contextlib import suppress
 from handshaked.callers.threads import Threads
 from handshaked.datapath.driver import Attempt
 from handshaked.errors import Status, WireError
-from handshaked.handshakes.caller_credentials import Files
+from handshaked.handshakes.caller_credentials import CredentialFiles
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.model import Outcome, Request
 from handshaked.wire.messages import Start
@@ -31,7 +31,7 @@ class Descriptors:
     def __init__(self, control: list[tuple[int, int, bytes]], flags: int) -> None:
         self._truncated = bool(flags & _TRUNCATED)
         self._open = array.array("i")
-        self._files: Files | None = None
+        self._files: CredentialFiles | None = None
         for level, kind, payload in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 self._open.frombytes(payload[: len(payload) - len(payload) % self._open.itemsize])
@@ -54,12 +54,12 @@ class Descriptors:
         """Close `sock` with the other descriptors."""
         self._open.append(sock.detach())
 
-    def files(self, start: Start) -> Files | None:
+    def files(self, start: Start) -> CredentialFiles | None:
         """Return the files of `start`, which ``release`` will read; None if there are none."""
         if start.descriptors > 1:
             left = iter(self._open)
             flags = (start.certificate_file, start.key_file, start.psk_file)
-            self._files = Files(*(next(left) if flag else None for flag in flags))
+            self._files = CredentialFiles(*(next(left) if flag else None for flag in flags))
         return self._files
 
     def release(self, threads: Threads, then: Callable[[], None]) -> bool:
@@ -69,7 +69,7 @@ class Descriptors:
 
         def finished() -> None:
             if self._files is not None:
-                self._files.tell()
+                self._files.report()
             then()
 
         threads.run(self._read_and_close, finished)

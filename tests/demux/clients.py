@@ -1,4 +1,4 @@
-"""A client of the tests: stock aioquic, over a path of the test's choosing."""
+"""Clients for tests: unmodified aioquic."""
 
 import asyncio
 import os
@@ -19,27 +19,27 @@ from handshaked.testing.smb_server import pull_frames, push_frame
 
 
 class Client(QuicConnectionProtocol):
-    """Remembers how its connection ended."""
+    """Records the error code of the server's CONNECTION_CLOSE."""
 
     closed_with: int | None = None
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Note the error code."""
+        """Record the error code."""
         if isinstance(event, ConnectionTerminated):
             self.closed_with = event.error_code
         super().quic_event_received(event)
 
     @property
     def certificate(self) -> x509.Certificate:
-        """The server's."""
-        found = cast("Any", self)._quic.tls._peer_certificate  # noqa: SLF001 - aioquic shows it in no other way
+        """The server's certificate."""
+        found = cast("Any", self)._quic.tls._peer_certificate  # noqa: SLF001 - aioquic has no public access to it
         assert isinstance(found, x509.Certificate)
         return found
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to connect to, as whom to take it."""
+    """Where to connect to, and the root certificate to verify with."""
 
     port: int
     root: Path
@@ -47,7 +47,7 @@ class Target:
 
 
 def configuration(target: Target, server_name: str | None, *alpns: str, **options: Any) -> QuicConfiguration:
-    """A client's configuration."""
+    """Return a client's configuration; without `server_name` it sends no SNI and verifies nothing."""
     return QuicConfiguration(
         is_client=True,
         alpn_protocols=list(alpns),
@@ -66,7 +66,7 @@ async def connected(
     note: Callable[[Client], None] = lambda _: None,
     **options: Any,
 ) -> AsyncIterator[Client]:
-    """A connected client."""
+    """Yield a connected client; `note` gets it before it connects."""
 
     def create(*arguments: Any, **more: Any) -> Client:
         client = Client(*arguments, **more)
@@ -83,7 +83,7 @@ async def connected(
 
 
 async def echo(client: QuicConnectionProtocol, payload: bytes) -> tuple[str, bytes]:
-    """Have `payload` echoed in an SMB frame: the registration that served it, and what came back."""
+    """Send `payload` in an SMB frame. Return the registration that served it, and the echo."""
     reader, writer = await client.create_stream()
     writer.write(push_frame(payload))
     writer.write_eof()
@@ -93,7 +93,7 @@ async def echo(client: QuicConnectionProtocol, payload: bytes) -> tuple[str, byt
 
 
 def served(target: Target, server_name: str | None, *alpns: str, **options: Any) -> tuple[str, x509.Certificate]:
-    """Which registration serves such a client, and with which certificate."""
+    """Connect. Return the registration that served the client, and the server's certificate."""
 
     async def scenario() -> tuple[str, x509.Certificate]:
         async with connected(target, server_name, *alpns, **options) as client:
@@ -105,7 +105,7 @@ def served(target: Target, server_name: str | None, *alpns: str, **options: Any)
 
 
 def refusal(target: Target, server_name: str | None, *alpns: str) -> int | None:
-    """The error code that such a client is refused with; None if it is not."""
+    """Connect. Return the error code of the refusal; None if the client is served."""
     clients: list[Client] = []
 
     async def scenario() -> int | None:
@@ -119,7 +119,7 @@ def refusal(target: Target, server_name: str | None, *alpns: str) -> int | None:
 
 
 def udp_sockets(pid: int) -> int:
-    """How many UDP sockets the process has open."""
+    """Return the number of UDP sockets that the process has open."""
     inodes = {line.split()[9] for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
     links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)

@@ -1,4 +1,4 @@
-"""A daemon and a demultiplexer under users of their own, with registrations of several users."""
+"""Fixtures: a daemon and a demultiplexer of different users, with registrations of several users."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,21 +16,21 @@ FIRST_USER, SECOND_USER = 2001, 2002
 
 @pytest.fixture
 def demux_daemon(public_directory: Path) -> Iterator[RunningDaemon]:
-    """A daemon whose registrations the demultiplexer's user may follow."""
+    """Run a daemon whose registrations the demultiplexer's user may follow."""
     with RunningDaemon(public_directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")) as daemon:
         yield daemon
 
 
 @pytest.fixture
 def demux(public_directory: Path, demux_daemon: RunningDaemon) -> Iterator[RunningDemux]:
-    """A demultiplexer on a port of the loopback."""
+    """Run a demultiplexer on a port of loopback."""
     with RunningDemux(public_directory, demux_daemon, user=DEMUX_USER) as running:
         yield running
 
 
 @pytest.fixture
 def register(demux_daemon: RunningDaemon, issue: Callable[..., Issued]) -> Callable[..., None]:
-    """Registers a name with a certificate of its own for `user`."""
+    """Return a function that registers a server name with its own certificate for `user`."""
 
     def register(name: str, server_name: str, *alpns: str, user: int | None = None, **options: object) -> None:
         issued = issue(server_name)

@@ -1,4 +1,4 @@
-"""Applications of several users on one port, each with the connections of its registration."""
+"""Delivery to applications (``accept`` and ``relay``): several users' applications share a port."""
 
 import asyncio
 import contextlib
@@ -27,12 +27,12 @@ from tests.quic.initials import client_hello, crypto, initial
 
 @pytest.fixture
 def target(demux: RunningDemux, authority: Authority) -> Target:
-    """Where clients go."""
+    """The demultiplexer's port."""
     return Target(demux.port, authority.root)
 
 
 @pytest.mark.needs("root")
-def test_two_servers_of_two_users_share_a_port(
+def test_two_users_share_a_port(
     demux_daemon: RunningDaemon,
     demux: RunningDemux,
     register: Callable[..., None],
@@ -53,7 +53,7 @@ def test_two_servers_of_two_users_share_a_port(
 
 
 @pytest.mark.needs("root")
-def test_nobody_listens_for_what_is_not_his(
+def test_listening_requires_permission(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None]
 ) -> None:
     register("first", "first.example.com", "smb", user=FIRST_USER)
@@ -64,7 +64,7 @@ def test_nobody_listens_for_what_is_not_his(
 
 
 @pytest.mark.needs("root")
-def test_users_that_lose_a_registration_get_no_more_of_it(
+def test_losing_a_registration_ends_its_deliveries(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("first", "first.example.com", "smb", user=FIRST_USER)
@@ -76,7 +76,7 @@ def test_users_that_lose_a_registration_get_no_more_of_it(
         assert served(target, "first.example.com", "smb")[0] == "first"
 
 
-def test_changes_of_registrations_take_effect_at_once(
+def test_registration_changes_take_effect_immediately(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("smb", "old.example.com", "smb", user=FIRST_USER)
@@ -90,7 +90,7 @@ def test_changes_of_registrations_take_effect_at_once(
     assert refusal(target, "name4.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
 
 
-def test_processes_of_one_registration_take_turns(
+def test_processes_of_one_registration_get_connections_in_turn(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("smb", "smb.example.com", "smb", user=FIRST_USER)
@@ -109,7 +109,7 @@ def test_processes_of_one_registration_take_turns(
         assert asyncio.run(scenario()) == [connections // 2] * 2
 
 
-def test_a_registration_that_nobody_serves_is_refused_at_once(
+def test_registration_without_application_is_refused_immediately(
     demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("smb", "smb.example.com", "smb", user=FIRST_USER)
@@ -117,7 +117,7 @@ def test_a_registration_that_nobody_serves_is_refused_at_once(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_accepted_connections_outlive_the_demultiplexer(
+def test_accepted_connections_survive_a_restart(
     number: int, demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("smb", "smb.example.com", "smb", user=FIRST_USER)
@@ -137,7 +137,7 @@ def test_accepted_connections_outlive_the_demultiplexer(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_relayed_connections_were_lost_with_the_demultiplexer(
+def test_relayed_connections_survive_a_restart(
     number: int, demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("smb", "smb.example.com", "smb", user=FIRST_USER, deliver="relay")
@@ -154,7 +154,7 @@ def test_relayed_connections_were_lost_with_the_demultiplexer(
     assert demux.metrics()['flows_total{reason="moved"}'] == 1
 
 
-def test_new_connections_need_no_daemon_to_be_dispatched(
+def test_connections_are_dispatched_while_the_daemon_is_down(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("smb", "smb.example.com", "smb", user=FIRST_USER)
@@ -163,7 +163,7 @@ def test_new_connections_need_no_daemon_to_be_dispatched(
     assert refusal(target, "other.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
     demux_daemon.start()
     register("other", "other.example.com", "smb", user=FIRST_USER)
-    while demux.metrics()["registrations"] != 2:  # it comes back to the daemon within a second
+    while demux.metrics()["registrations"] != 2:  # it reconnects to the daemon within a second
         continue
     with smb_server(demux_daemon, demux, "other", user=FIRST_USER):
         assert served(target, "other.example.com", "smb")[0] == "other"
@@ -171,9 +171,9 @@ def test_new_connections_need_no_daemon_to_be_dispatched(
 
 @pytest.mark.parametrize(
     ("host", "listen"),
-    [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::1", "::1")],  # noqa: S104 - the loopback is what clients see of it
+    [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::1", "::1")],  # noqa: S104 - clients use loopback
 )
-def test_a_port_at_any_address(
+def test_port_on_wildcard_address_serves_every_local_address(
     host: str,
     listen: str,
     public_directory: Path,
@@ -190,12 +190,12 @@ def test_a_port_at_any_address(
         for _ in range(2):
             assert served(target, "smb.example.com", "smb")[0] == "smb"
         assert refusal(target, "other.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
-        # 127.0.0.2 is not where the system would answer 127.0.0.1 from: such a flow is relayed.
+        # The system would answer from 127.0.0.1, not from 127.0.0.2: such a flow is relayed.
         if host == "127.0.0.1":
             assert served(Target(demux.port, authority.root, "127.0.0.2"), "smb.example.com", "smb")[0] == "smb"
 
 
-def test_clients_are_told_to_come_again_under_load(
+def test_clients_get_a_retry_under_load(
     public_directory: Path, demux_daemon: RunningDaemon, register: Callable[..., None], authority: Authority
 ) -> None:
     register("smb", "smb.example.com", "smb", user=FIRST_USER)
@@ -207,7 +207,7 @@ def test_clients_are_told_to_come_again_under_load(
         assert demux.metrics()['answered_total{reason="retry"}'] == 1
 
 
-def test_an_application_that_does_not_read_keeps_its_clients_waiting(
+def test_clients_of_a_stalled_application_get_no_answer(
     demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("smb", "smb.example.com", "smb")
@@ -233,7 +233,7 @@ def test_an_application_that_does_not_read_keeps_its_clients_waiting(
 
 @contextlib.contextmanager
 def application(demux: RunningDemux, listen: Listen) -> Iterator[socket.socket]:
-    """An application that has said what it serves, and was answered."""
+    """Yield the socket of an application that listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(30)
         sock.connect(os.fspath(demux.socket))
@@ -244,10 +244,10 @@ def application(demux: RunningDemux, listen: Listen) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("delivery", ["accept", "relay"])
-def test_an_application_was_given_sockets_for_clients_of_others(
+def test_application_gets_no_sockets_for_other_clients(
     delivery: str, demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
-    """Such a socket would hear the other's client, and cut its connection."""
+    """Such a socket would receive the datagrams of another application's client."""
     register("smb", "smb.example.com", "smb", deliver=delivery)
     with application(demux, Listen("smb")) as sock:
         sock.send(push_path(2, FlowPath("127.0.0.1:9", f"127.0.0.1:{target.port}")))
@@ -257,9 +257,7 @@ def test_an_application_was_given_sockets_for_clients_of_others(
     assert demux.metrics()["relays"] == 0
 
 
-def test_an_application_could_have_everybody_relayed_by_saying_how_much_it_holds(
-    demux: RunningDemux, register: Callable[..., None]
-) -> None:
+def test_claimed_sockets_are_limited_per_user(demux: RunningDemux, register: Callable[..., None]) -> None:
     register("smb", "smb.example.com", "smb")
     most = AcceptBounds().held_per_user
     with application(demux, Listen("smb", held=1 << 24)), application(demux, Listen("smb", held=1 << 24)):
@@ -267,7 +265,7 @@ def test_an_application_could_have_everybody_relayed_by_saying_how_much_it_holds
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_with_sockets_held_for_it_a_restart_loses_nothing(
+def test_restart_with_socket_activation_loses_no_connection(
     number: int,
     public_directory: Path,
     demux_daemon: RunningDaemon,
@@ -292,7 +290,7 @@ def test_with_sockets_held_for_it_a_restart_loses_nothing(
             assert await echo(old, b"after") == ("smb", b"after")
 
     with (
-        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host="0.0.0.0", activated=True) as demux,  # noqa: S104 - the loopback is what clients see of it
+        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host="0.0.0.0", activated=True) as demux,  # noqa: S104 - clients use loopback
         smb_server(demux_daemon, demux, "smb", user=FIRST_USER),
     ):
         asyncio.run(scenario(demux))

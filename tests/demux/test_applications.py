@@ -1,4 +1,4 @@
-"""Applications on the demultiplexer's Unix socket: what one user asks for does not keep others waiting."""
+"""The demultiplexer's Unix socket for applications: requests of one user do not delay others."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ HELD = 1_000_000
 
 
 class Scene:
-    """Applications in an event loop; `metrics` is what they are told."""
+    """Applications in an event loop."""
 
     def __init__(self, stack: ExitStack, path: Path, authority: Authority) -> None:
         self._stack = stack
@@ -65,7 +65,7 @@ class Scene:
 
 
 async def answer(sock: socket.socket) -> tuple[int, object]:
-    """The next message that comes."""
+    """Receive the next message with its sequence number."""
     ((sequence, message),) = pull_from_demux(await asyncio.get_running_loop().sock_recv(sock, MAX_PACKET))
     return sequence, message
 
@@ -79,7 +79,7 @@ def run(directory: Path, authority: Authority, scenario: Callable[[Scene], Corou
 
 
 @pytest.mark.needs("root")
-def test_a_flood_of_one_application_does_not_delay_another(public_directory: Path, authority: Authority) -> None:
+def test_flood_of_one_application_does_not_delay_another(public_directory: Path, authority: Authority) -> None:
     releases = 4000
 
     async def scenario(scene: Scene) -> None:
@@ -89,7 +89,7 @@ def test_a_flood_of_one_application_does_not_delay_another(public_directory: Pat
         with user(54321):
             other = scene.connect()
         other.send(push_status(1))
-        await answer(other)  # all are there
+        await answer(other)  # all are connected
         for _ in range(2):
             flooding[0].send(push_release(Release(1)) * releases)
         for one in flooding[1:]:
@@ -101,7 +101,7 @@ def test_a_flood_of_one_application_does_not_delay_another(public_directory: Pat
     run(public_directory, authority, scenario)
 
 
-def test_the_metrics_are_made_once_for_a_packet(public_directory: Path, authority: Authority) -> None:
+def test_one_status_query_per_packet_is_answered(public_directory: Path, authority: Authority) -> None:
     async def scenario(scene: Scene) -> None:
         sock = scene.connect()
         for first in (1, 4):

@@ -1,4 +1,4 @@
-"""What is done with datagrams of unknown flows, without a socket or a clock."""
+"""Decisions about datagrams of unknown flows, without sockets or a clock."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ HALVES = [crypto(0, HELLO[:150]), crypto(150, HELLO[150:])]
 
 
 def registration(name: str, *alpns: bytes, deliver: str = "accept", identity: int = 1) -> Registration:
-    """A registration of ``name.example.com``."""
+    """Return a registration of ``name.example.com``."""
     return Registration(
         id=identity,
         name=name,
@@ -40,11 +40,11 @@ FORWARDING = Snapshot([registration("one", b"h3", deliver="forward 127.0.0.1:443
 
 
 def dispatcher(snapshot: Snapshot = SNAPSHOT, **bounds: float) -> Dispatcher:
-    """One with the given bounds."""
-    return Dispatcher(Bounds(**bounds), snapshot)  # type: ignore[arg-type] # numbers, as the bounds have them
+    """Return a dispatcher with the given bounds."""
+    return Dispatcher(Bounds(**bounds), snapshot)  # type: ignore[arg-type] # ints and floats, by name
 
 
-def test_a_whole_client_hello_is_delivered_and_nothing_kept() -> None:
+def test_complete_client_hello_is_delivered_without_state() -> None:
     dispatch = dispatcher()
     decision = dispatch.receive(initial(crypto(0, HELLO)), PEER, 0.0)
     assert isinstance(decision, Deliver)
@@ -53,10 +53,10 @@ def test_a_whole_client_hello_is_delivered_and_nothing_kept() -> None:
     assert (len(dispatch), dispatch.bytes_kept) == (0, 0)
 
 
-def test_pieces_wait_for_each_other() -> None:
+def test_incomplete_client_hello_is_buffered() -> None:
     dispatch = dispatcher()
     first, second = initials(HALVES)
-    early = b"\xd0" + first[1:]  # a packet of the type of early data
+    early = b"\xd0" + first[1:]  # packet type 0-RTT
     assert dispatch.receive(second, PEER, 0.0) == Buffered()
     assert dispatch.receive(early, PEER, 0.0) == Buffered()
     assert len(dispatch) == 1
@@ -66,7 +66,7 @@ def test_pieces_wait_for_each_other() -> None:
     assert (len(dispatch), dispatch.bytes_kept) == (0, 0)
 
 
-def test_flows_of_one_address_are_told_apart() -> None:
+def test_flows_of_one_address_are_distinguished_by_connection_id() -> None:
     dispatch = dispatcher()
     mixed = [initials(HALVES, dcid=dcid) for dcid in (b"first one", b"second one")]
     for datagrams in mixed:
@@ -87,7 +87,7 @@ def test_flows_of_one_address_are_told_apart() -> None:
 )
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("cut", [0, 100])
-def test_whom_nobody_serves_is_told_why(
+def test_refused_client_gets_the_alert(
     name: str | None, alpns: list[str], alert: Alert, version: int, cut: int
 ) -> None:
     dispatch = dispatcher()
@@ -106,7 +106,7 @@ def test_whom_nobody_serves_is_told_why(
     assert len(dispatch) == 0
 
 
-def test_versions_nobody_serves_are_negotiated() -> None:
+def test_unsupported_version_is_negotiated() -> None:
     datagram = bytearray(initial(crypto(0, HELLO)))
     datagram[1:5] = b"\xba\xba\xba\xba"
     answer = dispatcher().receive(bytes(datagram), PEER, 0.0)
@@ -128,14 +128,14 @@ def test_versions_nobody_serves_are_negotiated() -> None:
         (initial(crypto(0, HELLO))[:1199], Drop("small")),
         (b"\x40" + bytes(30), Existing(None)),
         (b"\xe0\0\0\0\1\4abcd\0" + bytes(30), Existing(b"abcd")),
-        (b"\xc0\0\0\0\1\4abcd\0\0\x44\x00" + bytes(1300), Existing(b"abcd")),  # an Initial that does not open
+        (b"\xc0\0\0\0\1\4abcd\0\0\x44\x00" + bytes(1300), Existing(b"abcd")),  # an Initial that cannot be decrypted
     ],
 )
-def test_what_is_of_no_new_connection(datagram: bytes, decision: Decision) -> None:
+def test_datagrams_that_start_no_connection(datagram: bytes, decision: Decision) -> None:
     assert dispatcher().receive(datagram, PEER, 0.0) == decision
 
 
-_WHATEVER = st.one_of(
+_ARBITRARY = st.one_of(
     st.binary(max_size=1400),
     st.binary(min_size=1150, max_size=1150).map(initial),
     st.tuples(st.sampled_from([0, 1, 2, *VERSIONS]), st.binary(max_size=600), st.integers(0, 1300)).map(
@@ -144,10 +144,8 @@ _WHATEVER = st.one_of(
 )
 
 
-@given(_WHATEVER, st.sampled_from([0, 2000]))
-def test_nothing_a_peer_sends_raises_or_is_answered_with_more_than_three_times_as_much(
-    datagram: bytes, retry_from: int
-) -> None:
+@given(_ARBITRARY, st.sampled_from([0, 2000]))
+def test_arbitrary_datagrams_neither_raise_nor_amplify(datagram: bytes, retry_from: int) -> None:
     dispatch = dispatcher(retry_from=retry_from)
     answer = dispatch.receive(datagram, PEER, 0.0)
     if isinstance(answer, Reply):
@@ -158,7 +156,7 @@ def test_nothing_a_peer_sends_raises_or_is_answered_with_more_than_three_times_a
     assert isinstance(dispatch.receive(initial(crypto(0, HELLO), dcid=b"another"), PEER, 0.0), Deliver)
 
 
-def test_flows_expire() -> None:
+def test_incomplete_flows_expire() -> None:
     dispatch = dispatcher(seconds=5.0)
     first, second = initials(HALVES)
     dispatch.receive(first, PEER, 0.0)
@@ -169,15 +167,15 @@ def test_flows_expire() -> None:
 
 
 def strangers() -> Iterator[tuple[Address, bytes]]:
-    """Clients that send half a ClientHello, each from an address of its own."""
+    """Yield clients with half a ClientHello, each with its own address."""
     for number in range(1 << 16):
         yield (f"198.51.{number >> 8}.{number & 255}", 1024), initial(HALVES[0], dcid=os.urandom(8))
 
 
-def test_the_number_of_flows_is_bounded_and_the_oldest_go_first() -> None:
+def test_number_of_flows_is_bounded_and_the_oldest_are_dropped() -> None:
     dispatch = dispatcher(flows=10)
     first, second = initials(HALVES)
-    dispatch.snapshot = FORWARDING  # where a Retry would break connections
+    dispatch.snapshot = FORWARDING  # disables Retry
     dispatch.receive(first, PEER, 0.0)
     for (peer, datagram), _ in zip(strangers(), range(9), strict=False):
         assert dispatch.receive(datagram, peer, 0.0) == Buffered()
@@ -189,7 +187,7 @@ def test_the_number_of_flows_is_bounded_and_the_oldest_go_first() -> None:
     assert dispatch.receive(second, PEER, 0.0) == Buffered()
 
 
-def test_the_flows_of_a_source_are_bounded_and_others_are_not_affected() -> None:
+def test_flows_per_source_are_bounded() -> None:
     dispatch = dispatcher(flows_per_source=3)
     for port in range(3):
         assert dispatch.receive(initial(HALVES[0]), ("192.0.2.9", port), 0.0) == Buffered()
@@ -202,7 +200,7 @@ def test_the_flows_of_a_source_are_bounded_and_others_are_not_affected() -> None
     assert dispatch.receive(initial(HALVES[0]), ("192.0.2.9", 4), 100.0) == Buffered()
 
 
-def test_a_far_piece_took_memory_that_was_not_counted() -> None:
+def test_reassembly_memory_of_distant_fragments_is_counted() -> None:
     dispatch = dispatcher(total_bytes=20 * 17_000)
     for (peer, _), _ in zip(strangers(), range(100), strict=False):
         assert dispatch.receive(initial(crypto(15_000, b"far")), peer, 0.0) == Buffered()
@@ -210,14 +208,14 @@ def test_a_far_piece_took_memory_that_was_not_counted() -> None:
     assert 20 * 15_000 < dispatch.bytes_kept <= 20 * 17_000
 
 
-def test_the_bytes_of_a_flow_are_bounded() -> None:
+def test_bytes_per_flow_are_bounded() -> None:
     dispatch = dispatcher(flow_bytes=3000)
     datagram = initial(HALVES[0])
     assert [dispatch.receive(datagram, PEER, 0.0) for _ in range(3)] == [Buffered(), Buffered(), Drop("flow_bytes")]
     assert (len(dispatch), dispatch.bytes_kept) == (0, 0)
 
 
-def test_the_bytes_of_all_flows_are_bounded() -> None:
+def test_bytes_of_all_flows_are_bounded() -> None:
     dispatch = dispatcher(total_bytes=20 * 1350)
     for (peer, datagram), _ in zip(strangers(), range(100), strict=False):
         dispatch.receive(datagram, peer, 0.0)
@@ -225,14 +223,14 @@ def test_the_bytes_of_all_flows_are_bounded() -> None:
     assert len(dispatch) == 20
 
 
-def test_the_length_of_a_client_hello_is_bounded() -> None:
+def test_client_hello_size_is_bounded() -> None:
     answer = dispatcher(client_hello_bytes=200).receive(initial(crypto(0, HELLO)), PEER, 0.0)
     assert isinstance(answer, Reply)
     assert answer.reason == Alert.DECODE_ERROR.label
 
 
 @pytest.mark.parametrize("pieces", [[crypto(0, HELLO)], HALVES])
-def test_under_load_clients_prove_their_address_and_nothing_is_kept(pieces: list[bytes]) -> None:
+def test_retry_validates_addresses_without_state(pieces: list[bytes]) -> None:
     dispatch = dispatcher(retry_from=0)
     answer = dispatch.receive(initials(pieces)[0], PEER, 0.0)
     assert isinstance(answer, Reply)
@@ -251,8 +249,8 @@ def test_under_load_clients_prove_their_address_and_nothing_is_kept(pieces: list
         assert again.reason == "invalid_token"
 
 
-def test_clients_with_a_token_that_is_none_waited_for_an_answer_they_would_take() -> None:
-    """Of a demultiplexer that is gone: a second Retry is ignored, and a server that knows of no Retry is no match."""
+def test_token_of_another_process_closes_the_connection() -> None:
+    """The client would ignore a second Retry, and reject a server that does not know of the first one."""
     answer = dispatcher(retry_from=0).receive(initial(crypto(0, HELLO)), PEER, 0.0)
     assert isinstance(answer, Reply)
     header = pull_long_header(answer.datagram)
@@ -269,27 +267,27 @@ def test_clients_with_a_token_that_is_none_waited_for_an_answer_they_would_take(
         assert frames.startswith(b"\x1c\x0b")
 
 
-def test_under_load_nothing_is_opened_before_the_client_has_proved_its_address() -> None:
-    spoiled = initial(crypto(0, HELLO))[:-1] + b"x"
-    answer = dispatcher(retry_from=0).receive(spoiled, PEER, 0.0)
+def test_no_packet_is_decrypted_before_address_validation_under_load() -> None:
+    undecryptable = initial(crypto(0, HELLO))[:-1] + b"x"
+    answer = dispatcher(retry_from=0).receive(undecryptable, PEER, 0.0)
     assert isinstance(answer, Reply)
     assert answer.reason == "retry"
-    assert dispatcher(FORWARDING, retry_from=0).receive(spoiled, PEER, 0.0) == Existing(DCID)
+    assert dispatcher(FORWARDING, retry_from=0).receive(undecryptable, PEER, 0.0) == Existing(DCID)
 
 
-def test_tokens_of_others_are_theirs() -> None:
-    decision = dispatcher().receive(initial(crypto(0, HELLO), token=b"of a server behind us"), PEER, 0.0)
+def test_token_of_a_server_is_passed_on() -> None:
+    decision = dispatcher().receive(initial(crypto(0, HELLO), token=b"token of a server"), PEER, 0.0)
     assert isinstance(decision, Deliver)
     assert decision.original_cid is None
 
 
 @pytest.mark.parametrize("pieces", [[crypto(0, HELLO)], HALVES])
-def test_clients_of_servers_that_are_forwarded_to_get_no_retry(pieces: list[bytes]) -> None:
+def test_forwarded_connections_get_no_retry(pieces: list[bytes]) -> None:
     dispatch = dispatcher(FORWARDING, retry_from=0)
     assert isinstance([dispatch.receive(datagram, PEER, 0.0) for datagram in initials(pieces)][-1], Deliver)
 
 
-def test_the_rate_is_that_of_the_second() -> None:
+def test_retry_depends_on_the_rate_of_the_current_second() -> None:
     dispatch = dispatcher(retry_from=2)
     whole = initial(crypto(0, HELLO))
     kinds = [type(dispatch.receive(whole, PEER, now)) for now in (0.0, 0.1, 0.2, 1.2)]

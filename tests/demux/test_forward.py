@@ -1,4 +1,4 @@
-"""Servers that know nothing of the demultiplexer, at addresses of their own."""
+"""Delivery to unmodified servers at addresses of their own (``forward``)."""
 
 import asyncio
 import socket
@@ -23,20 +23,20 @@ _PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 @pytest.fixture
 def target(demux: RunningDemux, authority: Authority) -> Target:
-    """Where clients go."""
+    """The demultiplexer's port."""
     return Target(demux.port, authority.root)
 
 
 @pytest.fixture
 def backend_socket() -> socket.socket:
-    """A UDP socket that plays a server."""
+    """A UDP socket in place of a server."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
     sock.settimeout(30)
     return sock
 
 
-def test_an_unmodified_server_is_reached(
+def test_unmodified_server_is_reached(
     demux_daemon: RunningDaemon,
     target: Target,
     register: Callable[..., None],
@@ -50,9 +50,7 @@ def test_an_unmodified_server_is_reached(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_a_registration_that_forwards_needs_no_credential(
-    host: str, demux_daemon: RunningDaemon, target: Target
-) -> None:
+def test_forwarding_registration_needs_no_credential(host: str, demux_daemon: RunningDaemon, target: Target) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as backend:
         backend.bind((host.strip("[]"), 0))
         backend.settimeout(30)
@@ -63,12 +61,12 @@ def test_a_registration_that_forwards_needs_no_credential(
         assert len(first) >= 1200
 
 
-def test_other_registrations_need_one(demux_daemon: RunningDaemon) -> None:
+def test_other_registrations_need_a_credential(demux_daemon: RunningDaemon) -> None:
     with pytest.raises(RefusedError, match="a certificate and a key"):
         demux_daemon.register("bare", alpns=["h3"], server_names=["bare.example.com"])
 
 
-def test_a_proxy_header_goes_in_front_until_the_server_answers(
+def test_proxy_header_precedes_the_first_datagram(
     demux_daemon: RunningDaemon, target: Target, backend_socket: socket.socket
 ) -> None:
     with closing(backend_socket) as backend:
@@ -88,8 +86,8 @@ def test_a_proxy_header_goes_in_front_until_the_server_answers(
         assert first[28] & 0x80
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - the loopback is what clients see of it
-def test_a_connection_forwarded_to_the_shared_port_came_back_thousands_of_times(
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - clients use loopback
+def test_forwarding_loop_is_refused(
     host: str, public_directory: Path, demux_daemon: RunningDaemon, authority: Authority
 ) -> None:
     with RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host=host) as demux:
@@ -99,7 +97,7 @@ def test_a_connection_forwarded_to_the_shared_port_came_back_thousands_of_times(
         assert 'flows_total{reason="forward"}' not in demux.metrics()
 
 
-def test_a_server_that_is_not_there_is_said_at_once(
+def test_unreachable_server_is_reported_immediately(
     demux_daemon: RunningDaemon, target: Target, backend_socket: socket.socket
 ) -> None:
     port = _port(backend_socket)
@@ -109,7 +107,7 @@ def test_a_server_that_is_not_there_is_said_at_once(
 
 
 async def _first_datagram(target: Target, backend: socket.socket, server_name: str) -> bytes:
-    """What the server at `backend` gets first from a client of `server_name`."""
+    """Return the first datagram that the server at `backend` receives from a client of `server_name`."""
 
     async def client() -> None:
         async with connected(target, server_name, "h3"):
@@ -126,7 +124,7 @@ def _port(sock: socket.socket) -> int:
     return int(sock.getsockname()[1])
 
 
-def test_a_drop_in_file_may_forward(tmp_path: Path) -> None:
+def test_drop_in_file_can_forward(tmp_path: Path) -> None:
     (tmp_path / "web.toml").write_text(
         '[registration.web]\nserver_names = ["web.example.com"]\nalpns = ["h3"]\ndeliver = "forward 127.0.0.1:8443"\n'
     )

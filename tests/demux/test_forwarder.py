@@ -1,4 +1,4 @@
-"""UdpForwarder: bounds, idleness, the crowd at the shared socket, and what is learned of connection IDs."""
+"""The UDP forwarder: limits, idle flows, the shared socket, and learned connection IDs."""
 
 import socket
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SERVER_CID, OTHER_CID = b"of server", b"of server too"[:9]
 
 
 class Stage:
-    """A relay's surroundings: a client, a server, and a local address between them."""
+    """A server, the local socket of a shared port, and the table of connection IDs, for flows of a test."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -29,102 +29,102 @@ class Stage:
         self.connection_ids: ConnectionIds[object, ForwardedFlow] = ConnectionIds()
 
     def endpoint(self) -> socket.socket:
-        """A socket of a client or a server."""
+        """Open the socket of a client or a server."""
         sock = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         sock.bind(("127.0.0.1", 0))
         sock.settimeout(10)
         return sock
 
-    def relays(self, **bounds: float) -> UdpForwarder:
+    def forwarder(self, **bounds: float) -> UdpForwarder:
         """UdpForwarder with the given bounds."""
-        made = UdpForwarder(ForwarderBounds(**bounds), self.connection_ids)  # type: ignore[arg-type] # numbers, as the bounds have them
+        made = UdpForwarder(ForwarderBounds(**bounds), self.connection_ids)  # type: ignore[arg-type] # ints and floats, by name
         self._stack.callback(lambda: made.sweep(1e9))
         return made
 
-    def forward(self, relays: UdpForwarder, client: socket.socket, now: float = 0.0) -> ForwardedFlow | None:
-        """A relay for `client`."""
-        return relays.forward(self.local, client.getsockname(), self.target, "source", now, proxy=False)
+    def forward(self, forwarder: UdpForwarder, client: socket.socket, now: float = 0.0) -> ForwardedFlow | None:
+        """Open a flow for `client`."""
+        return forwarder.forward(self.local, client.getsockname(), self.target, "source", now, proxy=False)
 
     def establish(
-        self, relays: UdpForwarder, relay: ForwardedFlow, client: socket.socket, cid: bytes = SERVER_CID
+        self, forwarder: UdpForwarder, flow: ForwardedFlow, client: socket.socket, cid: bytes = SERVER_CID
     ) -> Address:
-        """Let the server answer and the client use what it said; the relay's address as the server sees it."""
-        relays.from_client(relay, b"\xc0 hello")
+        """Exchange datagrams until the flow is established. Return its address as the server sees it."""
+        forwarder.from_client(flow, b"\xc0 hello")
         _, address = self.server.recvfrom(100)
         self.server.sendto(b"\xc0\0\0\0\1\0" + bytes([len(cid)]) + cid + b"answer", address)
-        self.run(relays, client)
+        self.run(forwarder, client)
         client.sendto(b"\x40" + cid + b"data", self.local.address)
-        if relay.client_socket is None:
-            relays.from_client(relay, self.local.socket.recv(100))
+        if flow.client_socket is None:
+            forwarder.from_client(flow, self.local.socket.recv(100))
         else:
-            self.run(relays, self.server)
-        assert relay.established
-        return address  # type: ignore[no-any-return] # of a socket
+            self.run(forwarder, self.server)
+        assert flow.established
+        return address  # type: ignore[no-any-return] # a socket address
 
-    def run(self, relays: UdpForwarder, receiver: socket.socket) -> bytes:
-        """Have what is on its way passed on until `receiver` has a datagram; that."""
+    def run(self, forwarder: UdpForwarder, receiver: socket.socket) -> bytes:
+        """Forward datagrams until `receiver` gets one. Return it."""
         receiver.settimeout(0)
         for _ in range(1_000_000):
-            relays.run(0.0)
+            forwarder.run(0.0)
             try:
                 return receiver.recv(2000)
             except BlockingIOError:
                 continue
-        raise AssertionError("nothing came")
+        raise AssertionError("no datagram arrived")
 
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """A stage of a test's own."""
+    """Yield a stage for one test."""
     with ExitStack() as stack:
         yield Stage(stack)
 
 
 @pytest.mark.parametrize("connected", [0, 10])
 def test_datagrams_pass_both_ways(stage: Stage, connected: int) -> None:
-    relays, client = stage.relays(connected=connected), stage.endpoint()
-    relay = stage.forward(relays, client)
-    assert relay is not None
-    assert (relay.client_socket is None) == (connected == 0)
-    assert (relays.on_shared_socket(stage.local, client.getsockname()) is relay) == (connected == 0)
-    address = stage.establish(relays, relay, client)
+    forwarder, client = stage.forwarder(connected=connected), stage.endpoint()
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    assert (flow.client_socket is None) == (connected == 0)
+    assert (forwarder.on_shared_socket(stage.local, client.getsockname()) is flow) == (connected == 0)
+    address = stage.establish(forwarder, flow, client)
     stage.server.sendto(b"more", address)
-    assert stage.run(relays, client) == b"more"
-    relays.close(relay)
-    assert len(relays) == relays.connected == 0
-    assert relays.on_shared_socket(stage.local, client.getsockname()) is None
+    assert stage.run(forwarder, client) == b"more"
+    forwarder.close(flow)
+    assert len(forwarder) == forwarder.connected == 0
+    assert forwarder.on_shared_socket(stage.local, client.getsockname()) is None
 
 
 @pytest.mark.parametrize("connected", [0, 10])
-def test_a_train_of_datagrams_comes_out_as_it_went_in(stage: Stage, connected: int) -> None:
-    relays, client = stage.relays(connected=connected), stage.endpoint()
-    relay = stage.forward(relays, client)
-    assert relay is not None
-    address = stage.establish(relays, relay, client)
+def test_batch_of_datagrams_is_forwarded_unchanged(stage: Stage, connected: int) -> None:
+    forwarder, client = stage.forwarder(connected=connected), stage.endpoint()
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    address = stage.establish(forwarder, flow, client)
     sent = [bytes([number]) * 1000 for number in range(1, 6)] + [b"short"]
     stage.server.connect(address)
     segmentation.send(stage.server, b"".join(sent), 1000)
-    assert [stage.run(relays, client), *(client.recv(2000) for _ in sent[1:])] == sent
+    assert [stage.run(forwarder, client), *(client.recv(2000) for _ in sent[1:])] == sent
     if connected:
         client.connect(stage.local.address)
         segmentation.send(client, b"".join(sent), 1000)
-        assert [stage.run(relays, stage.server), *(stage.server.recv(2000) for _ in sent[1:])] == sent
+        assert [stage.run(forwarder, stage.server), *(stage.server.recv(2000) for _ in sent[1:])] == sent
 
 
-def test_a_train_to_whom_takes_none_goes_one_by_one(stage: Stage) -> None:
-    relays, client = stage.relays(), stage.endpoint()
-    pair = relays.pair(stage.local, client.getsockname(), "source", 0.0)
+def test_batch_is_split_for_socket_pairs_and_proxy_headers(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(), stage.endpoint()
+    pair = forwarder.pair(stage.local, client.getsockname(), "source", 0.0)
     assert pair is not None
     with pair[1] as end:
-        relays.from_client(pair[0], b"onetwoend", 3)
+        forwarder.from_client(pair[0], b"onetwoend", 3)
         assert [end.recv(100) for _ in range(3)] == [b"one", b"two", b"end"]
-    proxied = relays.forward(stage.local, stage.endpoint().getsockname(), stage.target, "source", 0.0, proxy=True)
+    proxied = forwarder.forward(stage.local, stage.endpoint().getsockname(), stage.target, "source", 0.0, proxy=True)
     assert proxied is not None
-    relays.from_client(proxied, b"onetwoen", 3)
+    forwarder.from_client(proxied, b"onetwoen", 3)
     assert [stage.server.recv(100)[28:] for _ in range(3)] == [b"one", b"two", b"en"]
 
 
-def test_a_train_that_is_too_long_for_one_call_goes_in_many(stage: Stage) -> None:
+def test_batch_too_long_for_one_call_is_split(stage: Stage) -> None:
     client, others = stage.endpoint(), stage.server
     client.connect(others.getsockname())
     sent = b"".join(number.to_bytes(2) for number in range(200))
@@ -134,137 +134,137 @@ def test_a_train_that_is_too_long_for_one_call_goes_in_many(stage: Stage) -> Non
     assert b"".join(others.recv(100) for _ in range(200)) == sent
 
 
-def test_established_relays_stay_when_others_make_room(stage: Stage) -> None:
-    relays, client = stage.relays(flows=3), stage.endpoint()
-    relay = stage.forward(relays, client)
-    assert relay is not None
-    stage.establish(relays, relay, client)
+def test_established_flows_stay_when_others_make_room(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(flows=3), stage.endpoint()
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    stage.establish(forwarder, flow, client)
     strangers = [stage.endpoint() for _ in range(5)]
-    made = [stage.forward(relays, stranger) for stranger in strangers]
+    made = [stage.forward(forwarder, stranger) for stranger in strangers]
     assert None not in made
-    assert len(relays) == 3
-    assert relays.branch(relay, stage.local, strangers[0].getsockname(), "source", 0.0) is not None
+    assert len(forwarder) == 3
+    assert forwarder.branch(flow, stage.local, strangers[0].getsockname(), "source", 0.0) is not None
 
 
-def test_when_all_are_established_there_is_no_room(stage: Stage) -> None:
-    relays = stage.relays(flows=2)
+def test_no_flow_opens_when_all_are_established(stage: Stage) -> None:
+    forwarder = stage.forwarder(flows=2)
     for number in range(2):
         client = stage.endpoint()
-        relay = stage.forward(relays, client)
-        assert relay is not None
-        stage.establish(relays, relay, client, b"server %d" % number)
-    assert stage.forward(relays, stage.endpoint()) is None
+        flow = stage.forward(forwarder, client)
+        assert flow is not None
+        stage.establish(forwarder, flow, client, b"server %d" % number)
+    assert stage.forward(forwarder, stage.endpoint()) is None
 
 
-def test_relays_took_all_descriptors_where_they_are_few() -> None:
-    """Those that no client has shown to be real do not make room for want of descriptors, only of relays."""
+def test_flows_leave_descriptors_for_other_uses() -> None:
+    """Embryonic flows are replaced when the flow limit is reached, but not when descriptors run out."""
     bounds = ForwarderBounds(connected=8192)
     assert bounds.within(1024).flows == (1024 - 256) // 2
     assert bounds.within(20_000).flows == 20_000 - 1024 - 8192
     assert bounds.within(524_288) == bounds
 
 
-def test_a_source_has_its_share(stage: Stage) -> None:
-    relays = stage.relays(flows_per_source=2)
-    made = [stage.forward(relays, stage.endpoint()) for _ in range(3)]
-    assert [relay is None for relay in made] == [False, False, True]
-    other = relays.forward(stage.local, stage.endpoint().getsockname(), stage.target, "another", 0.0, proxy=False)
+def test_flows_per_source_are_bounded(stage: Stage) -> None:
+    forwarder = stage.forwarder(flows_per_source=2)
+    made = [stage.forward(forwarder, stage.endpoint()) for _ in range(3)]
+    assert [flow is None for flow in made] == [False, False, True]
+    other = forwarder.forward(stage.local, stage.endpoint().getsockname(), stage.target, "another", 0.0, proxy=False)
     assert other is not None
 
 
-def test_idle_relays_go_sooner_if_no_client_has_shown_to_be_real(stage: Stage) -> None:
-    relays, client = stage.relays(embryonic_seconds=10.0, idle_seconds=100.0), stage.endpoint()
-    relay = stage.forward(relays, client)
-    assert relay is not None
-    stage.establish(relays, relay, client)
-    assert stage.forward(relays, stage.endpoint()) is not None
-    assert (relays.sweep(9.0), relays.sweep(11.0), relays.sweep(99.0), relays.sweep(101.0)) == (0, 1, 0, 1)
-    assert len(relays) == len(stage.connection_ids) == 0
+def test_idle_flows_expire_sooner_before_they_are_established(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(embryonic_seconds=10.0, idle_seconds=100.0), stage.endpoint()
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    stage.establish(forwarder, flow, client)
+    assert stage.forward(forwarder, stage.endpoint()) is not None
+    assert (forwarder.sweep(9.0), forwarder.sweep(11.0), forwarder.sweep(99.0), forwarder.sweep(101.0)) == (0, 1, 0, 1)
+    assert len(forwarder) == len(stage.connection_ids) == 0
 
 
-def test_ids_are_learned_and_forgotten_with_the_last_path(stage: Stage) -> None:
-    relays, client = stage.relays(), stage.endpoint()
-    relay = stage.forward(relays, client)
-    assert relay is not None
-    stage.establish(relays, relay, client)
+def test_learned_ids_are_forgotten_with_the_last_path(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(), stage.endpoint()
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    stage.establish(forwarder, flow, client)
     client.sendto(b"\x40" + OTHER_CID, stage.local.address)
-    stage.run(relays, stage.server)
+    stage.run(forwarder, stage.server)
     for cid in (SERVER_CID, OTHER_CID):
-        assert stage.connection_ids.flow_of_short_header(b"\x40" + cid + b"data") is relay
-    path = relays.branch(relay, stage.local, stage.endpoint().getsockname(), "source", 0.0)
+        assert stage.connection_ids.flow_of_short_header(b"\x40" + cid + b"data") is flow
+    path = forwarder.branch(flow, stage.local, stage.endpoint().getsockname(), "source", 0.0)
     assert path is not None
-    relays.close(relay)
-    assert stage.connection_ids.flow(SERVER_CID) is relay
-    again = relays.branch(relay, stage.local, stage.endpoint().getsockname(), "source", 0.0)
+    forwarder.close(flow)
+    assert stage.connection_ids.flow(SERVER_CID) is flow
+    again = forwarder.branch(flow, stage.local, stage.endpoint().getsockname(), "source", 0.0)
     assert again is not None
     for one in (path, again):
-        relays.close(one)
+        forwarder.close(one)
     assert len(stage.connection_ids) == 0
 
 
-def test_the_paths_of_a_connection_are_bounded(stage: Stage) -> None:
-    relays, client = stage.relays(paths=3), stage.endpoint()
-    relay = stage.forward(relays, client)
-    assert relay is not None
-    made = [relays.branch(relay, stage.local, stage.endpoint().getsockname(), "source", 0.0) for _ in range(3)]
+def test_paths_per_connection_are_bounded(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(paths=3), stage.endpoint()
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    made = [forwarder.branch(flow, stage.local, stage.endpoint().getsockname(), "source", 0.0) for _ in range(3)]
     assert [path is None for path in made] == [False, False, True]
 
 
-def test_strangers_do_not_make_a_relay_established(stage: Stage) -> None:
-    relays, client = stage.relays(), stage.endpoint()
-    relay = stage.forward(relays, client)
-    assert relay is not None
-    relays.from_client(relay, b"\x40 nobody gave me this")
-    assert not relay.established
+def test_unknown_connection_id_does_not_establish_a_flow(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(), stage.endpoint()
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    forwarder.from_client(flow, b"\x40 unknown connection ID")
+    assert not flow.established
 
 
-def test_a_path_of_a_connection_was_closed_after_seconds_for_want_of_a_handshake(stage: Stage) -> None:
-    relays, client = stage.relays(embryonic_seconds=10.0, idle_seconds=100.0), stage.endpoint()
-    pair = relays.pair(stage.local, client.getsockname(), "source", 0.0, established=True)
+def test_new_path_of_a_connection_is_established(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(embryonic_seconds=10.0, idle_seconds=100.0), stage.endpoint()
+    pair = forwarder.pair(stage.local, client.getsockname(), "source", 0.0, established=True)
     assert pair is not None
     with pair[1]:
-        assert (relays.sweep(99.0), relays.sweep(101.0)) == (0, 1)
+        assert (forwarder.sweep(99.0), forwarder.sweep(101.0)) == (0, 1)
 
 
-def test_an_application_that_closes_its_end_ends_the_relay(stage: Stage) -> None:
-    relays, client = stage.relays(), stage.endpoint()
-    pair = relays.pair(stage.local, client.getsockname(), "source", 0.0)
+def test_closing_the_application_end_closes_the_flow(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(), stage.endpoint()
+    pair = forwarder.pair(stage.local, client.getsockname(), "source", 0.0)
     assert pair is not None
-    relay, end = pair
-    relays.from_client(relay, b"hello")
+    flow, end = pair
+    forwarder.from_client(flow, b"hello")
     assert end.recv(100) == b"hello"
     end.send(b"answer")
-    assert stage.run(relays, client) == b"answer"
+    assert stage.run(forwarder, client) == b"answer"
     end.close()
-    relays.run(0.0)
-    assert len(relays) == 0
+    forwarder.run(0.0)
+    assert len(forwarder) == 0
 
 
-def test_a_relay_of_a_client_that_had_one_took_the_other_ones_place_away(stage: Stage) -> None:
-    relays, client = stage.relays(connected=0), stage.endpoint()
-    first, second = stage.forward(relays, client), stage.forward(relays, client)
+def test_second_flow_of_a_client_replaces_the_first(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(connected=0), stage.endpoint()
+    first, second = stage.forward(forwarder, client), stage.forward(forwarder, client)
     assert first is not None
     assert second is not None
-    assert len(relays) == 1
-    relays.close(first)
-    assert relays.on_shared_socket(stage.local, client.getsockname()) is second
-    relays.close(second)
-    assert len(relays) == 0
+    assert len(forwarder) == 1
+    forwarder.close(first)
+    assert forwarder.on_shared_socket(stage.local, client.getsockname()) is second
+    forwarder.close(second)
+    assert len(forwarder) == 0
 
 
-def test_a_server_that_was_not_there_was_told_of_again_and_again(stage: Stage) -> None:
-    relays, client = stage.relays(connected=0), stage.endpoint()
-    told: list[ForwardedFlow] = []
-    relays.on_unreachable = told.append
+def test_unreachable_server_is_reported_once(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(connected=0), stage.endpoint()
+    reported: list[ForwardedFlow] = []
+    forwarder.on_unreachable = reported.append
     stage.server.close()
-    relay = stage.forward(relays, client)
-    assert relay is not None
-    for _ in range(4):  # the first is sent, the second hears that nobody is there
-        relays.from_client(relay, b"\xc0 hello")
-    assert told == [relay]
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    for _ in range(4):  # the first one is sent, the second one gets the ICMP error
+        forwarder.from_client(flow, b"\xc0 hello")
+    assert reported == [flow]
 
 
-def test_the_proxy_header_of_the_specification() -> None:
+def test_proxy_header_matches_specification() -> None:
     assert proxy_header(("192.0.2.1", 50000), ("198.51.100.2", 443)) == bytes.fromhex(
         "0d0a0d0a000d0a515549540a2112000cc0000201c6336402c35001bb"
     )

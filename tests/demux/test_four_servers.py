@@ -1,4 +1,4 @@
-"""The mail's table on one UDP port: servers of four users that know nothing of each other, clients of every kind."""
+"""Four servers of four users share one UDP port; clients are aioquic, curl, Chromium and gtlsclient."""
 
 import asyncio
 import re
@@ -34,13 +34,13 @@ WEB = {
 }
 REFUSALS = {
     "unknown.example.com": Alert.UNRECOGNIZED_NAME,
-    "smbd.example.com": Alert.NO_APPLICATION_PROTOCOL,  # to those who ask for h3
+    "smbd.example.com": Alert.NO_APPLICATION_PROTOCOL,  # for h3
 }
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is there."""
+    """The running servers, and where clients connect to."""
 
     debian: debian_programs.Debian
     demux: RunningDemux
@@ -50,7 +50,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(authority: Authority) -> Iterator[Scene]:
-    """Six registrations, four servers under four users, and a demultiplexer under a fifth."""
+    """Run four servers of four users with six registrations, and a demultiplexer of a fifth user."""
     certificates = {name: authority.issue(name, file_name=f"scene-{name}") for name in NAMES}
     with ExitStack() as stack:
         debian = stack.enter_context(debian_programs.prepared())
@@ -101,15 +101,15 @@ def _free_port() -> int:
     ("server_name", "registration"),
     [("ksmbd.example.com", "ksmbd"), ("smbd.example.com", "smbd"), ("quic.example.com", "smbd-quic")],
 )
-def test_smb_clients_land_at_their_server(scene: Scene, server_name: str, registration: str) -> None:
+def test_smb_clients_reach_their_server(scene: Scene, server_name: str, registration: str) -> None:
     assert served(scene.target, server_name, "smb") == (registration, scene.certificates[server_name].leaf)
 
 
-def test_clients_that_speak_both_get_what_they_like_best(scene: Scene) -> None:
+def test_client_preference_selects_among_protocols(scene: Scene) -> None:
     assert served(scene.target, "quic.example.com", "smb", "h3")[0] == "smbd-quic"
 
 
-def test_aioquic_gets_the_page_and_the_certificate_of_each_web_server(scene: Scene) -> None:
+def test_aioquic_gets_page_and_certificate_of_each_web_server(scene: Scene) -> None:
     for server_name, body in WEB.items():
         for alpns in (("h3",), ("h3", "smb")):
             seen = asyncio.run(ask(scene.target.port, server_name, alpns, scene.target.root))
@@ -117,7 +117,7 @@ def test_aioquic_gets_the_page_and_the_certificate_of_each_web_server(scene: Sce
             assert (seen.page, seen.certificate == leaf) == (body, True)
 
 
-def test_aioquic_is_told_why_it_is_refused(scene: Scene) -> None:
+def test_aioquic_gets_the_alert(scene: Scene) -> None:
     for server_name, alert in REFUSALS.items():
         assert refusal(scene.target, server_name, "h3") == alert.quic_error
     assert refusal(scene.target, "ksmbd.example.com", "h3") == Alert.NO_APPLICATION_PROTOCOL.quic_error
@@ -128,19 +128,19 @@ def _answered(scene: Scene, alert: Alert) -> float:
     return scene.demux.metrics().get(f'answered_total{{reason="{alert.label}"}}', 0)
 
 
-def test_curl_with_openssl(scene: Scene) -> None:
+def test_curl_with_openssl_reaches_each_web_server(scene: Scene) -> None:
     for server_name, body in WEB.items():
         visit = debian_programs.curl(scene.debian, server_name, scene.target.port, scene.target.root)
         assert visit.body.strip() == body, visit.error
     for server_name, alert in REFUSALS.items():
         before = _answered(scene, alert)
         visit = debian_programs.curl(scene.debian, server_name, scene.target.port, scene.target.root)
-        assert "QUIC connection has been shut down" in visit.error  # it does not say why, but it does not wait
+        assert "QUIC connection has been shut down" in visit.error  # without the reason, but without a timeout
         assert _answered(scene, alert) > before
 
 
 @pytest.mark.parametrize("browser", ["chrome150", "firefox147", "safari260"])
-def test_curl_cffi_with_the_client_hellos_of_browsers(
+def test_client_hellos_of_browsers_reach_each_web_server(
     scene: Scene, browser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QLOGDIR", str(tmp_path))
@@ -164,7 +164,7 @@ def test_curl_cffi_with_the_client_hellos_of_browsers(
         assert _answered(scene, alert) > before
 
 
-def test_chromium(scene: Scene) -> None:
+def test_chromium_reaches_each_web_server(scene: Scene) -> None:
     for server_name, body in WEB.items():
         own = scene.certificates[server_name].leaf
         visit = debian_programs.chromium(scene.debian, server_name, scene.target.port, own)
@@ -175,7 +175,7 @@ def test_chromium(scene: Scene) -> None:
 
 
 @pytest.mark.needs("gtlsclient")
-def test_gtlsclient(scene: Scene, tmp_path: Path) -> None:
+def test_gtlsclient_reaches_each_web_server(scene: Scene, tmp_path: Path) -> None:
     for server_name, body in WEB.items():
         output = _gtlsclient(scene, server_name, tmp_path)
         assert "Negotiated ALPN is h3" in output

@@ -1,4 +1,4 @@
-"""Clients whose address changes under them: connections follow by their connection IDs."""
+"""Connection migration: connections of clients whose address changes are found by their connection IDs."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from tests.demux.lossy_link import link
 
 
 @pytest.mark.parametrize("delivery", ["accept", "relay"])
-def test_an_accepted_connection_follows_its_client(
+def test_accepted_connection_survives_address_changes(
     delivery: str,
     demux_daemon: RunningDaemon,
     demux: RunningDemux,
@@ -30,17 +30,17 @@ def test_an_accepted_connection_follows_its_client(
             link(demux.port) as path,
             connected(Target(path.port, authority.root), "moving.example.com", "smb") as client,
         ):
-            assert await echo(client, b"at home") == ("moving", b"at home")
-            for place in (b"on the train", b"at work"):
+            assert await echo(client, b"before") == ("moving", b"before")
+            for payload in (b"second address", b"third address"):
                 path.rebind()
-                assert await echo(client, place) == ("moving", place)
+                assert await echo(client, payload) == ("moving", payload)
 
     with smb_server(demux_daemon, demux, "moving", user=FIRST_USER):
         asyncio.run(scenario())
     assert demux.metrics()['flows_total{reason="moved"}'] == 2
 
 
-def test_an_accepted_connection_follows_under_a_new_connection_id(
+def test_accepted_connection_survives_a_new_connection_id(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], authority: Authority
 ) -> None:
     register("moving", "moving.example.com", "smb", user=FIRST_USER)
@@ -50,16 +50,16 @@ def test_an_accepted_connection_follows_under_a_new_connection_id(
             link(demux.port) as path,
             connected(Target(path.port, authority.root), "moving.example.com", "smb") as client,
         ):
-            await echo(client, b"at home")
+            await echo(client, b"before")
             path.rebind()
             client.change_connection_id()
-            assert await echo(client, b"elsewhere") == ("moving", b"elsewhere")
+            assert await echo(client, b"after") == ("moving", b"after")
 
     with smb_server(demux_daemon, demux, "moving", user=FIRST_USER):
         asyncio.run(scenario())
 
 
-def test_each_address_of_a_client_took_a_socket_until_the_connection_ended(
+def test_sockets_of_abandoned_addresses_are_closed(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], authority: Authority
 ) -> None:
     register("moving", "moving.example.com", "smb", user=FIRST_USER)
@@ -79,7 +79,7 @@ def test_each_address_of_a_client_took_a_socket_until_the_connection_ended(
         asyncio.run(scenario(server.pid))
 
 
-def test_a_forwarded_connection_follows_its_client(
+def test_forwarded_connection_survives_address_changes(
     demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], authority: Authority
 ) -> None:
     async def scenario() -> None:
@@ -88,7 +88,7 @@ def test_a_forwarded_connection_follows_its_client(
             connected(Target(path.port, authority.root), "moving.example.com", "h3") as client,
         ):
             assert await _ask(client) == b"moving:hello"
-            client.change_connection_id()  # at the old place: so the new one is known when the client moves
+            client.change_connection_id()  # at the old address, so that the new ID is learned before the client moves
             assert await _ask(client) == b"moving:hello"
             for _ in range(2):
                 path.rebind()
@@ -100,7 +100,7 @@ def test_a_forwarded_connection_follows_its_client(
     assert demux.metrics()['flows_total{reason="moved"}'] == 2
 
 
-def test_a_datagram_of_no_connection_goes_nowhere(demux: RunningDemux) -> None:
+def test_datagram_of_no_connection_is_dropped(demux: RunningDemux) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", demux.port))
         sock.send(b"\x40" + bytes(1199))
@@ -111,7 +111,7 @@ def test_a_datagram_of_no_connection_goes_nowhere(demux: RunningDemux) -> None:
 
 
 async def _ask(client: object) -> bytes:
-    reader, writer = await client.create_stream()  # type: ignore[attr-defined] # a protocol of aioquic's
+    reader, writer = await client.create_stream()  # type: ignore[attr-defined] # a protocol of aioquic
     writer.write(b"hello")
     writer.write_eof()
     answer: bytes = await asyncio.wait_for(reader.read(), 30)

@@ -1,4 +1,4 @@
-"""Following the registrations of a daemon that is away, or talks nonsense."""
+"""Following the registrations of a daemon that is not running, or sends invalid answers."""
 
 import asyncio
 import json
@@ -21,14 +21,14 @@ from tests.patience import PATIENCE
 
 @pytest.fixture
 def control(tmp_path: Path) -> Iterator[socket.socket]:
-    """A control socket that a test answers itself."""
+    """A control socket whose answers come from the test."""
     with open_listener(tmp_path / "control.sock") as listener:
         listener.setblocking(False)
         yield listener
 
 
 async def _answer(control: socket.socket, **answer: object) -> None:
-    """Answer the next follower's first question."""
+    """Answer the first request of the next connection."""
     loop = asyncio.get_running_loop()
     sock, _ = await loop.sock_accept(control)
     with sock:
@@ -37,15 +37,13 @@ async def _answer(control: socket.socket, **answer: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_daemon_that_is_away_was_told_of_each_second(
-    control: socket.socket, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_daemon_is_logged_once(control: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     snapshots: list[object] = []
 
     async def scenario() -> None:
         following = asyncio.create_task(RegistryFollower(control.getsockname(), snapshots.append).run())
-        for _ in range(8):  # more than it takes until it waits for a second each time
+        for _ in range(8):  # enough to reach the longest back-off
             await _answer(control, error="not now")
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         await _answer(control, result={"generation": 1, "registrations": [], "more": False})
@@ -59,7 +57,7 @@ def test_a_daemon_that_is_away_was_told_of_each_second(
     ]
 
 
-def test_a_port_that_is_in_use_was_not_named(tmp_path: Path) -> None:
+def test_error_names_the_port_in_use(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
@@ -74,15 +72,13 @@ def test_a_port_that_is_in_use_was_not_named(tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in run.stderr
 
 
-def test_registrations_could_stay_as_they_were_for_ever_since_nobody_saw_the_follower_fail(
-    control: socket.socket, tmp_path: Path
-) -> None:
+def test_unexpected_error_of_the_follower_ends_the_process(control: socket.socket, tmp_path: Path) -> None:
     async def scenario() -> None:
         with open_shared(("127.0.0.1", 0)) as shared, open_listener(tmp_path / "accept.sock") as listener:
             running = asyncio.create_task(
                 Demux(Settings(Path(os.fspath(control.getsockname()))), [shared], listener).run()
             )
-            await _answer(control, result={"nothing": "of what it needs"})
+            await _answer(control, result={"unexpected": "answer"})
             await asyncio.wait_for(running, 30)
 
     with pytest.raises(KeyError):

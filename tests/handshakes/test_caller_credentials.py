@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateNumbers, RSA
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import HandshakeError, RefusedError
-from handshaked.handshakes.caller_credentials import Brought, Files
+from handshaked.handshakes.caller_credentials import CallerCredentials, CredentialFiles
 from handshaked.registry.credentials import load_pem
 
 
@@ -36,7 +36,7 @@ def tlv(tag: int, content: bytes) -> bytes:
     return bytes([tag]) + length + content
 
 
-def read(directory: Path, numbers: RSAPrivateNumbers) -> Brought | HandshakeError:
+def read(directory: Path, numbers: RSAPrivateNumbers) -> CallerCredentials | HandshakeError:
     """What a daemon makes of a key with these numbers, and a certificate for it."""
     name, now, issuer = x509.Name([]), datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
     builder = x509.CertificateBuilder(name, name, numbers.public_numbers.public_key(), x509.random_serial_number())
@@ -48,12 +48,12 @@ def read(directory: Path, numbers: RSAPrivateNumbers) -> Brought | HandshakeErro
     for number, content in enumerate(contents):
         (directory / str(number)).write_bytes(content)
         descriptors.append(os.open(directory / str(number), os.O_RDONLY))
-    told: list[Brought | HandshakeError] = []
+    told: list[CallerCredentials | HandshakeError] = []
     try:
-        files = Files(*descriptors)
+        files = CredentialFiles(*descriptors)
         files.when_read(told.append)
         files.read()
-        files.tell()
+        files.report()
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -68,7 +68,7 @@ def numbers(p: int, q: int) -> RSAPrivateNumbers:
 def test_to_examine_a_large_rsa_key_kept_the_worker_from_others(tmp_path: Path) -> None:
     """Primes of a genuine one of 8192 bits take seconds; that one that is none is taken shows that none is examined."""
     brought = read(tmp_path, numbers(prime() * prime(), prime()))
-    assert isinstance(brought, Brought), brought
+    assert isinstance(brought, CallerCredentials), brought
     assert brought.credential is not None
 
 

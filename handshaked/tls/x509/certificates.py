@@ -1,4 +1,4 @@
-"""Single X.509 certificates: parsed within bounds, told to people safely, and what one must be to be of use."""
+"""Checks on single X.509 certificates, and on the size of a peer's chain."""
 
 import enum
 from datetime import UTC, datetime
@@ -13,10 +13,10 @@ from handshaked.errors import Alert, PeerError
 from handshaked.tls.x509.parsing import MALFORMED, parse_certificate, shown, well_formed
 
 MAX_CERTIFICATES = 10
-"""Longest chain that is looked at, in certificates."""
+"""Longest chain that is accepted, in certificates."""
 
 MAX_CERTIFICATE = 32 * 1024
-"""Largest certificate that is looked at, in bytes of DER."""
+"""Largest certificate that is accepted, in bytes of DER."""
 
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
@@ -49,19 +49,22 @@ _PSS_DIGESTS = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
 class Purpose(enum.Enum):
-    """What a peer's certificate is to be good for; the extended key usage that says so."""
+    """The role that a peer's certificate is checked for; the value is the extended key usage that allows it."""
 
     SERVER = ExtendedKeyUsageOID.SERVER_AUTH
     CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 
     @property
     def label(self) -> str:
-        """The role of the certificate's owner."""
+        """The role in lower case, for messages."""
         return self.name.lower()
 
 
 def pull_chain(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
-    """The certificates of a peer, leaf first, without duplicates; PeerError if they are too many, too large or none."""
+    """Parse a peer's chain, leaf first, and drop duplicates.
+
+    PeerError if there is no certificate, if there are too many, or if one is too large or malformed.
+    """
     if not chain:
         raise PeerError(Alert.DECODE_ERROR, "the peer's certificate chain is empty")
     if len(chain) > MAX_CERTIFICATES:
@@ -80,20 +83,20 @@ def pull_chain(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
 
 def _pull_certificate(encoded: bytes) -> x509.Certificate:
     certificate = parse_certificate(encoded)
-    # The signature comes last, a BIT STRING of whole bytes. Its count of unused bits is signed by nobody, and nobody
-    # else looks at it: a certificate is to have one encoding.
+    # The signature comes last, a BIT STRING of whole bytes. No signature covers its count of unused bits, and the
+    # library ignores it. Refuse all but 0, so that a certificate has one encoding.
     if encoded[-len(certificate.signature) - 1]:
-        raise ValueError("the signature is not of whole bytes")
+        raise ValueError("the signature has unused bits")
     return certificate
 
 
 def subject(certificate: x509.Certificate) -> str:
-    """Who a certificate speaks of, fit for a log."""
+    """Return a certificate's subject, fit for a log."""
     return _name_text(certificate.subject)
 
 
 def issuer(certificate: x509.Certificate) -> str:
-    """Who signed a certificate by its own account, fit for a log."""
+    """Return the issuer that a certificate names, fit for a log."""
     return _name_text(certificate.issuer)
 
 
@@ -102,59 +105,64 @@ def _name_text(name: x509.Name) -> str:
 
 
 def check_dates(certificate: x509.Certificate, now: float) -> None:
-    """RFC 5280 section 6.1.3 (a) (2)."""
+    """Refuse a certificate that is not valid at `now`, in Unix seconds (RFC 5280 section 6.1.3 (a) (2))."""
     moment = datetime.fromtimestamp(now, UTC)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if moment < begin:
         raise PeerError(
             Alert.CERTIFICATE_EXPIRED,
             f"the certificate of {subject(certificate)} is not valid before {begin:%Y-%m-%d %H:%M} UTC:"
-            " check the clocks",
+            " check the clock on both sides",
         )
     if moment > end:
         raise PeerError(
             Alert.CERTIFICATE_EXPIRED,
-            f"the certificate of {subject(certificate)} expired at {end:%Y-%m-%d %H:%M} UTC: its owner has to renew it",
+            f"the certificate of {subject(certificate)} expired at {end:%Y-%m-%d %H:%M} UTC: renew it",
         )
 
 
 def check_key(certificate: x509.Certificate) -> None:
-    """Refuse keys that are weak or that no signature scheme of TLS 1.3 is for."""
+    """Refuse keys that are weak or that no TLS 1.3 signature scheme uses."""
     try:
         key = certificate.public_key()
     except MALFORMED:
-        raise _unsupported(certificate, "has a key of an unknown kind") from None
+        raise _unsupported(certificate, "has a key of an unknown type") from None
     if isinstance(key, rsa.RSAPublicKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-            raise _unsupported(certificate, f"has an RSA key of {key.key_size} bits, not {MIN_RSA_BITS}-{MAX_RSA_BITS}")
+            raise _unsupported(
+                certificate, f"has an RSA key of {key.key_size} bits; use {MIN_RSA_BITS} to {MAX_RSA_BITS}"
+            )
         if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
-            raise _unsupported(certificate, "has an RSA key with a huge exponent")
+            raise _unsupported(certificate, f"has an RSA key with an exponent of over {MAX_RSA_EXPONENT_BITS} bits")
     elif isinstance(key, ec.EllipticCurvePublicKey):
         if not isinstance(key.curve, _CURVES):
-            raise _unsupported(certificate, f"has a key on the curve {key.curve.name}")
+            raise _unsupported(certificate, f"has a key on the unsupported curve {key.curve.name}")
     elif not isinstance(key, _OTHER_KEYS):
-        raise _unsupported(certificate, "has a key of an unsupported kind")
+        raise _unsupported(certificate, "has a key of an unsupported type")
 
 
 def check_signature_algorithm(certificate: x509.Certificate) -> None:
-    """Refuse MD5 and SHA-1 (RFC 8446 section 4.4.2.4: bad_certificate) and everything rarer."""
+    """Refuse signatures with MD5 or SHA-1 (bad_certificate: RFC 8446 section 4.4.2.4), and with rarer algorithms."""
     if not has_sound_signature_algorithm(certificate):
         raise PeerError(
             Alert.BAD_CERTIFICATE,
             f"the certificate of {subject(certificate)} is signed with an unsupported algorithm"
-            f" ({certificate.signature_algorithm_oid.dotted_string}): it has to be reissued",
+            f" ({certificate.signature_algorithm_oid.dotted_string}): reissue it with SHA-256 or better",
         )
 
 
 def has_sound_signature_algorithm(signed: x509.Certificate | x509.CertificateRevocationList) -> bool:
-    """Whether something is signed with one of the algorithms that are accepted."""
+    """Return whether a certificate or list is signed with an accepted algorithm."""
     if signed.signature_algorithm_oid == _oids.RSASSA_PSS:
         return isinstance(signed.signature_hash_algorithm, _PSS_DIGESTS)
     return signed.signature_algorithm_oid in _SIGNATURES
 
 
 def check_leaf_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
-    """A leaf may sign handshakes, and for this purpose (RFC 8446 section 4.4.2.2, RFC 5280 section 4.2.1.12)."""
+    """Refuse a leaf whose usages exclude signing handshakes, or exclude `purpose`.
+
+    RFC 8446 section 4.4.2.2 and RFC 5280 section 4.2.1.12.
+    """
     key_usage = key_usage_of(certificate)
     if key_usage is not None and not key_usage.digital_signature:
         raise _unsupported(certificate, "has a key usage without digitalSignature")
@@ -164,7 +172,10 @@ def check_leaf_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
 
 
 def check_issuer_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
-    """A CA may sign certificates, for this purpose or for any (RFC 5280 sections 4.2.1.3 and 4.2.1.12)."""
+    """Refuse a CA whose usages exclude signing certificates, or exclude `purpose`.
+
+    RFC 5280 sections 4.2.1.3 and 4.2.1.12.
+    """
     key_usage = key_usage_of(certificate)
     if key_usage is not None and not key_usage.key_cert_sign:
         raise _unsupported(certificate, "has a key usage without keyCertSign")
@@ -174,7 +185,7 @@ def check_issuer_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
 
 
 def key_usage_of(certificate: x509.Certificate) -> x509.KeyUsage | None:
-    """The key usage extension, if there is one."""
+    """Return the key usage extension, or None."""
     try:
         return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
@@ -182,7 +193,7 @@ def key_usage_of(certificate: x509.Certificate) -> x509.KeyUsage | None:
 
 
 def extended_usages_of(certificate: x509.Certificate) -> set[x509.ObjectIdentifier] | None:
-    """The extended key usages, if they are limited."""
+    """Return the extended key usages, or None if the certificate does not limit them."""
     try:
         return set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     except x509.ExtensionNotFound:
@@ -190,7 +201,7 @@ def extended_usages_of(certificate: x509.Certificate) -> set[x509.ObjectIdentifi
 
 
 def basic_constraints_of(certificate: x509.Certificate) -> x509.BasicConstraints | None:
-    """The basic constraints, if there are any."""
+    """Return the basic constraints extension, or None."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
@@ -198,7 +209,7 @@ def basic_constraints_of(certificate: x509.Certificate) -> x509.BasicConstraints
 
 
 def is_plain_root(certificate: x509.Certificate) -> bool:
-    """Whether a root says in no basic constraints that it is one: X.509 version 1, or keyCertSign alone."""
+    """Return whether a certificate is a root without basic constraints: X.509 version 1, or with keyCertSign only."""
     if certificate.subject != certificate.issuer or basic_constraints_of(certificate) is not None:
         return False
     key_usage = key_usage_of(certificate)
@@ -206,16 +217,16 @@ def is_plain_root(certificate: x509.Certificate) -> bool:
 
 
 def is_rarely_signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether a signature is sound, but of a kind that `cryptography`'s verifier has no place for.
+    """Return whether `cryptography`'s verifier lacks the algorithm of a certificate's signature, which is sound.
 
-    That is by a key of Ed25519, Ed448 or for RSA-PSS alone, or RSA-PSS with parameters such as OpenSSL's.
+    That holds for keys of Ed25519, Ed448 and RSASSA-PSS, and for RSA-PSS with parameters such as OpenSSL's.
     """
     rare = authority.public_key_algorithm_oid in _RARE_KEYS
     return rare or certificate.signature_algorithm_oid == _oids.RSASSA_PSS
 
 
 def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether `authority` issued a certificate, by name and by signature."""
+    """Return whether `authority` issued a certificate, by name and by signature."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, *MALFORMED):
@@ -225,5 +236,5 @@ def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
 
 def _unsupported(certificate: x509.Certificate, wrong: str) -> PeerError:
     return PeerError(
-        Alert.UNSUPPORTED_CERTIFICATE, f"the certificate of {subject(certificate)} {wrong}: it has to be reissued"
+        Alert.UNSUPPORTED_CERTIFICATE, f"the certificate of {subject(certificate)} {wrong}: reissue the certificate"
     )

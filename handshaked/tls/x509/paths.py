@@ -1,7 +1,7 @@
-"""Ways from a leaf up to a trust anchor, and what is wrong with one.
+"""Certification paths from a leaf to a trust anchor (RFC 5280 section 6), and checks on one.
 
-`cryptography`'s verifier decides about nearly all chains. This module tells why it refused one, and decides about
-those that it cannot: with signatures of Ed25519, Ed448 or some kinds of RSA-PSS, or a root without basic constraints.
+`cryptography`'s verifier validates nearly all chains. This module finds out why it refused one, and validates those
+that it cannot: with signatures of Ed25519, Ed448 or some forms of RSA-PSS, or with a root without basic constraints.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from handshaked.tls.x509.certificates import Purpose
 from handshaked.tls.x509.trust import TrustStore
 
 MAX_SIGNATURE_CHECKS = 40
-"""How many signatures are checked in search of ways."""
+"""Most signatures that a search for paths verifies."""
 
 Path = tuple[x509.Certificate, ...]
 
-# What a critical extension may be without stopping the way (RFC 5280 section 4.2); name constraints do stop it.
+# Critical extensions that are processed (RFC 5280 section 4.2). Name constraints are not: they refuse the path.
 _UNDERSTOOD = (
     x509.BasicConstraints,
     x509.KeyUsage,
@@ -29,10 +29,10 @@ _UNDERSTOOD = (
 )
 
 
-def ways(leaf: x509.Certificate, others: list[x509.Certificate], trust: TrustStore) -> Iterator[Path]:
-    """Ways from `leaf` to an anchor, each certificate signed by the next one, shortest first.
+def find_paths(leaf: x509.Certificate, others: list[x509.Certificate], trust: TrustStore) -> Iterator[Path]:
+    """Yield the paths from `leaf` to an anchor, each certificate signed by the next, shortest first.
 
-    `others` are to be vouched for: no signature is checked with a key of a stranger's choosing.
+    `others` must be ``TrustStore.anchored``: no signature is verified with a key of the peer's choosing.
     """
     budget = MAX_SIGNATURE_CHECKS
     unfinished: list[Path] = [(leaf,)]
@@ -53,8 +53,8 @@ def ways(leaf: x509.Certificate, others: list[x509.Certificate], trust: TrustSto
                 unfinished.append((*path, issuer))
 
 
-def check_way(path: Path, purpose: Purpose, now: float) -> None:
-    """Raise PeerError for what is wrong with the certificates of a way, leaf and name aside."""
+def check_path(path: Path, purpose: Purpose, now: float) -> None:
+    """Raise PeerError if a certificate of a path is invalid at `now` (Unix seconds); the leaf is checked elsewhere."""
     for position, certificate in enumerate(path):
         if position + 1 < len(path):
             cert.check_signature_algorithm(certificate)
@@ -66,19 +66,21 @@ def check_way(path: Path, purpose: Purpose, now: float) -> None:
 
 
 def _check_authority(certificate: x509.Certificate, below: int, *, is_anchor: bool) -> None:
-    """RFC 5280 section 6.1.4 (k) to (m); `below` is the number of CAs between this one and the leaf."""
+    """Check RFC 5280 section 6.1.4 (k) to (m); `below` is the number of CAs between this one and the leaf."""
     constraints = cert.basic_constraints_of(certificate)
     if constraints is None and is_anchor and cert.is_plain_root(certificate):
         return
     who = cert.subject(certificate)
     if constraints is None or not constraints.ca:
-        raise PeerError(Alert.BAD_CERTIFICATE, f"{who} is no certificate authority, but issued a certificate")
+        raise PeerError(Alert.BAD_CERTIFICATE, f"{who} issued a certificate but is not a certificate authority")
     if constraints.path_length is not None and below > constraints.path_length:
-        raise PeerError(Alert.BAD_CERTIFICATE, f"{who} may not have {below} authorities below it (path length)")
+        raise PeerError(
+            Alert.BAD_CERTIFICATE, f"{who} has {below} authorities below it, more than its path length allows"
+        )
 
 
 def check_understood(path: Path) -> None:
-    """Refuse a way with anything that only `cryptography`'s verifier knows to honour."""
+    """Refuse a path with an extension that only `cryptography`'s verifier can process."""
     for certificate in path:
         for extension in certificate.extensions:
             constrains = isinstance(extension.value, x509.NameConstraints)
@@ -91,9 +93,9 @@ def check_understood(path: Path) -> None:
 
 
 def is_beyond_verifier(path: Path) -> bool:
-    """Whether `cryptography`'s verifier cannot accept a way whatever else is in it.
+    """Return whether `cryptography`'s verifier cannot accept a path, however good it is.
 
-    That is for want of an algorithm, of basic constraints, or of X.509 version 3 in a client's certificate.
+    It lacks some signature algorithms, and requires basic constraints of roots and X.509 version 3 of clients.
     """
     if path[0].version is x509.Version.v1 or any(cert.is_rarely_signed(*link) for link in pairwise(path)):
         return True

@@ -1,8 +1,7 @@
-"""Certificate revocation lists (RFC 5280 section 5), parsed once; which of them speaks of a certificate, and how.
+"""Certificate revocation lists (RFC 5280 section 5), and the check of a certificate against them.
 
-An issuer that none of the lists is of is not asked about, unless ``required`` says that each has to have one. An issuer
-that has lists needs one that is fresh and truly its own: otherwise its certificates are refused. A list that is out of
-date is believed in what it revokes, and in nothing else.
+Certificates of an issuer without a list are accepted, unless ``required`` is set. If an issuer has lists, one of them
+must be current and signed by it, else its certificates are refused. A stale list still revokes what it lists.
 """
 
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ _UNDERSTOOD = (x509.CRLNumber, x509.AuthorityKeyIdentifier, x509.IssuingDistribu
 
 
 class RevocationList:
-    """One list: complete, direct, and for all reasons."""
+    """One revocation list: complete, direct, and for all reasons. ``readers`` makes them."""
 
     def __init__(self, parsed: x509.CertificateRevocationList) -> None:
         """Take over what ``readers.read_revocation_lists`` parsed; raises one of ``MALFORMED`` if it is of no use."""
@@ -31,7 +30,7 @@ class RevocationList:
         self._begin, self._end = parsed.last_update_utc, parsed.next_update_utc
 
     def _scope(self) -> tuple[bool, bool]:
-        """Whether the list is about users' and about authorities' certificates (RFC 5280 section 5.2.5)."""
+        """Return whether the list covers end entities, and whether it covers authorities (RFC 5280 section 5.2.5)."""
         users = authorities = True
         for extension in self._list.extensions:
             value = extension.value
@@ -44,12 +43,12 @@ class RevocationList:
         return users, authorities
 
     def covers(self, certificate: x509.Certificate) -> bool:
-        """Whether certificates of this kind are in its scope (RFC 5280 section 6.3.3 (b) (2))."""
+        """Return whether a certificate is in the list's scope (RFC 5280 section 6.3.3 (b) (2))."""
         constraints = cert.basic_constraints_of(certificate)
         return self._authorities if constraints is not None and constraints.ca else self._users
 
     def is_signed_by(self, authority: x509.Certificate) -> bool:
-        """Whether `authority` signed the list, and may (RFC 5280 section 6.3.3 (f) and (g)); found out once."""
+        """Return whether `authority` signed the list, and may sign lists (RFC 5280 section 6.3.3 (f), (g)); cached."""
         if authority not in self._signed_by:
             if len(self._signed_by) >= _MAX_ISSUERS:
                 self._signed_by.clear()
@@ -69,16 +68,16 @@ class RevocationList:
             return False
 
     def is_fresh(self, now: float) -> bool:
-        """Whether `now` is between thisUpdate and nextUpdate, which RFC 5280 section 5.1.2.5 wants to be there."""
+        """Return whether `now` is between thisUpdate and nextUpdate, which is mandatory (RFC 5280 section 5.1.2.5)."""
         return self._end is not None and self._begin <= datetime.fromtimestamp(now, UTC) <= self._end
 
     def revokes(self, certificate: x509.Certificate) -> bool:
-        """Whether a certificate of this issuer is in the list."""
+        """Return whether the list contains a certificate of its issuer."""
         return certificate.serial_number in self._revoked
 
 
 class RevocationLists:
-    """Lists by issuer, immutable."""
+    """Revocation lists by issuer, immutable."""
 
     def __init__(self, lists: Iterable[RevocationList] = (), *, required: bool = False) -> None:
         self._required = required
@@ -87,7 +86,7 @@ class RevocationLists:
             self._of[revocations.issuer] = (*self._of.get(revocations.issuer, ()), revocations)
 
     def check(self, certificate: x509.Certificate, authority: x509.Certificate, now: float) -> None:
-        """Raise PeerError if a certificate that `authority` issued is revoked, or may be for all that is known."""
+        """Raise PeerError if a certificate that `authority` issued is revoked, or if no current list can tell."""
         lists = [one for one in self._of.get(certificate.issuer, ()) if one.covers(certificate)]
         if not lists and not self._required:
             return
@@ -101,6 +100,5 @@ class RevocationLists:
         wrong = "is out of date" if own else "is not signed by it" if lists else "is missing"
         raise PeerError(
             Alert.CERTIFICATE_UNKNOWN,
-            f"the revocation list of {cert.issuer(certificate)} {wrong}, so that its certificates cannot be checked:"
-            " install a current list",
+            f"the revocation list of {cert.issuer(certificate)} {wrong}: install a current list",
         )

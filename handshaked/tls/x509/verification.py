@@ -1,15 +1,15 @@
-"""Whether a peer's certificate chain is good: for a server its name, for either its purpose, at a time.
+"""Verification of a peer's certificate chain: its signatures, dates and usages, and for a server its name.
 
-The verifier is `cryptography`'s; what it leaves open is checked before it (bounds, key strength, usages of the leaf)
-and after it (revocation). Where it gives up for want of an algorithm, ``paths`` decides. What is accepted:
+The verifier is `cryptography`'s. What it does not check is checked before it (bounds, key strength, usages of the leaf)
+and after it (revocation). Where it lacks an algorithm, ``paths`` validates the chain. The rules:
 
 * keys: RSA of 2048 to 8192 bits, ECDSA P-256/384/521, Ed25519, Ed448, ML-DSA; no SHA-1 in a signature below an anchor;
-* an anchor is trusted whoever signed it, a leaf that is one included; it has to be within its dates like all others;
-* a server needs its name in a subjectAltName: the common name does not count (RFC 9525 section 2);
-* an extended key usage has to name the purpose; none at all allows any (RFC 5280 section 4.2.1.12).
+* an anchor is trusted whoever signed it, even if it is the leaf; like all certificates, it must be within its dates;
+* a server's name must be in the subjectAltName: the common name is ignored (RFC 9525 section 2);
+* an extended key usage must include the purpose; without one, all are allowed (RFC 5280 section 4.2.1.12).
 
-Stricter than OpenSSL: the points above on names, digests and key sizes; unsupported name constraints; EC keys on other
-curves; names that are equal only up to case or spaces do not chain. More lenient: an intermediate may be an anchor.
+Stricter than OpenSSL: the rules above on names, digests and key sizes; unsupported name constraints; EC keys on other
+curves; names that differ in case or spaces do not chain. More lenient: an intermediate may be an anchor.
 """
 
 import ipaddress
@@ -42,7 +42,7 @@ _MAX_REFUSAL = 160
 
 
 def _authority_policy(purpose: Purpose) -> ExtensionPolicy:
-    """What an authority's extensions must be: less than the Web's rules, so that private ones can be used."""
+    """Return the requirements on an authority's extensions: fewer than the Web's, so that private CAs can be used."""
 
     def check_usage(_policy: Policy, certificate: x509.Certificate, _usage: object) -> None:
         cert.check_issuer_usage(certificate, purpose)
@@ -56,7 +56,7 @@ def _authority_policy(purpose: Purpose) -> ExtensionPolicy:
 def _check_constraints(
     _policy: Policy, _certificate: x509.Certificate, constraints: x509.NameConstraints | None
 ) -> None:
-    """Refuse what the verifier would pass over where it is not critical."""
+    """Refuse constraints that the verifier would ignore where they are not critical."""
     subtrees = constraints and (*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ()))
     if subtrees and any(isinstance(subtree, x509.DirectoryName) for subtree in subtrees):
         raise ValueError("a name constraint on directory names is not supported")
@@ -76,7 +76,7 @@ _BUILDERS = {
 
 
 class _ChainVerifier:
-    """What both purposes share."""
+    """The verification that both purposes share."""
 
     def __init__(self, purpose: Purpose, trust: TrustStore, revocations: RevocationLists) -> None:
         self._purpose = purpose
@@ -90,12 +90,12 @@ class _ChainVerifier:
             cert.check_dates(leaf, now)
             cert.check_key(leaf)
             cert.check_leaf_usage(leaf, self._purpose)
-            others = self._trust.vouched_for(sent)
+            others = self._trust.anchored(sent)
             try:
                 path = tuple(self._build(self._builder, leaf, others, subject, now))
             except VerificationError as error:
                 refusal = shown(str(error), _MAX_REFUSAL)
-                path = self._way(leaf, others, subject, now, refusal) or self._refuse(leaf, sent)
+                path = self._path_beyond_verifier(leaf, others, subject, now, refusal) or self._refuse(leaf, sent)
             _check_no_wide_wildcard(leaf, subject)
             for certificate, authority in pairwise(path):
                 self._revocations.check(certificate, authority, now)
@@ -108,13 +108,13 @@ class _ChainVerifier:
         subject: x509.verification.Subject | None,
         now: float,
     ) -> list[x509.Certificate]:
-        """The path that `cryptography` finds, from leaf to anchor; raises VerificationError."""
+        """Return the path that `cryptography` finds, from leaf to anchor; raises VerificationError."""
         builder = builder.time(datetime.fromtimestamp(now, UTC))
         if subject is None:
             return builder.build_client_verifier().verify(leaf, others).chain
         return builder.build_server_verifier(subject).verify(leaf, others)
 
-    def _way(
+    def _path_beyond_verifier(
         self,
         leaf: x509.Certificate,
         others: list[x509.Certificate],
@@ -122,12 +122,15 @@ class _ChainVerifier:
         now: float,
         refusal: str,
     ) -> paths.Path | None:
-        """The path in spite of the verifier's `refusal`, if that was for want of an algorithm; PeerError if not."""
+        """Return a valid path that the verifier refused for lack of an algorithm; PeerError if it was right to refuse.
+
+        None if no path leads to an anchor. `refusal` is what the verifier said.
+        """
         self._check_leaf_alone(leaf, subject, now)
         fault: PeerError | None = None
-        for path in paths.ways(leaf, others, self._trust):
+        for path in paths.find_paths(leaf, others, self._trust):
             try:
-                paths.check_way(path, self._purpose, now)
+                paths.check_path(path, self._purpose, now)
                 if not paths.is_beyond_verifier(path):
                     raise PeerError(Alert.BAD_CERTIFICATE, f"the certificate of {cert.subject(leaf)}: {refusal}")
                 paths.check_understood(path)
@@ -140,52 +143,52 @@ class _ChainVerifier:
         return None
 
     def _refuse(self, leaf: x509.Certificate, sent: list[x509.Certificate]) -> NoReturn:
-        """Say why no way was found at all."""
+        """Raise PeerError: no path was found."""
         for certificate in (leaf, *sent):
             cert.check_signature_algorithm(certificate)
         raise PeerError(
             Alert.UNKNOWN_CA,
-            f"no trusted authority vouches for {cert.subject(leaf)}, issued by {cert.issuer(leaf)}:"
+            f"no trusted authority issued the certificate of {cert.subject(leaf)}; its issuer is {cert.issuer(leaf)}:"
             " trust that issuer, or have the peer send its whole chain",
         )
 
     def _check_leaf_alone(self, leaf: x509.Certificate, subject: x509.verification.Subject | None, now: float) -> None:
-        """Refuse a leaf that would not do even if it was trusted itself: a matter of names, or of its extensions."""
+        """Refuse a leaf that would be invalid even as an anchor, because of its names or extensions."""
         if subject is None and leaf.version is x509.Version.v1:
-            return  # nothing in it could be wrong, and the verifier takes no such certificate
+            return  # it has no extensions to check, and the verifier refuses all of this version
         try:
             self._build(_BUILDERS[self._purpose].store(Store([leaf])), leaf, [], subject, now)
         except VerificationError as error:
             wanted = f" for {shown(str(subject.value))}" if subject else ""
             raise PeerError(
                 Alert.BAD_CERTIFICATE,
-                f"the certificate of {cert.subject(leaf)} is not good{wanted} ({_names(leaf)}):"
+                f"the certificate of {cert.subject(leaf)} is not valid{wanted} ({_names(leaf)}):"
                 f" {shown(str(error).removeprefix('validation failed: '), _MAX_REFUSAL)}",
             ) from None
 
 
 class ServerChainVerifier(_ChainVerifier):
-    """Verifies servers' certificates, for clients. Implements ``PeerVerifier``."""
+    """Verifies the certificates of servers, for clients. Implements ``PeerVerifier``."""
 
     def __init__(self, trust: TrustStore, revocations: RevocationLists = _NO_LISTS) -> None:
         super().__init__(Purpose.SERVER, trust, revocations)
 
     def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
-        """As ``PeerVerifier.verify``; CallerError if `server_name` is no host name and no IP address."""
+        """As ``PeerVerifier.verify``; CallerError if `server_name` is neither a host name nor an IP address."""
         try:
             subject = _subject(server_name)
             self._builder.build_server_verifier(subject)
         except (ValueError, idna.IDNAError) as error:
             raise CallerError(
                 Alert.INTERNAL_ERROR,
-                f"{shown(server_name)} is neither a host name nor an IP address to verify: {error}",
+                f"server name {shown(server_name)} is neither a host name nor an IP address: {error}",
                 Status.INVALID,
             ) from None
         self._verify(chain, subject, now)
 
 
 class ClientChainVerifier(_ChainVerifier):
-    """Verifies clients' certificates, for servers. Implements ``ClientCertificateVerifier``."""
+    """Verifies the certificates of clients, for servers. Implements ``ClientCertificateVerifier``."""
 
     def __init__(self, trust: TrustStore, revocations: RevocationLists = _NO_LISTS) -> None:
         super().__init__(Purpose.CLIENT, trust, revocations)
@@ -196,7 +199,7 @@ class ClientChainVerifier(_ChainVerifier):
 
 
 def _subject(server_name: str) -> x509.verification.Subject:
-    """What to look for in a certificate (RFC 9525 section 4): an address, or a host name in A-labels."""
+    """Return the name to find in a certificate (RFC 9525 section 4): an address, or a host name in A-labels."""
     try:
         return x509.IPAddress(ipaddress.ip_address(server_name.partition("%")[0]))  # without the zone of a link
     except ValueError:
@@ -206,19 +209,19 @@ def _subject(server_name: str) -> x509.verification.Subject:
 
 
 def _check_no_wide_wildcard(leaf: x509.Certificate, subject: x509.verification.Subject | None) -> None:
-    """Refuse ``*.example`` as a name of ``a.example``, as all do: it would be the name of a whole top-level domain."""
+    """Refuse ``*.example`` for ``a.example``, as browsers do: it would cover a whole top-level domain."""
     if isinstance(subject, x509.DNSName) and subject.value.count(".") == 1:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         if subject.value.lower() not in [name.lower() for name in names.get_values_for_type(x509.DNSName)]:
             raise PeerError(
                 Alert.BAD_CERTIFICATE,
-                f"the certificate of {cert.subject(leaf)} is not good for {shown(subject.value)} ({_names(leaf)}):"
-                " a wildcard needs at least two labels behind it",
+                f"the certificate of {cert.subject(leaf)} is not valid for {shown(subject.value)} ({_names(leaf)}):"
+                " a wildcard needs at least two labels after it",
             )
 
 
 def _names(leaf: x509.Certificate) -> str:
-    """The names that a certificate is for, fit for a log."""
+    """Describe the names that a certificate is for, fit for a log."""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -86,7 +86,7 @@ class TestPrivateAuthorities:
         refused(Alert.UNKNOWN_CA, forged, middle, anchors=[top])
         refused(Alert.BAD_CERTIFICATE, leaf, middle, anchors=[top], server_name="b.example")
         refused(Alert.CERTIFICATE_EXPIRED, leaf, below(authority(), end=NOW - DAY / 2), anchors=[top])
-        refused(Alert.BAD_CERTIFICATE, leaf, below(), anchors=[top], saying="no certificate authority")
+        refused(Alert.BAD_CERTIFICATE, leaf, below(), anchors=[top], saying="is not a certificate authority")
         refused(Alert.UNSUPPORTED_CERTIFICATE, leaf, below(authority(), key_usage("crl_sign")), anchors=[top])
         refused(Alert.UNSUPPORTED_CERTIFICATE, leaf, below(authority(), CLIENT), anchors=[top])
         limited = root(kind="ed25519", number=3)

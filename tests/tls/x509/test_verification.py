@@ -123,7 +123,7 @@ class TestIssuers:
     def test_not_an_authority(self):
         for extensions in [(), (x509.BasicConstraints(ca=False, path_length=None),)]:
             middle = issue("intermediate", ROOT, *extensions, number=101)
-            refused(Alert.BAD_CERTIFICATE, server(middle), middle, saying="no certificate authority")
+            refused(Alert.BAD_CERTIFICATE, server(middle), middle, saying="is not a certificate authority")
 
     def test_path_length(self):
         short = issue("root", None, authority(0), number=100)
@@ -192,7 +192,7 @@ class TestNames:
     )
     def test_mismatch(self, san, wanted):
         reason = refused(
-            Alert.BAD_CERTIFICATE, server(ROOT, san=san), server_name=wanted, saying=f"not good for {wanted}"
+            Alert.BAD_CERTIFICATE, server(ROOT, san=san), server_name=wanted, saying=f"not valid for {wanted}"
         )
         assert f"it is for {san}" in reason
 
