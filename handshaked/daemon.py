@@ -30,7 +30,7 @@ from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import RegistryWriter
-from handshaked.reporting.metrics import MAX_EXPIRIES, Exporter, Figures
+from handshaked.reporting.metrics import MAX_EXPIRIES, Exporter, MetricValues
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.listening import lock_file, open_listener
@@ -112,7 +112,7 @@ class Daemon:
             self._supervisor.up_to_date,
             self._supervisor.forget_credentials,
         )
-        self._exporter = Exporter(self._figures)
+        self._exporter = Exporter(self._metric_values)
         self._tasks = Tasks("the daemon")
 
     async def run(self) -> None:
@@ -121,9 +121,9 @@ class Daemon:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.keep(self._reload()))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload()))
         control = ControlServer(self._control_listener, self._commands, self._commands.subscribe)
-        self._tasks.keep(self._start())
+        self._tasks.start(self._start())
         await stop.wait()
         notify(STOPPING="1", STATUS="stopping")
         log.info("stopping")
@@ -142,11 +142,11 @@ class Daemon:
         await self._watchdog.beat()
         log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._options.workers} workers")
-        self._tasks.keep(self._watchdog.run())
-        self._tasks.keep(self._warn_of_expiry())
-        self._tasks.keep(self._erasure.run())
-        self._tasks.keep(self._rotate_ticket_keys())
-        self._tasks.keep(self._bus.run())
+        self._tasks.start(self._watchdog.run())
+        self._tasks.start(self._warn_of_expiry())
+        self._tasks.start(self._erasure.run())
+        self._tasks.start(self._rotate_ticket_keys())
+        self._tasks.start(self._bus.run())
         await self._exporter.start(self._metrics_socket, self._options.metrics)
 
     async def _publish(self, snapshot: Snapshot) -> None:
@@ -174,11 +174,11 @@ class Daemon:
                 log.error("cannot rotate ticket keys, the current ones stay in use: %s", error)
             await asyncio.sleep(_ROTATION_SECONDS)
 
-    async def _figures(self) -> Figures:
+    async def _metric_values(self) -> MetricValues:
         """Return the values of the metrics."""
         workers = await self._supervisor.status()
         broker = self._manager.events
-        return Figures(
+        return MetricValues(
             counts=broker.counts,
             unreported=broker.left_out,
             registrations=sum(not one.internal for one in self._manager.snapshot.registrations),

@@ -1,7 +1,7 @@
-"""One worker process: serves the Unix source out of its own snapshot until its parent tells it to stop.
+"""One worker process: serves handshakes from its own snapshot of the registry until its parent tells it to stop.
 
-The parent talks to it over a socket pair, in JSON: ``refresh``, ``status``, ``forget``, ``stop``; what it has to say of
-handshakes goes the other way, a batch at a time. When the parent is gone, so is the worker.
+The parent sends JSON commands over a socket pair: ``refresh``, ``status``, ``forget``, ``stop``. The worker answers,
+and sends the outcomes of handshakes in batches. It ends when its parent ends.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from handshaked.tls.keylog import KeyLog
 from handshaked.upcall.unix import UnixSource
 from handshaked.workers.parent_channel import ParentChannel
 
-if TYPE_CHECKING:  # see where it is imported for good
+if TYPE_CHECKING:  # see _kernel_sources
     from handshaked.upcall.kernel_sources import KernelSources
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ DRAIN_SECONDS = 10.0
 
 
 class Worker:
-    """Wires the source to the service and follows the parent's commands."""
+    """Connects the upcall sources to the service, and executes the parent's commands."""
 
     def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
         self._store = SqliteRegistryReader(arguments.state_directory / DATABASE)
@@ -51,7 +51,7 @@ class Worker:
         replays = ReplayRecord(arguments.state_directory / REPLAY_RECORD)
         self._resources = StoredResources(self._store, replays, _keylog(arguments.keylog))
         self._service = HandshakeService(self._store.load(), self._resources, self._outcomes)
-        # The snapshot lives long and holds no cycles, nor does a handshake: keep the collector from walking them.
+        # The snapshot is long-lived and has no cycles, and handshakes have none: keep the collector from traversing it.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 100)
@@ -67,7 +67,7 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until stopped."""
-        self._channel.tell({"event": "ready", "generation": self._service.snapshot.generation})
+        self._channel.send({"event": "ready", "generation": self._service.snapshot.generation})
         await self._stopped.wait()
         self._source.close()
         if self._kernel is not None:
@@ -84,23 +84,23 @@ class Worker:
         elif command == "status":
             kernel = None if self._kernel is None else self._kernel.status
             state = {"in_flight": self._service.in_flight, "queue": self._source.unsent_bytes, "kernel": kernel}
-            self._channel.tell({"event": "status", **state, **self._outcomes.counts})
+            self._channel.send({"event": "status", **state, **self._outcomes.counts})
         elif command == "stop":
-            self._begin_to_stop()
+            self._start_stopping()
 
     def _refresh(self) -> None:
         try:
             self._service.snapshot = self._store.refresh(self._service.snapshot)
             self._resources.refresh()
         except UnavailableError as error:
-            log.error("cannot take over the new registrations, the old ones stay: %s", error)
+            log.error("cannot load the new registrations, the current ones stay in use: %s", error)
         if self._kernel is not None:
             self._kernel.reload()
         elif not self._stopping:
             self._kernel = _kernel_sources(self._service, self._arguments)
-        self._channel.tell({"event": "refreshed", "generation": self._service.snapshot.generation})
+        self._channel.send({"event": "refreshed", "generation": self._service.snapshot.generation})
 
-    def _begin_to_stop(self) -> None:
+    def _start_stopping(self) -> None:
         if self._stopping:
             return
         self._stopping = True
@@ -120,30 +120,30 @@ def _keylog(path: Path | None) -> KeyLog | None:
 
 
 def _kernel_sources(service: HandshakeService, arguments: argparse.Namespace) -> "KernelSources | None":
-    """The kernel's sources if they are wanted, and if the configuration can be used: it may have changed since."""
+    """Return the kernel sources, None if they are disabled or the configuration has become invalid."""
     if not arguments.kernel:
         return None
-    # Only here: pyroute2 takes a sixth of a second and 20 MB, which those without the privilege need not pay.
+    # Imported here: pyroute2 takes 0.17 s and 20 MB, which daemons without the privilege do not need.
     from handshaked.upcall.kernel_sources import KernelSources
 
     try:
         return KernelSources(service, arguments.configuration, tuple(arguments.netns))
     except RefusedError as error:
-        log.error("the kernel's requests are not taken: %s", error)
+        log.error("requests of the kernel are not accepted: %s", error)
         return None
 
 
 async def _run(arguments: argparse.Namespace) -> None:
     listener = socket.socket(fileno=arguments.listener)
     parent = socket.socket(fileno=arguments.parent)
-    # Signals that a terminal sends to the whole group are the parent's to handle.
+    # The parent handles the signals that a terminal sends to the whole process group.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     await Worker(listener, parent, arguments).run()
 
 
 def main() -> None:
-    """Run a worker; its parent starts it with the descriptors it needs."""
+    """Run a worker; its parent passes the descriptors that it needs."""
     parser = argparse.ArgumentParser(prog="handshaked-worker")
     parser.add_argument("--listener", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
@@ -161,7 +161,7 @@ def main() -> None:
     try:
         asyncio.run(_run(arguments))
     except (OSError, HandshakedError) as error:
-        log.error("cannot work: %s", error)
+        log.error("the worker cannot start: %s", error)
         sys.exit(1)
 
 

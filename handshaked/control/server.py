@@ -46,7 +46,7 @@ class ControlServer:
         await self._tasks.end()
 
     def _take(self, sock: socket.socket, caller: Caller) -> None:
-        self._tasks.keep(self._serve(sock, caller)).add_done_callback(lambda task: self._acceptor.release(caller))
+        self._tasks.start(self._serve(sock, caller)).add_done_callback(lambda task: self._acceptor.release(caller))
 
     async def _serve(self, sock: socket.socket, caller: Caller) -> None:
         with sock:

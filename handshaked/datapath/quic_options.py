@@ -1,7 +1,7 @@
-"""What the kernel's QUIC sockets (IPPROTO_QUIC) are spoken to with: all numbers and layouts, here and nowhere else.
+"""The interface of the kernel's QUIC sockets (IPPROTO_QUIC): all constants and layouts.
 
-Two layouts of the option CONFIG are known. A kernel with the present one gives as much of it as it is asked for; one
-with the older gives all or nothing.
+Two layouts of the option CONFIG are known. A kernel with the current one returns as much of it as requested; a kernel
+with the older one returns all or nothing.
 """
 
 import enum
@@ -16,7 +16,7 @@ from handshaked.model import CipherSuite, Direction, Level
 IPPROTO_QUIC = 261
 SOL_QUIC = 288
 HANDSHAKE_INFO = 1
-"""The control message that tells the encryption level of CRYPTO data."""
+"""The control message with the encryption level of CRYPTO data."""
 
 MAX_ALPN = 128
 MAX_SESSION_TICKET = 4096
@@ -24,7 +24,7 @@ MIN_SESSION_TICKET = 64
 MAX_TRANSPORT_PARAMETERS = 256
 MAX_CHUNK = 65536
 NO_CLIENT_CERTIFICATE = 3
-"""The certificate_request of a client that shows no certificate."""
+"""The certificate_request of a client that sends no certificate."""
 
 
 class Option(enum.IntEnum):
@@ -43,15 +43,15 @@ LEVELS = {Level.APPLICATION: 0, Level.INITIAL: 1, Level.HANDSHAKE: 2, Level.EARL
 _LEVELS = {number: level for level, number in LEVELS.items()}
 _SUITES = {suite.linux_cipher: suite for suite in CipherSuite}
 _SECRET = struct.Struct("=BBHI48s")  # send, level, reserved, type, secret
-_CONNECTION_CLOSE = struct.Struct("=IB3x")  # errcode, frame; the phrase is left out
+_CONNECTION_CLOSE = struct.Struct("=IB3x")  # errcode, frame; the phrase is omitted
 CONNECTION_CLOSE_SIZE = _CONNECTION_CLOSE.size
-_CONFIG = struct.Struct("=IIIIBBBBB3x")  # what may follow does not concern a handshake
+_CONFIG = struct.Struct("=IIIIBBBBB3x")  # further fields do not concern a handshake
 _OLD_CONFIG = struct.Struct("=IIQBBxxIBBB5x")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What of CONFIG concerns a handshake; ``ticket_seconds`` is receive_session_ticket."""
+    """The fields of CONFIG that concern a handshake; ``ticket_seconds`` is receive_session_ticket."""
 
     version: int = 0
     payload_cipher_type: int = 0
@@ -60,17 +60,17 @@ class Config:
 
     @property
     def cipher_suites(self) -> tuple[CipherSuite, ...]:
-        """The one cipher suite that the payload is to have, or none: any. LocalError if there is no such suite."""
+        """The cipher suite required for the payload, empty for any; LocalError if it is unknown."""
         if not self.payload_cipher_type:
             return ()
         suite = _SUITES.get(self.payload_cipher_type)
         if suite is None:
-            raise LocalError(f"the socket asks for cipher {self.payload_cipher_type}, unknown here", Status.INVALID)
+            raise LocalError(f"the socket requires the unknown cipher {self.payload_cipher_type}", Status.INVALID)
         return (suite,)
 
 
 def read_config(option: Callable[[Option, int], bytes]) -> Config:
-    """The option CONFIG, by `option` as of a QuicSocket. LocalError if it has no known layout; OSError."""
+    """Read CONFIG with `option` of a QuicSocket; LocalError if its layout is unknown, OSError if it cannot be read."""
     try:
         data = option(Option.CONFIG, _CONFIG.size)
     except OSError as error:
@@ -82,24 +82,24 @@ def read_config(option: Callable[[Option, int], bytes]) -> Config:
     elif len(data) == _OLD_CONFIG.size:
         version, _, _, _, _, cipher, tickets, request, _ = _OLD_CONFIG.unpack(data)
     else:
-        raise LocalError(f"CONFIG of {len(data)} bytes: a QUIC socket of another kind", Status.UNSUPPORTED)
+        raise LocalError(f"unknown layout of CONFIG with {len(data)} bytes", Status.UNSUPPORTED)
     return Config(version, cipher, tickets, request)
 
 
 def push_config(config: Config) -> bytes:
-    """The option CONFIG in its present layout."""
+    """Encode CONFIG in its current layout."""
     tickets, request = config.ticket_seconds, config.certificate_request
     return _CONFIG.pack(config.version, 0, 333_000, config.payload_cipher_type, 0, 0, 0, tickets, request)
 
 
 def push_crypto_secret(secret: TrafficSecret) -> bytes:
-    """The option CRYPTO_SECRET."""
+    """Encode CRYPTO_SECRET."""
     send = secret.direction is Direction.SEND
     return _SECRET.pack(send, LEVELS[secret.level], 0, secret.cipher_suite.linux_cipher, secret.secret)
 
 
 def pull_crypto_secret(data: bytes) -> TrafficSecret | None:
-    """What a CRYPTO_SECRET installs, None if it is malformed."""
+    """Decode CRYPTO_SECRET; None if it is malformed."""
     if len(data) != _SECRET.size:
         return None
     send, level, _, cipher, secret = _SECRET.unpack(data)
@@ -111,31 +111,31 @@ def pull_crypto_secret(data: bytes) -> TrafficSecret | None:
 
 
 def push_connection_close(error_code: int) -> bytes:
-    """The option CONNECTION_CLOSE: what the peer is told when the socket is closed, or what the peer has told."""
+    """Encode CONNECTION_CLOSE, which is sent when the socket is closed, or was received from the peer."""
     return _CONNECTION_CLOSE.pack(error_code, 0)
 
 
 def pull_connection_close(data: bytes) -> int | None:
-    """The error code of a CONNECTION_CLOSE, None if it is malformed."""
+    """Return the error code in CONNECTION_CLOSE, None if it is malformed."""
     return int(_CONNECTION_CLOSE.unpack_from(data)[0]) if len(data) >= _CONNECTION_CLOSE.size else None
 
 
 def push_level(level: Level) -> bytes:
-    """The payload of HANDSHAKE_INFO."""
+    """Encode the payload of HANDSHAKE_INFO."""
     return bytes((LEVELS[level],))
 
 
 def pull_level(data: bytes) -> Level | None:
-    """The level that a HANDSHAKE_INFO tells."""
+    """Return the level in HANDSHAKE_INFO, None if it is malformed."""
     return _LEVELS.get(data[0]) if len(data) == 1 else None
 
 
 def push_alpns(alpns: tuple[bytes, ...]) -> bytes:
-    """The option ALPN: names with commas between."""
+    """Encode the option ALPN: names separated by commas."""
     return b",".join(alpns)
 
 
 def pull_alpns(data: bytes) -> tuple[bytes, ...]:
-    """The names in the option ALPN; blanks around commas do not count."""
+    """Return the names in the option ALPN, without blanks around them."""
     names = (name.strip(b" \0") for name in data.split(b","))
     return tuple(name for name in names if name)

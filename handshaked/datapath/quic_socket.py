@@ -1,4 +1,4 @@
-"""A QUIC socket as a handshake uses it, and the kernel's own."""
+"""The interface of a QUIC socket for handshakes, and the kernel's implementation."""
 
 import ctypes
 import os
@@ -22,14 +22,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class QuicSocket(Protocol):
-    """What every method raises is OSError; nothing blocks for longer than a system call does."""
+    """A QUIC socket during its handshake. Methods raise OSError, and block no longer than a system call."""
 
     def fileno(self) -> int:
-        """The descriptor, readable when ``receive`` may give something."""
+        """Return the descriptor, which is readable when ``receive`` may return something."""
         ...
 
     def option(self, option: Option, size: int) -> bytes:
-        """The value of an option, of at most `size` bytes."""
+        """Return the value of an option, at most `size` bytes."""
         ...
 
     def set_option(self, option: Option, value: bytes) -> None:
@@ -37,27 +37,27 @@ class QuicSocket(Protocol):
         ...
 
     def send(self, level: Level, message: bytes, *, more: bool) -> None:
-        """Send one handshake message; with `more`, others of the flight follow. BlockingIOError: not now."""
+        """Send one handshake message; `more` if others of the flight follow. BlockingIOError: retry when writable."""
         ...
 
     def receive(self) -> tuple[Level, bytes] | None:
-        """The next CRYPTO data, a frame's worth; None if there is none yet."""
+        """Return the CRYPTO data of the next frame; None if there is none yet."""
         ...
 
 
 class KernelQuicSocket:
-    """A socket of protocol IPPROTO_QUIC. Its flags stay as they are: it is shared with whoever asks."""
+    """A socket of protocol IPPROTO_QUIC. Its flags are not changed: it is shared with the caller."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
     def fileno(self) -> int:
-        """As in QuicSocket."""
+        """See ``QuicSocket``."""
         return self._sock.fileno()
 
     def option(self, option: Option, size: int) -> bytes:
-        """As in QuicSocket."""
-        # By libc: Python's own getsockopt stops at 1024 bytes.
+        """See ``QuicSocket``."""
+        # Through libc: Python's getsockopt is limited to 1024 bytes.
         buffer = ctypes.create_string_buffer(size)
         length = ctypes.c_uint32(size)
         if _libc.getsockopt(self._sock.fileno(), SOL_QUIC, int(option), buffer, ctypes.byref(length)):
@@ -65,19 +65,19 @@ class KernelQuicSocket:
         return buffer.raw[: min(length.value, size)]
 
     def set_option(self, option: Option, value: bytes) -> None:
-        """As in QuicSocket."""
+        """See ``QuicSocket``."""
         try:
             self._sock.setsockopt(SOL_QUIC, option, value)
         except OSError as error:
             raise _failed("setsockopt", option, error.errno or Status.FAILED) from None
 
     def send(self, level: Level, message: bytes, *, more: bool) -> None:
-        """As in QuicSocket."""
+        """See ``QuicSocket``."""
         flags = _SEND | (socket.MSG_MORE if more else 0)
         self._sock.sendmsg([message], [(SOL_QUIC, HANDSHAKE_INFO, push_level(level))], flags)
 
     def receive(self) -> tuple[Level, bytes] | None:
-        """As in QuicSocket."""
+        """See ``QuicSocket``."""
         try:
             data, control, _, _ = self._sock.recvmsg(MAX_CHUNK, socket.CMSG_SPACE(8), socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -86,7 +86,7 @@ class KernelQuicSocket:
             level = pull_level(payload) if (kind, number) == (SOL_QUIC, HANDSHAKE_INFO) else None
             if level is not None:
                 return level, data
-        raise OSError(Status.NOT_CONNECTED, "what the socket gives is no handshake message")
+        raise OSError(Status.NOT_CONNECTED, "received data that is not a handshake message")
 
 
 def _failed(call: str, option: Option, number: int) -> OSError:
@@ -94,9 +94,9 @@ def _failed(call: str, option: Option, number: int) -> OSError:
 
 
 def kernel_quic_socket(sock: socket.socket) -> QuicSocket:
-    """`sock` as QUIC socket; LocalError if it is of another kind, or listens."""
+    """Return `sock` as a QUIC socket; LocalError if it is something else, or listens."""
     if sock.proto != IPPROTO_QUIC:
         raise LocalError(f"not a QUIC socket: protocol {sock.proto}", Status.UNSUPPORTED)
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise LocalError("a listening socket has no handshake of its own", Status.INVALID)
+        raise LocalError("a listening socket cannot run a handshake", Status.INVALID)
     return KernelQuicSocket(sock)

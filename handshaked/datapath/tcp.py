@@ -18,7 +18,7 @@ from handshaked.tls.record import RecordLayer
 
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
-HandOver = Callable[[socket.socket, RecordLayer], None]
+Offload = Callable[[socket.socket, RecordLayer], None]
 """Moves record protection to the kernel; LocalError if that fails."""
 Conclude = Callable[[HandshakeComplete], HandshakeComplete]
 """Adds what else is reported of a complete handshake; HandshakeError if it must fail after all."""
@@ -31,13 +31,13 @@ class TcpPath:
         self,
         sock: socket.socket,
         open_session: Callable[[], StreamSession],
-        hand_over: HandOver,
+        offload: Offload,
         conclude: Conclude,
         report: Callable[[Outcome], None],
     ) -> None:
         self._sock = sock
         self._open_session = open_session
-        self._hand_over = hand_over
+        self._offload = offload
         self._conclude = conclude
         self._report = report
         self._loop = asyncio.get_running_loop()
@@ -105,7 +105,7 @@ class TcpPath:
         if not sent or self._complete is None:
             return None
         try:
-            self._hand_over(self._sock, self._session.records)
+            self._offload(self._sock, self._session.records)
             return self._conclude(self._complete)
         except HandshakeError as error:
             return HandshakeFailed.of(error)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from handshaked.configuration.handshaked_toml import Configuration
 from handshaked.datapath.driver import Attempt
 from handshaked.datapath.ktls import capabilities
-from handshaked.datapath.tcp import HandOver, TcpPath
+from handshaked.datapath.tcp import Offload, TcpPath
 from handshaked.errors import Alert, CallerError, LocalError, PeerError, RefusedError, Status
 from handshaked.events import HandshakeComplete
 from handshaked.handshakes import keyring
@@ -39,9 +39,9 @@ _AUTHENTICATED = -1
 class KernelHandshakes:
     """Opens handshakes of the kernel at `service`, as `configuration` says. RefusedError if that names a bad file."""
 
-    def __init__(self, service: HandshakeService, configuration: Configuration, hand_over: HandOver) -> None:
+    def __init__(self, service: HandshakeService, configuration: Configuration, offload: Offload) -> None:
         self._service = service
-        self._hand_over = hand_over
+        self._offload = offload
         self.keyrings = keyring.RequestKeyrings()
         self.configure(configuration)
 
@@ -65,7 +65,7 @@ class KernelHandshakes:
             run.close()
             report(outcome)
 
-        path = TcpPath(sock, run.open_session, self._hand_over, run.conclude, finish)
+        path = TcpPath(sock, run.open_session, self._offload, run.conclude, finish)
         attempt = self._service.attempt(request, path.finish, lambda: run.registration)
         path.start(attempt)
         return attempt

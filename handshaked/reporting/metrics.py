@@ -1,8 +1,7 @@
-"""OpenMetrics, for Prometheus and its like: on a Unix socket or a loopback port, and off unless asked for.
+"""OpenMetrics for Prometheus and compatible collectors, on a Unix socket or a loopback port; off by default.
 
-Workers hand their counts to the parent, which adds them up and is the one to be asked. That needs no files shared
-between processes, as prometheus-client's own multi-process mode does: none to fill a disk, none left by dead workers,
-and gauges mean what they say.
+Workers send their counts to the parent, which adds and serves them. Unlike prometheus-client's own multi-process mode,
+this needs no shared files, which could fill a disk or be left by dead workers, and gauges are exact.
 """
 
 import asyncio
@@ -38,8 +37,8 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What the metrics are made of.
+class MetricValues:
+    """The values of the metrics.
 
     ``expiries`` holds the Unix time at which the first certificate of a registration expires, by the registration's
     name, for MAX_EXPIRIES registrations at most; ``workers`` the status of each worker.
@@ -55,25 +54,25 @@ class Figures:
 
 
 class Exporter:
-    """Serve what `figures` returns to HTTP requests."""
+    """Serves the values that `values` returns to HTTP requests."""
 
-    def __init__(self, figures: Callable[[], Awaitable[Figures]]) -> None:
-        self._figures = figures
+    def __init__(self, values: Callable[[], Awaitable[MetricValues]]) -> None:
+        self._metric_values = values
         self._collector = _Collector()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._collector)
         self._server: asyncio.Server | None = None
         self._connections = 0
 
-    async def start(self, passed: socket.socket | None, address: str | None) -> None:
-        """Listen on the socket `passed` by systemd, or at `address`: a path, or HOST:PORT with a loopback host."""
-        if passed is None and address is None:
+    async def start(self, inherited: socket.socket | None, address: str | None) -> None:
+        """Listen on the `inherited` socket of systemd, or at `address`: a path, or HOST:PORT with a loopback host."""
+        if inherited is None and address is None:
             return
         try:
-            sock = passed or _listen(address or "")
+            sock = inherited or _listen(address or "")
             self._server = await asyncio.start_server(self._serve, sock=sock, limit=_MAX_REQUEST)
         except (OSError, RefusedError) as error:
-            log.error("metrics are not served at %s: %s", address or "the socket of systemd", error)
+            log.error("cannot serve metrics at %s: %s", address or "the inherited socket", error)
             return
         log.info("metrics are served at %s", sock.getsockname())
 
@@ -83,20 +82,20 @@ class Exporter:
             self._server.close()
 
     async def text(self) -> bytes:
-        """The numbers, in OpenMetrics' text form."""
-        self._collector.figures = await self._figures()
+        """Return the metrics in OpenMetrics' text format."""
+        self._collector.values = await self._metric_values()
         return bytes(generate_latest(self._registry))  # type: ignore[no-untyped-call]  # annotated in part only
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
-        writer.transport.set_write_buffer_limits(0)  # drained is sent
+        writer.transport.set_write_buffer_limits(0)  # drain waits until everything is sent
         try:
             if self._connections <= _MAX_CONNECTIONS:
                 async with asyncio.timeout(_REQUEST_SECONDS):
                     await self._answer(reader, writer)
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            log.debug("a request for metrics came to nothing: %s", error)
-            writer.transport.abort()  # it would wait for a peer that does not read
+            log.debug("a request for metrics failed: %s", error)
+            writer.transport.abort()  # close would wait for a peer that does not read
         finally:
             self._connections -= 1
             writer.close()
@@ -114,24 +113,24 @@ class Exporter:
 
 
 class _Collector(Collector):
-    """Turns the latest figures into metrics."""
+    """Turns the latest values into metrics."""
 
     def __init__(self) -> None:
-        self.figures: Figures | None = None
+        self.values: MetricValues | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics; none before there are figures."""
-        if self.figures is not None:
-            yield from _handshakes(self.figures)
-            yield from _processes(self.figures)
-            yield from _certificates(self.figures)
+        """Yield all metrics; none before there are values."""
+        if self.values is not None:
+            yield from _handshakes(self.values)
+            yield from _processes(self.values)
+            yield from _certificates(self.values)
 
 
-def _handshakes(figures: Figures) -> Iterator[Metric]:
-    counts = figures.counts
+def _handshakes(values: MetricValues) -> Iterator[Metric]:
+    counts = values.counts
     ended = CounterMetricFamily(
         "handshaked_handshakes",
-        "Handshakes that have ended, by how (ok, an alert, an errno).",
+        "Finished handshakes, by outcome (ok, an alert, or an errno).",
         labels=("outcome", "role", "door", "registration"),
     )
     for key, count in counts.handshakes.items():
@@ -139,7 +138,7 @@ def _handshakes(figures: Figures) -> Iterator[Metric]:
     yield ended
     lasted = HistogramMetricFamily(
         "handshaked_handshake_duration_seconds",
-        "From the request to its outcome, the peer's round trips included.",
+        "Time from the request to its outcome, including the round trips to the peer.",
         labels=("role", "door"),
         unit="seconds",
     )
@@ -152,38 +151,38 @@ def _handshakes(figures: Figures) -> Iterator[Metric]:
     yield lasted
     yield CounterMetricFamily(
         "handshaked_records_left_out",
-        "Handshakes that were counted but not told to those who watch, because there were too many.",
-        value=figures.unreported,
+        "Handshakes that were counted but not sent to subscribers, because there were too many.",
+        value=values.unreported,
     )
 
 
-def _processes(figures: Figures) -> Iterator[Metric]:
+def _processes(values: MetricValues) -> Iterator[Metric]:
     yield InfoMetricFamily("handshaked", "The daemon.", value={"version": __version__})
     for family, key, words in (
-        ("handshaked_in_flight", "in_flight", "Handshakes under way, by worker."),
-        ("handshaked_queue_bytes", "queue", "Answers that endpoints have not read yet, in bytes, by worker."),
+        ("handshaked_in_flight", "in_flight", "Handshakes in flight, by worker."),
+        ("handshaked_queue_bytes", "queue", "Bytes of messages that endpoints have not read yet, by worker."),
     ):
         gauge = GaugeMetricFamily(family, words, labels=("worker",))
-        for worker in figures.workers:
+        for worker in values.workers:
             gauge.add_metric((str(worker["slot"]),), worker.get(key, 0))
         yield gauge
-    answering = sum(bool(worker["answers"]) for worker in figures.workers)
+    answering = sum(bool(worker["answers"]) for worker in values.workers)
     yield GaugeMetricFamily("handshaked_workers", "Worker processes that answer.", value=answering)
     yield CounterMetricFamily(
-        "handshaked_worker_restarts", "Workers that ended and were replaced.", value=figures.worker_restarts
+        "handshaked_worker_restarts", "Workers that ended and were restarted.", value=values.worker_restarts
     )
 
 
-def _certificates(figures: Figures) -> Iterator[Metric]:
-    yield GaugeMetricFamily("handshaked_registrations", "Registrations.", value=figures.registrations)
-    yield GaugeMetricFamily("handshaked_problems", "Files that cannot be used.", value=figures.problems)
+def _certificates(values: MetricValues) -> Iterator[Metric]:
+    yield GaugeMetricFamily("handshaked_registrations", "Registrations.", value=values.registrations)
+    yield GaugeMetricFamily("handshaked_problems", "Files that are not usable.", value=values.problems)
     ends = GaugeMetricFamily(
         "handshaked_certificate_not_after_seconds",
-        "When the first certificate of a registration ends, in Unix seconds.",
+        "Expiry of the first certificate of a registration to expire, in Unix seconds.",
         labels=("registration",),
         unit="seconds",
     )
-    for name, end in figures.expiries.items():
+    for name, end in values.expiries.items():
         ends.add_metric((name,), end)
     yield ends
 
@@ -199,7 +198,7 @@ def _listen(address: str) -> socket.socket:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         if host not in _LOOPBACK or not port.isdecimal():
-            raise RefusedError(f"metrics address {address!r}: give a path, or a port of 127.0.0.1 or [::1]")
+            raise RefusedError(f"metrics address {address!r} must be a path, or a port of 127.0.0.1 or [::1]")
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, int(port)))

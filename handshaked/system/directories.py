@@ -1,7 +1,7 @@
-"""Where the daemons keep their state and their sockets, and where their clients find them.
+"""The directories of the daemons' state and sockets, and how clients find the sockets.
 
-A daemon's directories are as systemd says, else by who runs it. An ordinary user's own are always below directories
-of that user: what lay in /tmp, somebody else could make first.
+A daemon uses the directories that systemd sets, else those of root or of the user who runs it. The directories of an
+ordinary user are always below directories owned by that user: anyone could create one in /tmp first.
 """
 
 import os
@@ -18,49 +18,49 @@ _DAEMON, _DEMUX = "handshaked", "handshaked-demux"
 
 
 def state_directory() -> Path:
-    """``$STATE_DIRECTORY``, else /var/lib/handshaked for root, else below ``$XDG_STATE_HOME``."""
+    """Return ``$STATE_DIRECTORY``, else /var/lib/handshaked for root, else below ``$XDG_STATE_HOME``."""
     return _directory("STATE_DIRECTORY", "/var/lib", _user_state(), _DAEMON)
 
 
 def runtime_directory() -> Path:
-    """``$RUNTIME_DIRECTORY``, else /run/handshaked for root, else below ``$XDG_RUNTIME_DIR``, else as the state."""
+    """Return ``$RUNTIME_DIRECTORY``, else /run/handshaked for root, else below ``$XDG_RUNTIME_DIR`` or the state."""
     return _directory("RUNTIME_DIRECTORY", "/run", _user_runtime(), _DAEMON)
 
 
 def configuration_directory() -> Path:
-    """``$CONFIGURATION_DIRECTORY``, else /etc/handshaked for root, else below ``$XDG_CONFIG_HOME``."""
+    """Return ``$CONFIGURATION_DIRECTORY``, else /etc/handshaked for root, else below ``$XDG_CONFIG_HOME``."""
     return _directory("CONFIGURATION_DIRECTORY", "/etc", os.environ.get("XDG_CONFIG_HOME") or "~/.config", _DAEMON)
 
 
 def demux_directory() -> Path:
-    """Where the demultiplexer makes its socket: as ``runtime_directory``, below handshaked-demux."""
+    """Return the directory of the demultiplexer's socket: as ``runtime_directory``, but handshaked-demux."""
     return _directory("RUNTIME_DIRECTORY", "/run", _user_runtime(), _DEMUX)
 
 
 def handshake_socket() -> Path:
-    """Where endpoints find the daemon: ``$HANDSHAKED_DIRECTORY``, else the user's own if it is there, else the
-    system's.
+    """Return the path of the handshake socket for clients: in ``$HANDSHAKED_DIRECTORY``, else the user's daemon's if it
+    exists, else the system's.
     """
     return _found(_DAEMON, HANDSHAKE_SOCKET)
 
 
 def control_socket() -> Path:
-    """Where the daemon takes commands, found likewise."""
+    """Return the path of the control socket for clients, found likewise."""
     return _found(_DAEMON, CONTROL_SOCKET)
 
 
 def demux_socket() -> Path:
-    """Where applications find the demultiplexer, found likewise; the variable is ``$HANDSHAKED_DEMUX_DIRECTORY``."""
+    """Return the path of the demultiplexer's socket for applications: as above, in ``$HANDSHAKED_DEMUX_DIRECTORY``."""
     return _found(_DEMUX, DEMUX_SOCKET)
 
 
 def _found(name: str, socket: str) -> Path:
-    # Not $RUNTIME_DIRECTORY: in a client that systemd starts, it is the client's own.
+    # Not $RUNTIME_DIRECTORY: in a client started by systemd, that is the client's own.
     given = os.environ.get(f"{name.upper().replace('-', '_')}_DIRECTORY")
     if given:
         return Path(given, socket)
     own = os.path.join(os.path.expanduser(_user_runtime()), name, socket)
-    # Unlike those of Path, these functions take a user without a home, and a directory that is closed to the user.
+    # Unlike those of Path, these functions accept users without a home directory and unreadable directories.
     return Path(own) if os.geteuid() != 0 and os.path.exists(own) else Path("/run", name, socket)
 
 

@@ -1,4 +1,4 @@
-"""Where the log goes: structured fields to systemd's journal, else JSON lines or text on standard error."""
+"""Log output: structured fields to systemd's journal, or JSON lines or text to standard error."""
 
 import json
 import logging
@@ -17,8 +17,8 @@ _MAX_MESSAGE = 8192
 class JournalHandler(logging.Handler):
     """Sends records to the journal in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-    What a record's ``fields``, a callable, gives becomes HANDSHAKED_<NAME>. What the journal does not take goes to
-    standard error.
+    The fields returned by a record's ``fields``, a callable, become HANDSHAKED_<NAME>. A record that the journal does
+    not accept goes to standard error.
     """
 
     def __init__(self, who: str, path: Path = SOCKET) -> None:
@@ -50,14 +50,14 @@ class JournalHandler(logging.Handler):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats a record as one line of JSON."""
 
     def __init__(self, who: str) -> None:
         super().__init__()
         self._who = who
 
     def format(self, record: logging.LogRecord) -> str:
-        """`record` as JSON."""
+        """Return `record` as JSON."""
         line = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
@@ -69,15 +69,15 @@ class JsonFormatter(logging.Formatter):
 
 
 class PriorityFormatter(logging.Formatter):
-    """Puts syslog's priority in front, as sd-daemon(3) has it, when the journal reads standard error."""
+    """Adds syslog's priority as a prefix (sd-daemon(3)), for a journal that reads standard error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """`record` as one line."""
+        """Return `record` as one line."""
         return f"<{priority(record)}>" + super().format(record).replace("\n", "\n ")
 
 
 def handler_for(kind: str, who: str) -> logging.Handler:
-    """What logs as `who` in the form `kind`, one of FORMATS; ``auto`` is the journal's if it listens."""
+    """Return the handler for the process `who` and the format `kind`, of FORMATS; ``auto`` prefers the journal."""
     under_systemd = bool(os.environ.get("JOURNAL_STREAM"))
     if kind == "journal" or (kind == "auto" and under_systemd and SOCKET.exists()):
         return JournalHandler(who)
@@ -92,7 +92,7 @@ def handler_for(kind: str, who: str) -> logging.Handler:
 
 
 def encode(message: Mapping[str, object]) -> bytes:
-    """`message` in the journal's native protocol: a value with a line break is written behind its length."""
+    """Encode `message` in the journal's native protocol: a value with a line break follows its length."""
     out = bytearray()
     for name, value in message.items():
         text = str(value).encode(errors="backslashreplace")
@@ -104,7 +104,7 @@ def encode(message: Mapping[str, object]) -> bytes:
 
 
 def priority(record: logging.LogRecord) -> int:
-    """Syslog's priority of `record`."""
+    """Return syslog's priority of `record`."""
     for level, number in ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6)):
         if record.levelno >= level:
             return number

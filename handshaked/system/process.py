@@ -1,4 +1,4 @@
-"""What every process of the daemon does first: no core dumps, a log."""
+"""The first steps of every process of the daemon: disable core dumps, start logging."""
 
 import ctypes
 import logging
@@ -22,7 +22,7 @@ def forbid_core_dumps() -> None:
 
 
 def may_administer_network() -> bool:
-    """Whether this process has CAP_NET_ADMIN, without which the kernel hands out no requests."""
+    """Return whether this process has CAP_NET_ADMIN, which the kernel requires for accepting requests."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
@@ -30,9 +30,9 @@ def may_administer_network() -> bool:
 
 
 def start_logging(level: str, who: str, form: str = "auto") -> None:
-    """Log from `level` up as `who`, in the form `form` (``journal.FORMATS``)."""
+    """Log messages of at least `level` for the process `who`, in the format `form` (``journal.FORMATS``)."""
     logging.basicConfig(level=level.upper(), handlers=[handler_for(form, who)])
-    # What no form shows need not be found out for each line.
+    # No format shows these, so do not collect them for each line.
     logging.logThreads = False
     logging.logProcesses = False
     logging.logMultiprocessing = False

@@ -1,4 +1,4 @@
-"""What systemd and a service tell each other: sockets passed on (sd_listen_fds(3)), states (sd_notify(3))."""
+"""The protocols between systemd and a service: socket activation (sd_listen_fds(3)), notification (sd_notify(3))."""
 
 import os
 import socket
@@ -8,8 +8,8 @@ _FIRST_DESCRIPTOR = 3
 
 
 def inherited_sockets() -> list[tuple[str, socket.socket]]:
-    """The sockets that systemd has opened for this process, in the order of its units, each with the name that its
-    unit gives it (empty: none). The environment forgets them.
+    """Return the sockets that systemd opened for this process, in the order of its units, with the names from the units
+    (or empty strings). Remove the variables from the environment.
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -24,8 +24,8 @@ def inherited_sockets() -> list[tuple[str, socket.socket]]:
 
 
 def listening_sockets() -> dict[str, socket.socket]:
-    """The sockets that systemd has opened for this process: those that are bound to a path by its last part, others by
-    the name that their unit gives them. The environment forgets them.
+    """Return the sockets that systemd opened for this process, by the last component of their path, or by the name from
+    the unit if they have no path. Remove the variables from the environment.
     """
     found: dict[str, socket.socket] = {}
     for name, sock in inherited_sockets():
@@ -38,7 +38,7 @@ def listening_sockets() -> dict[str, socket.socket]:
 
 
 def notify(**states: str) -> None:
-    """Tell systemd of `states`, if it wants to know: ``notify(READY="1", STATUS="..")``."""
+    """Send `states` to systemd, if it asked for notifications: ``notify(READY="1", STATUS="..")``."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -48,12 +48,12 @@ def notify(**states: str) -> None:
 
 
 def notify_reloading() -> None:
-    """Tell systemd that a reload begins; READY ends it."""
+    """Notify systemd of the start of a reload; READY ends it."""
     notify(RELOADING="1", MONOTONIC_USEC=str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000))
 
 
 def watchdog_interval() -> float | None:
-    """How often, in seconds, systemd wants to hear WATCHDOG=1 at the least; None: it does not."""
+    """Return the longest interval in seconds between WATCHDOG=1 notifications, None without a watchdog."""
     microseconds, pid = os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID")
     if not microseconds or pid not in (None, "", str(os.getpid())):
         return None

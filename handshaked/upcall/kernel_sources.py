@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handshaked.configuration.handshaked_toml import OWN_NAMESPACE, Configuration, load_configuration
-from handshaked.datapath.ktls import capabilities, hand_over
+from handshaked.datapath.ktls import capabilities, offload
 from handshaked.datapath.quic_options import IPPROTO_QUIC
 from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.errors import RefusedError
@@ -46,7 +46,7 @@ class KernelSources:
         self._problem: str | None = None
         configuration = load_configuration(path, required=False)
         self._files = _files(path, configuration)
-        self._handshakes = KernelHandshakes(service, configuration, hand_over)
+        self._handshakes = KernelHandshakes(service, configuration, offload)
         capabilities()  # probed now, not during the first handshake
         limits = _limits(configuration)
         quic_sockets = QuicSocketHandshakes(service, kernel_quic_socket)

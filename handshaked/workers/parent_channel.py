@@ -1,4 +1,4 @@
-"""A worker's end of the socket pair that ties it to its parent: commands come in, answers and outcomes go out."""
+"""A worker's end of the socket pair to its parent: it receives commands, and sends answers and outcomes."""
 
 import asyncio
 import logging
@@ -11,12 +11,12 @@ from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)
 
-_COUNTS_A_MESSAGE = 256
-_RECORDS_A_MESSAGE = 16
+_COUNTS_PER_MESSAGE = 256
+_RECORDS_PER_MESSAGE = 16
 
 
 class ParentChannel:
-    """Hands each command that comes in on `sock` to `on_command`; calls `on_end` when the parent is gone."""
+    """Calls `on_command` with each command received on `sock`, and `on_end` when the parent has ended."""
 
     def __init__(self, sock: socket.socket, on_command: Callable[[str], None], on_end: Callable[[], object]) -> None:
         self._sock = sock
@@ -24,33 +24,33 @@ class ParentChannel:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[Message] = deque()
-        self._held_back = HandshakeCounts()
-        self._left_out = 0
+        self._unsent_counts = HandshakeCounts()
+        self._dropped = 0
         sock.setblocking(False)
         self._loop.add_reader(sock, self._read)
 
-    def tell(self, message: Message) -> None:
-        """Send `message`, in order, as soon as there is room."""
+    def send(self, message: Message) -> None:
+        """Send `message`, in order, as soon as the socket accepts it."""
         self._unsent.append(message)
         self._write()
 
     def report(self, batch: Message) -> None:
-        """Send a batch of outcomes. While the parent does not read, counts add up and records are left out."""
-        self._held_back.merge(batch["counts"])
-        self._left_out += batch["left_out"]
+        """Send a batch of outcomes. While the parent does not read, counts are added up and records are dropped."""
+        self._unsent_counts.merge(batch["counts"])
+        self._dropped += batch["left_out"]
         if self._unsent:
-            self._left_out += len(batch["records"])
+            self._dropped += len(batch["records"])
             return
         self._send_counts()
         records = batch["records"]
-        for start in range(0, len(records), _RECORDS_A_MESSAGE):
-            self.tell({"event": "outcomes", "records": records[start : start + _RECORDS_A_MESSAGE]})
+        for start in range(0, len(records), _RECORDS_PER_MESSAGE):
+            self.send({"event": "outcomes", "records": records[start : start + _RECORDS_PER_MESSAGE]})
 
     def _send_counts(self) -> None:
-        while self._held_back.handshakes:
-            left_out, self._left_out = self._left_out, 0
-            counts = self._held_back.take(_COUNTS_A_MESSAGE)
-            self.tell({"event": "outcomes", "counts": counts, "left_out": left_out, "records": []})
+        while self._unsent_counts.handshakes:
+            dropped, self._dropped = self._dropped, 0
+            counts = self._unsent_counts.take(_COUNTS_PER_MESSAGE)
+            self.send({"event": "outcomes", "counts": counts, "left_out": dropped, "records": []})
 
     def _read(self) -> None:
         try:
@@ -73,7 +73,7 @@ class ParentChannel:
                 self._loop.add_writer(self._sock, self._write)
                 return
             except OSError as error:
-                log.debug("the parent is gone: %s", error)
+                log.debug("the parent has ended: %s", error)
                 self._unsent.clear()
                 self._on_end()
                 return

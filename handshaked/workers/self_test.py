@@ -1,4 +1,4 @@
-"""A real handshake of the daemon with itself, both roles, through the real Unix door: what the watchdog stands on."""
+"""The watchdog's self-test: a handshake of the daemon with itself, in both roles, through the handshake socket."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -23,20 +23,20 @@ from handshaked.wire.messages import Done, Start
 ALPN = b"handshaked-self-test"
 _SECONDS = 5.0
 _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
-# RFC 5280 section 4.1.2.5: a certificate without an end. The test must hold whatever the clock says.
+# RFC 5280 section 4.1.2.5: a certificate without expiry. The test must not depend on the clock.
 _FROM, _UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """The daemon's own registration, and the certificate that vouches for it."""
+    """The daemon's own registration, and the trust anchor of its certificate."""
 
     registration: NewRegistration = field(repr=False)
     anchor: bytes = field(repr=False)
 
     @classmethod
     def make(cls, owner: int) -> "SelfTest":
-        """A new one, with a new key, that only `owner` may use."""
+        """Return a new self-test with a new key, for which only `owner` is permitted."""
         anchor_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         anchor = _certificate("handshaked self-test CA", anchor_key, anchor_key, ca=True)
         leaf = _certificate(SELF_TEST_SERVER_NAME, key, anchor_key, ca=False)
@@ -49,7 +49,7 @@ class SelfTest:
         return cls(registration, anchor.public_bytes(Encoding.DER))
 
     async def run(self, handshake_socket: Path) -> str | None:
-        """Do a handshake at `handshake_socket`: None if it was done, else why it was not."""
+        """Run a handshake through `handshake_socket`; return None on success, else the cause of the failure."""
         try:
             client = HandshakeClient(handshake_socket)
             try:
@@ -63,19 +63,19 @@ class SelfTest:
 
 
 class _Exchange:
-    """Two handshakes in the daemon's hands, each the other's peer."""
+    """Two handshakes in the daemon, each the other's peer."""
 
     def __init__(self, client: HandshakeClient, anchor: bytes) -> None:
         self.finished: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._outcomes: dict[Role, Outcome] = {}
-        server = Start(
+        server_start = Start(
             role=Role.SERVER,
             timeout=_SECONDS,
             alpns=(ALPN,),
             registration=SELF_TEST_REGISTRATION,
             transport_parameters=_TRANSPORT_PARAMETERS,
         )
-        asking = Start(
+        client_start = Start(
             role=Role.CLIENT,
             timeout=_SECONDS,
             alpns=(ALPN,),
@@ -84,8 +84,8 @@ class _Exchange:
             trust_anchors=(anchor,),
         )
         self._sides: dict[Role, PendingHandshake] = {}
-        self._sides[Role.SERVER] = client.start(server, lambda message: self._on_message(Role.SERVER, message))
-        self._sides[Role.CLIENT] = client.start(asking, lambda message: self._on_message(Role.CLIENT, message))
+        self._sides[Role.SERVER] = client.start(server_start, lambda message: self._on_message(Role.SERVER, message))
+        self._sides[Role.CLIENT] = client.start(client_start, lambda message: self._on_message(Role.CLIENT, message))
 
     def _on_message(self, role: Role, message: Message) -> None:
         if isinstance(message, CryptoData):

@@ -1,4 +1,4 @@
-"""Keeps the workers running: starts them, restarts one that dies, tells all of them of a new snapshot."""
+"""Supervises the workers: starts and restarts them, and publishes new snapshots to them."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0
-_HUNG_SECONDS = 15.0  # more than a busy machine lets a worker wait, and than its callers do
+_HUNG_SECONDS = 15.0  # longer than a worker waits on a busy machine, and longer than callers wait
 _STOP_SECONDS = 15.0
 
 
@@ -42,7 +42,7 @@ class _Worker:
         asyncio.get_running_loop().add_reader(channel, self._on_event)
 
     async def ask(self, command: str, event: str, seconds: float = _ANSWER_SECONDS) -> Message | None:
-        """Send `command` and wait for `event`; None if the worker does not answer in time, or is gone."""
+        """Send `command` and wait for `event`; return None if the worker does not answer in time or has ended."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting.append((event, answer))
         try:
@@ -54,20 +54,20 @@ class _Worker:
             self._waiting = [waiting for waiting in self._waiting if waiting[1] is not answer]
         return answer.result() if answer.done() and not answer.cancelled() else None
 
-    def tell(self, command: str) -> None:
-        """Send `command`, to which no answer comes."""
+    def send(self, command: str) -> None:
+        """Send `command`, which has no answer."""
         try:
             send_message(self._channel, {"command": command})
         except OSError as error:
-            log.debug("worker %d cannot be told to %s: %s", self.process.pid, command, error)
+            log.debug("cannot send worker %d the command %s: %s", self.process.pid, command, error)
 
     def kill(self) -> None:
-        """End the process, if it has not just ended by itself."""
+        """Kill the process, unless it has just ended by itself."""
         with suppress(ProcessLookupError):
             self.process.kill()
 
     def close(self) -> None:
-        """Let go of the channel; whoever waits for an answer gets none."""
+        """Close the channel; outstanding answers are cancelled."""
         asyncio.get_running_loop().remove_reader(self._channel)
         self._channel.close()
         for _, answer in self._waiting:
@@ -99,52 +99,52 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `count` workers that share `listener`, each started with `options` besides; `on_outcomes` gets the batches
-    of what they say of handshakes.
+    """Runs `count` workers that share `listener`, each started with `arguments`; `on_outcomes` is called with each
+    batch of their outcomes.
     """
 
     def __init__(
-        self, listener: socket.socket, count: int, options: Sequence[str], on_outcomes: Callable[[Message], None]
+        self, listener: socket.socket, count: int, arguments: Sequence[str], on_outcomes: Callable[[Message], None]
     ) -> None:
         self._listener = listener
         self._count = count
-        self._options = options
+        self._arguments = arguments
         self._on_outcomes = on_outcomes
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._begun = [asyncio.Event() for _ in range(count)]
+        self._started = [asyncio.Event() for _ in range(count)]
         self._ready = [asyncio.Event() for _ in range(count)]
         self._stopping = asyncio.Event()
         self.restarts = 0
 
     async def start(self) -> None:
-        """Start the workers, which may take a while until they serve."""
+        """Start the worker processes, without waiting until they serve."""
         self._tasks = [asyncio.create_task(self._keep_running(slot)) for slot in range(self._count)]
-        await asyncio.gather(*(begun.wait() for begun in self._begun))
+        await asyncio.gather(*(started.wait() for started in self._started))
 
     async def ready(self) -> None:
-        """Wait until each of the workers serves."""
+        """Wait until all workers serve."""
         await asyncio.gather(*(ready.wait() for ready in self._ready))
 
     async def publish(self, snapshot: Snapshot) -> None:
-        """Have all workers take over what is in the store; returns when they have (or are being replaced)."""
+        """Let all workers load the snapshot in the store; return when they have, or are being replaced."""
         await asyncio.gather(*(worker.ask("refresh", "refreshed") for worker in self._workers.values()))
         lagging = [slot for slot, worker in self._workers.items() if worker.generation < snapshot.generation]
         if lagging:
-            log.warning("workers %s have not taken over the new registrations yet", lagging)
+            log.warning("workers %s have not loaded the new registrations yet", lagging)
 
     def up_to_date(self, snapshot: Snapshot) -> bool:
-        """Whether all workers run, and have taken over `snapshot`."""
+        """Return whether all workers run and have loaded `snapshot`."""
         workers = self._workers.values()
         return len(workers) == self._count and all(worker.generation >= snapshot.generation for worker in workers)
 
     def forget_credentials(self) -> None:
-        """Have the workers drop the keys that they keep at hand."""
+        """Let the workers drop their cached keys."""
         for worker in self._workers.values():
-            worker.tell("forget")
+            worker.send("forget")
 
     async def check(self) -> None:
-        """End workers that do not answer any more, so that others take their place."""
+        """Kill workers that no longer answer, so that they are replaced."""
         workers = [worker for worker in self._workers.values() if worker.generation >= 0]
         answers = await asyncio.gather(*(worker.ask("status", "status", _HUNG_SECONDS) for worker in workers))
         for worker, answer in zip(workers, answers, strict=True):
@@ -153,7 +153,7 @@ class Supervisor:
                 worker.kill()
 
     async def status(self) -> list[dict[str, Any]]:
-        """What each worker says of itself."""
+        """Return the status of each worker."""
         workers = sorted(self._workers.items())
         answers = await asyncio.gather(*(worker.ask("status", "status") for _, worker in workers))
         return [
@@ -163,10 +163,10 @@ class Supervisor:
         ]
 
     async def stop(self) -> None:
-        """Let the workers finish, for a bounded time, and end those that do not."""
+        """Stop the workers; kill those that do not finish in time."""
         self._stopping.set()
         for worker in self._workers.values():
-            worker.tell("stop")
+            worker.send("stop")
         _, late = await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
         if late:
             log.warning("%d workers did not stop in time and are killed", len(late))
@@ -183,20 +183,20 @@ class Supervisor:
                 return
             if time.monotonic() - started > _STEADY_SECONDS:
                 backoff = _FIRST_BACKOFF
-            log.error("%s; the next one starts in %g s", end, backoff)
+            log.error("%s; it is restarted in %g s", end, backoff)
             self.restarts += 1
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(2 * backoff, _LONGEST_BACKOFF)
 
     async def _run_one(self, slot: int) -> str:
-        """Run one worker in `slot` until it ends: how it did."""
+        """Run one worker in `slot` until it ends; return a description of its end."""
         try:
             worker = self._workers[slot] = await self._spawn(self._ready[slot])
         except OSError as error:
             return f"a worker cannot be started: {error}"
         finally:
-            self._begun[slot].set()
+            self._started[slot].set()
         try:
             return f"worker {worker.process.pid} ended with status {await worker.process.wait()}"
         finally:
@@ -213,7 +213,7 @@ class Supervisor:
                 "handshaked.worker",
                 f"--listener={self._listener.fileno()}",
                 f"--parent={theirs.fileno()}",
-                *self._options,
+                *self._arguments,
                 pass_fds=(self._listener.fileno(), theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONSAFEPATH": "1"},

@@ -1,4 +1,4 @@
-"""Proves every few seconds that handshakes are done, and tells systemd so; without proof it restarts the daemon."""
+"""Runs the self-test periodically and reports success to systemd, which restarts the daemon otherwise."""
 
 import asyncio
 import logging
@@ -9,11 +9,11 @@ from handshaked.system.systemd import notify, watchdog_interval
 log = logging.getLogger(__name__)
 
 _DEFAULT_SECONDS = 30.0
-NOT_YET = "not done yet"
+NOT_YET = "not run yet"
 
 
 class Watchdog:
-    """Runs `self_test` (None, or why it failed) and `check_workers` in turn. ``state`` says how the last one went."""
+    """Runs `check`, which replaces hung workers, and `self_test`; ``state`` is the result of the last self-test."""
 
     def __init__(self, self_test: Callable[[], Awaitable[str | None]], check: Callable[[], Awaitable[None]]) -> None:
         self.state = NOT_YET
@@ -23,20 +23,20 @@ class Watchdog:
         self._seconds = _DEFAULT_SECONDS if interval is None else interval / 3
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Run periodically until cancelled."""
         while True:
             await self.beat()
             await asyncio.sleep(self._seconds)
 
     async def beat(self) -> None:
-        """Prove it once."""
+        """Run the checks once."""
         await self._check_workers()
         failure = await self._self_test()
         if failure is None:
             states = {"WATCHDOG": "1"}
             if self.state not in ("ok", NOT_YET):
-                log.info("the self-test is done again")
-                states["STATUS"] = "the self-test is done again"
+                log.info("the self-test succeeds again")
+                states["STATUS"] = "the self-test succeeds again"
             self.state = "ok"
             notify(**states)
         else:

@@ -177,7 +177,7 @@ def test_metrics_are_off_unless_asked_for(public_directory: Path) -> None:
 def test_metrics_are_for_this_machine(public_directory: Path, address: str) -> None:
     options = ("--no-kernel", f"--metrics={address}")
     with RunningDaemon(public_directory, workers=1, options=options) as daemon:
-        daemon.wait_until(lambda: f"metrics are not served at {address}" in daemon.log.read_text())
+        daemon.wait_until(lambda: f"cannot serve metrics at {address}" in daemon.log.read_text())
         assert daemon.ask("status")["self_test"] == "ok"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
 from handshaked.datapath.emulated import emulated_quic_socket
-from handshaked.datapath.ktls import hand_over
+from handshaked.datapath.ktls import offload
 from handshaked.handshakes.kernel_tcp import KernelHandshakes
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
@@ -74,7 +74,7 @@ async def scene(
         server=SideDefaults(trust=authority.root if trusts else None),
     )
     service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: made.outcomes.append(outcome))
-    kernel = KernelHandshakes(service, configuration, hand_over)
+    kernel = KernelHandshakes(service, configuration, offload)
     sockets = QuicSocketHandshakes(service, emulated_quic_socket)
     before = len(os.listdir("/proc/self/fd"))
     source = KernelSource(family.open_link, {_EMULATED: partial(sockets.open_for_kernel, kernel)}, KernelLimits())

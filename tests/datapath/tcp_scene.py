@@ -119,13 +119,13 @@ async def scene(
     configuration = Configuration(client=client or SideDefaults(trust=authority.root), server=server or SideDefaults())
     taken: dict[str, Taken] = {}
 
-    def hand_over(sock: socket.socket, records: RecordLayer) -> None:
+    def offload(sock: socket.socket, records: RecordLayer) -> None:
         assert not records.buffered
         no_delay = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         states = records.state(Direction.SEND), records.state(Direction.RECEIVE)
         taken[_inode(sock)] = Taken(*states, records.max_payload, no_delay)
 
-    kernel = KernelHandshakes(service, configuration, hand_over)
+    kernel = KernelHandshakes(service, configuration, offload)
     before = len(os.listdir("/proc/self/fd"))
     family.serve_in_loop()
     source = KernelSource(family.open_link, {socket.IPPROTO_TCP: kernel.open}, KernelLimits())

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from handshaked.datapath import ktls
-from handshaked.datapath.ktls import Capabilities, capabilities, hand_over, push_crypto_info
+from handshaked.datapath.ktls import Capabilities, capabilities, offload, push_crypto_info
 from handshaked.errors import LocalError, Status
 from handshaked.events import TrafficSecret
 from handshaked.model import CipherSuite, Direction, Level, Role
@@ -38,8 +38,8 @@ def test_bytes_read_beyond_the_end_are_never_lost_in_silence() -> None:
     records = RecordLayer(Role.SERVER)
     records.receive(b"\x17\x03\x03")
     ours, theirs = socket.socketpair()
-    with ours, theirs, pytest.raises(LocalError, match="3 bytes were read beyond"):
-        hand_over(ours, records)
+    with ours, theirs, pytest.raises(LocalError, match="3 bytes were read after"):
+        offload(ours, records)
 
 
 class Recorder:
@@ -70,7 +70,7 @@ def handed_over(*, limits: bool) -> list[int]:
         records.install(TrafficSecret(Level.APPLICATION, direction, CipherSuite.AES_128_GCM_SHA256, bytes(32)))
     records.limit_sent(600)
     sock = Recorder(limits=limits)
-    hand_over(sock, records)
+    offload(sock, records)
     return sock.limit
 
 

@@ -30,20 +30,18 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("home")
-def test_ordinary_users_did_not_find_the_system_daemon() -> None:
+def test_ordinary_user_finds_the_system_daemon() -> None:
     assert [find() for find in SOCKETS] == [Path("/run") / path for path in SOCKETS.values()]
 
 
 @pytest.mark.usefixtures("home")
-def test_a_service_looked_for_the_daemon_in_its_own_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_in_a_service_ignores_its_own_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/caddy")
     assert [find() for find in SOCKETS] == [Path("/run") / path for path in SOCKETS.values()]
 
 
 @pytest.mark.parametrize("session", [True, False])
-def test_a_user_finds_the_own_daemon_where_it_makes_its_sockets(
-    monkeypatch: pytest.MonkeyPatch, home: Path, *, session: bool
-) -> None:
+def test_user_finds_their_own_daemon(monkeypatch: pytest.MonkeyPatch, home: Path, *, session: bool) -> None:
     if session:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "runtime"))
     made = [
@@ -57,13 +55,13 @@ def test_a_user_finds_the_own_daemon_where_it_makes_its_sockets(
     assert [find() for find in SOCKETS] == made
 
 
-def test_a_daemon_in_tmp_could_have_been_anybodys(home: Path) -> None:
+def test_daemon_in_tmp_is_not_trusted(home: Path) -> None:
     """Without $XDG_RUNTIME_DIR, sockets were in /tmp/run-UID, which another user could make first."""
     assert directories.runtime_directory().is_relative_to(home)
     assert directories.demux_directory().is_relative_to(home)
 
 
-def test_variables_name_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_override_the_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANDSHAKED_DIRECTORY", "/srv/handshaked")
     monkeypatch.setenv("HANDSHAKED_DEMUX_DIRECTORY", "/srv/demux")
     assert directories.handshake_socket() == Path("/srv/handshaked/handshake.sock")
@@ -72,7 +70,7 @@ def test_variables_name_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_directories_that_cannot_be_examined_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_directories_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + 300 * "x")  # ENAMETOOLONG, as it is EACCES for that of another user
     assert directories.control_socket() == Path("/run/handshaked/control.sock")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
@@ -80,7 +78,7 @@ def test_directories_that_cannot_be_examined_are_passed_over(monkeypatch: pytest
     assert directories.control_socket() == Path("/run/handshaked/control.sock")
 
 
-def test_a_daemon_of_root_is_where_the_system_has_such_things(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_daemon_uses_the_system_directories(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert directories.state_directory() == Path("/var/lib/handshaked")
     assert directories.runtime_directory() == Path("/run/handshaked")
@@ -89,7 +87,7 @@ def test_a_daemon_of_root_is_where_the_system_has_such_things(home: Path, monkey
 
 
 @pytest.mark.usefixtures("home")
-def test_systemd_says_where_a_daemon_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_daemon_uses_the_directories_set_by_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/first:/run/second")
     assert directories.runtime_directory() == Path("/run/first")
     assert directories.demux_directory() == Path("/run/first")

@@ -13,7 +13,7 @@ from handshaked.system.journal import JournalHandler, JsonFormatter, PriorityFor
 
 
 def decoded(packet: bytes) -> dict[str, str]:
-    """The fields in `packet`."""
+    """Return the fields in `packet`."""
     fields = {}
     while packet:
         line, _, rest = packet.partition(b"\n")
@@ -33,7 +33,7 @@ def record(level: int = logging.WARNING, message: str = "outcome=failed") -> log
     return one
 
 
-def test_records_go_to_the_journal_with_their_fields(tmp_path: Path) -> None:
+def test_record_is_sent_to_the_journal_with_its_fields(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "socket"))
         handler = JournalHandler("worker[7]", tmp_path / "socket")
@@ -48,7 +48,7 @@ def test_records_go_to_the_journal_with_their_fields(tmp_path: Path) -> None:
     assert fields["HANDSHAKED_MS"] == "1.5"
 
 
-def test_without_a_journal_records_go_to_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_record_goes_to_standard_error_without_a_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     handler = JournalHandler("handshaked", tmp_path / "nowhere")
     handler.handle(record(logging.ERROR, "two\nlines"))
     handler.close()
@@ -56,11 +56,11 @@ def test_without_a_journal_records_go_to_standard_error(tmp_path: Path, capsys: 
 
 
 @given(st.dictionaries(st.from_regex(r"[A-Z]{1,8}", fullmatch=True), st.text(max_size=50)))
-def test_every_value_survives(fields: dict[str, str]) -> None:
+def test_any_value_survives_encoding(fields: dict[str, str]) -> None:
     assert decoded(encode(fields)) == fields
 
 
-def test_json_lines() -> None:
+def test_json_format_is_one_object_per_line() -> None:
     line = JsonFormatter("worker[7]").format(record(message='with "quotes"\nand lines'))
     assert "\n" not in line
     assert json.loads(line) | {"time": 0} == {
@@ -70,5 +70,5 @@ def test_json_lines() -> None:
 
 
 @pytest.mark.parametrize(("level", "priority"), [(10, 7), (20, 6), (30, 4), (40, 3), (50, 3)])
-def test_priorities(level: int, priority: int) -> None:
+def test_level_maps_to_syslog_priority(level: int, priority: int) -> None:
     assert PriorityFormatter("%(message)s").format(record(level, "a\nb")) == f"<{priority}>a\n b"

@@ -1,4 +1,4 @@
-"""Sockets from systemd and words to it, with a socket of our own in its place."""
+"""Socket activation and notifications, with a socket of the test in the place of systemd."""
 
 import os
 import re
@@ -80,7 +80,7 @@ def service(directory: Path) -> Iterator[Systemd]:
         systemd.close()
 
 
-def test_sockets_are_taken_over_and_states_told(public_directory: Path) -> None:
+def test_daemon_uses_inherited_sockets_and_notifies_systemd(public_directory: Path) -> None:
     with service(public_directory) as systemd:
         systemd.hear("^READY=1$")
         with ControlClient(public_directory / "control.sock") as client:
@@ -96,13 +96,13 @@ def test_sockets_are_taken_over_and_states_told(public_directory: Path) -> None:
         assert (public_directory / "handshake.sock").exists()
 
 
-def test_without_handshakes_the_watchdog_hears_nothing(public_directory: Path) -> None:
+def test_watchdog_is_not_notified_without_a_successful_handshake(public_directory: Path) -> None:
     """The daemon runs and its control socket answers, but no handshake succeeds."""
     with service(public_directory) as systemd:
         systemd.hear("^WATCHDOG=1$")
         (public_directory / "handshake.sock").unlink()
         systemd.hear("^STATUS=the self-test failed: .*No such file")
-        for _ in range(3):  # the watchdog's turns, each of which says how it went
+        for _ in range(3):  # several runs of the watchdog, each of which reports its result
             assert "WATCHDOG=1" not in systemd.heard_until("^STATUS=the self-test failed")
         with ControlClient(public_directory / "control.sock") as client:
             assert "No such file" in client.ask("status", {})["self_test"]

@@ -1,4 +1,4 @@
-"""Tasks beside others: one that fails is heard of at once."""
+"""Background tasks: an error is logged as soon as it occurs."""
 
 import asyncio
 
@@ -12,14 +12,14 @@ async def fail() -> None:
 
 
 async def run(tasks: Tasks) -> None:
-    await asyncio.wait([tasks.keep(fail()), tasks.keep(asyncio.sleep(0))])
-    waiting = tasks.keep(asyncio.Event().wait())
+    await asyncio.wait([tasks.start(fail()), tasks.start(asyncio.sleep(0))])
+    waiting = tasks.start(asyncio.Event().wait())
     assert len(tasks) == 1
     await tasks.end()
     assert waiting.cancelled()
 
 
-def test_a_task_that_failed_was_heard_of_when_it_was_collected(caplog: pytest.LogCaptureFixture) -> None:
+def test_error_in_a_task_is_logged_immediately(caplog: pytest.LogCaptureFixture) -> None:
     tasks = Tasks("the tests")
     asyncio.run(run(tasks))
     assert len(tasks) == 0

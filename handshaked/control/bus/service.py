@@ -149,7 +149,7 @@ class BusService:
             close_in_thread(tuple(message.unix_fds))
             self._send(Message.new_error(message, f"{_ERROR}.LimitsExceeded", "too many calls in progress"))
         else:
-            self._tasks.keep(self._serve(message))
+            self._tasks.start(self._serve(message))
         return True
 
     async def _serve(self, message: Message) -> None:

@@ -73,8 +73,8 @@ class Renewal:
         """
         self._begin_to_watch()
         self.follow(snapshot)
-        await asyncio.wait([self._tasks.keep(self._read_drop_ins())], timeout=START_SECONDS)
-        self._tasks.keep(self._check_regularly())
+        await asyncio.wait([self._tasks.start(self._read_drop_ins())], timeout=START_SECONDS)
+        self._tasks.start(self._check_regularly())
 
     def _begin_to_watch(self) -> None:
         try:
@@ -109,7 +109,7 @@ class Renewal:
         if fresh:
             # What was handed over may have been replaced before it was watched; and if it cannot be read again,
             # people should know before it has to be.
-            self._tasks.keep(self.check([registration.id for registration in fresh]))
+            self._tasks.start(self.check([registration.id for registration in fresh]))
 
     async def reload(self) -> tuple[list[str], list[str]]:
         """Look at all files: the names of what was renewed, added, changed or removed, and what is wrong, in words."""
@@ -134,10 +134,10 @@ class Renewal:
 
     def _on_change(self, paths: set[str]) -> None:
         if any(path.startswith(f"{self._directory}/") for path in paths):
-            self._tasks.keep(self._read_drop_ins())
+            self._tasks.start(self._read_drop_ins())
         identities = {identity for path in paths for identity in self._users.get(path, ())}
         if identities:
-            self._tasks.keep(self.check(identities))
+            self._tasks.start(self.check(identities))
 
     async def _check_regularly(self) -> None:
         while True:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from handshaked.datapath.ktls import capabilities, hand_over
+from handshaked.datapath.ktls import capabilities, offload
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.testing.authority import Issued
 from handshaked.tls.client import ClientHandshake
@@ -79,7 +79,7 @@ def records_sent(issued: Issued, count: int, *, record_size_limit: int) -> list[
         sending, _ = listener.accept()
     sizes: list[int] = []
     with receiving, sending:
-        hand_over(sending, ours.records)
+        offload(sending, ours.records)
         sending.sendall(bytes(count))
         while sum(sizes) < count:
             sizes += [len(event.data) for event in theirs.receive(receiving.recv(theirs.needed()), now)]
