@@ -14,6 +14,7 @@ from handshaked.configuration.handshaked_toml import TABLES, parse_configuration
 from handshaked.control.files.drop_ins import read_drop_ins
 from handshaked.registry.settings import CREDENTIAL, SETTINGS
 from tests.conftest import Issue
+from tests.patience import run_program
 
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "FILES", "EXAMPLES", "SEE ALSO"]
 ORDER = [*SECTIONS[:3], "OPTIONS", "EXIT STATUS", "ENVIRONMENT", *SECTIONS[3:]]
@@ -80,3 +81,21 @@ def test_the_example_of_registrations_loads(tmp_path: Path, issue: Issue) -> Non
     (tmp_path / "example.toml").write_text(example)
     found = read_drop_ins(tmp_path)
     assert (found.problems, sorted(found.wanted)) == ([], ["smb", "web"])
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_manual_page_has_the_description_of_every_command(name: str) -> None:
+    printed = page(name)
+    parser = command_line()
+    if name == "handshakectl.1":
+        for sub in parser.commands.values():
+            assert (sub.description or "").replace("-", "\\-") in printed
+
+
+@pytest.mark.needs("man")
+@pytest.mark.parametrize("name", PAGES)
+def test_man_formats_manual_pages_without_warning(name: str) -> None:
+    process = run_program("man", "--warnings", "-l", "-", input=page(name), env={"LC_ALL": "C.UTF-8"})
+    assert process.stderr == ""
+    assert "handshaked" in process.stdout
+    assert "%(" not in process.stdout  # a default that --help would fill in

@@ -214,7 +214,7 @@ class Senders:
         self.sent: Counter[Address] = Counter()
         self.total = count * threads
         self._host, self._address, self._count = host, address, count
-        self._threads = [threading.Thread(target=self._send) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(threads)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:

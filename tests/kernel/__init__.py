@@ -1,1 +1,1 @@
-"""A real kernel at work with the daemon: User-Mode Linux from Debian packages, no virtualisation needed."""
+"""Tests with a real kernel: User-Mode Linux from Debian packages, without hardware virtualization."""

@@ -1,7 +1,7 @@
-"""Boots Debian 13's User-Mode Linux with the project installed, and runs a program of ``inside/`` in it as root.
+"""Boot Debian 13's User-Mode Linux with the project installed, and run a program of ``inside/`` in it as root.
 
-Every boot gets a layer of its own on top of those of ``layers``, which is thrown away; what the program and its machine
-say is read from there. ``qemu`` does the same with Debian's ordinary kernel.
+Every boot gets a temporary overlay layer on top of those of ``layers``; the output of the program and of the machine is
+read from it. ``qemu`` does the same with Debian's stock kernel.
 """
 
 import resource
@@ -24,7 +24,7 @@ _SYSTEMD = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a program in the lab ended, and all that it printed."""
+    """The exit status and output of a program in the lab, and the CPU time of its machine."""
 
     status: int
     output: str
@@ -32,14 +32,14 @@ class Result:
 
 
 def boot(program: str, *arguments: str, memory: str = "1G", systemd: bool = False) -> Result:
-    """Run the Python module `program` of ``inside/`` in a kernel of its own; with `systemd` that is PID 1 in it."""
+    """Run the Python module `program` of ``inside/`` in its own kernel, with systemd as PID 1 if `systemd`."""
     init = _SYSTEMD if systemd else "init=/lab/init.sh"
     machine = f"linux.uml mem={memory} rootfstype=hostfs rootflags=/ rw {init} con=null con0=fd:0,fd:1 quiet"
     return run_in(base(), (), f"{machine} lab_program={program}", arguments)
 
 
 def run_in(root: Path, layers: tuple[Path, ...], machine: str, arguments: tuple[str, ...]) -> Result:
-    """Run the command `machine` in `root` below `layers` and the project; it boots into ``init.sh``."""
+    """Run the command `machine`, which boots into ``init.sh``, in `root` overlaid with `layers` and the project."""
     project = project_layer(root)
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}lab-", ignore_cleanup_errors=True) as name:
         layer = Path(name)
@@ -51,15 +51,15 @@ def run_in(root: Path, layers: tuple[Path, ...], machine: str, arguments: tuple[
         before = _cpu_seconds()
         console = in_overlay(layer, (project, *layers, root), command, timeout=_BOOT_SECONDS)
         cpu_seconds = _cpu_seconds() - before
-        said = [path.read_text(errors="replace") for path in (lab / "err", lab / "out") if path.exists()]
-        output = "\n".join(said)
+        texts = [path.read_text(errors="replace") for path in (lab / "err", lab / "out") if path.exists()]
+        output = "\n".join(texts)
         try:
             return Result(int((lab / "rc").read_text()), output, cpu_seconds)
         except (FileNotFoundError, ValueError):
-            return Result(125, f"{output}\nthe kernel ended early:\n{console}", cpu_seconds)
+            return Result(125, f"{output}\nthe kernel stopped early:\n{console}", cpu_seconds)
 
 
 def _cpu_seconds() -> float:
-    """What all processes that this one started and saw the end of took, user and system."""
+    """Return the user and system time of all child processes that have been waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

@@ -1,8 +1,8 @@
-"""What machines of the laboratory are made of: file systems in layers, prepared once and cached, overlaid at boot.
+"""The file systems of the lab's machines: cached layers that are overlaid at boot.
 
-What takes long is kept below ``$XDG_CACHE_HOME/handshaked``: a root file system made by debootstrap, with the project's
-dependencies, and beside it layers that go on top: one with the project for each state of its sources, and what else
-somebody makes. Overlay mounts are seen only by the processes that run in them.
+The cache below ``$XDG_CACHE_HOME/handshaked`` has a root file system made by debootstrap with the project's
+dependencies, and layers that go on top of it: one with the project for each state of its sources, and others, such as
+those of ``qemu``. Overlay mounts are visible only to the processes that run in them.
 """
 
 import fcntl
@@ -34,11 +34,11 @@ _UNUSED_SECONDS = 3600  # longer than any machine runs
 
 
 class LabError(RuntimeError):
-    """The laboratory could not be prepared."""
+    """The lab could not be prepared."""
 
 
 def base() -> Path:
-    """The root file system, made if it is not there yet."""
+    """Return the root file system, which is made first if needed."""
     dependencies = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["dependencies"]
     directory = _cache() / f"lab-{digest_of(_SUITE, _PYTHON, *_PACKAGES, *dependencies)}"
     with locked(directory):
@@ -67,7 +67,7 @@ def _bootstrap(root: Path) -> None:
 
 
 def _install_dependencies(root: Path, wheels: Path, dependencies: list[str]) -> None:
-    """Inside there is no network, and another Python than here: the wheels are fetched here, for that one."""
+    """Install `dependencies` into `root`. The lab has no network: wheels for its Python are downloaded here."""
     run(
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", f"--dest={wheels}",
         "--only-binary=:all:", f"--python-version={_PYTHON}", "--implementation=cp",
@@ -84,7 +84,7 @@ def _install_dependencies(root: Path, wheels: Path, dependencies: list[str]) -> 
 
 
 def project_layer(root: Path) -> Path:
-    """The files that installing this checkout adds to `root`."""
+    """Return the layer with the files that installing this checkout adds to `root`."""
     shipped = [*CHECKOUT.glob("handshaked/**/*.py"), *CHECKOUT.glob("handshaked/systemd_files/*")]
     sources = sorted([*shipped, CHECKOUT / "pyproject.toml"])
     digest = digest_of(*(f"{path.relative_to(CHECKOUT)}\0{path.read_text()}" for path in sources))
@@ -113,7 +113,7 @@ def project_layer(root: Path) -> Path:
 
 
 def _remove_old_layers(cache: Path) -> None:
-    """Remove the project's layers that nobody has asked for lately: a machine may run on any that somebody has."""
+    """Remove old layers of the project, except recently used ones: a machine may be running on them."""
     with locked(cache / "old-layers"):
         layers = sorted((path.stat().st_mtime, path) for path in cache.glob("project-*[0-9a-f]"))
         for used, layer in layers[:-_KEPT_LAYERS]:
@@ -122,7 +122,7 @@ def _remove_old_layers(cache: Path) -> None:
 
 
 def in_overlay(layer: Path, lower: tuple[Path, ...], command: str, *, timeout: float, check: bool = False) -> str:
-    """Run the shell command with `layer`/merged mounted out of `lower` and `layer`/upper; what it printed."""
+    """Run the shell command with `lower` and `layer`/upper overlaid on `layer`/merged. Return its output."""
     for name in ("upper", "work", "merged"):
         (layer / name).mkdir(exist_ok=True)
     merged = layer / "merged"
@@ -151,7 +151,7 @@ def digest_of(*words: str) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time makes `path`."""
+    """Hold the lock of `path`, so that only one process makes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
-"""Boots Debian 13's ordinary kernels under qemu: what User-Mode Linux lacks, NVMe/TCP above all.
+"""Boot Debian 13's stock kernels under QEMU, for what User-Mode Linux lacks, such as NVMe/TCP.
 
-The emulator and its kernel come from the laboratory's own Debian, on a layer of their own. It is emulation in software,
-which needs nothing of the machine that it runs on and takes its time: the kernel is up after three seconds.
+QEMU and the kernel are installed on a layer of the lab's Debian. It emulates in software (TCG), which requires nothing
+from the host; the kernel boots in three seconds.
 """
 
 import shutil
@@ -21,14 +21,14 @@ _MACHINE = (
 
 
 def boot(program: str, *arguments: str, suite: str, memory: str = "2G") -> Result:
-    """Run the Python module `program` of ``inside/`` in an emulated machine of its own, with the kernel of `suite`."""
+    """Run the Python module `program` of ``inside/`` in its own emulated machine with the kernel of `suite`."""
     root = base()
     append = f"console=ttyS0 quiet panic=-1 lab_program={program}"
     return run_in(root, (_machine_layer(root, suite),), f"{_MACHINE} -m {memory} -append '{append}'", arguments)
 
 
 def _machine_layer(root: Path, suite: str) -> Path:
-    """The files that the kernel of `suite` and the emulator add to `root`, made if they are not there yet."""
+    """Return the layer with the kernel of `suite` and QEMU on top of `root`, which is made first if needed."""
     directory = root.parent / f"machine-{digest_of(suite, *(file.read_text() for file in _FILES))}"
     with locked(directory):
         if not directory.exists():

@@ -1,4 +1,4 @@
-"""The daemon under real consumers in a real kernel; each program of ``inside/`` is one boot."""
+"""The daemon with in-kernel consumers in User-Mode Linux; each program of ``inside/`` is one boot."""
 
 import pytest
 
@@ -8,7 +8,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.needs("root", "debootstrap", "mount namespaces"),
 ]
-MEMORY = {"nfs_many": "9G"}  # The kernel lets 3 to 50 requests wait, by its memory; it is taken as it is used.
+MEMORY = {"nfs_many": "9G"}  # The kernel queues 3 to 50 requests, depending on its memory, which is allocated on use.
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,6 @@ MEMORY = {"nfs_many": "9G"}  # The kernel lets 3 to 50 requests wait, by its mem
         "netns_own",
     ],
 )
-def test_in_the_kernel(program: str) -> None:
+def test_program_succeeds_in_the_lab(program: str) -> None:
     result = boot(program, memory=MEMORY.get(program, "1G"))
     assert result.status == 0, result.output

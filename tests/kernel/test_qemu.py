@@ -1,4 +1,4 @@
-"""The daemon under consumers that only Debian's ordinary kernel has; each program of ``inside/`` is one boot."""
+"""The daemon with consumers that only Debian's stock kernel has; each program of ``inside/`` is one boot."""
 
 import pytest
 
@@ -15,6 +15,6 @@ pytestmark = [
     ("suite", "program"),
     [("trixie", "nvme_psk"), ("trixie-backports", "nvme_psk"), ("trixie-backports", "keys")],
 )
-def test_in_the_ordinary_kernel(suite: str, program: str) -> None:
+def test_program_succeeds_under_qemu(suite: str, program: str) -> None:
     result = boot(program, suite=suite)
     assert result.status == 0, result.output

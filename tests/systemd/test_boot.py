@@ -1,4 +1,4 @@
-"""The service under systemd as PID 1, in a kernel of its own: from installation to removal."""
+"""The service under systemd as PID 1, in a kernel of its own."""
 
 import pytest
 
@@ -14,13 +14,13 @@ pytestmark = [
 ]
 
 
-def test_the_service_lives_under_systemd() -> None:
+def test_service_life_cycle_under_systemd() -> None:
     result = boot("systemd_life", systemd=True)
     assert result.status == 0, result.output
     for what in SEEN:
         assert f"seen: {what}" in result.output
 
 
-def test_drop_ins_open_network_namespaces_and_keyrings_of_roots() -> None:
+def test_drop_in_allows_network_namespaces_and_keyrings_of_root() -> None:
     result = boot("systemd_kernel", systemd=True)
     assert result.status == 0, result.output

@@ -1,4 +1,4 @@
-"""The files for systemd, D-Bus and polkit: what systemd itself says of them, and how exposed the service is."""
+"""The files for systemd, D-Bus and polkit: systemd verifies them, and rates the exposure of the services."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ UNITS = sorted(path.name for path in SYSTEMD.glob("handshaked*") if path.suffix 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The directory of the units, as installed, with programs that are there."""
+    """Install the units with existing programs. Return their directory."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("handshaked", "handshakectl", "handshaked-demux"):
@@ -32,7 +32,7 @@ def installed(tmp_path: Path) -> Path:
 
 @pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS)
-def test_systemd_finds_nothing_to_say(installed: Path, unit: str) -> None:
+def test_systemd_verifies_unit_without_warning(installed: Path, unit: str) -> None:
     process = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(installed / unit)],
         capture_output=True, text=True, check=False, timeout=PATIENCE)  # fmt: skip
@@ -41,7 +41,7 @@ def test_systemd_finds_nothing_to_say(installed: Path, unit: str) -> None:
 
 @pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("service", [unit for unit in UNITS if unit.endswith(".service")])
-def test_the_exposure_is_low(installed: Path, service: str) -> None:
+def test_exposure_level_is_low(installed: Path, service: str) -> None:
     process = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=15", str(installed / service)],
         capture_output=True, text=True, check=False, timeout=PATIENCE)  # fmt: skip
@@ -52,7 +52,7 @@ def test_the_exposure_is_low(installed: Path, service: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sysusers", "tmpfiles"])
-def test_users_and_directories_are_made(tmp_path: Path, kind: str) -> None:
+def test_users_and_directories_are_created(tmp_path: Path, kind: str) -> None:
     program = f"systemd-{kind}"
     need(program)
     for name in ("etc", "var/lib"):
@@ -67,7 +67,7 @@ def test_users_and_directories_are_made(tmp_path: Path, kind: str) -> None:
         assert (tmp_path / "etc/handshaked/registrations.d").is_dir()
 
 
-def test_the_policy_allows_what_exists_and_nothing_else() -> None:
+def test_bus_policy_allows_only_existing_methods() -> None:
     policy = ElementTree.parse(SYSTEMD / "org.handshaked.Handshaked1.conf")  # noqa: S314 - our own file
     default = next(one for one in policy.iter("policy") if one.get("context") == "default")
     for interface in (MANAGER_INTERFACE, REGISTRATION_INTERFACE):
@@ -79,7 +79,7 @@ def test_the_policy_allows_what_exists_and_nothing_else() -> None:
     assert [rule.attrib for rule in default.iter("deny")][1] == {"send_destination": "org.handshaked.Handshaked1"}
 
 
-def test_polkit_knows_each_action() -> None:
+def test_polkit_policy_has_every_action() -> None:
     policy = ElementTree.parse(SYSTEMD / "org.handshaked.policy")  # noqa: S314 - our own file
     known = {action.get("id") for action in policy.iter("action")}
     asked = {method.action for one in (MANAGER_INTERFACE, REGISTRATION_INTERFACE) for method in one.methods}

@@ -1,1 +1,1 @@
-"""What runs in the laboratory: ``scene`` and ``rpc`` are what the programs share."""
+"""Programs that run in the lab; ``scene`` and ``rpc`` are shared by them."""

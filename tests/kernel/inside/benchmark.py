@@ -1,7 +1,7 @@
-"""nfsd's handshakes by an agent (``handshaked``, ``tlshd``): benchmark.py AGENT ROW AT_ONCE ROUNDS.
+"""Measure handshakes of nfsd by an agent (``handshaked``, ``tlshd``): benchmark.py AGENT SEQUENTIAL AT_ONCE ROUNDS.
 
-Prints the milliseconds of wall time that one took, for each pattern that was asked for. CPU time is measured from
-outside: the clock that this kernel accounts by ticks a hundred times a second, and handshakes go in step with it.
+Prints the wall time per handshake in milliseconds, for each requested pattern. CPU time is measured outside: this
+kernel accounts it by ticks at 100 Hz, with which handshakes synchronize.
 """
 
 import json
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from tests.kernel.inside.rpc import context, handshake
 from tests.kernel.inside.scene import HERE, authority, daemon, serve_nfs, serving
 
-agent, row, at_once, rounds = sys.argv[1], *map(int, sys.argv[2:])
+agent, sequential, at_once, rounds = sys.argv[1], *map(int, sys.argv[2:])
 ca = authority()
 issued = ca.issue("server.test")
 tls = context(ca.root)
@@ -23,7 +23,7 @@ tls = context(ca.root)
 
 @contextmanager
 def measured(pattern: str, count: int) -> Iterator[None]:
-    """Print what each of the `count` handshakes inside took."""
+    """Print the average time of the `count` handshakes in the block."""
     begin = time.monotonic()
     yield
     print(json.dumps({"pattern": pattern, "wall_ms": round((time.monotonic() - begin) / count * 1e3, 1)}))
@@ -46,9 +46,9 @@ else:
     time.sleep(1)
 for _ in range(5):
     handshake(tls).close()
-if row:
-    with measured("one after another", row):
-        for _ in range(row):
+if sequential:
+    with measured("one after another", sequential):
+        for _ in range(sequential):
             handshake(tls).close()
 if rounds:
     with ThreadPoolExecutor(at_once) as pool, measured(f"{at_once} at once", at_once * rounds):

@@ -1,7 +1,7 @@
-"""What Linux 6.12, which User-Mode Linux is, does not have: keys out of the keyring for NFS, limits on TLS records.
+"""Features that User-Mode Linux (6.12) lacks: keys for NFS from a keyring, and record size limits of kTLS.
 
-``xprtsec=mtls`` with the client's certificate and key out of the keyring ``.nfs``: mount options cert_serial,
-privkey_serial; 7.3 has them.
+``xprtsec=mtls`` takes the client's certificate and key from the keyring ``.nfs`` (mount options cert_serial and
+privkey_serial, Linux 7.3).
 """
 
 import socket
@@ -33,7 +33,7 @@ SOON = 8  # seconds
 
 
 def der(issued: Issued) -> tuple[bytes, bytes]:
-    """Certificate and key as they lie in keyrings."""
+    """Return certificate and key as they are stored in keyrings."""
     return (
         subprocess.check_output(["openssl", "x509", "-in", issued.certificate, "-outform", "DER"]),
         subprocess.check_output(["openssl", "pkcs8", "-topk8", "-nocrypt", "-in", issued.key, "-outform", "DER"]),
@@ -41,12 +41,12 @@ def der(issued: Issued) -> tuple[bytes, bytes]:
 
 
 def add(name: str, payload: bytes, keyring: str) -> int:
-    """A key of root's in `keyring`; its serial."""
+    """Add a key to `keyring`. Return its serial."""
     return int(subprocess.check_output(["keyctl", "padd", "user", name, keyring], input=payload))
 
 
 def serials(name: str, certificate: bytes, key: bytes, keyring: str) -> str:
-    """Mount options that name keys with these payloads, which are put into `keyring`."""
+    """Add keys with these payloads to `keyring`. Return the mount options that name them."""
     return (
         f",cert_serial={add(f'{name} certificate', certificate, keyring)}"
         f",privkey_serial={add(f'{name} key', key, keyring)}"
@@ -54,7 +54,7 @@ def serials(name: str, certificate: bytes, key: bytes, keyring: str) -> str:
 
 
 def records_sent(issued: Issued, count: int, *, record_size_limit: int) -> list[int]:
-    """How much is in each record in which this kernel's TLS sends `count` bytes to a peer with that limit."""
+    """Send `count` bytes with kTLS to a peer with `record_size_limit`. Return the payload size of each record."""
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     answer = ServerParameters(
         credential=open_credential(loaded.chain, loaded.key, loaded.key_type),
@@ -88,7 +88,7 @@ def records_sent(issued: Issued, count: int, *, record_size_limit: int) -> list[
 
 ca = authority()
 server = ca.issue("server.test")
-assert capabilities().limits, "this kernel limits records"
+assert capabilities().limits, "kTLS supports record size limits"
 assert records_sent(server, 2000, record_size_limit=600) == [599, 599, 599, 203]
 certificate, key = der(ca.issue("client.test", client=True))
 
@@ -103,7 +103,7 @@ with daemon(f'[client]\ntrust = "{ca.root}"\n[server]\ntrust = "{ca.root}"\n') a
         peers=["allow san=dns:client.test tag=by-keyring"],
     )
     serving(running)
-    must("modprobe", "nfs")  # the keyring .nfs comes with the module, behind the daemon
+    must("modprobe", "nfs")  # creates the keyring .nfs, after the daemon has started
 
     with mounted(security="mtls", options=serials("client", certificate, key, "%:.nfs")) as directory:
         write_and_read(directory)
@@ -111,13 +111,13 @@ with daemon(f'[client]\ntrust = "{ca.root}"\n[server]\ntrust = "{ca.root}"\n') a
     assert "outcome=failed" not in running.log.read_text()
 
     started = time.monotonic()
-    # Keys that only their possessor may read, which the daemon is not.
+    # Keys that only their possessor may read; the daemon does not possess them.
     refused(mount(security="mtls", options=serials("hidden", certificate, key, "@s")))
     logged(running, "outcome=failed", "role=client", "cannot be read: Permission denied")
-    # A key where a certificate should be, and the other way round.
+    # Certificate and key are swapped.
     refused(mount(security="mtls", options=serials("swapped", key, certificate, "%:.nfs")))
     logged(running, "outcome=failed", "role=client", "cannot be used")
-    # Keys that do not exist: the kernel itself says so.
+    # Keys that do not exist: the kernel refuses the mount itself.
     process = mount(security="mtls", options=",cert_serial=1,privkey_serial=1")
     assert process.returncode != 0, "mounted"
     assert time.monotonic() - started < SOON

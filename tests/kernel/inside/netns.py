@@ -1,4 +1,4 @@
-"""One daemon for two network namespaces: requests of both are answered, and none of a third one."""
+"""One daemon serves two network namespaces, and no third one."""
 
 import sys
 
@@ -14,8 +14,8 @@ handshake(context(Path(sys.argv[1]))).close()
 
 
 def inside(name: str, *command: str) -> tuple[str, ...]:
-    """`command`, in the network namespace `name`."""
-    # Not ip netns exec: a server ends with its mount of nfsd, which would end with that command's mount namespace.
+    """Return `command` to be run in the network namespace `name`."""
+    # Not "ip netns exec": its mount namespace would end with the command, and with it the mount of nfsd.
     return ("nsenter", f"--net=/run/netns/{name}", *command)
 
 

@@ -1,4 +1,4 @@
-"""One daemon for two network namespaces: the NFS client stands in one, nfsd in the other; a third comes later."""
+"""One daemon serves two network namespaces, the NFS client's and nfsd's; a third one is created later."""
 
 from tests.kernel.inside.scene import (
     CLIENT,
@@ -28,7 +28,7 @@ with running:
     for role in ("client", "server"):
         logged(running, "outcome=ok", f"role={role}")
 
-# A namespace that is not there is said, and does not keep the others from being served.
+# A missing namespace is reported, and the others are served.
 running = daemon(f'[client]\ntrust = "{ca.root}"\n[kernel]\nnetwork_namespaces = [".", "later"]\n', name="later")
 with running:
     running.register("nfs", (server.certificate, server.key), alpns=["sunrpc"], allow_kernel=True)
@@ -41,4 +41,4 @@ with running:
     with mounted() as directory:
         write_and_read(directory)
     must("ip", "netns", "add", "later")
-    serving(running)  # after a while, for nobody tells of namespaces
+    serving(running)  # after a while: nothing announces new namespaces

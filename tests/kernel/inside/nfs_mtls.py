@@ -1,4 +1,4 @@
-"""``xprtsec=mtls`` mounts: by both sides' certificates, not without the client's, for peers that the rules allow."""
+"""``xprtsec=mtls`` mounts need both sides' certificates, and a client that the peer rules allow."""
 
 from tests.kernel.inside.scene import (
     authority,
@@ -27,7 +27,7 @@ with daemon(without, name="without") as running:
     serving(running)
     refused(mount(security="mtls"))
     logged(running, "outcome=failed", "role=client", "no client certificate to show")
-    process = mount(security="tls")  # the handshake is fine, what the export asks for is not
+    process = mount(security="tls")  # the handshake succeeds, but the export requires mtls
     assert process.returncode != 0, "mounted"
     assert "Operation not permitted" in process.stdout, process.stdout
 
@@ -55,6 +55,6 @@ with daemon(with_client, name="with") as running:
         write_and_read(directory)
     logged(running, "outcome=ok", "role=server", "tags=friend")
     rules("deny san=dns:client.test")
-    # A client learns of a server's verdict on its certificate behind its own Finished: the consumer is told by kTLS.
+    # The server's verdict on the client certificate arrives after the client's Finished: kTLS reports the alert.
     assert mount(security="mtls").returncode != 0, "a client that a rule denies"
     logged(running, "outcome=failed", "role=server", "access_denied")

@@ -1,4 +1,4 @@
-"""Two names on one nfsd, each with a certificate of its own, chosen by SNI; a third name is served by nobody."""
+"""Two server names on one nfsd, each with its own certificate, selected by SNI; a third name is refused."""
 
 import ssl
 from contextlib import suppress
@@ -38,7 +38,7 @@ with daemon(f'[client]\ntrust = "{ca.root}"\n') as running:
     refused(mount("unknown.test"))
     logged(running, "outcome=failed", "role=server", "alert=unrecognized_name")
 
-    # Clients without ALPN are for registrations without: nothing serves them yet, then one does.
+    # Clients without ALPN match only registrations without ALPN: none at first, then one.
     tls = ssl.create_default_context(cafile=str(ca.root))
     with suppress(ssl.SSLError):
         handshake(tls, "one.test")

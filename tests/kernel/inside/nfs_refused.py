@@ -1,4 +1,4 @@
-"""Certificates that are no good are refused with EACCES, and soon: nobody waits for a timeout."""
+"""Invalid certificates fail the mount with EACCES, without waiting for a timeout."""
 
 import time
 
@@ -17,14 +17,14 @@ from tests.kernel.inside.scene import (
 ca = authority()
 other = authority("other CA")
 good = ca.issue("server.test")
-foreign = other.issue("server.test", file_name="foreign")
+untrusted = other.issue("server.test", file_name="untrusted")
 expired = ca.issue("server.test", valid=(-20, -1), file_name="expired")
 misnamed = ca.issue("elsewhere.test")
 
 serve_nfs()
 with daemon(f'[client]\ntrust = "{ca.root}"\n') as running:
     serving(running)
-    for issued, alert in ((foreign, "unknown_ca"), (expired, "certificate_expired"), (misnamed, "bad_certificate")):
+    for issued, alert in ((untrusted, "unknown_ca"), (expired, "certificate_expired"), (misnamed, "bad_certificate")):
         running.register(
             "nfs", (issued.certificate, issued.key), alpns=["sunrpc"], allow_kernel=True, replace=True, force=True
         )
@@ -32,7 +32,7 @@ with daemon(f'[client]\ntrust = "{ca.root}"\n') as running:
         refused(mount())
         print(f"{alert}: refused after {time.monotonic() - started:.1f} s")
         logged(running, "outcome=failed", "role=client", f"alert={alert}")
-        logged(running, "outcome=failed", "role=server", f"alert={alert}")  # it is told, by an alert
+        logged(running, "outcome=failed", "role=server", f"alert={alert}")  # the client's alert
     running.register("nfs", (good.certificate, good.key), alpns=["sunrpc"], allow_kernel=True, replace=True)
     with mounted() as directory:
         write_and_read(directory)

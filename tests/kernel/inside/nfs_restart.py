@@ -1,4 +1,4 @@
-"""The daemon is restarted, and killed in mid-handshake: mounts go on, others are served by its successor."""
+"""Mounts survive restarts and crashes of the daemon during a handshake; its successor serves new ones."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ running = daemon(f'[client]\ntrust = "{ca.root}"\n')
 
 
 def in_mid_handshake() -> socket.socket:
-    """A client that has the server's first flight, and does not answer it."""
+    """Return the socket of a client that has received the server's first flight and does not answer."""
     sock = start_tls()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
@@ -29,7 +29,7 @@ def in_mid_handshake() -> socket.socket:
 
 
 def ends(sock: socket.socket) -> None:
-    """The server closes the connection, sooner or later."""
+    """Wait until the server closes the connection."""
     sock.settimeout(30)
     while sock.recv(65536):
         pass
@@ -42,7 +42,7 @@ with running:
     with mounted() as directory:
         write_and_read(directory)
 
-        # Stopped in mid-handshake: the consumer is told, and what is served next is served by the successor.
+        # The daemon is stopped during a handshake: the consumer gets the error, and the successor serves new ones.
         stuck = in_mid_handshake()
         running.stop(signal.SIGTERM)
         ends(stuck)
@@ -52,7 +52,7 @@ with running:
         handshake(tls).close()
         write_and_read(directory)
 
-        # A worker killed in mid-handshake: nfsd gives up on that one by itself.
+        # A worker is killed during a handshake: nfsd gives up on it after its timeout.
         stuck = in_mid_handshake()
         (worker,) = running.worker_pids()
         os.kill(worker, signal.SIGKILL)
@@ -60,7 +60,7 @@ with running:
         serving(running)
         handshake(tls).close()
 
-        # The whole daemon killed, with requests that come while nobody is there to hear of them.
+        # The daemon is killed, and requests arrive while it is not running.
         stuck = in_mid_handshake()
         running.stop(signal.SIGKILL)
         early = start_tls()

@@ -1,4 +1,4 @@
-"""``xprtsec=tls`` mounts, handshakes of both sides by the daemon, in each cipher: a file is written and read back."""
+"""``xprtsec=tls`` mounts with each cipher suite, both sides' handshakes by the daemon: files are written and read."""
 
 from handshaked.model import CipherSuite
 from tests.kernel.inside.scene import authority, daemon, logged, mounted, serve_nfs, serving, write_and_read

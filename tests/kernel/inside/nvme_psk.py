@@ -1,7 +1,7 @@
-"""NVMe/TCP under TLS with pre-shared keys, host and target on loopback, handshakes of both by the daemon.
+"""NVMe/TCP over TLS with pre-shared keys: host and target on loopback, both sides' handshakes by the daemon.
 
-Blocks are written and read back with keys of both hashes; keys of which the target has another, or none, are refused,
-and ``nvme connect`` says so soon.
+Blocks are written and read back with keys of both hashes. Keys that the target does not have are refused, and ``nvme
+connect`` fails without waiting for a timeout.
 """
 
 import mmap
@@ -24,7 +24,7 @@ SOON = 8  # seconds; the consumers' own timeout is 10
 
 
 def serve() -> None:
-    """A target on loopback that takes TLS only; its namespace is a block device in memory."""
+    """Set up a target on loopback that requires TLS; its namespace is a block device in memory."""
     must("mount", "-t", "configfs", "configfs", "/sys/kernel/config")
     must("modprobe", "null_blk", "memory_backed=1", "gb=1")
     must("modprobe", "-a", "nvmet_tcp", "nvme_tcp")
@@ -44,7 +44,7 @@ def serve() -> None:
 
 
 def insert_key(secret: str, *, hmac: int, identity: int, keyring: str = ".nvme") -> int:
-    """Make the TLS key of `secret` for host and target and put it into `keyring`; its serial."""
+    """Derive the TLS key of `secret` for host and target, and add it to `keyring`. Return its serial."""
     versions = (f"--hmac={hmac}", f"--identity={identity}")
     interchange = must("nvme", "gen-tls-key", *versions, *PAIR, f"--secret={secret}").strip()
     said = must(
@@ -56,7 +56,7 @@ def insert_key(secret: str, *, hmac: int, identity: int, keyring: str = ".nvme")
 
 
 def connect(*options: str) -> str | None:
-    """Try to connect the host under TLS; what was said if that failed. It never takes long."""
+    """Try to connect the host with TLS. Return the output of a failure, which must be fast, or None."""
     started = time.monotonic()
     process = run(
         "nvme", "connect", "--transport=tcp", "--traddr=127.0.0.1", "--trsvcid=4420", f"--nqn={SUBSYSTEM}",
@@ -70,7 +70,7 @@ def connect(*options: str) -> str | None:
 
 @contextmanager
 def connected(*options: str) -> Iterator[Path]:
-    """The host's block device."""
+    """Connect the host and yield its block device."""
     assert connect(*options) is None
     device = Path("/dev/nvme0n1")
     try:
@@ -81,10 +81,10 @@ def connected(*options: str) -> Iterator[Path]:
 
 
 def write_and_read(device: Path) -> None:
-    """Blocks go to the target, and come back; no cache stands between."""
+    """Write blocks to the target and read them back, bypassing caches."""
     content = os.urandom(BLOCK)
     assert direct(device, os.O_WRONLY, content) == content
-    assert direct(BACKING, os.O_RDONLY) == content, "the target has what was written"
+    assert direct(BACKING, os.O_RDONLY) == content, "the target has what the host wrote"
     assert direct(device, os.O_RDONLY) == content, "the host reads what it wrote"
 
 
@@ -104,7 +104,7 @@ def direct(device: Path, mode: int, content: bytes | None = None) -> bytes:
 
 
 def refused(running: RunningDaemon, *options: str, client: str, server: str | None = None) -> None:
-    """The host is refused soon, for the reasons that the daemon gives for each side; a server may not be asked."""
+    """Check that the host is refused, and that the daemon logs these reasons (`server` None: no server handshake)."""
     assert connect(*options) is not None, "connected"
     for role, reason in (("client", client), ("server", server)):
         if reason is not None:
@@ -115,21 +115,21 @@ make_keyring("of-the-host")
 
 with daemon(name="first") as running:
     serving(running)
-    serve()  # the keyring .nvme comes with the modules, behind the daemon
+    serve()  # the modules create the keyring .nvme, after the daemon has started
     for hmac, cipher in ((1, "AES_128_GCM_SHA256"), (2, "AES_256_GCM_SHA384")):
         insert_key("00112233445566778899aabbccddeeff" * (hmac + 1), hmac=hmac, identity=1)
         with connected() as device:
             write_and_read(device)
-        for role in ("client", "server"):  # of a queue for commands and two for blocks
+        for role in ("client", "server"):  # one admin queue and two I/O queues
             logged(running, "outcome=ok", f"role={role}", f"cipher={cipher}", f'psk="NVMe1R0{hmac} {HOST}', count=3)
     assert "outcome=failed" not in running.log.read_text()
 
-    # A key that only its possessor may read, in a keyring that the daemon does not know of.
+    # A key that only its possessor may read, in a keyring that the daemon does not search.
     serial = insert_key("aa" * 32, hmac=1, identity=0, keyring="of-the-host")
     by_key = ("--keyring=of-the-host", f"--tls-key={serial}")
     refused(running, *by_key, client="cannot be read: Permission denied")
 
-    # It may be read by its serial; the target has none for that identity, then one with another secret.
+    # The daemon can read it by serial; the target has no key for that identity, then one with another secret.
     must("keyctl", "setperm", str(serial), "0x3f030000")
     refused(running, *by_key, client="unknown_psk_identity", server="unknown_psk_identity")
     insert_key("bb" * 32, hmac=1, identity=0)
@@ -138,7 +138,7 @@ with daemon(name="first") as running:
     with connected() as device:
         write_and_read(device)
 
-# A key in a keyring that the configuration names is one for both sides.
+# A key in a configured keyring is found by both sides.
 serial = insert_key("cc" * 48, hmac=2, identity=0, keyring="of-the-host")
 with daemon('[kernel]\nkeyrings = ["of-the-host"]\n', name="second") as running:
     serving(running)

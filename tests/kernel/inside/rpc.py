@@ -1,4 +1,4 @@
-"""An NFS client just large enough for handshakes: AUTH_TLS, STARTTLS, TLS, and a NULL call under it (RFC 9289)."""
+"""A minimal NFS client for handshakes: AUTH_TLS, STARTTLS, TLS, and a NULL call over it (RFC 9289)."""
 
 import socket
 import ssl
@@ -10,14 +10,14 @@ _AUTH_NONE, _AUTH_TLS = 0, 7
 
 
 def context(root: Path) -> ssl.SSLContext:
-    """A client that trusts the authority with the certificate `root`."""
+    """Return the context of a client that trusts `root`."""
     tls = ssl.create_default_context(cafile=str(root))
     tls.set_alpn_protocols(["sunrpc"])
     return tls
 
 
 def call(sock: socket.socket, flavor: int = _AUTH_NONE) -> bytes:
-    """A NULL call of NFS version 4; what is answered."""
+    """Send a NULL call of NFS version 4. Return the reply."""
     body = struct.pack(">6I4I", 1, 0, 2, 100003, 4, 0, flavor, 0, 0, 0)
     sock.sendall(struct.pack(">I", 0x80000000 | len(body)) + body)
     reply = b""
@@ -30,14 +30,14 @@ def call(sock: socket.socket, flavor: int = _AUTH_NONE) -> bytes:
 
 
 def start_tls() -> socket.socket:
-    """A connection on which the server now waits for a ClientHello."""
+    """Open a connection on which the server now expects a ClientHello."""
     sock = socket.create_connection(ADDRESS, timeout=30)
     assert b"STARTTLS" in call(sock, _AUTH_TLS)
     return sock
 
 
 def handshake(tls: ssl.SSLContext, name: str = "server.test") -> ssl.SSLSocket:
-    """A handshake, and a NULL call that is answered under it."""
+    """Complete a handshake and a NULL call over TLS. Return the socket."""
     sock = tls.wrap_socket(start_tls(), server_hostname=name)
     assert b"\0" in call(sock)
     return sock

@@ -1,4 +1,4 @@
-"""What the programs in the lab share: an NFS server on loopback, mounts of it, a daemon that answers upcalls."""
+"""Shared by programs in the lab: an NFS server on loopback, mounts of it, and a daemon that serves the kernel."""
 
 import atexit
 import subprocess
@@ -15,43 +15,43 @@ HERE = Path.cwd()
 MOUNT = HERE / "mnt"
 EXPORT = HERE / "export"
 CLIENT = "client"
-"""A network namespace for the NFS client."""
+"""The network namespace of the NFS client."""
 IN_CLIENT = ("nsenter", f"--net=/run/netns/{CLIENT}")
-"""What starts a command there."""
+"""The prefix of commands that run there."""
 PATIENCE = 120
-"""How long to wait for what must come, in seconds: emulated machines are slow where others work, too."""
+"""Seconds to wait for an expected event: emulated machines are slow on busy hosts."""
 _SERVER_ADDRESS = "10.9.0.1"
 
 
 def refused(process: subprocess.CompletedProcess[str]) -> None:
-    """The mount was refused with EACCES."""
+    """Check that a mount was refused with EACCES."""
     assert process.returncode != 0, "mounted"
     assert "access denied" in process.stdout or "Permission denied" in process.stdout, process.stdout
 
 
 def run(*command: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, however it ends."""
+    """Run a command to its end, with its output captured."""
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
     )
 
 
 def must(*command: str) -> str:
-    """Run a command that has to succeed; what it printed."""
+    """Run a command that must succeed. Return its output."""
     process = run(*command)
     assert process.returncode == 0, f"{command}: {process.stdout}"
     return process.stdout
 
 
 def authority(name: str = "lab CA") -> Authority:
-    """A certificate authority with its files in a place of its own."""
+    """Make a certificate authority with a directory of its own."""
     directory = HERE / name.replace(" ", "-")
     directory.mkdir()
     return Authority(directory, name)
 
 
 def serve_nfs(*, security: str = "tls:mtls", threads: int = 4) -> None:
-    """An NFS server that exports a directory under these transport securities, past its grace period."""
+    """Start an NFS server that exports a directory with the transport security `security`, without a grace period."""
     must("mount", "-t", "nfsd", "nfsd", "/proc/fs/nfsd")
     Path("/run/rpc_pipefs").mkdir()
     must("mount", "-t", "rpc_pipefs", "rpc_pipefs", "/run/rpc_pipefs")
@@ -67,7 +67,7 @@ def serve_nfs(*, security: str = "tls:mtls", threads: int = 4) -> None:
 
 
 def make_client_namespace() -> None:
-    """The client's namespace, with a wire to the server, whose name now stands for the wire's end here."""
+    """Make the client's namespace and a veth link to it; the server's name then resolves to this end of the link."""
     must("ip", "netns", "add", CLIENT)
     must("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", CLIENT)
     must("ip", "address", "add", f"{_SERVER_ADDRESS}/24", "dev", "wire")
@@ -80,7 +80,7 @@ def make_client_namespace() -> None:
 def mount(
     server: str = "server.test", *, security: str = "tls", options: str = "", launcher: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Try to mount the export; `options` begin with a comma, `launcher` starts the command elsewhere."""
+    """Try to mount the export; `options` begin with a comma, `launcher` is a prefix of the command."""
     named = f"xprtsec={security},vers=4.2{options}"
     return run(*launcher, "mount", "-t", "nfs4", "-o", named, f"{server}:/", str(MOUNT))
 
@@ -89,7 +89,7 @@ def mount(
 def mounted(
     server: str = "server.test", *, security: str = "tls", options: str = "", launcher: tuple[str, ...] = ()
 ) -> Iterator[Path]:
-    """The export, mounted."""
+    """Mount the export and yield the mount point."""
     process = mount(server, security=security, options=options, launcher=launcher)
     assert process.returncode == 0, f"mount failed ({process.returncode}): {process.stdout}"
     try:
@@ -99,7 +99,7 @@ def mounted(
 
 
 def write_and_read(directory: Path) -> None:
-    """A file goes to the server, and comes back."""
+    """Write a file to the server, and read files back."""
     content = b"0123456789abcdef" * 20_000
     (directory / "file").write_bytes(content)
     assert (EXPORT / "file").read_bytes() == content
@@ -109,7 +109,7 @@ def write_and_read(directory: Path) -> None:
 
 
 def make_keyring(name: str) -> None:
-    """A keyring like ``.nvme``: root may do everything with it, and has it only when it links it."""
+    """Make a keyring like ``.nvme``: root has all permissions on it, but does not possess it unless it is linked."""
     serial = must("keyctl", "newring", name, "@s").strip()
     must("keyctl", "setperm", serial, "0x3f3f0000")
     must("keyctl", "link", serial, "@u")
@@ -119,7 +119,7 @@ def make_keyring(name: str) -> None:
 def daemon(
     configuration: str = "", *, name: str = "daemon", workers: int = 1, options: tuple[str, ...] = ()
 ) -> RunningDaemon:
-    """A daemon that answers the kernel, not started yet."""
+    """Return a daemon that serves the kernel, not started yet."""
     directory = HERE / name
     directory.mkdir(exist_ok=True)
     file = directory / "handshaked.toml"
@@ -128,17 +128,17 @@ def daemon(
         directory,
         workers=workers,
         options=("--kernel", f"--configuration={file}", *options),
-        launcher=("keyctl", "session", "-"),  # what others have in their session's keyring is not in its reach
+        launcher=("keyctl", "session", "-"),  # without access to the session keyring of others
     )
     atexit.register(_show, running)
     return running
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
-    """Wait until `holds()`, for what nobody announces."""
+    """Poll until `holds()`, for events that are not announced."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
-        assert time.monotonic() < deadline, f"this did not come about: {what}"
+        assert time.monotonic() < deadline, f"timeout while waiting for: {what}"
         time.sleep(0.05)
 
 
@@ -154,12 +154,12 @@ def serving(running: RunningDaemon) -> None:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What a process has open."""
+    """Return what the descriptors of a process refer to."""
     return sorted(str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def logged(running: RunningDaemon, *words: str, count: int = 1) -> list[str]:
-    """The lines of the log that have all `words`, as soon as there are `count` of them: outcomes come in batches."""
+    """Wait for `count` lines of the log with all `words`, because outcomes are logged in batches. Return the lines."""
     deadline = time.monotonic() + PATIENCE
     while True:
         lines = [line for line in running.log.read_text().splitlines() if all(word in line for word in words)]
@@ -170,6 +170,6 @@ def logged(running: RunningDaemon, *words: str, count: int = 1) -> list[str]:
 
 
 def _show(running: RunningDaemon) -> None:
-    """Print the daemon's log, for whoever reads of a failure."""
+    """Print the daemon's log, for the analysis of failures."""
     if running.log.exists():
         print("--- the daemon's log ---", running.log.read_text(), sep="\n", file=sys.stderr)

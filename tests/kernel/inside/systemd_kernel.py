@@ -1,7 +1,7 @@
-"""Inside, under systemd: the service answers the kernel from within its sandbox, and what takes a drop-in.
+"""Under systemd in the lab: the sandboxed service serves the kernel, and a drop-in extends its privileges.
 
-Other network namespaces take the privilege to enter them; keyrings of root's, as ``.nvme`` is one, take its user.
-Without it the service goes without, and says why.
+Entering other network namespaces takes a capability, and root's keyrings, such as ``.nvme``, take its user. Without the
+drop-in the service runs without them and logs why.
 """
 
 import json
@@ -50,7 +50,7 @@ def journal() -> str:
 
 
 def prepare() -> None:
-    """File systems on which files belong to those who make them, and the service."""
+    """Mount file systems with real file ownership, and install the service."""
     for path in (Path("/var/lib/handshaked"), CERTIFICATES):
         path.mkdir(parents=True)
         must("mount", "-t", "tmpfs", "tmpfs", str(path))
@@ -60,7 +60,7 @@ def prepare() -> None:
 
 
 def mounts() -> None:
-    """``tls`` and ``mtls`` mounts, with files that the service's user may not read by itself."""
+    """Mount with ``tls`` and ``mtls``, with keys that the service's user cannot read without its capability."""
     ca = Authority(CERTIFICATES)
     server, client = ca.issue("server.test"), ca.issue("client.test", client=True)
     CONFIGURATION.write_text(
@@ -77,7 +77,7 @@ def mounts() -> None:
     for security in ("tls", "mtls"):
         with mounted(security=security) as directory:
             write_and_read(directory)
-    must("systemctl", "stop", "handshaked.service")  # which has its last words written
+    must("systemctl", "stop", "handshaked.service")  # flushes its last outcomes
     said = journal()
     for role in ("client", "server"):
         assert said.count(f"outcome=ok role={role} caller=kernel") == 2, said
@@ -85,7 +85,7 @@ def mounts() -> None:
 
 
 def namespaces_and_keyrings() -> None:
-    """Without a drop-in, and with it."""
+    """Check network namespaces and keyrings without the drop-in, and with it."""
     CONFIGURATION.write_text(NAMESPACES_AND_KEYRINGS)
     make_keyring("of-root")
     for name in ("one", "two"):

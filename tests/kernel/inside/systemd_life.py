@@ -1,4 +1,4 @@
-"""Inside, under systemd: the service's life from installation to removal."""
+"""Under systemd in the lab: the life cycle of the service, from installation to removal."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _PATIENCE = 60.0
 
 
 def run(*command: str, status: int = 0) -> str:
-    """The output of `command`, which must end with `status`."""
+    """Run `command`, which must exit with `status`. Return its output."""
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     said = process.stdout + process.stderr
     if process.returncode != status:
@@ -30,22 +30,22 @@ def run(*command: str, status: int = 0) -> str:
 
 
 def shown(name: str) -> str:
-    """A property of the service."""
+    """Return a property of the service."""
     return run("systemctl", "show", "--property", name, "--value", "handshaked.service").strip()
 
 
 def wait_until(what: str, holds: object) -> None:
-    """Wait until `holds()`."""
+    """Wait until `holds()`, and print `what`."""
     deadline = time.monotonic() + _PATIENCE
     while not holds():  # type: ignore[operator]
         if time.monotonic() > deadline:
-            raise SystemExit(f"did not come about: {what}\n{run('journalctl', '-u', 'handshaked', '-n', '60')}")
+            raise SystemExit(f"timeout while waiting for: {what}\n{run('journalctl', '-u', 'handshaked', '-n', '60')}")
         time.sleep(0.1)
     print("seen:", what, flush=True)
 
 
 def main() -> None:
-    """All of it."""
+    """Run all steps."""
     prepare()
     socket_activation()
     registrations()
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def prepare() -> None:
-    """What the lab's root lacks: a file system on which files belong to those who make them."""
+    """Mount file systems with real file ownership, which the lab's root lacks, and install the service."""
     for path in (Path("/var/lib/handshaked"), CERTIFICATES):
         path.mkdir(parents=True)
         run("mount", "-t", "tmpfs", "tmpfs", str(path))
@@ -70,7 +70,7 @@ def prepare() -> None:
 
 
 def socket_activation() -> None:
-    """The service starts when somebody connects."""
+    """A connection starts the service."""
     run("systemctl", "start", "handshaked.socket")
     assert shown("ActiveState") == "inactive"
     print(run("handshakectl", "status"))
@@ -82,7 +82,7 @@ def socket_activation() -> None:
 
 
 def registrations() -> None:
-    """Root's key, which the daemon's user may not read by itself, is registered and served."""
+    """A key of root, which the daemon's user cannot read without its capability, is registered and served."""
     authority = Authority(CERTIFICATES)
     authority.issue("www.example.com", file_name="www")
     run(
@@ -96,19 +96,19 @@ def registrations() -> None:
 
 
 def probe() -> None:
-    """A real handshake for what is registered."""
+    """Complete a handshake with the registration."""
     roots = list(CERTIFICATES.glob("*CA.pem"))
     assert "ok" in run("handshakectl", "test", "web", f"--ca={roots[0]}")
 
 
 def digest() -> str:
-    """The certificate that is served."""
+    """Return the digest of the served certificate."""
     page = json.loads(run("handshakectl", "show", "web", "--json"))
     return str(page["registration"]["credentials"][0]["sha256"])
 
 
 def reload() -> None:
-    """New files are taken over; bad ones are refused, and the old stay."""
+    """A reload uses new files, and keeps the old ones if the new ones are invalid."""
     before = digest()
     key = (CERTIFICATES / "www.key").read_bytes()
     Authority(CERTIFICATES).issue("www.example.com", file_name="www")
@@ -129,7 +129,7 @@ def reload() -> None:
 
 
 def bus() -> None:
-    """The bus starts the service, and obeys its policy."""
+    """A D-Bus call starts the service, and the bus enforces the policy."""
     run("systemctl", "stop", "handshaked.service")
     call = ("busctl", "call", "org.handshaked.Handshaked1", "/org/handshaked/Handshaked1")
     manager = "org.handshaked.Handshaked1.Manager"
@@ -143,7 +143,7 @@ def bus() -> None:
 
 
 def kill() -> None:
-    """SIGKILL: systemd starts it again, with all that was registered."""
+    """After SIGKILL systemd restarts the service, with all registrations."""
     before = int(shown("NRestarts"))
     os.kill(int(shown("MainPID")), signal.SIGKILL)
     wait_until("a restart after SIGKILL", lambda: int(shown("NRestarts")) > before and shown("ActiveState") == "active")
@@ -151,7 +151,7 @@ def kill() -> None:
 
 
 def watchdog() -> None:
-    """A daemon that cannot do handshakes any more is replaced, though it lives."""
+    """The watchdog replaces a running daemon that cannot complete handshakes."""
     DROP_IN.parent.mkdir(parents=True)
     DROP_IN.write_text("[Service]\nWatchdogSec=6s\n")
     run("systemctl", "daemon-reload")
@@ -173,7 +173,7 @@ def watchdog() -> None:
 
 
 def clock() -> None:
-    """A clock that is a day behind, and then right again: clear words, no exit, recovery."""
+    """With a clock that is days behind, the daemon reports the problem, keeps running, and recovers afterwards."""
     pid = shown("MainPID")
     now = time.time()
     later = Authority(CERTIFICATES).issue("later.example.com", file_name="later")
@@ -192,7 +192,7 @@ def clock() -> None:
 
 
 def metrics() -> None:
-    """The port is opened while the service runs, as the guide says."""
+    """The metrics socket is enabled later, as the how-to guide describes."""
     run("systemctl", "enable", "handshaked-metrics.socket")
     run("systemctl", "restart", "handshaked.service")
     with urllib.request.urlopen("http://127.0.0.1:9464/metrics") as answer:
@@ -202,17 +202,17 @@ def metrics() -> None:
 
 
 def stop() -> None:
-    """It ends in peace; the socket stays, and starts it again."""
+    """The service stops cleanly; its socket stays active and starts it again."""
     run("systemctl", "stop", "handshaked.service")
     assert shown("Result") == "success"
     assert run("systemctl", "is-active", "handshaked.socket").strip() == "active"
-    started = ("handshakectl", "status")  # which is a success as soon as all workers answer
+    started = ("handshakectl", "status")  # succeeds as soon as all workers answer
     wait_until("stop", lambda: subprocess.run(started, capture_output=True, check=False).returncode == 0)
     assert shown("ActiveState") == "active"
 
 
 def removal() -> None:
-    """Nothing stays but settings and registrations."""
+    """Uninstalling removes everything but settings and registrations."""
     run("handshakectl", "uninstall-systemd", "--now")
     assert not list(Path("/etc/systemd/system").rglob("handshaked*"))
     assert not Path("/usr/local/lib/systemd/system/handshaked.service").exists()

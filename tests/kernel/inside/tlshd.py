@@ -1,7 +1,7 @@
-"""This daemon's client with tlshd's server, and tlshd's client with this daemon's server: ``tls`` and ``mtls`` mounts.
+"""Interoperability with tlshd, as client and as server of ``tls`` and ``mtls`` mounts.
 
-The kernel asks whoever listens in the socket's network namespace. The NFS client stands in one of its own, so that each
-side has its own agent.
+The kernel's upcall goes to the agent in the socket's network namespace. The NFS client is in a namespace of its own, so
+that each side has its own agent.
 """
 
 import subprocess
@@ -36,7 +36,7 @@ client = ca.issue("client.test", client=True)
 
 @contextmanager
 def tlshd(section: str, issued: Issued, *launcher: str, trust: Path = ca.root) -> Iterator[None]:
-    """tlshd, as soon as it listens; it is `launcher` that puts it into a namespace."""
+    """Run tlshd, and wait until it listens; `launcher` is a prefix of the command that enters a namespace."""
     configuration = HERE / "tlshd.conf"
     configuration.write_text(
         f"[authenticate.{section}]\nx509.truststore={trust}\n"
@@ -45,15 +45,15 @@ def tlshd(section: str, issued: Issued, *launcher: str, trust: Path = ca.root) -
     with (HERE / "tlshd.log").open("ab") as log:
         process = subprocess.Popen([*launcher, "tlshd", "-s", "-c", str(configuration)], stdout=log, stderr=log)
     try:
-        until(lambda: somebody_listens(*launcher), "tlshd listens")
+        until(lambda: agent_listens(*launcher), "tlshd listens")
         yield
     finally:
         process.kill()
         process.wait()
 
 
-def somebody_listens(*launcher: str) -> bool:
-    """Whether there is a member of a multicast group of generic netlink (16) where `launcher` starts things."""
+def agent_listens(*launcher: str) -> bool:
+    """Return whether a generic netlink socket (protocol 16) of the namespace has joined a multicast group."""
     lines = [line.split() for line in must(*launcher, "cat", "/proc/self/net/netlink").splitlines()[1:]]
     return any(protocol == "16" and int(groups, 16) for _, protocol, _, groups, *_ in lines)
 
