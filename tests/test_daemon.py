@@ -1,10 +1,8 @@
 """The daemon as processes: workers that die, signals, users, and what is left in its log."""
 
-import asyncio
 import base64
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,13 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError, Status
-from handshaked.model import Outcome
-from handshaked.shim import HandshakeClient, Message
 from handshaked.system import directories
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_cancel, push_crypto, push_start
-from handshaked.wire.json_packets import send_message
 from handshaked.wire.messages import Acknowledged, Done
 from tests.conftest import Issue
 from tests.handshake_channel import (
@@ -35,7 +30,6 @@ from tests.handshake_channel import (
     server_start,
     shake_hands,
 )
-from tests.patience import soon
 from tests.plugins.needs import need, public_python
 
 NAME = "a.example.com"
@@ -49,139 +43,6 @@ def register(daemon: RunningDaemon, issued: Issued, name: str = "web", server_na
 def succeeds(channel: HandshakeChannel, first: int = 100) -> bool:
     client, server = shake_hands(channel, first, first + 1, client_start(NAME, b"h3"), server_start())
     return (client.status, server.status) == OK
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """The process `pid` does nothing meanwhile."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def door_at(daemon: RunningDaemon, worker: int) -> HandshakeChannel:
-    """A connection that `worker` serves, with handshake 1 begun: the others are stopped while it is made."""
-    others = [pid for pid in daemon.worker_pids() if pid != worker]
-    for pid in others:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        channel = HandshakeChannel(daemon.handshake_socket)
-        channel.send(push_start(1, server_start(), ack=True))
-        assert channel.until(1, Acknowledged) == [Acknowledged()]
-    finally:
-        for pid in others:
-            os.kill(pid, signal.SIGCONT)
-    return channel
-
-
-# Workers that die.
-
-
-def test_a_killed_worker_costs_its_own_handshakes_only(daemon: RunningDaemon, issue: Issue) -> None:
-    register(daemon, issue(NAME))
-    victim, survivor = daemon.worker_pids()
-    with door_at(daemon, victim) as lost, door_at(daemon, survivor) as kept:
-        os.kill(victim, signal.SIGKILL)
-        lost.sock.settimeout(1)  # seconds: the requirement
-        assert lost.closed()
-        hello = client_hello(kept, 2, client_start(NAME, b"h3"))
-        kept.send(push_crypto(1, hello, ack=True))
-        assert len(secrets_of(kept.until(1, Acknowledged))) == 3
-        with HandshakeChannel(daemon.handshake_socket) as following:
-            assert succeeds(following)
-    assert eventually(lambda: len(daemon.worker_pids()) == 2)
-    assert victim not in daemon.worker_pids()
-    assert survivor in daemon.worker_pids()
-    assert daemon.ask("status")["worker_restarts"] == 1
-
-
-def test_a_caller_of_a_killed_worker_gets_an_error_within_a_second(daemon: RunningDaemon, issue: Issue) -> None:
-    register(daemon, issue(NAME))
-
-    async def run() -> Outcome:
-        client = HandshakeClient(daemon.handshake_socket)
-        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        begun = asyncio.Event()
-
-        def note(message: Message) -> None:
-            if isinstance(message, Done):
-                outcome.set_result(message.outcome)
-
-        client.start(server_start(), note, begun.set)
-        await soon(begun.wait())
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
-        try:
-            return await asyncio.wait_for(outcome, 1)
-        finally:
-            client.close()
-
-    workers = daemon.worker_pids()
-    assert asyncio.run(run()).status == Status.PEER_GONE
-    assert eventually(lambda: len(daemon.worker_pids()) == 2)
-    with HandshakeChannel(daemon.handshake_socket) as channel:
-        assert succeeds(channel)
-
-
-def test_a_worker_that_starts_again_knows_what_was_registered_meanwhile(daemon: RunningDaemon, issue: Issue) -> None:
-    first, second = daemon.worker_pids()
-    for pid in (first, second):
-        os.kill(pid, signal.SIGKILL)
-    register(daemon, issue(NAME))
-    assert eventually(lambda: len(daemon.worker_pids()) == 2)
-    for pid in daemon.worker_pids():
-        with door_at(daemon, pid) as channel:
-            assert succeeds(channel)
-
-
-@pytest.mark.slow
-def test_a_worker_that_does_not_answer_does_not_keep_others_from_new_registrations(
-    daemon: RunningDaemon, issue: Issue
-) -> None:
-    silent, busy = daemon.worker_pids()
-    with stopped(silent):
-        register(daemon, issue(NAME))
-        with HandshakeChannel(daemon.handshake_socket) as channel:
-            assert succeeds(channel)
-        status = daemon.ask("status")
-        assert [worker["pid"] for worker in status["workers"] if worker["answers"]] == [busy]
-    # A worker that was away catches up, and its late answers are not taken for those to later questions.
-    assert eventually(lambda: len(daemon.worker_pids()) == 2)
-    for pid in daemon.worker_pids():
-        with door_at(daemon, pid) as channel:
-            assert succeeds(channel)
-
-
-@pytest.mark.slow
-def test_a_worker_that_hangs_is_replaced(public_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", "3000000")  # it is looked for every second
-    with RunningDaemon(public_directory) as daemon:
-        hung, _ = daemon.worker_pids()
-        os.kill(hung, signal.SIGSTOP)
-        assert eventually(lambda: f"worker {hung} does not answer and is killed" in daemon.log.read_text(), 60)
-        assert eventually(lambda: len(daemon.worker_pids()) == 2)
-        assert hung not in daemon.worker_pids()
-
-
-@pytest.mark.slow
-def test_stopping_does_not_wait_for_an_answer_that_does_not_come(daemon: RunningDaemon) -> None:
-    silent, _ = daemon.worker_pids()
-    os.kill(silent, signal.SIGSTOP)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.connect(str(daemon.control_socket))
-        send_message(sock, {"command": "status"})
-        for _ in range(3):
-            daemon.ask("list")  # meanwhile the question has come in
-        assert daemon.stop() == 0  # and not killed by its keeper, after 30 s
-
-
-def test_without_its_parent_a_worker_ends(public_directory: Path) -> None:
-    with RunningDaemon(public_directory) as daemon:
-        workers = daemon.worker_pids()
-        daemon.stop(signal.SIGKILL)
-        assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def test_registrations_survive_a_crash_of_all(public_directory: Path, issue: Issue) -> None:
