@@ -1,4 +1,4 @@
-"""What a server can say without keeping state: Version Negotiation, Retry, and a close in an Initial packet."""
+"""Stateless answers of a server: Version Negotiation, Retry, and CONNECTION_CLOSE in an Initial packet."""
 
 import os
 
@@ -9,20 +9,20 @@ _CONNECTION_CLOSE = 0x1C
 _CRYPTO_FRAME = 0x06
 _MAX_REASON = 256
 CONNECTION_REFUSED = 0x02
-"""QUIC transport error: the server accepts no new connection (RFC 9000 section 20.1)."""
+"""QUIC transport error: the server refuses a new connection (RFC 9000 section 20.1)."""
 INVALID_TOKEN = 0x0B
-"""QUIC transport error: the client came back with a Retry token that is none (same section)."""
+"""QUIC transport error: the client used an invalid Retry token (same section)."""
 
 
 def push_version_negotiation(header: LongHeader) -> bytes:
-    """The versions served, for a client whose packet with `header` was of another one (RFC 9000 section 17.2.1)."""
+    """Return a Version Negotiation packet that answers the packet with `header` (RFC 9000 section 17.2.1)."""
     grease = int.from_bytes(os.urandom(4)) & 0xF0F0F0F0 | 0x0A0A0A0A  # section 15: versions that exercise negotiation
     versions = b"".join(version.to_bytes(4) for version in (*VERSIONS, grease))
     return bytes([0xC0 | os.urandom(1)[0] & 0x3F]) + bytes(4) + _cids(header) + versions
 
 
 def push_retry(header: LongHeader, source_cid: bytes, token: bytes) -> bytes:
-    """A Retry for the Initial packet with `header`: the client is to come back to `source_cid` with `token`."""
+    """Return a Retry for the Initial packet with `header`: the client retries to `source_cid` with `token`."""
     first = (0xC0 if header.version == VERSION_2 else 0xF0) | os.urandom(1)[0] & 0x0F
     answer = LongHeader(header.version, source_cid, header.source_cid)
     packet = bytes([first]) + header.version.to_bytes(4) + _cids(answer) + token
@@ -30,7 +30,7 @@ def push_retry(header: LongHeader, source_cid: bytes, token: bytes) -> bytes:
 
 
 def push_close(header: LongHeader, error: int, reason: str) -> bytes:
-    """An Initial packet that closes the connection of the client's Initial with `header` (RFC 9000 section 10.2.3)."""
+    """Return an Initial packet that closes the connection of the Initial with `header` (RFC 9000 section 10.2.3)."""
     words = reason.encode()[:_MAX_REASON]
     frame = b"".join(map(push_varint, (_CONNECTION_CLOSE, error, _CRYPTO_FRAME, len(words)))) + words
     first = 0xD3 if header.version == VERSION_2 else 0xC3  # a packet number of four bytes
@@ -40,6 +40,6 @@ def push_close(header: LongHeader, error: int, reason: str) -> bytes:
 
 
 def _cids(header: LongHeader) -> bytes:
-    """The connection IDs of an answer: its destination is the source of `header`, and the reverse."""
+    """Return the connection IDs of an answer to the packet with `header`: its source is the destination."""
     destination, source = header.source_cid, header.destination_cid
     return bytes([len(destination)]) + destination + bytes([len(source)]) + source

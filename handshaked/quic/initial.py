@@ -1,6 +1,6 @@
-"""A client's Initial packets, put together to a ClientHello (RFC 9000 sections 12.4, 17.2.2 and 19.6).
+"""Assemble a ClientHello from a client's Initial packets (RFC 9000 sections 12.4, 17.2.2 and 19.6).
 
-Sans-IO. CRYPTO frames may come split, shuffled, repeated or padded, over several datagrams; what is kept is bounded.
+Sans-IO. CRYPTO frames may be split, reordered, repeated or padded, over several datagrams; memory is bounded.
 """
 
 from bisect import bisect_left
@@ -17,37 +17,37 @@ _MAX_FRAMES = 1024
 
 
 class ClientHelloAssembler:
-    """Puts one ClientHello, of `limit` bytes at most, together out of a client's datagrams.
+    """Assembles one ClientHello of at most `limit` bytes from a client's datagrams.
 
-    The first Initial packet that opens decides which connection this is: its keys hold, also when the client calls the
-    server by another connection ID. What does not open is passed over: anyone may send such things from anywhere.
+    The first authentic Initial packet determines the connection: its keys remain, also if the client changes the
+    destination connection ID. Packets that are not authentic are ignored: anyone may send them.
     """
 
     __slots__ = ("_covered", "_frames", "_keys", "_limit", "_stream", "connection")
 
     def __init__(self, limit: int = _HEADER + MAX_CLIENT_HELLO) -> None:
         self.connection: tuple[int, bytes] | None = None
-        """Version and destination connection ID, once a packet has opened."""
+        """Version and destination connection ID, after the first authentic packet."""
         self._limit = limit
         self._keys: InitialKeys | None = None
         self._stream = bytearray()
-        self._covered: list[tuple[int, int]] = []  # what of the stream is there: from, to; in order, apart
+        self._covered: list[tuple[int, int]] = []  # received ranges of the stream: from, to; sorted, disjoint
         self._frames = 0
 
     @property
     def bytes_kept(self) -> int:
-        """Bytes that the stream takes so far, gaps included."""
+        """The size of the stream so far in bytes, gaps included."""
         return len(self._stream)
 
     def receive(self, datagram: bytes) -> bytes | None:
-        """Take in a datagram; the whole ClientHello with its message header, or None while bytes are missing.
+        """Process a datagram; return the complete ClientHello with its header, or None while bytes are missing.
 
-        PeerError for what the connection's own client sent and no client may send, or beyond the bounds.
+        PeerError for authentic packets that violate the protocol or the limits.
         """
         return self.receive_packets(pull_initials(datagram))
 
     def receive_packets(self, packets: Iterable[InitialPacket]) -> bytes | None:
-        """The same with the Initial packets of a datagram."""
+        """Do the same with the Initial packets of a datagram."""
         for packet in packets:
             connection = self.connection or (packet.version, packet.destination_cid)
             keys = self._keys or InitialKeys(*connection)
@@ -75,7 +75,7 @@ class ClientHelloAssembler:
         end = offset + len(data)
         self._frames += 1
         if end > self._limit or self._frames > _MAX_FRAMES:
-            raise PeerError(Alert.DECODE_ERROR, "the ClientHello is too large, or in too many pieces")
+            raise PeerError(Alert.DECODE_ERROR, "the ClientHello is too large, or has too many CRYPTO frames")
         if not data:
             return
         if end > len(self._stream):
@@ -91,22 +91,24 @@ class ClientHelloAssembler:
         self._stream[offset:end] = data
 
     def _compare(self, start: int, end: int, offset: int, data: bytes) -> None:
-        # Whoever reads the stream otherwise than we do must not end up at a server that we did not choose.
+        # Another reader of the stream must not see another ClientHello than the one that is routed.
         if self._stream[start:end] != data[start - offset : end - offset]:
-            raise PeerError(Alert.ILLEGAL_PARAMETER, "CRYPTO frames contradict each other")
+            raise PeerError(Alert.ILLEGAL_PARAMETER, "inconsistent CRYPTO frames")
 
     def _message(self) -> bytes | None:
         if not self._covered or self._covered[0][0] != 0:
             return None
         if self._stream[0] != _CLIENT_HELLO:
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"handshake message {self._stream[0]} for a ClientHello")
-        there = self._covered[0][1]
-        if there < _HEADER:
+            raise PeerError(
+                Alert.UNEXPECTED_MESSAGE, f"handshake message of type {self._stream[0]} instead of a ClientHello"
+            )
+        received = self._covered[0][1]
+        if received < _HEADER:
             return None
         end = _HEADER + int.from_bytes(self._stream[1:_HEADER])
         if end > self._limit:
-            raise PeerError(Alert.ILLEGAL_PARAMETER, f"a ClientHello of {end} bytes")
-        return bytes(self._stream[:end]) if there >= end else None
+            raise PeerError(Alert.ILLEGAL_PARAMETER, f"ClientHello of {end} bytes, the limit is {self._limit}")
+        return bytes(self._stream[:end]) if received >= end else None
 
 
 def _skip_ack(reader: Reader, *, ecn: bool) -> None:
@@ -114,6 +116,6 @@ def _skip_ack(reader: Reader, *, ecn: bool) -> None:
     reader.pull_varint()
     ranges = reader.pull_varint()
     if ranges > reader.left:
-        raise PeerError(Alert.DECODE_ERROR, "an ACK frame with more ranges than bytes")
+        raise PeerError(Alert.DECODE_ERROR, "ACK frame with more ranges than bytes")
     for _ in range(1 + 2 * ranges + (3 if ecn else 0)):
         reader.pull_varint()

@@ -1,4 +1,4 @@
-"""Packet headers as anyone on path can read them (RFC 8999; RFC 9000 section 17; RFC 9369)."""
+"""Unprotected packet headers (RFC 8999; RFC 9000 section 17; RFC 9369)."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ VERSIONS = (VERSION_1, VERSION_2)
 MAX_CID = 20
 """Longest connection ID of the known versions."""
 SMALLEST_INITIAL = 1200
-"""Smallest datagram that a client may send an Initial packet in (RFC 9000 section 14.1)."""
+"""Smallest datagram with an Initial packet of a client, in bytes (RFC 9000 section 14.1)."""
 _INITIAL_TYPE = {VERSION_1: 0, VERSION_2: 1}
 _LONG = 0x80
 _ZEROS = re.compile(rb"\0*")
@@ -19,7 +19,7 @@ _ZEROS = re.compile(rb"\0*")
 
 @dataclass(frozen=True, slots=True)
 class LongHeader:
-    """What a packet with a long header says in every version of QUIC."""
+    """The fields of a long header that are the same in all versions of QUIC (RFC 8999 section 5.1)."""
 
     version: int
     destination_cid: bytes
@@ -28,7 +28,7 @@ class LongHeader:
 
 @dataclass(frozen=True, slots=True)
 class InitialPacket:
-    """An Initial packet as it stands in a datagram: where its parts are, still protected."""
+    """A protected Initial packet in a datagram; `number_offset` is that of the packet number in `packet`."""
 
     version: int
     destination_cid: bytes
@@ -39,53 +39,53 @@ class InitialPacket:
 
 
 class Reader:
-    """Reads bytes from the front; PeerError(decode_error) when they end too soon."""
+    """Reads bytes in order. PeerError(decode_error) if there are not enough."""
 
     def __init__(self, data: bytes, position: int = 0) -> None:
         self.data = data
         self.position = position
 
     def pull(self, length: int) -> bytes:
-        """The next `length` bytes."""
+        """Return the next `length` bytes."""
         end = self.position + length
         if end > len(self.data):
-            raise PeerError(Alert.DECODE_ERROR, "a QUIC packet ends before its content")
+            raise PeerError(Alert.DECODE_ERROR, "truncated QUIC packet")
         piece = self.data[self.position : end]
         self.position = end
         return piece
 
     def pull_integer(self, length: int) -> int:
-        """The next `length` bytes as a number."""
+        """Return the next `length` bytes as a number."""
         return int.from_bytes(self.pull(length))
 
     def pull_varint(self) -> int:
-        """A variable-length integer (RFC 9000 section 16)."""
+        """Return the next variable-length integer (RFC 9000 section 16)."""
         first = self.pull_integer(1)
         length = 1 << (first >> 6)
         return (first & 0x3F) << (8 * (length - 1)) | self.pull_integer(length - 1)
 
     def skip_zeros(self) -> int:
-        """Pass over zero bytes; how many bytes are left."""
+        """Skip zero bytes, and return how many bytes are left."""
         match = _ZEROS.match(self.data, self.position)
         self.position = match.end() if match is not None else self.position
         return self.left
 
     @property
     def left(self) -> int:
-        """How many bytes are left."""
+        """The number of bytes left."""
         return len(self.data) - self.position
 
 
 def push_varint(value: int) -> bytes:
-    """`value` as a variable-length integer, in its shortest form."""
+    """Return `value` as a variable-length integer in its shortest form. ValueError if it is too large."""
     for power in range(4):
         if value < 1 << (8 << power) - 2:
             return (power << (8 << power) - 2 | value).to_bytes(1 << power)
-    raise ValueError(f"{value} does not fit a variable-length integer")
+    raise ValueError(f"{value} is too large for a variable-length integer")
 
 
 def pull_long_header(datagram: bytes) -> LongHeader | None:
-    """The long header that `datagram` begins with; None if it is a short one, or cut off."""
+    """Return the long header at the start of `datagram`; None if it is a short one, or truncated."""
     if len(datagram) < 7 or not datagram[0] & _LONG:
         return None
     destination_end = 6 + datagram[5]
@@ -100,12 +100,12 @@ def pull_long_header(datagram: bytes) -> LongHeader | None:
 
 
 def is_initial(datagram: bytes, version: int) -> bool:
-    """Whether the packet with a long header of the known `version` that `datagram` begins with is an Initial."""
+    """Return whether the packet at the start of `datagram`, with a long header of a known `version`, is an Initial."""
     return datagram[0] >> 4 & 3 == _INITIAL_TYPE[version]
 
 
 def pull_initials(datagram: bytes) -> list[InitialPacket]:
-    """The Initial packets of a known version in `datagram`, up to where it stops making sense.
+    """Return the Initial packets of a known version in `datagram`, up to the first malformed packet.
 
     "Receivers SHOULD ignore any subsequent packets with a different Destination Connection ID than the first packet
     in the datagram" (RFC 9000 section 12.2).
@@ -127,9 +127,9 @@ def pull_initials(datagram: bytes) -> list[InitialPacket]:
 
 
 def _pull_packet(reader: Reader, header: LongHeader) -> InitialPacket | None:
-    """The packet behind `header`, None if it is of another type; the reader ends behind it."""
+    """Return the packet with `header`, or None if it is of another type; the reader is left after it."""
     if max(len(header.destination_cid), len(header.source_cid)) > MAX_CID:
-        raise PeerError(Alert.DECODE_ERROR, "a connection ID is too long")
+        raise PeerError(Alert.DECODE_ERROR, f"connection ID of more than {MAX_CID} bytes")
     start = reader.position
     initial = is_initial(reader.data[start : start + 1], header.version)
     reader.pull(7 + len(header.destination_cid) + len(header.source_cid))

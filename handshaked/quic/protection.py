@@ -1,4 +1,4 @@
-"""Protection of Initial packets: keys that derive from the client's first destination connection ID.
+"""Protection of Initial packets, with keys derived from the client's first destination connection ID.
 
 RFC 9001 sections 5.2 to 5.4 and 5.8; RFC 9369 section 3.3 for version 2.
 """
@@ -28,11 +28,11 @@ _RETRY = {
 }
 _TAG = 16
 _SAMPLE = 16
-_NUMBER = 4  # bytes of packet number in packets of ours
+_NUMBER = 4  # length of the packet number in packets that are sent
 
 
 class InitialKeys:
-    """What protects the Initial packets that one side of a connection sends."""
+    """The keys of the Initial packets that one side of a connection sends."""
 
     def __init__(self, version: int, destination_cid: bytes, *, server: bool = False) -> None:
         side = b"server in" if server else b"client in"
@@ -43,7 +43,7 @@ class InitialKeys:
         self._header = Cipher(algorithms.AES(_expand(secret, header, 16)), modes.ECB())  # noqa: S305 - RFC 9001 5.4.3
 
     def open(self, packet: InitialPacket) -> bytes | None:
-        """The frames in `packet`; None if it is not protected by these keys."""
+        """Return the frames in `packet`; None if it is not protected by these keys."""
         data, offset = packet.packet, packet.number_offset
         sample = data[offset + 4 : offset + 4 + _SAMPLE]
         if len(sample) < _SAMPLE:
@@ -52,7 +52,7 @@ class InitialKeys:
         first = data[0] ^ mask[0] & 0x0F
         length = (first & 3) + 1
         number = bytes(a ^ b for a, b in zip(data[offset : offset + length], mask[1:], strict=False))
-        # The first packets have small numbers: what is on the wire is the whole number.
+        # The first packets have small numbers, which are not truncated.
         nonce = (self._iv ^ int.from_bytes(number)).to_bytes(12)
         header = bytes([first]) + data[1:offset] + number
         try:
@@ -61,7 +61,7 @@ class InitialKeys:
             return None
 
     def seal(self, header: bytes, number: int, frames: bytes) -> bytes:
-        """The packet of `header` (up to its length field, packet number length 4) with `frames` in it."""
+        """Return the packet with `header` (up to its length field, packet number length 4) and `frames`."""
         header += push_varint(_NUMBER + len(frames) + _TAG)
         offset = len(header)
         header += number.to_bytes(_NUMBER)
@@ -72,12 +72,12 @@ class InitialKeys:
 
 
 def retry_tag(version: int, original_cid: bytes, packet: bytes) -> bytes:
-    """The integrity tag of the Retry `packet` that answers an Initial to `original_cid` (RFC 9001 section 5.8)."""
+    """Return the integrity tag of the Retry `packet` for an Initial to `original_cid` (RFC 9001 section 5.8)."""
     aead, nonce = _RETRY[version]
     return aead.encrypt(nonce, b"", bytes([len(original_cid)]) + original_cid + packet)
 
 
 def _expand(secret: bytes, label: bytes, length: int) -> bytes:
-    """HKDF-Expand-Label with SHA-256 and no context (RFC 8446 section 7.1), for one block at most."""
+    """Return HKDF-Expand-Label with SHA-256 and no context, one block at most (RFC 8446 section 7.1)."""
     info = length.to_bytes(2) + bytes([6 + len(label)]) + b"tls13 " + label + b"\0\1"
     return hmac.digest(secret, info, "sha256")[:length]

@@ -1,6 +1,6 @@
-"""One QUIC handshake whose parameters come from somewhere else than the registry: brought along, or the kernel's keys.
+"""A QUIC handshake with given parameters instead of a registration: from the caller, or from the kernel's keys.
 
-No I/O and no clock, as in ``handshaked.session.registered``; the events and their order are the same.
+No I/O and no clock, and the same events, as in ``handshaked.session.registered``.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from handshaked.tls.server import ServerHandshake
 
 
 class GivenServerSession(Session):
-    """A server's handshake: `choose` gives parameters when the ClientHello is in, or raises HandshakeError."""
+    """A server's handshake: `choose` returns the parameters for a ClientHello, or raises HandshakeError."""
 
     def __init__(self, choose: Callable[[ClientHello], ServerParameters]) -> None:
         super().__init__()
@@ -44,7 +44,11 @@ class GivenServerSession(Session):
 
     def _proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
         if self._parameters is None:
-            raise CallerError(Alert.INTERNAL_ERROR, "transport parameters before the ClientHello", Status.INVALID)
+            raise CallerError(
+                Alert.INTERNAL_ERROR,
+                "transport parameters were passed before the ClientHello was received",
+                Status.INVALID,
+            )
         return self._engine.proceed(replace(self._parameters, transport_parameters=transport_parameters), now)
 
 
@@ -66,9 +70,9 @@ class GivenClientSession(Session):
 
 
 def choose_alpn(hello: ClientHello, served: tuple[bytes, ...]) -> bytes:
-    """The first protocol of the client's that is served; PeerError if there is none (RFC 7301 section 3.2)."""
+    """Return the client's first protocol that is `served`. PeerError if there is none (RFC 7301 section 3.2)."""
     if not served:
-        raise LocalError("a server with a certificate of its own needs ALPNs to serve", Status.INVALID)
+        raise LocalError("a server with its own certificate needs the ALPNs that it serves", Status.INVALID)
     for alpn in hello.alpns:
         if alpn in served:
             return alpn

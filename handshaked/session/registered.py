@@ -1,7 +1,7 @@
-"""One handshake: asks the snapshot for a credential when the ClientHello is in, and yields ordered events.
+"""A QUIC handshake that selects its credential from a snapshot of the registry.
 
-No I/O and no clock: bytes and the time come in, events go out (their order: ``handshaked.events``). A fault of any
-kind ends it with one HandshakeFailed, behind which nothing follows.
+No I/O and no clock: sessions take bytes and the time, and return events in the order of ``handshaked.events``. Any
+error ends a session with HandshakeFailed, which is the last event.
 """
 
 import ipaddress
@@ -28,47 +28,47 @@ MAX_TRANSPORT_PARAMETERS = 4096
 
 
 class Resources(Protocol):
-    """Where a session gets what it needs; each may raise HandshakeError."""
+    """Provides what a session needs; each method may raise HandshakeError."""
 
     @property
     def keylog(self) -> KeyLog | None:
-        """Where secrets are logged, if that was asked for."""
+        """The key log, or None."""
         ...
 
     def credential(self, identity: int, /) -> Credential:
-        """The credential of an id."""
+        """Return the credential with the id `identity`."""
         ...
 
     def server_verifier(self, request: Request) -> PeerVerifier:
-        """What verifies the server that a client's request is for."""
+        """Return the verifier of the server of a client's request."""
         ...
 
     def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
-        """With what a server goes on after the selection."""
+        """Return the parameters that a server continues with after `selection`."""
         ...
 
 
 class Session:
-    """A handshake of either role; ``open_session`` makes the right one. Times are Unix seconds."""
+    """A handshake of either role; ``open_session`` creates it. Times are in Unix seconds."""
 
     def __init__(self) -> None:
         self._over = False
 
     def start(self, now: float) -> list[Event]:
-        """Begin: a client gives its ClientHello, a server nothing."""
+        """Start: a client returns its ClientHello, a server nothing."""
         return self._guarded(lambda: self._start(now))
 
     def receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        """Take in CRYPTO `data` received at `level`."""
+        """Process CRYPTO `data` received at `level`."""
         return self._guarded(lambda: self._receive(level, data, now))
 
     def proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
-        """Go on with a server's own `transport_parameters`, if the request did not bring them."""
+        """Continue with a server's own `transport_parameters`, if the request did not contain them."""
         return self._guarded(lambda: self._proceed(transport_parameters, now))
 
     @property
     def registration(self) -> str | None:
-        """The registration that was chosen, as soon as one is."""
+        """The name of the selected registration, or None before the selection."""
         return None
 
     def _guarded(self, step: Callable[[], list[Event]]) -> list[Event]:
@@ -88,12 +88,12 @@ class Session:
 
     def _proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
         raise CallerError(
-            Alert.INTERNAL_ERROR, "a client gives its transport parameters when it starts", Status.INVALID
+            Alert.INTERNAL_ERROR, "a client must pass its transport parameters when it starts", Status.INVALID
         )
 
 
 class ServerSession(Session):
-    """A server's handshake, served out of the snapshot that is current when it begins."""
+    """A server's handshake, with the snapshot that is current at its start."""
 
     def __init__(self, request: Request, snapshot: Snapshot, resources: Resources) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class ServerSession(Session):
 
     @property
     def registration(self) -> str | None:
-        """The registration that was chosen, as soon as one is."""
+        """The name of the selected registration, or None before the selection."""
         return None if self._selection is None else self._selection.registration.name
 
     def _start(self, now: float) -> list[Event]:
@@ -118,10 +118,10 @@ class ServerSession(Session):
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
         events = self._engine.receive(level, data, now)
         if self._selection is None and self._engine.client_hello is not None:
-            return [*events, *self._choose(self._engine.client_hello, now)]
+            return [*events, *self._select(self._engine.client_hello, now)]
         return events
 
-    def _choose(self, hello: ClientHello, now: float) -> list[Event]:
+    def _select(self, hello: ClientHello, now: float) -> list[Event]:
         if not hello.alpns:
             raise PeerError(Alert.NO_APPLICATION_PROTOCOL, "the client offers no application protocol")
         if hello.transport_parameters is None:
@@ -144,12 +144,12 @@ class ServerSession(Session):
 
     def _proceed(self, transport_parameters: bytes, now: float) -> list[Event]:
         if self._transport_parameters is not None:
-            raise CallerError(Alert.INTERNAL_ERROR, "transport parameters were given twice", Status.INVALID)
+            raise CallerError(Alert.INTERNAL_ERROR, "transport parameters were passed twice", Status.INVALID)
         self._transport_parameters = _checked(transport_parameters)
         return self._answer(now)
 
     def _answer(self, now: float) -> list[Event]:
-        """The server's flight, as soon as both the choice and the own transport parameters are there."""
+        """Return the server's flight once the selection and the own transport parameters are known."""
         if self._selection is None or self._transport_parameters is None:
             return []
         parameters = self._resources.answer(self._request, self._selection, self._transport_parameters)
@@ -170,12 +170,12 @@ class ClientSession(Session):
         request = self._request
         _check_auth_mode(request)
         if not request.alpns:
-            raise _unfit("a client needs at least one ALPN (RFC 9001 section 8.1)")
+            raise _invalid("a client needs at least one ALPN (RFC 9001 section 8.1)")
         if request.transport_parameters is None:
-            raise _unfit("a client needs transport parameters when it starts (RFC 9001 section 8.2)")
-        verifies = request.auth_mode is not AuthMode.UNAUTH  # whatever is not asked to do without, verifies
+            raise _invalid("a client needs transport parameters when it starts (RFC 9001 section 8.2)")
+        verifies = request.auth_mode is not AuthMode.UNAUTH  # UNSPEC verifies, too
         if verifies and not request.server_name:
-            raise _unfit("a client that verifies its server needs a server name; or ask for auth mode unauth")
+            raise _invalid("a client that verifies its server needs a server name; or use auth mode unauth")
         self._engine = ClientHandshake(
             ClientParameters(
                 alpns=request.alpns,
@@ -197,21 +197,21 @@ class ClientSession(Session):
             return None
         registration = self._snapshot.named(name)
         if registration is None or not registration.allows(self._request.caller):
-            raise _unfit(f"there is no registration {name!r} that {self._request.caller} may use", Status.NO_KEY)
-        wanted = self._request.credential
+            raise _invalid(f"no registration {name!r} that {self._request.caller} may use", Status.NO_KEY)
+        leaf_digest = self._request.credential
         for reference in registration.credentials:
-            if wanted in (None, reference.leaf_digest):
+            if leaf_digest in (None, reference.leaf_digest):
                 return self._resources.credential(reference.id)
-        raise _unfit(f"registration {name!r} has no such credential", Status.NO_KEY)
+        raise _invalid(f"registration {name!r} has no such credential", Status.NO_KEY)
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
         if self._engine is None:
-            raise _unfit("CRYPTO data before the start")
+            raise _invalid("CRYPTO data before the session was started")
         return self._engine.receive(level, data, now)
 
 
 def open_session(request: Request, snapshot: Snapshot, resources: Resources) -> Session:
-    """The session that runs `request`; it pins `snapshot`."""
+    """Return the session of `request`, which keeps `snapshot` to its end."""
     if request.role is Role.SERVER:
         return ServerSession(request, snapshot, resources)
     return ClientSession(request, snapshot, resources)
@@ -219,28 +219,28 @@ def open_session(request: Request, snapshot: Snapshot, resources: Resources) -> 
 
 def _check_auth_mode(request: Request) -> None:
     if request.auth_mode is AuthMode.PSK:
-        raise _unfit("there are no pre-shared keys: ask for auth mode x509", Status.UNSUPPORTED)
+        raise _invalid("pre-shared keys are not supported here: use auth mode x509", Status.UNSUPPORTED)
 
 
 def client_host(name: str) -> str:
-    """The host name or address `name` as it is sent and verified."""
+    """Return the host name or IP address `name` as it is sent and verified. CallerError if it is neither."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
         pass
     try:
         if name.startswith("*"):
-            raise RefusedError(f"a client asks for a server, not for {name!r}")
+            raise RefusedError(f"a client needs the name of a server, not the wildcard {name!r}")
         return canonical_server_name(name)
     except RefusedError as error:
-        raise _unfit(str(error)) from None
+        raise _invalid(str(error)) from None
 
 
 def _checked(transport_parameters: bytes) -> bytes:
     if len(transport_parameters) > MAX_TRANSPORT_PARAMETERS:
-        raise _unfit(f"transport parameters of {len(transport_parameters)} bytes, limit {MAX_TRANSPORT_PARAMETERS}")
+        raise _invalid(f"transport parameters of {len(transport_parameters)} bytes, limit {MAX_TRANSPORT_PARAMETERS}")
     return transport_parameters
 
 
-def _unfit(reason: str, status: int = Status.INVALID) -> CallerError:
+def _invalid(reason: str, status: int = Status.INVALID) -> CallerError:
     return CallerError(Alert.INTERNAL_ERROR, reason, status)

@@ -1,7 +1,7 @@
-"""One handshake over TCP: bytes of the stream and the time go in, bytes for the peer and events come out.
+"""A TCP handshake: sessions take bytes of the stream and the time, and return events and bytes for the peer.
 
-No I/O and no clock. Never more than ``needed`` bytes are wanted, so that nothing behind the peer's Finished is read. A
-fault of any kind ends it with one HandshakeFailed; its alert is among the bytes for the peer.
+No I/O and no clock. Read at most ``needed`` bytes at a time, so that nothing after the peer's Finished is read. Any
+error ends a session with HandshakeFailed; its alert is among the bytes for the peer.
 """
 
 from collections.abc import Callable
@@ -24,27 +24,27 @@ class StreamSession:
 
     @property
     def records(self) -> RecordLayer:
-        """The record layer, for whoever takes the stream over when the handshake is complete."""
+        """The record layer, from which kTLS continues when the handshake is complete."""
         return self._stream.records
 
     def needed(self) -> int:
-        """How many bytes may be read now."""
+        """Return how many bytes may be read now."""
         return self._stream.needed()
 
     def start(self, now: float) -> list[Event]:
-        """Begin: a client has its ClientHello to send, a server nothing."""
+        """Start: a client sends its ClientHello, a server nothing."""
         return []
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """Take in bytes of the stream, at most ``needed``."""
+        """Process bytes of the stream, at most ``needed``."""
         return _of_handshake(self._stream.receive(data, now))
 
     def fail(self, error: HandshakeError) -> HandshakeFailed:
-        """End the handshake from this side, and have the peer told."""
+        """End the handshake with the alert of `error`, and return the event."""
         return self._stream.fail(error)
 
     def pull_outgoing(self) -> bytes:
-        """The bytes to be sent now; they are given once."""
+        """Return the bytes to send and forget them."""
         return self._stream.pull_outgoing()
 
 
@@ -62,7 +62,7 @@ class ClientStreamSession(StreamSession):
 
 
 class ServerStreamSession(StreamSession):
-    """A server's handshake: `choose` gives parameters when the ClientHello is in, or raises HandshakeError."""
+    """A server's handshake: `choose` returns the parameters for a ClientHello, or raises HandshakeError."""
 
     def __init__(self, choose: Callable[[ClientHello], ServerParameters]) -> None:
         stream = ServerStream(ServerHandshake(quic=False))
@@ -87,5 +87,5 @@ class ServerStreamSession(StreamSession):
 
 
 def _of_handshake(events: list[StreamEvent]) -> list[Event]:
-    """Without what comes behind a handshake, which is not read here."""
+    """Return `events` without those after a handshake, whose bytes are not read here."""
     return [event for event in events if not isinstance(event, ApplicationData | PeerClosed)]

@@ -1,7 +1,7 @@
-"""Vectors and lists of TLS's presentation language (RFC 8446 section 3), strictly: what is pulled is all there.
+"""A strict codec for vectors and lists of the TLS presentation language (RFC 8446 section 3).
 
-A ``pull_x`` takes bytes and an offset and gives the value and the offset behind it; a ``whole_x`` takes bytes that
-must be that value and nothing else; a ``push_x`` gives bytes. All raise PeerError(decode_error).
+A ``pull_x`` takes bytes and an offset, and returns the value and the offset after it; a ``whole_x`` takes bytes that
+are exactly that value; a ``push_x`` returns bytes. They raise PeerError(decode_error).
 """
 
 import struct
@@ -13,12 +13,12 @@ _MANY = 256
 
 
 def decode_error(what: str) -> PeerError:
-    """The error for bytes that cannot be what they claim to be (RFC 8446 section 6.2)."""
+    """Return the error for malformed bytes; `what` names them (RFC 8446 section 6.2)."""
     return PeerError(Alert.DECODE_ERROR, f"malformed {what}")
 
 
 def pull_vector8(data: bytes, at: int, what: str, least: int = 0) -> tuple[bytes, int]:
-    """A vector with a one-byte length, of `least` bytes or more."""
+    """Return the vector with a one-byte length, of at least `least` bytes, and the offset after it."""
     start = at + 1
     if start > len(data):
         raise decode_error(what)
@@ -29,7 +29,7 @@ def pull_vector8(data: bytes, at: int, what: str, least: int = 0) -> tuple[bytes
 
 
 def pull_vector16(data: bytes, at: int, what: str, least: int = 0) -> tuple[bytes, int]:
-    """A vector with a two-byte length, of `least` bytes or more."""
+    """Return the vector with a two-byte length, of at least `least` bytes, and the offset after it."""
     start = at + 2
     if start > len(data):
         raise decode_error(what)
@@ -40,7 +40,7 @@ def pull_vector16(data: bytes, at: int, what: str, least: int = 0) -> tuple[byte
 
 
 def pull_vector24(data: bytes, at: int, what: str, least: int = 0) -> tuple[bytes, int]:
-    """A vector with a three-byte length, of `least` bytes or more."""
+    """Return the vector with a three-byte length, of at least `least` bytes, and the offset after it."""
     start = at + 3
     if start > len(data):
         raise decode_error(what)
@@ -51,21 +51,21 @@ def pull_vector24(data: bytes, at: int, what: str, least: int = 0) -> tuple[byte
 
 
 def whole_vector8(data: bytes, what: str, least: int = 0) -> bytes:
-    """The vector with a one-byte length that `data` is."""
+    """Return the vector with a one-byte length that fills `data`."""
     if len(data) < 1 + least or data[0] != len(data) - 1:
         raise decode_error(what)
     return data[1:]
 
 
 def whole_vector16(data: bytes, what: str, least: int = 0) -> bytes:
-    """The vector with a two-byte length that `data` is."""
+    """Return the vector with a two-byte length that fills `data`."""
     if len(data) < 2 + least or (data[0] << 8 | data[1]) != len(data) - 2:
         raise decode_error(what)
     return data[2:]
 
 
 def unpack_u16s(body: bytes, what: str) -> tuple[int, ...]:
-    """The two-byte numbers that `body` consists of."""
+    """Return the two-byte numbers in `body`."""
     count, odd = divmod(len(body), 2)
     if odd:
         raise decode_error(what)
@@ -73,21 +73,24 @@ def unpack_u16s(body: bytes, what: str) -> tuple[int, ...]:
 
 
 def known_among(numbers: tuple[int, ...], known: Container[int]) -> tuple[int, ...]:
-    """`numbers`; only those that are `known`, if they are so many that a peer would fill memory with them."""
+    """Return `numbers`; if there are more than 256, only the `known` ones, to bound memory."""
     if len(numbers) <= _MANY:
         return numbers
     return tuple(dict.fromkeys(number for number in numbers if number in known))
 
 
 def whole_u16s(data: bytes, what: str) -> tuple[int, ...]:
-    """The numbers of a non-empty list with a two-byte length that `data` is."""
+    """Return the numbers of the non-empty list with a two-byte length that fills `data`."""
     return unpack_u16s(whole_vector16(data, what, 2), what)
 
 
 def pull_extensions(
     data: bytes, at: int, allowed: Container[int], known: Container[int], what: str
 ) -> dict[int, bytes]:
-    """The extensions from `at` to the end of `data`, in their order, by type."""
+    """Return the extensions from `at` to the end of `data` by type, in order.
+
+    PeerError for malformed or repeated ones, and for `known` ones that are not `allowed` in the message `what`.
+    """
     body_start = at + 2
     end = len(data)
     if body_start > end or (data[at] << 8 | data[at + 1]) != end - body_start:
@@ -102,7 +105,7 @@ def pull_extensions(
         at = start + (data[at + 2] << 8 | data[at + 3])
         if at > end:
             raise decode_error(f"extensions of {what}")
-        # RFC 8446 section 4.2: no type twice, and no known one in a message that it is not specified for.
+        # RFC 8446 section 4.2: no type twice, and no known type in a message that it is not specified for.
         if kind in extensions:
             raise PeerError(Alert.ILLEGAL_PARAMETER, f"extension {kind} twice in {what}")
         if kind not in allowed and kind in known:
@@ -112,31 +115,31 @@ def pull_extensions(
 
 
 def push_vector8(body: bytes) -> bytes:
-    """`body` behind a one-byte length."""
+    """Return `body` after a one-byte length."""
     return len(body).to_bytes(1) + body
 
 
 def push_vector16(body: bytes) -> bytes:
-    """`body` behind a two-byte length."""
+    """Return `body` after a two-byte length."""
     return len(body).to_bytes(2) + body
 
 
 def push_vector24(body: bytes) -> bytes:
-    """`body` behind a three-byte length."""
+    """Return `body` after a three-byte length."""
     return len(body).to_bytes(3) + body
 
 
 def push_u16s(numbers: tuple[int, ...]) -> bytes:
-    """The list of two-byte numbers behind a two-byte length."""
+    """Return the list of two-byte numbers after a two-byte length."""
     count = len(numbers)
     return struct.pack(f">{count + 1}H", 2 * count, *numbers)
 
 
 def push_extension(kind: int, body: bytes) -> bytes:
-    """One extension."""
+    """Return an extension."""
     return struct.pack(">HH", kind, len(body)) + body
 
 
 def push_message(kind: int, body: bytes) -> bytes:
-    """A handshake message with its four-byte header."""
+    """Return a handshake message with its four-byte header."""
     return (kind << 24 | len(body)).to_bytes(4) + body

@@ -1,4 +1,4 @@
-"""Numbers of the TLS registries that messages are made of, and where each extension may appear."""
+"""Code points of the TLS registries, and the messages in which each extension may appear."""
 
 import enum
 
@@ -6,7 +6,7 @@ LEGACY_VERSION = 0x0303
 TLS_1_3 = 0x0304
 
 HELLO_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
-"""The ServerHello.random that makes it a HelloRetryRequest (RFC 8446 section 4.1.3)."""
+"""The random of a ServerHello that is a HelloRetryRequest (RFC 8446 section 4.1.3)."""
 
 
 class HandshakeType(enum.IntEnum):
@@ -27,7 +27,7 @@ class HandshakeType(enum.IntEnum):
 
 
 class ExtensionType(enum.IntEnum):
-    """Extension types known here (RFC 8446 section 4.2)."""
+    """Supported extension types (RFC 8446 section 4.2)."""
 
     SERVER_NAME = 0
     STATUS_REQUEST = 5
@@ -63,7 +63,7 @@ class CertificateCompression(enum.IntEnum):
     BROTLI = 2
 
 
-# The extensions known here that each message may carry (the table of RFC 8446 section 4.2).
+# The supported extensions that each message may have (the table of RFC 8446 section 4.2).
 _E = ExtensionType
 CLIENT_HELLO_EXTENSIONS = frozenset(_E) - {_E.OID_FILTERS}
 SERVER_HELLO_EXTENSIONS = frozenset({_E.PRE_SHARED_KEY, _E.SUPPORTED_VERSIONS, _E.KEY_SHARE})

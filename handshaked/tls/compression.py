@@ -1,4 +1,4 @@
-"""Certificate compression (RFC 8879): zlib, and brotli where it is installed. Decompression is bounded."""
+"""Certificate compression (RFC 8879): zlib, and brotli if it is installed. Decompression is bounded."""
 
 import importlib
 import zlib
@@ -10,13 +10,13 @@ from handshaked.tls.codec import decode_error
 from handshaked.tls.codepoints import CertificateCompression
 
 
-def _load_brotli() -> Any:  # a module without types, which may not be there
+def _load_brotli() -> Any:  # an optional module without types
     try:
         module = importlib.import_module("brotli")
     except ImportError:
         return None
     try:
-        # Only versions that bound their output will do.
+        # Only versions that can bound their output are used.
         module.Decompressor().process(b"", output_buffer_limit=1)
     except (TypeError, AttributeError, ValueError):
         return None
@@ -28,11 +28,11 @@ _BROTLI = _load_brotli()
 AVAILABLE: tuple[CertificateCompression, ...] = (
     (CertificateCompression.ZLIB,) if _BROTLI is None else (CertificateCompression.BROTLI, CertificateCompression.ZLIB)
 )
-"""The algorithms that both compress and decompress here, best first."""
+"""The available algorithms, best first."""
 
 
 def compress(algorithm: CertificateCompression, body: bytes) -> bytes:
-    """`body` compressed as small as it gets: it is done once for a credential."""
+    """Return `body`, compressed as much as possible: this happens once per credential."""
     if algorithm is CertificateCompression.BROTLI:
         compressed: bytes = _BROTLI.compress(body)
         return compressed
@@ -40,20 +40,27 @@ def compress(algorithm: CertificateCompression, body: bytes) -> bytes:
 
 
 def decompress(algorithm: int, length: int, compressed: bytes) -> bytes:
-    """The `length` bytes that `compressed` stands for; never more are made of it."""
+    """Return the `length` bytes that `compressed` decompresses to. PeerError if it is malformed or not that long.
+
+    Memory is bounded by `length`.
+    """
     if length > MAX_HANDSHAKE_MESSAGE:
         raise PeerError(Alert.BAD_CERTIFICATE, f"certificate of {length} bytes once decompressed")
-    # RFC 8879 section 4: an algorithm that was not offered is an illegal_parameter, which the caller has checked;
-    # what does not decompress to just that length, a bad_certificate.
-    body = _unbrotli(compressed, length) if algorithm == CertificateCompression.BROTLI else _inflate(compressed, length)
+    # RFC 8879 section 4: bad_certificate if it does not decompress to that length. The caller has checked that the
+    # algorithm was offered.
+    body = (
+        _decompress_brotli(compressed, length)
+        if algorithm == CertificateCompression.BROTLI
+        else _decompress_zlib(compressed, length)
+    )
     if body is None or len(body) != length:
-        raise PeerError(Alert.BAD_CERTIFICATE, "the compressed certificate is not what it claims to be")
+        raise PeerError(Alert.BAD_CERTIFICATE, "malformed compressed certificate")
     if not body:
         raise decode_error("Certificate")
     return body
 
 
-def _inflate(compressed: bytes, length: int) -> bytes | None:
+def _decompress_zlib(compressed: bytes, length: int) -> bytes | None:
     stream = zlib.decompressobj()
     try:
         body = stream.decompress(compressed, length + 1)
@@ -62,7 +69,7 @@ def _inflate(compressed: bytes, length: int) -> bytes | None:
     return body if stream.eof and not stream.unused_data else None
 
 
-def _unbrotli(compressed: bytes, length: int) -> bytes | None:
+def _decompress_brotli(compressed: bytes, length: int) -> bytes | None:
     stream = _BROTLI.Decompressor()
     body = b""
     try:

@@ -1,4 +1,4 @@
-"""Bodies of extensions: what a ``pull_x`` returns is valid, what a ``push_x`` returns is the whole extension."""
+"""The codec of extensions: a ``pull_x`` parses and checks a body, a ``push_x`` returns a whole extension."""
 
 import functools
 import re
@@ -35,7 +35,7 @@ _DNS_NAME = re.compile(rb"[A-Za-z0-9_.-]+")
 
 @dataclass(slots=True)
 class PskIdentity:
-    """One identity of a pre_shared_key offer."""
+    """An identity that a client offers in pre_shared_key."""
 
     identity: bytes
     obfuscated_age: int
@@ -43,9 +43,9 @@ class PskIdentity:
 
 @dataclass(slots=True)
 class OfferedPsks:
-    """The pre_shared_key extension of a ClientHello: its first identities, which are all that is looked at.
+    """The pre_shared_key extension of a ClientHello, with its first identities: others are ignored.
 
-    `binders_length` counts the bytes that binders do not cover.
+    `binders_length` is the number of bytes at the end of the message that binders do not cover.
     """
 
     identities: list[PskIdentity]
@@ -54,25 +54,25 @@ class OfferedPsks:
 
 
 def pull_server_name(body: bytes) -> str:
-    """The one host name (RFC 6066 section 3)."""
+    """Return the host name (RFC 6066 section 3)."""
     names = whole_vector16(body, "server_name", 1)
     name, end = pull_vector16(names, 1, "server_name", 1)
     if names[0] != _HOST_NAME or end != len(names):
-        # "MUST NOT contain more than one name of the same name_type", and there is but one type.
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "server_name is not one host name")
+        # "MUST NOT contain more than one name of the same name_type", and there is only one type.
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "server_name must be one host name")
     if not _DNS_NAME.fullmatch(name) or len(name) > 255:
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "server_name is not a DNS name")
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "server_name must be a DNS name")
     return name.decode("ascii")
 
 
 def push_server_name(name: str) -> bytes:
-    """server_name of a ClientHello."""
+    """Return server_name of a ClientHello."""
     entry = bytes([_HOST_NAME]) + push_vector16(name.encode("ascii"))
     return push_extension(ExtensionType.SERVER_NAME, push_vector16(entry))
 
 
 def pull_alpn(body: bytes) -> tuple[bytes, ...]:
-    """The protocols, in order (RFC 7301 section 3.1); the first 256, if a peer would fill memory with them."""
+    """Return the protocols in order (RFC 7301 section 3.1), at most the first 256."""
     names = whole_vector16(body, "application_layer_protocol_negotiation", 2)
     protocols = []
     at = 0
@@ -84,24 +84,24 @@ def pull_alpn(body: bytes) -> tuple[bytes, ...]:
 
 @functools.lru_cache(maxsize=64)
 def push_alpn(protocols: tuple[bytes, ...]) -> bytes:
-    """application_layer_protocol_negotiation."""
+    """Return application_layer_protocol_negotiation."""
     return push_extension(ExtensionType.ALPN, push_vector16(b"".join(map(push_vector8, protocols))))
 
 
 def pull_supported_versions(body: bytes) -> tuple[int, ...]:
-    """The versions of a ClientHello (RFC 8446 section 4.2.1)."""
+    """Return the versions of a ClientHello (RFC 8446 section 4.2.1)."""
     return unpack_u16s(whole_vector8(body, "supported_versions", 2), "supported_versions")
 
 
 def pull_u16(body: bytes, what: str) -> int:
-    """The number that is the whole body."""
+    """Return the number that fills the body."""
     if len(body) != 2:
         raise decode_error(what)
     return body[0] << 8 | body[1]
 
 
 def pull_key_shares(body: bytes) -> dict[int, bytes]:
-    """The key shares of a ClientHello by group, in its order (RFC 8446 section 4.2.8)."""
+    """Return the key shares of a ClientHello by group, in order (RFC 8446 section 4.2.8)."""
     entries = whole_vector16(body, "key_share")
     shares: dict[int, bytes] = {}
     at = 0
@@ -119,12 +119,12 @@ def pull_key_shares(body: bytes) -> dict[int, bytes]:
 
 
 def push_key_share(group: int, share: bytes) -> bytes:
-    """One KeyShareEntry."""
+    """Return a KeyShareEntry."""
     return group.to_bytes(2) + push_vector16(share)
 
 
 def pull_key_share(body: bytes) -> tuple[int, bytes]:
-    """The KeyShareEntry of a ServerHello."""
+    """Return group and share of the KeyShareEntry of a ServerHello."""
     share, end = pull_vector16(body, 2, "key_share", 1)
     if end != len(body):
         raise decode_error("key_share")
@@ -132,12 +132,12 @@ def pull_key_share(body: bytes) -> tuple[int, bytes]:
 
 
 def pull_psk_modes(body: bytes) -> bytes:
-    """The PSK key exchange modes, a byte each (RFC 8446 section 4.2.9)."""
+    """Return the PSK key exchange modes, one byte each (RFC 8446 section 4.2.9)."""
     return whole_vector8(body, "psk_key_exchange_modes", 1)
 
 
 def pull_offered_psks(body: bytes) -> OfferedPsks:
-    """The PSK identities and binders of a ClientHello (RFC 8446 section 4.2.11)."""
+    """Return the PSK identities and binders of a ClientHello (RFC 8446 section 4.2.11)."""
     what = "pre_shared_key"
     offered, binders_start = pull_vector16(body, 0, what, 7)
     identities = []
@@ -159,23 +159,23 @@ def pull_offered_psks(body: bytes) -> OfferedPsks:
         binders.append(binder)
     if len(binders) != len(identities):
         # "Each entry in the binders list is computed as an HMAC ...": one for each identity.
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "as many PSK binders as identities are needed")
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "the numbers of PSK binders and identities differ")
     return OfferedPsks(identities[:_MAX_PSKS], binders[:_MAX_PSKS], len(body) - binders_start)
 
 
 def push_offered_psks(identities: list[PskIdentity], binder_lengths: list[int]) -> bytes:
-    """pre_shared_key of a ClientHello, with zeros for the binders."""
+    """Return pre_shared_key of a ClientHello, with zeros in place of the binders."""
     names = b"".join(push_vector16(each.identity) + each.obfuscated_age.to_bytes(4) for each in identities)
     binders = b"".join(push_vector8(bytes(length)) for length in binder_lengths)
     return push_extension(ExtensionType.PRE_SHARED_KEY, push_vector16(names) + push_vector16(binders))
 
 
 def pull_status_request(body: bytes) -> bool:
-    """Whether an OCSP response is asked for (RFC 6066 section 8)."""
+    """Return whether an OCSP response is requested (RFC 6066 section 8)."""
     if not body:
         raise decode_error("status_request")
     if body[0] != _OCSP:
-        return False  # a type of status from some other document: not for us to parse
+        return False  # another type of status is not parsed
     _, at = pull_vector16(body, 1, "status_request")
     _, at = pull_vector16(body, at, "status_request")
     if at != len(body):
@@ -184,36 +184,38 @@ def pull_status_request(body: bytes) -> bool:
 
 
 def push_ocsp_response(response: bytes) -> bytes:
-    """status_request of a certificate entry: its CertificateStatus (RFC 8446 section 4.4.2.1)."""
+    """Return status_request of a certificate entry: its CertificateStatus (RFC 8446 section 4.4.2.1)."""
     return push_extension(ExtensionType.STATUS_REQUEST, bytes([_OCSP]) + push_vector24(response))
 
 
 def pull_compressions(body: bytes) -> tuple[int, ...]:
-    """The certificate compression algorithms (RFC 8879 section 3)."""
+    """Return the certificate compression algorithms (RFC 8879 section 3)."""
     return unpack_u16s(whole_vector8(body, "compress_certificate", 2), "compress_certificate")
 
 
 def push_compressions(algorithms: tuple[int, ...]) -> bytes:
-    """compress_certificate."""
+    """Return compress_certificate."""
     body = b"".join(each.to_bytes(2) for each in algorithms)
     return push_extension(ExtensionType.COMPRESS_CERTIFICATE, push_vector8(body))
 
 
 def pull_record_size_limit(body: bytes) -> int:
-    """The largest protected record the peer takes (RFC 8449 section 4)."""
+    """Return the limit on the peer's received records, in bytes (RFC 8449 section 4)."""
     limit = pull_u16(body, "record_size_limit")
     if limit < _MIN_RECORD_SIZE_LIMIT:
-        raise PeerError(Alert.ILLEGAL_PARAMETER, f"record_size_limit of {limit}")
+        raise PeerError(
+            Alert.ILLEGAL_PARAMETER, f"record_size_limit of {limit} bytes, the minimum is {_MIN_RECORD_SIZE_LIMIT}"
+        )
     return limit
 
 
 def pull_cookie(body: bytes) -> bytes:
-    """The cookie (RFC 8446 section 4.2.2)."""
+    """Return the cookie (RFC 8446 section 4.2.2)."""
     return whole_vector16(body, "cookie", 1)
 
 
 def pull_authorities(body: bytes) -> tuple[bytes, ...]:
-    """DER names of the authorities that the peer knows (RFC 8446 section 4.2.4)."""
+    """Return the DER names of acceptable authorities (RFC 8446 section 4.2.4)."""
     rest = whole_vector16(body, "certificate_authorities", 3)
     names = []
     at = 0
@@ -224,13 +226,13 @@ def pull_authorities(body: bytes) -> tuple[bytes, ...]:
 
 
 def push_authorities(names: tuple[bytes, ...]) -> bytes:
-    """certificate_authorities."""
+    """Return certificate_authorities."""
     body = push_vector16(b"".join(map(push_vector16, names)))
     return push_extension(ExtensionType.CERTIFICATE_AUTHORITIES, body)
 
 
 def pull_oid_filters(body: bytes) -> None:
-    """Certificate extension filters, checked for form only: an unknown OID is to be ignored (section 4.2.5)."""
+    """Check the form of oid_filters, which are otherwise ignored, as all OIDs are unknown (section 4.2.5)."""
     filters = whole_vector16(body, "oid_filters")
     at = 0
     while at < len(filters):
@@ -239,36 +241,36 @@ def pull_oid_filters(body: bytes) -> None:
 
 
 def pull_empty(body: bytes, what: str) -> bool:
-    """True: the extension is there, and says no more than that."""
+    """Check that the body is empty, and return True."""
     if body:
         raise decode_error(what)
     return True
 
 
 def pull_schemes(body: bytes) -> tuple[int, ...]:
-    """A list of signature schemes (RFC 8446 section 4.2.3)."""
+    """Return the signature schemes (RFC 8446 section 4.2.3)."""
     return known_among(whole_u16s(body, "signature_algorithms"), _SCHEMES)
 
 
 def pull_groups(body: bytes) -> tuple[int, ...]:
-    """The supported groups (RFC 8446 section 4.2.7)."""
+    """Return the supported groups (RFC 8446 section 4.2.7)."""
     return whole_u16s(body, "supported_groups")
 
 
 def push_u16_list(kind: int, numbers: tuple[int, ...]) -> bytes:
-    """An extension whose body is a list of two-byte numbers."""
+    """Return an extension whose body is a list of two-byte numbers."""
     return push_extension(kind, push_u16s(numbers))
 
 
 def is_dns_name(name: str) -> bool:
-    """Whether `name` can be sent as server_name, which an IP address cannot (RFC 6066 section 3)."""
+    """Return whether `name` can be sent as server_name; an IP address cannot (RFC 6066 section 3)."""
     if not _DNS_NAME.fullmatch(name.encode("ascii", "replace")) or len(name) > 255:
         return False
     return not name.replace(".", "").isdecimal()
 
 
 def types_of(extensions: list[bytes]) -> frozenset[int]:
-    """The types of encoded extensions; one item may hold several."""
+    """Return the types of encoded extensions; an item may contain several."""
     kinds = set()
     block = b"".join(extensions)
     at = 0

@@ -1,4 +1,4 @@
-"""Key exchange groups: a client's key share, and a server's answer to one (RFC 8446 section 4.2.8)."""
+"""Key exchange in all groups: key shares of clients, and the answers of servers (RFC 8446 section 4.2.8)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,23 +36,23 @@ _CURVES: dict[Group, tuple[EllipticCurve, int]] = {
 
 
 class KeyShare(Protocol):
-    """A client's half of a key exchange."""
+    """The client's side of a key exchange."""
 
     group: Group
     public: bytes
 
     def finish(self, share: bytes) -> bytes:
-        """The shared secret, from the server's share."""
+        """Return the shared secret for the server's `share`. PeerError if that is invalid."""
         ...
 
 
 def _illegal(group: Group) -> PeerError:
-    return PeerError(Alert.ILLEGAL_PARAMETER, f"key share for {group.name.lower()} is not valid")
+    return PeerError(Alert.ILLEGAL_PARAMETER, f"invalid key share for {group.name.lower()}")
 
 
 def _exchange_x25519(private: X25519PrivateKey, share: bytes) -> bytes:
     try:
-        # Section 7.4.2: the all-zero shared secret is refused; cryptography raises ValueError for it.
+        # Section 7.4.2: cryptography raises ValueError for the all-zero shared secret.
         return private.exchange(X25519PublicKey.from_public_bytes(share))
     except ValueError:
         raise _illegal(Group.X25519) from None
@@ -95,7 +95,7 @@ class _CurveShare:
         self.public = self._private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
     def finish(self, share: bytes) -> bytes:
-        # Section 4.2.8.2: uncompressed points only, and the peer's point must lie on the curve.
+        # Section 4.2.8.2: uncompressed points only, which must be on the curve.
         if len(share) != self._size or share[0] != _UNCOMPRESSED:
             raise _illegal(self.group)
         try:
@@ -106,9 +106,9 @@ class _CurveShare:
 
 @dataclass(frozen=True, slots=True)
 class _Hybrid:
-    """ML-KEM and an elliptic curve side by side (draft-ietf-tls-ecdhe-mlkem section 4).
+    """A hybrid of ML-KEM and an elliptic curve (draft-ietf-tls-ecdhe-mlkem section 4).
 
-    X25519MLKEM768 puts ML-KEM first, the others the curve; shares and secrets alike.
+    In shares and secrets, X25519MLKEM768 has ML-KEM first, the other groups the curve.
     """
 
     group: Group
@@ -124,7 +124,7 @@ class _Hybrid:
         return mlkem + curve if self.mlkem_first else curve + mlkem
 
     def split(self, share: bytes, mlkem_size: int) -> tuple[bytes, bytes]:
-        """The ML-KEM part and the curve's."""
+        """Return the parts of ML-KEM and of the curve."""
         if len(share) != mlkem_size + self.point_size:
             raise _illegal(self.group)
         if self.mlkem_first:
@@ -182,12 +182,12 @@ _SHARES: dict[Group, Callable[[Group], KeyShare]] = {
 
 
 def offer(group: Group) -> KeyShare:
-    """A fresh key share for `group`."""
+    """Generate a key share for `group`."""
     return _SHARES[group](group)
 
 
 def respond(group: Group, share: bytes) -> tuple[bytes, bytes]:
-    """A server's share and the shared secret, for a client's `share`."""
+    """Return the server's share and the shared secret for a client's `share`. PeerError if that is invalid."""
     if group is Group.X25519:
         private = X25519PrivateKey.generate()
         return private.public_key().public_bytes_raw(), _exchange_x25519(private, share)

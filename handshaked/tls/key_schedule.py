@@ -27,7 +27,7 @@ _LABELS = (
 
 
 def expand_label(secret: bytes, label: bytes, context: bytes, length: int, hash_name: str) -> bytes:
-    """HKDF-Expand-Label (RFC 8446 section 7.1)."""
+    """Return HKDF-Expand-Label (RFC 8446 section 7.1)."""
     full = b"tls13 " + label
     info = length.to_bytes(2) + bytes([len(full)]) + full + bytes([len(context)]) + context
     output = block = b""
@@ -38,7 +38,7 @@ def expand_label(secret: bytes, label: bytes, context: bytes, length: int, hash_
 
 
 class HashProfile:
-    """A hash function and all that depends on nothing else: label prefixes, secrets of a handshake without PSK."""
+    """A hash function, with the label prefixes and secrets that depend on it alone (those without a PSK)."""
 
     __slots__ = (
         "_algorithm",
@@ -60,7 +60,7 @@ class HashProfile:
         self.new = getattr(hashlib, name)
         self.size: int = self.new().digest_size
         self.empty: bytes = self.new().digest()
-        # HkdfLabel is the output length, the label and the context, all but the context known beforehand.
+        # HkdfLabel: output length, label, context. Only the context is not known in advance.
         self._infos = {label: self._info(label, self.size) for label in _LABELS}
         self._finished = self._info(b"finished", 0) + b"\x01"
         self._resumption = self._info(b"resumption", 2)
@@ -73,17 +73,17 @@ class HashProfile:
         return self.size.to_bytes(2) + bytes([len(full)]) + full + bytes([context_length])
 
     def extract(self, salt: bytes, secret: bytes) -> HMAC:
-        """HKDF-Extract, as the key of an HMAC: made once for all that is derived from it, which costs half."""
+        """Return HKDF-Extract as a keyed HMAC: keying it once for all derivations halves their cost."""
         return HMAC(HKDF.extract(self._algorithm, salt, secret), self._algorithm)
 
     def derive(self, secret: HMAC, label: bytes, transcript_hash: bytes) -> bytes:
-        """Derive-Secret, which is one block of HKDF-Expand."""
+        """Return Derive-Secret, which is one block of HKDF-Expand."""
         block = secret.copy()
         block.update(self._infos[label] + transcript_hash + b"\x01")
         return block.finalize()
 
     def verify_data(self, base_secret: bytes, transcript_hash: bytes) -> bytes:
-        """The content of a Finished, or a binder (RFC 8446 section 4.4.4)."""
+        """Return the verify_data of a Finished, or a PSK binder (RFC 8446 section 4.4.4)."""
         finished_key = HMAC(base_secret, self._algorithm)
         finished_key.update(self._finished)
         content = HMAC(finished_key.finalize(), self._algorithm)
@@ -91,15 +91,15 @@ class HashProfile:
         return content.finalize()
 
     def early_secret(self, psk: bytes) -> HMAC:
-        """The Early Secret of a PSK."""
+        """Return the Early Secret of a PSK."""
         return self.extract(b"", psk)
 
     def binder(self, early_secret: HMAC, label: bytes, transcript_hash: bytes) -> bytes:
-        """The binder of a PSK over a ClientHello without its binders (RFC 8446 section 4.2.11.2)."""
+        """Return the binder of a PSK over a ClientHello without its binders (RFC 8446 section 4.2.11.2)."""
         return self.verify_data(self.derive(early_secret, label, self.empty), transcript_hash)
 
     def resumption_psk(self, resumption_secret: bytes, nonce: bytes) -> bytes:
-        """The PSK of a session ticket with a nonce of two bytes or any other length (section 4.6.1)."""
+        """Return the PSK of the session ticket with `nonce` (section 4.6.1)."""
         if len(nonce) == 2:
             block = HMAC(resumption_secret, self._algorithm)
             block.update(self._resumption + nonce + b"\x01")
@@ -113,12 +113,12 @@ PROFILES = {SHA256.name: SHA256, SHA384.name: SHA384}
 
 
 def profile_of(suite: CipherSuite) -> HashProfile:
-    """The hash function of a cipher suite."""
+    """Return the hash function of a cipher suite."""
     return PROFILES[suite.hash_name]
 
 
 class KeySchedule:
-    """Secrets in the order of section 7.1's diagram; moves on by ``enter_handshake`` and ``enter_application``."""
+    """Transcript and secrets of one handshake, in the stages early, handshake and application (section 7.1)."""
 
     __slots__ = ("_secret", "_transcript", "profile", "suite")
 
@@ -129,40 +129,40 @@ class KeySchedule:
         self._secret = profile.early_no_psk
 
     def use_psk(self, psk: bytes) -> None:
-        """Begin with `psk`; at the early stage only."""
+        """Start from `psk`; in the early stage only."""
         self._secret = self.profile.early_secret(psk)
 
     def binder(self, label: bytes, partial_hello: bytes) -> bytes:
-        """The binder of the PSK in use, over a ClientHello without its binders."""
+        """Return the binder of the PSK in use, over a ClientHello without its binders."""
         return self.profile.binder(self._secret, label, self.hash_with(partial_hello))
 
     def update(self, messages: bytes) -> None:
-        """Take handshake messages into the transcript."""
+        """Add handshake messages to the transcript."""
         self._transcript.update(messages)
 
     def transcript_hash(self) -> bytes:
-        """The hash of all messages until now."""
+        """Return the hash of all messages so far."""
         digest: bytes = self._transcript.copy().digest()
         return digest
 
     def hash_with(self, messages: bytes) -> bytes:
-        """The transcript hash as it would be with `messages` added."""
+        """Return the transcript hash with `messages` added, without adding them."""
         transcript = self._transcript.copy()
         transcript.update(messages)
         digest: bytes = transcript.digest()
         return digest
 
     def replace_first_hello(self) -> None:
-        """Put the first ClientHello's hash in its place, as a HelloRetryRequest makes it (section 4.4.1)."""
+        """Replace the first ClientHello with its hash, before a HelloRetryRequest is added (section 4.4.1)."""
         message = push_message(HandshakeType.MESSAGE_HASH, self._transcript.digest())
         self._transcript = self.profile.new(message)
 
     def derive(self, label: bytes, transcript_hash: bytes) -> bytes:
-        """A secret of the present stage."""
+        """Return a secret of the current stage."""
         return self.profile.derive(self._secret, label, transcript_hash)
 
     def enter_handshake(self, shared_secret: bytes) -> None:
-        """From the Early Secret to the Handshake Secret."""
+        """Go from the Early Secret to the Handshake Secret."""
         profile = self.profile
         if self._secret is profile.early_no_psk:
             salt = profile.derived_no_psk
@@ -171,19 +171,19 @@ class KeySchedule:
         self._secret = profile.extract(salt, shared_secret)
 
     def enter_application(self) -> None:
-        """From the Handshake Secret to the Master Secret."""
+        """Go from the Handshake Secret to the Master Secret."""
         profile = self.profile
         salt = self.derive(b"derived", profile.empty)
         self._secret = profile.extract(salt, profile.zeros)
 
 
 def updated_secret(suite: CipherSuite, secret: bytes) -> bytes:
-    """The traffic secret after a KeyUpdate (section 7.2)."""
+    """Return the traffic secret after a KeyUpdate (section 7.2)."""
     profile = profile_of(suite)
     return expand_label(secret, b"traffic upd", b"", profile.size, profile.name)
 
 
 def export(profile: HashProfile, exporter_secret: bytes, label: bytes, context: bytes, length: int) -> bytes:
-    """TLS-Exporter: keying material for the application (section 7.5)."""
+    """Return TLS-Exporter: keying material for the application (section 7.5)."""
     secret = expand_label(exporter_secret, label, profile.empty, profile.size, profile.name)
     return expand_label(secret, b"exporter", profile.new(context).digest(), length, profile.name)

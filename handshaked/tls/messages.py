@@ -1,4 +1,7 @@
-"""Handshake messages other than the ClientHello: ``pull_x`` gives what is valid, ``push_x`` the message with header."""
+"""The codec of handshake messages except ClientHello.
+
+A ``pull_x`` parses and checks a message, or raises PeerError; a ``push_x`` returns a message with its header.
+"""
 
 from dataclasses import dataclass
 
@@ -30,7 +33,7 @@ _MAX_LIFETIME = 7 * 24 * 3600
 
 @dataclass(slots=True)
 class ServerHelloMessage:
-    """A ServerHello, or a HelloRetryRequest, in which a key share is a group alone."""
+    """A ServerHello, or a HelloRetryRequest, whose key share is only a group."""
 
     random: bytes
     legacy_session_id: bytes
@@ -44,7 +47,7 @@ class ServerHelloMessage:
 
 
 def pull_server_hello(message: bytes) -> ServerHelloMessage:
-    """RFC 8446 sections 4.1.3 and 4.1.4."""
+    """Parse a ServerHello or HelloRetryRequest (RFC 8446 sections 4.1.3 and 4.1.4)."""
     if len(message) <= _SESSION_ID:
         raise decode_error("ServerHello")
     session_id, at = pull_vector8(message, _SESSION_ID, "legacy_session_id_echo")
@@ -59,17 +62,17 @@ def pull_server_hello(message: bytes) -> ServerHelloMessage:
         fields = pull_extensions(message, at + 3, allowed, _KNOWN, "HelloRetryRequest" if retry else "ServerHello")
     version = fields.get(ExtensionType.SUPPORTED_VERSIONS)
     if version is None:
-        raise PeerError(Alert.PROTOCOL_VERSION, "the server does not speak TLS 1.3")
+        raise PeerError(Alert.PROTOCOL_VERSION, "the server does not support TLS 1.3")
     if ext.pull_u16(version, "supported_versions") != cp.TLS_1_3 or message[_BODY:_RANDOM] != _LEGACY_VERSION:
-        # Section 4.2.1: a version that was not offered, or one before TLS 1.3, is an illegal_parameter.
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "the server selects a version that was not offered")
+        # Section 4.2.1: illegal_parameter for a version that was not offered, or one before TLS 1.3.
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "the server selected a version that was not offered")
     if message[at + 2] != 0:
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "the server selects a compression method")
+        raise PeerError(Alert.ILLEGAL_PARAMETER, "the server selected a compression method")
     return ServerHelloMessage(random, session_id, suite, fields)
 
 
 def push_server_hello(random: bytes, session_id: bytes, suite: int, extensions: bytes) -> bytes:
-    """A ServerHello or HelloRetryRequest; `extensions` without supported_versions."""
+    """Return a ServerHello or HelloRetryRequest; supported_versions is added to `extensions`."""
     extensions = _VERSION_EXTENSION + extensions
     return push_message(
         HandshakeType.SERVER_HELLO,
@@ -87,18 +90,18 @@ def push_server_hello(random: bytes, session_id: bytes, suite: int, extensions: 
 
 
 def pull_encrypted_extensions(message: bytes) -> dict[int, bytes]:
-    """RFC 8446 section 4.3.1."""
+    """Parse EncryptedExtensions (RFC 8446 section 4.3.1)."""
     return pull_extensions(message, _BODY, cp.ENCRYPTED_EXTENSIONS, _KNOWN, "EncryptedExtensions")
 
 
 def push_encrypted_extensions(extensions: bytes) -> bytes:
-    """RFC 8446 section 4.3.1."""
+    """Return EncryptedExtensions (RFC 8446 section 4.3.1)."""
     return push_message(HandshakeType.ENCRYPTED_EXTENSIONS, push_vector16(extensions))
 
 
 @dataclass(slots=True)
 class CertificateRequestMessage:
-    """What a server asks of the client's certificate."""
+    """A CertificateRequest: the server's requirements on the client's certificate."""
 
     context: bytes
     signature_schemes: tuple[int, ...]
@@ -107,7 +110,7 @@ class CertificateRequestMessage:
 
 
 def pull_certificate_request(message: bytes) -> CertificateRequestMessage:
-    """RFC 8446 section 4.3.2."""
+    """Parse a CertificateRequest (RFC 8446 section 4.3.2)."""
     context, at = pull_vector8(message, _BODY, "CertificateRequest")
     fields = pull_extensions(message, at, cp.CERTIFICATE_REQUEST_EXTENSIONS, _KNOWN, "CertificateRequest")
     if context:
@@ -131,13 +134,13 @@ def pull_certificate_request(message: bytes) -> CertificateRequestMessage:
 
 
 def push_certificate_request(extensions: bytes) -> bytes:
-    """A CertificateRequest of the handshake, which has no context."""
+    """Return a CertificateRequest, which has no context during the handshake."""
     return push_message(HandshakeType.CERTIFICATE_REQUEST, b"\0" + push_vector16(extensions))
 
 
 @dataclass(slots=True)
 class CertificateMessage:
-    """A chain, leaf first, and the types of all extensions in it."""
+    """A chain (DER, leaf first), and the types of all extensions in it."""
 
     context: bytes
     chain: tuple[bytes, ...]
@@ -145,7 +148,7 @@ class CertificateMessage:
 
 
 def pull_certificate(body: bytes) -> CertificateMessage:
-    """The body of a Certificate (RFC 8446 section 4.4.2), without the message header."""
+    """Parse the `body` of a Certificate, without the message header (RFC 8446 section 4.4.2)."""
     context, at = pull_vector8(body, 0, "Certificate")
     entries, end = pull_vector24(body, at, "Certificate")
     if end != len(body):
@@ -163,7 +166,7 @@ def pull_certificate(body: bytes) -> CertificateMessage:
 
 
 def push_certificate(chain: tuple[bytes, ...], leaf_extensions: bytes = b"") -> bytes:
-    """A Certificate of the handshake, whose context is empty: as all servers' and clients' here are."""
+    """Return a Certificate with an empty context, as during the handshake."""
     entries = b"".join(
         push_vector24(der) + push_vector16(b"" if index else leaf_extensions) for index, der in enumerate(chain)
     )
@@ -171,7 +174,7 @@ def push_certificate(chain: tuple[bytes, ...], leaf_extensions: bytes = b"") -> 
 
 
 def pull_compressed_certificate(message: bytes) -> tuple[int, int, bytes]:
-    """Algorithm, length when uncompressed, and compressed bytes (RFC 8879 section 4)."""
+    """Return algorithm, uncompressed length and compressed bytes (RFC 8879 section 4)."""
     if len(message) < _BODY + 5:
         raise decode_error("CompressedCertificate")
     compressed, end = pull_vector24(message, _BODY + 5, "CompressedCertificate", 1)
@@ -181,13 +184,13 @@ def pull_compressed_certificate(message: bytes) -> tuple[int, int, bytes]:
 
 
 def push_compressed_certificate(algorithm: int, length: int, compressed: bytes) -> bytes:
-    """RFC 8879 section 4."""
+    """Return a CompressedCertificate (RFC 8879 section 4)."""
     body = algorithm.to_bytes(2) + length.to_bytes(3) + push_vector24(compressed)
     return push_message(HandshakeType.COMPRESSED_CERTIFICATE, body)
 
 
 def pull_certificate_verify(message: bytes) -> tuple[int, bytes]:
-    """Scheme and signature (RFC 8446 section 4.4.3)."""
+    """Return scheme and signature (RFC 8446 section 4.4.3)."""
     signature, end = pull_vector16(message, _BODY + 2, "CertificateVerify")
     if end != len(message):
         raise decode_error("CertificateVerify")
@@ -195,25 +198,25 @@ def pull_certificate_verify(message: bytes) -> tuple[int, bytes]:
 
 
 def push_certificate_verify(scheme: int, signature: bytes) -> bytes:
-    """RFC 8446 section 4.4.3."""
+    """Return a CertificateVerify (RFC 8446 section 4.4.3)."""
     return push_message(HandshakeType.CERTIFICATE_VERIFY, scheme.to_bytes(2) + push_vector16(signature))
 
 
 def pull_finished(message: bytes, size: int) -> bytes:
-    """verify_data (RFC 8446 section 4.4.4)."""
+    """Return the verify_data of a Finished, of `size` bytes (RFC 8446 section 4.4.4)."""
     if len(message) != _BODY + size:
         raise decode_error("Finished")
     return message[_BODY:]
 
 
 def push_finished(verify_data: bytes) -> bytes:
-    """RFC 8446 section 4.4.4."""
+    """Return a Finished (RFC 8446 section 4.4.4)."""
     return push_message(HandshakeType.FINISHED, verify_data)
 
 
 @dataclass(slots=True)
 class NewSessionTicketMessage:
-    """RFC 8446 section 4.6.1; `max_early_data` is 0 without the early_data extension."""
+    """A NewSessionTicket (RFC 8446 section 4.6.1); `max_early_data` is 0 without the early_data extension."""
 
     lifetime: int
     age_add: int
@@ -223,7 +226,7 @@ class NewSessionTicketMessage:
 
 
 def pull_new_session_ticket(message: bytes) -> NewSessionTicketMessage:
-    """RFC 8446 section 4.6.1."""
+    """Parse a NewSessionTicket (RFC 8446 section 4.6.1)."""
     if len(message) < _BODY + 8:
         raise decode_error("NewSessionTicket")
     lifetime = int.from_bytes(message[4:8])
@@ -242,7 +245,7 @@ def pull_new_session_ticket(message: bytes) -> NewSessionTicketMessage:
 
 
 def push_new_session_ticket(new: NewSessionTicketMessage) -> bytes:
-    """RFC 8446 section 4.6.1."""
+    """Return a NewSessionTicket (RFC 8446 section 4.6.1)."""
     extensions = push_extension(ExtensionType.EARLY_DATA, new.max_early_data.to_bytes(4)) if new.max_early_data else b""
     body = b"".join(
         (
@@ -257,7 +260,7 @@ def push_new_session_ticket(new: NewSessionTicketMessage) -> bytes:
 
 
 def pull_end_of_early_data(message: bytes) -> None:
-    """RFC 8446 section 4.5."""
+    """Check that EndOfEarlyData is empty (RFC 8446 section 4.5)."""
     if len(message) != _BODY:
         raise decode_error("EndOfEarlyData")
 
@@ -266,7 +269,7 @@ END_OF_EARLY_DATA = push_message(HandshakeType.END_OF_EARLY_DATA, b"")
 
 
 def pull_key_update(message: bytes) -> bool:
-    """Whether the peer asks for an update in return (RFC 8446 section 4.6.3)."""
+    """Return whether the peer requests an update in return (RFC 8446 section 4.6.3)."""
     if len(message) != _BODY + 1:
         raise decode_error("KeyUpdate")
     if message[_BODY] > 1:
@@ -275,5 +278,5 @@ def pull_key_update(message: bytes) -> bool:
 
 
 def push_key_update(*, request: bool) -> bytes:
-    """RFC 8446 section 4.6.3."""
+    """Return a KeyUpdate (RFC 8446 section 4.6.3)."""
     return push_message(HandshakeType.KEY_UPDATE, bytes([request]))

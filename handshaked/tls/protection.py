@@ -12,7 +12,7 @@ from handshaked.model import Aead, CipherSuite
 from handshaked.tls.key_schedule import expand_label
 
 TAG_LENGTH = 16
-"""What every cipher suite of TLS 1.3 that is supported here adds to a record (RFC 5116, RFC 8439)."""
+"""Bytes that each supported AEAD adds to a record (RFC 5116, RFC 8439)."""
 
 _IV_LENGTH = 12
 _LAST_SEQUENCE = 2**64 - 1
@@ -33,7 +33,7 @@ _IMPLEMENTATIONS: dict[Aead, Callable[[bytes], _Aead]] = {
 
 @dataclass(frozen=True, slots=True)
 class RecordState:
-    """What another implementation (kTLS) needs to go on in one direction; `sequence` is the next record's."""
+    """Keys of one direction, for kTLS to continue with; `sequence` is that of the next record."""
 
     cipher_suite: CipherSuite
     key: bytes = field(repr=False)
@@ -42,7 +42,7 @@ class RecordState:
 
 
 class RecordProtection:
-    """Seals or opens the records of one traffic secret, in order (RFC 8446 section 5.2 and 5.3)."""
+    """Seals or opens the records of one traffic secret, in order (RFC 8446 sections 5.2 and 5.3)."""
 
     def __init__(self, cipher_suite: CipherSuite, secret: bytes, sequence: int = 0) -> None:
         hash_name = cipher_suite.hash_name
@@ -57,27 +57,30 @@ class RecordProtection:
 
     @property
     def sequence(self) -> int:
-        """How many records were protected so far: the number of the next one."""
+        """The number of records protected so far, which is the sequence number of the next."""
         return self._sequence
 
     def state(self) -> RecordState:
-        """A copy of the keys and of the place in the stream."""
+        """Return the keys and the current sequence number."""
         return RecordState(self._cipher_suite, self._key, self._iv, self._sequence)
 
     def seal(self, header: bytes, inner: bytes) -> bytes:
-        """The encrypted_record of a TLSInnerPlaintext; `header` is the record's, with the final length."""
+        """Return the encrypted_record of a TLSInnerPlaintext; `header` is the record's, with the final length.
+
+        LocalError once the limit of the cipher suite is reached.
+        """
         if self._sequence >= self._limit:
-            raise LocalError(f"{self._limit} records were protected with one key, it has to be updated")
+            raise LocalError(f"{self._limit} records were protected with one key: KeyUpdate is required")
         sealed = self._aead.encrypt(self._nonce(), inner, header)
         self._sequence += 1
         return sealed
 
     def open(self, header: bytes, sealed: bytes) -> bytes:
-        """The TLSInnerPlaintext of a record; it counts only if it was authentic."""
-        if self._sequence >= _LAST_SEQUENCE:  # RFC 8446 section 5.3: it must not wrap
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, "sequence numbers are used up, the peer had to update its key")
+        """Return the TLSInnerPlaintext of a record. PeerError if it is not authentic: it is not counted then."""
+        if self._sequence >= _LAST_SEQUENCE:  # RFC 8446 section 5.3: they must not wrap
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "sequence numbers are exhausted: the peer did not update its key")
         if len(sealed) < TAG_LENGTH:
-            raise PeerError(Alert.BAD_RECORD_MAC, f"protected record of {len(sealed)} bytes has no room for its tag")
+            raise PeerError(Alert.BAD_RECORD_MAC, f"protected record of {len(sealed)} bytes is shorter than its tag")
         try:
             inner = self._aead.decrypt(self._nonce(), sealed, header)
         except InvalidTag:

@@ -1,4 +1,4 @@
-"""Handshake messages out of CRYPTO bytes: whole, bounded, and at the level where they belong."""
+"""Reassemble handshake messages from CRYPTO bytes, with a limit on their size, at the expected level only."""
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import MAX_CLIENT_HELLO, MAX_HANDSHAKE_MESSAGE, Level
@@ -13,10 +13,10 @@ _TOO_LONG: dict[int, Alert] = {
 
 
 class MessageReassembler:
-    """Cuts the byte streams of the encryption levels into handshake messages (RFC 8446 section 4).
+    """Splits the byte streams of the encryption levels into handshake messages (RFC 8446 section 4).
 
-    Only one level is open for reading at a time; ``expect`` moves it on. Bytes at another level, and bytes left
-    over when the keys change, are an unexpected_message (RFC 8446 section 5.1, RFC 9001 section 4.1.3).
+    One level is expected at a time; ``expect`` changes it. Bytes at another level, and bytes left when the keys
+    change, are an unexpected_message (RFC 8446 section 5.1, RFC 9001 section 4.1.3).
     """
 
     __slots__ = ("_buffer", "_level")
@@ -26,7 +26,7 @@ class MessageReassembler:
         self._buffer = bytearray()
 
     def receive(self, level: Level, data: bytes) -> None:
-        """Take in `data`, received at `level`."""
+        """Add `data` received at `level`. PeerError if another level is expected."""
         if level is not self._level:
             raise PeerError(
                 Alert.UNEXPECTED_MESSAGE,
@@ -35,11 +35,14 @@ class MessageReassembler:
         self._buffer += data
 
     def next_type(self) -> int | None:
-        """The type of the message that comes next, if any byte of it is here."""
+        """Return the type of the next message, or None if none of its bytes has been received."""
         return self._buffer[0] if self._buffer else None
 
     def pull(self) -> bytes | None:
-        """The next whole message with its four-byte header, or None if more bytes are needed."""
+        """Return the next complete message with its four-byte header, or None if more bytes are needed.
+
+        PeerError if it is too long.
+        """
         if len(self._buffer) < _HEADER:
             return None
         length = int.from_bytes(self._buffer[1:_HEADER])
@@ -62,15 +65,15 @@ class MessageReassembler:
             )
 
     def expect(self, level: Level) -> None:
-        """From here on messages belong to `level`."""
+        """Expect messages at `level` from now on."""
         if level is not self._level:
             self.expect_boundary()
             self._level = level
 
     def expect_boundary(self) -> None:
-        """Nothing may be left of the bytes taken in: the sender's keys change here, or it must wait for an answer."""
+        """Check that no bytes are left: the sender changes its keys here, or must wait for an answer."""
         if self._buffer:
             raise PeerError(
                 Alert.UNEXPECTED_MESSAGE,
-                f"{len(self._buffer)} bytes left at level {self._level.name.lower()} when its keys changed",
+                f"{len(self._buffer)} bytes left at level {self._level.name.lower()} at its end",
             )

@@ -1,8 +1,8 @@
 """The TLS 1.3 record layer for TCP (RFC 8446 section 5), without I/O.
 
-Feed it with `receive` and take records with `pull` until that gives None; then read at most `needed` bytes more.
-A caller that reads no more than that at a time leaves every byte behind a record, such as the peer's Finished,
-untouched in the socket. Keys are installed between two pulls.
+Pass bytes to `receive` and call `pull` until it returns None; then read at most `needed` more bytes. A caller that
+never reads more leaves the bytes after a record, such as the peer's Finished, in the socket. Keys are installed between
+two pulls.
 """
 
 import enum
@@ -26,10 +26,10 @@ MIN_RECORD_SIZE_LIMIT = 64
 """Smallest record_size_limit (RFC 8449 section 4)."""
 
 MAX_EMPTY_RECORDS = 32
-"""How many records without content may follow each other (they are allowed, and cost work)."""
+"""Largest number of consecutive records without content (they are allowed, but cost work)."""
 
 KEY_LIFETIME = 2**22
-"""How many records are sent under one key: less than the limit of any cipher suite."""
+"""Number of records sent under one key before it is updated: less than the limit of any cipher suite."""
 
 _HEADER = 5
 _ORDER = (Level.INITIAL, Level.EARLY, Level.HANDSHAKE, Level.APPLICATION)
@@ -46,7 +46,7 @@ class ContentType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as received: unprotected, without padding."""
+    """A received record without protection and padding."""
 
     content_type: ContentType
     level: Level
@@ -54,7 +54,7 @@ class Record:
 
 
 class _MessageBoundary:
-    """Follows handshake messages through their records, to know whether one is incomplete."""
+    """Tracks handshake messages across records; ``inside`` is whether one is incomplete."""
 
     def __init__(self) -> None:
         self._header = bytearray()
@@ -85,7 +85,7 @@ class _MessageBoundary:
 
 
 class RecordLayer:
-    """Both directions of one TLS stream, from the first plaintext record on."""
+    """Both directions of one TLS stream, from its first record."""
 
     def __init__(self, role: Role) -> None:
         self._role = role
@@ -105,14 +105,14 @@ class RecordLayer:
         self._sent = False
         self.key_lifetime = KEY_LIFETIME
 
-    # What comes in
+    # Receiving
 
     def receive(self, data: bytes) -> None:
-        """Take in bytes of the stream."""
+        """Add bytes of the stream."""
         self._buffer += data
 
     def needed(self) -> int:
-        """How many bytes may be read without reading beyond the next record: the header's rest, then the body's."""
+        """Return how many bytes to read without reading beyond the next record: the rest of its header or body."""
         have = len(self._buffer)
         if have < _HEADER:
             return _HEADER - have
@@ -120,11 +120,11 @@ class RecordLayer:
 
     @property
     def buffered(self) -> int:
-        """How many bytes were taken in that belong to no record pulled yet; 0 at a record boundary."""
+        """The number of received bytes that no pulled record contains; 0 at a record boundary."""
         return len(self._buffer)
 
     def pull(self) -> Record | None:
-        """The next record, or None if more bytes are needed. Raises PeerError as soon as a header is wrong."""
+        """Return the next record, or None if more bytes are needed. PeerError as soon as a header is invalid."""
         while len(self._buffer) >= _HEADER:
             outer = self._checked_header()
             end = _HEADER + int.from_bytes(self._buffer[3:_HEADER])
@@ -143,7 +143,7 @@ class RecordLayer:
         return None
 
     def _checked_header(self) -> ContentType:
-        """The outer type, allowed here, of a record whose length is too (the version is to be ignored, 5.1)."""
+        """Check the header of the next record and return its outer type (the version is ignored: section 5.1)."""
         try:
             outer = ContentType(self._buffer[0])
         except ValueError:
@@ -156,33 +156,35 @@ class RecordLayer:
         if outer is ContentType.CHANGE_CIPHER_SPEC:
             self._check_change_cipher_spec_allowed()
         elif protected and self._receive_protection is None and self._skippable is None:
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, "protected record before there are keys")
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "protected record before keys are installed")
         elif not protected and self._receive_protection is not None:
             self._check_plaintext_allowed(outer, self._receive_protection)
         return outer
 
     def _check_plaintext_allowed(self, outer: ContentType, protection: RecordProtection) -> None:
-        """Where there are keys, only a client that never got to them may send something without: an alert."""
+        """With keys installed, allow only an alert, from a client that could not derive them."""
         first = self._receive_level is not Level.APPLICATION and protection.sequence == 0
         if outer is not ContentType.ALERT or self._role is not Role.SERVER or not first:  # RFC 8446 section 5.2
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"unprotected {outer.name.lower()} record in spite of keys")
+            raise PeerError(
+                Alert.UNEXPECTED_MESSAGE, f"unprotected {outer.name.lower()} record after keys are installed"
+            )
 
     def _check_change_cipher_spec_allowed(self) -> None:
         # RFC 8446 section 5: after the first ClientHello, before the peer's Finished; section 5.1: not within a message
         early = self._role is Role.SERVER and not self._hellos
         if early or self._boundary.inside or self._receive_level is Level.APPLICATION:
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, "change_cipher_spec where none is allowed")
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "unexpected change_cipher_spec")
 
     def _drop_change_cipher_spec(self, body: bytes) -> None:
         if body != b"\x01":  # RFC 8446 section 5
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, "change_cipher_spec that is not the single byte 1")
-        # RFC 8446 section D.4 has each side send one; one for each hello is taken, and an endless number is not
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "change_cipher_spec must be the single byte 1")
+        # RFC 8446 section D.4: each side sends one. One for each hello is accepted, to bound their number.
         self._change_cipher_specs += 1
         if self._change_cipher_specs > max(1, self._hellos):
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, "change_cipher_spec once more")
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "repeated change_cipher_spec")
 
     def _unprotect(self, outer: ContentType, header: bytes, body: bytes) -> Record | None:
-        """The record inside, or None if it is rejected early data to be skipped."""
+        """Return the record inside, or None if it is rejected early data, which is skipped."""
         if outer is not ContentType.APPLICATION_DATA:
             if outer is ContentType.HANDSHAKE:
                 self._skippable = None  # the second ClientHello (RFC 8446 section 4.2.10)
@@ -194,7 +196,7 @@ class RecordLayer:
                 raise
             self._skippable -= max(1, len(body) - TAG_LENGTH - 1)
             if self._skippable < 0:  # RFC 8446 section 4.2.10
-                raise PeerError(Alert.UNEXPECTED_MESSAGE, "more early data than was ever allowed") from None
+                raise PeerError(Alert.UNEXPECTED_MESSAGE, "more rejected early data than the limit") from None
             return None
         self._skippable = None
         if len(inner) > self._receive_limit:  # RFC 8446 section 5.4, RFC 8449 section 4
@@ -204,7 +206,7 @@ class RecordLayer:
             )
         content = inner.rstrip(b"\0")
         if not content:  # RFC 8446 section 5.4
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, "protected record of padding only")
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "protected record without content type")
         try:
             content_type = ContentType(content[-1])
         except ValueError:
@@ -212,7 +214,7 @@ class RecordLayer:
         return Record(content_type, self._receive_level, content[:-1])
 
     def _check_content(self, record: Record) -> None:
-        """What holds for a record's content in the place where it stands."""
+        """Check that the record is allowed in the current state."""
         kind = record.content_type
         if kind is ContentType.CHANGE_CIPHER_SPEC:  # RFC 8446 section 5
             raise PeerError(Alert.UNEXPECTED_MESSAGE, "protected change_cipher_spec")
@@ -238,7 +240,7 @@ class RecordLayer:
 
     def _check_application_data(self, record: Record) -> None:
         if record.level not in (Level.EARLY, Level.APPLICATION):
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, "application data within the handshake")
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "application data during the handshake")
         if record.level is Level.EARLY and self._early_data is not None:
             self._early_data -= len(record.fragment)
             if self._early_data < 0:  # RFC 8446 section 4.2.10
@@ -263,32 +265,32 @@ class RecordLayer:
 
     def _check_aligned(self) -> None:
         if self._boundary.inside:  # RFC 8446 section 5.1
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, "handshake message that spans a key change")
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, "handshake message spans a key change")
 
     def state(self, direction: Direction) -> RecordState:
-        """Keys and place of a direction at its current level, for whoever takes the stream over."""
+        """Return keys and sequence number of a direction at its current level, for kTLS."""
         return (self._receiving() if direction is Direction.RECEIVE else self._sending(self._send_level)).state()
 
     def limit_received(self, record_size_limit: int) -> None:
-        """Enforce the record_size_limit that was sent to the peer (RFC 8449 section 4)."""
+        """Enforce the record_size_limit that was sent to the peer, in bytes (RFC 8449 section 4)."""
         self._receive_limit = min(record_size_limit, MAX_INNER)
 
     def limit_sent(self, record_size_limit: int) -> None:
-        """Respect the record_size_limit that the peer sent; a larger one than possible is no error."""
+        """Apply the record_size_limit that the peer sent; one larger than possible is valid. PeerError if too small."""
         if record_size_limit < MIN_RECORD_SIZE_LIMIT:  # RFC 8449 section 4
             raise PeerError(Alert.ILLEGAL_PARAMETER, f"record_size_limit of {record_size_limit} bytes")
         self._send_limit = min(record_size_limit, MAX_INNER)
 
     @property
     def max_payload(self) -> int:
-        """The most content that a protected record may have: what kTLS calls TLS_TX_MAX_PAYLOAD_LEN."""
+        """Largest content of a protected record to send, in bytes (kTLS: TLS_TX_MAX_PAYLOAD_LEN)."""
         return self._send_limit - 1
 
     def skip_early_data(self, limit: int) -> None:
-        """Drop up to `limit` bytes of early data that was rejected (RFC 8446 section 4.2.10).
+        """Skip up to `limit` bytes of rejected early data (RFC 8446 section 4.2.10).
 
-        Without receive keys (after a HelloRetryRequest) that is every protected record, with keys every record that
-        does not open; the first that does ends it.
+        Without receive keys (after a HelloRetryRequest) every protected record is skipped, with keys every record that
+        cannot be decrypted, up to the first that can.
         """
         self._skippable = limit
 
@@ -296,22 +298,22 @@ class RecordLayer:
         """Accept at most `limit` bytes of early data: the ticket's max_early_data_size."""
         self._early_data = limit
 
-    # What goes out
+    # Sending
 
     @property
     def send_level(self) -> Level:
-        """The level at which an alert goes out now: the highest that has keys."""
+        """The level at which an alert is sent: the highest with keys."""
         return self._send_level
 
     @property
     def update_due(self) -> bool:
-        """Whether a KeyUpdate has to be sent before more application data (RFC 8446 section 5.5)."""
+        """Whether a KeyUpdate must be sent before more application data (RFC 8446 section 5.5)."""
         return self._sending(Level.APPLICATION).sequence >= self.key_lifetime
 
     def protect(self, level: Level, content_type: ContentType, data: bytes, padding: int = 0) -> bytes:
-        """The records that carry `data` at `level`; empty application data makes one empty record.
+        """Return the records that carry `data` at `level`; empty application data becomes one empty record.
 
-        Each record gets up to `padding` bytes of padding, as far as there is room.
+        Each record has up to `padding` bytes of padding if there is room. LocalError without keys for `level`.
         """
         if content_type is ContentType.CHANGE_CIPHER_SPEC or level is Level.INITIAL:
             return self._plaintext(content_type, data)
@@ -343,7 +345,7 @@ class RecordLayer:
 
     def _receiving(self) -> RecordProtection:
         if self._receive_protection is None:
-            raise LocalError("no keys to receive with")
+            raise LocalError("no keys to receive")
         return self._receive_protection
 
 
@@ -352,13 +354,13 @@ def _header(content_type: ContentType, length: int, version: int = 0x0303) -> by
 
 
 def pull_alert(fragment: bytes) -> int:
-    """The description of the one alert of a record; RFC 8446 section 6 has its level ignored."""
+    """Return the description of the alert in a record; its level is ignored (RFC 8446 section 6)."""
     if len(fragment) != 2:  # RFC 8446 section 5.1: neither fragmented nor coalesced
         raise PeerError(Alert.DECODE_ERROR, f"alert record of {len(fragment)} bytes")
     return fragment[1]
 
 
 def push_alert(alert: Alert) -> bytes:
-    """The fragment of an alert: close_notify and user_canceled are warnings, all others fatal (section 6)."""
+    """Return the fragment of an alert: close_notify and user_canceled are warnings, others fatal (section 6)."""
     warning = alert in (Alert.CLOSE_NOTIFY, Alert.USER_CANCELED)
     return bytes([1 if warning else 2, alert])

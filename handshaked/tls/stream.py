@@ -1,8 +1,8 @@
-"""TLS 1.3 over a byte stream, without I/O: a handshake joined with the record layer.
+"""TLS 1.3 over a byte stream, without I/O: a handshake with the record layer.
 
-Feed bytes of the stream to `receive`, at most `needed` at a time if nothing may be read beyond a record; send what
-`pull_outgoing` gives. What happens comes back as events. A fault is the event HandshakeFailed, the last one, and its
-alert is among the outgoing bytes.
+Pass bytes of the stream to `receive`, at most `needed` at a time if nothing may be read beyond a record, and send what
+`pull_outgoing` returns. An error is the event HandshakeFailed, which is the last; its alert is among the outgoing
+bytes.
 """
 
 from dataclasses import dataclass, field
@@ -15,20 +15,20 @@ from handshaked.tls.parameters import ClientHello, ServerParameters
 from handshaked.tls.record import ContentType, Record, RecordLayer, pull_alert, push_alert
 
 MAX_KEY_UPDATES = 64
-"""How many KeyUpdates a peer may send in a row without any application data: each costs an answer."""
+"""Largest number of consecutive KeyUpdates from a peer without application data: each may require an answer."""
 
 MIN_EARLY_DATA_SKIPPED = 2**14
-"""How much rejected early data is skipped at least, whatever limit the server has set."""
+"""Smallest limit on rejected early data that is skipped, in bytes."""
 
 MAX_WARNINGS = 8
-"""How many user_canceled alerts are ignored while the close_notify that has to follow them does not come."""
+"""Largest number of user_canceled alerts that are ignored while close_notify is awaited."""
 
 _SESSION_ID_LENGTH_AT = 4 + 2 + 32  # handshake header, legacy_version, random: the same in both hellos
 
 
 @dataclass(frozen=True, slots=True)
 class ApplicationData:
-    """What the peer sent; `level` is EARLY for 0-RTT, which anybody may replay."""
+    """Application data from the peer; `level` is EARLY for 0-RTT data, which can be replayed."""
 
     level: Level
     data: bytes = field(repr=False)
@@ -36,7 +36,7 @@ class ApplicationData:
 
 @dataclass(frozen=True, slots=True)
 class PeerClosed:
-    """The peer's close_notify: it sends no more (RFC 8446 section 6.1)."""
+    """The peer's close_notify: it sends no more data (RFC 8446 section 6.1)."""
 
 
 StreamEvent = Event | ApplicationData | PeerClosed
@@ -66,7 +66,7 @@ class _ClientHandshake(_Handshake, Protocol):
 
 
 class _Stream:
-    """What both roles share."""
+    """The part that is common to both roles."""
 
     def __init__(self, role: Role, handshake: _Handshake) -> None:
         self.records = RecordLayer(role)
@@ -79,66 +79,66 @@ class _Stream:
         self._warnings = 0
 
     def needed(self) -> int:
-        """How many bytes may be read now; 0 while nothing can be taken, or after the end."""
+        """Return how many bytes may be read now; 0 while waiting for the caller, or after the end."""
         return 0 if self._closed_in or self._held() else self.records.needed()
 
     def receive(self, data: bytes, now: float) -> list[StreamEvent]:
-        """Take in bytes of the stream and say what happened."""
+        """Process bytes of the stream and return the events."""
         if self._closed_in:
             return []
         self.records.receive(data)
-        return self._go_on(now)
+        return self._process(now)
 
     def send(self, data: bytes) -> None:
-        """Send application data, with a KeyUpdate before it when the key is used up."""
+        """Send application data, after a KeyUpdate if the key has reached its limit. LocalError if not connected."""
         if not self._complete or self._closed_out:
-            raise LocalError("application data before the handshake is complete, or after the end")
+            raise LocalError("application data cannot be sent before the handshake is complete, or after close")
         if self.records.update_due:
-            self._carry_out(self._handshake.update_keys(request=False), [])
+            self._apply(self._handshake.update_keys(request=False), [])
         self._outgoing += self.records.protect(Level.APPLICATION, ContentType.APPLICATION_DATA, data)
 
     def close(self) -> None:
-        """Say that nothing more will be sent: close_notify (RFC 8446 section 6.1)."""
+        """Send close_notify: no more data follows (RFC 8446 section 6.1)."""
         self._send_alert(Alert.CLOSE_NOTIFY)
 
     def fail(self, error: HandshakeError) -> HandshakeFailed:
-        """End the stream with the error's alert."""
+        """End the stream with the alert of `error`, and return the event."""
         self._send_alert(error.alert)
         self._closed_in = True
         return HandshakeFailed.of(error)
 
     def pull_outgoing(self) -> bytes:
-        """The bytes to be sent now; they are given once."""
+        """Return the bytes to send and forget them."""
         outgoing = bytes(self._outgoing)
         self._outgoing.clear()
         return outgoing
 
     def _held(self) -> bool:
-        """Whether records have to wait for a decision of the caller."""
+        """Return whether records must wait for the caller."""
         return False
 
-    def _go_on(self, now: float) -> list[StreamEvent]:
+    def _process(self, now: float) -> list[StreamEvent]:
         events: list[StreamEvent] = []
         try:
             while not self._closed_in and not self._held():
                 record = self.records.pull()
                 if record is None:
                     break
-                self._take(record, events, now)
+                self._receive_record(record, events, now)
         except HandshakeError as error:
             events.append(self.fail(error))
         return events
 
-    def _take(self, record: Record, events: list[StreamEvent], now: float) -> None:
+    def _receive_record(self, record: Record, events: list[StreamEvent], now: float) -> None:
         if record.content_type is ContentType.ALERT:
-            self._take_alert(record, events)
+            self._receive_alert(record, events)
         elif record.content_type is ContentType.APPLICATION_DATA:
             self._key_updates = 0
             events.append(ApplicationData(record.level, record.fragment))
         else:
-            self._carry_out(self._handshake.receive(record.level, record.fragment, now), events)
+            self._apply(self._handshake.receive(record.level, record.fragment, now), events)
 
-    def _take_alert(self, record: Record, events: list[StreamEvent]) -> None:
+    def _receive_alert(self, record: Record, events: list[StreamEvent]) -> None:
         description = pull_alert(record.fragment)
         if description == Alert.USER_CANCELED and self._warnings < MAX_WARNINGS:  # RFC 8446 section 6.1
             self._warnings += 1
@@ -147,10 +147,10 @@ class _Stream:
         if description == Alert.CLOSE_NOTIFY and self._complete:
             events.append(PeerClosed())
             return
-        self._closed_out = True  # RFC 8446 section 6.2: nothing is answered
+        self._closed_out = True  # RFC 8446 section 6.2: an alert is not answered
         try:
             alert = Alert(description)
-        except ValueError:  # RFC 8446 section 6: to be treated like any other
+        except ValueError:  # RFC 8446 section 6: unknown alerts are errors, too
             alert = Alert.HANDSHAKE_FAILURE
         name = alert.label if alert == description else f"number {description}"
         events.append(HandshakeFailed.of(PeerError(alert, f"the peer sent the alert {name}")))
@@ -158,10 +158,10 @@ class _Stream:
     def _count_key_update(self) -> None:
         self._key_updates += 1
         if self._key_updates > MAX_KEY_UPDATES:
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"more than {MAX_KEY_UPDATES} KeyUpdates and no data")
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"more than {MAX_KEY_UPDATES} KeyUpdates without data")
 
-    def _carry_out(self, happened: list[Event], events: list[StreamEvent]) -> None:
-        """Do what a handshake's events ask of the record layer; the rest is the caller's."""
+    def _apply(self, happened: list[Event], events: list[StreamEvent]) -> None:
+        """Apply a handshake's `happened` events to the record layer, and append those for the caller to `events`."""
         for event in happened:
             match event:
                 case CryptoData():
@@ -178,7 +178,7 @@ class _Stream:
                     events.append(event)
 
     def _send_messages(self, event: CryptoData) -> None:
-        if not self._closed_out:  # not even a KeyUpdate that was asked for
+        if not self._closed_out:  # not even a requested KeyUpdate
             self._outgoing += self.records.protect(event.level, ContentType.HANDSHAKE, event.data)
 
     def _change_cipher_spec(self) -> None:
@@ -191,7 +191,7 @@ class _Stream:
 
 
 class ServerStream(_Stream):
-    """The server's side. When `client_hello` is there, the stream waits for `proceed`."""
+    """The server's side. Once there is a `client_hello`, the stream waits for `proceed`."""
 
     def __init__(self, handshake: _ServerHandshake) -> None:
         super().__init__(Role.SERVER, handshake)
@@ -201,28 +201,28 @@ class ServerStream(_Stream):
 
     @property
     def client_hello(self) -> ClientHello | None:
-        """What there is to choose a credential by, once it is in."""
+        """The ClientHello to select parameters by, once it is received."""
         return self._server_handshake.client_hello
 
     @property
     def waits(self) -> bool:
-        """Whether the ClientHello is in and `proceed` has to come before anything is read."""
+        """Whether the ClientHello is received, and `proceed` must be called before anything is read."""
         return not self._proceeded and self.client_hello is not None
 
     def proceed(self, parameters: ServerParameters, now: float) -> list[StreamEvent]:
-        """Answer the ClientHello, and go on with what has already come."""
+        """Answer the ClientHello, then process the bytes already received."""
         events: list[StreamEvent] = []
         self._proceeded = True
         try:
             self._limit_records(parameters)
-            self._carry_out(self._server_handshake.proceed(parameters, now), events)
+            self._apply(self._server_handshake.proceed(parameters, now), events)
             self._limit_early_data(parameters)
         except HandshakeError as error:
             return [*events, self.fail(error)]
-        return events + self._go_on(now)
+        return events + self._process(now)
 
     def _limit_records(self, parameters: ServerParameters) -> None:
-        """RFC 8449 section 4: each side's limit counts if both have one; a peer's is respected in any case."""
+        """Apply record size limits: our own only if the peer has one, the peer's in any case (RFC 8449 section 4)."""
         limit = self._handshake.peer_record_size_limit
         if limit is not None:
             self.records.limit_sent(limit)
@@ -241,7 +241,7 @@ class ServerStream(_Stream):
 
     def _send_messages(self, event: CryptoData) -> None:
         super()._send_messages(event)
-        # RFC 8446 section D.4: behind the first hello, if the client's legacy_session_id asks for it
+        # RFC 8446 section D.4: after the first ServerHello or HelloRetryRequest, if legacy_session_id is not empty
         if not self._hello_sent:
             self._hello_sent = True
             if event.data[_SESSION_ID_LENGTH_AT]:
@@ -249,7 +249,7 @@ class ServerStream(_Stream):
 
 
 class ClientStream(_Stream):
-    """The client's side; `start` begins it. `record_size_limit` is the one of the handshake's parameters."""
+    """The client's side: call `start` first. `record_size_limit` is that of the handshake's parameters."""
 
     def __init__(self, handshake: _ClientHandshake, record_size_limit: int | None = None) -> None:
         super().__init__(Role.CLIENT, handshake)
@@ -262,17 +262,17 @@ class ClientStream(_Stream):
         """Send the ClientHello."""
         events: list[StreamEvent] = []
         try:
-            self._carry_out(self._client_handshake.start(now), events)
+            self._apply(self._client_handshake.start(now), events)
         except HandshakeError as error:
             events.append(self.fail(error))
         return events
 
-    def _carry_out(self, happened: list[Event], events: list[StreamEvent]) -> None:
+    def _apply(self, happened: list[Event], events: list[StreamEvent]) -> None:
         limit = self._handshake.peer_record_size_limit
         if limit is not None and self._record_size_limit is not None:  # RFC 8449 section 4, as in EncryptedExtensions
             self.records.limit_sent(limit)
             self.records.limit_received(self._record_size_limit)
-        super()._carry_out(happened, events)
+        super()._apply(happened, events)
 
     def _send_messages(self, event: CryptoData) -> None:
         self._send_change_cipher_spec_once()
