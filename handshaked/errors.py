@@ -75,14 +75,14 @@ class Status:
     SHUTTING_DOWN: ClassVar = errno.ESHUTDOWN
     BUSY: ClassVar = errno.EBUSY
     EXISTS: ClassVar = errno.EEXIST
-    NO_SUCH: ClassVar = errno.ENOENT
+    NOT_FOUND: ClassVar = errno.ENOENT
     NO_KEY: ClassVar = errno.ENOKEY
     INVALID: ClassVar = errno.EINVAL
     OUT_OF_RANGE: ClassVar = errno.ERANGE
     TOO_LONG: ClassVar = errno.EMSGSIZE
     UNSUPPORTED: ClassVar = errno.EOPNOTSUPP
     RATE_LIMITED: ClassVar = errno.EDQUOT
-    NOTHING_YET: ClassVar = errno.EAGAIN
+    WOULD_BLOCK: ClassVar = errno.EAGAIN
     NO_BUFFERS: ClassVar = errno.ENOBUFS
     BAD_DESCRIPTOR: ClassVar = errno.EBADF
     NO_OPTION: ClassVar = errno.ENOPROTOOPT

@@ -20,7 +20,7 @@ _TLS_RX = 2
 _TLS_TX_MAX_PAYLOAD_LEN = 5
 _TLS_1_3 = 0x0304
 _STATUSES = {
-    Status.NO_SUCH: Status.UNSUPPORTED,  # the kernel module tls, or the cipher's, is missing
+    Status.NOT_FOUND: Status.UNSUPPORTED,  # the kernel module tls, or the cipher's, is missing
     Status.NO_OPTION: Status.UNSUPPORTED,
     Status.NOT_CONNECTED: Status.PEER_GONE,
 }
@@ -79,7 +79,7 @@ def capabilities() -> Capabilities:
                     found.suites += (suite,)
                     found.limits = _can_limit(sock)
     except OSError as error:
-        if error.errno == Status.NO_SUCH:
+        if error.errno == Status.NOT_FOUND:
             log.warning(
                 "kTLS is not available: TCP handshakes will fail until the kernel module 'tls' is loaded (modprobe tls)"
             )

@@ -234,7 +234,7 @@ class Applications:
         if registration is None or not registration.allows(application.caller):
             raise WireError(
                 f"no registration {listen.registration!r} that {application.caller} may use",
-                status=Status.NO_SUCH,
+                status=Status.NOT_FOUND,
                 attribute="registration",
             )
         if listen.registration not in application.registrations:

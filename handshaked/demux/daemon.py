@@ -317,7 +317,7 @@ class Demux:
             raise WireError("no datagram for you came from this peer", status=Status.REFUSED, attribute="peer")
         end = self._open_end(local, peer, relayed=self._applications.must_relay(application), established=True)
         if end is None:
-            raise WireError("cannot open a socket for this path", status=Status.NO_SUCH, attribute="peer")
+            raise WireError("cannot open a socket for this path", status=Status.NOT_FOUND, attribute="peer")
         sock, forwarded = end
         with sock:
             flow = wire.Flow(path.peer, path.local, relayed=forwarded is not None)

@@ -164,7 +164,7 @@ class FakeQuicSocket:
             if self.closed:
                 raise SocketError(Status.NOT_CONNECTED)
             self._transport.go_on(established=False)
-            raise SocketError(Status.NOTHING_YET)
+            raise SocketError(Status.WOULD_BLOCK)
         level, name, data = self._chunks.popleft()
         self._note(f"receive {level.name} {name}")
         return push_level(level) + data

@@ -167,7 +167,7 @@ class FakeFamily:
         elif frame.family == CONTROLLER:
             self._get_family(frame)
         elif frame.family != self.number:
-            self._refuse(frame, Status.NO_SUCH)
+            self._refuse(frame, Status.NOT_FOUND)
         elif frame.command == _ACCEPT:
             self._accept(frame)
         elif frame.command == _DONE:
@@ -178,7 +178,7 @@ class FakeFamily:
 
     def _get_family(self, frame: Frame) -> None:
         if self.number is None:
-            self._refuse(frame, Status.NO_SUCH)
+            self._refuse(frame, Status.NOT_FOUND)
         else:
             self._send(push_message(CONTROLLER, frame.sequence, _NEWFAMILY, self._family(self.number)))
 
@@ -190,7 +190,7 @@ class FakeFamily:
 
     def _accept(self, frame: Frame) -> None:
         if not self._pending:
-            self._refuse(frame, Status.NOTHING_YET)
+            self._refuse(frame, Status.WOULD_BLOCK)
             return
         submission = self._pending.popleft()
         descriptor = os.dup(submission.sock.fileno())

@@ -31,7 +31,7 @@ from handshaked.upcall.kernel_messages import (
 log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 0.1
-_UNDELIVERED = frozenset((Status.NOTHING_YET, Status.NO_BUFFERS, Status.NOT_CONNECTED))
+_UNDELIVERED = frozenset((Status.WOULD_BLOCK, Status.NO_BUFFERS, Status.NOT_CONNECTED))
 
 OpenPath = Callable[[Request, socket.socket, Callable[[Outcome], None]], Attempt]
 """Starts a request's handshake on its socket; calls the last argument with the outcome, possibly before it returns."""
@@ -161,7 +161,7 @@ class KernelSource:
             # Later: handshakes continue in between, and other workers get their share.
             self._loop.call_soon(self._accept)
             self._begin(reply)
-        elif reply == Acknowledgement(Status.NOTHING_YET):
+        elif reply == Acknowledgement(Status.WOULD_BLOCK):
             if self._more:
                 self._accept()
         elif reply is not LOST:

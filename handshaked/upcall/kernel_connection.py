@@ -287,7 +287,7 @@ class Connection:
                 self._listener.unexpected(message)
                 return
             self._restart_timeout()
-            if self._family is not None and message == Acknowledgement(Status.NO_SUCH):
+            if self._family is not None and message == Acknowledgement(Status.NOT_FOUND):
                 then(LOST)
                 self._on_family_removed()
             else:

@@ -266,7 +266,7 @@ def test_handshake_survives_a_stalled_family() -> None:
     asyncio.run(scene())
 
 
-@pytest.mark.parametrize("fault", [0, Status.NO_BUFFERS, Status.NO_SUCH])
+@pytest.mark.parametrize("fault", [0, Status.NO_BUFFERS, Status.NOT_FOUND])
 def test_lost_done_is_sent_again(fault: int) -> None:
     async def scene() -> None:
         async with bench(end=None) as made:

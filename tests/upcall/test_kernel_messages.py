@@ -115,7 +115,7 @@ def test_unsupported_request_is_invalid(attributes: bytes, descriptor: int | Non
 def test_refusals_and_acknowledgements_are_decoded() -> None:
     refusal = bytes.fromhex("30000000020000000700000000000000f5ffffff1c0000002100010007000000000000000201000008000200")
     ((sequence, message),) = pull_from_kernel(refusal + bytes(4), FAMILY)
-    assert (sequence, message) == (7, Acknowledgement(Status.NOTHING_YET))
+    assert (sequence, message) == (7, Acknowledgement(Status.WOULD_BLOCK))
 
 
 def test_added_and_removed_family_is_reported() -> None:
