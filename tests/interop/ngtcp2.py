@@ -1,16 +1,16 @@
-"""What the programs of ngtcp2 with GnuTLS tell of a connection."""
+"""Parse the output of ngtcp2's programs."""
 
 import re
 
 
 def error_code_of(output: str) -> int | None:
-    """The error code of the CONNECTION_CLOSE that came from the peer."""
+    """Return the error code of the peer's CONNECTION_CLOSE."""
     found = re.search(r"frm rx .* CONNECTION_CLOSE\(0x1c\) error_code=\w+\((0x[0-9a-f]+)\)", output)
     return None if found is None else int(found[1], 16)
 
 
 def handshake_messages(output: str) -> bytes:
-    """What came in CRYPTO frames at the level handshake."""
+    """Return the CRYPTO data received at the handshake level."""
     received = bytearray()
     for part in output.split("Ordered CRYPTO data in Handshake crypto level\n")[1:]:
         for line in part.splitlines():

@@ -1,4 +1,4 @@
-"""Foreign programs as peers: started, waited for without sleeping, and ended."""
+"""Programs of other TLS implementations as peers: started, awaited without sleeping, and stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CURL = pytest.mark.needs("curl")
 
 @dataclass(frozen=True)
 class Files:
-    """A credential as programs want it; `above` are the certificates that go with the leaf."""
+    """A credential as files: the chain, the key, and the chain without the leaf (`above`)."""
 
     chain: Path
     key: Path
@@ -38,7 +38,7 @@ def files(directory: Path, leaf: Issued, *above: Issued, stem: str = "leaf") -> 
 
 
 def run(*command: object, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """A program that ends by itself; what it says on both outputs is in `stdout`."""
+    """Run a program to its end; its standard output and error are both in ``stdout``."""
     return subprocess.run(
         [*map(str, command)],
         input=text,
@@ -56,7 +56,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def program(*command: object, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server program that listens at `port`, for as long as the block takes."""
+    """Run a server program, from when it listens on `port` until the block ends."""
     process = subprocess.Popen(
         [*map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

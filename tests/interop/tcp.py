@@ -1,7 +1,7 @@
-"""A TLS server and a TLS client over TCP on the engine, for foreign peers to talk to.
+"""A TLS server and a TLS client over TCP with this project's engine, as peers of other implementations.
 
-``python -m tests.interop.tcp [port]`` serves an echo (and HTTP) with throw-away certificates until it is ended: what
-protocol test suites are run against.
+``python -m tests.interop.tcp [port]`` serves echo and HTTP with temporary certificates until it is stopped, for
+protocol test suites.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from handshaked.tls.tickets import RotatingTicketKeys
 from tests.authority import Issued, root, server
 
 TIMEOUT = 20
-"""Seconds after which a test gives up on a peer."""
+"""Seconds to wait for a peer."""
 
 _KEY_TYPES = {
     "p256": KeyType.ECDSA_P256,
@@ -47,7 +47,7 @@ def credential_of(leaf: Issued, *above: Issued) -> Credential:
 
 @dataclass
 class Served:
-    """What one connection came to."""
+    """The events and results of one connection."""
 
     events: list[StreamEvent] = field(default_factory=list)
     max_payload: int = 0
@@ -67,7 +67,7 @@ class Served:
 
 
 def _read(connection: socket.socket, stream: ServerStream | ClientStream) -> bytes:
-    """No byte more than is needed, as whoever hands the socket on has to."""
+    """Read no more bytes than needed, as is required before a socket is handed on to kTLS."""
     return connection.recv(stream.needed())
 
 
@@ -75,7 +75,7 @@ Choose = Callable[[ClientHello], ServerParameters]
 
 
 class TlsServer:
-    """Serves each connection in a thread: an echo, or one HTTP response. `results` has what came of each."""
+    """Serves each connection in a thread, with echo or one HTTP response; ``results`` queues their results."""
 
     def __init__(self, choose: Choose, port: int = 0) -> None:
         self._choose = choose
@@ -125,7 +125,7 @@ class TlsServer:
                 self._answer(event, stream)
             connection.sendall(stream.pull_outgoing())
         connection.shutdown(socket.SHUT_WR)
-        while connection.recv(4096):  # so that no reset overtakes the alert
+        while connection.recv(4096):  # so that no reset discards the alert
             pass
 
     def _answer(self, event: StreamEvent, stream: ServerStream) -> None:
@@ -140,7 +140,7 @@ class TlsServer:
 
 
 def converse(port: int, parameters: ClientParameters, text: bytes = b"") -> Served:
-    """A client's connection: handshake, `text` sent, as much of an echo awaited, end."""
+    """Connect, complete the handshake, send `text`, wait for as many bytes, and close."""
     served, handshake = Served(), ClientHandshake(parameters, quic=False)
     stream = ClientStream(handshake, parameters.record_size_limit)
     with socket.create_connection(("127.0.0.1", port), TIMEOUT) as connection:
@@ -156,7 +156,7 @@ def converse(port: int, parameters: ClientParameters, text: bytes = b"") -> Serv
             if sent and len(served.data()) >= expected:
                 expected = sys.maxsize
                 stream.close()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its alert is still to be read
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the alert can still be read
                 connection.sendall(stream.pull_outgoing())
     served.max_payload = stream.records.max_payload
     return served
@@ -164,13 +164,13 @@ def converse(port: int, parameters: ClientParameters, text: bytes = b"") -> Serv
 
 @contextlib.contextmanager
 def serving(parameters: ServerParameters) -> Iterator[TlsServer]:
-    """A server that gives everybody the same."""
+    """Run a server with the same parameters for all clients."""
     with TlsServer(lambda _hello: parameters) as tls_server:
         yield tls_server
 
 
 class Guard:
-    """A replay guard in memory."""
+    """An in-memory replay guard."""
 
     def __init__(self) -> None:
         self._known: set[bytes] = set()
@@ -182,7 +182,7 @@ class Guard:
 
 
 def main() -> None:
-    """Serve; the credential is the first of RSA, ECDSA and EdDSA that the client can verify."""
+    """Serve with the first credential of RSA, ECDSA and EdDSA that the client's signature schemes allow."""
     authority = root()
     leaves = [server(authority, kind=kind, san="localhost 127.0.0.1") for kind in ("rsa2048", "p256", "ed25519")]
     credentials = [credential_of(leaf) for leaf in leaves]

@@ -1,4 +1,4 @@
-"""curl, and Python's own ssl module."""
+"""Interoperability with curl and Python's ssl module."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class TestCurl:
             assert tls_server.served().complete.peer_certificates[0] == CLIENT.der
             assert tls_server.served().failed.alert is Alert.CERTIFICATE_REQUIRED
 
-    def test_a_name_that_is_not_the_certificates(self, trusted):
+    def test_name_mismatch_is_refused(self, trusted):
         with serving(server_parameters()) as tls_server:
             assert curl(tls_server, trusted, host="b.example").returncode == 60
 
 
 class TestPythonSsl:
-    def test_their_client(self, trusted):
+    def test_client_of_ssl_module(self, trusted):
         context = ssl.create_default_context(cafile=trusted.chain)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         text = bytes(range(256)) * 300
@@ -92,7 +92,7 @@ class TestPythonSsl:
             assert tls_server.served().data() == text
 
     @pytest.mark.parametrize("certificate", [True, False])
-    def test_their_server(self, trusted, tmp_path, certificate):
+    def test_server_of_ssl_module(self, trusted, tmp_path, certificate):
         made = files(tmp_path, LEAF, MIDDLE)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=trusted.chain)
         context.load_cert_chain(made.chain, made.key)

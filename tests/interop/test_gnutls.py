@@ -1,4 +1,4 @@
-"""GnuTLS' gnutls-cli and gnutls-serv."""
+"""Interoperability with gnutls-cli and gnutls-serv."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def trusted(tmp_path) -> Files:
 
 
 def gnutls_cli(tls_server: TlsServer, trusted: Files, *options: object, priority: str = TLS13) -> str:
-    """What gnutls-cli says; it ends when the server does, behind its answer."""
+    """Run gnutls-cli and return its output; it ends when the server closes the connection after its answer."""
     done = run(
         "gnutls-cli", "--port", tls_server.port, "--sni-hostname", "a.example", "--verify-hostname", "a.example",
         "--x509cafile", trusted.chain, "--priority", priority, *options, "127.0.0.1",
@@ -76,7 +76,7 @@ def gnutls_cli(tls_server: TlsServer, trusted: Files, *options: object, priority
 
 
 class TestServer:
-    """Our server, their client."""
+    """Our server with gnutls-cli."""
 
     @pytest.mark.parametrize("kind", KEYS)
     def test_key_types(self, trusted, kind):
@@ -99,7 +99,7 @@ class TestServer:
             assert "hello" in gnutls_cli(tls_server, trusted, "--single-key-share")
 
     def test_record_size_limit(self, trusted):
-        """Ours is kept to by them, theirs by us."""
+        """Each side keeps to the limit of the other."""
         with serving(server_parameters(record_size_limit=600)) as tls_server:
             assert "hello" in gnutls_cli(tls_server, trusted, "--recordsize", 512)
             assert tls_server.served().max_payload == 512
@@ -110,7 +110,7 @@ class TestServer:
             assert "*** This is a resumed session" in gnutls_cli(tls_server, trusted, "--resume", "--waitresumption")
             assert [tls_server.served().complete.resumed for _ in range(2)] == [False, True]
 
-    def test_their_refusal(self, trusted, tmp_path):
+    def test_alert_of_the_client(self, trusted, tmp_path):
         with serving(server_parameters()) as tls_server:
             gnutls_cli(tls_server, files(tmp_path, root("other", number=9, **DATES), stem="other"))
             assert any(isinstance(event, HandshakeFailed) for event in tls_server.served().events)
@@ -159,7 +159,7 @@ class TestClientCertificates:
 
 
 class TestClient:
-    """Our client, their server, which sends back what it is sent."""
+    """Our client with gnutls-serv, which echoes."""
 
     def converse(self, tmp_path, kind: str = "p256", *options: object, priority: str = TLS13, times=1, **changes):
         made, port = files(tmp_path, leaf(kind), MIDDLE), free_port()

@@ -1,4 +1,4 @@
-"""The mission's table on one UDP port, with clients that know nothing of us: stock aioquic, and ngtcp2 with GnuTLS.
+"""Server names and ALPN protocols on one UDP port, with unmodified clients: aioquic, and gtlsclient (ngtcp2, GnuTLS).
 
 | application | ALPN | server name | certificate |
 |---|---|---|---|
@@ -50,19 +50,19 @@ EXACT = "exact.wild.example.com"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A server on `port`, with the certificates by server name."""
+    """The port of a server, and the certificates by server name."""
 
     port: int
     certificates: dict[str, Issued]
 
     def leaf(self, name: str) -> bytes:
-        """The leaf that is registered for `name`, in DER."""
+        """Return the registered leaf certificate of `name` in DER."""
         return self.certificates[name].leaf.public_bytes(Encoding.DER)
 
 
 @pytest.fixture(scope="module")
 def scene(issue: Issue) -> Iterator[Scene]:
-    """A daemon and a server of their own: registrations without a name would be met by other tests."""
+    """Run a private daemon and a server, because other tests would match these registrations."""
     names = {*(name for _, _, name in TABLE), WILDCARD, EXACT}
     certificates = {name: issue(name) for name in names}
     certificates |= {name: issue(name, key_type=key_type) for name, key_type in KEYS.items()}
@@ -83,19 +83,19 @@ def register(daemon: RunningDaemon, registration: str, issued: Issued, alpn: str
 
 
 def served(scene: Scene, authority: Authority, name: str, *alpns: str) -> tuple[str, bytes]:
-    """Which registration serves a client that verifies, and the leaf it sees."""
+    """Connect with a client that verifies. Return the registration that served it, and the leaf it received."""
 
     async def work() -> tuple[str, bytes]:
         async with visiting(scene.port, name, *alpns, root=authority.root) as caller:
             answer = await caller.echoed(b"hello")
-            certificate = caller._quic.tls._peer_certificate  # noqa: SLF001 - aioquic shows it in no other way
+            certificate = caller._quic.tls._peer_certificate  # noqa: SLF001 - aioquic has no public access to it
             return answer.decode().partition(":")[0], certificate.public_bytes(Encoding.DER)
 
     return asyncio.run(asyncio.wait_for(work(), 30))
 
 
 def refused(scene: Scene, name: str | None, *alpns: str) -> int:
-    """The error that a client is refused with."""
+    """Connect. Return the error code of the refusal."""
     return asyncio.run(asyncio.wait_for(refusal(scene.port, name, *alpns), 30)).error_code
 
 
@@ -106,7 +106,7 @@ def test_aioquic_gets_each_row_of_the_table(
     assert served(scene, authority, name, alpn) == (application, scene.leaf(name))
 
 
-def test_the_rows_have_keys_of_their_own_but_for_the_shared_one(scene: Scene) -> None:
+def test_each_row_but_the_shared_one_has_its_own_key(scene: Scene) -> None:
     assert len({scene.leaf(name) for _, _, name in TABLE}) == 5
 
 
@@ -121,7 +121,7 @@ def test_the_rows_have_keys_of_their_own_but_for_the_shared_one(scene: Scene) ->
         ("other.wild.example.com", ("h3",), "any.wild.example.com"),
     ],
 )
-def test_aioquic_gets_what_the_rules_say(
+def test_aioquic_gets_the_registration_of_the_matching_rules(
     scene: Scene, authority: Authority, name: str, alpns: tuple[str, ...], registration: str
 ) -> None:
     assert served(scene, authority, name, *alpns)[0] == registration
@@ -138,47 +138,46 @@ def test_aioquic_gets_what_the_rules_say(
         (None, ("h3",), Alert.MISSING_EXTENSION),
     ],
 )
-def test_aioquic_is_refused_with_the_alert_of_the_rules(
+def test_aioquic_gets_the_alert_of_the_matching_rules(
     scene: Scene, name: str | None, alpns: tuple[str, ...], alert: Alert
 ) -> None:
     assert refused(scene, name, *alpns) == alert.quic_error
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_aioquic_takes_every_type_of_key(scene: Scene, authority: Authority, name: str) -> None:
+def test_aioquic_accepts_every_key_type(scene: Scene, authority: Authority, name: str) -> None:
     assert served(scene, authority, name, "h3") == (name, scene.leaf(name))
 
 
-# gtlsclient. It offers h3 and nothing else, sends as server name the host it is told, and verifies nothing; but it
-# shows what it receives.
+# gtlsclient. It offers only h3, sends the given host as server name, and verifies nothing, but prints what it receives.
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What gtlsclient told: how it ended, and the handshake messages that it received encrypted."""
+    """The output of gtlsclient: the result of the handshake, and the decrypted handshake messages."""
 
     output: str
 
     @property
     def complete(self) -> bool:
-        """Whether the handshake was completed and confirmed, with ALPN h3."""
+        """Whether the handshake completed and was confirmed, with ALPN h3."""
         return "Negotiated ALPN is h3" in self.output and "QUIC handshake has been confirmed" in self.output
 
     @property
     def error_code(self) -> int | None:
-        """That of the server's CONNECTION_CLOSE."""
+        """The error code of the server's CONNECTION_CLOSE."""
         return error_code_of(self.output)
 
     @property
     def handshake(self) -> bytes:
-        """What came in CRYPTO frames at the level handshake."""
+        """The CRYPTO data received at the handshake level."""
         return handshake_messages(self.output)
 
 
 @pytest.fixture(scope="module")
 def namespace() -> list[str]:
-    """What runs a command with an /etc/hosts of its own."""
-    need("gtlsclient", "mount namespaces")  # it sends only names that can be resolved
+    """Return the prefix of a command that gets its own mount namespace, for an /etc/hosts of its own."""
+    need("gtlsclient", "mount namespaces")  # it sends only server names that it can resolve
     return mount_namespace()
 
 
@@ -230,32 +229,32 @@ def test_gtlsclient_gets_the_certificate_of_the_name(scene: Scene, gtlsclient: C
         ("unknown.example.com", Alert.UNRECOGNIZED_NAME),
         ("ksmbd.example.com", Alert.NO_APPLICATION_PROTOCOL),
         ("smbd.example.com", Alert.NO_APPLICATION_PROTOCOL),
-        ("127.0.0.1", Alert.UNRECOGNIZED_NAME),  # for an address it sends "localhost"
+        ("127.0.0.1", Alert.UNRECOGNIZED_NAME),  # for an IP address it sends "localhost"
     ],
 )
-def test_gtlsclient_is_refused_with_the_alert_of_the_rules(gtlsclient: Client, host: str, alert: Alert) -> None:
+def test_gtlsclient_gets_the_alert_of_the_matching_rules(gtlsclient: Client, host: str, alert: Alert) -> None:
     run = gtlsclient(host)
     assert not run.complete
     assert run.error_code == alert.quic_error
 
 
 @pytest.mark.parametrize("cipher", ["AES-128-GCM", "AES-256-GCM", "CHACHA20-POLY1305"])
-def test_gtlsclient_takes_every_cipher_suite(gtlsclient: Client, cipher: str) -> None:
+def test_gtlsclient_accepts_every_cipher_suite(gtlsclient: Client, cipher: str) -> None:
     only = f"--ciphers=NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+{cipher}"
     assert gtlsclient("apache.example.com", only).complete
 
 
 @pytest.mark.parametrize("group", ["X25519", "SECP256R1", "SECP384R1"])
-def test_gtlsclient_takes_every_group(gtlsclient: Client, group: str) -> None:
+def test_gtlsclient_accepts_every_group(gtlsclient: Client, group: str) -> None:
     assert gtlsclient("apache.example.com", f"--groups=-GROUP-ALL:+GROUP-{group}").complete
 
 
 def test_gtlsclient_completes_a_handshake_with_a_hello_retry_request(gtlsclient: Client) -> None:
-    # Its key shares are for the first groups, of which this server takes none.
+    # Its key shares are for the first groups, none of which the server supports.
     run = gtlsclient("apache.example.com", "--groups=-GROUP-ALL:+GROUP-FFDHE2048:+GROUP-X448:+GROUP-SECP256R1")
     assert run.complete
     assert run.output.count("Ordered CRYPTO data in Initial crypto level") == 2
 
 
-def test_gtlsclient_loses_packets_and_completes(gtlsclient: Client) -> None:
+def test_gtlsclient_completes_despite_packet_loss(gtlsclient: Client) -> None:
     assert gtlsclient("nginx.example.com", "--tx-loss=0.2", "--rx-loss=0.2").complete

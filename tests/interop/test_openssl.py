@@ -1,4 +1,4 @@
-"""OpenSSL's s_client and s_server."""
+"""Interoperability with OpenSSL's s_client and s_server."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def trusted(tmp_path) -> Files:
 
 
 def s_client(tls_server: TlsServer, trusted: Files, *options: object) -> str:
-    """What s_client says; it ends when the server does, behind its answer."""
+    """Run s_client and return its output; it ends when the server closes the connection after its answer."""
     done = run(
         "openssl", "s_client", "-connect", f"127.0.0.1:{tls_server.port}", "-tls1_3", "-servername", "a.example",
         "-CAfile", trusted.chain, "-verify_hostname", "a.example", "-verify_return_error", "-ign_eof", *options,
@@ -74,7 +74,7 @@ def s_client(tls_server: TlsServer, trusted: Files, *options: object) -> str:
 
 
 class TestServer:
-    """Our server, their client."""
+    """Our server with s_client."""
 
     @pytest.mark.parametrize("kind", KEYS)
     def test_key_types(self, trusted, kind):
@@ -94,10 +94,10 @@ class TestServer:
     def test_groups_with_and_without_retry(self, trusted, group):
         with serving(server_parameters(groups=(GROUPS[group],))) as tls_server:
             assert "hello" in s_client(tls_server, trusted, "-groups", group)
-            assert "hello" in s_client(tls_server, trusted)  # X25519 is what it sends a key share for
+            assert "hello" in s_client(tls_server, trusted)  # it sends a key share for X25519
 
     def test_small_records(self, trusted):
-        """-maxfraglen is not of TLS 1.3, but s_client splits what it sends."""
+        """s_client sends small records; -maxfraglen does not apply to TLS 1.3."""
         with serving(server_parameters()) as tls_server:
             assert "hello" in s_client(tls_server, trusted, "-max_send_frag", 512, "-alpn", "x" * 200 + "," + "y" * 200)
 
@@ -112,7 +112,7 @@ class TestServer:
     @pytest.mark.parametrize("accepts", [True, False])
     @pytest.mark.parametrize("group", ["X25519", "P-384"])
     def test_early_data(self, trusted, tmp_path, accepts, group):
-        """Taken, refused, and refused with a HelloRetryRequest."""
+        """Early data is accepted, rejected, and rejected with a HelloRetryRequest."""
         keys = RotatingTicketKeys([(NOW.timestamp(), bytes(32))])
         (tmp_path / "early").write_bytes(b"early bird ")
         first = server_parameters(tickets=Tickets(keys), early_data=EarlyData(Guard()))
@@ -142,13 +142,13 @@ class TestServer:
         ("options", "alert"),
         [(["-groups", "ffdhe2048"], Alert.HANDSHAKE_FAILURE), (["-sigalgs", "RSA+SHA256"], Alert.HANDSHAKE_FAILURE)],
     )
-    def test_nothing_in_common(self, trusted, options, alert):
+    def test_no_common_group_or_signature_scheme(self, trusted, options, alert):
         with serving(server_parameters()) as tls_server:
             said = s_client(tls_server, trusted, *options)
             assert tls_server.served().failed.alert is alert
             assert f"SSL alert number {alert}" in said
 
-    def test_their_refusal(self, trusted, tmp_path):
+    def test_alert_of_the_client(self, trusted, tmp_path):
         with serving(server_parameters()) as tls_server:
             s_client(tls_server, files(tmp_path, root("other", number=9, **DATES), stem="other"))
             failed = tls_server.served().failed
@@ -181,12 +181,12 @@ class TestClientCertificates:
         assert "hello" in said
         assert served.complete.peer_certificates == tuple(each.der for each in chain)
 
-    def test_none_where_it_is_only_asked_for(self, trusted):
+    def test_no_certificate_when_requested(self, trusted):
         served, said = self.serve(trusted, ClientAuth.REQUEST)
         assert "Acceptable client certificate CA names\nCN = root" in said
         assert served.complete.peer_certificates == ()
 
-    def test_none_where_it_is_required(self, trusted):
+    def test_no_certificate_when_required(self, trusted):
         served, said = self.serve(trusted, ClientAuth.REQUIRE)
         assert served.failed.alert is Alert.CERTIFICATE_REQUIRED
         assert f"SSL alert number {Alert.CERTIFICATE_REQUIRED}" in said
@@ -209,7 +209,7 @@ class TestClientCertificates:
 
 
 class TestClient:
-    """Our client, their server, which sends lines back reversed."""
+    """Our client with s_server, which sends lines back reversed."""
 
     def converse(self, tmp_path, made: Files, *options: object, **changes):
         port = free_port()

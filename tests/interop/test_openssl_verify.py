@@ -1,4 +1,4 @@
-"""Where our verdict on a chain is OpenSSL's, and where it is not: each difference is one that is meant."""
+"""Certificate chain verdicts compared with OpenSSL's; every difference is intended."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def constrained(*permitted: x509.GeneralName, excluded: tuple[x509.GeneralName, 
 
 @dataclass(frozen=True)
 class Case:
-    """A chain and two verdicts: of OpenSSL (at Debian's security level) and ours."""
+    """A chain with the verdict of OpenSSL, at Debian's security level, and ours."""
 
     chain: tuple[Issued, ...]
     theirs: bool

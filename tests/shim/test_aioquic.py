@@ -251,7 +251,7 @@ def test_many_connections_at_once_succeed(path: Path, authority: Authority, coun
 
         async with serving(daemon=path) as server, asyncio.TaskGroup() as tasks:
             answers = [tasks.create_task(one(number)) for number in range(count)]
-        assert [answer.result() for answer in answers] == [b"%d" % number for number in range(count)]
+        assert [await answer for answer in answers] == [b"%d" % number for number in range(count)]
         client.close()
 
     run(work())

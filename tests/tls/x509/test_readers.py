@@ -35,6 +35,7 @@ from handshaked.tls.x509.readers import (
     read_trust_store,
 )
 from tests.authority import crl_pem, key, revocation_list, scoped, server
+from tests.patience import PATIENCE
 from tests.tls.x509.chains import INTERMEDIATE, ROOT, openssl
 
 BOM = b"\xef\xbb\xbf"
@@ -203,7 +204,7 @@ class TestPrivateKeys:
 
     def test_a_traditional_key_with_headers_is_read(self, tmp_path: Path):
         command = ["openssl", "ec", "-aes128", "-passout", "pass:xyzzy", "-out", tmp_path / "key.pem"]
-        subprocess.run(command, input=key_pem(key()), check=True, capture_output=True)
+        subprocess.run(command, input=key_pem(key()), check=True, capture_output=True, timeout=PATIENCE)
         content = (tmp_path / "key.pem").read_bytes()
         assert b"DEK-Info" in content
         for one in (content, b"text\n" + content.replace(b"\n", b"\r\n")):
