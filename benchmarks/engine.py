@@ -20,7 +20,7 @@ from benchmarks._measure import report
 from handshaked.events import CryptoData, Event, SessionTicket
 from handshaked.model import CipherSuite, Group, KeyType, Level, SignatureScheme
 from handshaked.tls.client import ClientHandshake
-from handshaked.tls.key_exchange import offer, respond
+from handshaked.tls.key_exchange import answer_key_share, generate_key_share
 from handshaked.tls.parameters import ClientParameters, ServerParameters, Tickets
 from handshaked.tls.server import ServerHandshake
 from handshaked.tls.tickets import RotatingTicketKeys
@@ -68,9 +68,9 @@ def ours(server: ServerParameters, client: ClientParameters = CLIENT) -> tuple[f
 
 def key_exchange() -> float:
     """Return the CPU seconds of the server's X25519 key exchange, which resumed and full handshakes share."""
-    share = offer(Group.X25519).public
+    share = generate_key_share(Group.X25519).public
     began = time.process_time()
-    respond(Group.X25519, share)
+    answer_key_share(Group.X25519, share)
     return time.process_time() - began
 
 

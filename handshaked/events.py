@@ -95,7 +95,7 @@ class HandshakeFailed:
 
     @classmethod
     def of(cls, error: HandshakeError) -> "HandshakeFailed":
-        """The event that reports `error`."""
+        """Return the event of `error`."""
         return cls(error.alert, error.reason, error.status)
 
 

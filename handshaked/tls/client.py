@@ -24,7 +24,7 @@ from handshaked.tls.authentication import (
 )
 from handshaked.tls.client_offer import ClientOffer, OfferedPsk
 from handshaked.tls.codepoints import ExtensionType, HandshakeType
-from handshaked.tls.key_exchange import offer
+from handshaked.tls.key_exchange import generate_key_share
 from handshaked.tls.key_schedule import KeySchedule, profile_of
 from handshaked.tls.machine import Handler, Machine
 from handshaked.tls.parameters import ClientParameters
@@ -65,13 +65,13 @@ class ClientHandshake(Machine):
     def start(self, now: float) -> list[Event]:
         """Return the events of the first flight. Raises HandshakeError as in `receive`."""
         try:
-            following = self._transitions[self._state].get(PROCEED)
-            if following is None:
+            next_states = self._transitions[self._state].get(PROCEED)
+            if next_states is None:
                 raise LocalError("the handshake was already started")
             self._offer = ClientOffer(self._parameters, quic=self._quic, now=now)
             self._log_to(self._parameters.keylog, self._offer.random)
             self._hello = self._offer.push(now)
-            self._enter(ClientState.WAIT_SH, following)
+            self._enter(ClientState.WAIT_SH, next_states)
         except HandshakeError:
             self._state = self.failed
             raise
@@ -147,7 +147,7 @@ class ClientHandshake(Machine):
                     f"HelloRetryRequest for unexpected group {group:#06x}",
                 )
             self._retry_group = group
-            self._offer.shares = {group: offer(Group(group))}
+            self._offer.shares = {group: generate_key_share(Group(group))}
         self._schedule = schedule = KeySchedule(suite)
         schedule.update(self._hello)
         schedule.replace_first_hello()

@@ -8,7 +8,7 @@ from handshaked.model import CipherSuite
 from handshaked.tls import extensions as ext
 from handshaked.tls.codec import push_extension, push_message, push_vector8, push_vector16
 from handshaked.tls.codepoints import LEGACY_VERSION, TLS_1_3, ExtensionType, HandshakeType, PskMode
-from handshaked.tls.key_exchange import KeyShare, offer
+from handshaked.tls.key_exchange import KeyShare, generate_key_share
 from handshaked.tls.key_schedule import PROFILES, HashProfile, KeySchedule, profile_of
 from handshaked.tls.parameters import ClientParameters
 from handshaked.tls.resumption import ResumptionState, pull_resumption
@@ -56,7 +56,7 @@ class ClientOffer:
         # RFC 8446 appendix D.4, middlebox compatibility, which QUIC does without (RFC 9001 section 8.4).
         self.session_id = b"" if quic else os.urandom(32)
         groups = parameters.key_shares or parameters.groups[:1]
-        self.shares: dict[int, KeyShare] = {int(group): offer(group) for group in groups}
+        self.shares: dict[int, KeyShare] = {int(group): generate_key_share(group) for group in groups}
         self.psks = self._usable_psks(now)
         self.early_data = parameters.early_data and self._allows_early_data()
         self.extension_types: frozenset[int] = frozenset()

@@ -17,49 +17,49 @@ def decode_error(what: str) -> PeerError:
     return PeerError(Alert.DECODE_ERROR, f"malformed {what}")
 
 
-def pull_vector8(data: bytes, at: int, what: str, least: int = 0) -> tuple[bytes, int]:
-    """Return the vector with a one-byte length, of at least `least` bytes, and the offset after it."""
+def pull_vector8(data: bytes, at: int, what: str, minimum: int = 0) -> tuple[bytes, int]:
+    """Return the vector with a one-byte length, of at least `minimum` bytes, and the offset after it."""
     start = at + 1
     if start > len(data):
         raise decode_error(what)
     end = start + data[at]
-    if end > len(data) or end - start < least:
+    if end > len(data) or end - start < minimum:
         raise decode_error(what)
     return data[start:end], end
 
 
-def pull_vector16(data: bytes, at: int, what: str, least: int = 0) -> tuple[bytes, int]:
-    """Return the vector with a two-byte length, of at least `least` bytes, and the offset after it."""
+def pull_vector16(data: bytes, at: int, what: str, minimum: int = 0) -> tuple[bytes, int]:
+    """Return the vector with a two-byte length, of at least `minimum` bytes, and the offset after it."""
     start = at + 2
     if start > len(data):
         raise decode_error(what)
     end = start + (data[at] << 8 | data[at + 1])
-    if end > len(data) or end - start < least:
+    if end > len(data) or end - start < minimum:
         raise decode_error(what)
     return data[start:end], end
 
 
-def pull_vector24(data: bytes, at: int, what: str, least: int = 0) -> tuple[bytes, int]:
-    """Return the vector with a three-byte length, of at least `least` bytes, and the offset after it."""
+def pull_vector24(data: bytes, at: int, what: str, minimum: int = 0) -> tuple[bytes, int]:
+    """Return the vector with a three-byte length, of at least `minimum` bytes, and the offset after it."""
     start = at + 3
     if start > len(data):
         raise decode_error(what)
     end = start + int.from_bytes(data[at:start])
-    if end > len(data) or end - start < least:
+    if end > len(data) or end - start < minimum:
         raise decode_error(what)
     return data[start:end], end
 
 
-def whole_vector8(data: bytes, what: str, least: int = 0) -> bytes:
+def whole_vector8(data: bytes, what: str, minimum: int = 0) -> bytes:
     """Return the vector with a one-byte length that fills `data`."""
-    if len(data) < 1 + least or data[0] != len(data) - 1:
+    if len(data) < 1 + minimum or data[0] != len(data) - 1:
         raise decode_error(what)
     return data[1:]
 
 
-def whole_vector16(data: bytes, what: str, least: int = 0) -> bytes:
+def whole_vector16(data: bytes, what: str, minimum: int = 0) -> bytes:
     """Return the vector with a two-byte length that fills `data`."""
-    if len(data) < 2 + least or (data[0] << 8 | data[1]) != len(data) - 2:
+    if len(data) < 2 + minimum or (data[0] << 8 | data[1]) != len(data) - 2:
         raise decode_error(what)
     return data[2:]
 

@@ -151,7 +151,7 @@ class _HybridShare:
         self.group = group
         self._hybrid = hybrid = _HYBRIDS[group]
         self._private = hybrid.private.generate()
-        self._curve = offer(hybrid.curve)
+        self._curve = generate_key_share(hybrid.curve)
         self.public = hybrid.join(self._private.public_key().public_bytes_raw(), self._curve.public)
 
     def finish(self, share: bytes) -> bytes:
@@ -165,7 +165,7 @@ class _HybridShare:
 
 def _respond_hybrid(hybrid: _Hybrid, share: bytes) -> tuple[bytes, bytes]:
     key, point = hybrid.split(share, hybrid.key_size)
-    public, secret = respond(hybrid.curve, point)
+    public, secret = answer_key_share(hybrid.curve, point)
     try:
         encapsulated, ciphertext = hybrid.public.from_public_bytes(key).encapsulate()
     except ValueError:
@@ -181,17 +181,17 @@ _SHARES: dict[Group, Callable[[Group], KeyShare]] = {
 }
 
 
-def offer(group: Group) -> KeyShare:
+def generate_key_share(group: Group) -> KeyShare:
     """Generate a key share for `group`."""
     return _SHARES[group](group)
 
 
-def respond(group: Group, share: bytes) -> tuple[bytes, bytes]:
+def answer_key_share(group: Group, share: bytes) -> tuple[bytes, bytes]:
     """Return the server's share and the shared secret for a client's `share`. PeerError if that is invalid."""
     if group is Group.X25519:
         private = X25519PrivateKey.generate()
         return private.public_key().public_bytes_raw(), _exchange_x25519(private, share)
     if group in _HYBRIDS:
         return _respond_hybrid(_HYBRIDS[group], share)
-    answer = offer(group)
+    answer = generate_key_share(group)
     return answer.public, answer.finish(share)

@@ -58,22 +58,22 @@ class Machine:
                 raise LocalError("the handshake has already failed")
             reassembler.receive(level, data)
             while (kind := reassembler.next_type()) is not None:
-                following = self._transitions[self._state].get(kind)
-                if following is None:
+                next_states = self._transitions[self._state].get(kind)
+                if next_states is None:
                     # RFC 8446 section 4: messages out of order are an unexpected_message.
                     name = _NAMES.get(kind, f"message of type {kind}")
                     raise PeerError(Alert.UNEXPECTED_MESSAGE, f"{name} in state: {self._state.value}")
                 message = reassembler.pull()
                 if message is None:
                     break
-                self._enter(self.handlers[kind](self, message, events, now), following)
+                self._enter(self.handlers[kind](self, message, events, now), next_states)
         except HandshakeError:
             self._state = self.failed
             raise
         return events
 
-    def _enter(self, state: State, following: tuple[State, ...]) -> None:
-        if state not in following:
+    def _enter(self, state: State, next_states: tuple[State, ...]) -> None:
+        if state not in next_states:
             raise LocalError(f"no transition from {self._state.name} to {state.name}")
         self._state = state
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from handshaked.errors import Alert, LocalError, PeerError
 from handshaked.events import TrafficSecret
-from handshaked.model import Direction, Level, Role
+from handshaked.model import CipherSuite, Direction, Level, Role
 from handshaked.tls.protection import TAG_LENGTH, RecordProtection, RecordState
 
 MAX_PLAINTEXT = 2**14
@@ -28,7 +28,7 @@ MIN_RECORD_SIZE_LIMIT = 64
 MAX_EMPTY_RECORDS = 32
 """Largest number of consecutive records without content (they are allowed, but cost work)."""
 
-KEY_LIFETIME = 2**22
+KEY_LIFETIME = min(suite.max_records for suite in CipherSuite) // 2
 """Number of records sent under one key before it is updated: less than the limit of any cipher suite."""
 
 _HEADER = 5
@@ -319,9 +319,9 @@ class RecordLayer:
             return self._plaintext(content_type, data)
         protection = self._sending(level)
         room = self.max_payload
-        least = 1 if content_type is ContentType.APPLICATION_DATA else 0  # nothing else is sent empty, section 5.4
+        minimum = 1 if content_type is ContentType.APPLICATION_DATA else 0  # nothing else is sent empty, section 5.4
         records = []
-        for at in range(0, max(least, len(data)), room):
+        for at in range(0, max(minimum, len(data)), room):
             fragment = data[at : at + room]
             inner = fragment + bytes([content_type]) + bytes(min(padding, room - len(fragment)))
             header = _header(ContentType.APPLICATION_DATA, len(inner) + TAG_LENGTH)

@@ -21,7 +21,7 @@ from handshaked.tls.authentication import (
 from handshaked.tls.client_hello import ClientHelloMessage, pull_client_hello
 from handshaked.tls.codec import push_extension
 from handshaked.tls.codepoints import ExtensionType, HandshakeType
-from handshaked.tls.key_exchange import respond
+from handshaked.tls.key_exchange import answer_key_share
 from handshaked.tls.key_schedule import KeySchedule
 from handshaked.tls.machine import Handler, Machine
 from handshaked.tls.negotiation import (
@@ -71,12 +71,12 @@ class ServerHandshake(Machine):
         """Continue with `parameters`, selected by the `client_hello`. Returns and raises as `receive`."""
         events: list[Event] = []
         try:
-            following = self._transitions[self._state].get(PROCEED)
-            if following is None or self._hello is None:
+            next_states = self._transitions[self._state].get(PROCEED)
+            if next_states is None or self._hello is None:
                 raise LocalError(f"cannot proceed in state: {self._state.value}")
             self._check_parameters(parameters, self._hello)
             self._parameters = parameters
-            self._enter(self._answer(self._hello, events, now), following)
+            self._enter(self._answer(self._hello, events, now), next_states)
         except HandshakeError:
             self._state = self.failed
             raise
@@ -170,7 +170,7 @@ class ServerHandshake(Machine):
     def _send_flight(self, hello: ClientHelloMessage, group: Group, share: bytes, events: list[Event]) -> ServerState:
         schedule = self._schedule
         self._log_to(self._parameters.keylog, hello.random)
-        public, shared_secret = respond(group, share)
+        public, shared_secret = answer_key_share(group, share)
         extensions = push_extension(ExtensionType.KEY_SHARE, ext.push_key_share(group, public))
         if self._psk is not None:
             extensions += push_extension(ExtensionType.PRE_SHARED_KEY, self._psk.index.to_bytes(2))

@@ -4,7 +4,7 @@ import pytest
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Group
-from handshaked.tls.key_exchange import offer, respond
+from handshaked.tls.key_exchange import answer_key_share, generate_key_share
 
 CURVES = {Group.SECP256R1: 65, Group.SECP384R1: 97, Group.SECP521R1: 133}
 SIZES = {
@@ -19,11 +19,11 @@ SIZES = {
 
 @pytest.mark.parametrize("group", Group)
 def test_both_sides_agree(group: Group) -> None:
-    share = offer(group)
-    public, secret = respond(group, share.public)
+    share = generate_key_share(group)
+    public, secret = answer_key_share(group, share.public)
     assert (len(share.public), len(public)) == SIZES[group]
     assert share.finish(public) == secret
-    assert offer(group).public != share.public
+    assert generate_key_share(group).public != share.public
 
 
 # On the curves of RFC 7748 any string of the right length is a point, but for those of small order.
@@ -49,10 +49,10 @@ def test_shares_that_are_none(group: Group, change: str) -> None:
             "ones": b"\xff" * len(share),
         }[change]
 
-    ours = offer(group)
-    answer, _ = respond(group, ours.public)
+    ours = generate_key_share(group)
+    answer, _ = answer_key_share(group, ours.public)
     with pytest.raises(PeerError) as caught:
-        respond(group, spoil(ours.public))
+        answer_key_share(group, spoil(ours.public))
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER
     with pytest.raises(PeerError) as caught:
         ours.finish(spoil(answer))
@@ -61,24 +61,24 @@ def test_shares_that_are_none(group: Group, change: str) -> None:
 
 @pytest.mark.parametrize("group", CURVES)
 def test_compressed_points(group: Group) -> None:
-    public = offer(group).public
+    public = generate_key_share(group).public
     half = (len(public) - 1) // 2
     compressed = bytes([2 + (public[-1] & 1)]) + public[1 : 1 + half]
     with pytest.raises(PeerError) as caught:
-        respond(group, compressed)
+        answer_key_share(group, compressed)
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER
 
 
 @pytest.mark.parametrize("group", CURVES)
 def test_points_off_the_curve(group: Group) -> None:
-    public = offer(group).public
+    public = generate_key_share(group).public
     with pytest.raises(PeerError) as caught:
-        respond(group, public[:-1] + bytes([public[-1] ^ 1]))
+        answer_key_share(group, public[:-1] + bytes([public[-1] ^ 1]))
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER
 
 
 @pytest.mark.parametrize("point", [bytes(32), b"\x01" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f"])
 def test_x25519_points_of_small_order(point: bytes) -> None:
     with pytest.raises(PeerError) as caught:
-        respond(Group.X25519, point)
+        answer_key_share(Group.X25519, point)
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER
