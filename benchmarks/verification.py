@@ -12,7 +12,7 @@ from handshaked.errors import PeerError
 from handshaked.tls.x509.readers import read_revocation_lists, read_trust_store
 from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
-from tests.authority import NOW, authority, client, issue, revocation_list, root, server
+from tests.certificates import NOW, authority, client, issue, revocation_list, root, server
 
 ANCHORS = 150
 T = NOW.timestamp()

@@ -1,4 +1,4 @@
-"""Private keys that ask for more work than they are worth."""
+"""Private keys that take an excessive amount of work to decrypt."""
 
 import base64
 
@@ -8,13 +8,13 @@ _PBES2, _PBKDF2, _AES256_CBC, _HMAC_SHA256 = map(
 
 
 def der(tag: int, *parts: bytes) -> bytes:
-    """An element in DER, of less than 256 bytes."""
+    """Encode a DER element of less than 256 bytes."""
     content = b"".join(parts)
     return bytes([tag, *([0x81] if len(content) > 127 else []), len(content)]) + content
 
 
 def encrypted_key(iterations: int) -> bytes:
-    """What looks like a key in PKCS#8, encrypted with AES under so many iterations of PBKDF2 (RFC 8018 A.2, A.4)."""
+    """Return a PKCS #8 key encrypted with AES and `iterations` of PBKDF2 (RFC 8018 A.2, A.4); its content is zero."""
     count = der(2, iterations.to_bytes(iterations.bit_length() // 8 + 1, "big"))
     derivation = der(
         0x30, der(6, _PBKDF2), der(0x30, der(4, bytes(16)), count, der(0x30, der(6, _HMAC_SHA256), der(5)))

@@ -1,4 +1,4 @@
-"""Daemons that take stand-ins for QUIC sockets, and foreign peers for what is behind those."""
+"""Daemons that accept fake QUIC sockets, and unmodified QUIC implementations as peers of these."""
 
 import asyncio
 import os
@@ -31,14 +31,14 @@ Result = TypeVar("Result")
 
 @contextmanager
 def socket_daemon() -> Iterator[RunningDaemon]:
-    """A daemon that takes stand-ins for QUIC sockets."""
+    """Run a daemon that accepts fake QUIC sockets."""
     options = ("--no-kernel", "--emulated-quic-sockets")
     with public_temporary_directory() as directory, RunningDaemon(directory, workers=1, options=options) as daemon:
         yield daemon
 
 
 def in_thread(work: Callable[[], Result]) -> "Future[Result]":
-    """Have `work` done while this thread does something else."""
+    """Run `work` in another thread. Return its future."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -52,7 +52,7 @@ def in_thread(work: Callable[[], Result]) -> "Future[Result]":
 
 
 class Peer(QuicConnectionProtocol):
-    """Stock aioquic that remembers how the handshake went."""
+    """Unmodified aioquic that records the result of the handshake."""
 
     completed: HandshakeCompleted | None = None
     closed_with: int | None = None
@@ -63,7 +63,7 @@ class Peer(QuicConnectionProtocol):
         self._data = b""
 
     def begin(self, data: bytes) -> None:
-        """Send `data` on a stream of its own; ``echo`` is what comes back."""
+        """Send `data` on a new stream; ``echo`` is the data that comes back."""
         self._quic.send_stream_data(self._quic.get_next_available_stream_id(), data, end_stream=True)
         self.transmit()
 
@@ -83,7 +83,7 @@ class Peer(QuicConnectionProtocol):
 
 
 class Echoed:
-    """What a stock aioquic client saw."""
+    """What an unmodified aioquic client received."""
 
     def __init__(self, data: bytes, peer: Peer, tickets: list[SessionTicket]) -> None:
         self.data = data
@@ -93,20 +93,14 @@ class Echoed:
         self.tickets = tickets
 
 
-async def ask(
-    port: int,
-    *,
+def client_configuration(
     root: Path | None = None,
     name: str = "quic.example.com",
     alpn: str | None = "h3",
     identity: Issued | None = None,
     ticket: SessionTicket | None = None,
-    wants_ticket: bool = False,
-) -> Echoed:
-    """Stock aioquic connects, verifies the server (with `root`), has a word echoed, and stays until it has a ticket.
-
-    The agent may send the ticket when the application has echoed already.
-    """
+) -> QuicConfiguration:
+    """Return a client's configuration: it verifies the server if `root` is given, and can show `identity`."""
     alpns = None if alpn is None else [alpn]
     configuration = QuicConfiguration(is_client=True, alpn_protocols=alpns, server_name=name, session_ticket=ticket)
     configuration.verify_mode = ssl.CERT_REQUIRED if root is not None else ssl.CERT_NONE
@@ -114,6 +108,14 @@ async def ask(
         configuration.load_verify_locations(str(root))
     if identity is not None:
         configuration.load_cert_chain(str(identity.certificate), str(identity.key))
+    return configuration
+
+
+async def ask(port: int, *, wants_ticket: bool = False, **options: Any) -> Echoed:
+    """Connect with unmodified aioquic and send a word to be echoed; `options` are those of ``client_configuration``.
+
+    With `wants_ticket` the client waits for a session ticket, which the agent may send after the echo.
+    """
     peers: list[Peer] = []
     tickets: list[SessionTicket] = []
     ticketed = asyncio.Event()
@@ -122,15 +124,15 @@ async def ask(
         tickets.append(ticket)
         ticketed.set()
 
-    def create(*arguments: Any, **options: Any) -> Peer:
-        peers.append(Peer(*arguments, **options))
+    def create(*arguments: Any, **more: Any) -> Peer:
+        peers.append(Peer(*arguments, **more))
         return peers[0]
 
     try:
         async with connect(
             "127.0.0.1",
             port,
-            configuration=configuration,
+            configuration=client_configuration(**options),
             create_protocol=create,
             session_ticket_handler=keep,
         ):
@@ -145,7 +147,7 @@ async def ask(
 
 
 class StockServer:
-    """Stock aioquic that serves `issued` on ``port``, in a thread; ``peers`` are its connections."""
+    """An unmodified aioquic server for `issued` on ``port``, in a thread; ``peers`` are its connections."""
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class StockServer:
 
     async def _close(self) -> None:
         self._server.close()
-        await asyncio.sleep(0)  # the transport closes its socket in a turn of its own
+        await asyncio.sleep(0)  # the transport closes its socket in the next iteration of the loop
 
     async def _serve(self) -> None:
         def create(*arguments: Any, **options: Any) -> Peer:
@@ -197,12 +199,12 @@ class StockServer:
             session_ticket_fetcher=fetch,
             session_ticket_handler=keep,
         )
-        transport = self._server._transport  # noqa: SLF001 - aioquic tells the address of a server in no other way
+        transport = self._server._transport  # noqa: SLF001 - aioquic has no public access to a server's address
         self.port = transport.get_extra_info("sockname")[1]
 
 
 def ask_with_gtlsclient(port: int, name: str, directory: Path, *options: str) -> str:
-    """What GnuTLS's and ngtcp2's client says of a connection; it resolves `name` by an /etc/hosts of its own."""
+    """Connect with gtlsclient (GnuTLS and ngtcp2), with an /etc/hosts of its own. Return its output."""
     hosts = directory / "hosts"
     hosts.write_text(f"127.0.0.1 {name}\n")
     namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
@@ -218,7 +220,7 @@ def ask_with_gtlsclient(port: int, name: str, directory: Path, *options: str) ->
 
 
 def left_alone(endpoint: FakeQuicEndpoint, role: Role, name: str = "quic.example.com") -> Connection:
-    """A connection of `endpoint` whose peer is not there (any more): a server's client has sent its ClientHello."""
+    """Return a connection of `endpoint` whose peer is gone; a server's client has sent its ClientHello before."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
         if role is Role.CLIENT:
@@ -236,20 +238,20 @@ def left_alone(endpoint: FakeQuicEndpoint, role: Role, name: str = "quic.example
 
 
 def waits(connection: Connection) -> bool:
-    """Whether the agent has sent what it can, and waits for the peer."""
+    """Return whether the agent has sent its flight and waits for the peer."""
     calls = connection.socket.calls
     return calls[-1:] == ["receive"] and any(call.startswith("send ") for call in calls)
 
 
 def free_udp_port() -> int:
-    """A port of the loopback that nobody has at the moment."""
+    """Return a free UDP port of loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
 def descriptors_of(pid: int | str) -> list[str]:
-    """What the descriptors of a process are, in order, for comparing."""
+    """Return what the descriptors of a process refer to, sorted."""
     found = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:

@@ -30,7 +30,7 @@ from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import NewRegistration
 from handshaked.testing.authority import Authority, Issued
-from tests.authority import revocation_list
+from tests.certificates import revocation_list
 from tests.patience import run_program
 from tests.setting_samples import sample
 from tests.tls.x509.chains import ROOT as CRL_ISSUER

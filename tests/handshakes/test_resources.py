@@ -19,7 +19,7 @@ from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import NewRegistration, NewTrust, Source
 from handshaked.testing.authority import Issued
 from handshaked.tls.parameters import ClientCertificateVerifier
-from tests.authority import NOW, client, crl_pem, revocation_list
+from tests.certificates import NOW, client, crl_pem, revocation_list
 from tests.conftest import Issue
 from tests.tls.pair import Pair, client_parameters, pair
 from tests.tls.x509.chains import INTERMEDIATE, ROOT

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.authority import Issued
+from tests.certificates import Issued
 from tests.interop.tcp import TIMEOUT
 from tests.patience import PATIENCE
 

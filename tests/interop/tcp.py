@@ -26,7 +26,7 @@ from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import ApplicationData, ClientStream, PeerClosed, ServerStream, StreamEvent
 from handshaked.tls.tickets import RotatingTicketKeys
-from tests.authority import Issued, root, server
+from tests.certificates import Issued, root, server
 
 TIMEOUT = 20
 """Seconds to wait for a peer."""

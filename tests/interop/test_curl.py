@@ -14,7 +14,7 @@ from handshaked.model import ClientAuth, Group
 from handshaked.tls.parameters import ClientParameters, ServerParameters
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
-from tests.authority import DAY, authority, client, issue, root, server
+from tests.certificates import DAY, authority, client, issue, root, server
 from tests.interop.peers import CURL, Files, files, run
 from tests.interop.tcp import TIMEOUT, TlsServer, converse, credential_of, serving
 

@@ -13,7 +13,7 @@ from handshaked.tls.parameters import ClientParameters, ServerParameters, Ticket
 from handshaked.tls.tickets import RotatingTicketKeys
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
-from tests.authority import DAY, Issued, authority, client, issue, root, server
+from tests.certificates import DAY, Issued, authority, client, issue, root, server
 from tests.interop.peers import GNUTLS, Files, files, free_port, program, run
 from tests.interop.tcp import TlsServer, converse, credential_of, serving
 

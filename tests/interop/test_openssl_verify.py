@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from handshaked.errors import PeerError
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
-from tests.authority import (
+from tests.certificates import (
     CLIENT,
     DAY,
     NOW,

@@ -24,7 +24,7 @@ from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
-from tests.authority import revocation_list
+from tests.certificates import revocation_list
 from tests.control.bus.calls import MANAGER, OTHER, PROPERTIES, REFUSED, REGISTRATION, USER, register, step
 from tests.control.bus.running_bus import RunningBus
 from tests.patience import soon

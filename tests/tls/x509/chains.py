@@ -12,7 +12,7 @@ from handshaked.tls.x509.readers import read_revocation_lists, read_trust_anchor
 from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
-from tests.authority import (
+from tests.certificates import (
     NOW,
     Issued,
     authority,

@@ -14,7 +14,7 @@ from handshaked.tls.x509.certificates import MAX_CERTIFICATE, MAX_CERTIFICATES
 from handshaked.tls.x509.readers import read_trust_store
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ServerChainVerifier
-from tests.authority import (
+from tests.certificates import (
     authority,
     issue,
     root,

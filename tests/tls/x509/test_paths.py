@@ -12,7 +12,7 @@ from handshaked.errors import Alert, PeerError
 from handshaked.tls.x509.readers import read_trust_store
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
-from tests.authority import (
+from tests.certificates import (
     CLIENT,
     DAY,
     NOW,

@@ -34,7 +34,7 @@ from handshaked.tls.x509.readers import (
     read_trust_anchors,
     read_trust_store,
 )
-from tests.authority import crl_pem, key, revocation_list, scoped, server
+from tests.certificates import crl_pem, key, revocation_list, scoped, server
 from tests.patience import PATIENCE
 from tests.tls.x509.chains import INTERMEDIATE, ROOT, openssl
 

@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert, PeerError
-from tests.authority import (
+from tests.certificates import (
     DAY,
     NOW,
     authority,

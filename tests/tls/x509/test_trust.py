@@ -6,7 +6,7 @@ import pytest
 
 from handshaked.errors import PeerError
 from handshaked.tls.x509.verification import ServerChainVerifier
-from tests.authority import (
+from tests.certificates import (
     root,
     server,
 )

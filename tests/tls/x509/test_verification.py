@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from handshaked.errors import Alert, CallerError, PeerError
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
-from tests.authority import (
+from tests.certificates import (
     CLIENT,
     DAY,
     NOW,

@@ -1,4 +1,4 @@
-"""Certificates made on the fly, good ones and every kind of bad one."""
+"""Certificates, keys and revocation lists for tests, valid ones and every kind of invalid one."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _UNHASHED = ("ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87")
 
 @functools.cache
 def key(kind: str = "p256", number: int = 0):
-    """A private key, the same one for the same arguments."""
+    """Return a private key, the same one for the same arguments."""
     return _KEYS[kind]()
 
 
 def key_of_huge_exponent() -> rsa.RSAPrivateKey:
-    """An RSA key that is as dear to verify with as to sign with."""
+    """Return an RSA key whose public operation is as expensive as its private one."""
     numbers = key("rsa2048").private_numbers()
     order = math.lcm(numbers.p - 1, numbers.q - 1)
-    d = 65537  # the two exponents changed places
+    d = 65537  # the exponents are swapped
     e = pow(d, -1, order)
     public = rsa.RSAPublicNumbers(e, numbers.public_numbers.n)
     rest = (d % (numbers.p - 1), d % (numbers.q - 1), numbers.iqmp)
@@ -99,7 +99,7 @@ CRITICAL = (x509.BasicConstraints, x509.NameConstraints, x509.UnrecognizedExtens
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate with its key and what it takes to sign others."""
+    """A certificate and its key, which can sign others."""
 
     certificate: x509.Certificate
     key: object
@@ -131,7 +131,7 @@ def issue(
     digest: hashes.HashAlgorithm | None = None,
     critical: bool | None = None,
 ) -> Issued:
-    """A certificate with exactly these extensions; self-signed without an `issuer`."""
+    """Issue a certificate with exactly these extensions; it is self-signed without `issuer`."""
     private = key(kind, number)
     builder = (
         x509.CertificateBuilder()
@@ -156,7 +156,7 @@ def root(common_name: str = "root", *extensions: x509.ExtensionType, **options) 
 def server(
     issuer: Issued | None, *extensions: x509.ExtensionType, common_name: str = "leaf", san: str = "a.example", **options
 ) -> Issued:
-    """A good server certificate, if no option makes it otherwise."""
+    """Issue a server certificate, valid unless an option says otherwise."""
     return issue(common_name, issuer, names(*san.split()), *(extensions or (SERVER,)), **options)
 
 
