@@ -178,6 +178,7 @@ def test_an_unready_renewal_waits_until_it_is_valid(public_directory: Path, auth
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # it starts 200 daemons
 def test_killed_at_any_instant_the_registry_is_old_or_new(public_directory: Path, authority: Authority) -> None:
     """SIGKILL while a registration is replaced, 200 times: one whole state, and what was acknowledged is there."""
     issued = [authority.issue(NAME, file_name=f"kill-{number}") for number in range(2)]
