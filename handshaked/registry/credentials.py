@@ -1,4 +1,4 @@
-"""Certificates and private keys as people keep them, read, checked, and brought into one form."""
+"""Credentials: certificates and private keys of all supported file formats, checked, and converted to one form."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ from handshaked.tls.x509.readers import (
     read_private_key,
 )
 
-MAX_CHAIN = MAX_CERTIFICATES  # what our own client takes from a peer
+MAX_CHAIN = MAX_CERTIFICATES  # what our own client accepts from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
@@ -45,7 +45,10 @@ _MLDSA: dict[type, KeyType] = {
 
 @dataclass(frozen=True, slots=True)
 class LoadedCredential:
-    """A checked credential: DER certificates (leaf first) and the key as unencrypted PKCS#8 DER."""
+    """A checked credential: certificates in DER, leaf first, and the key in unencrypted PKCS#8 DER.
+
+    Times are in Unix seconds. ``names`` are the leaf's DNS names.
+    """
 
     chain: tuple[bytes, ...] = field(repr=False)
     key: bytes = field(repr=False)
@@ -59,7 +62,7 @@ class LoadedCredential:
 
     @property
     def chain_digest(self) -> bytes:
-        """The SHA-256 of what peers are shown."""
+        """The SHA-256 of what is sent to peers."""
         return chain_digest(self.chain, self.ocsp_response)
 
 
@@ -71,10 +74,10 @@ def load_pem(
     names: tuple[str, str] = ("certificate", "key"),
     check_primes: bool = True,
 ) -> LoadedCredential:
-    """A credential out of a PEM chain (leaf first) and a PEM key (PKCS#8, SEC1 or PKCS#1, maybe encrypted).
+    """Load a credential from a PEM chain, leaf first, and a PEM key: PKCS#8, SEC1 or PKCS#1, encrypted or not.
 
-    `names` are what error texts call the two. `check_primes`: whether it is found out that an RSA key's primes are
-    primes, which takes seconds for a large one.
+    `names` are the files' in error texts. `check_primes`: verify that an RSA key's primes are prime, which takes
+    seconds for a large key. RefusedError if one of them cannot be read, or if they do not match.
     """
     chain = read_certificates(certificate, names[0])
     private_key = read_private_key(key, passphrase, names[1], check_primes=check_primes)
@@ -82,13 +85,13 @@ def load_pem(
 
 
 def load_pkcs12(data: bytes, passphrase: bytes | None = None, *, name: str = "PKCS#12 file") -> LoadedCredential:
-    """A credential out of a PKCS#12 file that holds a key and its chain."""
+    """Load a credential from a PKCS#12 file that contains a key and its chain; RefusedError as above."""
     chain, private_key = read_pkcs12(data, passphrase, name)
     return _checked(chain, private_key, (name, name))
 
 
 def load_keys(certificate: bytes, key: bytes) -> LoadedCredential:
-    """A credential out of the payloads of two keys of the kernel: DER, or PEM as in files."""
+    """Load a credential from the payloads of two kernel keys, each in DER or PEM; RefusedError as above."""
     names = "certificate", "private key"
     der = is_one_sequence(certificate)
     chain = [read_certificate(certificate, names[0])] if der else read_certificates(certificate, names[0])
@@ -98,10 +101,10 @@ def load_keys(certificate: bytes, key: bytes) -> LoadedCredential:
 
 
 def with_ocsp_response(credential: LoadedCredential, response: bytes, *, name: str) -> LoadedCredential:
-    """`credential` with an OCSP response (DER) to staple; RefusedError if it is none of its leaf, or says it is bad."""
+    """Return `credential` with an OCSP response (DER) to staple; RefusedError if it is not a good one for the leaf."""
     serial, good = read_ocsp_response(response, name)
     if serial != read_certificate(credential.chain[0], credential.subject).serial_number:
-        raise RefusedError(f"{name}: the OCSP response is of another certificate than {credential.subject}")
+        raise RefusedError(f"{name}: the OCSP response is for another certificate than {credential.subject}")
     if not good:
         raise RefusedError(f"{name}: the OCSP response says that the certificate {credential.subject} is not good")
     return replace(credential, ocsp_response=response)
@@ -116,13 +119,13 @@ def check_validity(credential: LoadedCredential, now: float) -> None:
 
 
 def uncovered_names(credential: LoadedCredential, server_names: tuple[str, ...]) -> list[str]:
-    """Those of `server_names` that no DNS name of the certificate covers (RFC 9525 section 6.3)."""
+    """Return those of `server_names` that no DNS name of the certificate covers (RFC 9525 section 6.3)."""
     covered = set(credential.names)
     return [name for name in server_names if name not in covered and f"*.{name.partition('.')[2]}" not in covered]
 
 
 def chain_digest(chain: tuple[bytes, ...], ocsp_response: bytes | None) -> bytes:
-    """The SHA-256 of what peers are shown: all certificates, and the stapled response."""
+    """Return the SHA-256 of what is sent to peers: all certificates, and the stapled response."""
     digest = hashlib.sha256()
     for part in (*chain, ocsp_response or b""):
         digest.update(hashlib.sha256(part).digest())
@@ -130,8 +133,7 @@ def chain_digest(chain: tuple[bytes, ...], ocsp_response: bytes | None) -> bytes
 
 
 def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocsp: bytes | None = None) -> Credential:
-    """The credential a handshake uses, out of what was loaded, and checked, before."""
-    # Whether RSA's primes are primes takes seconds to find out, for large ones.
+    """Return the credential for handshakes from the parts of a ``LoadedCredential``, which was checked before."""
     private_key = read_der_private_key(key, "private key", check_primes=False)
     return Credential(chain, PrivateKeySigner(private_key), key_type, ocsp)
 
@@ -145,7 +147,7 @@ def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[s
     if size > MAX_CHAIN_BYTES:
         raise RefusedError(f"{names[0]}: {size} bytes of certificates, the limit is {MAX_CHAIN_BYTES}")
     if isinstance(key, rsa.RSAPrivateKey) and not _is_consistent(key.private_numbers()):
-        raise RefusedError(f"{names[1]}: the numbers of the RSA key do not belong together")
+        raise RefusedError(f"{names[1]}: inconsistent RSA key parameters")
     with readable(f"{names[0]}: certificate"):
         return _loaded(chain, der, key, key_type, names)
 
@@ -179,9 +181,9 @@ def _loaded(
 
 
 def _is_consistent(key: rsa.RSAPrivateNumbers) -> bool:
-    """Whether the numbers of RSA (RFC 8017 section 3.2) belong together, and so to a key of the size that it says.
+    """Return whether the parameters of an RSA key are consistent (RFC 8017 section 3.2); primality is not tested.
 
-    Without that a signature takes as long as whoever made the key likes. Whether primes are primes is left open.
+    With inconsistent parameters, the key's author could make a signature take any time.
     """
     n, p, q = key.public_numbers.n, key.p, key.q
     return (

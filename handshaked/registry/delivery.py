@@ -1,4 +1,4 @@
-"""How the connections of a registration are delivered, out of the text that people write and the store keeps."""
+"""How the connections of a registration are delivered, and the text form in which it is written and stored."""
 
 import enum
 import ipaddress
@@ -8,7 +8,7 @@ from handshaked.errors import RefusedError
 
 
 class Way(enum.Enum):
-    """The ways to deliver."""
+    """The ways to deliver a connection."""
 
     ACCEPT = "accept"
     RELAY = "relay"
@@ -17,7 +17,7 @@ class Way(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A way, and for FORWARD where to: an IP address and a UDP port."""
+    """A way, and for FORWARD the destination: an IP address and a UDP port."""
 
     way: Way
     host: str = ""
@@ -25,14 +25,14 @@ class Delivery:
 
     @property
     def text(self) -> str:
-        """As people write it; ``parse_delivery`` reads it back."""
+        """The text form, which ``parse_delivery`` parses."""
         if self.way is not Way.FORWARD:
             return str(self.way.value)
         return f"forward [{self.host}]:{self.port}" if ":" in self.host else f"forward {self.host}:{self.port}"
 
 
 def parse_delivery(text: str) -> Delivery:
-    """The delivery that `text` writes; RefusedError says what is wrong with it."""
+    """Parse the text form of a delivery; RefusedError if it is invalid."""
     way, _, target = text.partition(" ")
     try:
         delivery = Delivery(Way(way), *(parse_address(target) if way == Way.FORWARD.value else ()))
@@ -44,14 +44,14 @@ def parse_delivery(text: str) -> Delivery:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """The IP address and the port of ``192.0.2.1:443`` or ``[2001:db8::1]:443``; ValueError if it is neither."""
+    """Parse ``192.0.2.1:443`` or ``[2001:db8::1]:443`` into IP address and port; ValueError if it is neither."""
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or (":" in bare) != (bare != host) or not port.isascii() or not port.isdecimal():
-        raise ValueError(f"{text!r} is no address with a port")
+        raise ValueError(f"{text!r} is not an IP address with a port")
     address, number = ipaddress.ip_address(bare), int(port)
     if not 0 < number < 65536:
-        raise ValueError(f"{number} is no port")
+        raise ValueError(f"{number} is not a port number")
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or address
     return str(address), number

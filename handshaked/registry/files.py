@@ -1,4 +1,4 @@
-"""Files that others name or hand over: opened without side effects, and read up to a bound. Both may take any time."""
+"""Files that others name or pass: opened without side effects, and read up to a limit. Both may block for any time."""
 
 import os
 import stat
@@ -10,9 +10,9 @@ MAX_FILE = 1024 * 1024
 
 
 def open_regular(path: str, check: Callable[[os.stat_result], object] = lambda status: None) -> int:
-    """A descriptor to read the regular file at `path`, once `check` has not refused its status.
+    """Open the regular file at `path` for reading, if `check` does not refuse its status; return the descriptor.
 
-    Nothing else is ever opened: a device may act on it, a FIFO may wait. OSError names `path`.
+    Nothing else is opened, as opening a device may have effects and opening a FIFO may block. OSError names `path`.
     """
     place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -28,9 +28,9 @@ def open_regular(path: str, check: Callable[[os.stat_result], object] = lambda s
 
 
 def read_file(fd: int, path: str, *, secret: bool, limit: int = MAX_FILE) -> bytes:
-    """The content of the open file `fd`; `path` is for error texts.
+    """Return the content of the open file `fd`; `path` is for error texts.
 
-    Refused: anything but a regular file, more than `limit` bytes, and for a `secret` file a mode that lets everyone
+    RefusedError if it is not a regular file, is larger than `limit` bytes, or is `secret` and its mode lets everyone
     read or write it.
     """
     status = os.fstat(fd)

@@ -1,7 +1,7 @@
-"""Server names and application protocols in their one canonical form.
+"""The canonical forms of server names and application protocols.
 
-Server names are lower-case A-labels (RFC 5890), an optional leading ``*.`` standing for exactly one label.
-Application protocols are bytes (RFC 7301); people write and read them escaped: ``h3``, ``\\x00grease``.
+Server names are lower-case A-labels (RFC 5890); a leading ``*.`` stands for exactly one label. Application protocols
+are bytes (RFC 7301), with an escaped text form: ``h3``, ``\\x00grease``.
 """
 
 import ipaddress
@@ -14,14 +14,14 @@ from handshaked.errors import RefusedError
 MAX_SERVER_NAME = 253
 MAX_ALPN = 255
 SELF_TEST_REGISTRATION = ".self-test"
-"""The registration that the daemon's self-test handshakes with; nobody else may use its name or server name."""
+"""The registration of the daemon's self-test. Its name and server name are reserved."""
 SELF_TEST_SERVER_NAME = "self-test.handshaked.invalid"
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(\\)|())")
 
 
 def canonical_server_name(name: str) -> str:
-    """The canonical form of a name that a registration is to serve; RefusedError says what is wrong with it."""
+    """Return the canonical form of a server name to register; RefusedError if it is invalid."""
     wildcard, rest = ("*.", name[2:]) if name.startswith("*.") else ("", name)
     rest = rest.removesuffix(".")
     try:
@@ -37,17 +37,17 @@ def canonical_server_name(name: str) -> str:
     if _is_ip_address(ascii_name):
         raise RefusedError(f"server name {name!r} is an IP address; SNI carries host names only (RFC 6066 section 3)")
     if wildcard and len(labels) < 2:
-        raise RefusedError(f"server name {name!r}: a wildcard needs at least two labels behind it")
+        raise RefusedError(f"server name {name!r}: a wildcard needs at least two labels after it")
     return wildcard + ascii_name
 
 
 def sni_of(name: str) -> str:
-    """What a client of the server `name` sends as SNI: an internationalised name in A-labels, any other as it is."""
+    """Return the SNI that a client of the server `name` sends: A-labels of an internationalised name, else `name`."""
     return name if name.isascii() else canonical_server_name(name)
 
 
 def lookup_names(server_name: str | None) -> tuple[str | None, ...]:
-    """The registered names that could serve the SNI `server_name`, most specific first; None means any name."""
+    """Return the registered names that match the SNI `server_name`, most specific first; None stands for any name."""
     if server_name is None:
         return (None,)
     name = server_name.lower().removesuffix(".")
@@ -58,7 +58,7 @@ def lookup_names(server_name: str | None) -> tuple[str | None, ...]:
 
 
 def parse_alpn(text: str) -> bytes:
-    """The protocol that `text` writes: UTF-8, with ``\\xNN`` for any byte and ``\\\\`` for a backslash."""
+    """Parse the text form of a protocol: UTF-8, with ``\\xNN`` for any byte and ``\\\\`` for a backslash."""
     if not _is_utf8(text):
         raise RefusedError(f"ALPN {text!r} is not UTF-8: write other bytes as \\xNN")
     out = bytearray()
@@ -77,19 +77,19 @@ def parse_alpn(text: str) -> bytes:
 
 
 def check_alpn(alpn: bytes) -> bytes:
-    """`alpn` itself if it can be an application protocol (RFC 7301 section 3.1: 1 to 255 bytes)."""
+    """Return `alpn` if it is a valid application protocol: 1 to 255 bytes (RFC 7301 section 3.1)."""
     if not 1 <= len(alpn) <= MAX_ALPN:
-        raise RefusedError(f"an ALPN protocol has 1 to {MAX_ALPN} bytes, this one has {len(alpn)}")
+        raise RefusedError(f"an ALPN protocol of {len(alpn)} bytes: use 1 to {MAX_ALPN}")
     return alpn
 
 
 def show_alpn(alpn: bytes) -> str:
-    """`alpn` for people: printable ASCII as it is, all else escaped; ``parse_alpn`` reads it back."""
+    """Return the text form of `alpn`, which ``parse_alpn`` parses: printable ASCII, all else escaped."""
     return "".join("\\\\" if byte == 0x5C else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in alpn)
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether `text` has no lone surrogates, as which Python hands in bytes that are not UTF-8."""
+    """Return whether `text` has no lone surrogates, which stand for bytes that are not UTF-8 (PEP 383)."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -1,4 +1,4 @@
-r"""Who a verified peer must be: rules on its certificate that allow, deny, and give tags.
+r"""Rules on the certificate of a verified peer, which allow it, deny it, and give it tags.
 
 A rule is a verb (``allow``, ``deny``, ``tag``) and ``field=pattern`` words, quoted as in a shell if need be:
 
@@ -8,9 +8,9 @@ A rule is a verb (``allow``, ``deny``, ``tag``) and ``field=pattern`` words, quo
 
 Fields are ``subject``, ``issuer`` (RFC 4514), ``san`` (``dns:``, ``ip:``, ``email:``, ``uri:`` and the name), ``eku``
 (a name or an OID) and ``fingerprint`` (SHA-256, hex). ``*`` and ``?`` stand for any characters, ``[...]`` for one of a
-set; case does not matter. A rule holds if all its fields match, one with several values if one of them does. The first
-``allow`` or ``deny`` that holds decides; where none does, the peer is denied if there is an ``allow`` among the rules.
-``tag=`` words of rules that hold, up to the one that decides, are the peer's tags.
+set; case is ignored. A rule holds if all its fields match; a field with several values matches if one of them does.
+The first ``allow`` or ``deny`` that holds decides; if none holds, the peer is denied if any rule is an ``allow``. The
+peer's tags are the ``tag=`` words of the rules that hold, up to and including the one that decides.
 """
 
 import re
@@ -49,7 +49,7 @@ class Rule:
     tags: tuple[str, ...]
 
     def holds(self, certificate: dict[str, tuple[str, ...]]) -> bool:
-        """Whether all conditions match the fields of a `certificate`."""
+        """Return whether all conditions match the fields of a `certificate`."""
         return all(
             any(fnmatchcase(value, pattern) for value in certificate.get(name, ())) for name, pattern in self.conditions
         )
@@ -57,7 +57,7 @@ class Rule:
 
 @lru_cache(maxsize=4096)
 def parse_rule(text: str) -> Rule:
-    """The rule that `text` says; RefusedError tells what is wrong with it."""
+    """Parse a rule; RefusedError if it is invalid."""
     if len(text) > _MAX_RULE:
         raise RefusedError(f"a rule has at most {_MAX_RULE} characters")
     try:
@@ -65,7 +65,7 @@ def parse_rule(text: str) -> Rule:
     except ValueError as error:
         raise RefusedError(f"rule {text!r}: {error}; write: allow san=dns:*.example.com tag=ours") from None
     if verb not in _VERBS:
-        raise RefusedError(f"rule {text!r} begins with {verb!r} instead of {', '.join(_VERBS)}")
+        raise RefusedError(f"rule {text!r} begins with {verb!r}; use one of {', '.join(_VERBS)}")
     conditions, tags = [], []
     for word in words:
         name, equals, value = word.partition("=")
@@ -74,16 +74,16 @@ def parse_rule(text: str) -> Rule:
         if name != "tag":
             conditions.append((name, value.lower().replace(":", "") if name == "fingerprint" else value.lower()))
         elif not _TAG.fullmatch(value):
-            raise RefusedError(f"rule {text!r}: a tag is made of at most 127 letters, digits and . _ : @ / -")
+            raise RefusedError(f"rule {text!r}: use at most 127 letters, digits and . _ : @ / - for a tag")
         else:
             tags.append(value)
     if verb == "tag" and not tags:
-        raise RefusedError(f"rule {text!r} gives no tag")
+        raise RefusedError(f"rule {text!r} gives no tag: add tag=NAME")
     return Rule(verb, tuple(conditions), tuple(tags))
 
 
 class PeerRules:
-    """Rules in order. Without any, everybody is allowed."""
+    """Rules in order. Without rules, every peer is allowed."""
 
     def __init__(self, rules: Sequence[str] = ()) -> None:
         self._rules = tuple(map(parse_rule, rules))
@@ -93,11 +93,11 @@ class PeerRules:
 
     @property
     def demand(self) -> bool:
-        """Whether a peer without a certificate cannot be allowed."""
+        """Whether a peer without a certificate is denied."""
         return any(rule.verb == "allow" for rule in self._rules)
 
     def authorise(self, leaf: bytes) -> tuple[str, ...]:
-        """The tags of the peer with the (verified) certificate `leaf`; PeerError (access_denied) if it is denied."""
+        """Return the tags of the peer with the verified certificate `leaf`; PeerError (access_denied) if denied."""
         if not self._rules:
             return ()
         certificate = _fields(leaf)
@@ -116,7 +116,7 @@ class PeerRules:
 
 
 def _fields(leaf: bytes) -> dict[str, tuple[str, ...]]:
-    """Return what rules look at, in lower case; PeerError if the certificate is malformed."""
+    """Return the fields that rules match, in lower case; PeerError if the certificate is malformed."""
     with well_formed():
         certificate = parse_certificate(leaf)
         fields: dict[str, tuple[str, ...]] = {

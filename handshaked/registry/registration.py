@@ -1,4 +1,4 @@
-"""A registration: which names and protocols, with which credentials, for whom, how."""
+"""Registrations and grants: the values that the registry stores, and who may use them."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from handshaked.model import Caller, KeyType
 from handshaked.registry.settings import Policy
 
 NO_ALPN = b""
-"""Stands for the absence of ALPN, which is matched like a protocol: consumers of the kernel's TCP may do without."""
+"""The absence of ALPN, which is matched like a protocol: TCP consumers in the kernel need not send any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class CredentialReference:
-    """A credential as the snapshot knows it: enough to choose by; the store holds the rest under ``id``.
+    """What a snapshot knows of a credential, enough to select one; the registry has the rest under ``id``.
 
     ``leaf_digest`` is the SHA-256 of the leaf certificate, 32 bytes.
     """
@@ -32,11 +32,11 @@ class CredentialReference:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order.
+    """A registration: who may use which credentials, for which server names and ALPN protocols, and how.
 
-    Without ``alpns`` it serves clients that send none, as the kernel's consumers of TCP may.
-
-    ``origin`` is the drop-in file that asks for it; empty: it was registered by a command.
+    ``server_names`` are canonical (empty: any name), ``alpns`` in the owner's order. Without ``alpns`` it serves
+    clients that send none, as TCP consumers in the kernel may. ``owner`` is a uid. ``origin`` is the drop-in file that
+    defines the registration; empty: a command registered it.
     """
 
     id: int
@@ -51,11 +51,11 @@ class Registration:
 
     @property
     def internal(self) -> bool:
-        """Whether it is the daemon's own, for its self-test: people cannot choose a name that starts with a dot."""
+        """Whether it is the self-test's: users cannot choose a name that begins with a dot."""
         return self.name.startswith(".")
 
     def allows(self, caller: Caller) -> bool:
-        """Whether `caller` may have handshakes done with this registration."""
+        """Return whether `caller` may use this registration."""
         if caller.kernel:
             return self.access.kernel
         return (
@@ -67,15 +67,15 @@ class Registration:
 
     @property
     def pairs(self) -> list[tuple[str | None, bytes]]:
-        """The (server name, ALPN) pairs this registration claims; each may be claimed once."""
+        """The (server name, ALPN) pairs that this registration holds; no two registrations hold the same one."""
         return [(name, alpn) for name in self.server_names or (None,) for alpn in self.alpns or (NO_ALPN,)]
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leave for a user (or for the members of a group) to register `server_names` with `alpns` on their own.
+    """Permission for a user or the members of a group to register ``server_names`` with ``alpns``.
 
-    ``server_names`` are canonical; ``*.example.com`` covers every name one label below, and itself. Empty: only
+    ``server_names`` are canonical; ``*.example.com`` covers itself and every name one label below. Empty: only
     registrations without a name. ``kernel``: they may let the kernel use their registrations.
     """
 
@@ -87,11 +87,11 @@ class Grant:
     kernel: bool = False
 
     def is_for(self, caller: Caller) -> bool:
-        """Whether `caller` holds it."""
+        """Return whether `caller` holds this grant."""
         return (self.uid is not None and caller.uid == self.uid) or (self.gid is not None and self.gid in caller.gids)
 
     def covers(self, server_name: str | None, alpn: bytes) -> bool:
-        """Whether the pair (`server_name` in canonical form, `alpn`) may be claimed by it."""
+        """Return whether the grant allows registering the pair of `server_name`, in canonical form, and `alpn`."""
         if alpn not in self.alpns:
             return False
         if server_name is None:

@@ -1,7 +1,7 @@
-"""Which session tickets have brought early data: shared by all workers, and kept over restarts.
+"""A record of the session tickets used for early data, shared by all workers and kept across restarts.
 
-A ticket may bring early data once (RFC 8446 section 8.1). The record is its own database beside the registry, which
-workers cannot write. Clients make it grow, up to a limit: then there is no early data until tickets have expired.
+A ticket may be used for early data once (RFC 8446 section 8.1). The record is a database of its own, as workers cannot
+write to the registry. Clients make it grow, up to a limit: then early data is refused until tickets have expired.
 """
 
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 MAX_PAGES = 32 * 1024
-"""How large a record may grow, in pages of 4 KiB: those hold more than a million tickets."""
+"""Largest size of a record, in pages of 4 KiB: enough for more than a million tickets."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS used (ticket BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
@@ -23,13 +23,13 @@ _START_SECONDS = 5.0
 
 
 class ReplayRecord:
-    """The record at `path`, which is made if it is not there. Implements the engine's ``ReplayGuard``."""
+    """The record at `path`, created if needed. Implements the engine's ``ReplayGuard``."""
 
     def __init__(self, path: Path, max_pages: int = MAX_PAGES) -> None:
         path.touch(mode=0o600)
         self._db = sqlite3.connect(path, isolation_level=None, timeout=_START_SECONDS)
         self._db.execute("PRAGMA journal_mode = WAL")
-        # Written through: a use that is forgotten could be repeated.
+        # Write through to the disk: a use lost in a crash could be replayed.
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute(f"PRAGMA max_page_count = {max_pages}")
         self._db.executescript(_SCHEMA)
@@ -43,8 +43,8 @@ class ReplayRecord:
             self._purge(now)
             inserted = self._db.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", (ticket, expires)).rowcount
         except sqlite3.Error as error:
-            if not self._warned:  # how often it happens is the clients' choice
-                log.warning("early data is refused, the record of used tickets does not answer: %s", error)
+            if not self._warned:  # clients must not be able to fill the log
+                log.warning("early data is refused: the record of used tickets is unavailable: %s", error)
             self._warned = True
             return False
         return inserted == 1

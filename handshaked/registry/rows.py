@@ -1,4 +1,4 @@
-"""How values that are not numbers or text lie in the rows of the database."""
+"""The encoding of values in database rows that are neither numbers nor text."""
 
 import json
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from handshaked.registry.settings import Policy
 
 
 def join(items: Iterable[bytes], width: int) -> bytes:
-    """`items` in a row, each behind its length of `width` bytes."""
+    """Encode `items` one after another, each prefixed with its length in `width` bytes."""
     return b"".join(len(item).to_bytes(width) + item for item in items)
 
 
 def split(data: bytes, width: int) -> tuple[bytes, ...]:
-    """The items that ``join`` has put into `data`."""
+    """Decode the items that ``join`` encoded."""
     items = []
     position = 0
     while position < len(data):
@@ -29,7 +29,7 @@ def split(data: bytes, width: int) -> tuple[bytes, ...]:
 
 
 def dump_policy(policy: Policy) -> str:
-    """Only what differs from the defaults: rows are small, and a new setting needs no new schema."""
+    """Encode the settings that differ from their defaults: rows stay small, and a new setting needs no new schema."""
     default = Policy()
     return json.dumps(
         {
@@ -41,14 +41,14 @@ def dump_policy(policy: Policy) -> str:
 
 
 def dump_access(access: Access) -> str:
-    """`access` as JSON."""
+    """Encode `access` in JSON."""
     return json.dumps([sorted(access.uids), sorted(access.gids), access.kernel])
 
 
-# Rows repeat these values by the thousand: one object serves all of them.
+# Thousands of rows share these values: one object serves all of them.
 @lru_cache(maxsize=4096)
 def load_access(text: str) -> Access:
-    """What ``dump_access`` has written."""
+    """Decode what ``dump_access`` encoded."""
     uids, gids, kernel = json.loads(text)
     return Access(frozenset(uids), frozenset(gids), kernel)
 
@@ -74,7 +74,7 @@ def load_policy(text: str) -> Policy:
 
 @lru_cache(maxsize=4096)
 def load_alpns(data: bytes) -> tuple[bytes, ...]:
-    """Application protocols."""
+    """Decode application protocols."""
     return split(data, 1)
 
 

@@ -1,4 +1,4 @@
-"""The database's schema: opened, made, brought from an older version to this one; a newer one is refused."""
+"""The database's schema: creation, migration from older versions, and refusal of newer ones."""
 
 import os
 import sqlite3
@@ -46,12 +46,12 @@ CREATE TABLE trust (
 CREATE TABLE ticket_key (begins REAL PRIMARY KEY, secret BLOB NOT NULL) WITHOUT ROWID;
 """
 _STEPS = (_FIRST, _SECOND, _THIRD)
-"""The step at index n leads from schema n to schema n + 1. A released step is never changed."""
+"""The step at index n migrates schema n to schema n + 1. A released step is never changed."""
 SCHEMA_VERSION = len(_STEPS)
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """The database at `path`, made or migrated if need be; RefusedError if a newer handshaked has made it."""
+    """Open the database at `path`, created or migrated if needed; RefusedError if a newer handshaked made it."""
     with unavailable_for(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -75,7 +75,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
-    """The database at `path`, which must have this schema: a worker and its parent are of one version."""
+    """Open the database at `path` read-only; RefusedError if its schema is another, after an upgrade."""
     with unavailable_for(path):
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         version = _version(db)
@@ -90,23 +90,23 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def unavailable_for(path: Path) -> Iterator[None]:
-    """Make UnavailableError, with words that help, of what goes wrong with the database at `path`."""
+    """Translate errors of the database at `path` into UnavailableError, with advice."""
     try:
         yield
     except sqlite3.Error as error:
-        raise UnavailableError(f"{path}: {error}{_mend(error)}") from None
+        raise UnavailableError(f"{path}: {error}{_advice(error)}") from None
 
 
 def _version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _mend(error: sqlite3.Error) -> str:
+def _advice(error: sqlite3.Error) -> str:
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":
-        return "; nothing was changed: make room there and try again"
+        return "; nothing was changed: free some disk space and try again"
     if name.startswith("SQLITE_IOERR"):
-        return "; nothing was changed: the disk is full or fails"
+        return "; nothing was changed: the disk is full or failing"
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
         return "; check the directory's owner and mode, and that files can be opened"
     if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):

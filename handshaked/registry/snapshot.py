@@ -1,4 +1,4 @@
-"""The registrations at one instant, indexed for the live path, and the one function that chooses among them."""
+"""The registrations at one instant, indexed for handshakes, and the one function that selects among them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from handshaked.registry.registration import NO_ALPN, CredentialReference, Regis
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is known when a credential must be chosen.
+    """What is known when a credential must be selected.
 
     ``alpns`` are the client's, in its order (empty: it sends none, which only TCP allows). ``signature_schemes`` None
     asks without a client: any key will do. The caller may set limits: ``served_alpns`` (empty: all), ``registration``,
@@ -29,7 +29,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What was chosen: the registration, the application protocol, and the credential to authenticate with.
+    """The result of a selection: the registration, the application protocol, and the credential to authenticate with.
 
     ``alpn`` is empty for a client that sends none.
     """
@@ -41,7 +41,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why one registration was, or was not, the one chosen."""
+    """Why a registration was selected or not."""
 
     registration: Registration
     matched_name: str | None
@@ -50,7 +50,7 @@ class Verdict:
 
 
 class Snapshot:
-    """An immutable set of registrations. ``with_changes`` builds the next one and leaves this one as it is."""
+    """An immutable set of registrations. ``with_changes`` builds the next one."""
 
     __slots__ = ("_by_id", "_by_name", "_by_pair", "_by_server_name", "generation")
 
@@ -64,7 +64,7 @@ class Snapshot:
             self._add(registration)
 
     def with_changes(self, changed: Iterable[Registration], removed: Iterable[int], generation: int) -> "Snapshot":
-        """A new snapshot in which `changed` replace or join their likes and the ids `removed` are gone."""
+        """Return a new snapshot with `changed` added or replaced, and the registrations with ids `removed` removed."""
         new = Snapshot(generation=generation)
         new._by_id = self._by_id.copy()
         new._by_name = self._by_name.copy()
@@ -81,7 +81,7 @@ class Snapshot:
         return len(self._by_id)
 
     def changes_since(self, older: "Snapshot") -> tuple[list[Registration], list[int]]:
-        """What makes this snapshot out of `older`: the registrations that are new or changed, the ids removed."""
+        """Return the difference to `older`: the registrations that are new or changed, and the ids removed."""
         before = {one.id: one for one in older.registrations}
         changed = [one for identity, one in self._by_id.items() if before.get(identity) is not one]
         return changed, [identity for identity in before if identity not in self._by_id]
@@ -92,11 +92,11 @@ class Snapshot:
         return [self._by_name[name] for name in sorted(self._by_name)]
 
     def named(self, name: str) -> Registration | None:
-        """The registration called `name`."""
+        """Return the registration called `name`, or None."""
         return self._by_name.get(name)
 
     def select(self, query: Query) -> Selection:
-        """Choose by the matching rules: may use and shares an ALPN; most specific name; the client's ALPN order;
+        """Select by the matching rules: may use and shares an ALPN; most specific name; the client's ALPN order;
         first credential the client can verify.
 
         Raises PeerError with the alert that the client is to get.
@@ -105,7 +105,7 @@ class Snapshot:
         return Selection(registration, alpn, _credential(registration, query))
 
     def route(self, query: Query) -> tuple[Registration, bytes]:
-        """The registration and the application protocol that ``select`` chooses, whether or not a credential fits."""
+        """Return the registration and the application protocol that ``select`` would; a credential need not fit."""
         names = lookup_names(query.server_name)
         for name in names:
             for alpn in query.alpns or (NO_ALPN,):
@@ -115,7 +115,7 @@ class Snapshot:
         raise self._no_match(query, names)
 
     def explain(self, query: Query) -> tuple[Selection | HandshakeError, list[Verdict]]:
-        """What ``select`` answers to `query`, and what became of every registration whose names could serve it."""
+        """Return the answer of ``select``, and why each registration whose names match was selected or not."""
         answer: Selection | HandshakeError
         try:
             answer = self.select(query)

@@ -39,12 +39,12 @@ class SqliteRegistryReader:
         self._db.close()
 
     def load(self) -> Snapshot:
-        """All registrations."""
+        """As ``RegistryReader.load``."""
         with self._reading():
             return Snapshot(self._registrations(None), self._generation())
 
     def refresh(self, snapshot: Snapshot) -> Snapshot:
-        """The current registrations, made out of `snapshot` and what has changed since."""
+        """As ``RegistryReader.refresh``."""
         with self._reading():
             generation = self._generation()
             if generation == snapshot.generation:
@@ -61,28 +61,28 @@ class SqliteRegistryReader:
             return snapshot.with_changes(changed, ids - {registration.id for registration in changed}, generation)
 
     def credential(self, identity: int) -> Credential:
-        """The credential with the id `identity`, ready for use; LocalError (ENOKEY) if it is gone."""
+        """As ``RegistryReader.credential``."""
         row = self._db.execute("SELECT chain, key, key_type, ocsp FROM credential WHERE id = ?", (identity,)).fetchone()
         if row is None:
-            raise LocalError("the credential was removed while the handshake ran", Status.NO_KEY)
+            raise LocalError("the credential was removed during the handshake", Status.NO_KEY)
         try:
             return open_credential(split(row[0], 4), row[1], KeyType(row[2]), row[3])
         except UnreadableError as error:
             raise LocalError(f"credential {identity} of the registry cannot be used: {error}", Status.NO_KEY) from None
 
     def trust(self, identity: int) -> NewTrust:
-        """Return trust anchors and revocation lists by their id; LocalError (ENOKEY) if they are gone."""
+        """As ``RegistryReader.trust``."""
         row = self._db.execute("SELECT anchors, revocations, source FROM trust WHERE id = ?", (identity,)).fetchone()
         if row is None:
-            raise LocalError("the trust anchors were removed while the handshake ran", Status.NO_KEY)
+            raise LocalError("the trust anchors were removed during the handshake", Status.NO_KEY)
         return NewTrust(row[0], row[1], *json.loads(row[2]))
 
     def ticket_keys(self) -> list[tuple[float, bytes]]:
-        """The secrets of session tickets, each with the time from which it is used (Unix seconds), oldest first."""
+        """As ``RegistryReader.ticket_keys``."""
         return list(self._db.execute("SELECT begins, secret FROM ticket_key ORDER BY begins"))
 
     def _registrations(self, identity: int | None) -> Iterator[Registration]:
-        """The registration with the id `identity`, or all of them."""
+        """Yield the registration with the id `identity`, or all registrations for None."""
         where, arguments = ("", ()) if identity is None else ("WHERE id = ?", (identity,))
         rows = self._db.execute(
             f"SELECT {_REGISTRATION_COLUMNS} FROM registration {where} ORDER BY id",  # noqa: S608 - constants
@@ -117,7 +117,7 @@ class SqliteRegistryReader:
         return references
 
     def _forgotten(self) -> int:
-        """The oldest generation from which the list of changes is complete."""
+        """Return the oldest generation since which the list of changes is complete."""
         row = self._db.execute("SELECT min(generation) FROM change").fetchone()
         return int(row[0]) - 1 if row[0] is not None else 0
 

@@ -31,7 +31,8 @@ from handshaked.registry.store import (
 )
 from handshaked.tls.tickets import MAX_TICKET_LIFETIME
 
-_AHEAD = 3600.0  # a new key is there this long before its time: all workers have it then
+_AHEAD = 3600.0
+"""A new ticket key is added this long before it is used, in seconds, so that all workers have it by then."""
 
 
 class SqliteRegistryWriter(SqliteRegistryReader):
@@ -41,10 +42,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         return open_for_writing(path)
 
     def register(self, new: NewRegistration, *, replace: bool = False) -> Registration:
-        """Add a registration, or `replace` the one of that name.
-
-        RefusedError if the name is taken, or if another registration holds one of its (server name, ALPN) pairs.
-        """
+        """As ``RegistryWriter.register``."""
         return self.register_all([new], replace=replace)[0]
 
     def register_all(self, news: Iterable[NewRegistration], *, replace: bool = False) -> list[Registration]:
@@ -53,23 +51,21 @@ class SqliteRegistryWriter(SqliteRegistryReader):
             return [self._register(new, replace=replace) for new in news]
 
     def unregister(self, name: str) -> None:
-        """Remove the registration `name`; RefusedError if there is none."""
+        """As ``RegistryWriter.unregister``."""
         with self._transaction():
             self._remove(self._id_of(name))
 
     def replace_credentials(
         self, registration: Registration, credentials: Iterable[tuple[LoadedCredential, Source]]
     ) -> None:
-        """Give `registration` other `credentials`, in one step."""
+        """As ``RegistryWriter.replace_credentials``."""
         with self._transaction():
             self._db.execute("DELETE FROM registration_credential WHERE registration = ?", (registration.id,))
             self._insert_credentials(registration.id, credentials)
             self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
 
     def exchange(self, gone: Iterable[str], news: Iterable[NewRegistration]) -> list[Registration]:
-        """Remove the registrations `gone` and put `news` in the place of those of their names, in one transaction:
-        all of it or, with ConflictError that tells which one, nothing.
-        """
+        """As ``RegistryWriter.exchange``."""
         news = list(news)
         with self._transaction():
             for name in [*gone, *(new.name for new in news)]:
@@ -85,7 +81,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
             return done
 
     def expiries(self, before: float) -> list[tuple[str, str, float]]:
-        """Registration, subject and end of each certificate in use that ends before `before` (Unix seconds)."""
+        """As ``RegistryWriter.expiries``."""
         with self._reading():
             return self._db.execute(
                 "SELECT r.name, c.subject, c.not_after FROM registration r"
@@ -95,24 +91,21 @@ class SqliteRegistryWriter(SqliteRegistryReader):
             ).fetchall()
 
     def trust_paths(self, identity: int) -> tuple[str, str]:
-        """Where the trust anchors and the revocation lists of that id came from; empty: there are none."""
+        """As ``RegistryWriter.trust_paths``."""
         row = self._db.execute("SELECT source FROM trust WHERE id = ?", (identity,)).fetchone()
         anchors, revocations = json.loads(row[0]) if row is not None else ("", "")
         return anchors, revocations
 
     def replace_trust(self, registration: Registration, trust: NewTrust) -> None:
-        """Give `registration` other trust anchors for client certificates, in one step."""
+        """As ``RegistryWriter.replace_trust``."""
         with self._transaction():
             policy = self._with_trust(registration.policy, trust)
             self._db.execute("UPDATE registration SET policy = ? WHERE id = ?", (dump_policy(policy), registration.id))
             self._db.execute("INSERT INTO change (registration) VALUES (?)", (registration.id,))
 
     def rotate_ticket_keys(self, now: float) -> bool:
-        """Add a ticket key if one is due at `now`, ahead of its time, and erase those that open no ticket any more.
-
-        Whether anything has changed: then workers are to be told.
-        """
-        # A key of a farther future was made when the clock was wrong: to wait for its time would mean no tickets.
+        """As ``RegistryWriter.rotate_ticket_keys``."""
+        # A key for a later time was made while the clock was wrong. Ignore it: waiting for it would mean no tickets.
         newest = self._db.execute(
             "SELECT max(begins) FROM ticket_key WHERE begins <= ?", (now + TICKET_KEY_ROTATION,)
         ).fetchone()[0]
@@ -126,7 +119,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         return True
 
     def details(self, registration: Registration) -> list[CredentialDetails]:
-        """The credentials of `registration`, in order, for people."""
+        """As ``RegistryWriter.details``."""
         with self._reading():
             rows = self._db.execute(
                 "SELECT c.id, c.key_type, c.digest, c.chain, c.subject, c.not_before, c.not_after, r.source, c.ocsp"
@@ -147,7 +140,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         ]
 
     def sources(self, first: int, last: int) -> dict[int, tuple[Source, ...]]:
-        """Where the credentials of the registrations with the ids `first` to `last` came from, in order."""
+        """As ``RegistryWriter.sources``."""
         with self._reading():
             rows = self._db.execute(
                 "SELECT registration, source FROM registration_credential WHERE registration BETWEEN ? AND ?"
@@ -160,10 +153,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         return found
 
     def forget_unused(self) -> None:
-        """Erase credentials that no registration uses any more, and the list of past changes.
-
-        Only when no snapshot older than the current one is in use.
-        """
+        """As ``RegistryWriter.forget_unused``."""
         with self._transaction():
             self._db.execute("DELETE FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)")
             self._db.execute(
@@ -172,11 +162,11 @@ class SqliteRegistryWriter(SqliteRegistryReader):
             )
             self._db.execute("DELETE FROM change WHERE generation < (SELECT max(generation) FROM change)")
         with unavailable_for(self._path):
-            # Erased rows are zeroed in the database; the log of past writes must go too.
+            # SQLite zeroes erased rows in the database (secure_delete), but not in the write-ahead log.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def unused(self) -> list[int]:
-        """The credentials that no registration uses. None of them will be used again: a new one gets a new id."""
+        """As ``RegistryWriter.unused``. A credential that is registered again gets a new id."""
         with self._reading():
             rows = self._db.execute(
                 "SELECT id FROM credential WHERE id NOT IN (SELECT credential FROM registration_credential)"
@@ -184,14 +174,14 @@ class SqliteRegistryWriter(SqliteRegistryReader):
             return [row[0] for row in rows]
 
     def erase(self, unused: Iterable[int]) -> None:
-        """Erase the credentials `unused`, their keys above all, from the file and from the log of past writes."""
+        """As ``RegistryWriter.erase``, from the database and from its write-ahead log."""
         with self._transaction():
             self._db.executemany("DELETE FROM credential WHERE id = ?", ((identity,) for identity in unused))
         with unavailable_for(self._path):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def add_grant(self, grant: Grant) -> Grant:
-        """Keep `grant` under a new id; the one of the same content, if there is one."""
+        """As ``RegistryWriter.add_grant``."""
         for kept in self.grants():
             if dataclasses.replace(kept, id=grant.id) == grant:
                 return kept
@@ -203,13 +193,13 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         return dataclasses.replace(grant, id=_row_id(cursor))
 
     def remove_grant(self, identity: int) -> None:
-        """Take the grant `identity` back; RefusedError if there is none. What was registered by it stays."""
+        """As ``RegistryWriter.remove_grant``."""
         with self._transaction():
             if self._db.execute("DELETE FROM grant_ WHERE id = ?", (identity,)).rowcount == 0:
                 raise RefusedError(f"there is no grant {identity}")
 
     def grants(self) -> list[Grant]:
-        """All grants, oldest first."""
+        """As ``RegistryWriter.grants``."""
         with self._reading():
             rows = self._db.execute(
                 "SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id"
@@ -222,7 +212,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         row = self._db.execute("SELECT id FROM registration WHERE name = ?", (new.name,)).fetchone()
         if row is not None:
             if not replace:
-                raise RefusedError(f"registration {new.name!r} exists already; to change it, register with --replace")
+                raise RefusedError(f"registration {new.name!r} already exists; to change it, register with --replace")
             self._remove(row[0])
         pairs = [(name, alpn) for name in new.server_names or ("",) for alpn in new.alpns or (NO_ALPN,)]
         for pair in pairs:

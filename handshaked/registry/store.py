@@ -1,6 +1,6 @@
-"""The registry as workers and control see it: two Protocols, and the values that go in and out.
+"""The registry's interface: a Protocol for workers, one for control, and the values that they exchange.
 
-SQLite is the one implementation (``sqlite_reader``, ``sqlite_writer``). Only the composition names it.
+SQLite is the only implementation (``sqlite_reader``, ``sqlite_writer``), and only the composition names it.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from handshaked.registry.snapshot import Snapshot
 from handshaked.tls.parameters import Credential
 
 TICKET_KEY_ROTATION = 24 * 3600.0
-"""How long a ticket key is used to seal, in seconds."""
+"""How long a ticket key seals new tickets, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a credential came from: the paths of its files, for reloading and for people. Empty: not from files."""
+    """The paths of a credential's files, for renewal and for display. Empty: it does not come from a file."""
 
     certificate: str = ""
     key: str = ""
@@ -29,7 +29,7 @@ class Source:
 
 
 class ConflictError(RefusedError):
-    """One of several registrations cannot be kept: `name`."""
+    """One of several registrations, `name`, cannot be added."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(reason)
@@ -38,7 +38,7 @@ class ConflictError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class NewRegistration:
-    """A registration as it is asked for, in canonical form, before it has an id."""
+    """A requested registration in canonical form, before it has an id."""
 
     name: str
     owner: int
@@ -62,15 +62,15 @@ class NewTrust:
 
     @property
     def has_revocations(self) -> bool:
-        """Whether revocation lists are configured: then they have to be readable, an empty file included."""
+        """Whether revocation lists are configured. Then they must be readable: an empty file is an error."""
         return bool(self.revocations or self.revocations_path)
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialDetails:
-    """What people are shown of a registration's credential; times are Unix seconds.
+    """What is shown of a registration's credential; times are in Unix seconds.
 
-    ``chain_digest`` is the SHA-256 of all certificates of the chain.
+    ``chain_digest`` is the SHA-256 of all certificates of the chain, and of the OCSP response.
     """
 
     reference: CredentialReference

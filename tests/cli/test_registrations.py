@@ -308,7 +308,7 @@ def test_an_overlap_names_the_other_registration_and_its_owner(control: Control,
     control("register", "web", *words)
     reason = refused(control("register", "other", *words, "--alpn=hq", "--server-name=more.example.com"))
     assert f"server name {NAME} with ALPN h3 is held by registration 'web' of uid {os.getuid()}" in reason
-    assert "exists already" in refused(control("register", "web", *words))
+    assert "already exists" in refused(control("register", "web", *words))
     assert names(control) == ["web"]
     assert control("register", "web", *words, "--alpn=hq", "--replace").code == 0
     assert control("show", "web", "--json").json["registration"]["alpns"] == ["h3", "hq"]

@@ -80,4 +80,4 @@ def test_a_key_whose_numbers_do_not_belong_together_kept_the_worker_signing(tmp_
     )
     refused = read(tmp_path, forged)
     assert isinstance(refused, HandshakeError)
-    assert "do not belong together" in refused.reason
+    assert "inconsistent RSA key parameters" in refused.reason

@@ -117,9 +117,9 @@ def test_a_protocol_is_read_as_people_write_it(text: str, alpn: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "1 to 255 bytes, this one has 0"),
-        ("a" * 256, "1 to 255 bytes, this one has 256"),
-        ("ü" * 128, "1 to 255 bytes, this one has 256"),
+        ("", "of 0 bytes: use 1 to 255"),
+        ("a" * 256, "of 256 bytes: use 1 to 255"),
+        ("ü" * 128, "of 256 bytes: use 1 to 255"),
         (r"\x0", r"write a backslash as \\\\"),
         (r"\n", r"write a backslash as \\\\"),
         ("h3\\", r"write a backslash as \\\\"),
@@ -133,7 +133,7 @@ def test_what_is_no_protocol_is_refused_with_the_reason(text: str, reason: str) 
 
 def test_the_length_of_a_protocol_is_that_of_its_bytes() -> None:
     assert check_alpn(b"a" * 255) == b"a" * 255
-    with pytest.raises(RefusedError, match="has 0"):
+    with pytest.raises(RefusedError, match="of 0 bytes"):
         check_alpn(b"")
     with pytest.raises(RefusedError, match="has 256"):
         check_alpn(b"a" * 256)

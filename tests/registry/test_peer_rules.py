@@ -101,15 +101,15 @@ def test_what_is_no_certificate_is_refused() -> None:
 @pytest.mark.parametrize(
     ("rule", "refusal"),
     [
-        ("", "begins with '' instead of allow, deny, tag"),
-        ("permit san=dns:x", "begins with 'permit' instead of allow, deny, tag"),
+        ("", "begins with ''; use one of allow, deny, tag"),
+        ("permit san=dns:x", "begins with 'permit'; use one of allow, deny, tag"),
         ("allow dns:x", "'dns:x' is not one of subject="),
         ("allow name=x", "'name=x' is not one of subject="),
         ("allow san=", "'san=' is not one of subject="),
         ("allow 'san=dns:x", "No closing quotation"),
         ("tag san=dns:x", "gives no tag"),
         ("allow tag=two words", "'words' is not one of"),
-        ("allow 'tag=two words'", "a tag is made of"),
+        ("allow 'tag=two words'", "use at most 127 letters"),
         (f"allow san={'x' * 3000}", "at most 2048 characters"),
     ],
 )

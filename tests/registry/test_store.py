@@ -85,7 +85,7 @@ def test_only_the_owner_can_read_the_database(path: Path, credential: LoadedCred
 def test_a_name_is_taken_once(path: Path, credential: LoadedCredential) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
-        with pytest.raises(RefusedError, match="'web' exists already; to change it, register with --replace"):
+        with pytest.raises(RefusedError, match="'web' already exists; to change it, register with --replace"):
             store.register(new("web", credential, "other.example.com"))
         assert [one.server_names for one in store.load().registrations] == [(NAME,)]
 

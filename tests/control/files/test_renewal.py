@@ -258,7 +258,7 @@ def test_a_bad_drop_in_leaves_what_was_there(daemon: RunningDaemon, own_authorit
     daemon.ask("reload")
     path.write_text(path.read_text().replace('alpns = ["h3"]', 'alpns = ["h3", ""]'))
     errors = daemon.ask("reload")["errors"]
-    assert errors == [f"{path}:3: an ALPN protocol has 1 to 255 bytes, this one has 0"]
+    assert errors == [f"{path}:3: an ALPN protocol of 0 bytes: use 1 to 255"]
     path.write_text("not = [toml")
     assert daemon.ask("reload")["errors"][0].startswith(f"{path}:1: ")
     assert names(daemon) == ["web"]
