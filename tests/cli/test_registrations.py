@@ -258,7 +258,7 @@ def test_unusable_files_are_refused_and_change_nothing(
 def test_invalid_options_are_refused_and_change_nothing(control: Control, issue: Issue) -> None:
     issued = issue(NAME)
     cases: list[tuple[list[str], str]] = [
-        ([*files(issued), "--alpn="], "this one has 0"),
+        ([*files(issued), "--alpn="], "an ALPN protocol of 0 bytes"),
         ([*files(issued), "--alpn=h3"], "ALPN is given twice"),
         ([*files(issued), "--alpn=\\x"], "write a backslash as"),
         ([*files(issued), f"--server-name={NAME.upper()}"], "server name is given twice"),

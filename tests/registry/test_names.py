@@ -135,5 +135,5 @@ def test_the_length_of_a_protocol_is_that_of_its_bytes() -> None:
     assert check_alpn(b"a" * 255) == b"a" * 255
     with pytest.raises(RefusedError, match="of 0 bytes"):
         check_alpn(b"")
-    with pytest.raises(RefusedError, match="has 256"):
+    with pytest.raises(RefusedError, match="of 256 bytes"):
         check_alpn(b"a" * 256)
