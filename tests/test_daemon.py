@@ -1,4 +1,4 @@
-"""The daemon as processes: workers that die, signals, users, and what is left in its log."""
+"""The daemon as a process: restarts, signals, users, and its log."""
 
 import base64
 import os
@@ -45,7 +45,7 @@ def succeeds(channel: HandshakeChannel, first: int = 100) -> bool:
     return (client.status, server.status) == OK
 
 
-def test_registrations_survive_a_crash_of_all(public_directory: Path, issue: Issue) -> None:
+def test_registrations_survive_a_crash(public_directory: Path, issue: Issue) -> None:
     daemon = RunningDaemon(public_directory)
     with daemon:
         register(daemon, issue(NAME))
@@ -77,7 +77,7 @@ def test_sigterm_lets_handshakes_finish(daemon: RunningDaemon, issue: Issue) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_daemon_stops_at_once(daemon: RunningDaemon, number: int) -> None:
+def test_idle_daemon_stops_immediately(daemon: RunningDaemon, number: int) -> None:
     with HandshakeChannel(daemon.handshake_socket) as channel:
         assert daemon.stop(number) == 0
         assert channel.closed()
@@ -95,7 +95,7 @@ def test_sigterm_does_not_wait_forever(daemon: RunningDaemon) -> None:
 
 
 def certificate_served(daemon: RunningDaemon, name: str = NAME) -> bytes:
-    """The digest of the leaf that a client of `name` gets."""
+    """Return the digest of the leaf that a client of `name` receives."""
     with HandshakeChannel(daemon.handshake_socket) as channel:
         client, _ = shake_hands(channel, 1, 2, client_start(name, b"h3"), server_start())
         digest = hashes.Hash(hashes.SHA256())
@@ -103,7 +103,7 @@ def certificate_served(daemon: RunningDaemon, name: str = NAME) -> bytes:
         return digest.finalize()
 
 
-def test_sighup_takes_over_renewed_files(daemon: RunningDaemon, authority: Authority) -> None:
+def test_sighup_loads_renewed_files(daemon: RunningDaemon, authority: Authority) -> None:
     first = authority.issue(NAME, file_name="renewed")
     register(daemon, first)
     with HandshakeChannel(daemon.handshake_socket) as channel:
@@ -125,7 +125,7 @@ def test_sighup_takes_over_renewed_files(daemon: RunningDaemon, authority: Autho
         channel.send(push_cancel(2))
 
 
-def test_a_reload_takes_over_a_chain_with_the_same_leaf(daemon: RunningDaemon, authority: Authority) -> None:
+def test_reload_loads_a_chain_with_the_same_leaf(daemon: RunningDaemon, authority: Authority) -> None:
     issued = authority.issue(NAME, file_name="chain")
     register(daemon, issued)
     with issued.certificate.open("ab") as file:
@@ -137,7 +137,7 @@ def test_a_reload_takes_over_a_chain_with_the_same_leaf(daemon: RunningDaemon, a
     assert daemon.ask("reload") == {"renewed": [], "errors": []}
 
 
-def test_a_bad_file_leaves_the_old_credential_and_renews_the_others(
+def test_invalid_file_keeps_the_old_credential_and_does_not_stop_others(
     daemon: RunningDaemon, authority: Authority
 ) -> None:
     bad = authority.issue(NAME, file_name="bad")
@@ -159,7 +159,7 @@ def test_a_bad_file_leaves_the_old_credential_and_renews_the_others(
 # Who runs it, and where.
 
 
-def test_a_second_daemon_on_the_same_state_is_refused(daemon: RunningDaemon, public_directory: Path) -> None:
+def test_second_daemon_on_the_same_state_is_refused(daemon: RunningDaemon, public_directory: Path) -> None:
     with pytest.raises(RuntimeError, match="another handshaked is running on"):
         RunningDaemon(public_directory).start()
     assert len(daemon.worker_pids()) == 2  # and the first one has kept its sockets
@@ -167,7 +167,7 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon: RunningDaemon, pub
 
 @contextmanager
 def daemon_of(user: int, directory: Path) -> Iterator[int]:
-    """A daemon of an ordinary user in `directory`: its process id."""
+    """Run a daemon of an ordinary user in `directory`; return its process id."""
     need("public python")
     packages = [path for path in sys.path if path]
     command = [
@@ -187,7 +187,7 @@ def daemon_of(user: int, directory: Path) -> Iterator[int]:
 
 
 @pytest.mark.needs("root")
-def test_it_runs_as_an_ordinary_user(public_directory: Path, issue: Issue) -> None:
+def test_daemon_runs_as_an_ordinary_user(public_directory: Path, issue: Issue) -> None:
     nobody = 65534
     os.chown(public_directory, nobody, nobody)
     control = public_directory / "run" / directories.CONTROL_SOCKET
@@ -236,7 +236,7 @@ def test_no_process_leaves_a_core_dump(daemon: RunningDaemon) -> None:
 # The log.
 
 
-def test_the_log_has_a_line_for_each_handshake(daemon: RunningDaemon, issue: Issue) -> None:
+def test_log_has_a_line_for_each_handshake(daemon: RunningDaemon, issue: Issue) -> None:
     register(daemon, issue(NAME))
     with HandshakeChannel(daemon.handshake_socket) as channel:
         for number in range(3):
@@ -269,7 +269,7 @@ def test_the_log_has_a_line_for_each_handshake(daemon: RunningDaemon, issue: Iss
     assert sum("ECANCELED" in line for line in lines) == 1
 
 
-def test_a_peer_cannot_forge_a_line_of_the_log(daemon: RunningDaemon, issue: Issue) -> None:
+def test_peer_cannot_forge_a_log_line(daemon: RunningDaemon, issue: Issue) -> None:
     register(daemon, issue(NAME))
     with HandshakeChannel(daemon.handshake_socket) as channel:
         hello = client_hello(channel, 1, client_start(NAME, b"x\noutcome=ok role=server alpn=h3"))
@@ -283,11 +283,11 @@ def test_a_peer_cannot_forge_a_line_of_the_log(daemon: RunningDaemon, issue: Iss
 
 
 def shown(secret: bytes) -> list[str]:
-    """The ways a secret could show in a text."""
+    """Return the forms that a secret could have in a text."""
     return [secret.hex(), secret.hex().upper(), base64.b64encode(secret).decode()[:24], repr(secret)[2:20]]
 
 
-def test_the_log_has_neither_key_nor_secret(public_directory: Path, issue: Issue) -> None:
+def test_log_contains_no_keys_or_secrets(public_directory: Path, issue: Issue) -> None:
     issued = issue(NAME)
     with RunningDaemon(public_directory, log_level="debug") as daemon:
         register(daemon, issued)

@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20
 from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
 from handshaked.handshakes.kernel_tcp import KernelHandshakes
 from handshaked.handshakes.service import HandshakeService
-from handshaked.model import CipherSuite, Direction, KeyType, Outcome, Role
+from handshaked.model import CipherSuite, Direction, KeyType, Outcome, Request, Role
 from handshaked.testing.authority import Authority, Issued
 from handshaked.tls.protection import RecordState
 from handshaked.tls.record import RecordLayer
@@ -35,8 +35,8 @@ _AEADS: dict[CipherSuite, Callable[[bytes], Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What the kernel's TLS was given: with these keys it goes on, in both directions."""
+class Offloaded:
+    """What the kernel's TLS was given for a connection, which continues with these keys."""
 
     sending: RecordState
     receiving: RecordState
@@ -44,13 +44,13 @@ class Taken:
     no_delay: bool
 
     def send(self, sock: socket.socket, data: bytes) -> None:
-        """One record of application data."""
+        """Send one record of application data."""
         inner = data + b"\x17"
         header = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2)
         sock.sendall(header + _aead(self.sending).encrypt(_nonce(self.sending), inner, header))
 
     def receive(self, sock: socket.socket) -> bytes:
-        """The content of the next record, which has to be application data."""
+        """Return the content of the next record, which must be application data."""
         header = _exactly(sock, 5)
         sealed = _exactly(sock, int.from_bytes(header[3:]))
         inner = _aead(self.receiving).decrypt(_nonce(self.receiving), sealed, header)
@@ -75,29 +75,57 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
     return data
 
 
-@dataclass
 class Scene:
-    """A source, the fake family that it takes requests from, and their outcomes."""
+    """A kernel source, the fake family that it takes requests from, and their outcomes."""
 
-    family: FakeFamily
-    source: KernelSource
-    outcomes: list[Outcome] = field(default_factory=list)
-    taken: dict[str, Taken] = field(default_factory=dict)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    submitted: int = 0
+    def __init__(self, registered: Registered, configuration: Configuration) -> None:
+        self.outcomes: list[Outcome] = []
+        self.service = HandshakeService(registered.snapshot, registered, self._observe)
+        self.family = FakeFamily()
+        self.family.on_done = self._on_done
+        self.family.serve_in_loop()
+        kernel = KernelHandshakes(self.service, configuration, self._offload)
+        self.source = KernelSource(self.family.open_link, {socket.IPPROTO_TCP: kernel.open}, KernelLimits())
+        self.all_offloaded: dict[str, Offloaded] = {}
+        self._submitted = 0
+        self._changed = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def submit(self, sock: socket.socket, role: Role, **asked: Any) -> Report:
-        """A consumer's request for the handshake on `sock`: what it is told."""
-        due = self.submitted
-        self.submitted += 1
-        self.family.submit(Submission(sock, role, **asked))
-        async with asyncio.timeout(PATIENCE), self.changed:
-            await self.changed.wait_for(lambda: len(self.family.reports) > due)
+    async def submit(self, sock: socket.socket, role: Role, **fields: Any) -> Report:
+        """Submit a consumer's request for a handshake on `sock`; return its DONE."""
+        due = self._submitted
+        self._submitted += 1
+        self.family.submit(Submission(sock, role, **fields))
+        async with asyncio.timeout(PATIENCE), self._changed:
+            await self._changed.wait_for(lambda: len(self.family.reports) > due)
         return self.family.reports[due]
 
-    def taken_from(self, sock: socket.socket) -> Taken:
-        """What the kernel's TLS got for the connection of `sock`."""
-        return self.taken[_inode(sock)]
+    def offloaded(self, sock: socket.socket) -> Offloaded:
+        """Return what the kernel's TLS was given for the connection of `sock`."""
+        return self.all_offloaded[_inode(sock)]
+
+    async def close(self) -> None:
+        """Close the source and the family."""
+        self.source.close()
+        self.family.close()
+        await asyncio.gather(*self._tasks)
+        assert self.service.in_flight == 0
+
+    def _observe(self, request: Request, outcome: Outcome, seconds: float) -> None:
+        self.outcomes.append(outcome)
+
+    def _offload(self, sock: socket.socket, records: RecordLayer) -> None:
+        assert not records.buffered
+        no_delay = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        states = records.state(Direction.SEND), records.state(Direction.RECEIVE)
+        self.all_offloaded[_inode(sock)] = Offloaded(*states, records.max_payload, no_delay)
+
+    def _on_done(self, report: Report) -> None:
+        async def notify() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        self._tasks.append(asyncio.ensure_future(notify()))
 
 
 @asynccontextmanager
@@ -109,46 +137,22 @@ async def scene(
     server: SideDefaults | None = None,
     served: Issued | None = None,
 ) -> AsyncIterator[Scene]:
-    """A source with the registration ``nfs``, of the certificate `served`; no descriptor stays open behind it."""
+    """Run a scene with the registration ``nfs``, with the certificate `served`; check that no descriptor is left."""
     registered = Registered(authority)
     registered.add("nfs", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=(b"sunrpc",))
     registered.add("plain", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=())
-    family = FakeFamily()
-    outcomes: list[Outcome] = []
-    service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: outcomes.append(outcome))
     configuration = Configuration(client=client or SideDefaults(trust=authority.root), server=server or SideDefaults())
-    taken: dict[str, Taken] = {}
-
-    def offload(sock: socket.socket, records: RecordLayer) -> None:
-        assert not records.buffered
-        no_delay = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-        states = records.state(Direction.SEND), records.state(Direction.RECEIVE)
-        taken[_inode(sock)] = Taken(*states, records.max_payload, no_delay)
-
-    kernel = KernelHandshakes(service, configuration, offload)
     before = len(os.listdir("/proc/self/fd"))
-    family.serve_in_loop()
-    source = KernelSource(family.open_link, {socket.IPPROTO_TCP: kernel.open}, KernelLimits())
-    made = Scene(family, source, outcomes, taken)
-    tasks: list[asyncio.Task[None]] = []
-
-    async def notify() -> None:
-        async with made.changed:
-            made.changed.notify_all()
-
-    family.on_done = lambda report: tasks.append(asyncio.ensure_future(notify()))
+    made = Scene(registered, configuration)
     try:
         yield made
     finally:
-        source.close()
-        family.close()
-        await asyncio.gather(*tasks)
-    assert service.in_flight == 0
+        await made.close()
     assert len(os.listdir("/proc/self/fd")) <= before, "descriptors are left open"
 
 
 def connection(*, narrow: bool = False) -> tuple[socket.socket, socket.socket]:
-    """Both ends of a TCP connection, the consumer's and its peer's; a `narrow` one holds a few KB on their way."""
+    """Return both ends of a TCP connection, the consumer's and its peer's; a `narrow` one has buffers of a few KB."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         if narrow:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -164,7 +168,7 @@ def connection(*, narrow: bool = False) -> tuple[socket.socket, socket.socket]:
 async def connected(
     *arguments: Any, narrow: bool = False, **options: Any
 ) -> AsyncIterator[tuple[Scene, socket.socket, socket.socket]]:
-    """A scene with one connection: the consumer's end, and its peer's."""
+    """Run a scene with one connection: the consumer's end, and its peer's."""
     ours, theirs = connection(narrow=narrow)
     with ours, theirs:
         async with scene(*arguments, **options) as made:
@@ -172,26 +176,26 @@ async def connected(
 
 
 class OpenSsl:
-    """A peer's TLS, whose bytes go over `sock` when it is told; a context manager."""
+    """OpenSSL as the peer on `sock`."""
 
     def __init__(self, context: ssl.SSLContext, sock: socket.socket, name: str | None = None) -> None:
         self._sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=name is None, server_hostname=name)
 
-    def shake_hands(self, behind: bytes = b"") -> None:
-        """The handshake, `behind` in one piece with its last flight; ssl.SSLError if it is refused."""
+    def shake_hands(self, data: bytes = b"") -> None:
+        """Run the handshake and send `data` together with its last flight; ssl.SSLError if it is refused."""
         self._until(self.tls.do_handshake)
-        if behind:
-            self.tls.write(behind)
+        if data:
+            self.tls.write(data)
         self.flush()
 
     def read(self) -> bytes:
-        """What the peer sends next."""
+        """Return the next data that the peer sends."""
         return self._until(lambda: self.tls.read(65536))
 
     def flush(self) -> None:
-        """Send what is to be sent."""
+        """Send the pending records."""
         if self._outgoing.pending:
             self._sock.sendall(self._outgoing.read())
 
@@ -211,7 +215,7 @@ class OpenSsl:
 
 
 def client_context(authority: Authority, identity: Issued | None = None, alpn: str | None = "sunrpc") -> ssl.SSLContext:
-    """A client that trusts `authority`."""
+    """Return the context of a client that trusts `authority`."""
     context = ssl.create_default_context(cafile=str(authority.root))
     if alpn is not None:
         context.set_alpn_protocols([alpn])
@@ -221,7 +225,7 @@ def client_context(authority: Authority, identity: Issued | None = None, alpn: s
 
 
 def server_context(issued: Issued, clients: Path | None = None) -> ssl.SSLContext:
-    """A server that shows `issued` and demands client certificates of the authority `clients`."""
+    """Return the context of a server with `issued`, which requires client certificates of the authority `clients`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0
     context.load_cert_chain(issued.certificate, issued.key)

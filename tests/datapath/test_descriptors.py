@@ -48,7 +48,7 @@ def quic_daemon(issue: Issue) -> Iterator[RunningDaemon]:
 
 @pytest.fixture
 def unchanged(quic_daemon: RunningDaemon) -> Iterator[None]:
-    """The worker has no other descriptors after the test than before."""
+    """Check that the worker has the same descriptors after the test as before."""
     (worker,) = quic_daemon.worker_pids()
     before = Counter(descriptors_of(worker))
 
@@ -64,7 +64,7 @@ pytestmark = pytest.mark.usefixtures("unchanged")
 
 
 def refusal(daemon: RunningDaemon, start: Start, descriptors: tuple[int, ...]) -> tuple[int, str]:
-    """What the daemon says to `start` with `descriptors`; the connection stays good."""
+    """Return the error for `start` with `descriptors`; check that the connection still works."""
     with HandshakeChannel(daemon.handshake_socket) as channel:
         channel.send(push_start(1, start), descriptors=descriptors)
         error = channel.refusal(1).error
@@ -73,14 +73,14 @@ def refusal(daemon: RunningDaemon, start: Start, descriptors: tuple[int, ...]) -
     return error.status, error.reason
 
 
-def test_none(quic_daemon: RunningDaemon) -> None:
+def test_missing_descriptor_is_refused(quic_daemon: RunningDaemon) -> None:
     status, reason = refusal(quic_daemon, ON_SOCKET, ())
     assert status == errno.EINVAL
     assert "0 file descriptors are attached, expected 1" in reason
 
 
 @pytest.mark.parametrize("count", [2, 4, 5, 253])
-def test_too_many(quic_daemon: RunningDaemon, count: int) -> None:
+def test_too_many_descriptors_are_refused(quic_daemon: RunningDaemon, count: int) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         status, reason = refusal(quic_daemon, ON_SOCKET, (ours.fileno(),) * count)
@@ -88,7 +88,7 @@ def test_too_many(quic_daemon: RunningDaemon, count: int) -> None:
     assert "attached" in reason
 
 
-def test_a_pipe(quic_daemon: RunningDaemon) -> None:
+def test_pipe_is_refused(quic_daemon: RunningDaemon) -> None:
     read, write = os.pipe()
     try:
         status, reason = refusal(quic_daemon, ON_SOCKET, (read,))
@@ -104,19 +104,19 @@ def outcome(daemon: RunningDaemon, descriptor: int) -> int:
         return channel.outcome(1).status
 
 
-def test_a_listening_socket(quic_daemon: RunningDaemon, public_directory: Path) -> None:
+def test_listening_socket_is_refused(quic_daemon: RunningDaemon, public_directory: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(public_directory / "listener"))
         listener.listen()
         assert outcome(quic_daemon, listener.fileno()) == errno.EINVAL
 
 
-def test_a_socket_of_another_protocol(quic_daemon: RunningDaemon) -> None:
+def test_socket_of_another_protocol_is_refused(quic_daemon: RunningDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert outcome(quic_daemon, listener.fileno()) == errno.EOPNOTSUPP
 
 
-def test_the_daemons_own_socket(quic_daemon: RunningDaemon) -> None:
+def test_daemons_own_socket_is_refused(quic_daemon: RunningDaemon) -> None:
     with HandshakeChannel(quic_daemon.handshake_socket) as channel:
         channel.send(push_start(1, ON_SOCKET), descriptors=(channel.sock.fileno(),))
         assert channel.outcome(1).status == errno.EINVAL
@@ -141,13 +141,13 @@ def test_descriptors_with_other_messages_are_closed(quic_daemon: RunningDaemon) 
         assert channel.closed()
 
 
-def test_a_file_without_a_socket(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+def test_file_without_a_socket_is_refused(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     with (tmp_path / "psk").open("w") as file:
         status, _ = refusal(quic_daemon, Start(Role.SERVER, psk_file=True), (file.fileno(),))
     assert status == errno.EINVAL
 
 
-def test_files_that_are_of_no_use(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+def test_unusable_files_are_refused(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     start = Start(Role.SERVER, socket=True, certificate_file=True, key_file=True)
     with (
@@ -161,8 +161,8 @@ def test_files_that_are_of_no_use(quic_daemon: RunningDaemon, tmp_path: Path) ->
         assert (seen.status, "not a regular file" in seen.reason) == (errno.ENOKEY, True)
 
 
-def test_a_pipe_with_a_name_is_no_file(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
-    """A read from it would wait for whoever writes."""
+def test_named_pipe_is_refused(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+    """Reading from it could block."""
     os.mkfifo(tmp_path / "fifo")
     fifo = os.open(tmp_path / "fifo", os.O_RDWR)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -177,7 +177,7 @@ def test_a_pipe_with_a_name_is_no_file(quic_daemon: RunningDaemon, tmp_path: Pat
     assert (seen.status, "not a regular file" in seen.reason) == (errno.ENOKEY, True)
 
 
-def test_a_file_that_is_too_long(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
+def test_long_file_is_refused(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with (
         ours,
@@ -193,8 +193,8 @@ def test_a_file_that_is_too_long(quic_daemon: RunningDaemon, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("count", [1, 5])  # more than may come along: the rest was closed while they were received
-def test_a_socket_that_lingers_does_not_stop_others(quic_daemon: RunningDaemon, count: int) -> None:
-    """Closing it waits for its peer to read what is unsent; the daemon's descriptor is the last one."""
+def test_lingering_socket_does_not_delay_others(quic_daemon: RunningDaemon, count: int) -> None:
+    """Closing it waits for its peer to read all data; the daemon's descriptor is the last one."""
     (worker,) = quic_daemon.worker_pids()
     with (
         lingering_pair() as (ours, _),
@@ -209,14 +209,14 @@ def test_a_socket_that_lingers_does_not_stop_others(quic_daemon: RunningDaemon, 
         other.answer(1)
 
 
-def test_a_stand_in_that_never_answers(quic_daemon: RunningDaemon) -> None:
+def test_emulated_socket_without_answers_is_refused(quic_daemon: RunningDaemon) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, HandshakeChannel(quic_daemon.handshake_socket) as channel:
         channel.send(push_start(1, ON_SOCKET), descriptors=(ours.fileno(),))
         assert channel.outcome(1).status == Status.FAILED
 
 
-def test_a_stand_in_that_talks_nonsense(quic_daemon: RunningDaemon) -> None:
+def test_emulated_socket_with_malformed_answers_is_refused(quic_daemon: RunningDaemon) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, HandshakeChannel(quic_daemon.handshake_socket) as channel:
         theirs.send(b"?")
@@ -224,7 +224,7 @@ def test_a_stand_in_that_talks_nonsense(quic_daemon: RunningDaemon) -> None:
         assert channel.outcome(1).status == Status.FAILED
 
 
-def test_a_stand_in_that_talks_without_end_does_not_keep_the_daemon(quic_daemon: RunningDaemon) -> None:
+def test_flooding_emulated_socket_does_not_block_the_daemon(quic_daemon: RunningDaemon) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def talk() -> None:
@@ -243,7 +243,7 @@ def test_a_stand_in_that_talks_without_end_does_not_keep_the_daemon(quic_daemon:
 def begun(
     endpoint: FakeQuicEndpoint, channel: HandshakeChannel, role: Role = Role.CLIENT, timeout: float = 20.0
 ) -> None:
-    """A handshake under way that waits for a peer who is not there."""
+    """Start a handshake whose peer does not answer."""
     connection = left_alone(endpoint, role)
     name = "quic.example.com" if role is Role.CLIENT else None
     with connection.agent:
@@ -256,14 +256,14 @@ both_roles = pytest.mark.parametrize("role", list(Role))
 
 
 @both_roles
-def test_a_peer_that_vanishes_is_a_timeout(quic_daemon: RunningDaemon, role: Role) -> None:
+def test_vanished_peer_is_a_timeout(quic_daemon: RunningDaemon, role: Role) -> None:
     with FakeQuicEndpoint() as endpoint, HandshakeChannel(quic_daemon.handshake_socket) as channel:
         begun(endpoint, channel, role, timeout=0.5)
         assert channel.outcome(1).status == errno.ETIMEDOUT
 
 
 @both_roles
-def test_a_socket_closed_under_us_is_a_peer_gone(quic_daemon: RunningDaemon, role: Role) -> None:
+def test_closed_socket_is_reported_as_a_lost_peer(quic_daemon: RunningDaemon, role: Role) -> None:
     with HandshakeChannel(quic_daemon.handshake_socket) as channel:
         with FakeQuicEndpoint() as endpoint:
             begun(endpoint, channel, role)
@@ -271,7 +271,7 @@ def test_a_socket_closed_under_us_is_a_peer_gone(quic_daemon: RunningDaemon, rol
 
 
 @both_roles
-def test_a_caller_that_goes_in_mid_handshake_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
+def test_disconnected_caller_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
     with FakeQuicEndpoint() as endpoint:
         with HandshakeChannel(quic_daemon.handshake_socket) as channel:
             begun(endpoint, channel, role)
@@ -293,7 +293,7 @@ else:
 
 
 @both_roles
-def test_a_caller_that_is_killed_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
+def test_killed_caller_leaves_nothing(quic_daemon: RunningDaemon, role: Role) -> None:
     with FakeQuicEndpoint() as endpoint:
         connection = left_alone(endpoint, role)
         with connection.agent as agent:

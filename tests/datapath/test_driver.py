@@ -1,4 +1,4 @@
-"""One request, one outcome, whatever happens: with a real event loop, real sessions where they do, and faults."""
+"""Each request has exactly one outcome, with scripted sessions and injected errors on a real event loop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ TICKET = SessionTicket(b"state", expires=1.0)
 
 
 class Scripted(Session):
-    """A session that gives what the test put in; an exception is raised."""
+    """A session that returns the events of the test, or raises its exceptions."""
 
     def __init__(self, *steps: list[Event] | Exception) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Scripted(Session):
 
 @dataclass
 class Recorder:
-    """A data path and an observer that keep what they are told; one of them may fail."""
+    """A data path and observer that record their calls; one of them may fail."""
 
     fails_in: str = ""
     delivered: list[Event] = field(default_factory=list)
@@ -76,7 +76,7 @@ def drive(
     fails_in: str = "",
     ticket_seconds: float = 0.0,
 ) -> Recorder:
-    """Run `act` on a driver of `session`: what became of it."""
+    """Run `act` on a driver of `session`; return the recorder."""
 
     async def run() -> Recorder:
         recorder = Recorder(fails_in)
@@ -87,7 +87,7 @@ def drive(
     return asyncio.run(run())
 
 
-def test_a_complete_handshake_delivers_all_and_then_reports_success() -> None:
+def test_complete_handshake_delivers_events_before_success() -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
         driver.receive(Level.INITIAL, b"hello")
@@ -101,7 +101,7 @@ def test_a_complete_handshake_delivers_all_and_then_reports_success() -> None:
     assert recorder.observed == recorder.outcomes
 
 
-def test_a_failed_handshake_reports_alert_and_reason() -> None:
+def test_failed_handshake_reports_alert_and_reason() -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
 
@@ -109,11 +109,11 @@ def test_a_failed_handshake_reports_alert_and_reason() -> None:
     assert (outcome.status, outcome.alert, outcome.reason) == (FAILED.status, FAILED.alert, FAILED.reason)
 
 
-def test_an_outcome_starts_as_a_failure() -> None:
+def test_outcome_starts_as_a_failure() -> None:
     assert Outcome().status == Status.FAILED != Status.OK
 
 
-def test_after_the_outcome_nothing_happens_any_more() -> None:
+def test_nothing_happens_after_the_outcome() -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
         driver.receive(Level.INITIAL, b"more")
@@ -128,7 +128,7 @@ def test_after_the_outcome_nothing_happens_any_more() -> None:
 
 
 @pytest.mark.parametrize("step", ["start", "receive", "proceed"])
-def test_an_unexpected_fault_of_the_session_is_one_failed_outcome_without_details(step: str) -> None:
+def test_unexpected_error_is_one_failed_outcome_without_details(step: str) -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         if step == "start":
             driver.start()
@@ -144,7 +144,7 @@ def test_an_unexpected_fault_of_the_session_is_one_failed_outcome_without_detail
     assert recorder.observed == [outcome]
 
 
-def test_success_that_cannot_be_delivered_is_no_success() -> None:
+def test_success_that_cannot_be_delivered_is_a_failure() -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
 
@@ -153,7 +153,7 @@ def test_success_that_cannot_be_delivered_is_no_success() -> None:
 
 
 @pytest.mark.parametrize("step", [[COMPLETE], [FAILED], ZeroDivisionError(), []])
-def test_a_report_that_fails_is_not_tried_again_and_does_not_reach_the_door(step: list[Event] | Exception) -> None:
+def test_failed_report_is_not_repeated_and_does_not_propagate(step: list[Event] | Exception) -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
         driver.abort(Status.CANCELED, "closed")
@@ -164,7 +164,7 @@ def test_a_report_that_fails_is_not_tried_again_and_does_not_reach_the_door(step
     assert [outcome.status for outcome in recorder.observed] == [Status.FAILED]
 
 
-def test_an_abort_reports_its_status() -> None:
+def test_abort_reports_its_status() -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
         driver.abort(Status.SHUTTING_DOWN, "the daemon is shutting down")
@@ -174,7 +174,7 @@ def test_an_abort_reports_its_status() -> None:
     assert (outcome.status, outcome.reason) == (Status.SHUTTING_DOWN, "the daemon is shutting down")
 
 
-def test_the_deadline_ends_a_handshake_whatever_it_does() -> None:
+def test_deadline_ends_a_busy_handshake() -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
         loop = asyncio.get_running_loop()
@@ -193,7 +193,7 @@ def test_the_deadline_ends_a_handshake_whatever_it_does() -> None:
     assert outcome.reason == "no Finished from the peer within 0.05 s"
 
 
-def test_a_handshake_that_is_over_has_no_deadline() -> None:
+def test_finished_handshake_has_no_deadline() -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
         late = asyncio.Event()
@@ -204,10 +204,10 @@ def test_a_handshake_that_is_over_has_no_deadline() -> None:
     assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]
 
 
-# Behind the handshake.
+# After the handshake.
 
 
-def test_who_asked_for_session_tickets_gets_them_behind_the_outcome_and_nothing_else() -> None:
+def test_only_requested_session_tickets_are_delivered_after_the_outcome() -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
         driver.receive(Level.APPLICATION, b"ticket")
@@ -219,7 +219,7 @@ def test_who_asked_for_session_tickets_gets_them_behind_the_outcome_and_nothing_
 
 
 @pytest.mark.parametrize("fault", ["session", "deliver"])
-def test_a_session_ticket_that_fails_costs_the_tickets_and_does_not_reach_the_door(fault: str) -> None:
+def test_error_in_a_session_ticket_loses_only_tickets(fault: str) -> None:
     async def act(driver: Driver, recorder: Recorder) -> None:
         driver.start()
         recorder.fails_in = fault

@@ -54,7 +54,7 @@ class UnixCallers:
         self._psk = psk
 
     def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
-        """As in Source."""
+        """See ``Source``."""
         options = QuicSocketOptions(path=self._path, trust_anchors=self._anchors)
         if psk:
             options = replace(options, psk=self._psk)
@@ -78,7 +78,7 @@ class KernelConsumers:
     serial: int | None
 
     def shake(self, connection: Connection, role: Role, *, name: str = NAME, psk: bool = False) -> Outcome:
-        """As in Source."""
+        """See ``Source``."""
         asked: dict[str, Any] = {"peer_name": name if role is Role.CLIENT else None}
         if psk:
             need("keyrings")
@@ -178,7 +178,7 @@ def peer(request: pytest.FixtureRequest, aioquic: Aioquic, tmp_path: Path) -> Fo
 
 
 def served(source: Source, ask: Any, *, psk: bool = False, **config: int) -> tuple[Outcome, Seen]:
-    """A socket serves the client `ask`, which is called with its port."""
+    """Serve the client `ask`, which is called with the port, on a socket."""
     with FakeQuicEndpoint(config=Config(**config), session_ticket=SEALING_KEY) as endpoint:
         port = endpoint.listen()
         shaking = in_thread(lambda: source.shake(endpoint.next_connection(), Role.SERVER, psk=psk))
@@ -186,13 +186,13 @@ def served(source: Source, ask: Any, *, psk: bool = False, **config: int) -> tup
         return shaking.result(PATIENCE), seen
 
 
-def test_a_server(source: Source, peer: Foreign) -> None:
+def test_server_serves_a_foreign_client(source: Source, peer: Foreign) -> None:
     outcome, seen = served(source, peer.ask)
     assert seen.complete
     assert (outcome.status, outcome.alpn, outcome.registration, outcome.resumed) == (0, b"h3", "web", False)
 
 
-def test_a_server_resumes(source: Source, peer: Foreign) -> None:
+def test_server_resumes(source: Source, peer: Foreign) -> None:
     # gtlsclient leaves when it has its page, which may be before it has its ticket.
     firsts = (served(source, peer.ask)[1] for _ in range(10))
     ticket = next(first.tickets[0] for first in firsts if first.tickets)
@@ -201,26 +201,26 @@ def test_a_server_resumes(source: Source, peer: Foreign) -> None:
     assert (outcome.status, outcome.resumed) == (0, True)
 
 
-def test_a_server_gets_a_client_certificate(source: Source, peer: Foreign, identity: Issued) -> None:
+def test_server_receives_a_client_certificate(source: Source, peer: Foreign, identity: Issued) -> None:
     outcome, seen = served(source, lambda port: peer.ask(port, identity=identity), certificate_request=2)
     assert seen.complete
     assert outcome.status == 0
     assert outcome.peer_certificates[0] == identity.leaf.public_bytes(Encoding.DER)
 
 
-def test_a_server_refuses_without_a_client_certificate(source: Source, peer: Foreign) -> None:
+def test_server_refuses_a_client_without_certificate(source: Source, peer: Foreign) -> None:
     outcome, seen = served(source, peer.ask, certificate_request=2)
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.CERTIFICATE_REQUIRED)
     assert seen.error_code == Alert.CERTIFICATE_REQUIRED.quic_error
 
 
-def test_a_server_refuses_a_name(source: Source, peer: Foreign) -> None:
+def test_server_refuses_an_unknown_name(source: Source, peer: Foreign) -> None:
     outcome, seen = served(source, lambda port: peer.ask(port, name="unknown.example.com"))
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.UNRECOGNIZED_NAME)
     assert (seen.complete, seen.error_code) == (False, Alert.UNRECOGNIZED_NAME.quic_error)
 
 
-def test_a_server_knows_a_psk(source: Source, aioquic: Aioquic) -> None:
+def test_server_accepts_a_psk(source: Source, aioquic: Aioquic) -> None:
     outcome, seen = served(source, aioquic.ask_with_psk, psk=True)
     assert seen.complete
     assert (outcome.status, outcome.registration, outcome.peer_certificates) == (0, None, ())
@@ -232,7 +232,7 @@ def test_a_server_knows_a_psk(source: Source, aioquic: Aioquic) -> None:
 def connected(
     source: Source, server: Served, *, ticket: bytes = b"", psk: bool = False, name: str = NAME, **config: int
 ) -> tuple[Outcome, tuple[bytes, int | None], bytes]:
-    """A socket connects to `server`: outcome, what came back or the error code, and the ticket that the socket has."""
+    """Connect to `server` on a socket; return the outcome, the echo or error code, and the socket's ticket."""
     with FakeQuicEndpoint(config=Config(**config), session_ticket=ticket) as endpoint:
         asking = in_thread(lambda: endpoint.run(endpoint.exchange(server.port, server.request)))
         connection = endpoint.next_connection()
@@ -240,7 +240,7 @@ def connected(
         return outcome, asking.result(PATIENCE), connection.socket.session_ticket
 
 
-def test_a_client(source: Source, peer: Foreign, issue: Issue) -> None:
+def test_client_connects_to_a_foreign_server(source: Source, peer: Foreign, issue: Issue) -> None:
     with peer.serve(issue(NAME)) as server:
         outcome, (answer, _), _ = connected(source, server)
     assert server.answer in answer
@@ -248,7 +248,7 @@ def test_a_client(source: Source, peer: Foreign, issue: Issue) -> None:
     assert outcome.peer_certificates[0] == issue(NAME).leaf.public_bytes(Encoding.DER)
 
 
-def test_a_client_resumes(source: Source, peer: Foreign, issue: Issue) -> None:
+def test_client_resumes(source: Source, peer: Foreign, issue: Issue) -> None:
     with peer.serve(issue(NAME)) as server:
         _, _, ticket = connected(source, server, ticket_seconds=5)
         outcome, (answer, _), _ = connected(source, server, ticket=ticket)
@@ -256,14 +256,14 @@ def test_a_client_resumes(source: Source, peer: Foreign, issue: Issue) -> None:
     assert (outcome.status, outcome.resumed) == (0, True)
 
 
-def test_a_client_shows_its_certificate(source: Source, peer: Foreign, issue: Issue, identity: Issued) -> None:
+def test_client_sends_its_certificate(source: Source, peer: Foreign, issue: Issue, identity: Issued) -> None:
     with peer.serve(issue(NAME), demands=True) as server:
         outcome, (answer, _), _ = connected(source, server)
         assert server.shown(identity.leaf.public_bytes(Encoding.DER))
     assert (outcome.status, server.answer in answer) == (0, True)
 
 
-def test_a_client_shows_none_where_its_socket_says_so(
+def test_client_sends_no_certificate_if_its_socket_forbids_it(
     source: Source, peer: Foreign, issue: Issue, identity: Issued
 ) -> None:
     with peer.serve(issue(NAME), demands=True) as server:
@@ -274,21 +274,21 @@ def test_a_client_shows_none_where_its_socket_says_so(
     assert (server.answer in answer) is not server.insists
 
 
-def test_a_client_refuses_a_name(source: Source, peer: Foreign, issue: Issue) -> None:
+def test_client_refuses_a_wrong_name(source: Source, peer: Foreign, issue: Issue) -> None:
     with peer.serve(issue(NAME)) as server:
         outcome, refused, _ = connected(source, server, name="other.example.com")
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.BAD_CERTIFICATE)
     assert refused == (b"", Alert.BAD_CERTIFICATE.quic_error)
 
 
-def test_a_client_is_refused(source: Source, aioquic: Aioquic, issue: Issue) -> None:
+def test_client_reports_the_servers_alert(source: Source, aioquic: Aioquic, issue: Issue) -> None:
     with aioquic.serve(issue(NAME), alpn="another") as server:
         outcome, refused, _ = connected(source, server)
     assert outcome.status == Status.REFUSED  # nobody needs to try again
     assert refused == (b"", Alert.NO_APPLICATION_PROTOCOL.quic_error)
 
 
-def test_a_client_knows_a_psk(source: Source, aioquic: Aioquic, issue: Issue) -> None:
+def test_client_uses_a_psk(source: Source, aioquic: Aioquic, issue: Issue) -> None:
     with aioquic.serve_psk(issue(NAME)) as server:
         # aioquic prefers AES-256, and looks for PSKs with its hash then; this one goes with SHA-256.
         outcome, (answer, _), _ = connected(source, server, psk=True, payload_cipher_type=51)

@@ -1,4 +1,4 @@
-"""The kernel's own QUIC socket, as far as a UDP socket can stand for it: what is called, and what is refused."""
+"""The kernel's QUIC socket, as far as a UDP socket can replace it: its system calls and errors."""
 
 import errno
 import socket
@@ -14,7 +14,7 @@ from handshaked.model import Level
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two UDP sockets, connected to each other."""
+    """Return two connected UDP sockets."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as two,
@@ -27,13 +27,13 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, two
 
 
-def test_what_is_no_quic_socket_is_refused(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_other_sockets_are_refused(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(LocalError) as raised:
         kernel_quic_socket(pair[0])
     assert raised.value.status == Status.UNSUPPORTED
 
 
-def test_options_that_the_kernel_does_not_know(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_unknown_option_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
     sock = KernelQuicSocket(pair[0])
     for call, name in (
         (lambda: sock.option(Option.SESSION_TICKET, MAX_SESSION_TICKET), "getsockopt SESSION_TICKET"),  # of many bytes
@@ -44,16 +44,16 @@ def test_options_that_the_kernel_does_not_know(pair: tuple[socket.socket, socket
         assert raised.value.errno in (errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 
 
-def test_a_message_is_one_packet(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_message_is_sent_as_one_packet(pair: tuple[socket.socket, socket.socket]) -> None:
     sock = KernelQuicSocket(pair[0])
     sock.send(Level.INITIAL, b"hello", more=False)
     assert pair[1].recv(100) == b"hello"
 
 
-def test_reading_does_not_wait_and_wants_a_level(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_receive_does_not_block_and_requires_a_level(pair: tuple[socket.socket, socket.socket]) -> None:
     sock = KernelQuicSocket(pair[0])
     assert sock.receive() is None
     pair[1].send(b"no handshake message")
-    with pytest.raises(OSError, match="no handshake message") as raised:
+    with pytest.raises(OSError, match="not a handshake message") as raised:
         sock.receive()
     assert raised.value.errno == errno.ENOTCONN

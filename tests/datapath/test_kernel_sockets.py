@@ -33,7 +33,7 @@ def in_background(work: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Futu
     return asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(work())))
 
 
-def test_a_server(authority: Authority, issue: Issue) -> None:
+def test_server_handshake_succeeds(authority: Authority, issue: Issue) -> None:
     async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:
             asking = in_background(lambda: ask(port, root=authority.root))
@@ -47,7 +47,7 @@ def test_a_server(authority: Authority, issue: Issue) -> None:
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
-def test_a_server_sees_a_client_certificate(authority: Authority, issue: Issue) -> None:
+def test_server_receives_a_client_certificate(authority: Authority, issue: Issue) -> None:
     identity = authority.issue("someone", client=True, file_name="kernel-client")
 
     async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
@@ -64,7 +64,7 @@ def test_a_server_sees_a_client_certificate(authority: Authority, issue: Issue) 
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
-def test_a_server_that_insists_on_what_it_cannot_verify_serves_nobody(authority: Authority, issue: Issue) -> None:
+def test_server_without_trust_cannot_require_client_certificates(authority: Authority, issue: Issue) -> None:
     async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue, trusts=False) as made:
             asking = in_background(lambda: ask(port))
@@ -76,7 +76,7 @@ def test_a_server_that_insists_on_what_it_cannot_verify_serves_nobody(authority:
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
-def test_a_server_resumes_by_the_key_of_its_listener(authority: Authority, issue: Issue) -> None:
+def test_server_resumes_with_the_key_of_its_listener(authority: Authority, issue: Issue) -> None:
     async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:
             first, ticket = None, None
@@ -93,7 +93,7 @@ def test_a_server_resumes_by_the_key_of_its_listener(authority: Authority, issue
         asyncio.run(play(endpoint, endpoint.listen()))
 
 
-def test_a_refused_client(authority: Authority, issue: Issue) -> None:
+def test_refused_client_gets_an_alert(authority: Authority, issue: Issue) -> None:
     async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
         async with scene(authority, issue) as made:
             asking = in_background(lambda: ask(port, name="unknown.example.com"))
@@ -106,7 +106,7 @@ def test_a_refused_client(authority: Authority, issue: Issue) -> None:
 
 
 @pytest.mark.parametrize("mode", [AuthMode.UNAUTH, AuthMode.X509])
-def test_a_client(authority: Authority, issue: Issue, mode: AuthMode) -> None:
+def test_client_handshake_succeeds(authority: Authority, issue: Issue, mode: AuthMode) -> None:
     identity = authority.issue("someone", client=True, file_name="kernel-client")
 
     async def play(endpoint: FakeQuicEndpoint, port: int) -> None:
@@ -123,7 +123,7 @@ def test_a_client(authority: Authority, issue: Issue, mode: AuthMode) -> None:
 
 
 @pytest.mark.needs("keyrings")
-def test_a_psk_by_its_serial(authority: Authority, issue: Issue) -> None:
+def test_psk_is_found_by_its_serial(authority: Authority, issue: Issue) -> None:
     serial = keyring.add_key("user", "handshaked test: quic", b"p" * 32, keyring.PROCESS_KEYRING)
 
     async def play(ours: FakeQuicEndpoint, theirs: FakeQuicEndpoint, port: int) -> None:
@@ -143,7 +143,7 @@ def test_a_psk_by_its_serial(authority: Authority, issue: Issue) -> None:
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_peer_that_vanishes_is_a_timeout(authority: Authority, issue: Issue, role: Role) -> None:
+def test_vanished_peer_is_a_timeout(authority: Authority, issue: Issue, role: Role) -> None:
     async def play(endpoint: FakeQuicEndpoint) -> None:
         connection = left_alone(endpoint, role)
         ours = os.readlink(f"/proc/self/fd/{connection.agent.fileno()}")
@@ -160,8 +160,8 @@ def test_a_peer_that_vanishes_is_a_timeout(authority: Authority, issue: Issue, r
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_consumer_that_closes_its_socket(authority: Authority, issue: Issue, role: Role) -> None:
-    """As one that is killed does; nobody can tell that from a peer that closes."""
+def test_consumer_that_closes_its_socket_is_reported(authority: Authority, issue: Issue, role: Role) -> None:
+    """A killed consumer does the same; it cannot be distinguished from a peer that closes."""
 
     async def play(endpoint: FakeQuicEndpoint) -> None:
         connection = left_alone(endpoint, role)
@@ -181,7 +181,7 @@ def test_a_consumer_that_closes_its_socket(authority: Authority, issue: Issue, r
         asyncio.run(play(endpoint))
 
 
-def test_a_socket_that_is_none(authority: Authority, issue: Issue) -> None:
+def test_other_socket_is_refused(authority: Authority, issue: Issue) -> None:
     async def play() -> None:
         ours, theirs = socket.socketpair()
         with theirs:

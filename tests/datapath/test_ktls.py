@@ -1,4 +1,4 @@
-"""What the kernel's TLS is told of keys, byte for byte as in include/uapi/linux/tls.h."""
+"""The keys and limits set in the kernel's TLS, byte for byte as in include/uapi/linux/tls.h."""
 
 import socket
 import struct
@@ -26,7 +26,9 @@ IV = bytes(range(0xA0, 0xAC))
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_crypto_info(suite: CipherSuite, number: int, key_length: int, salt_length: int) -> None:
+def test_crypto_info_matches_the_uapi_layout(
+    suite: CipherSuite, number: int, key_length: int, salt_length: int
+) -> None:
     key = bytes(range(key_length))
     info = push_crypto_info(RecordState(suite, key, IV, 7))
     version_and_cipher = (0x0304).to_bytes(2, "little") + number.to_bytes(2, "little")
@@ -34,7 +36,7 @@ def test_crypto_info(suite: CipherSuite, number: int, key_length: int, salt_leng
     assert len(info) == {51: 40, 52: 56, 53: 40, 54: 56}[number]
 
 
-def test_bytes_read_beyond_the_end_are_never_lost_in_silence() -> None:
+def test_bytes_read_after_the_handshake_are_an_error() -> None:
     records = RecordLayer(Role.SERVER)
     records.receive(b"\x17\x03\x03")
     ours, theirs = socket.socketpair()
@@ -43,28 +45,28 @@ def test_bytes_read_beyond_the_end_are_never_lost_in_silence() -> None:
 
 
 class Recorder:
-    """Stands for a socket, whose options are only remembered: TLS in the kernel is not everywhere."""
+    """A socket that only records its options: not every kernel has TLS."""
 
     def __init__(self, *, limits: bool) -> None:
         self.options: list[tuple[int, int, bytes]] = []
         self._limits = limits
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
-        """As of a socket."""
+        """See ``socket.socket``."""
         if (level, option) == (282, 5) and not self._limits:
             raise OSError(Status.NO_OPTION, "Protocol not available")
         self.options.append((level, option, value))
 
     @property
     def limit(self) -> list[int]:
-        """The limits on records that were set, behind the keys of both directions."""
+        """The record size limits that were set after the keys of both directions."""
         assert [(level, option) for level, option, _ in self.options[:3]] == [(6, 31), (282, 1), (282, 2)]
         assert {(level, option) for level, option, _ in self.options[3:]} <= {(282, 5)}
         return [struct.unpack("=H", value)[0] for _, _, value in self.options[3:]]
 
 
-def handed_over(*, limits: bool) -> list[int]:
-    """What is set for a peer that takes 600 bytes in a record, by a kernel that has limits or has not."""
+def offloaded(*, limits: bool) -> list[int]:
+    """Return the limits set for a peer that accepts records of 600 bytes, by a kernel with or without `limits`."""
     records = RecordLayer(Role.SERVER)
     for direction in Direction:
         records.install(TrafficSecret(Level.APPLICATION, direction, CipherSuite.AES_128_GCM_SHA256, bytes(32)))
@@ -75,26 +77,22 @@ def handed_over(*, limits: bool) -> list[int]:
 
 
 @pytest.mark.parametrize("limits", [True, False])
-def test_a_peers_limit_on_records_is_the_kernels_where_it_has_such(
-    monkeypatch: pytest.MonkeyPatch, limits: bool
-) -> None:
+def test_record_size_limit_is_set_if_the_kernel_supports_it(monkeypatch: pytest.MonkeyPatch, limits: bool) -> None:
     found = Capabilities(tuple(CipherSuite), limits)
     monkeypatch.setattr(ktls, "capabilities", lambda: found)
-    assert handed_over(limits=limits) == ([599] if limits else [])
+    assert offloaded(limits=limits) == ([599] if limits else [])
 
 
 @pytest.mark.parametrize("limits", [True, False])
-def test_where_nothing_could_be_examined_the_first_connection_tells(
-    monkeypatch: pytest.MonkeyPatch, limits: bool
-) -> None:
+def test_first_connection_shows_whether_records_can_be_limited(monkeypatch: pytest.MonkeyPatch, limits: bool) -> None:
     found = Capabilities(tuple(CipherSuite), limits=None)
     monkeypatch.setattr(ktls, "capabilities", lambda: found)
-    assert handed_over(limits=limits) == ([2**14] if limits else []), "no limit was agreed on yet"
+    assert offloaded(limits=limits) == ([2**14] if limits else []), "no limit was agreed on yet"
     assert found.limits is limits
-    assert handed_over(limits=limits) == ([599] if limits else [])
+    assert offloaded(limits=limits) == ([599] if limits else [])
 
 
-def test_capabilities_are_found_out_or_assumed() -> None:
+def test_capabilities_are_probed_or_assumed() -> None:
     suites = capabilities().suites
     assert CipherSuite.AES_128_GCM_SHA256 in suites
     assert set(suites) <= set(CipherSuite)

@@ -1,4 +1,4 @@
-"""The stand-in for a kernel with QUIC, where it is no socket's options: what its peers see."""
+"""The emulated kernel QUIC endpoint as its peers see it."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ APPLICATION_ERROR = 0x0C
 
 
 def refused_with(error_code: int | None) -> int | None:
-    """What a client is told when the agent sets CONNECTION_CLOSE to `error_code` and everybody closes the socket."""
+    """Return the error that a client gets when the agent closes the socket with CONNECTION_CLOSE `error_code`."""
     with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         asking = in_thread(lambda: asyncio.run(ask(port)))
@@ -26,19 +26,19 @@ def refused_with(error_code: int | None) -> int | None:
         return asking.result(PATIENCE).error_code
 
 
-def test_a_socket_closed_in_mid_handshake_is_an_application_error() -> None:
+def test_socket_closed_during_the_handshake_is_an_application_error() -> None:
     assert refused_with(None) == APPLICATION_ERROR
 
 
-def test_a_socket_closed_with_an_alert_tells_it() -> None:
+def test_socket_closed_with_an_alert_sends_it() -> None:
     assert refused_with(Alert.ACCESS_DENIED.quic_error) == Alert.ACCESS_DENIED.quic_error
 
 
-def test_a_socket_closed_with_what_is_no_alert_does_not_leave_its_peer_waiting() -> None:
+def test_socket_closed_with_another_error_notifies_its_peer() -> None:
     assert refused_with(0x1FF) == APPLICATION_ERROR
 
 
-def test_a_message_that_is_too_short_is_refused_and_not_left_without_answer() -> None:
+def test_truncated_message_is_refused() -> None:
     with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         in_thread(lambda: asyncio.run(ask(port)))

@@ -1,4 +1,4 @@
-"""The numbers and layouts of QUIC socket options, byte by byte, and a socket that checks how they are used."""
+"""The constants and layouts of QUIC socket options, and a fake socket that checks their use."""
 
 import errno
 import struct
@@ -20,7 +20,7 @@ def secret(level: Level, direction: Direction) -> bytes:
     return quic_options.push_crypto_secret(TrafficSecret(level, direction, CipherSuite.AES_128_GCM_SHA256, SECRET))
 
 
-def test_numbers() -> None:
+def test_constants_match_the_kernel() -> None:
     assert (quic_options.IPPROTO_QUIC, quic_options.SOL_QUIC, quic_options.HANDSHAKE_INFO) == (261, 288, 1)
     assert {option.name: option.value for option in Option} == {
         "CONNECTION_CLOSE": 5,
@@ -50,7 +50,7 @@ def test_a_secret_is_56_bytes() -> None:
         (CipherSuite.CHACHA20_POLY1305_SHA256, 54),
     ],
 )
-def test_the_ciphers_of_a_payload(suite: CipherSuite, number: int) -> None:
+def test_payload_cipher_maps_to_a_cipher_suite(suite: CipherSuite, number: int) -> None:
     pushed = quic_options.push_config(Config(payload_cipher_type=number))
     assert quic_options.read_config(lambda option, size: pushed[:size]).cipher_suites == (suite,)
 
@@ -60,7 +60,7 @@ def test_an_unknown_cipher_is_refused() -> None:
         _ = Config(payload_cipher_type=99).cipher_suites
 
 
-def test_both_layouts_of_config() -> None:
+def test_both_layouts_of_config_are_decoded() -> None:
     present = struct.pack("=IIIIBBBBB3x", 1, 0, 333_000, 52, 0, 0, 0, 7, 2)
     older = struct.pack("=IIQBBxxIBBB5x", 1, 0, 333_000, 0, 0, 52, 7, 2, 0)
     assert [len(present), len(older)] == [24, 32]
@@ -79,7 +79,7 @@ def test_both_layouts_of_config() -> None:
         quic_options.read_config(lambda option, size: present[:-1])
 
 
-def test_a_config_that_cannot_be_read_is_not_read_again() -> None:
+def test_error_in_reading_config_is_not_retried() -> None:
     def gone(option: Option, size: int) -> bytes:
         asked.append(size)
         raise OSError(errno.ENOTCONN, "gone")
@@ -96,14 +96,14 @@ def test_a_close_carries_the_alert() -> None:
     assert quic_options.pull_connection_close(b"") is None
 
 
-def test_alpns_have_commas_between() -> None:
+def test_alpns_are_separated_by_commas() -> None:
     assert quic_options.push_alpns((b"h3", b"smb")) == b"h3,smb"
     assert quic_options.pull_alpns(b"h3, smb\0") == (b"h3", b"smb")
     assert quic_options.pull_alpns(b"") == ()
 
 
 class Packets:
-    """Notes what a socket has its packets do."""
+    """Records the calls of a socket on its connection."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Level, bytes]] = []
@@ -145,7 +145,7 @@ def test_initial_secrets_are_refused(server: FakeQuicSocket) -> None:
     assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.INITIAL, Direction.SEND)) == errno.EINVAL
 
 
-def test_wrong_order_is_refused(server: FakeQuicSocket) -> None:
+def test_secrets_in_wrong_order_are_refused(server: FakeQuicSocket) -> None:
     assert refused(server.get, Option.TRANSPORT_PARAM_EXT) == errno.EINVAL  # the peer's are not known
     assert refused(server.set, Option.CRYPTO_SECRET, secret(Level.APPLICATION, Direction.SEND)) == errno.EINVAL
     assert refused(server.send, Level.HANDSHAKE, HELLO, more=False) == errno.EINVAL
@@ -162,7 +162,7 @@ def test_wrong_levels_and_messages_are_refused(server: FakeQuicSocket) -> None:
     assert refused(server.get, Option.TOKEN) == errno.EINVAL  # which tells the role
 
 
-def test_established_with_both_application_secrets_only(server: FakeQuicSocket, packets: Packets) -> None:
+def test_connection_is_established_with_both_application_secrets(server: FakeQuicSocket, packets: Packets) -> None:
     server.set(Option.TRANSPORT_PARAM_EXT, b"peer's")
     assert refused(server.set, Option.TRANSPORT_PARAM_EXT, b"peer's") == errno.EINVAL
     assert server.get(Option.TRANSPORT_PARAM_EXT) == b"own"
@@ -177,14 +177,14 @@ def test_established_with_both_application_secrets_only(server: FakeQuicSocket, 
     assert refused(server.get, Option.TRANSPORT_PARAM_EXT) == errno.EINVAL
 
 
-def test_a_flight_goes_out_with_its_last_message(server: FakeQuicSocket, packets: Packets) -> None:
+def test_flight_is_sent_with_its_last_message(server: FakeQuicSocket, packets: Packets) -> None:
     server.send(Level.INITIAL, HELLO, more=True)
     assert packets.sent == []
     server.send(Level.INITIAL, HELLO, more=False)
     assert packets.sent == [(Level.INITIAL, HELLO)] * 2
 
 
-def test_a_closed_socket(server: FakeQuicSocket) -> None:
+def test_closed_socket_refuses_calls(server: FakeQuicSocket) -> None:
     assert refused(server.receive) == errno.EAGAIN
     server.queue(Level.INITIAL, b"x")
     server.closed = True
@@ -193,7 +193,7 @@ def test_a_closed_socket(server: FakeQuicSocket) -> None:
     assert refused(server.send, Level.INITIAL, HELLO, more=False) == errno.EPIPE
 
 
-def test_a_long_message_comes_in_frames(server: FakeQuicSocket) -> None:
+def test_long_message_is_received_in_frames(server: FakeQuicSocket) -> None:
     message = b"\x0b" + (2500).to_bytes(3) + bytes(2500)
     server.queue(Level.HANDSHAKE, message + HELLO)
     assert [len(server.receive()) - 1 for _ in range(4)] == [1200, 1200, 104, 5]

@@ -43,9 +43,7 @@ def identity(authority: Authority) -> Issued:
 
 
 @pytest.mark.parametrize("no_delay", [False, True])
-def test_a_server_and_what_its_client_sends_right_behind_finished(
-    authority: Authority, issue: Issue, no_delay: bool
-) -> None:
+def test_data_right_after_finished_is_left_to_the_kernel(authority: Authority, issue: Issue, no_delay: bool) -> None:
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
             ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, no_delay)
@@ -57,7 +55,7 @@ def test_a_server_and_what_its_client_sends_right_behind_finished(
             assert report.peer_keys == ()
             (outcome,) = made.outcomes
             assert (outcome.registration, outcome.alpn, outcome.server_name) == ("nfs", b"sunrpc", NAME)
-            taken = made.taken_from(ours)
+            taken = made.offloaded(ours)
             assert (taken.receiving.sequence, taken.sending.sequence) == (0, 0), "no tickets on TCP"
             assert taken.receive(ours) == b"early bird"
             taken.send(ours, b"catches")
@@ -69,7 +67,7 @@ def test_a_server_and_what_its_client_sends_right_behind_finished(
     play(scenario())
 
 
-def test_a_client_without_alpn_is_for_a_registration_without(authority: Authority, issue: Issue) -> None:
+def test_client_without_alpn_selects_a_registration_without(authority: Authority, issue: Issue) -> None:
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
             client = OpenSsl(client_context(authority, alpn=None), theirs, NAME)
@@ -80,9 +78,7 @@ def test_a_client_without_alpn_is_for_a_registration_without(authority: Authorit
     play(scenario())
 
 
-def test_the_configured_certificate_serves_those_for_whom_nothing_is_registered(
-    authority: Authority, issue: Issue
-) -> None:
+def test_configured_certificate_serves_unregistered_names(authority: Authority, issue: Issue) -> None:
     other = "other.example.com"
     default = issue(other)
     side = SideDefaults(certificate=default.certificate, private_key=default.key)
@@ -104,7 +100,7 @@ def test_the_configured_certificate_serves_those_for_whom_nothing_is_registered(
     play(scenario())
 
 
-def test_a_server_has_a_key_for_its_clients_certificate(authority: Authority, issue: Issue, identity: Issued) -> None:
+def test_server_gets_a_key_for_its_clients_certificate(authority: Authority, issue: Issue, identity: Issued) -> None:
     async def scenario() -> None:
         side = SideDefaults(trust=authority.root, peers=("allow san=dns:someone tag=friend",))
         async with connected(authority, issue, server=side) as (made, ours, theirs):
@@ -118,7 +114,7 @@ def test_a_server_has_a_key_for_its_clients_certificate(authority: Authority, is
     play(scenario())
 
 
-def test_a_client_that_a_rule_denies(authority: Authority, issue: Issue, identity: Issued) -> None:
+def test_client_denied_by_a_rule_is_refused(authority: Authority, issue: Issue, identity: Issued) -> None:
     async def scenario() -> None:
         side = SideDefaults(trust=authority.root, peers=("deny san=dns:someone",))
         async with connected(authority, issue, server=side) as (made, ours, theirs):
@@ -132,7 +128,7 @@ def test_a_client_that_a_rule_denies(authority: Authority, issue: Issue, identit
     play(scenario())
 
 
-def test_a_name_that_nobody_serves(authority: Authority, issue: Issue) -> None:
+def test_unknown_name_is_refused(authority: Authority, issue: Issue) -> None:
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
             client = OpenSsl(client_context(authority), theirs, "other.example.com")
@@ -145,7 +141,7 @@ def test_a_name_that_nobody_serves(authority: Authority, issue: Issue) -> None:
     play(scenario())
 
 
-def test_what_is_no_tls_is_refused_with_an_alert(authority: Authority, issue: Issue) -> None:
+def test_garbage_is_refused_with_an_alert(authority: Authority, issue: Issue) -> None:
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
             theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -157,7 +153,7 @@ def test_what_is_no_tls_is_refused_with_an_alert(authority: Authority, issue: Is
     play(scenario())
 
 
-def test_a_flight_that_the_socket_does_not_take_at_once(authority: Authority, issue: Issue) -> None:
+def test_flight_larger_than_the_socket_buffer_is_sent(authority: Authority, issue: Issue) -> None:
     names = [f"{os.urandom(30).hex()}.example.com" for _ in range(400)]
     long = authority.issue(NAME, *names, file_name="tcp-long")
 
@@ -174,13 +170,13 @@ def test_a_flight_that_the_socket_does_not_take_at_once(authority: Authority, is
             assert not submitted.done()
             await asyncio.to_thread(client.shake_hands, b"behind")
             assert (await submitted).status == Status.OK
-            assert made.taken_from(ours).receive(ours) == b"behind"
+            assert made.offloaded(ours).receive(ours) == b"behind"
 
     play(scenario())
 
 
 def unsent(sock: socket.socket) -> int:
-    """How many bytes wait for the peer to take them."""
+    """Return the number of bytes that the peer has not acknowledged."""
     return int(struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0])
 
 
@@ -188,7 +184,7 @@ def unsent(sock: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("mode", [AuthMode.UNAUTH, AuthMode.X509])
-def test_a_client(authority: Authority, issue: Issue, identity: Issued, mode: AuthMode) -> None:
+def test_client_handshake_succeeds(authority: Authority, issue: Issue, identity: Issued, mode: AuthMode) -> None:
     async def scenario() -> None:
         side = SideDefaults(trust=authority.root, certificate=identity.certificate, private_key=identity.key)
         async with connected(authority, issue, client=side) as (made, ours, theirs):
@@ -203,7 +199,7 @@ def test_a_client(authority: Authority, issue: Issue, identity: Issued, mode: Au
             assert (made.outcomes[0].alpn, server.tls.selected_alpn_protocol()) == (b"sunrpc", "sunrpc")
             shown = server.tls.getpeercert(binary_form=True)
             assert (shown is not None) == (mode is AuthMode.X509)
-            taken = made.taken_from(ours)
+            taken = made.offloaded(ours)
             assert taken.receive(ours) == b"welcome"
             taken.send(ours, b"thanks")
             assert await asyncio.to_thread(server.read) == b"thanks"
@@ -211,7 +207,7 @@ def test_a_client(authority: Authority, issue: Issue, identity: Issued, mode: Au
     play(scenario())
 
 
-def test_a_client_whose_consumer_names_nobody_verifies_the_address(authority: Authority, issue: Issue) -> None:
+def test_client_without_a_name_verifies_the_address(authority: Authority, issue: Issue) -> None:
     async def scenario() -> None:
         for issued, status in ((issue("127.0.0.1"), Status.OK), (issue(NAME), Status.REFUSED)):
             async with connected(authority, issue) as (made, ours, theirs):
@@ -225,7 +221,7 @@ def test_a_client_whose_consumer_names_nobody_verifies_the_address(authority: Au
 
 
 @pytest.mark.parametrize("fault", ["foreign", "expired", "misnamed"])
-def test_a_server_that_is_no_good_is_told_so(
+def test_invalid_server_gets_an_alert(
     authority: Authority, issue: Issue, tmp_path_factory: pytest.TempPathFactory, fault: str
 ) -> None:
     if fault == "foreign":
@@ -250,12 +246,12 @@ def test_a_server_that_is_no_good_is_told_so(
             assert made.outcomes[0].alert is alert
             assert isinstance(refusal, ssl.SSLError)
             assert alert.name in str(refusal)
-            assert made.taken == {}
+            assert made.all_offloaded == {}
 
     play(scenario())
 
 
-def test_no_certificate_to_show_is_no_key(authority: Authority, issue: Issue) -> None:
+def test_missing_client_certificate_is_reported_as_no_key(authority: Authority, issue: Issue) -> None:
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
             report = await made.submit(ours, Role.CLIENT, peer_name=NAME, auth_mode=AuthMode.X509)
@@ -266,7 +262,7 @@ def test_no_certificate_to_show_is_no_key(authority: Authority, issue: Issue) ->
     play(scenario())
 
 
-def test_a_keyring_that_cannot_be_linked_costs_only_those_who_need_keys(authority: Authority, issue: Issue) -> None:
+def test_unusable_keyring_affects_only_requests_that_need_keys(authority: Authority, issue: Issue) -> None:
     async def scenario() -> None:
         nowhere = 0x7FFFFFFF
         async with connected(authority, issue) as (made, ours, theirs):
@@ -286,7 +282,7 @@ def test_a_keyring_that_cannot_be_linked_costs_only_those_who_need_keys(authorit
 
 @pytest.mark.needs("keyrings")
 @pytest.mark.parametrize("suite", list(CipherSuite))
-def test_pre_shared_keys_by_their_serials_in_every_cipher(
+def test_psks_work_with_every_cipher_suite(
     authority: Authority, issue: Issue, monkeypatch: pytest.MonkeyPatch, suite: CipherSuite
 ) -> None:
     digest = "02" if suite is CipherSuite.AES_256_GCM_SHA384 else "01"
@@ -301,7 +297,7 @@ def test_pre_shared_keys_by_their_serials_in_every_cipher(
             )
             assert [report.status for report in reports] == [0, 0]
             assert [report.peer_keys for report in reports] == [(serial,)] * 2
-            client, server = made.taken_from(ours), made.taken_from(theirs)
+            client, server = made.offloaded(ours), made.offloaded(theirs)
             assert client.sending.cipher_suite is server.sending.cipher_suite is suite
             client.send(ours, b"command")
             assert server.receive(theirs) == b"command"
@@ -312,7 +308,7 @@ def test_pre_shared_keys_by_their_serials_in_every_cipher(
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_peer_that_is_silent(authority: Authority, issue: Issue, role: Role) -> None:
+def test_silent_peer_is_a_timeout(authority: Authority, issue: Issue, role: Role) -> None:
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, _):
             report = await made.submit(ours, role, timeout=600, peer_name=NAME, auth_mode=AuthMode.UNAUTH)
@@ -324,9 +320,7 @@ def test_a_peer_that_is_silent(authority: Authority, issue: Issue, role: Role) -
 
 @pytest.mark.parametrize("role", list(Role))
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_peer_that_closes_lets_the_consumer_try_again(
-    authority: Authority, issue: Issue, role: Role, reset: bool
-) -> None:
+def test_closing_peer_lets_the_consumer_retry(authority: Authority, issue: Issue, role: Role, reset: bool) -> None:
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
             if reset:
@@ -339,7 +333,7 @@ def test_a_peer_that_closes_lets_the_consumer_try_again(
     play(scenario())
 
 
-def test_a_door_that_closes_in_mid_handshake(authority: Authority, issue: Issue) -> None:
+def test_closing_source_ends_the_handshake(authority: Authority, issue: Issue) -> None:
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, _):
             submitted = asyncio.ensure_future(made.submit(ours, Role.SERVER))

@@ -1,4 +1,4 @@
-"""record_size_limit (RFC 8449) on connections that the kernel's TLS takes over: what it is told of a peer's."""
+"""record_size_limit (RFC 8449) of the peer on connections offloaded to the kernel's TLS."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ LIMIT = 600
 
 
 def shake_hands(stream: ClientStream | ServerStream, sock: socket.socket, answer: ServerParameters | None) -> None:
-    """A peer of ours whose TLS is `stream`, a server that goes on with `answer` or a client."""
+    """Run the peer's handshake with `stream`: a client, or a server that continues with `answer`."""
     if isinstance(stream, ClientStream):
         stream.start(0.0)
     events: list[object] = []
@@ -37,10 +37,10 @@ def shake_hands(stream: ClientStream | ServerStream, sock: socket.socket, answer
 
 @pytest.mark.parametrize("kernel_limits", [True, False])
 @pytest.mark.parametrize("role", list(Role))
-def test_a_peers_limit_on_records(
+def test_peers_record_size_limit_is_set_in_the_kernel(
     authority: Authority, issue: Issue, monkeypatch: pytest.MonkeyPatch, role: Role, kernel_limits: bool
 ) -> None:
-    """A client that has sent no limit of its own is not sent the server's; a server respects any."""
+    """A server answers a client's limit only if the client sent one, and respects it."""
     monkeypatch.setattr(kernel_tcp, "capabilities", lambda: Capabilities(tuple(CipherSuite), limits=kernel_limits))
     issued = issue(NAME)
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
@@ -65,6 +65,6 @@ def test_a_peers_limit_on_records(
             report, _ = await asyncio.gather(submitted, asyncio.to_thread(shake_hands, stream, theirs, answer))
             assert report.status == Status.OK
             limited = role is Role.SERVER or kernel_limits
-            assert made.taken_from(ours).max_payload == (LIMIT - 1 if limited else MAX_PLAINTEXT)
+            assert made.offloaded(ours).max_payload == (LIMIT - 1 if limited else MAX_PLAINTEXT)
 
     asyncio.run(scenario())

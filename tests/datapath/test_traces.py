@@ -48,7 +48,7 @@ def quic_daemon(issue: Issue) -> Iterator[RunningDaemon]:
 
 
 class Shaken:
-    """Two sockets and the daemon between them: the calls on each, how it ended, and what the client keeps as ticket."""
+    """A handshake of two sockets through the daemon: the calls on each, the outcomes, and the client's ticket."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ async def exchange(
 
 
 def ended(handshake: Callable[[], Outcome], connection: Connection) -> Outcome:
-    """How `handshake` ends, behind which the socket is closed for the agent."""
+    """Return the outcome of `handshake`, after which the agent's socket is closed."""
     with connection.agent:
         try:
             return handshake()
@@ -117,12 +117,12 @@ def options(quic_daemon: RunningDaemon, authority: Authority) -> Callable[..., Q
 
 
 def without_empty_reads(calls: Calls) -> Calls:
-    """And without the further frames of a message, which are as long as its peer makes them."""
+    """Remove empty reads, and further frames of a message, whose length the peer chooses."""
     return [call for call in calls if call != "receive" and not call.endswith("...")]
 
 
 def of_ours(calls: Calls) -> Calls:
-    """Without what every one of our handshakes differs in: empty reads, and certificates compressed where both can."""
+    """Remove what differs in all our handshakes: empty reads, and the compression of certificates."""
     return [call.replace("COMPRESSED_CERTIFICATE", "CERTIFICATE") for call in without_empty_reads(calls)]
 
 
@@ -181,7 +181,7 @@ def of_library_server(trace: str) -> Calls:
 
 
 NO_TICKET = {"x509", "alpn", "psk", "loss", "long chain", "long chain alone"}
-"""A library's server without a key for tickets, or with PSKs, gives none."""
+"""A library's server without a key for tickets, or with PSKs, issues none."""
 
 
 def check(shaken: Shaken, trace: str, library: str = "") -> None:
@@ -200,32 +200,32 @@ def check(shaken: Shaken, trace: str, library: str = "") -> None:
 
 
 @pytest.mark.parametrize("library", ["x509", "alpn", "ticket"])
-def test_certificates(options: Callable[..., QuicSocketOptions], library: str) -> None:
+def test_certificate_handshake_matches_the_trace(options: Callable[..., QuicSocketOptions], library: str) -> None:
     check(Shaken(options(), options()), "x509", library)
 
 
-def test_a_cipher_of_the_sockets(options: Callable[..., QuicSocketOptions]) -> None:
+def test_cipher_set_in_the_socket_matches_the_trace(options: Callable[..., QuicSocketOptions]) -> None:
     config = Config(payload_cipher_type=52)
     shaken = Shaken(options(), options(), client_config=config, server_config=config)
     assert shaken.client_outcome.cipher_suite is CipherSuite.AES_256_GCM_SHA384
     check(shaken, "aes256")
 
 
-def test_several_alpns(options: Callable[..., QuicSocketOptions]) -> None:
+def test_several_alpns_match_the_trace(options: Callable[..., QuicSocketOptions]) -> None:
     check(Shaken(options(), options(), client_alpns=("smbd", "h3", "sample")), "multi-alpn")
 
 
-def test_version_2(options: Callable[..., QuicSocketOptions]) -> None:
+def test_quic_version_2_matches_the_trace(options: Callable[..., QuicSocketOptions]) -> None:
     config = Config(version=QuicProtocolVersion.VERSION_2)
     check(Shaken(options(), options(), client_config=config, server_config=config), "v2")
 
 
-def test_loss(options: Callable[..., QuicSocketOptions]) -> None:
+def test_packet_loss_matches_the_trace(options: Callable[..., QuicSocketOptions]) -> None:
     shaken = Shaken(options(), options(), impairment=Impairment(loss=0.15, duplication=0.1, reordering=0.2))
     check(shaken, "loss", "loss")
 
 
-def test_a_long_chain(options: Callable[..., QuicSocketOptions], authority: Authority) -> None:
+def test_long_chain_matches_the_trace(options: Callable[..., QuicSocketOptions], authority: Authority) -> None:
     names = [f"{os.urandom(30).hex()}.example.com" for _ in range(60)]  # which no compression makes short
     issued = authority.issue(NAME, *names, file_name="long")
     server = options(certificate=issued.certificate, key=issued.key)
@@ -244,7 +244,7 @@ def test_a_long_chain(options: Callable[..., QuicSocketOptions], authority: Auth
 # Refusals.
 
 
-def test_a_server_of_another_name(options: Callable[..., QuicSocketOptions], issue: Issue) -> None:
+def test_server_of_another_name_matches_the_trace(options: Callable[..., QuicSocketOptions], issue: Issue) -> None:
     issued = issue(NAME)
     server = options(certificate=issued.certificate, key=issued.key)
     shaken = Shaken(options(), server, name="other.example.com")
@@ -257,7 +257,7 @@ def test_a_server_of_another_name(options: Callable[..., QuicSocketOptions], iss
     assert of_ours(shaken.calls["server"]) == [*of_library_server("other name"), "get CONNECTION_CLOSE"]
 
 
-def test_a_protocol_that_is_not_served(options: Callable[..., QuicSocketOptions]) -> None:
+def test_unknown_protocol_matches_the_trace(options: Callable[..., QuicSocketOptions]) -> None:
     shaken = Shaken(options(), options(), client_alpns=("another",))
     assert shaken.server_outcome.alert is Alert.NO_APPLICATION_PROTOCOL
     server, theirs = of_ours(shaken.calls["server"]), without_empty_reads(TRACES["agent server other alpn"])
@@ -271,7 +271,7 @@ def test_a_protocol_that_is_not_served(options: Callable[..., QuicSocketOptions]
 
 
 def unanswered(options: QuicSocketOptions, **endpoint: object) -> tuple[Outcome, Calls]:
-    """A client whose server is not there."""
+    """Run a client whose server does not exist."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody,
         FakeQuicEndpoint(**endpoint) as asking,  # type: ignore[arg-type] # by name
@@ -283,20 +283,20 @@ def unanswered(options: QuicSocketOptions, **endpoint: object) -> tuple[Outcome,
         return outcome, connection.socket.calls
 
 
-def test_no_server(options: Callable[..., QuicSocketOptions]) -> None:
+def test_missing_server_matches_the_trace(options: Callable[..., QuicSocketOptions]) -> None:
     outcome, calls = unanswered(options(timeout=0.3))
     assert outcome.status == Status.TIMED_OUT
     assert of_ours(calls) == without_empty_reads(TRACES["agent client no server"])
 
 
-def test_no_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
+def test_server_without_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
     outcome, calls = unanswered(options(), alpns=())
     assert outcome.status == Status.INVALID
     ours, theirs = of_ours(calls), TRACES["agent client no-alpn"]
     assert ours == [*theirs[: theirs.index("send INITIAL CLIENT_HELLO")], "set CONNECTION_CLOSE"]
 
 
-def test_a_client_without_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
+def test_client_without_alpn_is_refused(options: Callable[..., QuicSocketOptions]) -> None:
     with FakeQuicEndpoint() as endpoint:
         port = endpoint.listen()
         asking = in_thread(lambda: asyncio.run(ask(port, name=NAME, alpn=None)))
@@ -309,7 +309,7 @@ def test_a_client_without_alpn_is_refused(options: Callable[..., QuicSocketOptio
     assert of_ours(connection.socket.calls) == [*theirs[:asked], "set CONNECTION_CLOSE"]
 
 
-def test_a_psk_that_is_not_readable(options: Callable[..., QuicSocketOptions], tmp_path: Path) -> None:
+def test_unreadable_psk_matches_the_trace(options: Callable[..., QuicSocketOptions], tmp_path: Path) -> None:
     (tmp_path / "psk").write_text("nonsense")
     outcome, calls = unanswered(options(psk=tmp_path / "psk"))
     assert outcome.status == Status.NO_KEY
@@ -318,13 +318,15 @@ def test_a_psk_that_is_not_readable(options: Callable[..., QuicSocketOptions], t
     assert TRACES["library server unreadable psk"] == ["get TOKEN"]
 
 
-def test_pre_shared_keys(options: Callable[..., QuicSocketOptions], tmp_path: Path) -> None:
+def test_psk_handshake_matches_the_trace(options: Callable[..., QuicSocketOptions], tmp_path: Path) -> None:
     psk = tmp_path / "psk"
     psk.write_text(f"someone:{'5a' * 32}\n")
     check(Shaken(options(psk=psk), options(psk=psk)), "psk", "psk")
 
 
-def test_client_certificates(options: Callable[..., QuicSocketOptions], issue: Issue, authority: Authority) -> None:
+def test_client_certificate_matches_the_trace(
+    options: Callable[..., QuicSocketOptions], issue: Issue, authority: Authority
+) -> None:
     identity, issued = authority.issue("someone", client=True, file_name="traced"), issue(NAME)
     shaken = Shaken(
         options(certificate=identity.certificate, key=identity.key),
@@ -337,7 +339,7 @@ def test_client_certificates(options: Callable[..., QuicSocketOptions], issue: I
     assert [*of_ours(shaken.calls["server"]), "send APPLICATION NEW_SESSION_TICKET"] == of_server("mutual")
 
 
-def test_tickets_and_resumption(options: Callable[..., QuicSocketOptions]) -> None:
+def test_resumption_matches_the_trace(options: Callable[..., QuicSocketOptions]) -> None:
     first = Shaken(options(), options(), client_config=Config(ticket_seconds=5))
     calls = tickets_looked_for_once(of_ours(first.calls["client"]))
     assert calls == tickets_looked_for_once(of_client("ticket"))
@@ -353,18 +355,18 @@ def test_tickets_and_resumption(options: Callable[..., QuicSocketOptions]) -> No
     assert of_ours(second.calls["server"]) == without_early_data(of_library_server("resumed"))
 
 
-def test_a_ticket_as_it_came_is_of_no_use(options: Callable[..., QuicSocketOptions]) -> None:
-    """Nobody has digested it; the agent of the trace gave up behind its three questions."""
+def test_unprocessed_ticket_is_not_resumed(options: Callable[..., QuicSocketOptions]) -> None:
+    """The session has not processed it; the agent of the trace gave up after three calls."""
     shaken = Shaken(options(), options(), ticket=b"\x04\0\0\xef" + bytes(239))
     assert not shaken.client_outcome.resumed
     check(shaken, "x509")
     assert shaken.calls["client"][:3] == TRACES["agent client raw ticket"]
 
 
-def test_a_ticket_that_does_not_fit_the_socket_is_logged(
+def test_ticket_that_does_not_fit_the_socket_is_logged(
     quic_daemon: RunningDaemon, options: Callable[..., QuicSocketOptions], authority: Authority, issue: Issue
 ) -> None:
-    """The certificate that the client shows is in it."""
+    """It contains the client's long certificate."""
     names = [f"{os.urandom(30).hex()}.example.com" for _ in range(55)]
     identity, issued = authority.issue(*names, client=True, file_name="long-client"), issue(NAME)
     shaken = Shaken(
@@ -384,7 +386,7 @@ def test_every_trace_is_compared() -> None:
     assert [trace for trace, form in forms.items() if form not in source and f'"{trace}"' not in source] == []
 
 
-def test_early_data_where_all_consent(
+def test_early_data_is_accepted_if_all_sides_allow_it(
     quic_daemon: RunningDaemon, options: Callable[..., QuicSocketOptions], issue: Issue
 ) -> None:
     issued = issue(NAME)
