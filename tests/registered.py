@@ -1,4 +1,4 @@
-"""Registrations without a database: a snapshot, and the resources that serve it."""
+"""Registrations without a database: a snapshot, and its resources."""
 
 import os
 from dataclasses import dataclass, field
@@ -50,23 +50,23 @@ class Registered:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The registrations so far."""
+        """A snapshot of the registrations so far."""
         return Snapshot(self.registrations)
 
     def credential(self, identity: int, /) -> Credential:
-        """As a store does."""
+        """Return a credential, as a store does."""
         try:
             return self.credentials[identity]
         except KeyError:
             raise LocalError("the credential was removed while the handshake ran", Status.NO_KEY) from None
 
     def server_verifier(self, request: Request) -> PeerVerifier:
-        """Trust in the authority."""
+        """Return a verifier that trusts the authority."""
         root = self.authority.certificate.public_bytes(Encoding.DER)
         return ServerChainVerifier(read_trust_anchors([root], "root"))
 
     def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
-        """What the request asks for, with what was selected."""
+        """Return parameters for the request and the selection."""
         return ServerParameters(
             credential=self.credential(selection.credential.id),
             alpn=selection.alpn,
@@ -76,7 +76,7 @@ class Registered:
         )
 
     def session(self, role: Role, **request: object) -> Session:
-        """A session for a request of OWNER."""
+        """Return a session for a request of OWNER."""
         asked: dict[str, object] = {"caller": OWNER, "timeout": 8.0, **request}
         return open_session(
             Request(role=role, **asked),  # type: ignore[arg-type] # the fields of a request, by name

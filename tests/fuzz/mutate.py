@@ -1,8 +1,8 @@
-"""Handshakes with one message damaged on the way: they fail with an alert, or wait for more, and never complete.
+"""Handshakes with one damaged message: they fail with an alert or wait for more bytes, and never complete.
 
     python -m tests.fuzz.mutate [COUNT [SEED]]
 
-runs COUNT (a million) of them; what escapes as anything but a HandshakeError ends the run with its seed.
+runs COUNT (default: a million) of them; any exception but HandshakeError ends the run and prints the seed.
 """
 
 import collections
@@ -26,7 +26,7 @@ Tamper = Callable[[int, CryptoData], bytes]
 
 
 class Accepting:
-    """A verifier and a replay guard that say yes."""
+    """A verifier and a replay guard that accept everything."""
 
     def verify(self, chain: tuple[bytes, ...], *rest: object) -> None:
         return
@@ -45,7 +45,7 @@ ED25519 = credential(KeyType.ED25519)
 
 
 class Scenario:
-    """A handshake that completes if nobody tampers with it."""
+    """A handshake that completes unless a message is damaged."""
 
     def __init__(self, client: ClientParameters, server: ServerParameters, *, quic: bool = True) -> None:
         self.client = client
@@ -59,7 +59,7 @@ class Scenario:
         return sent.data
 
     def run(self, tamper: Tamper) -> bool:
-        """Whether both sides complete. `tamper` sees each message in turn and says what arrives of it."""
+        """Return whether both sides complete. `tamper` gets each message in turn and returns what is received."""
         client = ClientHandshake(self.client, quic=self.quic)
         server = ServerHandshake(quic=self.quic)
         counter = itertools.count()
@@ -94,7 +94,7 @@ def _ticket() -> bytes:
 
 
 def scenarios() -> list[Scenario]:
-    """What the engine can do, in few handshakes."""
+    """Return handshakes that cover the features of the engine."""
     plain = server_parameters(credential=ED25519)
     authenticating = server_parameters(credential=ED25519, client_auth=ClientAuth.REQUIRE, client_verifier=YES)
     resuming = server_parameters(credential=ED25519, tickets=TICKETS, early_data=EarlyData(YES))
@@ -119,7 +119,7 @@ def scenarios() -> list[Scenario]:
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """`data` with one to three changes; often with the message's length put right, to get beyond it."""
+    """Return `data` with one to three changes; often with the message's length corrected, to reach the parsers."""
     damaged = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         _change(damaged, rng)
@@ -150,21 +150,21 @@ def _change(data: bytearray, rng: random.Random) -> None:
             del data[at:]
 
 
-def run(count: int, seed: int, wanted: Sequence[Scenario]) -> collections.Counter[str]:
-    """How `count` damaged handshakes end."""
+def run(count: int, seed: int, among: Sequence[Scenario]) -> collections.Counter[str]:
+    """Return how `count` damaged handshakes end, with counts."""
     endings: collections.Counter[str] = collections.Counter()
     for number in range(seed, seed + count):
         rng = random.Random(number)  # repeatable, not secret
-        scenario = rng.choice(wanted)
+        scenario = rng.choice(among)
         target = rng.randrange(scenario.messages)
         changed = False
 
         def tamper(index: int, sent: CryptoData) -> bytes:
             nonlocal changed
-            if index != target:  # noqa: B023  # used within this turn of the loop only
+            if index != target:  # noqa: B023  # used in this iteration only
                 return sent.data
             damaged = mutate(sent.data, rng)  # noqa: B023  # as above
-            # What a session ticket says is protected by nothing but the keys of the connection.
+            # Session tickets are authenticated by the keys of the connection only.
             changed = damaged != sent.data and sent.level is not Level.APPLICATION
             return damaged
 
@@ -177,7 +177,7 @@ def run(count: int, seed: int, wanted: Sequence[Scenario]) -> collections.Counte
             raise
         else:
             if complete and changed:
-                raise AssertionError(f"seed {number}: complete in spite of a damaged message")
+                raise AssertionError(f"seed {number}: complete despite a damaged message")
             endings["complete, no handshake message was damaged" if complete else "waiting for more"] += 1
     return endings
 

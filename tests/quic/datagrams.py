@@ -1,4 +1,4 @@
-"""Client Initials as aioquic builds them, with the frames that a test asks for."""
+"""Client Initials built by aioquic, with chosen frames."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def datagram(
     size: int = 1200,
     peer_cid: bytes | None = None,
 ) -> bytes:
-    """One datagram with one Initial, protected by the keys of `cid`."""
+    """Return a datagram with one Initial, protected by the keys of `cid`."""
     crypto = CryptoPair()
     crypto.setup_initial(cid=cid, is_client=True, version=version)
     builder = QuicPacketBuilder(
@@ -56,7 +56,7 @@ def datagram(
 
 
 def sealed(payload: bytes) -> bytes:
-    """One Initial with any `payload` for frames, long enough to be opened."""
+    """Return an Initial with any `payload` as frames, long enough to be opened."""
     payload = payload.ljust(4, b"\0")
     crypto = CryptoPair()
     crypto.setup_initial(cid=CID, is_client=True, version=V1)
@@ -67,7 +67,7 @@ def sealed(payload: bytes) -> bytes:
 
 
 def datagrams(message: bytes, piece: int = 900, **options: object) -> list[bytes]:
-    """`message` in order, in as many datagrams as it takes."""
+    """Return `message` in order, in as many datagrams as needed."""
     starts = range(0, len(message), piece)
     return [
         datagram([(start, message[start : start + piece])], packet_number=number, **options)  # type: ignore[arg-type] # named options

@@ -1,4 +1,4 @@
-"""Clients' Initials, made as a test wants them."""
+"""Client Initials with chosen fields, and aioquic's ClientHello."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +14,7 @@ PING = b"\x01"
 
 
 def client_hello(server_name: str | None = "one.example.com", alpns: Sequence[str] = ("h3",)) -> bytes:
-    """A ClientHello as aioquic sends it."""
+    """Return a ClientHello of aioquic."""
     configuration = QuicConfiguration(is_client=True, alpn_protocols=list(alpns), server_name=server_name)
     connection = QuicConnection(configuration=configuration)
     connection.connect(("127.0.0.1", 443), now=0.0)
@@ -26,7 +26,7 @@ def client_hello(server_name: str | None = "one.example.com", alpns: Sequence[st
 
 
 def crypto(offset: int, data: bytes) -> bytes:
-    """A CRYPTO frame."""
+    """Return a CRYPTO frame."""
     return b"\x06" + push_varint(offset) + push_varint(len(data)) + data
 
 
@@ -39,7 +39,7 @@ def initial(
     scid: bytes = SCID,
     token: bytes = b"",
 ) -> bytes:
-    """A datagram with one Initial packet, padded to the size a client's must have."""
+    """Return a datagram with one Initial packet, padded to the required size."""
     first = 0xD3 if version == VERSION_2 else 0xC3
     header = bytes([first]) + version.to_bytes(4) + bytes([len(dcid)]) + dcid + bytes([len(scid)]) + scid
     header += push_varint(len(token)) + token
@@ -48,5 +48,5 @@ def initial(
 
 
 def initials(pieces: Iterable[bytes], **options: object) -> list[bytes]:
-    """A datagram for each of `pieces`, which are frames."""
+    """Return a datagram for each of `pieces`, which are frames."""
     return [initial(frames, number, **options) for number, frames in enumerate(pieces)]  # type: ignore[arg-type] # as they come

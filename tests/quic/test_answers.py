@@ -1,4 +1,4 @@
-"""Stateless answers, as a client of aioquic takes them."""
+"""Stateless answers, processed by aioquic's client."""
 
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ SERVER = ("127.0.0.1", 443)
 
 
 def client(version: int = VERSION_1) -> tuple[QuicConnection, bytes, LongHeader]:
-    """A client, its first datagram, and the header of that."""
+    """Return a client, its first datagram, and the header of that."""
     configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], original_version=version)
     connection = QuicConnection(configuration=configuration)
     connection.connect(SERVER, now=0.0)
@@ -26,7 +26,7 @@ def client(version: int = VERSION_1) -> tuple[QuicConnection, bytes, LongHeader]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_close_says_which_alert(version: int) -> None:
+def test_close_carries_the_alert(version: int) -> None:
     connection, datagram, header = client(version)
     answer = push_close(header, Alert.UNRECOGNIZED_NAME.quic_error, "unrecognized_name")
     assert len(answer) <= 3 * len(datagram)
@@ -40,7 +40,7 @@ def test_a_close_says_which_alert(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_after_a_retry_the_client_comes_again(version: int) -> None:
+def test_client_repeats_its_initial_after_a_retry(version: int) -> None:
     connection, _, header = client(version)
     connection.receive_datagram(push_retry(header, b"new name", b"a token"), SERVER, now=0.1)
     again = connection.datagrams_to_send(now=0.1)[0][0]
@@ -48,7 +48,7 @@ def test_after_a_retry_the_client_comes_again(version: int) -> None:
     assert (packet.destination_cid, packet.token) == (b"new name", b"a token")
 
 
-def test_version_negotiation_names_what_is_served() -> None:
+def test_version_negotiation_lists_the_supported_versions() -> None:
     connection, _, header = client()
     connection.receive_datagram(push_version_negotiation(header), SERVER, now=0.1)
     # The client offered version 1 itself: it must take such an answer for an attack, and ignore it.

@@ -1,4 +1,4 @@
-"""ClientHellos out of client Initials: the RFCs' examples, aioquic's packets, and everything a peer may do to them."""
+"""ClientHellos from Initial packets: the RFCs' examples, aioquic's packets, and attacks."""
 
 import random
 from collections.abc import Iterable
@@ -23,18 +23,18 @@ VECTORS = Path(__file__).parents[1] / "vectors"
 
 
 def assembled(parts: Iterable[bytes]) -> bytes | None:
-    """The first whole ClientHello out of `parts`."""
+    """Return the first complete ClientHello in `parts`."""
     assembler = ClientHelloAssembler()
     return next((message for part in parts if (message := assembler.receive(part)) is not None), None)
 
 
 def message(size: int, seed: int = 1) -> bytes:
-    """A handshake message with a body of `size` bytes that differ."""
+    """Return a handshake message with a body of `size` different bytes."""
     return b"\1" + size.to_bytes(3) + random.Random(seed).randbytes(size)
 
 
 @pytest.mark.parametrize("name", ["rfc9001-a2-client-initial", "rfc9369-a2-client-initial"])
-def test_the_example_of_the_rfc_is_opened(name: str) -> None:
+def test_example_of_the_rfc_is_opened(name: str) -> None:
     packet = bytes.fromhex((VECTORS / f"{name}.hex").read_text())
     found = assembled([packet])
     assert found is not None
@@ -47,7 +47,7 @@ def test_the_example_of_the_rfc_is_opened(name: str) -> None:
 
 @pytest.mark.parametrize("version", [V1, V2])
 @pytest.mark.parametrize("size", [0, 1, 300, 1800, 5000])
-def test_a_message_over_any_number_of_datagrams_is_put_together(version: int, size: int) -> None:
+def test_message_in_any_number_of_datagrams_is_assembled(version: int, size: int) -> None:
     sent = message(size)
     parts = datagrams(sent, version=version)
     assert assembled(parts) == sent
@@ -55,7 +55,7 @@ def test_a_message_over_any_number_of_datagrams_is_put_together(version: int, si
 
 
 @pytest.mark.parametrize("version", [V1, V2])
-def test_what_aioquic_sends_is_put_together(version: int) -> None:
+def test_initials_of_aioquic_are_assembled(version: int) -> None:
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=[f"protocol-{number}" for number in range(150)],  # more than a datagram
@@ -74,7 +74,7 @@ def test_what_aioquic_sends_is_put_together(version: int) -> None:
 
 @st.composite
 def disorder(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
-    """A message, and datagrams with all of it: split, shuffled, overlapping, repeated, mixed with other frames."""
+    """Generate a message, and datagrams with all of it: split, reordered, overlapping, repeated, with other frames."""
     sent = message(draw(st.integers(0, 3000)), draw(st.integers(0, 100)))
     cuts = sorted({0, len(sent), *draw(st.lists(st.integers(0, len(sent)), max_size=12))})
     pieces = []
@@ -95,14 +95,14 @@ def disorder(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 
 
 @given(disorder())
-def test_the_order_and_number_of_crypto_frames_do_not_matter(made: tuple[bytes, list[bytes]]) -> None:
+def test_crypto_frames_are_assembled_in_any_order_and_number(made: tuple[bytes, list[bytes]]) -> None:
     sent, parts = made
     assert assembled(parts) == sent
 
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=200)
-def test_a_damaged_datagram_is_a_peers_fault_or_of_no_consequence(seed: int) -> None:
+def test_damaged_datagram_is_ignored_or_a_peer_error(seed: int) -> None:
     chance = random.Random(seed)
     sent = message(300)
     assembler = ClientHelloAssembler()
@@ -118,7 +118,7 @@ def test_a_damaged_datagram_is_a_peers_fault_or_of_no_consequence(seed: int) -> 
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_are_a_peers_fault_or_of_no_consequence(data: bytes) -> None:
+def test_any_bytes_are_ignored_or_a_peer_error(data: bytes) -> None:
     for prefix in (b"", b"\xc0\0\0\0\1", b"\xd0" + V2.to_bytes(4)):
         with suppress(PeerError):
             assert ClientHelloAssembler().receive(prefix + data) is None
@@ -129,8 +129,8 @@ def test_any_bytes_are_a_peers_fault_or_of_no_consequence(data: bytes) -> None:
         st.sampled_from([bytes(3), b"\1", b"\2", b"\3", b"\6", b"\x1c", b"\0\5", b"\x40\5"]) | st.binary(max_size=9)
     )
 )
-def test_any_frames_are_a_peers_fault_or_understood(frames: list[bytes]) -> None:
-    # The right keys do not make a peer honest.
+def test_any_frames_are_parsed_or_a_peer_error(frames: list[bytes]) -> None:
+    # A peer with valid keys may send invalid frames.
     with suppress(PeerError):
         ClientHelloAssembler().receive(sealed(b"".join(frames)))
 
@@ -145,12 +145,12 @@ def test_any_frames_are_a_peers_fault_or_understood(frames: list[bytes]) -> None
         (b"\1\2\0\0\2\0\0", "truncated QUIC packet", Alert.DECODE_ERROR),
     ],
 )
-def test_frames_that_have_no_business_there_are_refused(frames: bytes, reason: str, alert: Alert) -> None:
+def test_forbidden_or_malformed_frames_are_refused(frames: bytes, reason: str, alert: Alert) -> None:
     error = refusal([sealed(frames)])
     assert (reason in error.reason, error.alert) == (True, alert)
 
 
-def test_an_ack_with_ecn_counts_is_passed_over() -> None:
+def test_ack_with_ecn_counts_is_skipped() -> None:
     assert assembled([sealed(b"\3\0\0\0\0\1\1\1\6\0\5\1\0\0\1x")]) == b"\1\0\0\1x"
 
 
@@ -160,7 +160,7 @@ def refusal(parts: Iterable[bytes]) -> PeerError:
     return caught.value
 
 
-def test_what_no_client_sends_is_refused() -> None:
+def test_protocol_violations_are_refused() -> None:
     assert "too large" in refusal([datagram([(70_000, b"far")])]).reason
     assert "too large" in refusal([datagram([(2**40, b"far")])]).reason
     assert refusal([datagram([(0, b"\1\xff\xff\xff")])]).alert is Alert.ILLEGAL_PARAMETER
@@ -168,18 +168,18 @@ def test_what_no_client_sends_is_refused() -> None:
     assert "too many CRYPTO frames" in refusal(many).reason
 
 
-def test_overlapping_pieces_are_bounded_in_bytes() -> None:
+def test_number_of_overlapping_frames_is_limited() -> None:
     parts = [datagram([(number, bytes(15_000))], packet_number=number, size=16_000) for number in range(1, 1200)]
     assert "too many CRYPTO frames" in refusal(parts).reason
 
 
-def test_a_large_message_is_taken_up_to_the_limit() -> None:
+def test_large_message_is_accepted_up_to_the_limit() -> None:
     sent = message(MAX_CLIENT_HELLO)
     assert assembled(datagrams(sent, 1100, size=1400)) == sent
     assert refusal(datagrams(message(MAX_CLIENT_HELLO + 1), 1100, size=1400)).alert is Alert.ILLEGAL_PARAMETER
 
 
-def test_packets_of_another_connection_are_passed_over() -> None:
+def test_packets_of_another_connection_are_ignored() -> None:
     first, second = datagrams(message(1500))
     other = datagram([(900, b"evil")], cid=b"anothercid", packet_number=1)
     assembler = ClientHelloAssembler()
@@ -188,20 +188,20 @@ def test_packets_of_another_connection_are_passed_over() -> None:
     assert assembler.receive(second) == message(1500)
 
 
-def test_a_second_flight_to_the_servers_connection_id_keeps_its_keys() -> None:
+def test_keys_remain_for_a_second_flight_to_the_server_connection_id() -> None:
     sent = message(1200)
     first = datagram([(0, sent[:600])])
     second = datagram([(600, sent[600:])], packet_number=1, peer_cid=b"servers")
     assert assembled([first, second]) == sent
 
 
-def test_a_retry_token_is_passed_over() -> None:
+def test_retry_token_is_skipped() -> None:
     part = datagram([(0, message(100))], token=b"token" * 20)
     assert assembled([part]) == message(100)
     assert pull_initials(part)[0].token == b"token" * 20
 
 
-def test_other_packets_behind_and_before_the_initial_do_not_matter() -> None:
+def test_other_packets_around_the_initial_are_ignored() -> None:
     part = datagram([(0, message(100))], size=1200)
     (initial,) = pull_initials(part)
     zero_rtt = b"\xd0" + part[1:5] + b"\x08" + CID + b"\0" + b"\x40\x20" + bytes(32)
@@ -212,17 +212,17 @@ def test_other_packets_behind_and_before_the_initial_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("version", [0, 2, 0xFF00001D, 0x0A1A2A3A])
-def test_other_versions_are_of_no_consequence(version: int) -> None:
+def test_other_versions_are_ignored(version: int) -> None:
     part = datagram([(0, message(100))])
     assert pull_initials(part[:1] + version.to_bytes(4) + part[5:]) == []
 
 
-def test_keys_are_told_apart_by_connection_id_and_version() -> None:
+def test_keys_depend_on_connection_id_and_version() -> None:
     (initial,) = pull_initials(datagram([(0, message(100))]))
     assert InitialKeys(V1, CID).open(initial)
     for keys in (InitialKeys(V2, CID), InitialKeys(V1, CID + b"x")):
         assert keys.open(initial) is None
 
 
-def test_large_packet_numbers_are_taken_as_they_are() -> None:
+def test_large_packet_numbers_are_not_truncated() -> None:
     assert assembled([datagram([(0, message(50))], packet_number=1000)]) == message(50)

@@ -1,4 +1,4 @@
-"""ClientHellos out of Initials, however they were split, shuffled, repeated, padded, or meddled with."""
+"""ClientHellos from Initial packets that are split, reordered, repeated, padded or mixed with others."""
 
 import random
 from contextlib import suppress
@@ -18,7 +18,7 @@ HELLO = client_hello()
 
 
 def assembled(datagrams: list[bytes], limit: int = 65540) -> bytes | None:
-    """What comes of `datagrams`, at the first moment that something does."""
+    """Return the first ClientHello that `datagrams` complete."""
     assembler = ClientHelloAssembler(limit)
     for datagram in datagrams:
         found = assembler.receive(datagram)
@@ -29,7 +29,7 @@ def assembled(datagrams: list[bytes], limit: int = 65540) -> bytes | None:
 
 @st.composite
 def splits(draw: st.DrawFn) -> list[bytes]:
-    """Datagrams that together hold HELLO: overlapping frames in any order, with padding, pings and repetitions."""
+    """Generate datagrams that contain HELLO: overlapping frames in any order, with padding, pings and repetitions."""
     cuts = sorted(draw(st.sets(st.integers(1, len(HELLO) - 1), max_size=12)))
     edges = [0, *cuts, len(HELLO)]
     frames = []
@@ -47,14 +47,14 @@ def splits(draw: st.DrawFn) -> list[bytes]:
 
 
 @given(splits(), st.sampled_from([VERSION_1, VERSION_2]))
-def test_every_way_to_split_it_gives_the_same(pieces: list[bytes], version: int) -> None:
+def test_any_split_gives_the_same_hello(pieces: list[bytes], version: int) -> None:
     datagrams = initials(pieces, version=version)
     assert assembled(datagrams) == HELLO
     assert assembled([*datagrams[::-1]]) == HELLO
 
 
 @given(splits(), st.data())
-def test_while_a_byte_is_missing_nothing_comes(pieces: list[bytes], data: st.DataObject) -> None:
+def test_nothing_is_returned_while_a_byte_is_missing(pieces: list[bytes], data: st.DataObject) -> None:
     missing = data.draw(st.integers(0, len(HELLO) - 1))
     frames = [crypto(0, HELLO[:missing]), crypto(missing + 1, HELLO[missing + 1 :])]
     assert assembled(initials(frames)) is None
@@ -62,7 +62,7 @@ def test_while_a_byte_is_missing_nothing_comes(pieces: list[bytes], data: st.Dat
 
 
 @given(splits(), st.binary(max_size=1500), st.integers(0, 2**32))
-def test_what_others_send_in_between_changes_nothing(pieces: list[bytes], junk: bytes, seed: int) -> None:
+def test_packets_of_others_are_ignored(pieces: list[bytes], junk: bytes, seed: int) -> None:
     chance = random.Random(seed)
     genuine = initials(pieces)
     spoiled = bytearray(chance.choice(genuine))
@@ -75,12 +75,12 @@ def test_what_others_send_in_between_changes_nothing(pieces: list[bytes], junk: 
 
 
 @given(st.binary(max_size=1500))
-def test_datagrams_of_any_bytes_are_passed_over(datagram: bytes) -> None:
+def test_datagrams_of_any_bytes_are_ignored(datagram: bytes) -> None:
     assert assembled([datagram, initial(crypto(0, HELLO))]) == HELLO
 
 
 @given(st.binary(min_size=1, max_size=1100))
-def test_frames_of_any_bytes_raise_nothing_but_peer_errors(frames: bytes) -> None:
+def test_frames_of_any_bytes_raise_only_peer_errors(frames: bytes) -> None:
     with suppress(PeerError):
         assembled([initial(frames)])
 
@@ -90,7 +90,7 @@ def test_coalesced_packets_are_all_read() -> None:
     assert assembled([first + initial(crypto(100, HELLO[100:]), 1)]) == HELLO
 
 
-def test_behind_the_initial_anything_may_come() -> None:
+def test_anything_may_follow_the_initial() -> None:
     handshake = b"\xe0\0\0\0\1\x09to server\x09of client\x05abcde"
     assert assembled([_unpadded(crypto(0, HELLO), 0) + handshake + b"\x40short"]) == HELLO
 
@@ -110,19 +110,19 @@ def test_behind_the_initial_anything_may_come() -> None:
     ],
     ids=["contradiction", "not-a-hello", "too-long", "too-far", "cut-off", "stream", "close", "ack", "too-many"],
 )
-def test_what_no_client_may_send(frames: bytes, alert: Alert) -> None:
+def test_protocol_violations_are_refused(frames: bytes, alert: Alert) -> None:
     with pytest.raises(PeerError) as caught:
         assembled([initial(frames)])
     assert caught.value.alert is alert
 
 
-def test_a_limit_is_kept() -> None:
+def test_limit_is_enforced() -> None:
     assert assembled([initial(crypto(0, HELLO))], limit=len(HELLO)) == HELLO
     with pytest.raises(PeerError):
         assembled([initial(crypto(0, HELLO))], limit=len(HELLO) - 1)
 
 
 def _unpadded(frames: bytes, number: int) -> bytes:
-    """An Initial packet that is not padded, to be coalesced with others."""
+    """Return an Initial packet without padding, to be coalesced with others."""
     header = b"\xc3\0\0\0\1" + bytes([len(DCID)]) + DCID + bytes([len(SCID)]) + SCID + b"\0"
     return InitialKeys(VERSION_1, DCID).seal(header, number, frames)

@@ -1,4 +1,4 @@
-"""Initial protection and the Retry tag, by the examples of RFC 9001 and RFC 9369 (appendices A), and aioquic's."""
+"""Initial protection and the Retry tag: examples of RFC 9001 and RFC 9369 (appendix A), and aioquic's packets."""
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
@@ -27,19 +27,19 @@ RETRIES = {
 
 
 @pytest.mark.parametrize("version", [VERSION_1, VERSION_2])
-def test_the_retry_tag_of_the_rfc(version: int) -> None:
+def test_retry_tag_of_the_rfc(version: int) -> None:
     packet = bytes.fromhex(RETRIES[version])
     assert retry_tag(version, DCID, packet[:-16]) == packet[-16:]
 
 
-def test_the_server_initial_of_the_rfc_opens() -> None:
+def test_server_initial_of_the_rfc_opens() -> None:
     (packet,) = pull_initials(SERVER_INITIAL)
     assert InitialKeys(VERSION_1, DCID, server=True).open(packet) == SERVER_FRAMES
     assert InitialKeys(VERSION_1, DCID).open(packet) is None
 
 
 @pytest.mark.parametrize("version", [VERSION_1, VERSION_2])
-def test_what_is_sealed_opens_and_nothing_else_does(version: int) -> None:
+def test_sealed_packet_opens_unless_it_is_altered(version: int) -> None:
     keys = InitialKeys(version, DCID, server=True)
     header = bytes([0xD3 if version == VERSION_2 else 0xC3]) + version.to_bytes(4) + b"\x02to\x04from\x00"
     sealed = keys.seal(header, 7, SERVER_FRAMES)

@@ -16,7 +16,7 @@ from tests.registered import Registered
 NAME = "a.example.com"
 CLIENT_PARAMETERS, SERVER_PARAMETERS = b"client's", b"server's"
 NOW = time.time()
-# There is no making RSA-PSS keys with `cryptography`.
+# `cryptography` cannot generate RSA-PSS keys.
 KEY_TYPES = [key_type for key_type in KeyType if key_type is not KeyType.RSA_PSS]
 
 
@@ -49,7 +49,7 @@ def byte_by_byte(data: CryptoData) -> list[bytes]:
 def run(
     ours: Session, theirs: Session, cut: Callable[[CryptoData], list[bytes]] = whole
 ) -> tuple[list[Event], list[Event]]:
-    """Let a client and a server talk until neither has more to say: their events."""
+    """Run a client and a server until neither has anything to send, and return their events."""
     events: tuple[list[Event], list[Event]] = (ours.start(NOW), theirs.start(NOW))
     said = [flight(events[0]), flight(events[1])]
     while said[0] or said[1]:
@@ -64,7 +64,7 @@ def run(
 
 
 def kinds(events: list[Event]) -> list[object]:
-    """What happened, in short."""
+    """Return short descriptions of `events`."""
     found: list[object] = []
     for event in events:
         if isinstance(event, TrafficSecret):

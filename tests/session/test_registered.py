@@ -1,4 +1,4 @@
-"""One handshake without I/O: two sessions that talk to each other, and what each does with a peer that misbehaves."""
+"""Two sessions with each other, without I/O, and with peers and callers that misbehave."""
 
 import random
 from collections.abc import Callable
@@ -61,7 +61,7 @@ CLIENT_ORDER = [
 
 
 @pytest.mark.parametrize("cut", [whole, byte_by_byte])
-def test_the_events_come_in_the_documented_order_however_the_bytes_come(
+def test_events_have_the_documented_order_for_any_split(
     registered: Registered, cut: Callable[[CryptoData], list[bytes]]
 ) -> None:
     ours, theirs = run(client(registered), server(registered), cut)
@@ -71,7 +71,7 @@ def test_the_events_come_in_the_documented_order_however_the_bytes_come(
 
 @given(number=st.integers(0, 2**32))
 @settings(max_examples=20)
-def test_it_does_not_matter_where_the_bytes_are_cut(registered: Registered, number: int) -> None:
+def test_any_split_gives_the_same_result(registered: Registered, number: int) -> None:
     seed = random.Random(number)
 
     def anyhow(data: CryptoData) -> list[bytes]:
@@ -103,7 +103,7 @@ def test_both_sides_derive_the_same_secrets_and_agree_on_everything(registered: 
     assert other.peer_certificates == ()
 
 
-def test_no_secret_shows(registered: Registered) -> None:
+def test_reprs_omit_secrets(registered: Registered) -> None:
     ours, theirs = run(client(registered), server(registered))
     shown = repr(ours) + repr(theirs)
     for secret in [*secrets(ours).values(), *secrets(theirs).values()]:
@@ -112,7 +112,7 @@ def test_no_secret_shows(registered: Registered) -> None:
 
 
 @pytest.mark.parametrize("key_type", KEY_TYPES)
-def test_every_type_of_key_makes_a_handshake(registered: Registered, key_type: KeyType) -> None:
+def test_handshake_with_every_key_type(registered: Registered, key_type: KeyType) -> None:
     ours, theirs = run(client(registered, server_name=f"{key_type.value}.example.com"), server(registered))
     assert isinstance(ours[-1], HandshakeComplete)
     assert theirs[-1].registration == key_type.value
@@ -159,7 +159,7 @@ def test_transport_parameters_may_come_before_the_client_hello(registered: Regis
         ({"server_name": "192.0.2.1"}, Alert.MISSING_EXTENSION),  # an address is no SNI
     ],
 )
-def test_a_client_that_nothing_serves_is_refused_with_the_alert_of_the_rules(
+def test_client_without_matching_registration_is_refused_with_the_right_alert(
     registered: Registered, asked: dict[str, object], alert: Alert
 ) -> None:
     _, theirs = run(client(registered, **asked), server(registered))
@@ -167,19 +167,19 @@ def test_a_client_that_nothing_serves_is_refused_with_the_alert_of_the_rules(
     assert kinds(theirs) == [HandshakeFailed]
 
 
-def test_a_caller_that_may_not_use_a_registration_does_not_see_it(registered: Registered) -> None:
+def test_registrations_of_other_callers_are_invisible(registered: Registered) -> None:
     _, theirs = run(client(registered), server(registered, caller=Caller(uid=2000)))
     assert failure(theirs).alert is Alert.UNRECOGNIZED_NAME
 
 
-def test_the_request_limits_protocols_and_registrations(registered: Registered) -> None:
+def test_request_restricts_protocols_and_registrations(registered: Registered) -> None:
     _, theirs = run(client(registered, alpns=(b"h3", b"smb")), server(registered, alpns=(b"smb",)))
     assert theirs[-1].registration == "smb"
     _, theirs = run(client(registered), server(registered, registration="smb"))
     assert failure(theirs).alert is Alert.NO_APPLICATION_PROTOCOL
 
 
-def test_a_handshake_pins_the_registrations_that_it_began_with(authority: Authority, issue: Issue) -> None:
+def test_handshake_keeps_the_snapshot_of_its_start(authority: Authority, issue: Issue) -> None:
     registered = Registered(authority)
     registered.add("web", (KeyType.ECDSA_P256, issue(NAME)), names=(NAME,))
     theirs = server(registered)
@@ -188,7 +188,7 @@ def test_a_handshake_pins_the_registrations_that_it_began_with(authority: Author
     assert events[-1].registration == "web"
 
 
-def test_a_credential_that_is_gone_is_our_fault_not_the_peers(authority: Authority, issue: Issue) -> None:
+def test_missing_credential_is_a_local_error(authority: Authority, issue: Issue) -> None:
     registered = Registered(authority)
     registered.add("web", (KeyType.ECDSA_P256, issue(NAME)), names=(NAME,))
     theirs = server(registered)
@@ -197,7 +197,7 @@ def test_a_credential_that_is_gone_is_our_fault_not_the_peers(authority: Authori
     assert (failure(events).alert, failure(events).status) == (Alert.INTERNAL_ERROR, Status.NO_KEY)
 
 
-def test_transport_parameters_that_are_too_large_are_refused(registered: Registered) -> None:
+def test_oversized_transport_parameters_are_refused(registered: Registered) -> None:
     for session in (
         client(registered, transport_parameters=bytes(4097)),
         server(registered, transport_parameters=bytes(4097)),
@@ -207,7 +207,7 @@ def test_transport_parameters_that_are_too_large_are_refused(registered: Registe
     assert failure(theirs.proceed(bytes(4097), NOW)).status == Status.INVALID
 
 
-def test_transport_parameters_given_twice_are_the_callers_fault(registered: Registered) -> None:
+def test_passing_transport_parameters_twice_is_a_caller_error(registered: Registered) -> None:
     theirs = server(registered)
     theirs.start(NOW)
     assert failure(theirs.proceed(SERVER_PARAMETERS, NOW)).status == Status.INVALID
@@ -216,22 +216,20 @@ def test_transport_parameters_given_twice_are_the_callers_fault(registered: Regi
 # A client verifies.
 
 
-def test_a_client_that_does_not_trust_the_authority_refuses(
-    registered: Registered, tmp_path: object, issue: Issue
-) -> None:
+def test_client_refuses_an_untrusted_authority(registered: Registered, tmp_path: object, issue: Issue) -> None:
     other = Registered(Authority(tmp_path, "another CA"))  # type: ignore[arg-type] # a path
     ours, _ = run(client(other), server(registered))
     assert failure(ours).alert is Alert.UNKNOWN_CA
 
 
-def test_a_client_refuses_a_certificate_for_another_name(authority: Authority, issue: Issue) -> None:
+def test_client_refuses_a_certificate_for_another_name(authority: Authority, issue: Issue) -> None:
     registered = Registered(authority)
     registered.add("web", (KeyType.ECDSA_P256, issue("other.example.com")), names=(NAME,))
     ours, _ = run(client(registered), server(registered))
     assert failure(ours).alert is Alert.BAD_CERTIFICATE
 
 
-def test_a_client_refuses_an_expired_certificate(authority: Authority, issue: Issue) -> None:
+def test_client_refuses_an_expired_certificate(authority: Authority, issue: Issue) -> None:
     registered = Registered(authority)
     expired = authority.issue(NAME, valid=(-3, -1), file_name="expired")
     registered.add("web", (KeyType.ECDSA_P256, expired), names=(NAME,))
@@ -239,7 +237,7 @@ def test_a_client_refuses_an_expired_certificate(authority: Authority, issue: Is
     assert failure(ours).alert is Alert.CERTIFICATE_EXPIRED
 
 
-def test_a_client_verifies_an_address(authority: Authority, issue: Issue) -> None:
+def test_client_verifies_an_ip_address(authority: Authority, issue: Issue) -> None:
     registered = Registered(authority)
     registered.add("web", (KeyType.ECDSA_P256, issue("192.0.2.1")))
     ours, theirs = run(client(registered, server_name="192.0.2.1"), server(registered))
@@ -249,7 +247,7 @@ def test_a_client_verifies_an_address(authority: Authority, issue: Issue) -> Non
     assert failure(ours).alert is Alert.BAD_CERTIFICATE
 
 
-def test_a_client_that_need_not_verify_takes_any_certificate(authority: Authority, issue: Issue) -> None:
+def test_unauthenticated_client_accepts_any_certificate(authority: Authority, issue: Issue) -> None:
     registered = Registered(authority)
     expired = authority.issue("other.example.com", valid=(-3, -1), file_name="other-expired")
     registered.add("web", (KeyType.ECDSA_P256, expired))
@@ -258,14 +256,14 @@ def test_a_client_that_need_not_verify_takes_any_certificate(authority: Authorit
     assert len(ours[-1].peer_certificates) == 1
 
 
-def test_an_unspecified_auth_mode_verifies(registered: Registered, tmp_path: object) -> None:
+def test_unspecified_auth_mode_verifies(registered: Registered, tmp_path: object) -> None:
     other = Registered(Authority(tmp_path, "another CA"))  # type: ignore[arg-type] # a path
     ours, _ = run(client(other, auth_mode=AuthMode.UNSPEC), server(registered))
     assert failure(ours).alert is Alert.UNKNOWN_CA
 
 
 @pytest.mark.parametrize("role", Role)
-def test_a_psk_that_nobody_has_is_no_reason_to_do_without_verification(registered: Registered, role: Role) -> None:
+def test_psk_mode_without_keys_is_refused(registered: Registered, role: Role) -> None:
     make = client if role is Role.CLIENT else server
     assert failure(make(registered, auth_mode=AuthMode.PSK).start(NOW)).status == Status.UNSUPPORTED
 
@@ -283,21 +281,19 @@ def test_a_psk_that_nobody_has_is_no_reason_to_do_without_verification(registere
         {"server_name": "not a host name", "auth_mode": AuthMode.UNAUTH},
     ],
 )
-def test_a_client_request_that_cannot_work_is_the_callers_fault(
-    registered: Registered, asked: dict[str, object]
-) -> None:
+def test_invalid_client_request_is_a_caller_error(registered: Registered, asked: dict[str, object]) -> None:
     failed = failure(client(registered, **asked).start(NOW))
     assert (failed.alert, failed.status) == (Alert.INTERNAL_ERROR, Status.INVALID)
 
 
-def test_a_client_asks_for_a_name_in_its_canonical_form(authority: Authority, issue: Issue) -> None:
+def test_client_sends_the_canonical_server_name(authority: Authority, issue: Issue) -> None:
     registered = Registered(authority)
     registered.add("web", (KeyType.ECDSA_P256, issue("xn--bcher-kva.example")), names=("xn--bcher-kva.example",))
     ours, theirs = run(client(registered, server_name="Bücher.example."), server(registered))
     assert ours[-1].server_name == theirs[-1].server_name == "xn--bcher-kva.example"
 
 
-def test_a_client_credential_that_the_caller_may_not_use_is_refused(registered: Registered) -> None:
+def test_client_credential_of_another_caller_is_refused(registered: Registered) -> None:
     for asked in (
         {"registration": "unknown"},
         {"registration": "web", "caller": Caller(uid=2000)},
@@ -306,13 +302,13 @@ def test_a_client_credential_that_the_caller_may_not_use_is_refused(registered: 
         assert failure(client(registered, **asked).start(NOW)).status == Status.NO_KEY
 
 
-def test_a_client_sends_its_transport_parameters_when_it_starts_not_later(registered: Registered) -> None:
+def test_client_cannot_pass_transport_parameters_after_its_start(registered: Registered) -> None:
     ours = client(registered)
     ours.start(NOW)
     assert failure(ours.proceed(CLIENT_PARAMETERS, NOW)).status == Status.INVALID
 
 
-def test_crypto_data_before_the_start_is_the_callers_fault(registered: Registered) -> None:
+def test_crypto_data_before_the_start_is_a_caller_error(registered: Registered) -> None:
     assert failure(client(registered).receive(Level.INITIAL, b"\2", NOW)).status == Status.INVALID
 
 
@@ -328,7 +324,7 @@ def test_messages_at_another_level_are_unexpected(registered: Registered, level:
     assert failure(ours.receive(level, b"\2\0\0\0", NOW)).alert is Alert.UNEXPECTED_MESSAGE
 
 
-def test_a_server_takes_nothing_behind_the_client_hello(registered: Registered) -> None:
+def test_server_refuses_bytes_after_the_client_hello(registered: Registered) -> None:
     ours, theirs = client(registered), server(registered, transport_parameters=None)
     theirs.start(NOW)
     (hello,) = flight(ours.start(NOW))
@@ -337,7 +333,7 @@ def test_a_server_takes_nothing_behind_the_client_hello(registered: Registered) 
 
 
 @pytest.mark.parametrize("length", [65 * 1024 + 1, 2**24 - 1])
-def test_a_message_beyond_the_limit_is_refused_before_it_is_there(registered: Registered, length: int) -> None:
+def test_oversized_message_is_refused_before_it_is_received(registered: Registered, length: int) -> None:
     theirs = server(registered)
     theirs.start(NOW)
     failed = failure(theirs.receive(Level.INITIAL, b"\1" + length.to_bytes(3), NOW))
@@ -345,7 +341,7 @@ def test_a_message_beyond_the_limit_is_refused_before_it_is_there(registered: Re
     assert f"message of {length} bytes" in failed.reason
 
 
-def test_after_a_failure_nothing_follows(registered: Registered) -> None:
+def test_no_events_after_a_failure(registered: Registered) -> None:
     ours, theirs = client(registered), server(registered)
     (hello,) = flight(ours.start(NOW))
     theirs.start(NOW)

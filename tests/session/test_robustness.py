@@ -24,7 +24,7 @@ from tests.session.sessions import (
 
 
 def damaged(data: bytes, seed: random.Random) -> bytes:
-    """`data` with some bytes changed, left out or repeated."""
+    """Return `data` with some bytes changed, removed or repeated."""
     damage = bytearray(data)
     for _ in range(seed.randrange(1, 4)):
         place = seed.randrange(len(damage))
@@ -44,7 +44,7 @@ def damaged(data: bytes, seed: random.Random) -> bytes:
 
 @given(number=st.integers(0, 2**32))
 @settings(max_examples=300)
-def test_a_damaged_client_hello_is_answered_or_refused_and_nothing_else(registered: Registered, number: int) -> None:
+def test_damaged_client_hello_is_answered_or_refused(registered: Registered, number: int) -> None:
     seed = random.Random(number)
     (hello,) = flight(client(registered).start(NOW))
     theirs = server(registered)
@@ -60,7 +60,7 @@ def test_a_damaged_client_hello_is_answered_or_refused_and_nothing_else(register
 
 @given(number=st.integers(0, 2**32))
 @settings(max_examples=150)
-def test_damage_anywhere_never_completes_a_handshake_on_both_sides(registered: Registered, number: int) -> None:
+def test_damaged_message_never_completes_a_handshake_on_both_sides(registered: Registered, number: int) -> None:
     seed = random.Random(number)
     victim = seed.randrange(4)  # of the flights: ClientHello, ServerHello, the server's handshake flight, Finished
     count = -1

@@ -35,7 +35,7 @@ _GENERATE = {
 
 
 def with_pss_key(certificate: bytes) -> bytes:
-    """`certificate` of an RSA key, now for RSASSA-PSS alone (RFC 4055 section 3.1); its own signature is lost."""
+    """Return `certificate` of an RSA key, restricted to RSASSA-PSS (RFC 4055 section 3.1); its signature is invalid."""
     plain = bytes.fromhex("300d06092a864886f70d0101010500")
     only_pss = bytes.fromhex("300b06092a864886f70d01010a")
     at = certificate.index(plain)
@@ -47,7 +47,7 @@ def with_pss_key(certificate: bytes) -> bytes:
 
 @functools.cache
 def credential(key_type: KeyType = KeyType.ECDSA_P256, name: str = "a.test") -> Credential:
-    """A self-signed credential, the same one at each call."""
+    """Return a self-signed credential, the same one at each call."""
     key = _GENERATE[key_type]()
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     unhashed = key_type in (KeyType.ED25519, KeyType.ED448, KeyType.MLDSA44, KeyType.MLDSA65, KeyType.MLDSA87)
@@ -74,7 +74,7 @@ def private_key(holder: Credential) -> PrivateKeyTypes:
 
 
 def client_parameters(**changes: object) -> ClientParameters:
-    """What a QUIC client without a verifier goes in with."""
+    """Return parameters of a QUIC client without a verifier."""
     fields = {
         "alpns": (b"h3", b"h2"),
         "server_name": "a.test",
@@ -85,18 +85,18 @@ def client_parameters(**changes: object) -> ClientParameters:
 
 
 def server_parameters(**changes: object) -> ServerParameters:
-    """What a QUIC server goes on with."""
+    """Return parameters of a QUIC server."""
     fields = {"credential": credential(), "alpn": b"h3", "transport_parameters": b"server-tp"}
     return ServerParameters(**{**fields, **changes})
 
 
 def data(events: list[Event], level: Level | None = None) -> bytes:
-    """The CRYPTO bytes of `events`, at one level or all."""
+    """Return the CRYPTO bytes of `events`, at one level or all."""
     return b"".join(each.data for each in events if isinstance(each, CryptoData) and level in (None, each.level))
 
 
 def kinds(events: list[Event]) -> list[str]:
-    """`events` in short, for comparison with an order written down."""
+    """Return short descriptions of `events`, to compare their order."""
     short = []
     for event in events:
         match event:
@@ -111,7 +111,7 @@ def kinds(events: list[Event]) -> list[str]:
 
 @dataclass
 class Pair:
-    """A client and a server that talk to each other, and all events of each."""
+    """A client and a server connected in memory, and all events of each."""
 
     client: ClientHandshake
     server: ServerHandshake
@@ -122,7 +122,7 @@ class Pair:
     flights: int = 0
 
     def run(self) -> "Pair":
-        """The handshake, to where neither has anything to send."""
+        """Run the handshake until neither side has anything to send."""
         to_server = self._client(self.client.start(self.now))
         while to_server:
             self.flights += 1
@@ -145,7 +145,7 @@ class Pair:
         return [each for each in events if isinstance(each, CryptoData)]
 
     def secrets(self) -> dict[tuple[Level, str], bytes]:
-        """The traffic secrets, asserted to be the same at both ends."""
+        """Return the traffic secrets; assert that they are the same on both sides."""
         client = {
             (each.level, "up" if each.direction is Direction.SEND else "down"): each.secret
             for each in self.client_events
@@ -161,14 +161,14 @@ class Pair:
 
     @property
     def completed(self) -> tuple[HandshakeComplete, HandshakeComplete]:
-        """How the client and the server see the end of it."""
+        """The HandshakeComplete of the client and of the server."""
         (client,) = (each for each in self.client_events if isinstance(each, HandshakeComplete))
         (server,) = (each for each in self.server_events if isinstance(each, HandshakeComplete))
         return client, server
 
     @property
-    def client_saw(self) -> PeerTransportParameters:
-        """The server's transport parameters, as the client got them."""
+    def client_received(self) -> PeerTransportParameters:
+        """The server's transport parameters that the client received."""
         (seen,) = (each for each in self.client_events if isinstance(each, PeerTransportParameters))
         return seen
 
@@ -180,7 +180,7 @@ def pair(
     quic: bool = True,
     now: float = NOW,
 ) -> Pair:
-    """A pair that has not begun."""
+    """Return a pair that has not started."""
     return Pair(
         ClientHandshake(client or client_parameters(), quic=quic),
         ServerHandshake(quic=quic),

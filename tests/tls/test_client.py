@@ -1,4 +1,4 @@
-"""What a client refuses of a server, each with the alert that is due."""
+"""Server messages that a client refuses, each with its alert."""
 
 import struct
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def block(extensions: Extensions) -> bytes:
 
 
 def parts(flight: bytes) -> dict[int, bytes]:
-    """The messages of a flight by type, in order."""
+    """Return the messages of a flight by type, in order."""
     found = {}
     while flight:
         end = 4 + int.from_bytes(flight[1:4])
@@ -35,7 +35,7 @@ def parts(flight: bytes) -> dict[int, bytes]:
 def refused(
     change: Callable[[dict[int, bytes]], None], *, quic: bool = True, server: object = None, **client: object
 ) -> Alert:
-    """The alert of a client that is sent a server's messages after `change` has been made to them."""
+    """Return the alert of a client that receives a server's messages altered by `change`."""
     ours = ClientHandshake(client_parameters(**client), quic=quic)
     theirs = ServerHandshake(quic=quic)
     theirs.receive(Level.INITIAL, data(ours.start(NOW)), NOW)
@@ -61,7 +61,7 @@ def server_hello(
     version: bytes = b"\x03\x03",
     compression: int = 0,
 ) -> Callable[[dict[int, bytes]], None]:
-    """A ServerHello with something else in it."""
+    """Return a change of a ServerHello."""
 
     def change(found: dict[int, bytes]) -> None:
         parsed = messages.pull_server_hello(found[M.SERVER_HELLO])
@@ -116,7 +116,7 @@ def having(kind: int, body: bytes) -> Callable[[Extensions], Extensions]:
         (server_hello(), Alert.DECRYPT_ERROR),
     ],
 )
-def test_server_hello(change: Callable[[dict[int, bytes]], None], alert: Alert) -> None:
+def test_invalid_server_hello_is_refused(change: Callable[[dict[int, bytes]], None], alert: Alert) -> None:
     assert refused(change) is alert
 
 
@@ -138,12 +138,12 @@ def retry(extensions: Extensions, suite: int = CipherSuite.AES_128_GCM_SHA256) -
         (retry([(E.KEY_SHARE, b"\0\x17")], suite=0x1304), Alert.ILLEGAL_PARAMETER),
     ],
 )
-def test_hello_retry_request(change: Callable[[dict[int, bytes]], None], alert: Alert) -> None:
+def test_invalid_hello_retry_request_is_refused(change: Callable[[dict[int, bytes]], None], alert: Alert) -> None:
     assert refused(change) is alert
 
 
 def retried(extensions: Extensions) -> tuple[ClientHandshake, bytes]:
-    """A client that has answered a HelloRetryRequest, and its answer."""
+    """Return a client that has answered a HelloRetryRequest, and its answer."""
     client = ClientHandshake(client_parameters())
     client.start(NOW)
     found = parts(b"")
@@ -153,18 +153,18 @@ def retried(extensions: Extensions) -> tuple[ClientHandshake, bytes]:
     return client, data(client.receive(Level.INITIAL, request, NOW))
 
 
-def test_a_cookie_is_echoed() -> None:
+def test_cookie_is_echoed() -> None:
     _, again = retried([(int(E.COOKIE), b"\0\x06cookie")])
     assert struct.pack(">HH", E.COOKIE, 8) + b"\0\x06cookie" in again
 
 
-def test_a_cookie_for_which_a_hello_has_no_room() -> None:
+def test_cookie_too_large_for_a_client_hello_is_refused() -> None:
     with pytest.raises(PeerError) as caught:
         retried([(int(E.COOKIE), (65_400).to_bytes(2) + bytes(65_400))])
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER
 
 
-def test_a_second_retry() -> None:
+def test_second_hello_retry_request_is_refused() -> None:
     client, _ = retried([(int(E.KEY_SHARE), b"\0\x17")])
     request = messages.push_server_hello(
         HELLO_RETRY_RANDOM, b"", CipherSuite.AES_128_GCM_SHA256, block([(int(E.KEY_SHARE), b"\0\x18")])
@@ -175,7 +175,7 @@ def test_a_second_retry() -> None:
 
 
 @pytest.mark.parametrize("field", ["suite", "group"])
-def test_the_server_keeps_to_its_retry(field: str) -> None:
+def test_server_hello_must_match_hello_retry_request(field: str) -> None:
     client, again = retried([(int(E.KEY_SHARE), b"\0\x17")])
     suites = (CipherSuite.AES_256_GCM_SHA384 if field == "suite" else CipherSuite.AES_128_GCM_SHA256,)
     server = ServerHandshake()
@@ -214,7 +214,7 @@ def encrypted_extensions(change: Callable[[Extensions], Extensions]) -> Callable
         (lambda each: [*each, each[0]], Alert.ILLEGAL_PARAMETER),
     ],
 )
-def test_encrypted_extensions(change: Callable[[Extensions], Extensions], alert: Alert) -> None:
+def test_invalid_encrypted_extensions_are_refused(change: Callable[[Extensions], Extensions], alert: Alert) -> None:
     assert refused(encrypted_extensions(change)) is alert
 
 
@@ -282,11 +282,11 @@ def certificate(*entries: bytes, context: bytes = b"") -> Callable[[dict[int, by
         (replace(M.KEY_UPDATE, b"\x18\0\0\x01\0"), Alert.UNEXPECTED_MESSAGE),
     ],
 )
-def test_server_flight(change: Callable[[dict[int, bytes]], None], alert: Alert) -> None:
+def test_invalid_server_flight_is_refused(change: Callable[[dict[int, bytes]], None], alert: Alert) -> None:
     assert refused(change, compressions=()) is alert
 
 
-def test_a_compression_that_was_not_offered() -> None:
+def test_compression_that_was_not_offered_is_refused() -> None:
     packed = messages.push_compressed_certificate(7, 100, b"abc")
 
     def apply(found: dict[int, bytes]) -> None:
@@ -326,7 +326,7 @@ SCHEMES = (int(E.SIGNATURE_ALGORITHMS), b"\0\x02\x04\x03")
         (request([SCHEMES, (0x1234, b"")]), Alert.DECRYPT_ERROR),
     ],
 )
-def test_certificate_request(change: Callable[[dict[int, bytes]], None], alert: Alert) -> None:
+def test_invalid_certificate_request_is_refused(change: Callable[[dict[int, bytes]], None], alert: Alert) -> None:
     assert refused(change) is alert
 
 
@@ -358,20 +358,20 @@ def ticket(lifetime: int = 100, extensions: bytes = b"", identity: bytes = b"tic
         (b"\x18\0\0\x01\0", Alert.UNEXPECTED_MESSAGE),
     ],
 )
-def test_after_the_handshake(message: bytes, alert: Alert) -> None:
+def test_invalid_messages_after_the_handshake_are_refused(message: bytes, alert: Alert) -> None:
     done = pair().run()
     with pytest.raises(PeerError) as caught:
         done.client.receive(Level.APPLICATION, message, NOW)
     assert caught.value.alert is alert
 
 
-def test_tickets() -> None:
+def test_valid_tickets_are_accepted() -> None:
     done = pair().run()
     assert kinds(done.client.receive(Level.APPLICATION, ticket(extensions=b"\x12\x34\0\0"), NOW)) == ["SessionTicket"]
     assert done.client.receive(Level.APPLICATION, ticket(lifetime=0), NOW) == []
 
 
-def test_a_ticket_for_which_a_hello_has_no_room_is_not_kept() -> None:
+def test_ticket_too_large_for_a_client_hello_is_dropped() -> None:
     done = pair().run()
     assert kinds(done.client.receive(Level.APPLICATION, ticket(identity=bytes(32 * 1024)), NOW)) == ["SessionTicket"]
     assert done.client.receive(Level.APPLICATION, ticket(identity=bytes(65_400)), NOW) == []

@@ -1,4 +1,4 @@
-"""Client certificates: none, requested, required; and what the verifier says goes out as it is."""
+"""Client certificates: none, requested, required; and the alerts of the verifier."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from tests.tls.pair import client_parameters, credential, pair, server_parameter
 
 @dataclass
 class Verifier:
-    """Accepts all chains, or refuses with an alert; keeps what it was shown."""
+    """Accepts all chains, or refuses with an alert; records them."""
 
     alert: Alert | None = None
     seen: list[tuple[bytes, ...]] = field(default_factory=list)
@@ -23,7 +23,7 @@ class Verifier:
 
 
 @pytest.mark.parametrize("key_type", [each for each in KeyType if each is not KeyType.RSA_PSS])
-def test_client_certificate(key_type: KeyType) -> None:
+def test_client_certificate_is_verified_and_reported(key_type: KeyType) -> None:
     verifier = Verifier()
     ours = credential(key_type, "client")
     server = server_parameters(client_auth=ClientAuth.REQUIRE, client_verifier=verifier)
@@ -33,7 +33,7 @@ def test_client_certificate(key_type: KeyType) -> None:
     assert len(done.secrets()) == 4
 
 
-def test_requested_but_not_given() -> None:
+def test_requested_certificate_may_be_missing() -> None:
     verifier = Verifier()
     server = server_parameters(client_auth=ClientAuth.REQUEST, client_verifier=verifier)
     done = pair(server=server).run()
@@ -41,7 +41,7 @@ def test_requested_but_not_given() -> None:
     assert verifier.seen == []
 
 
-def test_required_but_not_given() -> None:
+def test_required_certificate_must_not_be_missing() -> None:
     server = server_parameters(client_auth=ClientAuth.REQUIRE, client_verifier=Verifier())
     with pytest.raises(PeerError) as caught:
         pair(server=server).run()
@@ -50,19 +50,19 @@ def test_required_but_not_given() -> None:
 
 @pytest.mark.parametrize("alert", [Alert.UNKNOWN_CA, Alert.CERTIFICATE_EXPIRED, Alert.UNSUPPORTED_CERTIFICATE])
 @pytest.mark.parametrize("mode", [ClientAuth.REQUEST, ClientAuth.REQUIRE])
-def test_the_verifiers_alert_goes_out(alert: Alert, mode: ClientAuth) -> None:
+def test_alert_of_the_verifier_is_sent(alert: Alert, mode: ClientAuth) -> None:
     server = server_parameters(client_auth=mode, client_verifier=Verifier(alert))
     with pytest.raises(PeerError) as caught:
         pair(client_parameters(credential=credential(name="client")), server).run()
     assert caught.value.alert is alert
 
 
-def test_not_asked_for_is_not_sent() -> None:
+def test_certificate_is_not_sent_without_a_request() -> None:
     done = pair(client_parameters(credential=credential(name="client"))).run()
     assert done.completed[1].peer_certificates == ()
 
 
-def test_asking_without_a_verifier_is_our_fault() -> None:
+def test_requesting_without_a_verifier_is_a_local_error() -> None:
     with pytest.raises(LocalError):
         pair(server=server_parameters(client_auth=ClientAuth.REQUEST)).run()
 
@@ -78,7 +78,7 @@ class ServerVerifier:
         raise PeerError(Alert.UNKNOWN_CA, "refused")
 
 
-def test_server_certificate_refused() -> None:
+def test_server_certificate_is_refused_by_the_verifier() -> None:
     verifier = ServerVerifier()
     with pytest.raises(PeerError) as caught:
         pair(client_parameters(verifier=verifier)).run()

@@ -1,4 +1,4 @@
-"""ClientHellos that a server refuses, each with the alert that is due; and oddities that it tolerates."""
+"""ClientHellos that a server refuses, each with its alert, and unusual ones that it accepts."""
 
 import gc
 import struct
@@ -18,7 +18,7 @@ from tests.tls.pair import NOW, client_parameters, data, kinds, server_parameter
 
 @dataclass
 class Hello:
-    """A ClientHello taken apart, to be put together otherwise."""
+    """A parsed ClientHello, to be altered and encoded."""
 
     version: bytes
     random: bytes
@@ -70,7 +70,7 @@ class Hello:
         return self
 
     def put(self, kind: int, body: bytes) -> "Hello":
-        """Replace an extension where it stands, or add it behind the others."""
+        """Replace an extension in its place, or append it."""
         if kind in dict(self.extensions):
             self.extensions = [(each, body if each == kind else old) for each, old in self.extensions]
         else:
@@ -97,20 +97,20 @@ def refused(message: bytes, *, quic: bool = True, **changes: object) -> Alert:
     return caught.value.alert
 
 
-def test_what_is_taken_apart_goes_together_again() -> None:
+def test_parsed_hello_encodes_to_the_same_bytes() -> None:
     message = data(ClientHandshake(client_parameters()).start(NOW))
     assert Hello.parse(message).encode() == message
     assert answer(message)[0] == "crypto initial"
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in hello().extensions])
-def test_an_extension_twice(kind: int) -> None:
+def test_repeated_extension_is_refused(kind: int) -> None:
     twice = hello()
     twice.extensions.append((kind, twice.body(kind)))
     assert refused(twice.encode()) is Alert.ILLEGAL_PARAMETER
 
 
-def test_an_unknown_extension_twice() -> None:
+def test_repeated_unknown_extension_is_refused() -> None:
     twice = hello()
     twice.extensions += [(0x1234, b""), (0x1234, b"")]
     assert refused(twice.encode()) is Alert.ILLEGAL_PARAMETER
@@ -118,7 +118,7 @@ def test_an_unknown_extension_twice() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in hello().extensions if kind != E.QUIC_TRANSPORT_PARAMETERS])
 @pytest.mark.parametrize("change", ["longer", "shorter", "empty"])
-def test_bodies_that_are_not_what_they_claim(kind: int, change: str) -> None:
+def test_malformed_bodies_are_refused(kind: int, change: str) -> None:
     odd = hello()
     body = odd.body(kind)
     odd.put(kind, {"longer": body + b"\0", "shorter": body[:-1], "empty": b""}[change])
@@ -127,7 +127,7 @@ def test_bodies_that_are_not_what_they_claim(kind: int, change: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in hello().extensions])
 @pytest.mark.parametrize("wrong", [-1, 1, 1000])
-def test_extension_lengths_that_lie(kind: int, wrong: int) -> None:
+def test_wrong_extension_lengths_are_refused(kind: int, wrong: int) -> None:
     lying = hello()
     block = b"".join(
         struct.pack(">HH", each, max(0, len(body) + (wrong if each == kind else 0))) + body
@@ -143,7 +143,7 @@ def test_extension_lengths_that_lie(kind: int, wrong: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 1])
-def test_the_length_of_all_extensions_lies(wrong: int) -> None:
+def test_wrong_length_of_all_extensions_is_refused(wrong: int) -> None:
     whole = hello()
     block = b"".join(struct.pack(">HH", kind, len(body)) + body for kind, body in whole.extensions)
     assert refused(whole.encode((len(block) + wrong).to_bytes(2) + block)) is Alert.DECODE_ERROR
@@ -161,11 +161,11 @@ def test_the_length_of_all_extensions_lies(wrong: int) -> None:
         ((E.QUIC_TRANSPORT_PARAMETERS,), Alert.MISSING_EXTENSION),
     ],
 )
-def test_extensions_that_must_be_there(kinds_missing: tuple[int, ...], alert: Alert) -> None:
+def test_missing_extensions_are_refused(kinds_missing: tuple[int, ...], alert: Alert) -> None:
     assert refused(hello().without(*kinds_missing).encode()) is alert
 
 
-def test_no_extensions_at_all() -> None:
+def test_hello_without_extensions_is_refused() -> None:
     assert refused(hello().encode(b"")) is Alert.PROTOCOL_VERSION
 
 
@@ -203,7 +203,7 @@ def test_no_extensions_at_all() -> None:
         (E.PRE_SHARED_KEY, b"\0\0\0\0", Alert.DECODE_ERROR),
     ],
 )
-def test_bodies_that_are_refused(kind: int, body: bytes, alert: Alert) -> None:
+def test_invalid_bodies_are_refused(kind: int, body: bytes, alert: Alert) -> None:
     assert refused(hello().put(kind, body).encode()) is alert
 
 
@@ -213,12 +213,12 @@ def psk(identities: int = 1, binders: int = 1, binder: bytes = bytes(32)) -> byt
     return len(names).to_bytes(2) + names + len(proofs).to_bytes(2) + proofs
 
 
-def test_an_unknown_psk_is_left_aside() -> None:
+def test_unknown_psk_is_ignored() -> None:
     assert answer(hello().put(E.PRE_SHARED_KEY, psk()).encode())[0] == "crypto initial"
 
 
 @pytest.mark.parametrize(("identities", "binders"), [(1, 2), (2, 1)])
-def test_as_many_binders_as_identities(identities: int, binders: int) -> None:
+def test_numbers_of_binders_and_identities_must_match(identities: int, binders: int) -> None:
     odd = hello().put(E.PRE_SHARED_KEY, psk(identities, binders))
     assert refused(odd.encode()) is Alert.ILLEGAL_PARAMETER
 
@@ -227,23 +227,23 @@ def test_binders_are_at_least_32_bytes() -> None:
     assert refused(hello().put(E.PRE_SHARED_KEY, psk(binder=bytes(31))).encode()) is Alert.DECODE_ERROR
 
 
-def test_pre_shared_key_comes_last() -> None:
+def test_pre_shared_key_must_be_last() -> None:
     odd = hello().put(E.PRE_SHARED_KEY, psk())
     odd.extensions.append((0x1234, b""))
     assert refused(odd.encode()) is Alert.ILLEGAL_PARAMETER
 
 
-def test_pre_shared_key_needs_modes() -> None:
+def test_pre_shared_key_requires_modes() -> None:
     odd = hello().without(E.PSK_KEY_EXCHANGE_MODES).put(E.PRE_SHARED_KEY, psk())
     assert refused(odd.encode()) is Alert.MISSING_EXTENSION
 
 
-def test_a_psk_does_not_replace_a_key_share() -> None:
+def test_psk_without_key_share_is_refused() -> None:
     odd = hello().without(E.KEY_SHARE, E.SUPPORTED_GROUPS).put(E.PRE_SHARED_KEY, psk())
     assert refused(odd.encode()) is Alert.MISSING_EXTENSION
 
 
-def test_signature_algorithms_are_needed_once_the_psk_is_not_taken() -> None:
+def test_signature_algorithms_are_required_if_the_psk_is_not_selected() -> None:
     odd = hello().without(E.SIGNATURE_ALGORITHMS).put(E.PRE_SHARED_KEY, psk())
     assert refused(odd.encode()) is Alert.MISSING_EXTENSION
 
@@ -263,14 +263,14 @@ def test_signature_algorithms_are_needed_once_the_psk_is_not_taken() -> None:
         ({"session_id": bytes(32)}, Alert.ILLEGAL_PARAMETER),
     ],
 )
-def test_fields_that_are_refused(change: dict[str, bytes], alert: Alert) -> None:
+def test_invalid_fields_are_refused(change: dict[str, bytes], alert: Alert) -> None:
     odd = hello()
     for name, value in change.items():
         setattr(odd, name, value)
     assert refused(odd.encode()) is alert
 
 
-def test_tcp_echoes_the_session_id() -> None:
+def test_session_id_is_echoed_over_tcp() -> None:
     server = ServerHandshake(quic=False)
     message = hello(quic=False)
     server.receive(Level.INITIAL, message.encode(), NOW)
@@ -278,18 +278,18 @@ def test_tcp_echoes_the_session_id() -> None:
 
 
 @pytest.mark.parametrize("size", range(4, 60))
-def test_a_message_that_ends_early(size: int) -> None:
+def test_truncated_hello_is_refused(size: int) -> None:
     message = hello().encode()[:size]
     assert refused(b"\x01" + (size - 4).to_bytes(3) + message[4:]) in (Alert.DECODE_ERROR, Alert.PROTOCOL_VERSION)
 
 
-def test_a_message_that_is_too_long() -> None:
+def test_hello_with_trailing_bytes_is_refused() -> None:
     with pytest.raises(PeerError) as caught:
         ServerHandshake().receive(Level.INITIAL, b"\x01\x01\x04\x01", NOW)
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER
 
 
-def test_more_schemes_and_groups_than_anybody_knows() -> None:
+def test_many_unknown_schemes_and_groups_are_dropped() -> None:
     many = hello()
     numbers = b"".join(number.to_bytes(2) for number in range(0x0500, 0x0500 + 15_000))
     for kind in (E.SIGNATURE_ALGORITHMS, E.SUPPORTED_GROUPS):
@@ -315,7 +315,7 @@ def vector(items: bytes, size: int = 2) -> bytes:
         (None, None),
     ],
 )
-def test_a_hello_of_many_parts_holds_no_more_memory_than_its_bytes(kind: int | None, item: object) -> None:
+def test_hello_with_many_entries_takes_bounded_memory(kind: int | None, item: object) -> None:
     odd = hello()
     numbers = range(0x2000, 0x2000 + 7_000)
     if kind is None:
@@ -340,7 +340,7 @@ def test_a_hello_of_many_parts_holds_no_more_memory_than_its_bytes(kind: int | N
     assert held < 1.5 * len(message)
 
 
-def test_protocols_beyond_the_256th_are_not_looked_at() -> None:
+def test_protocols_after_the_256th_are_ignored() -> None:
     many = [number.to_bytes(2) for number in range(300)]
     server = ServerHandshake()
     message = hello().put(E.ALPN, vector(b"".join(vector(each, 1) for each in many)))
@@ -349,7 +349,7 @@ def test_protocols_beyond_the_256th_are_not_looked_at() -> None:
     assert server.client_hello.alpns == tuple(many[:256])
 
 
-def test_grease_and_encrypted_client_hello_grease() -> None:
+def test_grease_is_ignored() -> None:
     grease = hello()
     grease.suites = b"\x0a\x0a" + grease.suites
     for kind in (E.SUPPORTED_GROUPS, E.SIGNATURE_ALGORITHMS):
@@ -367,12 +367,12 @@ def test_grease_and_encrypted_client_hello_grease() -> None:
     assert answer(grease.encode())[-1] == "secret application send"
 
 
-def test_a_client_that_renounces_tickets_gets_none() -> None:
+def test_client_without_psk_dhe_ke_gets_no_tickets() -> None:
     odd = hello().put(E.PSK_KEY_EXCHANGE_MODES, b"\x01\0")
     assert answer(odd.encode())[-1] == "secret application send"
 
 
-def test_client_auth_needs_no_word_of_the_client() -> None:
+def test_client_auth_requires_no_extension_of_the_client() -> None:
     class Accepting:
         def verify(self, chain: tuple[bytes, ...], now: float) -> None:
             return

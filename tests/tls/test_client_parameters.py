@@ -29,12 +29,12 @@ from tests.tls.pair import NOW, client_parameters
         {"transport_parameters": bytes(65_500)},
     ],
 )
-def test_parameters_that_make_no_handshake(wrong: dict[str, object]) -> None:
+def test_invalid_parameters_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(CallerError):
         ClientHandshake(client_parameters(**wrong)).start(NOW)
 
 
-def test_start_once() -> None:
+def test_client_starts_once() -> None:
     client = ClientHandshake(client_parameters())
     client.start(NOW)
     with pytest.raises(LocalError):
@@ -42,7 +42,7 @@ def test_start_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::1", "bücher.example"])
-def test_names_that_are_not_sent(name: str) -> None:
+def test_names_that_are_no_dns_names_are_not_sent(name: str) -> None:
     (event,) = ClientHandshake(client_parameters(server_name=name)).start(NOW)
     assert isinstance(event, CryptoData)
     server = ServerHandshake()

@@ -22,7 +22,7 @@ def big() -> Credential:
 
 
 @pytest.mark.parametrize("algorithm", compression.AVAILABLE)
-def test_certificate_compression(algorithm: CertificateCompression) -> None:
+def test_compressed_certificate_is_smaller_and_the_same(algorithm: CertificateCompression) -> None:
     chain = big()
     done = pair(client_parameters(compressions=(algorithm,)), server_parameters(credential=chain)).run()
     plain = pair(client_parameters(compressions=()), server_parameters(credential=chain)).run()
@@ -32,7 +32,7 @@ def test_certificate_compression(algorithm: CertificateCompression) -> None:
 
 @pytest.mark.parametrize("algorithm", compression.AVAILABLE)
 @pytest.mark.parametrize("wrong", [-1, 1])
-def test_a_length_that_lies(algorithm: CertificateCompression, wrong: int) -> None:
+def test_wrong_length_is_refused(algorithm: CertificateCompression, wrong: int) -> None:
     body = bytes(1000)
     packed = compression.compress(algorithm, body)
     assert compression.decompress(algorithm, 1000, packed) == body
@@ -42,7 +42,7 @@ def test_a_length_that_lies(algorithm: CertificateCompression, wrong: int) -> No
 
 
 @pytest.mark.parametrize("algorithm", compression.AVAILABLE)
-def test_a_bomb(algorithm: CertificateCompression) -> None:
+def test_decompression_is_bounded(algorithm: CertificateCompression) -> None:
     packed = compression.compress(algorithm, bytes(10_000_000))
     for length in (1000, 65536, 10_000_000):
         with pytest.raises(PeerError) as caught:
@@ -51,13 +51,13 @@ def test_a_bomb(algorithm: CertificateCompression) -> None:
 
 
 @pytest.mark.parametrize("algorithm", compression.AVAILABLE)
-def test_what_does_not_decompress(algorithm: CertificateCompression) -> None:
+def test_malformed_data_is_refused(algorithm: CertificateCompression) -> None:
     for packed in (b"", b"abc", compression.compress(algorithm, bytes(100))[:-3]):
         with pytest.raises(PeerError) as caught:
             compression.decompress(algorithm, 100, packed)
         assert caught.value.alert is Alert.BAD_CERTIFICATE
 
 
-def test_bytes_behind_a_compressed_certificate() -> None:
+def test_trailing_bytes_are_refused() -> None:
     with pytest.raises(PeerError):
         compression.decompress(CertificateCompression.ZLIB, 3, zlib.compress(b"abc") + b"x")

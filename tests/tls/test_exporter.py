@@ -7,7 +7,7 @@ from handshaked.model import Level
 from tests.tls.pair import NOW, pair
 
 
-def test_exporter() -> None:
+def test_both_sides_export_the_same_keying_material() -> None:
     done = pair().run()
     keys = {
         (side, label, context): getattr(done, side).export(label, context, 64)
@@ -19,7 +19,7 @@ def test_exporter() -> None:
     assert all(keys["server", label, context] == key for (_, label, context), key in keys.items())
 
 
-def test_no_exporter_before_the_end() -> None:
+def test_nothing_is_exported_before_the_handshake_is_complete() -> None:
     done = pair()
     with pytest.raises(LocalError):
         done.client.export(b"EXPORTER-a", b"", 32)

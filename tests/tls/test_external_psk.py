@@ -1,4 +1,4 @@
-"""External pre-shared keys: with and without certificates beside them."""
+"""External pre-shared keys, with and without certificates."""
 
 import pytest
 
@@ -24,7 +24,7 @@ class Source(dict[bytes, ExternalPsk]):
 
 
 class Accepting:
-    """A verifier that says yes."""
+    """A verifier that accepts everything."""
 
     def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
         return
@@ -33,7 +33,7 @@ class Accepting:
 @pytest.mark.parametrize("psk", [PSK, LONG])
 @pytest.mark.parametrize("group", [Group.X25519, Group.SECP384R1])
 @pytest.mark.parametrize("quic", [True, False])
-def test_psk_alone(psk: ExternalPsk, group: Group, quic: bool) -> None:
+def test_psk_replaces_certificates(psk: ExternalPsk, group: Group, quic: bool) -> None:
     server = server_parameters(credential=None, psks=Source(PSK, LONG), groups=(group,))
     done = pair(client_parameters(psk=psk), server, quic=quic).run()
     assert [each.psk_identity for each in done.completed] == [psk.identity] * 2
@@ -43,20 +43,20 @@ def test_psk_alone(psk: ExternalPsk, group: Group, quic: bool) -> None:
     )
 
 
-def test_identity_that_is_not_known() -> None:
+def test_unknown_identity_is_refused() -> None:
     with pytest.raises(PeerError) as caught:
         pair(client_parameters(psk=PSK), server_parameters(credential=None, psks=Source(LONG))).run()
     assert caught.value.alert is Alert.UNKNOWN_PSK_IDENTITY
 
 
-def test_wrong_key() -> None:
+def test_wrong_key_is_refused() -> None:
     wrong = ExternalPsk(PSK.identity, bytes(32))
     with pytest.raises(PeerError) as caught:
         pair(client_parameters(psk=wrong), server_parameters(psks=Source(PSK))).run()
     assert caught.value.alert is Alert.DECRYPT_ERROR
 
 
-def test_client_without_a_psk() -> None:
+def test_server_without_certificate_refuses_a_client_without_psk() -> None:
     with pytest.raises(PeerError) as caught:
         pair(server=server_parameters(credential=None, psks=Source(PSK))).run()
     assert caught.value.alert is Alert.HANDSHAKE_FAILURE
@@ -68,7 +68,7 @@ def test_client_does_not_fall_back_to_an_unverified_certificate() -> None:
     assert caught.value.alert is Alert.HANDSHAKE_FAILURE
 
 
-def test_a_ticket_and_a_psk_side_by_side() -> None:
+def test_ticket_and_psk_can_be_offered_together() -> None:
     ticketed = server_parameters(tickets=Tickets(KEYS))
     state = first(client_parameters(verifier=Accepting()), ticketed)
     client = client_parameters(session_ticket=state, psk=PSK)
@@ -77,7 +77,7 @@ def test_a_ticket_and_a_psk_side_by_side() -> None:
     assert [each.psk_identity for each in done.completed] == [PSK.identity] * 2
 
 
-def test_an_unverified_ticket_does_not_stand_in_for_the_psk() -> None:
+def test_unverified_ticket_does_not_replace_the_psk() -> None:
     ticketed = server_parameters(tickets=Tickets(KEYS))
     client = client_parameters(session_ticket=first(server=ticketed), psk=PSK)
     with pytest.raises(PeerError) as caught:
@@ -90,5 +90,5 @@ def test_no_tickets_after_an_external_psk() -> None:
     assert tickets_of(done) == []
 
 
-def test_the_key_shows_in_no_repr() -> None:
+def test_repr_omits_the_key() -> None:
     assert repr(PSK.key)[2:-1] not in repr(client_parameters(psk=PSK))

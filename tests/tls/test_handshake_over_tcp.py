@@ -1,4 +1,4 @@
-"""What differs over TCP: optional extensions, KeyUpdate, record_size_limit, middlebox compatibility."""
+"""Differences over TCP: optional extensions, KeyUpdate, record_size_limit, middlebox compatibility."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def run(client: dict[str, object] | None = None, server: dict[str, object] | Non
     ).run()
 
 
-def test_without_protocols_and_transport_parameters() -> None:
+def test_protocols_and_transport_parameters_are_optional() -> None:
     done = run()
     assert [each.alpn for each in done.completed] == [None, None]
     assert "PeerTransportParameters" not in kinds(done.client_events)
@@ -27,19 +27,19 @@ def test_without_protocols_and_transport_parameters() -> None:
     assert len(done.secrets()) == 4
 
 
-def test_record_size_limit() -> None:
+def test_record_size_limits_are_exchanged() -> None:
     done = run({"record_size_limit": 1000}, {"record_size_limit": 2000})
     assert done.server.peer_record_size_limit == 1000
     assert done.client.peer_record_size_limit == 2000
 
 
-def test_record_size_limit_of_one_side_only() -> None:
+def test_record_size_limit_may_be_on_one_side_only() -> None:
     assert run({"record_size_limit": 1000}).client.peer_record_size_limit is None
     assert run(server={"record_size_limit": 1000}).client.peer_record_size_limit is None
 
 
 @pytest.mark.parametrize("request_back", [True, False])
-def test_key_update(request_back: bool) -> None:
+def test_key_update_changes_the_keys(request_back: bool) -> None:
     done = run()
     before = done.secrets()
     events = done.client.update_keys(request=request_back)
@@ -55,7 +55,7 @@ def test_key_update(request_back: bool) -> None:
     assert (after[Level.APPLICATION, "down"] != before[Level.APPLICATION, "down"]) is request_back
 
 
-def test_key_update_ends_its_record() -> None:
+def test_key_update_must_end_its_record() -> None:
     done = run()
     update = data(done.client.update_keys(request=False))
     with pytest.raises(PeerError) as caught:
@@ -64,7 +64,7 @@ def test_key_update_ends_its_record() -> None:
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
-def test_no_key_update_over_quic(side: str) -> None:
+def test_key_update_is_refused_over_quic(side: str) -> None:
     done = pair().run()
     with pytest.raises(LocalError):
         getattr(done, side).update_keys(request=False)
@@ -83,14 +83,14 @@ def test_no_key_update_over_quic(side: str) -> None:
         (b"\x14\0\0\0", Alert.UNEXPECTED_MESSAGE),
     ],
 )
-def test_bad_messages_after_the_handshake(message: bytes, alert: Alert) -> None:
+def test_invalid_messages_after_the_handshake_are_refused(message: bytes, alert: Alert) -> None:
     done = run()
     with pytest.raises(PeerError) as caught:
         done.server.receive(Level.APPLICATION, message, NOW)
     assert caught.value.alert is alert
 
 
-def test_crypto_data_is_whole_messages() -> None:
+def test_crypto_data_has_complete_messages() -> None:
     for event in run().server_events:
         if isinstance(event, CryptoData):
             at = 0

@@ -1,4 +1,4 @@
-"""Our client against aioquic's server and the other way round, in memory."""
+"""Our client with aioquic's server, and vice versa, in memory."""
 
 import datetime
 from typing import Any
@@ -21,7 +21,7 @@ EPOCHS = {Level.INITIAL: tls.Epoch.INITIAL, Level.HANDSHAKE: tls.Epoch.HANDSHAKE
 
 
 class Foreign:
-    """An aioquic.tls context with its secrets gathered."""
+    """An aioquic.tls context that collects its secrets."""
 
     def __init__(self, *, is_client: bool, key_type: KeyType = KeyType.ECDSA_P256) -> None:
         self.secrets: dict[tuple[tls.Epoch, tls.Direction], bytes] = {}
@@ -61,7 +61,7 @@ def agree(foreign: Foreign, events: list[Any]) -> None:
 
 @pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.RSA, KeyType.ED25519])
 @pytest.mark.parametrize("suite", [CipherSuite.AES_256_GCM_SHA384, CipherSuite.CHACHA20_POLY1305_SHA256])
-def test_their_client(key_type: KeyType, suite: CipherSuite) -> None:
+def test_aioquic_client_with_our_server(key_type: KeyType, suite: CipherSuite) -> None:
     foreign, server = Foreign(is_client=True), ServerHandshake()
     ((level, hello),) = foreign.receive()
     assert server.receive(level, hello, NOW) == []
@@ -76,7 +76,7 @@ def test_their_client(key_type: KeyType, suite: CipherSuite) -> None:
 
 @pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.RSA, KeyType.ED25519])
 @pytest.mark.parametrize("group", [Group.X25519, Group.SECP256R1])
-def test_their_server(key_type: KeyType, group: Group) -> None:
+def test_our_client_with_aioquic_server(key_type: KeyType, group: Group) -> None:
     foreign = Foreign(is_client=False, key_type=key_type)
     client = ClientHandshake(client_parameters(groups=(group,), key_shares=(group,)))
     events = client.start(NOW)
@@ -89,12 +89,12 @@ def test_their_server(key_type: KeyType, group: Group) -> None:
 
 @pytest.fixture
 def at_our_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their clock, set to the one of the tests."""
+    """Set aioquic's clock to that of the tests."""
     monkeypatch.setattr(tls, "utcnow", lambda: datetime.datetime.fromtimestamp(NOW, datetime.UTC))
 
 
 @pytest.mark.usefixtures("at_our_time")
-def test_their_client_resumes_with_our_ticket() -> None:
+def test_aioquic_client_resumes_with_our_ticket() -> None:
     tickets: list[tls.SessionTicket] = []
     parameters = server_parameters(tickets=TICKETS)
     resumed = []
@@ -116,7 +116,7 @@ def test_their_client_resumes_with_our_ticket() -> None:
 
 @pytest.mark.usefixtures("at_our_time")
 @pytest.mark.parametrize("early", [False, True])
-def test_our_client_resumes_with_their_ticket(early: bool) -> None:
+def test_our_client_resumes_with_aioquic_ticket(early: bool) -> None:
     kept: dict[bytes, tls.SessionTicket] = {}
     state = None
     resumed = []

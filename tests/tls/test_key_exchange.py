@@ -1,4 +1,4 @@
-"""Key shares: both sides agree, and what is not a share of the group is an illegal_parameter."""
+"""Key shares: both sides agree, and invalid shares are an illegal_parameter."""
 
 import pytest
 
@@ -39,7 +39,7 @@ ANY_STRING = (Group.X25519, Group.X448, Group.X25519MLKEM768)
         if change != "ones" or group not in ANY_STRING
     ],
 )
-def test_shares_that_are_none(group: Group, change: str) -> None:
+def test_malformed_shares_are_refused(group: Group, change: str) -> None:
     def spoil(share: bytes) -> bytes:
         return {
             "empty": b"",
@@ -60,7 +60,7 @@ def test_shares_that_are_none(group: Group, change: str) -> None:
 
 
 @pytest.mark.parametrize("group", CURVES)
-def test_compressed_points(group: Group) -> None:
+def test_compressed_points_are_refused(group: Group) -> None:
     public = generate_key_share(group).public
     half = (len(public) - 1) // 2
     compressed = bytes([2 + (public[-1] & 1)]) + public[1 : 1 + half]
@@ -70,7 +70,7 @@ def test_compressed_points(group: Group) -> None:
 
 
 @pytest.mark.parametrize("group", CURVES)
-def test_points_off_the_curve(group: Group) -> None:
+def test_points_off_the_curve_are_refused(group: Group) -> None:
     public = generate_key_share(group).public
     with pytest.raises(PeerError) as caught:
         answer_key_share(group, public[:-1] + bytes([public[-1] ^ 1]))
@@ -78,7 +78,7 @@ def test_points_off_the_curve(group: Group) -> None:
 
 
 @pytest.mark.parametrize("point", [bytes(32), b"\x01" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f"])
-def test_x25519_points_of_small_order(point: bytes) -> None:
+def test_x25519_points_of_small_order_are_refused(point: bytes) -> None:
     with pytest.raises(PeerError) as caught:
         answer_key_share(Group.X25519, point)
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER

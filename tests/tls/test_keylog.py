@@ -4,7 +4,7 @@ from handshaked.model import Level
 from tests.tls.pair import client_parameters, pair, server_parameters
 
 
-def test_key_log() -> None:
+def test_both_sides_log_all_secrets() -> None:
     client_lines: list[str] = []
     server_lines: list[str] = []
     client, server = client_parameters(keylog=client_lines.append), server_parameters(keylog=server_lines.append)

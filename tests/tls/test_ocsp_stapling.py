@@ -17,7 +17,7 @@ STAPLED = dataclasses.replace(credential(), ocsp_response=b"an OCSP response")
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_stapled_response_is_for_those_who_ask(asked: bool) -> None:
+def test_response_is_stapled_if_requested(asked: bool) -> None:
     message = hello(client_parameters(compressions=()))
     if asked:
         message.put(ExtensionType.STATUS_REQUEST, b"\x01\0\0\0\0")
@@ -27,17 +27,17 @@ def test_a_stapled_response_is_for_those_who_ask(asked: bool) -> None:
     assert (push_ocsp_response(b"an OCSP response") in flight) is asked
 
 
-def test_a_status_request_of_another_type() -> None:
+def test_status_request_of_another_type_is_ignored() -> None:
     message = hello().put(ExtensionType.STATUS_REQUEST, b"\x02whatever")
     server = ServerHandshake()
     server.receive(Level.INITIAL, message.encode(), NOW)
     assert kinds(server.proceed(server_parameters(credential=STAPLED), NOW))[-1] == "secret application send"
 
 
-def test_an_ocsp_response_as_it_is_encoded() -> None:
+def test_encoding_of_an_ocsp_response() -> None:
     assert push_ocsp_response(b"response") == b"\0\x05\0\x0c\x01\0\0\x08response"
 
 
-def test_a_client_does_not_ask_for_a_stapled_response() -> None:
+def test_client_does_not_request_a_stapled_response() -> None:
     sent = pull_client_hello(data(ClientHandshake(client_parameters()).start(NOW)))
     assert not sent.status_request

@@ -35,7 +35,7 @@ class TestKnownAnswers:
 
 
 class TestLimits:
-    def test_a_used_up_key_seals_nothing_more(self):
+    def test_key_seals_no_more_records_than_its_limit(self):
         protection = RecordProtection(CipherSuite.AES_128_GCM_SHA256, bytes(32), sequence=2**24 - 1)
         protection.seal(b"", b"")
         with pytest.raises(LocalError):

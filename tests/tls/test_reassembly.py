@@ -1,4 +1,4 @@
-"""Handshake messages out of pieces, and what is refused of them."""
+"""Reassembly of handshake messages, and its limits."""
 
 import pytest
 
@@ -10,7 +10,7 @@ MESSAGES = [b"\x01\0\0\0", b"\x02\0\0\x03abc", b"\x14\0\x01\0" + bytes(256)]
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 7, 1000])
-def test_pieces(size: int) -> None:
+def test_message_is_reassembled_from_pieces(size: int) -> None:
     reassembler = MessageReassembler(Level.INITIAL)
     stream = b"".join(MESSAGES)
     pulled = []
@@ -21,7 +21,7 @@ def test_pieces(size: int) -> None:
     assert pulled == MESSAGES
 
 
-def test_next_type() -> None:
+def test_next_type_is_known_from_the_first_byte() -> None:
     reassembler = MessageReassembler(Level.INITIAL)
     assert reassembler.next_type() is None
     reassembler.receive(Level.INITIAL, b"\x0b")
@@ -38,7 +38,7 @@ def test_next_type() -> None:
         (20, MAX_HANDSHAKE_MESSAGE, Alert.DECODE_ERROR),
     ],
 )
-def test_too_long(kind: int, limit: int, alert: Alert) -> None:
+def test_message_over_the_limit_is_refused(kind: int, limit: int, alert: Alert) -> None:
     reassembler = MessageReassembler(Level.HANDSHAKE)
     reassembler.receive(Level.HANDSHAKE, bytes([kind]) + (limit + 1).to_bytes(3))
     with pytest.raises(PeerError) as caught:
@@ -46,7 +46,7 @@ def test_too_long(kind: int, limit: int, alert: Alert) -> None:
     assert caught.value.alert is alert
 
 
-def test_as_long_as_may_be() -> None:
+def test_message_of_the_largest_length_is_accepted() -> None:
     reassembler = MessageReassembler(Level.HANDSHAKE)
     for kind, length in ((1, MAX_CLIENT_HELLO), (11, MAX_HANDSHAKE_MESSAGE)):
         message = bytes([kind]) + length.to_bytes(3) + bytes(length)
@@ -54,7 +54,7 @@ def test_as_long_as_may_be() -> None:
         assert reassembler.pull() == message
 
 
-def test_levels() -> None:
+def test_only_the_expected_level_is_accepted() -> None:
     reassembler = MessageReassembler(Level.INITIAL)
     with pytest.raises(PeerError) as caught:
         reassembler.receive(Level.HANDSHAKE, b"")

@@ -1,4 +1,4 @@
-"""The record layer: what RFC 8446 section 5 asks, record by record, and any input at all."""
+"""The record layer: the requirements of RFC 8446 section 5, and arbitrary input."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sender(level: Level, suite: CipherSuite = CipherSuite.AES_128_GCM_SHA256, ro
 def receiver(
     level: Level, suite: CipherSuite = CipherSuite.AES_128_GCM_SHA256, role: Role = Role.SERVER
 ) -> RecordLayer:
-    """A layer that has had the peer's hello and reads at `level`."""
+    """Return a layer that has received the peer's hello and reads at `level`."""
     layer = RecordLayer(role)
     pull_all(layer, RecordLayer(Role.CLIENT).protect(Level.INITIAL, HANDSHAKE, message(1)))
     layer.install(secret(level, Direction.RECEIVE, suite))
@@ -67,7 +67,7 @@ def refused(layer: RecordLayer, data: bytes) -> Alert:
 
 
 def sealed(inner: bytes, level: Level = Level.APPLICATION, sequence: int = 0) -> bytes:
-    """A record around any TLSInnerPlaintext, however wrong."""
+    """Return a record with any TLSInnerPlaintext, valid or not."""
     protection = RecordProtection(CipherSuite.AES_128_GCM_SHA256, secret(level, Direction.SEND).secret)
     for _ in range(sequence):
         protection.seal(b"", b"")
@@ -99,13 +99,13 @@ class TestRoundTrip:
         assert [len(record.fragment) for record in records] == [MAX_PLAINTEXT] * 3 + [len(data) - 3 * MAX_PLAINTEXT]
         assert b"".join(record.fragment for record in records) == data
 
-    def test_plaintext_message_over_several_records(self):
+    def test_plaintext_message_spans_several_records(self):
         stream = RecordLayer(Role.CLIENT).protect(Level.INITIAL, HANDSHAKE, message(40_000))
         records = pull_all(RecordLayer(Role.SERVER), stream)
         assert b"".join(record.fragment for record in records) == message(40_000)
         assert {record.level for record in records} == {Level.INITIAL}
 
-    def test_the_first_hello_of_a_client_alone_has_version_0301(self):
+    def test_only_the_first_hello_of_a_client_has_version_0301(self):
         client, server = RecordLayer(Role.CLIENT), RecordLayer(Role.SERVER)
         hellos = [client.protect(Level.INITIAL, HANDSHAKE, message(1)) for _ in range(2)]
         assert [hello[1:3] for hello in hellos] == [b"\3\1", b"\3\3"]
@@ -118,8 +118,8 @@ class TestRoundTrip:
 
 
 class TestNeeded:
-    def test_never_beyond_the_record(self):
-        """Reading `needed` bytes at a time leaves what is behind the record alone."""
+    def test_nothing_after_the_record_is_read(self):
+        """Reading `needed` bytes at a time leaves the bytes after the record."""
         stream = FINISHED_RECORD + b"what the peer sent right behind it"
         layer = RecordLayer(Role.CLIENT)
         layer.install(
@@ -134,19 +134,19 @@ class TestNeeded:
         assert (asked, at, layer.buffered) == ([5, 53], len(FINISHED_RECORD), 0)
         assert record == Record(HANDSHAKE, Level.HANDSHAKE, FINISHED)
 
-    def test_rest_of_header_and_body(self):
+    def test_needed_is_the_rest_of_header_or_body(self):
         layer = RecordLayer(Role.SERVER)
         for piece, left in [(b"\x16\3\3", 2), (b"\0\4", 4), (b"\1\0", 2), (b"\0\0", 0)]:
             layer.receive(piece)
             assert layer.needed() == left
 
-    def test_a_wrong_header_is_refused_before_its_body_is_there(self):
+    def test_invalid_header_is_refused_before_the_body_is_received(self):
         assert refused(RecordLayer(Role.SERVER), b"\x16\3\3\xff\xff") is Alert.RECORD_OVERFLOW
 
 
 class TestLimits:
     @pytest.mark.parametrize(("length", "alert"), [(2**14, None), (2**14 + 1, Alert.RECORD_OVERFLOW)])
-    def test_plaintext(self, length, alert):
+    def test_length_of_plaintext_is_limited(self, length, alert):
         layer = RecordLayer(Role.SERVER)
         stream = b"\x16\3\1" + length.to_bytes(2) + message(length - 4)
         assert (refused(layer, stream) if alert else pull_all(layer, stream)[0].fragment) == (
@@ -157,27 +157,27 @@ class TestLimits:
         stream = sealed(b"x" * 2**14 + b"\x17")
         assert len(pull_all(receiver(Level.APPLICATION), stream)[0].fragment) == 2**14
 
-    def test_ciphertext_too_long(self):
+    def test_ciphertext_over_the_limit_is_refused(self):
         assert refused(receiver(Level.APPLICATION), b"\x17\3\3\x41\x01") is Alert.RECORD_OVERFLOW
 
     @pytest.mark.parametrize("inner", [b"x" * (2**14 + 1) + b"\x17", b"x\x17" + bytes(2**14)])
-    def test_inner_plaintext_too_long(self, inner):
+    def test_inner_plaintext_over_the_limit_is_refused(self, inner):
         assert refused(receiver(Level.APPLICATION), sealed(inner)) is Alert.RECORD_OVERFLOW
 
-    def test_record_size_limit_is_respected(self):
+    def test_record_size_limit_of_the_peer_is_applied(self):
         layer = sender(Level.APPLICATION)
         layer.limit_sent(100)
         assert layer.max_payload == 99
         records = pull_all(receiver(Level.APPLICATION), layer.protect(Level.APPLICATION, DATA, bytes(250), padding=500))
         assert [len(record.fragment) for record in records] == [99, 99, 52]
 
-    def test_record_size_limit_is_enforced_padding_included(self):
+    def test_record_size_limit_is_enforced_including_padding(self):
         layer = receiver(Level.APPLICATION)
         layer.limit_received(100)
         assert len(pull_all(layer, sealed(b"x" * 99 + b"\x17"))) == 1
         assert refused(layer, sealed(b"x" * 99 + b"\x17\0", sequence=1)) is Alert.RECORD_OVERFLOW
 
-    def test_record_size_limit_bounds(self):
+    def test_record_size_limit_has_bounds(self):
         layer = sender(Level.APPLICATION)
         with pytest.raises(PeerError) as caught:
             layer.limit_sent(63)
@@ -188,40 +188,40 @@ class TestLimits:
 
 class TestContent:
     @pytest.mark.parametrize("kind", [0, 19, 24, 0x80, 0xFF])
-    def test_unknown_outer_type(self, kind):
+    def test_unknown_outer_type_is_refused(self, kind):
         assert refused(RecordLayer(Role.SERVER), bytes([kind, 3, 3, 0, 1, 0])) is Alert.UNEXPECTED_MESSAGE
 
     @pytest.mark.parametrize("inner", [b"", b"\0", bytes(2**14 + 1), b"x\x18", b"\1\x14"])
-    def test_inner_without_or_with_a_wrong_type(self, inner):
+    def test_missing_or_unknown_inner_type_is_refused(self, inner):
         assert refused(receiver(Level.APPLICATION), sealed(inner)) is Alert.UNEXPECTED_MESSAGE
 
     @pytest.mark.parametrize("kind", [HANDSHAKE, ALERT])
-    def test_empty_handshake_or_alert(self, kind):
+    def test_empty_handshake_or_alert_record_is_refused(self, kind):
         assert refused(receiver(Level.APPLICATION), sealed(bytes([kind, 0, 0]))) is Alert.UNEXPECTED_MESSAGE
         assert refused(RecordLayer(Role.SERVER), bytes([kind, 3, 3, 0, 0])) is Alert.UNEXPECTED_MESSAGE
 
-    def test_empty_application_data_is_allowed_but_not_for_ever(self):
+    def test_number_of_empty_application_data_records_is_limited(self):
         out, layer = sender(Level.APPLICATION), receiver(Level.APPLICATION)
         empty = [out.protect(Level.APPLICATION, DATA, b"") for _ in range(MAX_EMPTY_RECORDS)]
         assert len(pull_all(layer, b"".join(empty))) == MAX_EMPTY_RECORDS
         assert refused(layer, out.protect(Level.APPLICATION, DATA, b"")) is Alert.UNEXPECTED_MESSAGE
 
-    def test_application_data_in_the_handshake(self):
+    def test_application_data_during_the_handshake_is_refused(self):
         stream = sender(Level.HANDSHAKE).protect(Level.HANDSHAKE, DATA, b"x")
         assert refused(receiver(Level.HANDSHAKE), stream) is Alert.UNEXPECTED_MESSAGE
 
-    def test_protected_record_before_there_are_keys(self):
+    def test_protected_record_before_keys_is_refused(self):
         stream = sender(Level.HANDSHAKE).protect(Level.HANDSHAKE, HANDSHAKE, message(1))
         assert refused(RecordLayer(Role.SERVER), stream) is Alert.UNEXPECTED_MESSAGE
 
     @pytest.mark.parametrize("between", [ALERT, DATA])
-    def test_nothing_within_a_message(self, between):
+    def test_other_records_within_a_message_are_refused(self, between):
         out, layer = sender(Level.APPLICATION), receiver(Level.APPLICATION)
         stream = out.protect(Level.APPLICATION, HANDSHAKE, message(10)[:7])
         stream += out.protect(Level.APPLICATION, between, b"\1\0")
         assert refused(layer, stream) is Alert.UNEXPECTED_MESSAGE
 
-    def test_a_message_must_not_span_a_key_change(self):
+    def test_message_that_spans_a_key_change_is_refused(self):
         layer = RecordLayer(Role.SERVER)
         pull_all(layer, RecordLayer(Role.CLIENT).protect(Level.INITIAL, HANDSHAKE, message(10)[:-1]))
         with pytest.raises(PeerError) as caught:
@@ -232,33 +232,33 @@ class TestContent:
 class TestAuthenticity:
     @pytest.mark.parametrize("suite", list(CipherSuite))
     @given(st.data())
-    def test_any_bit_flip_of_a_body_is_noticed(self, suite, data):
+    def test_any_flipped_bit_in_a_body_is_detected(self, suite, data):
         stream = bytearray(sender(Level.APPLICATION, suite).protect(Level.APPLICATION, DATA, b"attack at dawn"))
         bit = data.draw(st.integers(5 * 8, len(stream) * 8 - 1))
         stream[bit // 8] ^= 1 << bit % 8
         assert refused(receiver(Level.APPLICATION, suite), bytes(stream)) is Alert.BAD_RECORD_MAC
 
-    def test_order_matters(self):
+    def test_reordered_records_are_refused(self):
         out = sender(Level.APPLICATION)
         first, second = (out.protect(Level.APPLICATION, DATA, b"x") for _ in range(2))
         assert refused(receiver(Level.APPLICATION), second + first) is Alert.BAD_RECORD_MAC
         assert refused(receiver(Level.APPLICATION), first + first) is Alert.BAD_RECORD_MAC
 
-    def test_the_version_is_authentic(self):
+    def test_version_is_authenticated(self):
         stream = bytearray(sender(Level.APPLICATION).protect(Level.APPLICATION, DATA, b"x"))
         stream[2] = 1
         assert refused(receiver(Level.APPLICATION), bytes(stream)) is Alert.BAD_RECORD_MAC
 
     @pytest.mark.parametrize("length", [0, 1, 15, 16])
-    def test_too_short_for_a_tag(self, length):
+    def test_record_shorter_than_a_tag_is_refused(self, length):
         stream = b"\x17\3\3" + length.to_bytes(2) + bytes(length)
         assert refused(receiver(Level.APPLICATION), stream) is Alert.BAD_RECORD_MAC
 
-    def test_plaintext_in_spite_of_keys(self):
+    def test_plaintext_after_keys_are_installed_is_refused(self):
         stream = RecordLayer(Role.CLIENT).protect(Level.INITIAL, HANDSHAKE, message(1))
         assert refused(receiver(Level.HANDSHAKE), stream) is Alert.UNEXPECTED_MESSAGE
 
-    def test_plaintext_alert_of_a_client_that_never_got_keys(self):
+    def test_plaintext_alert_of_a_client_without_keys_is_accepted(self):
         alert = RecordLayer(Role.CLIENT).protect(Level.INITIAL, ALERT, b"\2\x28")
         assert pull_all(receiver(Level.HANDSHAKE), alert) == [Record(ALERT, Level.INITIAL, b"\2\x28")]
         assert refused(receiver(Level.APPLICATION), alert) is Alert.UNEXPECTED_MESSAGE
@@ -268,32 +268,32 @@ class TestAuthenticity:
 
 
 class TestChangeCipherSpec:
-    def test_dropped_once_for_each_hello(self):
+    def test_one_is_dropped_for_each_hello(self):
         layer = RecordLayer(Role.SERVER)
         hello = RecordLayer(Role.CLIENT).protect(Level.INITIAL, HANDSHAKE, message(1))
         assert len(pull_all(layer, hello + CCS + hello + CCS)) == 2
         assert refused(layer, CCS) is Alert.UNEXPECTED_MESSAGE
         assert refused(RecordLayer(Role.SERVER), hello + CCS + CCS) is Alert.UNEXPECTED_MESSAGE
 
-    def test_dropped_among_protected_records(self):
+    def test_one_among_protected_records_is_dropped(self):
         stream = CCS + sender(Level.HANDSHAKE).protect(Level.HANDSHAKE, HANDSHAKE, message(1))
         assert len(pull_all(receiver(Level.HANDSHAKE), stream)) == 1
 
-    def test_a_client_takes_it_before_the_servers_hello(self):
+    def test_client_accepts_one_before_the_server_hello(self):
         assert pull_all(RecordLayer(Role.CLIENT), CCS) == []
 
     @pytest.mark.parametrize("body", [b"", b"\0", b"\2", b"\1\1"])
-    def test_any_other_value(self, body):
+    def test_any_other_value_is_refused(self, body):
         stream = b"\x14\3\3" + len(body).to_bytes(2) + body
         assert refused(receiver(Level.HANDSHAKE), stream) is Alert.UNEXPECTED_MESSAGE
 
-    def test_before_the_first_hello(self):
+    def test_one_before_the_first_hello_is_refused(self):
         assert refused(RecordLayer(Role.SERVER), CCS) is Alert.UNEXPECTED_MESSAGE
 
-    def test_after_the_peers_finished(self):
+    def test_one_after_the_finished_is_refused(self):
         assert refused(receiver(Level.APPLICATION), CCS) is Alert.UNEXPECTED_MESSAGE
 
-    def test_within_a_message(self):
+    def test_one_within_a_message_is_refused(self):
         stream = RecordLayer(Role.CLIENT).protect(Level.INITIAL, HANDSHAKE, message(1) + b"\1\0")
         assert refused(RecordLayer(Role.SERVER), stream + CCS) is Alert.UNEXPECTED_MESSAGE
 
@@ -307,7 +307,7 @@ class TestEarlyData:
         assert pull_all(layer, early[0] + CCS + early[1]) == []
         assert refused(layer, early[2]) is Alert.UNEXPECTED_MESSAGE
 
-    def test_the_first_record_that_opens_ends_it(self):
+    def test_first_record_that_decrypts_ends_skipping(self):
         layer = receiver(Level.HANDSHAKE)
         layer.skip_early_data(1000)
         garbage = b"\x17\3\3\0\x20" + bytes(32)
@@ -315,7 +315,7 @@ class TestEarlyData:
         assert len(pull_all(layer, stream)) == 1
         assert refused(layer, garbage) is Alert.BAD_RECORD_MAC
 
-    def test_after_a_retry_until_the_second_hello(self):
+    def test_early_data_is_skipped_until_the_second_hello(self):
         layer = RecordLayer(Role.SERVER)
         hello = RecordLayer(Role.CLIENT).protect(Level.INITIAL, HANDSHAKE, message(1))
         early = sealed(bytes(100) + b"\x17")
@@ -324,12 +324,12 @@ class TestEarlyData:
         assert len(pull_all(layer, early + early + hello)) == 1
         assert refused(layer, early) is Alert.UNEXPECTED_MESSAGE
 
-    def test_empty_garbage_counts_too(self):
+    def test_empty_records_count_towards_the_limit(self):
         layer = receiver(Level.HANDSHAKE)
         layer.skip_early_data(10)
         assert refused(layer, b"\x17\3\3\0\0" * 11) is Alert.UNEXPECTED_MESSAGE
 
-    def test_accepted_early_data_has_a_limit(self):
+    def test_accepted_early_data_is_limited(self):
         layer, out = receiver(Level.EARLY), sender(Level.EARLY)
         layer.limit_early_data(10)
         assert pull_all(layer, out.protect(Level.EARLY, DATA, bytes(10)))[0].level is Level.EARLY
@@ -337,7 +337,7 @@ class TestEarlyData:
 
 
 class TestKeys:
-    def test_lower_levels_stay_until_a_higher_one_is_used(self):
+    def test_keys_of_lower_levels_remain_until_a_higher_one_is_used(self):
         layer = sender(Level.HANDSHAKE)
         layer.install(secret(Level.APPLICATION, Direction.SEND))
         assert layer.send_level is Level.APPLICATION
@@ -346,7 +346,7 @@ class TestKeys:
         with pytest.raises(LocalError):
             layer.protect(Level.HANDSHAKE, HANDSHAKE, message(1))
 
-    def test_a_new_secret_at_the_same_level_starts_anew(self):
+    def test_new_secret_at_the_same_level_resets_the_sequence_number(self):
         out, layer = sender(Level.APPLICATION), receiver(Level.APPLICATION)
         pull_all(layer, out.protect(Level.APPLICATION, DATA, b"x"))
         out.install(secret(Level.APPLICATION, Direction.SEND, fill=8))
@@ -355,12 +355,12 @@ class TestKeys:
         assert layer.state(Direction.RECEIVE).sequence == 0
         assert pull_all(layer, out.protect(Level.APPLICATION, DATA, b"y"))[0].fragment == b"y"
 
-    def test_no_keys_no_state(self):
+    def test_no_state_without_keys(self):
         for direction in Direction:
             with pytest.raises(LocalError):
                 RecordLayer(Role.CLIENT).state(direction)
 
-    def test_secrets_show_nowhere(self):
+    def test_reprs_omit_secrets(self):
         layer = sender(Level.APPLICATION)
         state = layer.state(Direction.SEND)
         record = Record(DATA, Level.APPLICATION, b"fragment of data")
@@ -371,12 +371,12 @@ class TestKeys:
 
 class TestAlerts:
     @pytest.mark.parametrize("alert", list(Alert))
-    def test_round_trip(self, alert):
+    def test_alert_round_trip(self, alert):
         assert pull_alert(push_alert(alert)) == alert
         assert push_alert(alert)[0] == (1 if alert in (Alert.CLOSE_NOTIFY, Alert.USER_CANCELED) else 2)
 
     @pytest.mark.parametrize("fragment", [b"\2", b"\2\x28\2"])
-    def test_neither_fragmented_nor_coalesced(self, fragment):
+    def test_fragmented_or_coalesced_alert_is_refused(self, fragment):
         with pytest.raises(PeerError) as caught:
             pull_alert(fragment)
         assert caught.value.alert is Alert.DECODE_ERROR

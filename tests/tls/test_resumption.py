@@ -37,7 +37,7 @@ def tickets_of(done: Pair) -> list[SessionTicket]:
 def first(
     client: ClientParameters | None = None, server: ServerParameters | None = None, *, quic: bool = True
 ) -> bytes:
-    """The state of the ticket that a full handshake gives."""
+    """Return the state of the ticket of a full handshake."""
     done = pair(client, server or server_parameters(tickets=TICKETS), quic=quic).run()
     assert not done.completed[0].resumed
     (ticket,) = tickets_of(done)
@@ -57,7 +57,7 @@ def resumes(done: Pair) -> bool:
     return done.completed[1].resumed
 
 
-def test_resumption() -> None:
+def test_ticket_resumes_a_session() -> None:
     done = resume(first(), now=NOW + 60)
     assert resumes(done)
     assert len(done.secrets()) == 4
@@ -66,30 +66,30 @@ def test_resumption() -> None:
     assert resumes(resume(tickets_of(done)[0].state, now=NOW + 120))
 
 
-def test_no_tickets_unless_there_are_keys() -> None:
+def test_no_tickets_without_keys() -> None:
     assert tickets_of(pair().run()) == []
 
 
-def test_count_of_tickets() -> None:
+def test_number_of_tickets_is_configurable() -> None:
     done = pair(server=server_parameters(tickets=Tickets(KEYS, count=3))).run()
     assert len({each.state for each in tickets_of(done)}) == 3
     assert all(resumes(resume(each.state)) for each in tickets_of(done))
 
 
 @pytest.mark.parametrize("suite", CipherSuite)
-def test_cipher_suites(suite: CipherSuite) -> None:
+def test_resumption_with_every_cipher_suite(suite: CipherSuite) -> None:
     server = server_parameters(tickets=TICKETS, cipher_suites=(suite,))
     client = client_parameters(cipher_suites=(suite,))
     assert resumes(resume(first(client, server), client, server))
 
 
-def test_another_suite_of_the_same_hash() -> None:
+def test_another_suite_of_the_same_hash_resumes() -> None:
     state = first(server=server_parameters(tickets=TICKETS, cipher_suites=(CipherSuite.AES_128_GCM_SHA256,)))
     other = server_parameters(tickets=TICKETS, cipher_suites=(CipherSuite.CHACHA20_POLY1305_SHA256,))
     assert resumes(resume(state, server=other))
 
 
-def test_a_suite_of_another_hash() -> None:
+def test_suite_of_another_hash_does_not_resume() -> None:
     state = first(server=server_parameters(tickets=TICKETS, cipher_suites=(CipherSuite.AES_128_GCM_SHA256,)))
     other = server_parameters(tickets=TICKETS, cipher_suites=(CipherSuite.AES_256_GCM_SHA384,))
     assert not resumes(resume(state, server=other))
@@ -107,22 +107,22 @@ def test_a_suite_of_another_hash() -> None:
         {"tickets": Tickets(RotatingTicketKeys([(NOW - DAY, bytes(32))]))},
     ],
 )
-def test_a_ticket_is_bound_to_where_it_was_issued(change: dict[str, object]) -> None:
+def test_ticket_is_bound_to_the_parameters_it_was_issued_with(change: dict[str, object]) -> None:
     assert not resumes(resume(first(), server=server_parameters(**{"tickets": TICKETS, **change})))
 
 
-def test_a_ticket_of_one_name_does_not_resume_under_another() -> None:
+def test_ticket_does_not_resume_under_another_name() -> None:
     # A client that breaks RFC 8446 section 4.6.1 in offering it: the name is replaced in its state, length and all.
     state = first(client_parameters(server_name="b.test")).replace(b"b.test", b"a.test")
     done = resume(state)
     assert not resumes(done)
 
 
-def test_a_client_keeps_a_ticket_to_its_name() -> None:
+def test_client_offers_a_ticket_to_its_server_name_only() -> None:
     assert not resumes(resume(first(client_parameters(server_name="b.test"))))
 
 
-def test_a_client_that_verifies_does_not_use_an_unverified_ticket() -> None:
+def test_verifying_client_does_not_offer_an_unverified_ticket() -> None:
     class Accepting:
         def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
             return
@@ -132,7 +132,7 @@ def test_a_client_that_verifies_does_not_use_an_unverified_ticket() -> None:
     assert resumes(resume(first(verifying), verifying))
 
 
-def test_lifetime() -> None:
+def test_ticket_expires() -> None:
     server = server_parameters(tickets=Tickets(KEYS, lifetime=100))
     state = first(server=server)
     assert resumes(resume(state, server=server, now=NOW + 99))
@@ -145,7 +145,7 @@ def test_lifetime_is_at_most_seven_days() -> None:
     assert tickets_of(done)[0].expires == NOW + 7 * DAY
 
 
-def test_a_ticket_does_not_outlive_the_servers_certificate() -> None:
+def test_ticket_does_not_outlive_the_server_certificate() -> None:
     late = NOW + 29 * DAY
     keys = RotatingTicketKeys([(late - DAY, bytes(32))])
     server = server_parameters(tickets=Tickets(keys, lifetime=7 * DAY))
@@ -156,14 +156,14 @@ def test_a_ticket_does_not_outlive_the_servers_certificate() -> None:
     assert tickets_of(again)[0].expires == NOW + 30 * DAY
 
 
-def test_keys_that_survive_a_restart() -> None:
+def test_tickets_survive_a_restart() -> None:
     state = first()
     same = RotatingTicketKeys([(NOW, bytes(range(32, 64))), (NOW - DAY, bytes(range(32)))])
     assert resumes(resume(state, server=server_parameters(tickets=Tickets(same)), now=NOW + 5))
 
 
 @pytest.mark.parametrize("state", [b"", b"\0", bytes(60), b"\x01" + bytes(80)])
-def test_a_state_that_is_none_is_left_aside(state: bytes) -> None:
+def test_invalid_state_is_ignored(state: bytes) -> None:
     assert not resumes(resume(state))
 
 
@@ -175,7 +175,7 @@ def test_resumption_after_a_retry() -> None:
     assert len(done.secrets()) == 4
 
 
-def test_client_certificate_comes_back_and_is_verified_again() -> None:
+def test_client_certificate_in_the_ticket_is_verified_again() -> None:
     ours = credential(name="client")
     verifier = Verifier()
     client = client_parameters(credential=ours)
@@ -201,7 +201,7 @@ def early_pair(guard: Guard, **changes: object) -> tuple[ClientParameters, Serve
 
 
 @pytest.mark.parametrize("quic", [True, False])
-def test_early_data(quic: bool) -> None:
+def test_early_data_is_accepted(quic: bool) -> None:
     client, server = early_pair(Guard())
     done = resume(first(client, server, quic=quic), client, server, quic=quic, now=NOW + 3)
     assert [each.early_data_accepted for each in done.completed] == [True, True]
@@ -226,7 +226,7 @@ def test_early_data_is_off_by_default() -> None:
     assert done.client.early_data is None
 
 
-def test_early_data_is_taken_once() -> None:
+def test_replayed_early_data_is_rejected() -> None:
     client, server = early_pair(Guard())
     state = first(client, server)
     assert resume(state, client, server).completed[1].early_data_accepted
@@ -236,7 +236,7 @@ def test_early_data_is_taken_once() -> None:
     assert done.server.early_data is False
 
 
-def test_early_data_of_another_context() -> None:
+def test_early_data_of_another_context_is_rejected() -> None:
     client, server = early_pair(Guard())
     state = first(client, server)
     other = dataclasses.replace(server, early_data=EarlyData(Guard(), context=b"other"))
@@ -244,7 +244,7 @@ def test_early_data_of_another_context() -> None:
 
 
 @pytest.mark.parametrize(("late", "accepted"), [(9, True), (11, False), (-9, True), (-11, False)])
-def test_early_data_out_of_the_age_window(late: float, accepted: bool) -> None:
+def test_early_data_outside_the_age_window_is_rejected(late: float, accepted: bool) -> None:
     client, server = early_pair(Guard())
     state = first(client, server)
     done = pair(dataclasses.replace(client, session_ticket=state), server, now=NOW + 100)
@@ -254,14 +254,14 @@ def test_early_data_out_of_the_age_window(late: float, accepted: bool) -> None:
     assert done.server.early_data is accepted
 
 
-def test_early_data_ends_with_a_retry() -> None:
+def test_hello_retry_request_rejects_early_data() -> None:
     client, server = early_pair(Guard())
     done = resume(first(client, server), client, dataclasses.replace(server, groups=(Group.SECP384R1,)))
     assert resumes(done)
     assert done.client.early_data is done.server.early_data is False
 
 
-def test_a_ticket_without_consent_brings_no_early_data() -> None:
+def test_ticket_without_early_data_offers_none() -> None:
     client = client_parameters(early_data=True)
     state = first(client)
     done = resume(state, client, early_pair(Guard())[1])

@@ -24,7 +24,7 @@ TRACES = json.loads((Path(__file__).parents[1] / "vectors" / "rfc8448.json").rea
 
 
 def opened(records: str, secret: bytes) -> bytes:
-    """The handshake messages in protected records; others are left out."""
+    """Return the handshake messages in protected records, without other records."""
     data = bytes.fromhex(records)
     protection = RecordProtection(SUITE, secret)
     content = b""
@@ -59,7 +59,7 @@ def shared_secret(trace: dict[str, Any], server_hello: bytes) -> bytes:
 
 
 def begun(trace: dict[str, Any]) -> KeySchedule:
-    """A key schedule with the hellos of the client in its transcript."""
+    """Return a key schedule with the client's hellos in its transcript."""
     schedule = KeySchedule(SUITE)
     hellos = [bytes.fromhex(each) for each in trace["hellos"]]
     schedule.update(hellos[0])
@@ -72,7 +72,7 @@ def begun(trace: dict[str, Any]) -> KeySchedule:
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=[each["title"] for each in TRACES])
-def test_trace(trace: dict[str, Any]) -> None:
+def test_key_schedule_matches_the_trace(trace: dict[str, Any]) -> None:
     expected = {name: bytes.fromhex(value) for name, value in trace["secrets"].items()}
     derived: dict[str, bytes] = {}
     schedule = begun(trace)
@@ -108,7 +108,7 @@ def test_trace(trace: dict[str, Any]) -> None:
 
 
 def check_server_flight(schedule: KeySchedule, flight: bytes, secret: bytes) -> None:
-    """Take the flight into the transcript, with its signature and its Finished checked."""
+    """Add the flight to the transcript, and check its signature and Finished."""
     leaf: x509.Certificate | None = None
     for message in split(flight):
         kind = HandshakeType(message[0])
@@ -129,14 +129,14 @@ def check_server_flight(schedule: KeySchedule, flight: bytes, secret: bytes) -> 
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=[each["title"] for each in TRACES])
-def test_client_hellos_parse(trace: dict[str, Any]) -> None:
+def test_client_hellos_are_parsed(trace: dict[str, Any]) -> None:
     for hello in trace["hellos"][::2]:
         parsed = pull_client_hello(bytes.fromhex(hello))
         assert parsed.cipher_suites == (0x1301, 0x1303, 0x1302)
         assert parsed.server_name == "server"
 
 
-def test_binder() -> None:
+def test_binder_matches_the_trace() -> None:
     trace = TRACES[1]
     hello = pull_client_hello(bytes.fromhex(trace["hellos"][0]))
     assert hello.psks is not None
@@ -146,14 +146,14 @@ def test_binder() -> None:
     assert binder == hello.psks.binders[0] == bytes.fromhex(trace["secrets"]["binder"])
 
 
-def test_hello_retry_request() -> None:
+def test_hello_retry_request_matches_the_trace() -> None:
     retry = messages.pull_server_hello(bytes.fromhex(TRACES[2]["hellos"][1]))
     assert retry.is_retry
     cookie = ext.pull_cookie(retry.extensions[ExtensionType.COOKIE])
     assert pull_client_hello(bytes.fromhex(TRACES[2]["hellos"][2])).cookie == cookie
 
 
-def test_expand_label_over_several_blocks() -> None:
+def test_expand_label_of_several_blocks() -> None:
     # RFC 8446 section 7.1 gives no vector beyond a block: the first one must be the same, and none repeats.
     long = expand_label(bytes(32), b"key", b"", 255, "sha256")
     assert len(long) == 255

@@ -1,4 +1,4 @@
-"""What holds for whatever comes: any split gives the same events, any damage an alert."""
+"""Properties for any input: any split gives the same events, any damage an alert."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ CLIENT = client_parameters(credential=credential(KeyType.ED25519))
 
 @pytest.fixture(scope="module")
 def repeatable() -> Iterator[None]:
-    """Randomness that is none, so that two handshakes can be compared byte for byte."""
+    """Replace randomness by constants, so that two handshakes can be compared byte by byte."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "urandom", lambda size: b"\x5a" * size)
         key = X25519PrivateKey.from_private_bytes(b"\x5a" * 32)
@@ -51,7 +51,7 @@ def in_pieces(side: Machine, sent: CryptoData, sizes: list[int]) -> list[Event]:
 
 
 def handshake(sizes: list[int]) -> tuple[list[Event], list[Event]]:
-    """All events of client and server, when what they are sent comes in pieces of those sizes."""
+    """Return all events of client and server that receive messages in pieces of these sizes."""
     client, server = ClientHandshake(CLIENT), ServerHandshake()
     client_events, server_events = client.start(NOW), []
     seen = 0
@@ -78,7 +78,7 @@ def test_any_split_gives_the_same_events(sizes: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("repeatable")
-def test_byte_by_byte() -> None:
+def test_handshake_byte_by_byte_gives_the_same_events() -> None:
     client, server = handshake([1] * 5000)
     assert (client, server) == handshake([])
     assert len(client) == 9
@@ -86,7 +86,7 @@ def test_byte_by_byte() -> None:
 
 
 @pytest.mark.fuzz
-def test_ten_thousand_damaged_handshakes() -> None:
+def test_damaged_handshakes_never_complete() -> None:
     endings = run(10_000, 0, scenarios())
     assert endings.total() == 10_000
     assert endings["PeerError decode_error"] > 1000
@@ -95,7 +95,7 @@ def test_ten_thousand_damaged_handshakes() -> None:
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=600), st.sampled_from(list(Level)))
-def test_any_bytes_to_a_server(data: bytes, level: Level) -> None:
+def test_server_answers_any_bytes_with_an_alert_at_most(data: bytes, level: Level) -> None:
     server = ServerHandshake()
     events = None
     with contextlib.suppress(HandshakeError):
@@ -105,7 +105,7 @@ def test_any_bytes_to_a_server(data: bytes, level: Level) -> None:
 
 @settings(deadline=None, max_examples=500)
 @given(st.binary(max_size=300))
-def test_any_body_of_a_client_hello(body: bytes) -> None:
+def test_any_client_hello_body_is_parsed_or_refused(body: bytes) -> None:
     message = b"\x01" + len(body).to_bytes(3) + body
     with pytest.raises(HandshakeError):
         pull_client_hello(message)

@@ -12,7 +12,7 @@ from tests.tls.test_client_hello import Hello, hello, vector
 
 
 def second(change: object) -> Alert | None:
-    """How the server takes a second ClientHello that `change` has been made to."""
+    """Return the alert for a second ClientHello altered by `change`, or None."""
     client = ClientHandshake(client_parameters())
     server = ServerHandshake()
     server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
@@ -26,11 +26,11 @@ def second(change: object) -> Alert | None:
     return None
 
 
-def test_the_second_hello_as_it_should_be() -> None:
+def test_unchanged_second_hello_is_accepted() -> None:
     assert second(lambda again: None) is None
 
 
-def test_the_second_hello_may_be_padded() -> None:
+def test_second_hello_may_be_padded() -> None:
     assert second(lambda again: again.put(21, bytes(100))) is None
 
 
@@ -53,5 +53,5 @@ def test_the_second_hello_may_be_padded() -> None:
         lambda again: setattr(again, "version", b"\x03\x02"),
     ],
 )
-def test_a_second_hello_that_differs(change: object) -> None:
+def test_second_hello_with_other_changes_is_refused(change: object) -> None:
     assert second(change) is Alert.ILLEGAL_PARAMETER

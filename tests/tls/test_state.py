@@ -1,4 +1,4 @@
-"""The tables of transitions: closed, all of it reachable, and obeyed."""
+"""The transition tables: complete, reachable, and obeyed by the engine."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ def reachable(table: Transitions, start: State) -> set[State]:
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_every_state_but_failure_is_reachable(table: Transitions) -> None:
+def test_every_state_but_failed_is_reachable(table: Transitions) -> None:
     server = ServerState.START in table
     states: set[State] = set(ServerState) if server else set(ClientState)
     start = ServerState.START if server else ClientState.START
@@ -47,7 +47,7 @@ def test_every_state_but_failure_is_reachable(table: Transitions) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_nothing_leads_on_from_failure(table: Transitions) -> None:
+def test_failed_is_final(table: Transitions) -> None:
     assert not table[ServerState.FAILED if ServerState.START in table else ClientState.FAILED]
 
 
@@ -101,7 +101,7 @@ def fresh_client() -> tuple[Machine, Level]:
 
 
 def client_after(messages: int) -> Callable[[], tuple[Machine, Level]]:
-    """A client that has got the ServerHello and so many messages behind it."""
+    """Return a client that has received the ServerHello and so many messages after it."""
 
     def make() -> tuple[Machine, Level]:
         client, server = ClientHandshake(client_parameters(compressions=())), ServerHandshake()
@@ -134,7 +134,7 @@ PLACES: dict[str, tuple[Callable[[], tuple[Machine, Level]], State]] = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_the_table_does_not_hold_is_unexpected(place: str) -> None:
+def test_messages_not_in_the_table_are_unexpected(place: str) -> None:
     make, state = PLACES[place]
     table = SERVER_QUIC if isinstance(state, ServerState) else CLIENT_QUIC
     for kind in {0, 99, *HandshakeType} - set(table[state]):
@@ -145,7 +145,7 @@ def test_what_the_table_does_not_hold_is_unexpected(place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_the_table_holds_is_looked_at(place: str) -> None:
+def test_messages_in_the_table_are_parsed(place: str) -> None:
     make, state = PLACES[place]
     table = SERVER_QUIC if isinstance(state, ServerState) else CLIENT_QUIC
     for kind in table[state]:
@@ -159,7 +159,7 @@ def test_what_the_table_holds_is_looked_at(place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_other_levels_are_closed(place: str) -> None:
+def test_messages_at_other_levels_are_unexpected(place: str) -> None:
     make, _ = PLACES[place]
     for level in Level:
         machine, right = make()

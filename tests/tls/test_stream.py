@@ -1,4 +1,4 @@
-"""A handshake joined with the record layer: two streams against each other."""
+"""Two streams with each other: handshake and record layer together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TICKETS = Tickets(RotatingTicketKeys([(NOW - 3600, bytes(32))]))
 
 
 class AcceptsAll:
-    """A verifier to whom every client certificate is good."""
+    """A verifier that accepts every client certificate."""
 
     def verify(self, chain, now) -> None:
         pass
@@ -50,7 +50,7 @@ def answer(**changes):
 
 
 def talk(client: ClientStream, server: ServerStream, **changes) -> tuple[list, list]:
-    """All that happens until both are silent."""
+    """Return all events until neither side has anything to send."""
     client_events, server_events = client.start(NOW), []
     while True:
         up = client.pull_outgoing()
@@ -68,7 +68,7 @@ def proceed_once(server: ServerStream, changes) -> list:
 
 
 def connected(client: ClientStream | None = None, **changes) -> tuple[ClientStream, ServerStream]:
-    """Two streams with the handshake behind them."""
+    """Return two streams that have completed their handshake."""
     client, server = client or new_client(), new_server()
     for events in talk(client, server, **changes):
         assert any(isinstance(event, HandshakeComplete) for event in events), events
@@ -76,7 +76,7 @@ def connected(client: ClientStream | None = None, **changes) -> tuple[ClientStre
 
 
 def inject(sender: ClientStream | ServerStream, kind: ContentType, data: bytes) -> bytes:
-    """A record such as no well-behaved stream would send."""
+    """Return a record that no correct stream sends."""
     return sender.records.protect(Level.APPLICATION, kind, data)
 
 
@@ -86,7 +86,7 @@ def types(events: list) -> list[type]:
 
 class TestHandshake:
     @pytest.mark.parametrize("suite", list(CipherSuite))
-    def test_data_both_ways_and_the_end(self, suite):
+    def test_data_is_exchanged_and_both_sides_close(self, suite):
         client, server = connected(new_client(cipher_suites=(suite,)), cipher_suites=(suite,))
         client.send(b"ping")
         assert server.receive(client.pull_outgoing(), NOW) == [ApplicationData(Level.APPLICATION, b"ping")]
@@ -104,7 +104,7 @@ class TestHandshake:
             server.send(b"x")
 
     @pytest.mark.parametrize("key_type", list(KeyType))
-    def test_credentials_of_both_sides(self, key_type):
+    def test_handshake_with_credentials_on_both_sides(self, key_type):
         held = credential(key_type)
         client, server = new_client(credential=held), new_server()
         requires = {"client_auth": ClientAuth.REQUIRE, "client_verifier": AcceptsAll()}
@@ -114,7 +114,7 @@ class TestHandshake:
 
     @settings(max_examples=25, deadline=None)
     @given(cut=st.integers(1, 400))
-    def test_any_split(self, cut):
+    def test_any_split_gives_the_same_events(self, cut):
         client, server = new_client(), new_server()
         client.start(NOW)
 
@@ -127,11 +127,11 @@ class TestHandshake:
         assert types(feed(server, client.pull_outgoing())) == [HandshakeComplete]
         assert types(feed(client, server.pull_outgoing())) == [SessionTicket]
 
-    def test_retry(self):
+    def test_handshake_with_hello_retry_request(self):
         client = new_client(groups=(Group.X25519, Group.SECP384R1))
         connected(client, groups=(Group.SECP384R1,))
 
-    def test_one_change_cipher_spec_from_each_side(self):
+    def test_each_side_sends_one_change_cipher_spec(self):
         client, server = new_client(groups=(Group.X25519, Group.SECP384R1)), new_server()
         client.start(NOW)
         first = client.pull_outgoing()
@@ -158,7 +158,7 @@ class TestHandshake:
         assert server.proceed(answer(), NOW) == []  # and takes the change_cipher_spec then
         assert (server.waits, server.needed()) == (False, 4)
 
-    def test_nothing_behind_finished_is_read(self):
+    def test_nothing_after_finished_is_read(self):
         client, server = new_client(), new_server()
         client.start(NOW)
         server.receive(client.pull_outgoing(), NOW)
@@ -175,14 +175,14 @@ class TestHandshake:
         assert server.records.state(Direction.SEND).sequence == 1  # the ticket
         assert server.receive(wire[at:], NOW) == [ApplicationData(Level.APPLICATION, b"early bird")]
 
-    def test_no_data_before_the_handshake_is_complete(self):
+    def test_data_is_refused_before_the_handshake_is_complete(self):
         client = new_client()
         client.start(NOW)
         with pytest.raises(LocalError):
             client.send(b"x")
 
     @pytest.mark.parametrize(("limits", "fragments"), [((100, 200), [99, 99, 2]), ((100, None), [99, 99, 2])])
-    def test_record_size_limit(self, limits, fragments):
+    def test_record_size_limits_are_applied(self, limits, fragments):
         theirs, ours = limits
         client, server = connected(new_client(record_size_limit=theirs), record_size_limit=ours)
         server.send(bytes(200))
@@ -194,7 +194,7 @@ class TestHandshake:
 
 class TestEarlyData:
     def state(self, **changes) -> tuple[bytes, dict]:
-        """A ticket's state, and the server that gave it."""
+        """Return a ticket's state, and the parameters of the server that issued it."""
         how = {"tickets": TICKETS, "early_data": EarlyData(Guard(), max_size=1000), **changes}
         client_events, _ = talk(new_client(), new_server(), **how)
         (ticket,) = (event for event in client_events if isinstance(event, SessionTicket))
@@ -207,7 +207,7 @@ class TestEarlyData:
         server.receive(client.pull_outgoing() + early, NOW)
         return client, server, server.proceed(answer(**changes), NOW)
 
-    def test_accepted(self):
+    def test_early_data_is_accepted(self):
         state, how = self.state()
         client, server, events = self.flight(b"0-RTT", state, **how)
         assert events == [ApplicationData(Level.EARLY, b"0-RTT")]
@@ -217,14 +217,14 @@ class TestEarlyData:
         events = server.receive(client.pull_outgoing(), NOW)
         assert types(events) == [HandshakeComplete, ApplicationData]
 
-    def test_more_than_the_limit(self):
+    def test_early_data_over_the_limit_is_refused(self):
         state, how = self.state()
         *_, [failed] = self.flight(bytes(1001), state, **how)
         assert failed.alert is Alert.UNEXPECTED_MESSAGE
 
     @pytest.mark.parametrize("size", [1, 5000])
     @pytest.mark.parametrize("groups", [(Group.X25519,), (Group.SECP256R1,)])
-    def test_rejected_and_skipped_with_and_without_retry(self, size, groups):
+    def test_rejected_early_data_is_skipped_with_and_without_retry(self, size, groups):
         state, how = self.state()
         client, server, events = self.flight(bytes(size), state, **{**how, "early_data": None, "groups": groups})
         assert events == []
@@ -234,14 +234,14 @@ class TestEarlyData:
         assert not events[0].early_data_accepted
         assert types(client_events) == [HandshakeComplete]
 
-    def test_rejected_and_too_much(self):
+    def test_too_much_rejected_early_data_is_refused(self):
         state, how = self.state()
         *_, [failed] = self.flight(bytes(20_000), state, **{**how, "early_data": None})
         assert failed.alert is Alert.UNEXPECTED_MESSAGE
 
 
 class TestFaults:
-    def test_a_fault_of_the_handshake_becomes_an_alert(self):
+    def test_handshake_error_becomes_an_alert(self):
         client, server = new_client(cipher_suites=(CipherSuite.AES_128_CCM_SHA256,)), new_server()
         client.start(NOW)
         server.receive(client.pull_outgoing(), NOW)
@@ -250,7 +250,7 @@ class TestFaults:
         assert server.pull_outgoing() == bytes.fromhex("15030300020228")
         assert (server.needed(), server.receive(b"more", NOW)) == (0, [])
 
-    def test_an_alert_goes_out_under_the_highest_keys(self):
+    def test_alert_is_sent_with_the_highest_keys(self):
         client, server = connected()
         [failed] = server.receive(inject(client, ContentType.CHANGE_CIPHER_SPEC, b"\1"), NOW)
         assert failed.alert is Alert.UNEXPECTED_MESSAGE
@@ -261,20 +261,20 @@ class TestFaults:
 
     @pytest.mark.parametrize(("description", "alert"), [(48, Alert.UNKNOWN_CA), (0xEE, Alert.HANDSHAKE_FAILURE)])
     @pytest.mark.parametrize("level", [1, 2, 9])
-    def test_every_error_alert_ends_it_whatever_its_level(self, description, alert, level):
+    def test_every_error_alert_ends_the_stream_whatever_its_level(self, description, alert, level):
         client, server = connected()
         [failed] = server.receive(inject(client, ContentType.ALERT, bytes([level, description])), NOW)
         assert failed.alert is alert
         server.close()
         assert server.pull_outgoing() == b""
 
-    def test_close_notify_within_the_handshake_is_a_failure(self):
+    def test_close_notify_during_the_handshake_is_a_failure(self):
         server = new_server()
         [failed] = server.receive(b"\x15\3\3\0\2" + push_alert(Alert.CLOSE_NOTIFY), NOW)
         assert failed.alert is Alert.CLOSE_NOTIFY
         assert server.pull_outgoing() == b""
 
-    def test_user_canceled_is_ignored_but_not_for_ever(self):
+    def test_number_of_ignored_user_canceled_alerts_is_limited(self):
         client, server = connected()
         canceled = [inject(client, ContentType.ALERT, push_alert(Alert.USER_CANCELED)) for _ in range(MAX_WARNINGS)]
         assert server.receive(b"".join(canceled), NOW) == []
@@ -308,7 +308,7 @@ class TestFaults:
 
 class TestKeyUpdate:
     @pytest.mark.parametrize("asked", [0, 1])
-    def test_the_peers(self, asked):
+    def test_key_update_of_the_peer_is_answered(self, asked):
         client, server = connected()
         update = inject(client, ContentType.HANDSHAKE, b"\x18\0\0\1" + bytes([asked]))
         refused = server.receive(update[:-1], NOW)
@@ -319,7 +319,7 @@ class TestKeyUpdate:
         assert server.records.state(Direction.RECEIVE).sequence == 0
         assert (server.records.state(Direction.SEND).key != before) == asked
 
-    def test_our_own_when_the_key_is_used_up(self):
+    def test_key_update_is_sent_at_the_key_limit(self):
         client, server = connected()
         client.records.key_lifetime = 1
         for text in (b"one", b"two", b"three"):
@@ -337,25 +337,25 @@ class TestKeyUpdate:
             (b"\x0d\0\0\0", Alert.UNEXPECTED_MESSAGE),
         ],
     )
-    def test_wrong_ones(self, wrong, alert):
+    def test_invalid_key_updates_are_refused(self, wrong, alert):
         client, server = connected()
         [failed] = server.receive(inject(client, ContentType.HANDSHAKE, wrong), NOW)
         assert failed.alert is alert
 
-    def test_none_is_sent_after_the_end(self):
+    def test_no_key_update_is_sent_after_close(self):
         client, server = connected()
         server.close()
         client.receive(server.pull_outgoing(), NOW)
         assert server.receive(inject(client, ContentType.HANDSHAKE, b"\x18\0\0\1\1"), NOW) == []
         assert server.pull_outgoing() == b""
 
-    def test_fragmented_over_records(self):
+    def test_key_update_may_span_records(self):
         client, server = connected()
         pieces = [inject(client, ContentType.HANDSHAKE, bytes([byte])) for byte in b"\x18\0\0\1\0"]
         assert server.receive(b"".join(pieces), NOW) == []
         assert server.records.state(Direction.RECEIVE).sequence == 0
 
-    def test_not_for_ever(self):
+    def test_number_of_consecutive_key_updates_is_limited(self):
         client = ClientHandshake(client_parameters(transport_parameters=None, alpns=()), quic=False)
         stream, server = connected(ClientStream(client))
         for left in range(MAX_KEY_UPDATES, -1, -1):

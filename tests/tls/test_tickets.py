@@ -34,19 +34,19 @@ def sealed(content: TicketContent = CONTENT, binding: bytes = b"binding") -> byt
     return push_ticket(content, key, binding)
 
 
-def test_a_ticket_comes_back() -> None:
+def test_sealed_ticket_opens() -> None:
     assert pull_ticket(sealed(), ONE, b"binding", NOW) == CONTENT
 
 
-def test_no_two_tickets_are_alike() -> None:
+def test_tickets_differ() -> None:
     assert sealed() != sealed()
 
 
-def test_another_binding() -> None:
+def test_ticket_does_not_open_with_another_binding() -> None:
     assert pull_ticket(sealed(), ONE, b"other", NOW) is None
 
 
-def test_a_changed_bit_anywhere() -> None:
+def test_altered_ticket_does_not_open() -> None:
     ticket = sealed()
     for at in range(len(ticket)):
         changed = ticket[:at] + bytes([ticket[at] ^ 1]) + ticket[at + 1 :]
@@ -54,16 +54,16 @@ def test_a_changed_bit_anywhere() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 16, 28, 44, 60, 100])
-def test_a_short_ticket(size: int) -> None:
+def test_truncated_ticket_does_not_open(size: int) -> None:
     assert pull_ticket(sealed()[:size], ONE, b"binding", NOW) is None
 
 
 @pytest.mark.parametrize(("later", "good"), [(-59, True), (-61, False), (3600, True), (3601, False)])
-def test_age(later: float, good: bool) -> None:
+def test_ticket_opens_during_its_lifetime_only(later: float, good: bool) -> None:
     assert (pull_ticket(sealed(), ONE, b"binding", NOW + later) is not None) is good
 
 
-def test_the_newest_key_whose_time_has_come_seals() -> None:
+def test_newest_current_key_seals() -> None:
     both = keys((NOW + 60, SECOND), (NOW - DAY, FIRST))
     first, second = both.sealing(NOW), both.sealing(NOW + 60)
     assert first is not None
@@ -73,7 +73,7 @@ def test_the_newest_key_whose_time_has_come_seals() -> None:
     assert both.opening(second.identifier, NOW) is second
 
 
-def test_no_key_before_its_time_and_none_too_old() -> None:
+def test_keys_are_not_used_too_early_or_too_late() -> None:
     early = keys((NOW + 1, FIRST))
     assert early.sealing(NOW) is None
     late = keys((NOW - 8 * DAY - 1, FIRST))
@@ -83,17 +83,17 @@ def test_no_key_before_its_time_and_none_too_old() -> None:
     assert late.opening(identifier.identifier, NOW) is None
 
 
-def test_no_keys() -> None:
+def test_nothing_seals_or_opens_without_keys() -> None:
     assert keys().sealing(NOW) is None
     assert pull_ticket(sealed(), keys(), b"binding", NOW) is None
 
 
-def test_a_short_secret() -> None:
+def test_short_secret_is_refused() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         keys((NOW, bytes(31)))
 
 
-def test_secrets_show_in_no_repr() -> None:
+def test_reprs_omit_secrets() -> None:
     assert "psk" not in repr(CONTENT)
     assert repr(FIRST)[2:-1] not in repr(ONE.sealing(NOW))
 
@@ -103,11 +103,11 @@ STATE = ResumptionState(
 )
 
 
-def test_the_state_of_a_client_comes_back() -> None:
+def test_encoded_client_state_decodes() -> None:
     assert pull_resumption(push_resumption(STATE)) == STATE
 
 
-def test_a_state_cut_short_or_prolonged() -> None:
+def test_truncated_or_extended_client_state_is_refused() -> None:
     data = push_resumption(STATE)
     for size in range(len(data)):
         assert pull_resumption(data[:size]) is None
