@@ -1,8 +1,8 @@
-"""Handshakes of the kernel over TCP: what they are made of, out of request, keyrings, configuration and registry.
+"""Handshakes of the kernel over TCP, from a request, keyrings, the configuration and the registry.
 
-A client always verifies its server; ``unauth`` means that it shows no certificate itself (RFC 9289, ``xprtsec=tls``),
-``x509`` that it does. A server asks for client certificates, without insisting, where there is something to verify them
-by: its consumer decides what an anonymous client may do.
+A client always verifies its server. With ``unauth`` it presents no certificate (RFC 9289, ``xprtsec=tls``), with
+``x509`` it does. A server with a trust store requests client certificates, without requiring them: its consumer decides
+what an anonymous client may do.
 """
 
 import hashlib
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 _PEER_KEY_SECONDS = 24 * 3600
 _AUTHENTICATED = -1
-"""What stands for an authenticated peer for which no key could be made (TLS_NO_PEERID is 0)."""
+"""The peer ID of an authenticated peer for which no key could be added (TLS_NO_PEERID is 0)."""
 
 
 class KernelHandshakes:
-    """Opens handshakes of the kernel at `service`, as `configuration` says. RefusedError if that names a bad file."""
+    """Opens handshakes of the kernel at `service` by `configuration`; RefusedError if that names an invalid file."""
 
     def __init__(self, service: HandshakeService, configuration: Configuration, offload: Offload) -> None:
         self._service = service
@@ -46,7 +46,7 @@ class KernelHandshakes:
         self.configure(configuration)
 
     def configure(self, configuration: Configuration) -> None:
-        """Go by `configuration` from here on; RefusedError leaves everything as it was."""
+        """Use `configuration` from now on; on RefusedError nothing has changed."""
         client, server = load_side(configuration.client, Role.CLIENT), load_side(configuration.server, Role.SERVER)
         self.client: Side = client
         self.server: Side = server
@@ -54,11 +54,11 @@ class KernelHandshakes:
         log.debug("keyrings linked: %s", ", ".join(self.link_keyrings()) or "none")
 
     def link_keyrings(self) -> list[str]:
-        """Have the keys of the well-known and configured keyrings in reach; their names, of those that are there."""
+        """Link the well-known and configured keyrings; return the names of those that exist."""
         return keyring.link_keyrings((*keyring.WELL_KNOWN, *self.psk_keyrings))
 
     def open(self, request: Request, sock: socket.socket, report: Callable[[Outcome], None]) -> Attempt:
-        """Begin the handshake of `request` on `sock`; `report` is told how it ended."""
+        """Begin the handshake of `request` on `sock`; `report` is called with its outcome."""
         run = KernelRun(self, self._service, request)
 
         def finish(outcome: Outcome) -> None:
@@ -72,7 +72,7 @@ class KernelHandshakes:
 
 
 class KernelRun:
-    """One handshake: its session, and what is known of the peer in the end."""
+    """One handshake: its session, and the identity of the peer at the end."""
 
     def __init__(self, handshakes: KernelHandshakes, service: HandshakeService, request: Request) -> None:
         self._handshakes = handshakes
@@ -85,25 +85,25 @@ class KernelRun:
         self.registration: str | None = None
 
     def open_session(self) -> StreamSession:
-        """The session for the request; HandshakeError if it cannot be run."""
+        """Return the session for the request; HandshakeError if there can be none."""
         request = self.prepare(self._request)
         if request.role is Role.SERVER:
             return ServerStreamSession(self.choose)
         return ClientStreamSession(self.client_parameters())
 
     def prepare(self, request: Request) -> Request:
-        """Go by `request` from here on; HandshakeError if it cannot be run."""
+        """Use `request` from now on, and return it; HandshakeError if it cannot be served."""
         self._request = request
         if request.auth_mode is AuthMode.PSK or request.certificate_keys:
-            self._handshakes.link_keyrings()  # they come with a consumer's module, and anew when it is loaded again
+            self._handshakes.link_keyrings()  # a consumer's module creates its keyring anew each time it is loaded
             if request.keyring is not None:
                 self._link(request.keyring)
         if request.auth_mode not in (AuthMode.UNAUTH, AuthMode.X509, AuthMode.PSK):
-            raise CallerError(Alert.INTERNAL_ERROR, "the request names no way to authenticate", Status.INVALID)
+            raise CallerError(Alert.INTERNAL_ERROR, "the request has no authentication mode", Status.INVALID)
         return request
 
     def conclude(self, complete: HandshakeComplete) -> HandshakeComplete:
-        """`complete` with the keys that stand for the peer, and with its tags."""
+        """Return `complete` with the serials of the peer's keys, and with its tags."""
         if complete.psk_identity is not None:
             serial = self._psks.serial(complete.psk_identity)
             return complete if serial is None else replace(complete, peer_keys=(serial,))
@@ -113,7 +113,7 @@ class KernelRun:
         return replace(complete, peer_keys=(self._peer_key(leaf),), tags=self._rules.authorise(leaf))
 
     def close(self) -> None:
-        """The handshake is over."""
+        """Release the request's keyring."""
         if self._keyring is not None:
             self._handshakes.keyrings.release(self._keyring)
 
@@ -121,13 +121,13 @@ class KernelRun:
         try:
             self._handshakes.keyrings.use(serial)
         except OSError as error:
-            raise LocalError(f"the request's keyring {serial} is of no use: {error.strerror}", Status.NO_KEY) from None
+            raise LocalError(f"the request's keyring {serial} is unusable: {error.strerror}", Status.NO_KEY) from None
         self._keyring = serial
 
     # Client
 
     def client_parameters(self) -> ClientParameters:
-        """With what a client goes into the handshake, over TCP."""
+        """Return a client's parameters for a handshake over TCP."""
         return self._psk_client() if self._request.auth_mode is AuthMode.PSK else self._certificate_client()
 
     def _certificate_client(self) -> ClientParameters:
@@ -148,7 +148,7 @@ class KernelRun:
     def _client_credential(self) -> Credential:
         credential = self._credential_of_keys() or self._handshakes.client.credential
         if credential is None:
-            reason = "there is no client certificate to show: configure [client] certificate and private_key"
+            reason = "no client certificate: configure [client] certificate and private_key"
             raise LocalError(reason, Status.NO_KEY)
         return credential
 
@@ -168,7 +168,7 @@ class KernelRun:
     # Server
 
     def choose(self, hello: ClientHello) -> ServerParameters:
-        """With what a server goes on, over TCP."""
+        """Return a server's parameters for a handshake over TCP."""
         request = self._request
         suites, record_size_limit = _records()
         parameters = ServerParameters(
@@ -197,7 +197,7 @@ class KernelRun:
         return self._registered(selection, parameters)
 
     def _registered(self, selection: Selection, parameters: ServerParameters) -> ServerParameters:
-        """`parameters` with what the selected registration has."""
+        """Return `parameters` with those of the selected registration."""
         request = self._request
         self.registration = selection.registration.name
         policy = selection.registration.policy
@@ -217,18 +217,18 @@ class KernelRun:
         return self._asking_for_certificates(parameters, PeerRules(policy.peers))
 
     def _shared_alpn(self, hello: ClientHello) -> bytes | None:
-        """The protocol of a server that is no registration's, if the client offers one that it takes."""
+        """Return the protocol of a server without registration, or None if the client offers none that it accepts."""
         served = self._request.alpns or self._handshakes.server.alpns
         return next((alpn for alpn in served if alpn in hello.alpns), None)
 
     def _asking_for_certificates(self, parameters: ServerParameters, rules: PeerRules) -> ServerParameters:
-        """`parameters` with what the client's certificate has to meet: the registration's conditions, or else ours."""
+        """Return `parameters` with the requirements on the client's certificate: the registration's, or else ours."""
         side = self._handshakes.server
         self._rules = rules = rules or side.rules
         verifier = parameters.client_verifier or side.clients
         if self._request.auth_mode is not AuthMode.X509 or verifier is None:
             if rules.demand:
-                raise LocalError("rules on peers need certificates, and a trust store to verify them by", Status.NO_KEY)
+                raise LocalError("rules on peers require client certificates and a trust store", Status.NO_KEY)
             return replace(parameters, client_auth=ClientAuth.NONE, client_verifier=None)
         demanded = ClientAuth.REQUIRE if rules.demand else ClientAuth.REQUEST
         return replace(
@@ -240,7 +240,7 @@ class KernelRun:
     # Both
 
     def _credential_of_keys(self) -> Credential | None:
-        """The credential that the request names by serials, if it does."""
+        """Return the credential that the request names by serials, or None."""
         for certificate, key in self._request.certificate_keys:
             try:
                 loaded = load_keys(keyring.read_key(certificate), keyring.read_key(key))
@@ -252,7 +252,7 @@ class KernelRun:
         return None
 
     def _peer_key(self, leaf: bytes) -> int:
-        """The serial of a key that holds the peer's certificate; it is good for a day."""
+        """Add a key with the peer's certificate, which expires after a day, and return its serial."""
         name = self._request.server_name or self._request.peer_address or "peer"
         digest = hashlib.sha256(leaf).hexdigest()[:32]
         try:
@@ -265,6 +265,6 @@ class KernelRun:
 
 
 def _records() -> tuple[tuple[CipherSuite, ...], int | None]:
-    """Cipher suites, and the limit on records, that go with the kernel's TLS."""
+    """Return the cipher suites that the kernel's TLS supports, and the record size limit."""
     found = capabilities()
     return tuple(suite for suite in CipherSuite if suite in found.suites), MAX_INNER if found.limits else None

@@ -1,6 +1,6 @@
-"""The kernel's keyrings (keyrings(7)), by system call: what serials name, and keys that stand for peers.
+"""The kernel's keyrings (keyrings(7)), by system call: reading keys by serial, and adding keys for verified peers.
 
-Serials are the only thing consumers in the kernel and this daemon share. Every call is a quick one.
+Consumers in the kernel refer to keys by serial only. No call here blocks.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ PROCESS_KEYRING = -2
 SESSION_KEYRING = -3
 USER_KEYRING = -4
 WELL_KNOWN = (".nvme", ".nfs", ".nfsd")
-"""Keyrings in which consumers in the kernel keep what they name in requests."""
+"""Keyrings in which consumers in the kernel keep the keys that they name in requests."""
 KEYS = Path("/proc/keys")
-"""Where the kernel lists the keys that a process may see; a kernel without keyrings has no such file."""
+"""The kernel's list of the keys that a process may view; missing in kernels without keyrings."""
 
 MAX_KEY = 1 << 20
 _ADD_KEY, _KEYCTL = {"aarch64": (217, 219), "riscv64": (217, 219)}.get(platform.machine(), (248, 250))
@@ -35,23 +35,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def read_key(serial: int) -> bytes:
-    """The payload of a key; OSError says why not (ENOKEY, EKEYEXPIRED, EKEYREVOKED, EACCES)."""
+    """Return the payload of a key; OSError if it cannot be read (ENOKEY, EKEYEXPIRED, EKEYREVOKED, EACCES)."""
     return _sized(_READ, serial)
 
 
 def describe_key(serial: int) -> tuple[str, bytes]:
-    """Type and description of a key."""
+    """Return the type and the description of a key; OSError as above."""
     kind, _, _, _, description = _sized(_DESCRIBE, serial).rstrip(b"\0").split(b";", 4)
     return kind.decode(), description
 
 
 def search_key(keyring: int, kind: str, description: bytes) -> int:
-    """The serial of a key in `keyring`, or in one that it links; OSError (ENOKEY) if there is none."""
+    """Return the serial of a key in `keyring` or a keyring linked to it; OSError (ENOKEY) if there is none."""
     return _keyctl(_SEARCH, ctypes.c_int(keyring), kind.encode(), description, ctypes.c_int(0))
 
 
 def add_key(kind: str, description: str, payload: bytes, keyring: int) -> int:
-    """Add a key, or replace the one of that description; its serial."""
+    """Add a key, or replace the one with that description, and return its serial."""
     return _checked(
         _libc.syscall(
             ctypes.c_long(_ADD_KEY), kind.encode(), description.encode(), payload, ctypes.c_size_t(len(payload)),
@@ -61,17 +61,17 @@ def add_key(kind: str, description: str, payload: bytes, keyring: int) -> int:
 
 
 def expire_key(serial: int, seconds: int) -> None:
-    """Have the kernel drop a key after so many seconds."""
+    """Have the kernel drop a key after `seconds`."""
     _keyctl(_SET_TIMEOUT, ctypes.c_int(serial), ctypes.c_uint(seconds))
 
 
 def find_keyring(name: str) -> int | None:
-    """The serial of the keyring called `name`, if this process may see it."""
+    """Return the serial of the keyring called `name`, or None if this process cannot see it."""
     return _keyrings((name,)).get(name)
 
 
 def link_keyrings(names: Sequence[str]) -> list[str]:
-    """Link the keyrings called `names` to the session's, so that their keys can be read; those that were there."""
+    """Link the keyrings called `names` to the session keyring, to read their keys; return the names of those linked."""
     linked = []
     for name, serial in _keyrings(names).items():
         try:
@@ -84,9 +84,9 @@ def link_keyrings(names: Sequence[str]) -> list[str]:
 
 
 def _keyrings(names: Sequence[str]) -> dict[str, int]:
-    """The serials of those keyrings called `names` that this process may see, in the order of `names`.
+    """Return the serials of the keyrings called `names` that this process may see, in the order of `names`.
 
-    Only root's and this process's own: whoever made another one decides what keys are in it.
+    Keyrings of users other than root and this process's are left out, as their owners choose the keys in them.
     """
     found: dict[str, int] = {}
     try:
@@ -102,24 +102,24 @@ def _keyrings(names: Sequence[str]) -> dict[str, int]:
         if owner in (0, os.geteuid()):
             found.setdefault(name, int(fields[0], 16))
         elif name in names:
-            log.warning("keyring %s of uid %d is not used: it is neither root's nor the daemon's own", name, owner)
+            log.warning("keyring %s of uid %d is ignored: it must belong to root or to the daemon's user", name, owner)
     return {name: found[name] for name in names if name in found}
 
 
 class RequestKeyrings:
-    """Links keyrings for as long as requests that name them run."""
+    """Links keyrings while requests that name them run."""
 
     def __init__(self) -> None:
         self._users: Counter[int] = Counter()
 
     def use(self, keyring: int) -> None:
-        """A request that names `keyring` has begun; OSError if it cannot be linked."""
+        """Link `keyring` for a request; OSError if it cannot be linked."""
         if not self._users[keyring]:
             _keyctl(_LINK, ctypes.c_int(keyring), ctypes.c_int(PROCESS_KEYRING))
         self._users[keyring] += 1
 
     def release(self, keyring: int) -> None:
-        """It is over."""
+        """Unlink `keyring` unless other requests use it."""
         self._users[keyring] -= 1
         if self._users[keyring] > 0:
             return
@@ -127,11 +127,11 @@ class RequestKeyrings:
         try:
             _keyctl(_UNLINK, ctypes.c_int(keyring), ctypes.c_int(PROCESS_KEYRING))
         except OSError as error:
-            log.debug("keyring %d is gone already: %s", keyring, error.strerror)
+            log.debug("keyring %d is already gone: %s", keyring, error.strerror)
 
 
 def _sized(operation: int, serial: int) -> bytes:
-    """What an operation that fills a buffer gives; it is asked again when the key has grown meanwhile."""
+    """Return the result of an operation that fills a buffer; repeat it with a larger one if it does not fit."""
     size = 256
     while size <= MAX_KEY:
         buffer = ctypes.create_string_buffer(size)

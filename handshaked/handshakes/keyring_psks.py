@@ -1,4 +1,4 @@
-"""Pre-shared keys out of the kernel's keyrings: the one that a client is to use, those that a server may find."""
+"""Pre-shared keys from the kernel's keyrings: the one that a client uses, and those that a server may look up."""
 
 import logging
 import re
@@ -15,10 +15,10 @@ _NVME_IDENTITY = re.compile(rb"NVMe[01][RG](01|02) ")
 
 
 class KeyringPsks:
-    """The keys with the serials `serials`, or all those in reach if there are none. Implements ``PskSource``.
+    """The keys with the serials `serials`, or, without serials, all keys that can be found. Implements ``PskSource``.
 
-    Keys of type ``psk`` are looked for in the keyrings of the process, in the well-known and in the `named` ones, those
-    of type ``user`` in `named` ones only: such a key may hold anything, a public certificate for one.
+    Keys of type ``psk`` are searched for in the process and session keyrings and in the well-known and `named` ones.
+    Keys of type ``user`` are searched for in `named` ones only, as they may contain anything, such as a certificate.
     """
 
     def __init__(self, serials: tuple[int, ...], named: tuple[str, ...]) -> None:
@@ -27,11 +27,11 @@ class KeyringPsks:
         self._found: dict[bytes, int] = {}
 
     def serial(self, identity: bytes) -> int | None:
-        """The serial of a key that was given out."""
+        """Return the serial of a key that was returned before, or None."""
         return self._found.get(identity)
 
     def own(self) -> ExternalPsk:
-        """The first of the keys named by their serials that can be read; LocalError (ENOKEY) if there is none."""
+        """Return the first key named by serial that can be read; LocalError (ENOKEY) if there is none."""
         failure = "the request names no key"
         for serial in self._serials:
             try:
@@ -42,7 +42,7 @@ class KeyringPsks:
         raise LocalError(f"no pre-shared key: {failure}", Status.NO_KEY)
 
     def find(self, identity: bytes) -> ExternalPsk | None:
-        """As ``PskSource.find``: the key of that description."""
+        """As ``PskSource.find``: the key whose description is `identity`."""
         try:
             serial = self._search(identity)
             return None if serial is None else self._given(identity, serial)
@@ -56,7 +56,7 @@ class KeyringPsks:
         return ExternalPsk(identity, key, _hash_name(identity))
 
     def _search(self, identity: bytes) -> int | None:
-        if b"\0" in identity:  # no description has one, and it would end the string early
+        if b"\0" in identity:  # no description contains it, and it would end the C string early
             return None
         if self._serials:
             return next((serial for serial in self._serials if keyring.describe_key(serial)[1] == identity), None)
@@ -79,6 +79,6 @@ class KeyringPsks:
 
 
 def _hash_name(identity: bytes) -> Literal["sha256", "sha384"]:
-    """The hash of a PSK: NVMe/TCP says it in the identity, all others use SHA-256 (RFC 8446 section 4.2.11)."""
+    """Return the hash of a PSK: NVMe/TCP puts it in the identity, others use SHA-256 (RFC 8446 section 4.2.11)."""
     match = _NVME_IDENTITY.match(identity)
     return "sha384" if match and match[1] == b"02" else "sha256"

@@ -1,4 +1,4 @@
-"""The two sides of the kernel's handshakes as configured: what verifies the peer, which rules it meets."""
+"""The configured sides of the kernel's handshakes: the verifier of peers, the rules on them, our own credential."""
 
 import os
 from dataclasses import dataclass, field
@@ -18,7 +18,10 @@ from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVer
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side, loaded. ``servers`` verifies a client's peers, ``clients`` a server's, where trust is configured."""
+    """The configuration of a side, loaded. ``servers`` verifies a client's peers, ``clients`` a server's.
+
+    Both are None without a configured trust store.
+    """
 
     servers: PeerVerifier | None
     clients: ClientCertificateVerifier | None
@@ -28,7 +31,7 @@ class Side:
 
 
 def load_side(defaults: SideDefaults, role: Role) -> Side:
-    """The side that plays `role`, out of its files; RefusedError names the one that cannot be used."""
+    """Load the files of the side that plays `role`; RefusedError names the one that cannot be used."""
     try:
         return _loaded(defaults, role)
     except RefusedError as error:
@@ -54,13 +57,13 @@ def _loaded(defaults: SideDefaults, role: Role) -> Side:
 
 
 def check_sides(configuration: Configuration) -> None:
-    """Load what both sides need; RefusedError says what cannot be used."""
+    """Load the files of both sides, as a check; RefusedError names the one that cannot be used."""
     load_side(configuration.client, Role.CLIENT)
     load_side(configuration.server, Role.SERVER)
 
 
 class RuledServers:
-    """Servers that `verifier` accepts and `rules` allow. Implements ``PeerVerifier``."""
+    """Accepts servers that `verifier` accepts and `rules` allow. Implements ``PeerVerifier``."""
 
     def __init__(self, verifier: PeerVerifier, rules: PeerRules) -> None:
         self._verifier = verifier
@@ -73,7 +76,7 @@ class RuledServers:
 
 
 class RuledClients:
-    """Clients that `verifier` accepts and `rules` allow. Implements ``ClientCertificateVerifier``."""
+    """Accepts clients that `verifier` accepts and `rules` allow. Implements ``ClientCertificateVerifier``."""
 
     def __init__(self, verifier: ClientCertificateVerifier, rules: PeerRules) -> None:
         self._verifier = verifier

@@ -1,4 +1,4 @@
-"""Handshakes on QUIC sockets, from either door: what they are made of, out of socket, request, files and registry."""
+"""Handshakes on QUIC sockets, for callers and for the kernel, from socket, request, files and registry."""
 
 import socket
 from collections.abc import Callable
@@ -29,13 +29,13 @@ from handshaked.tls.parameters import (
 from handshaked.tls.tickets import RotatingTicketKeys
 
 OpenSocket = Callable[[socket.socket], QuicSocket]
-"""Gives the QUIC socket that a descriptor is; LocalError if it is none."""
+"""Returns the QUIC socket of a descriptor; LocalError if it is not one."""
 
 _SEALING_KEY = 64
 
 
 class QuicSocketHandshakes:
-    """Opens handshakes at `service` on what `open_socket` takes for QUIC sockets."""
+    """Opens handshakes at `service` on QUIC sockets, which `open_socket` recognizes."""
 
     def __init__(self, service: HandshakeService, open_socket: OpenSocket) -> None:
         self._service = service
@@ -44,7 +44,7 @@ class QuicSocketHandshakes:
     def open(
         self, request: Request, sock: socket.socket, files: CredentialFiles | None, report: Callable[[Outcome], None]
     ) -> Attempt:
-        """Begin the handshake of `request` on `sock`, when `files` are read; `report` is told how it ended."""
+        """Begin the handshake of `request` on `sock` once `files` are read; `report` is called with its outcome."""
         run = _Run(self._service, request)
         attempt, start = self._prepare(request, sock, run, report)
 
@@ -64,7 +64,7 @@ class QuicSocketHandshakes:
     def open_for_kernel(
         self, kernel: KernelHandshakes, request: Request, sock: socket.socket, report: Callable[[Outcome], None]
     ) -> Attempt:
-        """As `open`, for a consumer in the kernel that is served as `kernel` has it."""
+        """As `open`, for a consumer in the kernel, with the configuration of `kernel`."""
         run = _KernelRun(self._service, request, kernel)
 
         def finish(outcome: Outcome) -> None:
@@ -78,7 +78,7 @@ class QuicSocketHandshakes:
     def _prepare(
         self, request: Request, sock: socket.socket, run: "_Run | _KernelRun", report: Callable[[Outcome], None]
     ) -> tuple[Attempt, Callable[[], None]]:
-        """The attempt, whose time runs from now on, and what starts it."""
+        """Return the attempt, whose deadline runs from now, and a function that starts it."""
         try:
             quic_socket = self._open_socket(sock)
         except HandshakeError as error:
@@ -101,19 +101,19 @@ class _Run:
 
     @property
     def registration(self) -> str | None:
-        """The registration that was chosen."""
+        """The name of the selected registration, if any."""
         return None if self._session is None else self._session.registration
 
     def open_session(self, state: SocketState) -> Session:
         """As ``datapath.quic.OpenSession``."""
         credentials = self.credentials
-        self._request = request = _asked(self._request, state)
+        self._request = request = _with_socket_settings(self._request, state)
         if credentials == NO_CREDENTIALS:
             self._session = self._registered(request, state)
         elif request.role is Role.SERVER:
             self._session = GivenServerSession(lambda hello: self._choose(hello, credentials, state))
         else:
-            credential = credentials.credential if _shows(state) else None
+            credential = credentials.credential if _may_present_certificate(state) else None
             own = None if credentials.psks is None else credentials.psks.own()
             verifier = self._verifier(request) if own is None else None
             parameters = _client_parameters(request, credential, verifier)
@@ -128,7 +128,7 @@ class _Run:
     def _registered(self, request: Request, state: SocketState) -> Session:
         resources: Resources = self._service.resources
         if request.role is Role.SERVER and state.config.certificate_request:
-            resources = _Demanding(resources, _client_auth(state))
+            resources = _StricterClientAuth(resources, _client_auth(state))
         return open_session(request, self._service.snapshot, resources)
 
     def _verifier(self, request: Request) -> PeerVerifier | None:
@@ -153,7 +153,7 @@ class _Run:
 
 
 class _KernelRun:
-    """One handshake of a consumer in the kernel, as over TCP, with what QUIC adds."""
+    """One handshake of a consumer in the kernel: as over TCP, with QUIC's additions."""
 
     def __init__(self, service: HandshakeService, request: Request, kernel: KernelHandshakes) -> None:
         self._service = service
@@ -165,12 +165,12 @@ class _KernelRun:
 
     @property
     def registration(self) -> str | None:
-        """The registration that was chosen."""
+        """The name of the selected registration, if any."""
         return self._run.registration
 
     def open_session(self, state: SocketState) -> Session:
         """As ``datapath.quic.OpenSession``."""
-        request = self._run.prepare(_asked(self._request, state))
+        request = self._run.prepare(_with_socket_settings(self._request, state))
         if request.role is Role.SERVER:
             return GivenServerSession(lambda hello: self._choose(hello, request, state))
         parameters = self._run.client_parameters()
@@ -180,7 +180,7 @@ class _KernelRun:
                 alpns=request.alpns or parameters.alpns,
                 transport_parameters=state.transport_parameters,
                 cipher_suites=request.cipher_suites or parameters.cipher_suites,
-                credential=parameters.credential if _shows(state) else None,
+                credential=parameters.credential if _may_present_certificate(state) else None,
                 record_size_limit=None,
                 session_ticket=request.session_ticket,
             )
@@ -190,7 +190,9 @@ class _KernelRun:
         parameters = self._run.choose(hello)
         verifies = parameters.client_verifier is not None
         if not verifies and parameters.psks is None and _client_auth(state) is ClientAuth.REQUIRE:
-            raise LocalError("the socket insists on client certificates, which nothing here verifies", Status.NO_KEY)
+            raise LocalError(
+                "the socket requires client certificates: configure [server] trust to verify them", Status.NO_KEY
+            )
         return replace(
             parameters,
             alpn=parameters.alpn or choose_alpn(hello, request.alpns),
@@ -202,8 +204,8 @@ class _KernelRun:
         )
 
 
-class _Demanding:
-    """`resources` for a server that asks for client certificates more than the registration does."""
+class _StricterClientAuth:
+    """`resources` for a server whose socket may require client certificates that the registration does not."""
 
     def __init__(self, resources: Resources, client_auth: ClientAuth) -> None:
         self._resources = resources
@@ -221,8 +223,8 @@ class _Demanding:
         return self._resources.answer(request, replace(selection, registration=registration), transport_parameters)
 
 
-def _asked(request: Request, state: SocketState) -> Request:
-    """`request` with what the socket says; where both say something, the request does."""
+def _with_socket_settings(request: Request, state: SocketState) -> Request:
+    """Return `request` with the settings of the socket; those of the request take precedence."""
     client = request.role is Role.CLIENT
     return replace(
         request,
@@ -230,7 +232,7 @@ def _asked(request: Request, state: SocketState) -> Request:
         transport_parameters=state.transport_parameters,
         cipher_suites=state.config.cipher_suites or request.cipher_suites,
         session_ticket=request.session_ticket or (state.session_ticket or None if client else None),
-        registration=request.registration if _shows(state) or not client else None,
+        registration=request.registration if _may_present_certificate(state) or not client else None,
     )
 
 
@@ -250,8 +252,8 @@ def _client_parameters(
     )
 
 
-def _shows(state: SocketState) -> bool:
-    """Whether a client may show a certificate."""
+def _may_present_certificate(state: SocketState) -> bool:
+    """Return whether a client may present a certificate."""
     return state.config.certificate_request != NO_CLIENT_CERTIFICATE
 
 
@@ -261,7 +263,7 @@ def _client_auth(state: SocketState) -> ClientAuth:
 
 
 def _tickets(state: SocketState) -> Tickets | None:
-    """Tickets sealed by the key that the socket has from its listener."""
+    """Return tickets sealed with the key that the socket inherited from its listener, or None without a key."""
     if len(state.session_ticket) != _SEALING_KEY or not any(state.session_ticket):
         return None
     return Tickets(RotatingTicketKeys([(0.0, state.session_ticket)], rotation=float("inf")))

@@ -1,6 +1,6 @@
-"""What handshakes are run with: credentials, verifiers and ticket keys, each read once and kept.
+"""The credentials, verifiers and ticket keys that a worker's handshakes use, read from the registry and cached.
 
-Everything here belongs to one worker. What a registration asks for becomes the engine's parameters here.
+A registration's policy is translated into the engine's parameters here.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _CACHED_TRUST_STORES = 64
 
 
 class StoredResources:
-    """Resources out of `store`; early data is never taken without a `replay_guard`. Implements ``Resources``."""
+    """Resources from the registry; early data is refused without a `replay_guard`. Implements ``Resources``."""
 
     def __init__(
         self, store: RegistryReader, replay_guard: ReplayGuard | None = None, keylog: KeyLog | None = None
@@ -48,22 +48,25 @@ class StoredResources:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over the ticket keys that the store has now."""
+        """Read the registry's current ticket keys."""
         self._ticket_keys = RotatingTicketKeys(self._store.ticket_keys(), TICKET_KEY_ROTATION)
 
     def forget(self) -> None:
-        """Let go of all credentials and trust anchors; those still in use are read again."""
+        """Drop all cached credentials and trust anchors; those still in use are read again."""
         self.credential.cache_clear()
         self._client_trust.cache_clear()
 
     def server_verifier(self, request: Request) -> PeerVerifier:
-        """What verifies the server that a client's `request` is for."""
+        """Return the verifier for the server of a client's `request`; CallerError if its anchors are unreadable."""
         if not request.trust_anchors:
             return _system_trust()
         return _verifier_by(request.trust_anchors)
 
     def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
-        """The engine's parameters for what was selected, as the registration's policy has them."""
+        """Return the engine's parameters for a selection, according to the registration's policy.
+
+        LocalError if its credential or its trust cannot be used.
+        """
         policy = selection.registration.policy
         client_auth = ClientAuth[policy.client_auth.upper()]
         verifier: ClientCertificateVerifier | None = None
@@ -92,7 +95,7 @@ class StoredResources:
         return EarlyData(self._replay_guard, request.early_data)
 
     def _load_client_trust(self, identity: int) -> tuple[ClientCertificateVerifier, bytes]:
-        """The verifier of that id, and a digest of what it accepts."""
+        """Return the verifier for the trust with that id (0: the system's), and a digest of what it accepts."""
         if identity == 0:
             return ClientChainVerifier(_system_anchors()), b"system"
         trust = self._store.trust(identity)
@@ -108,7 +111,7 @@ class StoredResources:
 
 
 def _cipher_suites(request: Request, policy: Policy) -> tuple[CipherSuite, ...]:
-    """The registration's cipher suites, narrowed and ordered by those of the request."""
+    """Return the registration's cipher suites, limited to those of the request and in its order."""
     allowed = tuple(CipherSuite[name] for name in policy.cipher_suites) or tuple(CipherSuite)
     if request.cipher_suites:
         return tuple(suite for suite in request.cipher_suites if suite in allowed)
@@ -116,7 +119,7 @@ def _cipher_suites(request: Request, policy: Policy) -> tuple[CipherSuite, ...]:
 
 
 def client_verifier(request: Request) -> tuple[ClientCertificateVerifier, bytes]:
-    """What verifies the clients of a server without registration, and a digest of what it accepts."""
+    """Return the verifier for clients of a server without registration, and a digest of what it accepts."""
     if not request.trust_anchors:
         return ClientChainVerifier(_system_anchors()), b"system"
     digest = hashlib.sha256(b"".join(hashlib.sha256(anchor).digest() for anchor in request.trust_anchors)).digest()

@@ -1,4 +1,4 @@
-"""What the doors ask for: drivers for requests, and lookups, out of the snapshot of the moment."""
+"""The service that upcall sources use: drivers for requests, and lookups, from the current snapshot."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from handshaked.tls.server import ServerHandshake
 
 
 class HandshakeService:
-    """Opens drivers. ``snapshot`` may be replaced at any time: a handshake keeps the one it began with."""
+    """Opens drivers. ``snapshot`` may be replaced at any time: a handshake keeps the one that it began with."""
 
     def __init__(self, snapshot: Snapshot, resources: Resources, observe: Observer) -> None:
         self.snapshot = snapshot
@@ -24,7 +24,7 @@ class HandshakeService:
         self._on_idle: Callable[[], object] = lambda: None
 
     def open(self, request: Request, data_path: DataPath) -> Driver:
-        """The driver for `request`; the caller starts it."""
+        """Return the driver for `request`, not started."""
         session = open_session(request, self.snapshot, self.resources)
         driver = Driver(request, session, data_path, self._ended)
         self.in_flight += 1
@@ -41,19 +41,20 @@ class HandshakeService:
     def look_up(
         self, caller: Caller, client_hello: bytes | None, datagrams: tuple[bytes, ...]
     ) -> tuple[ClientHello, Selection]:
-        """What a ClientHello (a whole handshake message, or the QUIC datagrams that hold it) would get from `caller`.
+        """Return what a ClientHello would select for `caller`.
 
-        PeerError if nothing serves it, or if it cannot be read.
+        It is given as a handshake message, or as the QUIC datagrams that contain it. PeerError if no registration
+        serves it, or if it is malformed.
         """
         engine = ServerHandshake()
         engine.receive(Level.INITIAL, _assemble(datagrams) if client_hello is None else client_hello, time.time())
         hello = engine.client_hello
         if hello is None:
-            raise PeerError(Alert.DECODE_ERROR, "the ClientHello is not whole")
+            raise PeerError(Alert.DECODE_ERROR, "the ClientHello is incomplete")
         return hello, self.snapshot.select(Query(caller, hello.server_name, hello.alpns, hello.signature_schemes))
 
     def when_idle(self, call: Callable[[], object]) -> None:
-        """Call `call` each time no handshake is in flight, and now if none is."""
+        """Call `call` whenever the last handshake in flight ends, and now if there is none."""
         self._on_idle = call
         if self.in_flight == 0:
             call()
@@ -71,4 +72,4 @@ def _assemble(datagrams: tuple[bytes, ...]) -> bytes:
         message = assembler.receive(datagram)
         if message is not None:
             return message
-    raise PeerError(Alert.DECODE_ERROR, f"{len(datagrams)} datagrams hold no whole ClientHello of QUIC v1 or v2")
+    raise PeerError(Alert.DECODE_ERROR, f"{len(datagrams)} datagrams contain no complete QUIC v1 or v2 ClientHello")
