@@ -1,4 +1,4 @@
-"""TCP sockets whose close() waits for the peer (SO_LINGER), which no test may do itself."""
+"""TCP sockets whose close() waits for the peer (SO_LINGER); tests themselves must never wait in close()."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ LINGER_SECONDS = 120
 
 
 def reset_on_close(sock: socket.socket) -> None:
-    """Have close() reset the connection at once, whatever is unsent."""
+    """Let close() reset the connection immediately, even with unsent data."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -20,7 +20,7 @@ def reset_on_close(sock: socket.socket) -> None:
 def lingering_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Yield a sender whose last close() waits until the receiver has read everything, and that receiver.
 
-    Leaving the block closes what is still open without waiting: by then a copy of the sender may be the last one.
+    The end of the block closes open sockets without waiting: another process may hold the last copy of the sender.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sender = socket.create_connection(listener.getsockname(), 30)
@@ -38,13 +38,13 @@ def lingering_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         if sender.fileno() >= 0:
             reset_on_close(sender)
         sender.close()
-        receiver.close()  # resets the connection, which frees whoever else has a copy of the sender
+        receiver.close()  # resets the connection, which ends the wait of other holders of the sender
 
 
 def hand_over(sender: socket.socket, pid: int, send: Callable[[], object]) -> None:
     """Call `send`, which passes `sender` to the process `pid`, and close `sender` here before that process can.
 
-    The process is stopped meanwhile: its copy is the last one, so that the lingering close() is its own.
+    The process is stopped meanwhile, so that its copy is the last one and the lingering close() happens there.
     """
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -1,4 +1,4 @@
-"""The name of this run of the tests, by which tests/plugins/leftovers.py finds what it left behind."""
+"""The name of this test run, by which tests/plugins/leftovers.py finds what the run left behind."""
 
 import os
 import shutil
@@ -9,13 +9,13 @@ from pathlib import Path
 
 VARIABLE = "HANDSHAKED_TEST_RUN"
 RUN = os.environ.setdefault(VARIABLE, os.urandom(3).hex())
-"""The name of this run, which xdist's workers inherit."""
+"""The name of this run, inherited by the workers of xdist."""
 PREFIX = f"handshaked-{RUN}-"
 
 
 @contextmanager
 def public_temporary_directory() -> Iterator[Path]:
-    """Yield a directory that every user can reach, unlike pytest's own; short enough for the paths of sockets."""
+    """Yield a directory that every user can enter, unlike pytest's own, with a path short enough for sockets."""
     path = Path(tempfile.mkdtemp(prefix=PREFIX))
     path.chmod(0o755)
     try:

@@ -8,7 +8,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 INSIDE = TESTS / "kernel" / "inside"
-"""Programs of the laboratory: its machine ends them after a time."""
+"""Programs of the lab, whose machine stops them after a timeout."""
 FILES = [
     path
     for path in sorted([*TESTS.rglob("*.py"), *(TESTS.parent / "handshaked" / "testing").rglob("*.py")])

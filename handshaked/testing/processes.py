@@ -1,4 +1,4 @@
-"""Processes that end with a block, in bounded time."""
+"""Stop child processes at the end of a block, in bounded time."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _END_SECONDS = 30.0
 
 @contextmanager
 def ending(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
-    """End `process` with the block and close its pipes: by SIGTERM, by SIGKILL if it does not heed that in time."""
+    """Stop `process` at the end of the block and close its pipes: with SIGTERM, and with SIGKILL after a timeout."""
     try:
         yield process
     finally:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from handshaked.testing.processes import ending
+
 _START_SECONDS = 30.0
 _PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin"
 
@@ -57,7 +59,7 @@ def _speaks_http3(program: str) -> bool:
     found = shutil.which(program, path=_PATH)
     if found is None or program != "nginx":
         return found is not None
-    said = subprocess.run([found, "-V"], capture_output=True, text=True, check=False, timeout=_START_SECONDS)  # noqa: S603 - of the line above
+    said = subprocess.run([found, "-V"], capture_output=True, text=True, check=False, timeout=_START_SECONDS)  # noqa: S603 - the program found above
     return "http_v3_module" in said.stderr
 
 
@@ -86,13 +88,10 @@ def web_server(program: str, home: Path, port: int, site: Site, user: int | None
             group=user,
             extra_groups=None if user is None else (),
         )
-    try:
+    with ending(process):
         deadline = time.monotonic() + _START_SECONDS
         while f":{port:04X} " not in Path("/proc/net/udp").read_text():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{program} did not start:\n{log.read_text()}")
             time.sleep(0.01)
         yield
-    finally:
-        process.terminate()
-        process.wait(_START_SECONDS)

@@ -27,7 +27,7 @@ class LossyLink:
     def __init__(self, server: tuple[str, int], impairment: Impairment, seed: int) -> None:
         self.lost = 0
         self._server = server
-        self._weather = impairment
+        self._impairment = impairment
         self._random = random.Random(seed)
         self._loop = asyncio.get_running_loop()
         self._clients: dict[Any, socket.socket] = {}
@@ -59,7 +59,7 @@ class LossyLink:
         self._pass(self._front, sock.recv(65536), client)
 
     def _pass(self, sock: socket.socket, datagram: bytes, to: Any) -> None:
-        impairment, chance = self._weather, self._random.random
+        impairment, chance = self._impairment, self._random.random
         if chance() < impairment.loss:
             self.lost += 1
             return

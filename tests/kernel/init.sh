@@ -1,6 +1,6 @@
 #!/bin/bash
-# PID 1 inside, or what systemd runs there: mounts, modules, loopback, then the program named on the kernel's command
-# line; its status in /lab/rc.
+# PID 1 in the lab, or a service of systemd there: set up mounts, modules and loopback, run the program named on the
+# kernel's command line, and write its exit status to /lab/rc.
 export PATH=/opt/handshaked/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root PYTHONPATH=/lab PYTHONUNBUFFERED=1
 if [ $$ = 1 ]; then
     mount -t proc proc /proc

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# PID 1 of the emulated machine until its root is there, which the emulator shares by 9p; then init.sh.
+# PID 1 of the emulated machine: mount the root, which QEMU shares by 9p, and continue with init.sh.
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys

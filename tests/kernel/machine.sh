@@ -1,6 +1,6 @@
 #!/bin/bash
-# machine.sh SUITE: in the laboratory's root, on a layer of its own: Debian's ordinary kernel as SUITE has it, the
-# emulator that runs it, and an initramfs that mounts the root that the emulator shares.
+# machine.sh SUITE: install on a layer of the lab's root the stock kernel of the Debian suite SUITE, QEMU, and an
+# initramfs that mounts the root shared by QEMU.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 suite=$1
@@ -8,10 +8,10 @@ sed -n "s/^\(deb [^ ]*\) [^ ]*/\1 $suite/p" /etc/apt/sources.list >/etc/apt/sour
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends qemu-system-x86 busybox-static
 version=$(apt-cache show "linux-image-amd64/$suite" | sed -n 's/.*\<linux-image-\([0-9][^ ]*\) .*/\1/p')
-# One package, or several, as the suite has it.
+# One package or several, depending on the suite.
 packages=$(apt-cache pkgnames linux- | grep -Fx "$(printf "linux-%s-$version\n" base binary image modules)")
 cd /tmp
-apt-get download -qq $packages  # not installed: nobody here boots as that would prepare for
+apt-get download -qq $packages  # extracted, not installed: the boot preparations of the packages are not needed
 for package in *.deb; do
     dpkg --extract "$package" /
     rm "$package"
