@@ -51,7 +51,7 @@ def test_client_repeats_its_initial_after_a_retry(version: int) -> None:
 def test_version_negotiation_lists_the_supported_versions() -> None:
     connection, _, header = client()
     connection.receive_datagram(push_version_negotiation(header), SERVER, now=0.1)
-    # The client offered version 1 itself: it must take such an answer for an attack, and ignore it.
+    # The client offered version 1 itself: it must ignore such an answer (RFC 9000 section 6.2).
     assert cast("Any", connection)._close_event is None  # noqa: SLF001 - aioquic tells it in no other way
     configuration = QuicConfiguration(
         is_client=True, alpn_protocols=["h3"], original_version=0xFF00001D, supported_versions=[0xFF00001D, VERSION_2]

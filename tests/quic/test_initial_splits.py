@@ -98,14 +98,14 @@ def test_anything_may_follow_the_initial() -> None:
 @pytest.mark.parametrize(
     ("frames", "alert"),
     [
-        (crypto(0, HELLO[:50]) + crypto(40, b"x" * 20), Alert.ILLEGAL_PARAMETER),  # contradicts itself
+        (crypto(0, HELLO[:50]) + crypto(40, b"x" * 20), Alert.ILLEGAL_PARAMETER),  # inconsistent
         (crypto(0, b"\2" + HELLO[1:]), Alert.UNEXPECTED_MESSAGE),  # no ClientHello
         (crypto(0, b"\1\1\0\1"), Alert.ILLEGAL_PARAMETER),  # longer than the limit
         (crypto(70000, b"x"), Alert.DECODE_ERROR),
-        (b"\x06\x00\x44\xff" + bytes(10), Alert.DECODE_ERROR),  # cut off
+        (b"\x06\x00\x44\xff" + bytes(10), Alert.DECODE_ERROR),  # truncated
         (b"\x08\x00", Alert.DECODE_ERROR),  # a STREAM frame
         (b"\x1c\x00\x00\x00", Alert.USER_CANCELED),
-        (b"\x02\x01\x00\x7f\xff\x00", Alert.DECODE_ERROR),  # an ACK of many ranges
+        (b"\x02\x01\x00\x7f\xff\x00", Alert.DECODE_ERROR),  # an ACK with many ranges
         (crypto(0, b"") * 1100, Alert.DECODE_ERROR),
     ],
     ids=["contradiction", "not-a-hello", "too-long", "too-far", "cut-off", "stream", "close", "ack", "too-many"],

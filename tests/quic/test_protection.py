@@ -9,7 +9,7 @@ from handshaked.quic.packets import VERSION_1, VERSION_2, pull_initials
 from handshaked.quic.protection import InitialKeys, retry_tag
 
 DCID = bytes.fromhex("8394c8f03e515708")
-# RFC 9001 A.3: the server's answer to that client, and what is in it.
+# RFC 9001 A.3: the server's Initial and its frames.
 SERVER_FRAMES = bytes.fromhex(
     "02000000000600405a020000560303eefce7f7b37ba1d1632e96677825ddf73988cfc79825df566dc5430b9a045a1200130100002e0033"
     "0024001d00209d3c940d89690b84d08a60993c144eca684d1081287c834d5311bcf32bb9da1a002b00020304"
@@ -19,7 +19,7 @@ SERVER_INITIAL = bytes.fromhex(
     "f73c3ec2493a1839b3dbcba3f6ea46c5b7684df3548e7ddeb9c3bf9c73cc3f3bded74b562bfb19fb84022f8ef4cdd93795d77d06edbb7a"
     "af2f58891850abbdca3d20398c276456cbc42158407dd074ee"
 )
-# A.4 of both.
+# Section A.4 of both RFCs.
 RETRIES = {
     VERSION_1: "ff000000010008f067a5502a4262b5746f6b656e04a265ba2eff4d829058fb3f0f2496ba",
     VERSION_2: "cf6b3343cf0008f067a5502a4262b5746f6b656ec8646ce8bfe33952d955543665dcc7b6",

@@ -130,7 +130,7 @@ def test_either_side_can_choose_the_cipher_suite(registered: Registered, suite: 
     assert {len(secret) for secret in secrets(ours).values()} == {suite.secret_length}
 
 
-# A server stops when the ClientHello is in, and goes on when it has what it needs.
+# A server waits after the ClientHello, until it has what it needs.
 
 
 def test_a_server_waits_for_its_own_transport_parameters(registered: Registered) -> None:
@@ -156,7 +156,7 @@ def test_transport_parameters_may_come_before_the_client_hello(registered: Regis
         ({"server_name": "unknown.example.com"}, Alert.UNRECOGNIZED_NAME),
         ({"alpns": (b"unknown",)}, Alert.NO_APPLICATION_PROTOCOL),
         ({"server_name": "a.b.w.example.com"}, Alert.UNRECOGNIZED_NAME),
-        ({"server_name": "192.0.2.1"}, Alert.MISSING_EXTENSION),  # an address is no SNI
+        ({"server_name": "192.0.2.1"}, Alert.MISSING_EXTENSION),  # an address is not sent as SNI
     ],
 )
 def test_client_without_matching_registration_is_refused_with_the_right_alert(
@@ -213,7 +213,7 @@ def test_passing_transport_parameters_twice_is_a_caller_error(registered: Regist
     assert failure(theirs.proceed(SERVER_PARAMETERS, NOW)).status == Status.INVALID
 
 
-# A client verifies.
+# Verification by the client.
 
 
 def test_client_refuses_an_untrusted_authority(registered: Registered, tmp_path: object, issue: Issue) -> None:
@@ -312,7 +312,7 @@ def test_crypto_data_before_the_start_is_a_caller_error(registered: Registered) 
     assert failure(client(registered).receive(Level.INITIAL, b"\2", NOW)).status == Status.INVALID
 
 
-# A peer that misbehaves.
+# Misbehaving peers.
 
 
 @pytest.mark.parametrize("level", [Level.HANDSHAKE, Level.APPLICATION, Level.EARLY])

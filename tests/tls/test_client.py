@@ -322,7 +322,7 @@ SCHEMES = (int(E.SIGNATURE_ALGORITHMS), b"\0\x02\x04\x03")
         (request([SCHEMES, (int(E.CERTIFICATE_AUTHORITIES), b"\0\0")]), Alert.DECODE_ERROR),
         (request([SCHEMES, (int(E.OID_FILTERS), b"\0")]), Alert.DECODE_ERROR),
         (request([SCHEMES, (int(E.ALPN), b"\0\x03\x02h3")]), Alert.ILLEGAL_PARAMETER),
-        # An extension that is not known is none of our business: it goes on, to where the signature is wrong.
+        # An unknown extension is ignored: the error is the wrong signature after it.
         (request([SCHEMES, (0x1234, b"")]), Alert.DECRYPT_ERROR),
     ],
 )

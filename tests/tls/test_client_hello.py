@@ -133,7 +133,7 @@ def test_wrong_extension_lengths_are_refused(kind: int, wrong: int) -> None:
         struct.pack(">HH", each, max(0, len(body) + (wrong if each == kind else 0))) + body
         for each, body in lying.extensions
     )
-    # The next extension starts in the wrong place: whatever that makes of it, it is no ClientHello.
+    # The next extension starts at the wrong offset: the result is never a valid ClientHello.
     assert refused(lying.encode(len(block).to_bytes(2) + block)) in (
         Alert.DECODE_ERROR,
         Alert.ILLEGAL_PARAMETER,

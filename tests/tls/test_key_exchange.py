@@ -26,7 +26,7 @@ def test_both_sides_agree(group: Group) -> None:
     assert generate_key_share(group).public != share.public
 
 
-# On the curves of RFC 7748 any string of the right length is a point, but for those of small order.
+# On the curves of RFC 7748 any string of the right length is a point; those of small order are refused.
 ANY_STRING = (Group.X25519, Group.X448, Group.X25519MLKEM768)
 
 

@@ -112,7 +112,7 @@ def test_ticket_is_bound_to_the_parameters_it_was_issued_with(change: dict[str, 
 
 
 def test_ticket_does_not_resume_under_another_name() -> None:
-    # A client that breaks RFC 8446 section 4.6.1 in offering it: the name is replaced in its state, length and all.
+    # A client that violates RFC 8446 section 4.6.1: the name in its state is replaced, with its length.
     state = first(client_parameters(server_name="b.test")).replace(b"b.test", b"a.test")
     done = resume(state)
     assert not resumes(done)

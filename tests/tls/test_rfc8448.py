@@ -154,7 +154,7 @@ def test_hello_retry_request_matches_the_trace() -> None:
 
 
 def test_expand_label_of_several_blocks() -> None:
-    # RFC 8446 section 7.1 gives no vector beyond a block: the first one must be the same, and none repeats.
+    # There is no test vector for more than one block: the first must be the same, and none may repeat.
     long = expand_label(bytes(32), b"key", b"", 255, "sha256")
     assert len(long) == 255
     assert len({long[at : at + 32] for at in range(0, 224, 32)}) == 7

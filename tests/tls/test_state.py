@@ -152,7 +152,7 @@ def test_messages_in_the_table_are_parsed(place: str) -> None:
         if kind < 0:
             continue
         machine, level = make()
-        # An empty one is malformed, whichever it is.
+        # An empty message is malformed, whatever its type.
         with pytest.raises(PeerError) as caught:
             machine.receive(level, bytes([kind, 0, 0, 0]), NOW)
         assert caught.value.alert is Alert.DECODE_ERROR

@@ -155,7 +155,7 @@ class TestHandshake:
         server.receive(client.pull_outgoing(), NOW)
         assert (server.waits, server.needed(), server.pull_outgoing()) == (True, 0, b"")
         assert server.receive(CCS + b"\x17", NOW) == []
-        assert server.proceed(answer(), NOW) == []  # and takes the change_cipher_spec then
+        assert server.proceed(answer(), NOW) == []  # then it accepts the change_cipher_spec
         assert (server.waits, server.needed()) == (False, 4)
 
     def test_nothing_after_finished_is_read(self):
