@@ -1,4 +1,4 @@
-"""Where a key stands in a TOML document: tomllib does not tell, and people want to know the line."""
+"""Line numbers of keys in a TOML document, for error messages; tomllib does not provide them."""
 
 import re
 import tomllib
@@ -9,7 +9,7 @@ _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 class TomlError(Exception):
-    """A text is not TOML, for a reason that is found in ``line``."""
+    """A text is not valid TOML; the error is in ``line``."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -17,7 +17,7 @@ class TomlError(Exception):
 
 
 def parsed_document(text: str) -> dict[str, Any]:
-    """The document `text`; TomlError if it is none."""
+    """Return the document in `text`; TomlError if it is not valid TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -27,10 +27,10 @@ def parsed_document(text: str) -> dict[str, Any]:
 
 
 class KeyLines:
-    """The places in the document `text`, which is valid.
+    """The lines of the keys in `text`, a valid document.
 
-    Tables below one name, as ``[registration.web]`` and what belongs to it, are looked at for themselves: there may be
-    thousands of them in a file, and to find a line the text is parsed several times.
+    The text is parsed several times to find a line. Because a file may have thousands of tables, blocks such as
+    ``[registration.web]`` with its subtables are searched on their own.
     """
 
     def __init__(self, text: str) -> None:
@@ -47,17 +47,17 @@ class KeyLines:
             start, current = number, here
 
     def line(self, path: tuple[str, ...]) -> int:
-        """The line where the key `path` begins; that of what holds it if it is not there."""
+        """Return the line where the key `path` begins, or if it does not exist, that of the table it would be in."""
         start, end = self._blocks.get((path[0], path[1]) if len(path) > 1 else ("", ""), (0, 0))
         block = self._lines[start:end]
         parsed = _try(block, len(block))
-        if parsed is not None and _holds(parsed, path[:2]):
+        if parsed is not None and _contains(parsed, path[:2]):
             return start + line_of("\n".join(block), path)
         return line_of(self._text, path)
 
 
 def _table_of(line: str) -> tuple[str, str] | None:
-    """The first two names of the table that `line` begins; None if it begins none with so many."""
+    """Return the first two names of the table whose header is `line`; None if it is no header with two names."""
     if not line.lstrip().startswith("["):
         return None
     outer = _try([line], 1)
@@ -70,16 +70,16 @@ def _table_of(line: str) -> tuple[str, str] | None:
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int:
-    """The line of the TOML document `text` where the key `path` begins; that of what holds it if it is not there."""
+    """Return the line of `text` where the key `path` begins, or if it does not exist, that of its table."""
     lines = text.split("\n")
-    while path and not _holds(_parsed(lines, len(lines)), path):
+    while path and not _contains(_parsed(lines, len(lines)), path):
         path = path[:-1]
     if not path:
         return 1
-    low, high = 0, len(lines)  # the first `high` lines hold it, the first `low` do not
+    low, high = 0, len(lines)  # the first `high` lines contain it, the first `low` do not
     while high - low > 1:
         middle = (low + high) // 2
-        if _holds(_parsed(lines, middle), path):
+        if _contains(_parsed(lines, middle), path):
             high = middle
         else:
             low = middle
@@ -90,7 +90,7 @@ def line_of(text: str, path: tuple[str, ...]) -> int:
 
 
 def _complete(lines: Sequence[str], count: int) -> int:
-    """How many of the first `count` lines are whole entries."""
+    """Return how many of the first `count` lines form complete entries."""
     while count and _try(lines, count) is None:
         count -= 1
     return count
@@ -107,7 +107,7 @@ def _try(lines: Sequence[str], count: int) -> dict[str, Any] | None:
         return None
 
 
-def _holds(document: Any, path: tuple[str, ...]) -> bool:
+def _contains(document: Any, path: tuple[str, ...]) -> bool:
     for key in path:
         if not isinstance(document, dict) or key not in document:
             return False

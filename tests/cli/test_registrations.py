@@ -264,8 +264,8 @@ def test_invalid_options_are_refused_and_change_nothing(control: Control, issue:
         ([*files(issued), f"--server-name={NAME.upper()}"], "server name is given twice"),
         ([*files(issued), "--server-name=a b"], "is not a host name"),
         ([*files(issued), "--server-name=192.0.2.1"], "is an IP address"),
-        ([*files(issued), "--allow-user=nobody-of-this-name"], "there is no user 'nobody-of-this-name'"),
-        ([*files(issued), "--allow-group=nobody-of-this-name"], "there is no group 'nobody-of-this-name'"),
+        ([*files(issued), "--allow-user=nobody-of-this-name"], "unknown user 'nobody-of-this-name'"),
+        ([*files(issued), "--allow-group=nobody-of-this-name"], "unknown group 'nobody-of-this-name'"),
         ([*files(issued), "--allow-user=99999999999"], "99999999999"),
     ]
     expect_refusals(control, cases)
@@ -388,5 +388,5 @@ with ControlClient(Path(sys.argv[1])) as client:
     assert listed == "['web']"
     assert [answer.split()[0] for answer in answers] == ["refused"] * len(commands), answers
     # The files of those who have no grant were looked at first, however long an encrypted key takes.
-    assert "may not register: root may run: handshakectl grant" in answers[-1]
+    assert "has no grant to register; root can run: handshakectl grant" in answers[-1]
     assert sorted(daemon.ask("show", name="web")["registration"]["alpns"]) == ["h3"]

@@ -216,7 +216,8 @@ def test_check_config_looks_at_settings_and_registrations(tmp_path: Path, issued
     assert check(*arguments) == (
         1,
         f"handshaked: {drop_in}:2: unknown key 'alpn'\n"
-        f"handshaked: {drop_in}:5: give a certificate and a key: only a registration that forwards needs none\n",
+        f"handshaked: {drop_in}:5: certificate and key are missing: only registrations with deliver=forward need"
+        " none\n",
     )
     settings.write_text("[colours]\n")
     status, said = check(*arguments)

@@ -1,4 +1,4 @@
-"""Registrations in files, for configuration management: TOML, read-only to every other way in.
+"""Drop-in files: registrations in TOML files, for configuration management. Commands cannot change them.
 
     [registration.web]
     server-names = ["www.example.com"]
@@ -6,7 +6,7 @@
     certificate = "/etc/letsencrypt/live/www.example.com/fullchain.pem"
     key = "/etc/letsencrypt/live/www.example.com/privkey.pem"
 
-Every error names the file and the line.
+Every error names the file and the line, and the keys are those of the table of settings (``registry.settings``).
 """
 
 import os
@@ -32,7 +32,7 @@ _CREDENTIAL = ("certificate", "key", "passphrase", "ocsp")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong at `where`: ``path:line``, or a path. `name` is the registration that it keeps from changing."""
+    """An error at `where` (``path:line``, or a path). The registration `name`, if any, stays as it is."""
 
     where: str
     reason: str
@@ -44,10 +44,10 @@ class Problem:
 
 @dataclass(slots=True)
 class DropIns:
-    """What the files ask for, with the place of each; and what is wrong.
+    """The registrations that the files define, by name and each with its place, and the problems found.
 
-    ``unread`` are files that could not be read at all: what they asked for stays. Not ``complete``: the directory
-    could not be read, and all stays.
+    ``unread`` are files that could not be read: their registrations stay. If not ``complete``, the directory could not
+    be read, and all registrations stay.
     """
 
     wanted: dict[str, tuple[NewRegistration, str]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class DropIns:
 
 
 class _LineError(RefusedError):
-    """Something is wrong at ``line``."""
+    """An error at ``line`` of the file."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -65,7 +65,7 @@ class _LineError(RefusedError):
 
 
 def read_drop_ins(directory: Path) -> DropIns:
-    """What all ``*.toml`` in `directory` ask for, in the order of their names. No directory: nothing."""
+    """Read all ``*.toml`` files in `directory`, in the order of their names; nothing if there is no such directory."""
     found = DropIns()
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix == ".toml" and not path.name.startswith("."))
@@ -84,7 +84,7 @@ def read_drop_ins(directory: Path) -> DropIns:
         except _LineError as error:
             found.unread.add(str(path))
             found.problems.append(Problem(f"{path}:{error.line}", str(error)))
-        except RefusedError as error:  # it is no file to be read; the text begins with its path
+        except RefusedError as error:  # not a regular file, or too large; the text begins with its path
             found.unread.add(str(path))
             found.problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
     return found
@@ -99,26 +99,28 @@ def _read_file(path: Path, found: DropIns) -> None:
         raise _LineError(error.line, str(error)) from None
     for key, tables in document.items():
         if key != TABLE or not isinstance(tables, dict):
-            raise _LineError(places.line((key,)), f"write tables [{TABLE}.NAME] here, not {key!r}")
+            raise _LineError(places.line((key,)), f"unknown key {key!r}: only tables [{TABLE}.NAME] are allowed here")
     for name, table in document.get(TABLE, {}).items():
         where = f"{path}:{places.line((TABLE, name))}"
         try:
             new = _registration(name, table, path, owner)
         except (OSError, RefusedError) as error:
-            key, reason = _told(error, table)
+            key, reason = _explained(error, table)
             found.problems.append(Problem(f"{path}:{places.line((TABLE, name, key))}", reason, name))
         else:
             if name in found.wanted:
-                found.problems.append(Problem(where, f"registration {name!r} is at {found.wanted[name][1]} already"))
+                found.problems.append(
+                    Problem(where, f"registration {name!r} is already defined at {found.wanted[name][1]}")
+                )
             else:
                 found.wanted[name] = (new, where)
 
 
-def _told(error: OSError | RefusedError, table: Any) -> tuple[str, str]:
-    """The key of `table` that is to blame, as far as there is one, and the reason in the words of such files."""
+def _explained(error: OSError | RefusedError, table: Any) -> tuple[str, str]:
+    """Return the key of `table` that `error` is about, and the reason with the names that keys have in these files."""
     if isinstance(error, ArgumentError):
         key = error.name.replace("_", "-")
-        if key == "credentials":  # of which one may be written without the list
+        if key == "credentials":  # the first credential may be written without the list
             key = next((one for one in _CREDENTIAL if one in table and str(error).startswith(f"{one} ")), key)
         return key, str(error).replace(error.name, key)
     reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
@@ -128,13 +130,16 @@ def _told(error: OSError | RefusedError, table: Any) -> tuple[str, str]:
 
 
 def _content(path: Path) -> tuple[str, int]:
-    """The text of the file and its owner, whom it must be worth to obey."""
+    """Return the file's text and owner; refuse files not owned by root or the daemon's user."""
 
     def check(status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
-            raise _LineError(1, f"belongs to uid {status.st_uid}; only root may keep registrations here")
+            raise _LineError(
+                1,
+                f"owned by uid {status.st_uid}, must be owned by root; run: chown root {path}",
+            )
         if status.st_mode & 0o022:
-            raise _LineError(1, f"mode {stat.S_IMODE(status.st_mode):04o}: others may write it; run: chmod go-w {path}")
+            raise _LineError(1, f"mode {stat.S_IMODE(status.st_mode):04o} lets others write it; run: chmod go-w {path}")
 
     descriptor = open_regular(str(path), check)
     try:
@@ -145,15 +150,15 @@ def _content(path: Path) -> tuple[str, int]:
     try:
         return content.decode(), owner
     except UnicodeDecodeError as error:
-        raise _LineError(content.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
+        raise _LineError(content.count(b"\n", 0, error.start) + 1, "not valid UTF-8") from None
 
 
 def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistration:
     if not isinstance(table, dict):
-        raise RefusedError(f"write a table [{TABLE}.{name}]")
+        raise RefusedError(f"must be a table: write [{TABLE}.{name}]")
     message = {key.replace("-", "_"): value for key, value in table.items()}
     if "name" in message:
-        raise ArgumentError("name", "the name is that of the table")
+        raise ArgumentError("name", "unknown key 'name': the name of the table is the registration's name")
     single = {key: message.pop(key) for key in _CREDENTIAL if key in message}
     if single:
         message["credentials"] = [single, *message.get("credentials", [])]
@@ -167,7 +172,7 @@ def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistrat
     request = pull_request(arguments)
     for named in (*(one for source in request.sources for one in paths_of(source)), *request.trust.paths):
         if not named.startswith(("/", CREDENTIALS_PREFIX)):
-            raise RefusedError(f"{named}: an absolute path is wanted")
+            raise RefusedError(f"{named}: must be an absolute path")
     credentials = [load_for(owner, source, reread(source, owner)) for source in request.sources]
     trust = load_trust(request.trust, reread_trust(request.trust, owner))
     return request.with_credentials(credentials, trust, owner, str(path))

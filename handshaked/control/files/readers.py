@@ -1,6 +1,6 @@
-"""Reading files that others name or hand over: beside the event loop, one after the other for each user.
+"""Read files that users name or pass, in threads: one at a time for each user.
 
-Whose files do not come, or take long to load, waits alone.
+A user whose files are slow, such as on an unresponsive network file system, delays nobody else.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Readers:
-    """One thread at a time for each user whose files are read."""
+    """At most one thread for each user whose files are read."""
 
     def __init__(self) -> None:
         self._busy: dict[int, asyncio.Future[Any]] = {}
@@ -31,9 +31,9 @@ class Readers:
         descriptors: tuple[int, ...] = (),
         seconds: float | None = READ_SECONDS,
     ) -> T:
-        """What `work` gives for the files of `uid`, called with copies of `descriptors`.
+        """Return the result of `work`, which reads files of `uid` and is called with duplicates of `descriptors`.
 
-        RefusedError if that is not done within `seconds`, or if something else has not been done for so long.
+        RefusedError if it takes longer than `seconds`, or if an earlier read for this user already does.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -48,7 +48,7 @@ class Readers:
             raise RefusedError(f"files of uid {uid} could not be read in time") from None
 
     def _begin(self, uid: int, work: Callable[[tuple[int, ...]], T], descriptors: tuple[int, ...]) -> asyncio.Future[T]:
-        own: list[int] = []  # who waits may give up, and closes its own then
+        own: list[int] = []  # duplicates: the caller may time out and close the originals
 
         def run() -> T:
             try:
@@ -58,7 +58,7 @@ class Readers:
 
         try:
             for descriptor in descriptors:
-                own.append(os.dup(descriptor))  # noqa: PERF401 - those that there are have to be closed
+                own.append(os.dup(descriptor))  # noqa: PERF401 - on an error, those already duplicated must be closed
             done = in_thread(run)
         except (OSError, RefusedError):
             close_in_thread(tuple(own))
@@ -70,4 +70,4 @@ class Readers:
     def _ended(self, uid: int, done: asyncio.Future[Any]) -> None:
         del self._busy[uid]
         self._overdue.discard(uid)
-        done.exception()  # perhaps nobody waits for it any more
+        done.exception()  # mark it as retrieved: the caller may have timed out

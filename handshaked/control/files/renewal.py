@@ -1,7 +1,7 @@
-"""Keeps registrations in step with files: credentials that are renewed, drop-ins that come, change and go.
+"""Keep registrations up to date with their files: renewed credentials, and new, changed and removed drop-ins.
 
-Files are compared by content. Whatever cannot be used leaves the old in place and becomes a problem, by the name of
-what it keeps from changing, until it is mended. Handshakes under way are not disturbed: the store gets new rows.
+Files are compared by content. If a file cannot be used, the old credential stays in use, and a problem is reported
+under the registration's name until it is fixed. Handshakes in flight are not affected: the store gets new rows.
 """
 
 import asyncio
@@ -29,23 +29,24 @@ from handshaked.system.tasks import Tasks
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.5
-"""Renewal tools write several files: wait for the end of a burst."""
+"""How long to wait after a change, because renewal tools write several files."""
 CHECK_SECONDS = 600.0
-"""All files are looked at this often besides, for file systems that report no changes."""
+"""How often all files are checked, for file systems that report no changes."""
 RETRY_SECONDS = 20.0
-"""What has a problem is looked at this often."""
+"""How often files with a problem are checked."""
 START_SECONDS = 30.0
-"""The drop-ins are waited for this long before the daemon says that it is ready."""
+"""How long the daemon waits for the drop-ins before it reports that it is ready."""
 DROP_INS_SECONDS = 300.0
-"""Reading all drop-ins, with their files, may take this long."""
+"""Time limit for reading all drop-ins with the files they name."""
 SHARE_SECONDS = 30.0
-"""The files of one user may take this long at a time; what is left is a problem, and has its turn later."""
+"""Time limit for checking the files of one user; the remaining ones become a problem and are checked later."""
 
 
 class Renewal:
-    """Follows the files of the registrations in `store`, and the drop-ins in `directory`.
+    """Follow the files of the registrations in `store`, and the drop-ins in `directory`.
 
-    `changed` makes a change of the store known and returns the new snapshot; `readers` wait for slow files.
+    `changed` publishes a change of the store and returns the new snapshot. `readers` read the files of users.
+    ``problems`` are the current ones, by registration name, or by place with a leading slash.
     """
 
     def __init__(
@@ -60,72 +61,72 @@ class Renewal:
         self._snapshot = Snapshot()
         self._followed: dict[int, tuple[Registration, _Files]] = {}
         self._users: dict[str, set[int]] = {}
-        self._seen: dict[int, _Found] = {}
-        self._unfit: dict[int, _Found] = {}
+        self._seen: dict[int, _Content] = {}
+        self._rejected: dict[int, _Content] = {}
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()
         self._tasks = Tasks("the renewal of files")
 
     async def start(self, snapshot: Snapshot) -> None:
-        """Follow files from now on, those of `snapshot` among them, and take over what is in drop-ins.
+        """Start following the files of `snapshot`, and load the drop-ins.
 
-        That goes on beside when it takes over ``START_SECONDS``.
+        If that takes longer than ``START_SECONDS``, it continues in the background.
         """
-        self._begin_to_watch()
+        self._start_watching()
         self.follow(snapshot)
         await asyncio.wait([self._tasks.start(self._read_drop_ins())], timeout=START_SECONDS)
         self._tasks.start(self._check_regularly())
 
-    def _begin_to_watch(self) -> None:
+    def _start_watching(self) -> None:
         try:
             self._watch = Watch(self._on_change, QUIET_SECONDS)
         except OSError as error:
-            self._note("inotify(7)", f"files cannot be watched, they are looked at every {CHECK_SECONDS:g} s: {error}")
+            self._report("inotify(7)", f"files cannot be watched, they are checked every {CHECK_SECONDS:g} s: {error}")
         else:
-            self._mended("inotify(7)")
+            self._clear_problem("inotify(7)")
 
     async def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         await self._tasks.end()
         if self._watch is not None:
             self._watch.close()
 
     def follow(self, snapshot: Snapshot) -> None:
-        """The registrations are those of `snapshot` now."""
+        """Follow the files of the registrations in `snapshot` from now on."""
         self._snapshot = snapshot
         current = {registration.id: registration for registration in snapshot.registrations}
         for identity in self._followed.keys() - current.keys():
             self._drop(identity)
-        fresh = [one for one in current.values() if self._followed.get(one.id, (None,))[0] is not one]
-        identities = [one.id for one in fresh] or [0]
+        new = [one for one in current.values() if self._followed.get(one.id, (None,))[0] is not one]
+        identities = [one.id for one in new] or [0]
         sources = self._store.sources(min(identities), max(identities))
-        for registration in fresh:
+        for registration in new:
             self._drop(registration.id)
             files = self._files_of(registration, sources.get(registration.id, ()))
             self._followed[registration.id] = (registration, files)
             for path in files.resolved:
                 self._users.setdefault(path, set()).add(registration.id)
         self._follow_paths()
-        if fresh:
-            # What was handed over may have been replaced before it was watched; and if it cannot be read again,
-            # people should know before it has to be.
-            self._tasks.start(self.check([registration.id for registration in fresh]))
+        if new:
+            # Files may have been replaced before they were watched. And if the daemon cannot read them, the
+            # administrator should know before they are renewed.
+            self._tasks.start(self.check([registration.id for registration in new]))
 
     async def reload(self) -> tuple[list[str], list[str]]:
-        """Look at all files: the names of what was renewed, added, changed or removed, and what is wrong, in words."""
+        """Check all files; return the names of registrations renewed, added, changed or removed, and all problems."""
         changed = await self._read_drop_ins()
-        self._unfit.clear()
+        self._rejected.clear()
         changed += await self.check(list(self._followed))
         self._follow_paths()
         return changed, list(self.problems.values())
 
     async def check(self, identities: Iterable[int]) -> list[str]:
-        """Look at the files of some registrations, of all users at a time; the names of what was renewed."""
+        """Check the files of some registrations, different users concurrently; return the names of those renewed."""
         by_owner: dict[int, list[int]] = {}
         for identity in identities:
             if identity in self._followed:
                 by_owner.setdefault(self._followed[identity][0].owner, []).append(identity)
-        found = await asyncio.gather(*(self._check_those_of(*one) for one in by_owner.items()))
+        found = await asyncio.gather(*(self._check_owner(*one) for one in by_owner.items()))
         renewed = [name for names in found for name in names]
         if renewed:
             log.info("renewed the credentials of %s", ", ".join(renewed))
@@ -148,14 +149,14 @@ class Renewal:
             await self.reload()
 
     async def _retry(self) -> None:
-        """Look again at what had a problem, which may have passed: a full disk, a clock that was wrong."""
+        """Check what had a problem again: it may be gone, such as a full disk or a wrong clock."""
         if self._watch is None:
-            self._begin_to_watch()
+            self._start_watching()
             self._follow_paths()
         await self._read_drop_ins()
         await self.check([id_ for id_, (one, _) in self._followed.items() if one.name in self.problems])
 
-    async def _check_those_of(self, owner: int, identities: list[int]) -> list[str]:
+    async def _check_owner(self, owner: int, identities: list[int]) -> list[str]:
         renewed = []
         end = None if is_trusted(owner) else time.monotonic() + SHARE_SECONDS
         for identity in identities:
@@ -163,8 +164,8 @@ class Renewal:
             if registration is None:
                 continue
             if end is not None and time.monotonic() > end:
-                words = f"not looked at for now: the files of uid {owner} take over {SHARE_SECONDS:g} s"
-                self._note(registration.name, f"{registration.name}: {words}")
+                words = f"not checked yet: reading the files of uid {owner} takes longer than {SHARE_SECONDS:g} s"
+                self._report(registration.name, f"{registration.name}: {words}")
             elif await self._check_one(registration, files):
                 renewed.append(registration.name)
         return renewed
@@ -175,36 +176,36 @@ class Renewal:
         return _Files(followed, TrustSource(*self._store.trust_paths(trust)) if trust else TrustSource())
 
     async def _check_one(self, registration: Registration, files: "_Files") -> bool:
-        """Whether `registration` has other credentials, or other trust in client certificates, now."""
+        """Return whether the credentials or trust anchors of `registration` were renewed."""
         if not files.paths:
             return False
         owner = registration.owner
-        known = [found for kept in (self._seen, self._unfit) if (found := kept.get(registration.id)) is not None]
+        known = [found for kept in (self._seen, self._rejected) if (found := kept.get(registration.id)) is not None]
         try:
             found = await self._readers.read(owner, lambda _: files.read(owner, known))
-            # What was replaced meanwhile is looked at as what it is now.
-            renewed = self._follows(registration) and self._take_over(registration, files, found)
+            # If the registration was replaced meanwhile, its successor is checked on its own.
+            renewed = self._follows(registration) and self._apply(registration, files, found)
         except (OSError, RefusedError) as error:
             if self._follows(registration):
                 words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-                self._note(registration.name, f"{registration.name}: {words}; the old credential stays")
+                self._report(registration.name, f"{registration.name}: {words}; the old credential stays in use")
             return False
-        self._mended(registration.name)
+        self._clear_problem(registration.name)
         return renewed
 
     def _follows(self, registration: Registration) -> bool:
         return self._followed.get(registration.id, (None,))[0] is registration
 
-    def _take_over(self, registration: Registration, files: "_Files", found: "_Found") -> bool:
-        """Whether what was `found` differs from what the store has. RefusedError if it is of no use."""
+    def _apply(self, registration: Registration, files: "_Files", found: "_Content") -> bool:
+        """Put what was `found` into the store; return whether it differs. RefusedError if it cannot be used."""
         if found.refusal:
-            self._unfit[registration.id] = found
+            self._rejected[registration.id] = found
             raise RefusedError(found.refusal)
         if found.credentials is None:
             return False
         renewed = self._renew_credentials(registration, files.sources, found.credentials)
         renewed = self._renew_trust(registration, found.trust) or renewed
-        self._seen[registration.id] = _Found(found.digest)
+        self._seen[registration.id] = _Content(found.digest)
         return renewed
 
     def _renew_credentials(
@@ -232,33 +233,33 @@ class Renewal:
                     0, lambda _: read_drop_ins(self._directory), seconds=DROP_INS_SECONDS
                 )
             except (OSError, RefusedError) as error:
-                self._note(f"/{self._directory}", f"{self._directory}: cannot be read: {error}")
+                self._report(f"/{self._directory}", f"{self._directory}: cannot be read: {error}")
                 return []
-            return await self._take_over_drop_ins(found)
+            return await self._apply_drop_ins(found)
 
-    async def _take_over_drop_ins(self, found: DropIns) -> list[str]:
+    async def _apply_drop_ins(self, found: DropIns) -> list[str]:
         current = {one.name: one for one in self._snapshot.registrations}
         wanted = {}
         for name, (new, where) in found.wanted.items():
             old = current.get(name)
             if old is not None and not old.origin:
-                reason = f"registration {name!r} exists, made by a command of uid {old.owner}; unregister it first"
+                reason = f"registration {name!r} already exists, registered by uid {old.owner}; unregister it first"
                 found.problems.append(Problem(where, reason, name))
             elif old is None or not self._same(old, new):
                 wanted[name] = new
-        gone = [one.name for one in current.values() if one.origin and self._is_gone(one, found)]
-        changed = self._exchange(gone, wanted, found)
-        self._note_all(found)
+        removed = [one.name for one in current.values() if one.origin and self._is_removed(one, found)]
+        changed = self._exchange(removed, wanted, found)
+        self._report_all(found)
         if changed:
             log.info("drop-in files changed %s", ", ".join(changed))
             await self._changed()
         return changed
 
-    def _exchange(self, gone: list[str], wanted: dict[str, NewRegistration], found: DropIns) -> list[str]:
-        """Put `wanted` into the store, except what cannot be: that becomes a problem."""
-        while gone or wanted:
+    def _exchange(self, removed: list[str], wanted: dict[str, NewRegistration], found: DropIns) -> list[str]:
+        """Put `wanted` into the store; conflicting registrations are left out and become problems."""
+        while removed or wanted:
             try:
-                self._store.exchange(gone, wanted.values())
+                self._store.exchange(removed, wanted.values())
             except ConflictError as error:
                 del wanted[error.name]
                 found.problems.append(Problem(found.wanted[error.name][1], str(error), error.name))
@@ -267,9 +268,9 @@ class Renewal:
                 return []
             else:
                 break
-        return [*gone, *wanted]
+        return [*removed, *wanted]
 
-    def _is_gone(self, registration: Registration, found: DropIns) -> bool:
+    def _is_removed(self, registration: Registration, found: DropIns) -> bool:
         stays = {problem.name for problem in found.problems} | found.wanted.keys()
         return found.complete and registration.name not in stays and registration.origin not in found.unread
 
@@ -290,23 +291,23 @@ class Renewal:
             return new is None and identity == 0
         return self._store.trust(identity) == new
 
-    def _note_all(self, found: DropIns) -> None:
-        """Problems with drop-ins stand under their places, which begin with a slash as no name does."""
+    def _report_all(self, found: DropIns) -> None:
+        """Update the problems of drop-ins. Their keys begin with a slash, as no registration name does."""
         new = {f"/{problem.where}": str(problem) for problem in found.problems}
         for key in [key for key in self.problems if key.startswith("/") and key not in new]:
-            self._mended(key)
+            self._clear_problem(key)
         for key, words in new.items():
-            self._note(key, words)
+            self._report(key, words)
 
-    def _note(self, key: str, words: str) -> None:
+    def _report(self, key: str, words: str) -> None:
         if self.problems.get(key) != words:
             log.error("%s", words)
             self.problems[key] = words
 
-    def _mended(self, key: str) -> None:
+    def _clear_problem(self, key: str) -> None:
         words = self.problems.pop(key, None)
         if words is not None:
-            log.info("mended: %s", words)
+            log.info("fixed: %s", words)
 
     def _drop(self, identity: int) -> None:
         registration, files = self._followed.pop(identity, (None, _Files()))
@@ -315,7 +316,7 @@ class Renewal:
             if not self._users[path]:
                 del self._users[path]
         self._seen.pop(identity, None)
-        self._unfit.pop(identity, None)
+        self._rejected.pop(identity, None)
         if registration is not None and self._snapshot.named(registration.name) is None:
             self.problems.pop(registration.name, None)
 
@@ -324,34 +325,34 @@ class Renewal:
             return
         problems = self._watch.follow({f"{self._directory}/", *self._users})
         for words in problems:
-            log.warning("%s; it is looked at every %g s", words, CHECK_SECONDS)
+            log.warning("%s; it is checked every %g s", words, CHECK_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """The files that a registration follows."""
+    """The files of a registration."""
 
     sources: tuple[Source, ...] = ()
     trust: TrustSource = field(default=TrustSource())
 
     @property
     def paths(self) -> list[str]:
-        """Their paths, as they were given."""
+        """Their paths as given."""
         return [*(path for source in self.sources for path in paths_of(source)), *self.trust.paths]
 
     @property
     def resolved(self) -> set[str]:
-        """Where they are."""
+        """Their actual paths, with $CREDENTIALS_DIRECTORY replaced."""
         found = set()
         for path in self.paths:
             try:
                 found.add(resolved(path))
             except RefusedError:
-                continue  # there are no such files in this life of the daemon; opening them will say so
+                continue  # this start of the service has no credentials; opening the file will report it
         return found
 
-    def read(self, owner: int, known: Iterable["_Found"]) -> "_Found":
-        """What is in them for `owner`, or the one of `known` that it is. It may take any time."""
+    def read(self, owner: int, known: Iterable["_Content"]) -> "_Content":
+        """Return their content as read for `owner`, or the one of `known` with the same digest. May block."""
         contents = [reread(source, owner) for source in self.sources]
         trust = reread_trust(self.trust, owner)
         hashed = hashlib.sha256()
@@ -363,15 +364,17 @@ class _Files:
                 return found
         try:
             credentials = [load_for(owner, *one) for one in zip(self.sources, contents, strict=True)]
-            return _Found(digest, credentials, load_trust(self.trust, trust))
+            return _Content(digest, credentials, load_trust(self.trust, trust))
         except RefusedError as error:
-            return _Found(digest, refusal=str(error))
+            return _Content(digest, refusal=str(error))
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What the files of a registration hold, by its ``digest``: why that is of no use; or what was loaded, of which
-    nothing is kept once it is in the store."""
+class _Content:
+    """The content of a registration's files, identified by ``digest``.
+
+    Either ``refusal`` says why it cannot be used, or it was loaded. Nothing loaded is kept once it is in the store.
+    """
 
     digest: bytes
     credentials: list[LoadedCredential] | None = field(default=None, repr=False)

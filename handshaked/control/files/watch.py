@@ -1,7 +1,7 @@
-"""Tells when files may have changed, by inotify(7), through the symbolic links that renewal tools swap.
+"""Watch files with inotify(7), through the symbolic links that renewal tools swap.
 
 certbot replaces ``live/NAME/privkey.pem -> ../../archive/NAME/privkey7.pem``, Kubernetes ``..data -> ..2026_01_01``,
-acme.sh writes in place. So what is watched are the directories: of the file itself, and of every link on the way.
+acme.sh writes in place. Therefore the directory of the file, and of every symbolic link on its path, is watched.
 """
 
 import asyncio
@@ -25,8 +25,10 @@ _Step = tuple[str, bytes]
 
 
 class Watch:
-    """Watches the files that ``follow`` was last given. `on_change` gets those that a burst of changes may have
-    touched, when `quiet` seconds have passed without another change, or after some such times at the latest.
+    """Watch the files last passed to ``follow``.
+
+    `on_change` is called with the files that may have changed, `quiet` seconds after the last change of a burst, and at
+    the latest ``_LONGEST`` times as long after the first.
     """
 
     def __init__(self, on_change: Callable[[set[str]], object], quiet: float) -> None:
@@ -54,12 +56,12 @@ class Watch:
         os.close(self._descriptor)
 
     def follow(self, paths: set[str]) -> list[str]:
-        """Watch what `paths` lead to now, and nothing else. What cannot be watched, in words."""
+        """Watch `paths` and nothing else; return a message for each directory that cannot be watched."""
         for path in self._steps.keys() - paths:
-            self._leave(path)
-        return [problem for path in paths - self._steps.keys() for problem in self._enter(path)]
+            self._remove(path)
+        return [problem for path in paths - self._steps.keys() for problem in self._add(path)]
 
-    def _enter(self, path: str) -> list[str]:
+    def _add(self, path: str) -> list[str]:
         problems = []
         self._steps[path] = steps(path)
         for step in self._steps[path]:
@@ -68,7 +70,7 @@ class Watch:
                 problems += self._watch(step[0])
         return problems
 
-    def _leave(self, path: str) -> None:
+    def _remove(self, path: str) -> None:
         for step in self._steps.pop(path):
             self._paths[step].discard(path)
             if not self._paths[step]:
@@ -96,20 +98,20 @@ class Watch:
             if mask & _IN_Q_OVERFLOW:
                 self._touch(self._steps)
             elif not name:
-                self._lose(number, gone=bool(mask & (_IN_IGNORED | _IN_MOVE_SELF)))
+                self._on_directory_event(number, removed=bool(mask & (_IN_IGNORED | _IN_MOVE_SELF)))
             else:
                 for directory in self._directories.get(number, ()):
                     self._touch(self._paths.get((directory, name), ()))
                     self._touch(self._paths.get((directory, b""), ()))
 
-    def _lose(self, number: int, *, gone: bool) -> None:
-        """Something happened to a directory itself."""
+    def _on_directory_event(self, number: int, *, removed: bool) -> None:
+        """Handle an event of a watched directory itself."""
         for directory in self._directories.get(number, ()):
             self._touch([path for step, paths in self._paths.items() if step[0] == directory for path in paths])
-        if gone:
+        if removed:
             for directory in self._directories.pop(number, ()):
                 del self._numbers[directory]
-            self._libc.inotify_rm_watch(self._descriptor, number)  # of no effect if the kernel has done it
+            self._libc.inotify_rm_watch(self._descriptor, number)  # no effect if the kernel has already removed it
 
     def _touch(self, paths: Iterable[str]) -> None:
         before = len(self._touched)
@@ -126,14 +128,14 @@ class Watch:
     def _fire(self) -> None:
         self._planned = None
         touched, self._touched = self._touched, set()
-        for path in touched & self._steps.keys():  # the way there may be another now
-            self._leave(path)
-            self._enter(path)
+        for path in touched & self._steps.keys():  # the path may resolve differently now
+            self._remove(path)
+            self._add(path)
         self._forget_directories()
         self._on_change(touched)
 
     def _forget_directories(self) -> None:
-        """Watch no directory that no way leads through any more."""
+        """Stop watching directories that are on no path any more."""
         used = {directory for directory, _ in self._paths}
         for directory in self._numbers.keys() - used:
             number = self._numbers.pop(directory)
@@ -144,9 +146,9 @@ class Watch:
 
 
 def steps(path: str) -> list[_Step]:
-    """Where the way to `path` can be changed: each symbolic link on it, and its end, as directory and name.
+    """Return where the resolution of `path` can change: each symbolic link, and its end, as directory and name.
 
-    A path that ends in ``/`` is a directory any entry of which counts: its name is empty.
+    A path that ends in ``/`` stands for all entries of that directory: the name is empty.
     """
     found: list[_Step] = []
     whole = path.endswith("/")
@@ -165,7 +167,7 @@ def steps(path: str) -> list[_Step]:
             if not left and not whole:
                 found.append((at, part.encode(errors="surrogateescape")))
             elif not os.path.isdir(here):
-                found.append((at, part.encode(errors="surrogateescape")))  # it may come into being
+                found.append((at, part.encode(errors="surrogateescape")))  # it may be created later
                 return found
             at = here
             continue

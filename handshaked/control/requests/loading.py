@@ -1,4 +1,4 @@
-"""Credentials out of files: handed over by who registers, or opened again by the daemon under the owner rule."""
+"""Load credentials from files that the caller passes as descriptors, or that the daemon reopens for the owner."""
 
 import os
 import stat
@@ -15,41 +15,44 @@ CREDENTIALS_PREFIX = "$CREDENTIALS_DIRECTORY/"
 
 
 def paths_of(source: Source) -> list[str]:
-    """The files of `source`, in the order in which descriptors of them are handed over."""
+    """Return the paths of the files of `source`, in the order in which their descriptors are passed."""
     return [path for path in (source.certificate, source.key, source.passphrase, source.ocsp) if path]
 
 
 def is_trusted(owner: int) -> bool:
-    """Whether the daemon does for `owner` whatever it costs, and reads what it can."""
+    """Return whether `owner` is root or the daemon's user, for whom neither cost nor file ownership is checked."""
     return owner in (0, os.geteuid())
 
 
 def read_passed(sources: Sequence[Source], descriptors: tuple[int, ...]) -> list[tuple[bytes, ...]]:
-    """The contents of the open files `descriptors`, which are those of `sources` in order."""
+    """Return the contents of the open files `descriptors`, which are those of `sources` in order."""
     if len(sources) > MAX_CREDENTIALS:
         raise RefusedError(f"a registration has at most {MAX_CREDENTIALS} credentials")
-    if len(descriptors) != sum(len(paths_of(source)) for source in sources):
-        raise RefusedError(f"{len(descriptors)} file descriptors came for the files of {len(sources)} credentials")
+    expected = sum(len(paths_of(source)) for source in sources)
+    if len(descriptors) != expected:
+        raise RefusedError(f"{expected} credential files are named, but {len(descriptors)} descriptors were passed")
     left = iter(descriptors)
     return [_read(source, [next(left) for _ in paths_of(source)]) for source in sources]
 
 
 def reread(source: Source, owner: int) -> tuple[bytes, ...]:
-    """What lies in the files of `source` now. OSError or RefusedError if it cannot be read for `owner`."""
+    """Open and read the files of `source` for `owner`. OSError or RefusedError if `owner` may not read them."""
     with ExitStack() as files:
         return _read(source, reopen(paths_of(source), owner, files))
 
 
 def reopen(paths: Sequence[str], owner: int, files: ExitStack, *, public: bool = False) -> list[int]:
-    """Descriptors of the files at `paths`, which `files` closes, if they are the owner's or, if `public`, everyone's.
+    """Open the files at `paths`; `files` closes them. They must belong to `owner` or, if `public`, be world-readable.
 
-    The daemon may read more than the owner may: a link to somebody else's key must not work.
+    The daemon can read more files than the owner: a link to the key of another user must not work.
     """
 
     def check(path: str, status: os.stat_result) -> None:
         if is_trusted(owner) or status.st_uid == owner or (public and status.st_mode & stat.S_IROTH):
             return
-        raise RefusedError(f"{path}: belongs to another user than the registration; register again")
+        raise RefusedError(
+            f"{path}: belongs to another user than the registration; change its owner, or register again"
+        )
 
     descriptors = []
     for path in paths:
@@ -59,17 +62,17 @@ def reopen(paths: Sequence[str], owner: int, files: ExitStack, *, public: bool =
 
 
 def resolved(path: str) -> str:
-    """`path`, with $CREDENTIALS_DIRECTORY (systemd's LoadCredential=) in front of it replaced."""
+    """Return `path` with a leading $CREDENTIALS_DIRECTORY (systemd's LoadCredential=) replaced."""
     if not path.startswith(CREDENTIALS_PREFIX):
         return path
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
-        raise RefusedError(f"{path}: the service has no credentials; see LoadCredential= in systemd.exec(5)")
+        raise RefusedError(f"{path}: $CREDENTIALS_DIRECTORY is not set; see LoadCredential= in systemd.exec(5)")
     return os.path.join(directory, path.removeprefix(CREDENTIALS_PREFIX))
 
 
 def load(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
-    """The credential in `contents`, which are those of the files of `source` in order."""
+    """Return the credential in `contents`, which are those of the files of `source` in order."""
     left = iter(contents)
     certificate = next(left)
     key = next(left) if source.key else b""
@@ -91,7 +94,7 @@ def _read(source: Source, descriptors: Sequence[int]) -> tuple[bytes, ...]:
 
 
 def _files(source: Source) -> Iterator[tuple[str, bool]]:
-    """The files of `source`, each with whether it is secret."""
+    """Yield the paths of the files of `source`, each with whether it is secret."""
     yield source.certificate, source.key in ("", source.certificate)
     for path, secret in ((source.key, True), (source.passphrase, True), (source.ocsp, False)):
         if path:

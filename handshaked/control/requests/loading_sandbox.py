@@ -1,7 +1,7 @@
-"""Credentials of ordinary users, loaded in a process of its own, which bounds what that may cost.
+"""Load the credentials of ordinary users in a separate process with limits on CPU time and memory.
 
-A key says itself how much work it takes to decrypt it (the iterations of PBKDF2, the memory of scrypt) or to check it
-(the size of RSA's modulus), also where nobody sees that beforehand: within a PKCS#12 file that is encrypted.
+A key file determines how much work it takes to decrypt the key (PBKDF2 iterations, scrypt memory) or to check it (size
+of the RSA modulus), and inside an encrypted PKCS#12 file this cannot be known in advance.
 """
 
 import base64
@@ -22,22 +22,22 @@ from handshaked.registry.store import Source
 from handshaked.system.process import forbid_core_dumps
 
 CPU_SECONDS = 3
-"""Enough for some million iterations, the start of the process included."""
+"""Enough for a few million PBKDF2 iterations, including the start of the process."""
 MEMORY = 1 << 30
-_SMALL_KEY = 512  # bytes: of any elliptic curve; a number of RSA's could be tested for seconds whether it is prime
+_SMALL_KEY = 512  # bytes: enough for elliptic curves; testing the primes of an RSA key could take seconds
 
 
 def load_for(owner: int, source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
-    """The credential of `owner` in `contents`, which are those of the files of `source`; it may take a while.
+    """Return the credential of `owner` in `contents`, which are those of the files of `source`. May take seconds.
 
-    A key that is not encrypted, and too small for RSA, costs next to nothing, and less than a process.
+    A key that is not encrypted and too small for RSA is loaded directly: that is cheaper than a process.
     """
     small = source.key and not source.passphrase and len(contents[1]) <= _SMALL_KEY
     return load(source, contents) if small or is_trusted(owner) else load_in_sandbox(source, contents)
 
 
 def load_in_sandbox(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
-    """As ``load``, in a process of its own. RefusedError if that takes more than ``CPU_SECONDS`` or ``MEMORY``."""
+    """As ``load``, in a separate process. RefusedError if it takes more than ``CPU_SECONDS`` or ``MEMORY`` bytes."""
     asked = {"source": asdict(source), "contents": [_text(content) for content in contents]}
     process = subprocess.run(
         [sys.executable, "-m", "handshaked.control.requests.loading_sandbox"],
@@ -48,15 +48,15 @@ def load_in_sandbox(source: Source, contents: tuple[bytes, ...]) -> LoadedCreden
     )
     if process.returncode > 0:
         path = source.key or source.certificate
-        raise OSError(errno.EIO, f"the process that loads it ended with status {process.returncode}", path)
-    answer = json.loads(process.stdout) if process.returncode == 0 else {"error": _too_much(source)}
+        raise OSError(errno.EIO, f"loading it failed: the process exited with status {process.returncode}", path)
+    answer = json.loads(process.stdout) if process.returncode == 0 else {"error": _over_limit(source)}
     if "error" in answer:
         raise RefusedError(answer["error"])
     return _pulled(answer)
 
 
 def main() -> None:
-    """Load what comes in on the standard input."""
+    """Load the credential on standard input, and write the result to standard output."""
     forbid_core_dumps()
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -67,13 +67,13 @@ def main() -> None:
     except RefusedError as error:
         answer = {"error": str(error)}
     except MemoryError:
-        answer = {"error": _too_much(source)}
+        answer = {"error": _over_limit(source)}
     json.dump(answer, sys.stdout)
 
 
-def _too_much(source: Source) -> str:
+def _over_limit(source: Source) -> str:
     return (
-        f"{source.key or source.certificate}: takes more than {CPU_SECONDS} s of a processor or {MEMORY >> 20} MiB to"
+        f"{source.key or source.certificate}: takes more than {CPU_SECONDS} s of CPU time or {MEMORY >> 20} MiB to"
         " decrypt and check; encrypt it with fewer iterations (openssl pkcs8 -topk8 -iter 100000), or use a smaller key"
     )
 

@@ -1,4 +1,4 @@
-"""Who may do what: root and the daemon's own user anything, owners what is theirs, others what a grant says."""
+"""Authorization: root and the daemon's user may do anything, owners change their registrations, grants allow more."""
 
 import grp
 import os
@@ -17,15 +17,15 @@ MAX_REGISTRATIONS_BY_GRANT = 200
 
 
 class Claim(Protocol):
-    """What of a registration needs a right."""
+    """The parts of a registration that require permission."""
 
     @property
     def server_names(self) -> tuple[str, ...]:
-        """The names it is for."""
+        """Its server names."""
 
     @property
     def alpns(self) -> tuple[bytes, ...]:
-        """The protocols it is for."""
+        """Its application protocols."""
 
     @property
     def access(self) -> Access:
@@ -33,42 +33,42 @@ class Claim(Protocol):
 
     @property
     def policy(self) -> Policy:
-        """How its handshakes are to be run, and its connections delivered."""
+        """How its handshakes are performed and its connections delivered."""
 
 
 def is_administrator(caller: Caller) -> bool:
-    """Whether `caller` may do anything."""
+    """Return whether `caller` may do anything."""
     return not caller.kernel and (caller.authorized or caller.uid in (0, os.geteuid()))
 
 
 def require_administrator(caller: Caller, action: str) -> None:
-    """DeniedError unless `caller` may do anything."""
+    """Raise DeniedError unless `caller` may do anything."""
     if not is_administrator(caller):
-        raise DeniedError(f"uid {caller.uid} may not {action}: ask root, or the user the daemon runs as")
+        raise DeniedError(f"uid {caller.uid} may not {action}: only root and the daemon's user may")
 
 
 def require_owner(caller: Caller, registration: Registration, action: str) -> None:
-    """DeniedError unless `registration` is the caller's; RefusedError if a file holds it."""
+    """Raise DeniedError unless `registration` belongs to `caller`; RefusedError if a drop-in file defines it."""
     if caller.kernel or caller.uid != registration.owner:
         require_administrator(caller, f"{action} {registration.name!r}, which belongs to uid {registration.owner}")
     if registration.origin:
         raise RefusedError(
-            f"{registration.name!r} comes from {registration.origin}: change that file, then run: handshakectl reload"
+            f"{registration.name!r} is defined in {registration.origin}: edit that file and run: handshakectl reload"
         )
 
 
 def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int) -> None:
-    """DeniedError unless `caller`, who has `held` registrations, may claim all that `new` asks for."""
+    """Raise DeniedError unless `caller`, who has `held` registrations, may register `new`."""
     if is_administrator(caller):
         return
     own = [grant for grant in grants if grant.is_for(caller)]
     if not own:
         raise DeniedError(
-            f"uid {caller.uid} may not register: root may run: handshakectl grant --user {caller.uid} --alpn A"
+            f"uid {caller.uid} has no grant to register; root can run: handshakectl grant --user {caller.uid} --alpn A"
             " --server-name N"
         )
     if not new.alpns:
-        raise DeniedError(f"uid {caller.uid} may not register without ALPN: grants name protocols")
+        raise DeniedError(f"uid {caller.uid} may not register without ALPN: grants are for protocols")
     for server_name in new.server_names or (None,):
         for alpn in new.alpns:
             if not any(grant.covers(server_name, alpn) for grant in own):
@@ -79,20 +79,18 @@ def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int
     if new.access.kernel and not any(grant.kernel for grant in own):
         raise DeniedError(f"uid {caller.uid} has no grant that lets the kernel use its registrations")
     if parse_delivery(new.policy.deliver).way is Way.FORWARD:
-        raise DeniedError(
-            f"uid {caller.uid} may not have connections forwarded: grants are for names, not for the network; ask root"
-        )
+        raise DeniedError(f"uid {caller.uid} may not use deliver=forward: grants do not include it, only root may")
     if held >= MAX_REGISTRATIONS_BY_GRANT:
-        raise DeniedError(f"uid {caller.uid} has {held} registrations, the limit for those who register by a grant")
+        raise DeniedError(f"uid {caller.uid} has {held} registrations, the limit for users with a grant")
 
 
 def may_see(caller: Caller, registration: Registration) -> bool:
-    """Whether `caller` is told of `registration`."""
+    """Return whether `caller` may see `registration`."""
     return not registration.internal and (is_administrator(caller) or registration.allows(caller))
 
 
 def caller_named(user: str) -> Caller:
-    """The caller that a program of `user` (a name, a uid, or ``kernel``) would be."""
+    """Return the caller that a program of `user` would be: a name, a uid, or ``kernel``."""
     if user == "kernel":
         return KERNEL
     uid = uid_of(user)
@@ -104,22 +102,22 @@ def caller_named(user: str) -> Caller:
 
 
 def uid_of(user: str) -> int:
-    """The uid of `user`, a name or a number."""
+    """Return the uid of `user`, a name or a number."""
     try:
         return _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
-    except (KeyError, ValueError):  # ValueError: of a null character
-        raise RefusedError(f"there is no user {user!r}") from None
+    except (KeyError, ValueError):  # ValueError: it contains a null character
+        raise RefusedError(f"unknown user {user!r}") from None
 
 
 def gid_of(group: str) -> int:
-    """The gid of `group`, a name or a number."""
+    """Return the gid of `group`, a name or a number."""
     try:
         return _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):
-        raise RefusedError(f"there is no group {group!r}") from None
+        raise RefusedError(f"unknown group {group!r}") from None
 
 
 def _number(text: str) -> int:
-    if len(text) > 10 or int(text) >= 0xFFFFFFFF:  # -1 stands for nobody
+    if len(text) > 10 or int(text) >= 0xFFFFFFFF:  # -1 is not a valid id
         raise RefusedError(f"{text[:20]} is not a uid or gid")
     return int(text)

@@ -1,4 +1,4 @@
-"""A registration as it is asked for, by a command, over the bus or in a file: one form, one set of rules."""
+"""Registration requests, with the same form and rules from commands, D-Bus and drop-in files."""
 
 import re
 import time
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class RegistrationRequest:
-    """What somebody asks for, in canonical form, without the content of its credentials."""
+    """A requested registration in canonical form, without the content of its files."""
 
     name: str
     server_names: tuple[str, ...]
@@ -44,13 +44,13 @@ class RegistrationRequest:
 
     @property
     def forwards(self) -> bool:
-        """Whether the connections go to a server that has keys of its own."""
+        """Whether connections are forwarded, to a server with its own keys."""
         return parse_delivery(self.policy.deliver).way is Way.FORWARD
 
     def with_credentials(
         self, credentials: Iterable[LoadedCredential], trust: NewTrust | None, owner: int, origin: str = ""
     ) -> NewRegistration:
-        """What the store is to keep. RefusedError if a certificate is out of date, unless that is asked for."""
+        """Return the registration to store. RefusedError if a certificate is not valid now, unless ``force``."""
         credentials = tuple(credentials)
         if not self.force:
             check_all_valid(credentials)
@@ -68,7 +68,7 @@ class RegistrationRequest:
 
 
 def pull_request(arguments: Arguments) -> RegistrationRequest:
-    """The request in `arguments`. RefusedError if there is anything else in there."""
+    """Return the request in `arguments`. ArgumentError if a setting is invalid, missing or unknown."""
     policy = pull_policy(arguments)
     request = RegistrationRequest(
         name=_registration_name(arguments.text("name")),
@@ -84,18 +84,22 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         policy=policy,
         trust=pull_trust(arguments, policy),
     )
-    arguments.end()  # ahead of what is missing: that may be there under a wrong name
+    arguments.end()  # before what is missing: it may have been given under a wrong name
     if not request.sources and not request.forwards:
-        raise ArgumentError("certificate", "give a certificate and a key: only a registration that forwards needs none")
+        raise ArgumentError(
+            "certificate", "certificate and key are missing: only registrations with deliver=forward need none"
+        )
     if not request.alpns and not request.access.kernel:
-        raise ArgumentError("alpns", "give at least one ALPN: only clients of the kernel may come without")
+        raise ArgumentError(
+            "alpns", "alpns is missing: give at least one, only registrations with allow-kernel need none"
+        )
     return request
 
 
 def load_passed(
     request: RegistrationRequest, descriptors: tuple[int, ...], owner: int
 ) -> tuple[list[LoadedCredential], NewTrust | None]:
-    """The credentials and the trust of `request` in the open files `descriptors`; it may take any time."""
+    """Return the credentials and trust anchors of `request` from the open files `descriptors`. May block."""
     count = sum(len(paths_of(source)) for source in request.sources)
     contents = read_passed(request.sources, descriptors[:count])
     trust = load_trust(request.trust, read_trust(request.trust, descriptors[count:]))
@@ -103,13 +107,13 @@ def load_passed(
 
 
 def check_all_valid(credentials: Iterable[LoadedCredential]) -> None:
-    """RefusedError if one of `credentials` is expired or not yet valid."""
+    """Raise RefusedError if one of `credentials` is expired or not yet valid."""
     for credential in credentials:
         check_validity(credential, time.time())
 
 
 def warnings(new: NewRegistration) -> list[str]:
-    """What is allowed but hardly meant."""
+    """Return warnings about what is allowed but probably a mistake."""
     return [
         f"the certificate {credential.subject} does not cover {', '.join(uncovered)}"
         for credential, _ in new.credentials
@@ -135,5 +139,5 @@ def _source(arguments: Arguments) -> Source:
 
 def _registration_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ArgumentError("name", f"registration name {name!r}: use up to 128 letters, digits, and . _ @ -")
+        raise ArgumentError("name", f"invalid registration name {name!r}: use up to 128 letters, digits, and . _ @ -")
     return name

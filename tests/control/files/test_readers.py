@@ -1,4 +1,4 @@
-"""Files of one user that do not come are waited for by that user."""
+"""Slow files of one user delay only that user."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ async def read_slowly(readers: Readers, came: threading.Event) -> bytes:
     return content
 
 
-def test_a_file_that_did_not_come_stopped_everybody() -> None:
+def test_slow_file_delays_only_its_user() -> None:
     readers, came = Readers(), threading.Event()
 
     async def run() -> None:
@@ -62,5 +62,5 @@ async def fail(readers: Readers) -> None:
     assert await readers.read(1, lambda _: "again") == "again"
 
 
-def test_what_fails_is_told() -> None:
+def test_error_of_a_read_reaches_the_caller() -> None:
     asyncio.run(fail(Readers()))

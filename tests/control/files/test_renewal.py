@@ -1,4 +1,4 @@
-"""Registrations follow their files: renewals are taken over by themselves, whole pairs only; drop-ins come and go."""
+"""Renewed files are loaded without a command, only as matching pairs; drop-ins are added, changed and removed."""
 
 import os
 import shutil
@@ -96,7 +96,7 @@ class CertManager(Layout):
 
 
 @pytest.mark.parametrize("layout", [InPlace, Certbot, CertManager])
-def test_a_renewal_is_taken_over_without_a_word(
+def test_renewal_is_loaded_without_a_command(
     daemon: RunningDaemon, own_authority: Authority, tmp_path: Path, layout: Callable[[Path], Layout]
 ) -> None:
     files = layout(tmp_path / "live")
@@ -109,7 +109,7 @@ def test_a_renewal_is_taken_over_without_a_word(
         daemon.wait_until(lambda issued=issued: served(daemon) == digest(issued))  # type: ignore[misc] # bound now
 
 
-def test_a_key_without_its_certificate_waits_for_it(
+def test_key_without_its_certificate_is_a_problem_until_the_certificate_comes(
     daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
 ) -> None:
     files = InPlace(tmp_path / "live")
@@ -125,10 +125,10 @@ def test_a_key_without_its_certificate_waits_for_it(
     files.certificate.write_bytes(new.certificate.read_bytes())
     daemon.wait_until(lambda: served(daemon) == digest(new))
     assert daemon.ask("status")["problems"] == []
-    assert "mended: web" in daemon.log.read_text()
+    assert "fixed: web" in daemon.log.read_text()
 
 
-def test_another_intermediate_for_the_same_leaf_is_a_renewal(
+def test_new_intermediate_for_the_same_leaf_is_a_renewal(
     daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
 ) -> None:
     files = InPlace(tmp_path / "live")
@@ -139,7 +139,7 @@ def test_another_intermediate_for_the_same_leaf_is_a_renewal(
     daemon.wait_until(lambda: "renewed the credentials of web" in daemon.log.read_text())
 
 
-def test_what_was_renewed_while_the_daemon_was_away_is_taken_over(
+def test_renewal_while_the_daemon_was_stopped_is_loaded_at_start(
     public_directory: Path, own_authority: Authority, tmp_path: Path
 ) -> None:
     files = InPlace(tmp_path / "live")
@@ -153,7 +153,7 @@ def test_what_was_renewed_while_the_daemon_was_away_is_taken_over(
 
 
 @pytest.mark.needs("root")
-def test_a_link_to_somebody_elses_key_is_not_followed(
+def test_link_to_the_key_of_another_user_is_refused(
     daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
 ) -> None:
     mine, other = own_authority.issue(NAME, file_name="mine"), own_authority.issue(NAME, file_name="other")
@@ -191,7 +191,7 @@ def names(daemon: RunningDaemon) -> list[str]:
 
 
 @pytest.mark.needs("root")
-def test_what_only_others_may_read_became_ones_own_trust(
+def test_trust_anchors_the_owner_cannot_read_are_refused(
     daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
 ) -> None:
     issued, root = own_authority.issue(NAME), tmp_path / "root.pem"
@@ -207,7 +207,7 @@ def test_what_only_others_may_read_became_ones_own_trust(
     assert daemon.ask("reload")["errors"] == []
 
 
-def test_trust_was_not_found_among_the_services_credentials(
+def test_trust_anchors_are_found_in_the_credentials_directory(
     public_directory: Path, own_authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
@@ -218,7 +218,7 @@ def test_trust_was_not_found_among_the_services_credentials(
         assert daemon.ask("reload")["errors"] == []
 
 
-def test_drop_ins_come_change_and_go(daemon: RunningDaemon, own_authority: Authority) -> None:
+def test_drop_ins_are_added_changed_and_removed(daemon: RunningDaemon, own_authority: Authority) -> None:
     issued = own_authority.issue(NAME, "other.example.com")
     path = drop_in(daemon, "web", issued)
     daemon.wait_until(lambda: names(daemon) == ["web"])
@@ -230,9 +230,7 @@ def test_drop_ins_come_change_and_go(daemon: RunningDaemon, own_authority: Autho
     daemon.wait_until(lambda: names(daemon) == [])
 
 
-def test_what_is_in_drop_ins_is_there_when_the_daemon_is_ready(
-    public_directory: Path, own_authority: Authority
-) -> None:
+def test_drop_ins_are_loaded_when_the_daemon_is_ready(public_directory: Path, own_authority: Authority) -> None:
     daemon = RunningDaemon(public_directory, workers=1)
     issued = own_authority.issue(NAME)
     for number in range(200):
@@ -242,7 +240,7 @@ def test_what_is_in_drop_ins_is_there_when_the_daemon_is_ready(
         assert "is ready, 200 registrations" in daemon.log.read_text()
 
 
-def test_a_name_may_move_between_drop_ins(daemon: RunningDaemon, own_authority: Authority) -> None:
+def test_registration_moves_between_drop_ins(daemon: RunningDaemon, own_authority: Authority) -> None:
     issued = own_authority.issue(NAME)
     one = drop_in(daemon, "one", issued)
     daemon.wait_until(lambda: names(daemon) == ["one"])
@@ -252,7 +250,7 @@ def test_a_name_may_move_between_drop_ins(daemon: RunningDaemon, own_authority: 
     assert names(daemon) == ["two"]
 
 
-def test_a_bad_drop_in_leaves_what_was_there(daemon: RunningDaemon, own_authority: Authority) -> None:
+def test_bad_drop_in_leaves_its_registrations_in_use(daemon: RunningDaemon, own_authority: Authority) -> None:
     issued = own_authority.issue(NAME)
     path = drop_in(daemon, "web", issued)
     daemon.ask("reload")
@@ -266,7 +264,7 @@ def test_a_bad_drop_in_leaves_what_was_there(daemon: RunningDaemon, own_authorit
     assert daemon.ask("reload")["errors"] == []
 
 
-def test_conflicts_with_what_is_registered_are_named(daemon: RunningDaemon, own_authority: Authority) -> None:
+def test_conflict_with_a_registration_names_it(daemon: RunningDaemon, own_authority: Authority) -> None:
     issued = own_authority.issue(NAME)
     daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], server_names=[NAME])
     same_name, same_pair = drop_in(daemon, "web", issued), drop_in(daemon, "pair", issued)
@@ -278,7 +276,7 @@ def test_conflicts_with_what_is_registered_are_named(daemon: RunningDaemon, own_
     assert good.exists()
 
 
-def test_drop_ins_are_read_only_through_commands(daemon: RunningDaemon, own_authority: Authority) -> None:
+def test_commands_cannot_change_drop_ins(daemon: RunningDaemon, own_authority: Authority) -> None:
     issued = own_authority.issue(NAME)
     path = drop_in(daemon, "web", issued)
     daemon.ask("reload")
@@ -286,12 +284,12 @@ def test_drop_ins_are_read_only_through_commands(daemon: RunningDaemon, own_auth
         lambda: daemon.ask("unregister", name="web"),
         lambda: daemon.register("web", (issued.certificate, issued.key), alpns=["h3"], replace=True),
     ):
-        with pytest.raises(Exception, match=f"comes from {path}"):
+        with pytest.raises(Exception, match=f"is defined in {path}"):
             change()
 
 
-def test_services_credentials_are_found(public_directory: Path, own_authority: Authority, tmp_path: Path) -> None:
-    """LoadCredential=: the directory has another name in each life of the service."""
+def test_credentials_directory_is_used(public_directory: Path, own_authority: Authority, tmp_path: Path) -> None:
+    """With LoadCredential=, the directory has another name at each start of the service."""
     issued = own_authority.issue(NAME, file_name="web")
     os.environ["CREDENTIALS_DIRECTORY"] = str(tmp_path)
     try:
@@ -307,9 +305,7 @@ def test_services_credentials_are_found(public_directory: Path, own_authority: A
         del os.environ["CREDENTIALS_DIRECTORY"]
 
 
-def test_a_fifo_in_place_of_a_key_ended_renewal(
-    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
-) -> None:
+def test_fifo_in_place_of_a_key_is_refused(daemon: RunningDaemon, own_authority: Authority, tmp_path: Path) -> None:
     files = InPlace(tmp_path / "live")
     old, new = own_authority.issue(NAME, file_name="old"), own_authority.issue(NAME, file_name="new")
     files.put(old)
@@ -319,7 +315,7 @@ def test_a_fifo_in_place_of_a_key_ended_renewal(
     writer = os.open(files.key, os.O_RDWR)
     try:
         errors = daemon.ask("reload")["errors"]
-        assert errors == [f"web: {files.key}: not a regular file; the old credential stays"]
+        assert errors == [f"web: {files.key}: not a regular file; the old credential stays in use"]
     finally:
         os.close(writer)
     files.key.unlink()

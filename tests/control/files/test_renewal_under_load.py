@@ -1,4 +1,4 @@
-"""Nothing in flight is disturbed: 10,000 handshakes while the certificates under them are replaced 100 times."""
+"""Renewals do not affect handshakes in flight: 10,000 handshakes while the certificate is replaced 100 times."""
 
 import threading
 from pathlib import Path
@@ -15,8 +15,8 @@ NAME = "www.example.com"
 
 
 @pytest.mark.slow
-def test_handshakes_while_certificates_are_replaced(public_directory: Path, tmp_path: Path) -> None:
-    """Each client verifies the chain, and by CertificateVerify that key and certificate belong together."""
+def test_no_handshake_fails_while_certificates_are_replaced(public_directory: Path, tmp_path: Path) -> None:
+    """Each client verifies the chain, and with CertificateVerify that key and certificate match."""
     authority = Authority(tmp_path)
     issued = [authority.issue(NAME, file_name=f"v{number}") for number in range(100)]
     live = public_directory / "live"

@@ -1,4 +1,4 @@
-"""Files are seen to change however they are replaced: in place, by a rename, by swapping a link anywhere on the way."""
+"""Changes are noticed however files are replaced: in place, by a rename, by swapping a link anywhere on the path."""
 
 import asyncio
 import os
@@ -108,13 +108,13 @@ async def changed(watch_for: Callable[[Watch], object], act: Callable[[], object
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_renewal_is_seen(tmp_path: Path, layout: Callable[[Path], tuple[Path, Callable[[], object]]]) -> None:
+def test_renewal_is_noticed(tmp_path: Path, layout: Callable[[Path], tuple[Path, Callable[[], object]]]) -> None:
     path, renew = layout(tmp_path)
     assert asyncio.run(changed(lambda watch: watch.follow({str(path)}), renew)) == {str(path)}
 
 
 @pytest.mark.parametrize("layout", [certbot, kubernetes, linked_directory])
-def test_the_new_way_is_watched(tmp_path: Path, layout: Callable[[Path], tuple[Path, Callable[[], object]]]) -> None:
+def test_new_path_is_watched(tmp_path: Path, layout: Callable[[Path], tuple[Path, Callable[[], object]]]) -> None:
     path, renew = layout(tmp_path)
     told: asyncio.Queue[set[str]] = asyncio.Queue()
 
@@ -132,7 +132,7 @@ def test_the_new_way_is_watched(tmp_path: Path, layout: Callable[[Path], tuple[P
     asyncio.run(twice())
 
 
-def test_only_what_is_followed_is_told(tmp_path: Path) -> None:
+def test_only_followed_files_are_reported(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text("1")
 
@@ -148,13 +148,13 @@ def test_only_what_is_followed_is_told(tmp_path: Path) -> None:
     assert asyncio.run(changed(follow, act)) == {str(tmp_path / "two")}
 
 
-def test_any_entry_of_a_directory_counts(tmp_path: Path) -> None:
+def test_every_entry_of_a_followed_directory_is_reported(tmp_path: Path) -> None:
     path = f"{tmp_path}/d/"
     (tmp_path / "d").mkdir()
     assert asyncio.run(changed(lambda watch: watch.follow({path}), (tmp_path / "d/new").touch)) == {path}
 
 
-def test_a_directory_that_is_moved_away_is_noticed(tmp_path: Path) -> None:
+def test_directory_moved_away_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     path = tmp_path / "d/key"
     path.write_text("1")
@@ -162,7 +162,7 @@ def test_a_directory_that_is_moved_away_is_noticed(tmp_path: Path) -> None:
     assert asyncio.run(moved) == {str(path)}
 
 
-def test_what_cannot_be_watched_is_said(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_watched_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     async def follow() -> list[str]:
@@ -175,14 +175,14 @@ def test_what_cannot_be_watched_is_said(tmp_path: Path) -> None:
     assert asyncio.run(follow()) == []  # the file itself is watched: it may become a directory
 
 
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
+def test_link_loop_ends(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     assert len(steps(str(tmp_path / "a"))) < 100
 
 
 @given(st.lists(st.sampled_from(["..", ".", "x", "", "usr", "etc", "passwd"]), max_size=8))
-def test_steps_end_where_the_file_is(parts: list[str]) -> None:
+def test_last_step_is_the_file(parts: list[str]) -> None:
     path = "/" + "/".join(parts)
     found = steps(path)
     if os.path.isfile(path) and not path.endswith("/"):

@@ -1,4 +1,4 @@
-"""What ordinary users bring is loaded apart: the same result, at a bounded cost."""
+"""Credentials of ordinary users are loaded in a sandbox: with the same result, at a bounded cost."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ SOURCE = Source("cert.pem", "key.pem", "passphrase")
 
 
 @pytest.mark.parametrize("key_type", [KeyType.RSA, KeyType.ECDSA_P256])
-def test_a_credential_is_the_same_apart(issue: Issue, key_type: KeyType) -> None:
+def test_credential_loaded_in_the_sandbox_is_the_same(issue: Issue, key_type: KeyType) -> None:
     issued = issue("a.example.com", key_type=key_type)
     key = load_pem_private_key(issued.key.read_bytes(), None).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")
@@ -31,13 +31,13 @@ def test_a_credential_is_the_same_apart(issue: Issue, key_type: KeyType) -> None
     assert dataclasses.asdict(load_in_sandbox(SOURCE, contents)) == dataclasses.asdict(load(SOURCE, contents))
 
 
-def test_what_is_wrong_is_told_apart(issue: Issue) -> None:
+def test_sandbox_reports_what_is_wrong(issue: Issue) -> None:
     certificate = issue("a.example.com").certificate.read_bytes()
     with pytest.raises(RefusedError, match=r"^key.pem: no readable private key"):
         load_in_sandbox(SOURCE, (certificate, b"", b"x"))
 
 
-def test_a_key_asked_for_minutes_of_work(issue: Issue) -> None:
+def test_key_that_takes_minutes_to_decrypt_is_refused(issue: Issue) -> None:
     contents = (issue("a.example.com").certificate.read_bytes(), encrypted_key((1 << 31) - 1), b"x")
     with pytest.raises(RefusedError, match=r"^key.pem: takes more than .* to decrypt.*fewer iterations"):
         load_in_sandbox(SOURCE, contents)

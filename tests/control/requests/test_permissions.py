@@ -1,4 +1,4 @@
-"""Who may do what: root and the daemon's user, owners, holders of grants."""
+"""Authorization: root and the daemon's user, owners, and holders of grants."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ def registration(owner: int, origin: str = "", name: str = "r") -> Registration:
 @pytest.mark.parametrize(
     "names", [("a.example.com",), ("*.example.com",), ("exact.org",), ("a.example.com", "exact.org")]
 )
-def test_a_grant_covers_its_names_and_those_below(names: tuple[str, ...]) -> None:
+def test_grant_covers_its_names_and_those_one_label_below(names: tuple[str, ...]) -> None:
     require_grant(ME, wanted(*names, alpns=(b"h3", b"smb")), [GRANT], 0)
 
 
@@ -53,38 +53,38 @@ def test_a_grant_covers_its_names_and_those_below(names: tuple[str, ...]) -> Non
         wanted("exact.org", kernel=True), wanted("exact.org", alpns=(), kernel=True),
     ],
 )  # fmt: skip
-def test_a_grant_covers_nothing_else(new: NewRegistration) -> None:
+def test_grant_covers_nothing_else(new: NewRegistration) -> None:
     with pytest.raises(DeniedError):
         require_grant(ME, new, [GRANT], 0)
 
 
-def test_a_grant_of_names_gave_the_network_too() -> None:
+def test_grant_does_not_include_forwarding() -> None:
     new = dataclasses.replace(wanted("exact.org"), policy=Policy(deliver="forward 10.0.0.1:53"))
-    with pytest.raises(DeniedError, match="may not have connections forwarded"):
+    with pytest.raises(DeniedError, match="may not use deliver=forward"):
         require_grant(ME, new, [GRANT], 0)
     require_grant(Caller(0), new, [GRANT], 0)
 
 
-def test_a_grant_is_for_its_holder() -> None:
+def test_grant_is_only_for_its_user() -> None:
     with pytest.raises(DeniedError, match="handshakectl grant --user 5001"):
         require_grant(Caller(5001), wanted("exact.org"), [GRANT], 0)
 
 
-def test_a_grant_for_a_group_is_for_its_members() -> None:
+def test_grant_for_a_group_is_for_its_members() -> None:
     grant = Grant(1, None, GROUP, ("exact.org",), (b"h3",), kernel=True)
     require_grant(ME, wanted("exact.org", kernel=True), [grant], 0)
     with pytest.raises(DeniedError):
         require_grant(Caller(USER), wanted("exact.org"), [grant], 0)
 
 
-def test_a_grant_without_names_is_for_registrations_without() -> None:
+def test_grant_without_names_covers_only_registrations_without() -> None:
     grant = Grant(1, USER, None, (), (b"h3",))
     require_grant(ME, wanted(), [grant], 0)
     with pytest.raises(DeniedError):
         require_grant(ME, wanted("exact.org"), [grant], 0)
 
 
-def test_registrations_by_grants_are_limited() -> None:
+def test_registrations_of_users_with_grants_are_limited() -> None:
     require_grant(ME, wanted("exact.org"), [GRANT], MAX_REGISTRATIONS_BY_GRANT - 1)
     with pytest.raises(DeniedError, match="the limit"):
         require_grant(ME, wanted("exact.org"), [GRANT], MAX_REGISTRATIONS_BY_GRANT)
@@ -96,32 +96,32 @@ def test_administrators_need_no_grant() -> None:
 
 
 @given(st.integers(1, 2**31).filter(lambda uid: uid != os.geteuid()), st.booleans())
-def test_nobody_else_is_an_administrator(uid: int, kernel: bool) -> None:
+def test_other_users_and_the_kernel_are_no_administrators(uid: int, kernel: bool) -> None:
     assert not is_administrator(Caller(uid, kernel=kernel))
     assert not is_administrator(KERNEL)
 
 
-def test_owners_may_change_what_is_theirs() -> None:
+def test_only_owners_and_administrators_change_a_registration() -> None:
     require_owner(ME, registration(USER), "unregister")
     require_owner(Caller(0), registration(USER), "unregister")
     with pytest.raises(DeniedError, match="belongs to uid 5001"):
         require_owner(ME, registration(5001), "unregister")
 
 
-def test_what_comes_from_a_file_is_changed_there() -> None:
+def test_registration_of_a_drop_in_cannot_be_changed_by_commands() -> None:
     for caller in (Caller(0), ME):
         with pytest.raises(RefusedError, match=r"/etc/x\.toml"):
             require_owner(caller, registration(USER, origin="/etc/x.toml"), "unregister")
 
 
-def test_who_may_see() -> None:
+def test_registration_is_visible_to_those_who_may_use_it() -> None:
     assert may_see(ME, registration(USER))
     assert may_see(Caller(7000), registration(USER))
     assert not may_see(Caller(7001), registration(USER))
     assert not may_see(Caller(0), registration(0, name=".self-test"))
 
 
-def test_users_by_name_and_number() -> None:
+def test_users_are_given_by_name_or_number() -> None:
     assert uid_of("root") == uid_of("0") == 0
     assert caller_named("kernel") == KERNEL
     assert 0 in caller_named("root").gids
