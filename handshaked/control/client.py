@@ -15,10 +15,10 @@ _TIMEOUT = 60.0
 
 
 class ControlClient:
-    """A connection to the daemon's control socket. A context manager.
+    """A connection to the daemon's control socket; a context manager.
 
     `path` is the socket (default: that of the user's own daemon if there is one, else the system's). RefusedError if
-    the daemon cannot be reached.
+    the connection fails.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -40,14 +40,14 @@ class ControlClient:
         self._sock.close()
 
     def ask(self, command: str, arguments: dict[str, Any], descriptors: tuple[int, ...] = ()) -> dict[str, Any]:
-        """The result of `command`; RefusedError with the daemon's reason, or if it does not answer."""
+        """Return the result of `command`. RefusedError with the daemon's reason, or if it does not answer."""
         try:
             send_message(self._sock, {"command": command, **arguments}, descriptors)
             received = receive_message(self._sock)
         except OSError as error:
             raise RefusedError(f"the daemon did not answer: {error}") from None
         if received is None:
-            raise RefusedError("the daemon closed the connection without an answer")
+            raise RefusedError("the daemon closed the connection without answering")
         answer = received[0]
         if "error" in answer:
             raise RefusedError(str(answer["error"]))
@@ -55,14 +55,14 @@ class ControlClient:
         return result
 
     def subscribe(self, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Batches of events that pass the filter `wanted`, as they come; RefusedError if the daemon goes away."""
+        """Yield batches of events that match the filter `wanted`. RefusedError when the connection ends."""
         self.ask("subscribe", wanted)
         self._sock.settimeout(None)
         while True:
             try:
                 received = receive_message(self._sock)
             except OSError as error:
-                raise RefusedError(f"the daemon is gone: {error}") from None
+                raise RefusedError(f"the connection to the daemon was lost: {error}") from None
             if received is None:
-                raise RefusedError("the daemon has closed the connection")
+                raise RefusedError("the daemon closed the connection")
             yield received[0]

@@ -1,4 +1,4 @@
-"""The commands of the control socket and of the bus, by name, on the one manager."""
+"""The commands of the control socket and of D-Bus, by name."""
 
 import os
 import time
@@ -17,7 +17,10 @@ from handshaked.workers.supervisor import Supervisor
 
 
 class Commands:
-    """Callable with a command, who asks, its arguments, and the files that came with it."""
+    """Run commands: call it with a command, the caller, the arguments, and the attached files.
+
+    `states` add entries to ``status``.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class Commands:
         self._supervisor = supervisor
         self._states = states
         self._started = time.time()
-        self._plain: dict[str, Callable[[Caller, Arguments], Message | Awaitable[Message]]] = {
+        self._with_arguments: dict[str, Callable[[Caller, Arguments], Message | Awaitable[Message]]] = {
             "unregister": manager.unregister,
             "list": manager.registrations,
             "show": manager.show,
@@ -40,7 +43,7 @@ class Commands:
             "recent": manager.recent,
             "follow": feed.follow,
         }
-        self._bare: dict[str, Callable[[Caller], Message | Awaitable[Message]]] = {
+        self._without_arguments: dict[str, Callable[[Caller], Message | Awaitable[Message]]] = {
             "grants": manager.grants,
             "reload": manager.reload,
             "status": self.status,
@@ -53,24 +56,24 @@ class Commands:
         if command == "register":
             return await self._manager.register(caller, arguments, descriptors)
         if descriptors:
-            raise RefusedError(f"{command} takes no files")
-        if command in self._plain:
-            return await _awaited(self._plain[command](caller, arguments))
-        if command not in self._bare:
-            raise RefusedError(f"there is no command {command!r}")
+            raise RefusedError(f"command {command!r} takes no files, but {len(descriptors)} were passed")
+        if command in self._with_arguments:
+            return await _awaited(self._with_arguments[command](caller, arguments))
+        if command not in self._without_arguments:
+            raise RefusedError(f"unknown command {command!r}")
         arguments.end()
-        return await _awaited(self._bare[command](caller))
+        return await _awaited(self._without_arguments[command](caller))
 
     def subscribe(
         self, caller: Caller, arguments: Arguments, deliver: Callable[[list[Message]], None]
     ) -> Callable[[], None]:
-        """Have the events that `caller` may see, and wants, delivered; call what is returned to end that."""
+        """Deliver the events that `caller` may see and that pass its filter; return a function that unsubscribes."""
         wanted = pull_filter(arguments)
         arguments.end()
         return self._manager.events.subscribe(Subscription(caller, wanted, deliver))
 
     async def status(self, caller: Caller) -> Message:
-        """How the daemon does."""
+        """Return the daemon's status."""
         return {
             "version": __version__,
             "pid": os.getpid(),

@@ -1,6 +1,6 @@
-"""What happens, as the parent knows it: sums over all workers, the latest handshakes, and who wants to hear of more.
+"""Collect the events of all workers, and deliver them to subscribers: counts, the latest handshakes, other events.
 
-Handshakes come a batch at a time. A subscriber that does not keep up loses records and is told how many.
+Handshakes arrive in batches. A subscriber that does not keep up loses events and is told how many.
 """
 
 import fnmatch
@@ -15,20 +15,20 @@ from handshaked.reporting.counts import HandshakeCounts
 
 KEPT = 1000
 Event = dict[str, Any]
-"""``type`` says what it is: ``handshake``, ``certificate``, ``registrations``, ``worker``."""
+"""Its ``type`` is ``handshake``, ``certificate``, ``registrations`` or ``worker``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which handshakes are wanted; None: any. ``server_name`` is a shell pattern."""
+    """Conditions on handshakes; None matches any value. ``server_name`` is a shell pattern."""
 
     outcome: str | None = None
     registration: str | None = None
     role: str | None = None
     server_name: str | None = None
 
-    def wants(self, record: Event) -> bool:
-        """Whether `record` is one of them."""
+    def matches(self, record: Event) -> bool:
+        """Return whether `record` meets all conditions."""
         return (
             self.outcome in (None, record.get("outcome"))
             and self.registration in (None, record.get("registration"))
@@ -38,9 +38,7 @@ class Filter:
 
 
 class Subscription:
-    """Events that `caller` may see, handed to `deliver` a batch at a time; of handshakes those that pass `wanted`, or
-    none if that is None.
-    """
+    """Deliver batches of the events that `caller` may see. Handshakes must match `wanted`; None excludes them all."""
 
     def __init__(self, caller: Caller, wanted: Filter | None, deliver: Callable[[list[Event]], None]) -> None:
         self._caller = caller
@@ -48,13 +46,13 @@ class Subscription:
         self._deliver = deliver
 
     def offer(self, events: Iterable[Event], owners: Callable[[str], int | None]) -> None:
-        """Hand on what is wanted of `events`; `owners` tells whose a registration is."""
+        """Deliver the matching `events`; `owners` returns the owner of a registration."""
         chosen = [event for event in events if self._may_see(event, owners) and self._passes(event)]
         if chosen:
             self._deliver(chosen)
 
     def _passes(self, event: Event) -> bool:
-        return event["type"] != "handshake" or (self._wanted is not None and self._wanted.wants(event))
+        return event["type"] != "handshake" or (self._wanted is not None and self._wanted.matches(event))
 
     def _may_see(self, event: Event, owners: Callable[[str], int | None]) -> bool:
         if is_administrator(self._caller) or event.get("caller") == self._caller.uid:
@@ -64,7 +62,10 @@ class Subscription:
 
 
 class EventBroker:
-    """Gathers and hands out; `owners` tells the owner's uid of the registration of a name."""
+    """Count, keep and distribute events. `owners` returns the uid of the owner of a registration.
+
+    ``left_out`` counts the handshakes whose records workers did not report, because there were too many.
+    """
 
     def __init__(self, owners: Callable[[str], int | None]) -> None:
         self.counts = HandshakeCounts()
@@ -74,7 +75,7 @@ class EventBroker:
         self._subscriptions: set[Subscription] = set()
 
     def receive(self, batch: Event) -> None:
-        """Take in a worker's batch of outcomes."""
+        """Add a worker's batch of outcomes."""
         if "counts" in batch:
             self.counts.merge(batch["counts"])
             self.left_out += batch["left_out"]
@@ -83,17 +84,17 @@ class EventBroker:
         self._offer(records)
 
     def publish(self, kind: str, **fields: Any) -> None:
-        """Tell the subscribers of one event."""
+        """Send one event of type `kind` to the subscribers."""
         self._offer([{"type": kind, **fields}])
 
     def recent(self, caller: Caller, wanted: Filter, limit: int) -> list[Event]:
-        """The latest handshakes that `caller` may see and that pass `wanted`, the newest last."""
+        """Return the latest handshakes that `caller` may see and that match `wanted`, newest last."""
         found: list[Event] = []
         Subscription(caller, wanted, found.extend).offer(self._recent, self._owners)
         return found[max(len(found) - limit, 0) :]
 
     def subscribe(self, subscription: Subscription) -> Callable[[], None]:
-        """Hand events to `subscription` from now on; call what is returned to end that."""
+        """Deliver events to `subscription` from now on; return a function that unsubscribes."""
         self._subscriptions.add(subscription)
         return lambda: self._subscriptions.discard(subscription)
 

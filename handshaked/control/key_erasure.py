@@ -1,4 +1,4 @@
-"""Erases keys that are not registered any more, as soon as no handshake can have them pinned."""
+"""Erase keys of removed registrations as soon as no handshake can use them."""
 
 import asyncio
 import logging
@@ -11,14 +11,14 @@ from handshaked.registry.store import RegistryWriter
 log = logging.getLogger(__name__)
 
 LONGEST_HANDSHAKE = 120.0
-"""A snapshot that a handshake pinned lives no longer, in seconds: the longest timeout, and as much again for safety."""
+"""How long a handshake can keep a snapshot, in seconds: twice the longest timeout, for safety."""
 
 
 class KeyErasure:
-    """Looks every `seconds` what `store` holds that nothing uses; what was so the last time, too, is erased.
+    """Erase the credentials in `store` that have been unused for `seconds`.
 
-    Not before `up_to_date` says that all workers have taken over the snapshot of that time, which `snapshot` gives.
-    Then `forget` has workers drop the keys they keep at hand.
+    This happens only if `up_to_date` confirms that all workers use the snapshot that `snapshot` returned `seconds` ago.
+    Afterwards `forget` makes the workers drop the keys that they cache.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class KeyErasure:
         self._seconds = seconds
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Run until cancelled."""
         while True:
             try:
                 snapshot, unused = self._snapshot(), self._store.unused()
@@ -44,7 +44,7 @@ class KeyErasure:
                 if unused and self._up_to_date(snapshot):
                     self._store.erase(unused)
                     self._forget()
-                    log.info("erased %d keys that are not registered any more", len(unused))
+                    log.info("erased %d unregistered keys", len(unused))
             except UnavailableError as error:
                 log.error("unregistered keys cannot be erased yet: %s", error)
                 await asyncio.sleep(self._seconds)

@@ -1,4 +1,7 @@
-"""What administrators can do: one façade behind every way in. It changes the store, never a running handshake."""
+"""The commands that change and show registrations, for the control socket and D-Bus.
+
+They change the store; handshakes in flight keep the snapshot they began with.
+"""
 
 import logging
 import time
@@ -34,15 +37,16 @@ from handshaked.wire.json_packets import first_that_fit
 log = logging.getLogger(__name__)
 
 PAGE = 200
-_LIST_SHARE = 0.25  # of a message, for a list of things that nobody asks for page by page
+_LIST_SHARE = 0.25  # of a message, for lists that are not requested page by page
 EXPIRY_WARNING_DAYS = 14
 _DAY = 86400
 
 
 class Manager:
-    """Commands on the registrations in `store`; `publish` makes a new snapshot known to all workers.
+    """Run commands on the registrations in `store`.
 
-    `check_settings` looks at the daemon's own, which workers read again when it is told to reload.
+    `publish` distributes a new snapshot to all workers. `check_settings` checks the daemon's settings, which workers
+    reload with the registrations. ``on_change`` is called with each new snapshot.
     """
 
     def __init__(
@@ -63,11 +67,11 @@ class Manager:
         self._warned: dict[tuple[str, float], int] = {}
 
     async def start(self) -> None:
-        """Follow files from now on."""
+        """Start following files."""
         await self.renewal.start(self.snapshot)
 
     async def register(self, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]) -> Result:
-        """Add a registration; the files of its credentials come as open `descriptors`, in the order of their paths."""
+        """Add a registration. Its files are passed as open `descriptors`, in the order of their paths."""
         replace = arguments.setting(REPLACE)
         request = pull_request(arguments)
         self._require_right(caller, request, replace=replace)
@@ -75,10 +79,10 @@ class Manager:
             caller.uid, lambda files: load_passed(request, files, caller.uid), descriptors
         )
         new = request.with_credentials(credentials, trust, caller.uid)
-        self._require_right(caller, request, replace=replace)  # others have not stood still
+        self._require_right(caller, request, replace=replace)  # the registrations may have changed meanwhile
         registration = self._store.register(new, replace=replace)
         await self._changed()
-        log.info("registered %s by %s", registration.name, caller)
+        log.info("%s registered %s", caller, registration.name)
         return {"registration": self.shown(registration), "warnings": warnings(new)}
 
     async def unregister(self, caller: Caller, arguments: Arguments) -> Result:
@@ -88,11 +92,11 @@ class Manager:
         require_owner(caller, self._named(name), "unregister")
         self._store.unregister(name)
         await self._changed()
-        log.info("unregistered %s by %s", name, caller)
+        log.info("%s unregistered %s", caller, name)
         return {}
 
     def registrations(self, caller: Caller, arguments: Arguments) -> Result:
-        """A page of the registrations that `caller` may see, by name, behind the name ``after``."""
+        """Return a page of the registrations that `caller` may see, sorted by name, after the name ``after``."""
         after = arguments.optional_text("after") or ""
         arguments.end()
         visible = [one for one in self.visible(caller) if one.name > after]
@@ -100,7 +104,7 @@ class Manager:
         return {"registrations": page, "more": len(visible) > len(page)}
 
     def show(self, caller: Caller, arguments: Arguments) -> Result:
-        """One registration with its credentials."""
+        """Return one registration with its settings and credentials."""
         name = arguments.text("name")
         arguments.end()
         registration = self._named(name)
@@ -109,7 +113,7 @@ class Manager:
         return {"registration": self.shown(registration)}
 
     def explain(self, caller: Caller, arguments: Arguments) -> Result:
-        """What a ClientHello would get, and why, by the function that answers live handshakes."""
+        """Return which registration a ClientHello would select, and why, from the function that live handshakes use."""
         user = arguments.optional_text("user")
         server_name = arguments.optional_text("server_name")
         query = Query(
@@ -119,7 +123,7 @@ class Manager:
         )
         arguments.end()
         if query.caller != caller:
-            require_administrator(caller, "ask on behalf of another user")
+            require_administrator(caller, "explain what another user would get")
         answer, verdicts = self.snapshot.explain(query)
         shown = [
             {
@@ -142,19 +146,19 @@ class Manager:
         }
 
     async def reload(self, caller: Caller) -> Result:
-        """Look at all files again; what cannot be used leaves the old in place."""
+        """Reload all files. If one cannot be used, what was loaded before stays in use."""
         require_administrator(caller, "reload")
         renewed, errors = await self.renewal.reload()
         try:
             self._check_settings()
         except RefusedError as error:
             errors.append(str(error))
-        await self._publish(self.snapshot)  # workers have files of their own to look at
+        await self._publish(self.snapshot)  # workers reload their own files, too
         log.info("reloaded: %d registrations renewed, %d errors", len(renewed), len(errors))
         return {"renewed": _first(renewed), "errors": _first(errors)}
 
     def grant(self, caller: Caller, arguments: Arguments) -> Result:
-        """Let a user, or the members of a group, register certain names on their own."""
+        """Allow a user, or the members of a group, to register certain names."""
         require_administrator(caller, "grant")
         user, group = arguments.optional_text("user"), arguments.optional_text("group")
         grant = Grant(
@@ -167,34 +171,34 @@ class Manager:
         )
         arguments.end()
         if (user is None) == (group is None) or not grant.alpns:
-            raise RefusedError("a grant is for a user or for a group, and names at least one ALPN")
+            raise RefusedError("a grant requires either a user or a group, and at least one ALPN")
         grant = self._store.add_grant(grant)
-        log.info("grant %d for %s by %s", grant.id, user or f"group {group}", caller)
+        log.info("%s added grant %d for %s", caller, grant.id, f"user {user}" if user else f"group {group}")
         return shown_grant(grant)
 
     def revoke(self, caller: Caller, arguments: Arguments) -> Result:
-        """Take a grant back; what was registered by it stays."""
+        """Revoke a grant. Registrations made with it remain."""
         require_administrator(caller, "revoke a grant")
         identity = arguments.number("id", 0, limit=1 << 53)
         arguments.end()
         self._store.remove_grant(identity)
-        log.info("grant %d revoked by %s", identity, caller)
+        log.info("%s revoked grant %d", caller, identity)
         return {}
 
     def grants(self, caller: Caller) -> Result:
-        """The grants that `caller` holds; all of them for an administrator."""
+        """Return the grants of `caller`; all grants for an administrator."""
         everything = is_administrator(caller)
         return {"grants": [shown_grant(one) for one in self._store.grants() if everything or one.is_for(caller)]}
 
     def recent(self, caller: Caller, arguments: Arguments) -> Result:
-        """The latest handshakes that `caller` may see, the newest last."""
+        """Return the latest handshakes that `caller` may see, newest last."""
         limit = arguments.number("limit", 20, limit=100)
         wanted = pull_filter(arguments)
         arguments.end()
         return {"handshakes": self.events.recent(caller, wanted, limit)}
 
     def status(self, caller: Caller) -> Result:
-        """How the registrations do: how many there are, what is wrong, which certificates end soon."""
+        """Return the number of registrations, the problems, and the certificates that expire soon."""
         expiring = [
             {"registration": name, "subject": subject, "not_after": end}
             for name, subject, end in self._store.expiries(time.time() + EXPIRY_WARNING_DAYS * _DAY)
@@ -208,23 +212,23 @@ class Manager:
         }
 
     def statistics(self, caller: Caller) -> Result:
-        """Counts of handshakes by outcome, role, door and registration, and how long they took."""
-        require_administrator(caller, "see the statistics of all handshakes")
+        """Return counts of handshakes by outcome, role, door and registration, and their latencies."""
+        require_administrator(caller, "read the statistics")
         return self.events.counts.shown()
 
     def visible(self, caller: Caller) -> list[Registration]:
-        """The registrations that `caller` may see, by name."""
+        """Return the registrations that `caller` may see, sorted by name."""
         return [one for one in self.snapshot.registrations if may_see(caller, one)]
 
     def shown(self, registration: Registration) -> Result:
-        """`registration` for people; never a key."""
+        """Return `registration` as plain values, without keys."""
         policy = registration.policy
         return shown_registration(
             registration, self._store.trust_paths(policy.client_trust), self._store.details(registration)
         )
 
     def warn_of_expiry(self, now: float) -> None:
-        """Log, and tell the subscribers, of each certificate that ends soon: at 14, 3 and 0 days before."""
+        """Report certificates that expire soon, in the log and to subscribers: 14, 3 and 0 days before expiry."""
         for name, subject, end in self._store.expiries(now + EXPIRY_WARNING_DAYS * _DAY):
             stage = sum(end < now + days * _DAY for days in (EXPIRY_WARNING_DAYS, 3, 0))
             if name.startswith(".") or self._warned.get((name, end), 0) >= stage:
@@ -232,12 +236,12 @@ class Manager:
             self._warned[name, end] = stage
             days = (end - now) / _DAY
             log.warning(
-                "%s: the certificate %s %s", name, subject, f"ends in {days:.1f} days" if days > 0 else "has expired"
+                "%s: the certificate %s %s", name, subject, f"expires in {days:.1f} days" if days > 0 else "has expired"
             )
             self.events.publish("certificate", registration=name, subject=subject, not_after=end)
 
     def expiries(self, limit: int) -> dict[str, float]:
-        """When the first certificate of each registration ends, for the `limit` that end first."""
+        """Return when the first certificate of each registration expires, for the `limit` that expire first."""
         found: dict[str, float] = {}
         for name, _, end in self._store.expiries(float("inf")):
             if not name.startswith("."):
@@ -256,7 +260,7 @@ class Manager:
         return self.snapshot
 
     def _require_right(self, caller: Caller, request: RegistrationRequest, *, replace: bool) -> None:
-        """DeniedError unless `caller` may register `request`, in place of what has its name if that is asked for."""
+        """Raise DeniedError unless `caller` may register `request`, and with `replace` the registration it replaces."""
         old = self.snapshot.named(request.name) if replace else None
         if old is not None:
             require_owner(caller, old, "replace")
@@ -275,7 +279,7 @@ class Manager:
 
 
 def pull_filter(arguments: Arguments) -> Filter:
-    """The filter in `arguments`."""
+    """Return the filter in `arguments`."""
     return Filter(
         outcome=arguments.optional_text("outcome"),
         registration=arguments.optional_text("registration"),
@@ -285,6 +289,6 @@ def pull_filter(arguments: Arguments) -> Filter:
 
 
 def _first(words: list[str]) -> list[str]:
-    """As much of `words` as fits into an answer; the log has all of them."""
+    """Return as many of `words` as fit into an answer; the log has all of them."""
     shown = first_that_fit(words, _LIST_SHARE)
     return shown if len(shown) == len(words) else [*shown, f"and {len(words) - len(shown)} more, see the log"]

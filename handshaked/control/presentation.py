@@ -1,4 +1,4 @@
-"""Registrations and grants as plain values, for answers on the control socket and D-Bus. Never a key."""
+"""Registrations and grants as plain values, for answers on the control socket and D-Bus; never a key."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,7 @@
-"""Programs that keep up with the registrations (names, protocols, users and delivery; never a key): the demultiplexer.
+"""Publish the registrations to the demultiplexer: names, protocols, users and delivery; never a key.
 
-A follower asks again and again with the generation it has. It gets what has changed since, at once or as soon as
-something does; that it asks with a generation says that it has taken that over.
+A follower polls with the generation it has. The answer contains the changes since then, and waits until there are
+some. By asking with a generation, the follower confirms that it uses it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from handshaked.wire.json_packets import first_that_fit
 PAGE = 200
 _WAIT_SECONDS = 20.0
 _CONFIRM_SECONDS = 1.0
-_REMEMBERED = 64  # changes
+_KEPT_CHANGES = 64
 _MAX_FOLLOWERS = 64
 _MOST = 1 << 62
 
@@ -36,18 +36,18 @@ class _Change:
 
 
 class RegistryFeed:
-    """Answers followers (programs of the users `uids`) out of the newest snapshot; ``publish`` waits for them."""
+    """Answer followers, which must run as one of the users `uids`, from the newest snapshot."""
 
     def __init__(self, snapshot: Snapshot, uids: frozenset[int]) -> None:
         self._uids = uids
         self._snapshot = snapshot
-        self._changes: deque[_Change] = deque(maxlen=_REMEMBERED)
+        self._changes: deque[_Change] = deque(maxlen=_KEPT_CHANGES)
         self._confirmed: dict[str, int] = {}
         self._published = asyncio.Event()
         self._confirmation = asyncio.Event()
 
     async def publish(self, snapshot: Snapshot) -> None:
-        """Tell all followers of `snapshot`; returns when they have it. Who takes too long is waited for no more."""
+        """Publish `snapshot` and wait until all followers confirm it. Followers that take too long are dropped."""
         if self._confirmed:
             changed, removed = snapshot.changes_since(self._snapshot)
             self._changes.append(_Change(self._snapshot.generation, changed, removed))
@@ -66,11 +66,11 @@ class RegistryFeed:
             }
 
     async def follow(self, caller: Caller, arguments: Arguments) -> Result:
-        """The registrations, a page at a time behind the id ``after``, or what changed since ``generation``."""
+        """Return a page of the registrations after the id ``after``, or the changes since ``generation``."""
         if caller.uid not in self._uids:
             raise RefusedError(f"{caller} may not follow the registrations; see --demux-user")
         follower = arguments.text("follower")
-        # Generations begin with 1: 0 asks for all registrations.
+        # Generations start at 1; 0 asks for all registrations.
         generation = arguments.number("generation", 0, limit=_MOST)
         after = arguments.number("after", 0, limit=_MOST)
         arguments.end()
@@ -83,7 +83,7 @@ class RegistryFeed:
 
     def _confirm(self, follower: str, generation: int) -> None:
         if follower not in self._confirmed and len(self._confirmed) >= _MAX_FOLLOWERS:
-            raise RefusedError(f"{_MAX_FOLLOWERS} programs follow the registrations already")
+            raise RefusedError(f"too many programs follow the registrations (at most {_MAX_FOLLOWERS})")
         self._confirmed[follower] = generation
         self._confirmation.set()
         self._confirmation = asyncio.Event()
@@ -95,13 +95,16 @@ class RegistryFeed:
             return
 
     def _page(self, after: int) -> Result:
-        others = (one for one in self._snapshot.registrations if one.id > after and _is_of_interest(one))
+        others = (one for one in self._snapshot.registrations if one.id > after and _is_published(one))
         ordered = sorted(others, key=lambda one: one.id)
         page = first_that_fit(_shown(one) for one in ordered[:PAGE])
         return {"generation": self._snapshot.generation, "registrations": page, "more": len(ordered) > len(page)}
 
     def _since(self, generation: int) -> Result:
-        """The changes since `generation`; null when they are too many, or forgotten: the follower starts anew."""
+        """Return the changes since `generation`.
+
+        If there are too many, or they are not kept any more, a null generation tells the follower to start over.
+        """
         changed: dict[int, Registration] = {}
         removed: set[int] = set()
         known = generation == self._snapshot.generation
@@ -112,13 +115,13 @@ class RegistryFeed:
                 removed |= set(change.removed)
         if not known or len(changed) > PAGE or len(removed) > 10 * PAGE:
             return {"generation": None}
-        shown = [_shown(one) for one in changed.values() if one.id not in removed and _is_of_interest(one)]
+        shown = [_shown(one) for one in changed.values() if one.id not in removed and _is_published(one)]
         if len(first_that_fit(shown)) < len(shown):
             return {"generation": None}
         return {"generation": self._snapshot.generation, "registrations": shown, "removed": sorted(removed)}
 
 
-def _is_of_interest(registration: Registration) -> bool:
+def _is_published(registration: Registration) -> bool:
     return registration.server_names != (SELF_TEST_SERVER_NAME,)
 
 

@@ -1,7 +1,7 @@
-"""The control socket: reads commands, says who asks, and forwards them to the manager. It decides nothing itself.
+"""The control socket: read commands, identify the caller, and forward them. Authorization happens elsewhere.
 
-A connection that has subscribed gets ``{"events": [..]}`` from then on, until it closes; what it is too slow for is
-left out, and counted as ``lost`` in the next message.
+A connection that subscribes receives ``{"events": [..]}`` messages until it closes. Events that it is too slow for are
+dropped, and counted as ``lost`` in the next message.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ Handler = Callable[[str, Caller, Arguments, tuple[int, ...]], Awaitable[Message]
 Subscriber = Callable[[Caller, Arguments, Callable[[list[Message]], None]], Callable[[], None]]
 _BOUNDS = ConnectionBounds(total=256, per_user=64, reserve=64)
 _IDLE_SECONDS = 60.0
-_EVENTS_A_MESSAGE = 16
+_EVENTS_PER_MESSAGE = 16
 
 
 class ControlServer:
-    """Answers commands that come in on `listener` with what `handle` returns.
+    """Answer commands received on `listener` with the results of `handle`.
 
-    `subscribe` has the events that a caller asks for delivered, and returns what ends that.
+    `subscribe` starts delivering events to a callback, and returns a function that unsubscribes.
     """
 
     def __init__(self, listener: socket.socket, handle: Handler, subscribe: Subscriber) -> None:
@@ -41,7 +41,7 @@ class ControlServer:
         self._acceptor.start()
 
     async def close(self) -> None:
-        """Take no more commands; end those that run."""
+        """Accept no more commands, and cancel those in progress."""
         self._acceptor.stop()
         await self._tasks.end()
 
@@ -57,15 +57,15 @@ class ControlServer:
                     _send(sock, {"error": str(error)})
                     return
                 try:
-                    goes_on = await self._serve_packet(sock, caller, packet)
+                    stays_open = await self._serve_packet(sock, caller, packet)
                 finally:
                     closed = close_in_thread(packet.descriptors)
-                await closed  # until then the connection counts as one of its user's
-                if not goes_on:
+                await closed  # until then, the connection counts against its user's limit
+                if not stays_open:
                     return
 
     async def _serve_packet(self, sock: socket.socket, caller: Caller, packet: Packet) -> bool:
-        """Answer `packet`; whether another one may follow."""
+        """Answer `packet`; return whether the connection stays open for another one."""
         try:
             message = packet.message()
         except RefusedError as error:
@@ -83,13 +83,13 @@ class ControlServer:
         try:
             command = message.pop("command", None)
             if not isinstance(command, str):
-                raise RefusedError("the message names no command")
+                raise RefusedError("the message has no command")
             return {"result": await self._handle(command, caller, Arguments(message), descriptors)}
         except HandshakedError as error:
             return {"error": str(error)}
         except OSError as error:
             log.error("a control command failed: %s", error)
-            return {"error": f"the daemon could not do it: {error}"}
+            return {"error": f"the command failed: {error}"}
 
     async def _serve_events(self, sock: socket.socket, caller: Caller, message: Message) -> None:
         del message["command"]
@@ -97,8 +97,8 @@ class ControlServer:
 
         def deliver(events: list[Message]) -> None:
             nonlocal lost
-            for start in range(0, len(events), _EVENTS_A_MESSAGE):
-                part = events[start : start + _EVENTS_A_MESSAGE]
+            for start in range(0, len(events), _EVENTS_PER_MESSAGE):
+                part = events[start : start + _EVENTS_PER_MESSAGE]
                 lost = 0 if _send(sock, {"events": part, "lost": lost}) else lost + len(part)
 
         try:
@@ -108,13 +108,13 @@ class ControlServer:
             return
         try:
             _send(sock, {"result": {}})
-            await _readable(sock, None)  # it has nothing more to say: this is its end
+            await _readable(sock, None)  # subscribers send nothing more: readable means closed
         finally:
             end()
 
 
 async def _readable(sock: socket.socket, seconds: float | None) -> bool:
-    """Whether `sock` has something to read, or is closed by its peer, within `seconds`."""
+    """Return whether `sock` becomes readable, or is closed by its peer, within `seconds`."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(sock, ready.set)
@@ -128,11 +128,11 @@ async def _readable(sock: socket.socket, seconds: float | None) -> bool:
 
 
 def _answer(sock: socket.socket, answer: Message) -> None:
-    """Send `answer`; who waits for one that cannot be sent gets the reason instead."""
+    """Send `answer`, or the reason why it cannot be sent."""
     try:
         send_message(sock, answer)
     except RefusedError as error:
-        _send(sock, {"error": f"the answer cannot be given: {error}"})
+        _send(sock, {"error": f"the answer cannot be sent: {error}"})
     except OSError as error:
         log.debug("an answer could not be sent: %s", error)
 

@@ -12,4 +12,4 @@ def test_grants_are_given_listed_and_revoked(daemon: RunningDaemon) -> None:
     run(daemon, "revoke", "1")
     assert "no grant 1" in run(daemon, "revoke", "1", status=1)
     assert "unknown user" in run(daemon, "grant", "--user=no-such-user", "--alpn=smb", status=1)
-    assert "for a user or for a group" in run(daemon, "grant", "--alpn=smb", status=1)
+    assert "either a user or a group" in run(daemon, "grant", "--alpn=smb", status=1)

@@ -1,4 +1,4 @@
-"""Who is told of what."""
+"""Subscribers receive the events that they may see and that match their filter."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ OWNERS = {"mine": 5000, "other": 5001}
 
 
 def record(**fields: Any) -> dict[str, Any]:
-    """A handshake of the owner of "other"."""
+    """Return a handshake of the owner of the registration `other`."""
     return {"outcome": "ok", "role": "server", "caller": 5001, "registration": "other", "server_name": "a.b", **fields}
 
 
-def told(caller: Caller, wanted: Filter | None, *records: dict[str, Any]) -> list[Any]:
-    """What a subscriber hears."""
+def received(caller: Caller, wanted: Filter | None, *records: dict[str, Any]) -> list[Any]:
+    """Return the events that a subscriber receives."""
     broker = EventBroker(OWNERS.get)
     events: list[Any] = []
     broker.subscribe(Subscription(caller, wanted, events.extend))
@@ -22,29 +22,29 @@ def told(caller: Caller, wanted: Filter | None, *records: dict[str, Any]) -> lis
     return events
 
 
-def test_root_hears_all() -> None:
-    assert len(told(Caller(0), Filter(), record(), record(registration=None, caller="kernel"))) == 2
+def test_root_receives_everything() -> None:
+    assert len(received(Caller(0), Filter(), record(), record(registration=None, caller="kernel"))) == 2
 
 
-def test_others_hear_of_what_is_theirs() -> None:
+def test_users_receive_only_their_own() -> None:
     me = Caller(5000)
-    assert told(me, Filter(), record()) == []
-    assert len(told(me, Filter(), record(registration="mine"))) == 1
-    assert len(told(me, Filter(), record(caller=5000))) == 1
-    assert told(me, Filter(), record(registration="no such", caller="kernel")) == []
+    assert received(me, Filter(), record()) == []
+    assert len(received(me, Filter(), record(registration="mine"))) == 1
+    assert len(received(me, Filter(), record(caller=5000))) == 1
+    assert received(me, Filter(), record(registration="no such", caller="kernel")) == []
 
 
-def test_filters() -> None:
+def test_filters_select_handshakes() -> None:
     root = Caller(0)
     failed = record(outcome="failed")
-    assert told(root, Filter(outcome="failed"), record(), failed) == [{"type": "handshake", **failed}]
-    assert told(root, Filter(registration="mine"), record()) == []
-    assert told(root, Filter(role="client"), record()) == []
-    assert len(told(root, Filter(server_name="*.b"), record(), record(server_name=None))) == 1
-    assert told(root, None, record()) == []
+    assert received(root, Filter(outcome="failed"), record(), failed) == [{"type": "handshake", **failed}]
+    assert received(root, Filter(registration="mine"), record()) == []
+    assert received(root, Filter(role="client"), record()) == []
+    assert len(received(root, Filter(server_name="*.b"), record(), record(server_name=None))) == 1
+    assert received(root, None, record()) == []
 
 
-def test_other_events_pass_every_filter_but_not_to_others() -> None:
+def test_other_events_pass_every_filter_but_only_to_their_owner() -> None:
     broker = EventBroker(OWNERS.get)
     root: list[Any] = []
     other: list[Any] = []
@@ -59,7 +59,7 @@ def test_other_events_pass_every_filter_but_not_to_others() -> None:
     assert len(root) == 2
 
 
-def test_the_latest_are_kept() -> None:
+def test_latest_handshakes_are_kept() -> None:
     broker = EventBroker(OWNERS.get)
     broker.receive({"records": [record(number=number) for number in range(KEPT + 5)]})
     latest = broker.recent(Caller(0), Filter(), 3)

@@ -1,4 +1,4 @@
-"""What the daemon does when the machine fails it: a clear word, no exit, no busy loop, recovery without a restart."""
+"""When the machine fails, the daemon reports it clearly, keeps running without a busy loop, and recovers by itself."""
 
 import os
 import resource
@@ -28,7 +28,7 @@ NAME = "www.example.com"
 
 @contextmanager
 def small_disk(directory: Path) -> Iterator[None]:
-    """A file system of two megabytes at `directory`."""
+    """Mount a file system of two megabytes at `directory`."""
     directory.mkdir()
     run_program("mount", "-t", "tmpfs", "-o", "size=2m,mode=0755", "tmpfs", str(directory))
     try:
@@ -38,7 +38,7 @@ def small_disk(directory: Path) -> Iterator[None]:
 
 
 def fill(path: Path) -> None:
-    """Leave no room where `path` is."""
+    """Fill the file system of `path`."""
     with path.open("wb", buffering=0) as file:
         for size in (65536, 4096, 512, 1):
             try:
@@ -49,25 +49,25 @@ def fill(path: Path) -> None:
 
 
 def leave_no_descriptors(pid: int) -> tuple[int, int]:
-    """Let the process open nothing more; what it might have before."""
+    """Set the descriptor limit of the process so low that it cannot open any more; return the old limit."""
     old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, old[1]))
     return old
 
 
 def times_slept(pid: int) -> int:
-    """How often the process gave up the processor of its own accord: a loop that spins does not."""
+    """Return the number of voluntary context switches: a busy loop makes none."""
     return int(Path(f"/proc/{pid}/status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 def register_many(daemon: RunningDaemon, pair: tuple[Path, Path]) -> None:
-    """More than fits into what is left of a database's last pages."""
+    """Register more than fits into the free space of the database file."""
     for number in range(200):
         daemon.register(f"r{number}", pair, alpns=[f"a{number}"])
 
 
 @pytest.mark.needs("root")
-def test_a_full_disk_costs_changes_only(public_directory: Path, issue: Issue) -> None:
+def test_full_disk_only_prevents_changes(public_directory: Path, issue: Issue) -> None:
     issued = issue(NAME)
     directory = public_directory / "disk"
     with small_disk(directory), RunningDaemon(directory, workers=1) as daemon:
@@ -89,7 +89,7 @@ def test_a_full_disk_costs_changes_only(public_directory: Path, issue: Issue) ->
         assert daemon.log.stat().st_size - log_size < 100_000
 
 
-def test_no_descriptors_are_waited_for(public_directory: Path, issue: Issue) -> None:
+def test_daemon_waits_for_free_descriptors_without_a_busy_loop(public_directory: Path, issue: Issue) -> None:
     with RunningDaemon(public_directory, workers=1) as daemon:
         pid = daemon.pid
         daemon.register("web", (issue(NAME).certificate, issue(NAME).key), alpns=["h3"])
@@ -111,7 +111,7 @@ def test_no_descriptors_are_waited_for(public_directory: Path, issue: Issue) -> 
         assert daemon.pid == pid
 
 
-def test_a_worker_that_cannot_be_started_is_started_later(public_directory: Path) -> None:
+def test_worker_start_is_retried(public_directory: Path) -> None:
     with RunningDaemon(public_directory, workers=1) as daemon:
         pid = daemon.pid
         [worker] = daemon.worker_pids()
@@ -124,8 +124,8 @@ def test_a_worker_that_cannot_be_started_is_started_later(public_directory: Path
 
 
 @pytest.mark.needs("root", "setpriv")
-def test_an_unreadable_directory_is_named_and_read_later(public_directory: Path, authority: Authority) -> None:
-    # root without these two is bound by permissions like everybody else
+def test_unreadable_directory_is_reported_and_read_when_readable(public_directory: Path, authority: Authority) -> None:
+    # without these capabilities, root is subject to file permissions
     launcher = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
     issued = authority.issue(NAME, file_name="unreadable")
     with RunningDaemon(public_directory, workers=1, launcher=launcher) as daemon:
@@ -152,14 +152,14 @@ def test_an_unreadable_directory_is_named_and_read_later(public_directory: Path,
         assert daemon.ask("reload")["errors"] == []
 
 
-def test_an_unready_certificate_is_refused_with_its_date(shared_daemon: RunningDaemon, authority: Authority) -> None:
-    """A clock a day behind: what is issued now is not valid yet."""
+def test_certificate_not_yet_valid_is_refused_with_its_date(shared_daemon: RunningDaemon, authority: Authority) -> None:
+    """As with a clock that is a day behind: what is issued now is not valid yet."""
     early = authority.issue(NAME, valid=(1, 90), file_name="early")
     with pytest.raises(RefusedError, match="is not valid before"):
         shared_daemon.register("early", (early.certificate, early.key), alpns=["early"])
 
 
-def test_an_unready_renewal_waits_until_it_is_valid(public_directory: Path, authority: Authority) -> None:
+def test_renewal_not_yet_valid_is_a_problem_until_replaced(public_directory: Path, authority: Authority) -> None:
     now, later = authority.issue(NAME, file_name="now"), authority.issue(NAME, valid=(1, 90), file_name="later")
     valid = authority.issue(NAME, file_name="valid")
     certificate, key = public_directory / "c", public_directory / "k"
@@ -179,8 +179,8 @@ def test_an_unready_renewal_waits_until_it_is_valid(public_directory: Path, auth
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # it starts 200 daemons
-def test_killed_at_any_instant_the_registry_is_old_or_new(public_directory: Path, authority: Authority) -> None:
-    """SIGKILL while a registration is replaced, 200 times: one whole state, and what was acknowledged is there."""
+def test_registry_is_consistent_after_sigkill_at_any_instant(public_directory: Path, authority: Authority) -> None:
+    """SIGKILL while a registration is replaced, 200 times: the registry is whole, and no older than acknowledged."""
     issued = [authority.issue(NAME, file_name=f"kill-{number}") for number in range(2)]
     random = Random(6)
     database = public_directory / "state" / "registry.db"

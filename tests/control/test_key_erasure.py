@@ -1,4 +1,4 @@
-"""A key that is not registered any more leaves the disk, but not before the last handshake that may use it."""
+"""The key of a removed registration is erased from disk, but not before the last handshake that can use it."""
 
 import asyncio
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def unregistered(path: Path, loaded: LoadedCredential) -> tuple[SqliteRegistryWr
     return store, registration.credentials[0].id
 
 
-def test_an_unregistered_key_is_erased_from_disk(tmp_path: Path, loaded: LoadedCredential) -> None:
+def test_unregistered_key_is_erased_from_disk(tmp_path: Path, loaded: LoadedCredential) -> None:
     path = tmp_path / "registry.db"
     store, identity = unregistered(path, loaded)
     assert on_disk(path, loaded.key)
@@ -63,7 +63,7 @@ def test_an_unregistered_key_is_erased_from_disk(tmp_path: Path, loaded: LoadedC
     store.close()
 
 
-def test_not_while_a_worker_has_an_older_snapshot(tmp_path: Path, loaded: LoadedCredential) -> None:
+def test_key_stays_while_a_worker_has_an_older_snapshot(tmp_path: Path, loaded: LoadedCredential) -> None:
     store, identity = unregistered(tmp_path / "registry.db", loaded)
     erasure = KeyErasure(store, Snapshot, lambda snapshot: False, lambda: None, 0)
     asyncio.run(rounds(erasure, lambda: False))
@@ -71,7 +71,7 @@ def test_not_while_a_worker_has_an_older_snapshot(tmp_path: Path, loaded: Loaded
     store.close()
 
 
-def test_what_was_unregistered_since_the_last_look_waits(tmp_path: Path, loaded: LoadedCredential) -> None:
+def test_key_unregistered_since_the_last_check_stays(tmp_path: Path, loaded: LoadedCredential) -> None:
     store, identity = unregistered(tmp_path / "registry.db", loaded)
     registered = store.register(NewRegistration("late", 0, (), (b"h3",), ((loaded, Source()),))).credentials[0].id
     looks = 0

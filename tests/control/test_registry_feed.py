@@ -1,4 +1,4 @@
-"""RegistryFeed: all registrations, then what changes, and that they have taken it over. Never a key."""
+"""Followers receive all registrations, then the changes, and confirm them; never a key."""
 
 import asyncio
 import json
@@ -19,22 +19,22 @@ FOLLOWER = Caller(2010)
 
 
 def registration(identity: int, *server_names: str) -> Registration:
-    """A registration of a name of its own."""
+    """Return a registration with a server name of its own."""
     names = server_names or (f"name{identity}.example.com",)
     return Registration(identity, f"number-{identity}", 1000, names, (b"h3",), ())
 
 
 async def ask(feed: RegistryFeed, caller: Caller = FOLLOWER, **arguments: Any) -> dict[str, Any]:
-    """What a follower is answered."""
+    """Return the answer to a follower."""
     return await feed.follow(caller, Arguments({"follower": "one", **arguments}))
 
 
 def named(answer: dict[str, Any]) -> list[str]:
-    """The names in an answer."""
+    """Return the names in an answer."""
     return [one["name"] for one in answer["registrations"]]
 
 
-def test_all_registrations_come_page_by_page() -> None:
+def test_all_registrations_are_returned_page_by_page() -> None:
     async def scenario() -> None:
         snapshot = Snapshot([registration(number) for number in range(1, PAGE + 11)], 7)
         feed = RegistryFeed(snapshot, frozenset({FOLLOWER.uid}))
@@ -46,7 +46,7 @@ def test_all_registrations_come_page_by_page() -> None:
     asyncio.run(scenario())
 
 
-def test_changes_come_when_they_happen_and_publishing_waits_for_them() -> None:
+def test_publish_waits_until_followers_confirm() -> None:
     async def scenario() -> None:
         old = Snapshot([registration(1), registration(2)], 1)
         feed = RegistryFeed(old, frozenset({FOLLOWER.uid}))
@@ -64,7 +64,7 @@ def test_changes_come_when_they_happen_and_publishing_waits_for_them() -> None:
     asyncio.run(scenario())
 
 
-def test_who_asks_late_gets_all_changes_since() -> None:
+def test_late_follower_gets_all_changes_since_its_generation() -> None:
     async def scenario() -> None:
         snapshot = Snapshot([registration(1)], 1)
         feed = RegistryFeed(snapshot, frozenset({FOLLOWER.uid}))
@@ -80,7 +80,7 @@ def test_who_asks_late_gets_all_changes_since() -> None:
     asyncio.run(scenario())
 
 
-def test_a_change_was_published_before_a_follower_had_what_it_was_reading() -> None:
+def test_publish_waits_for_a_follower_still_reading_pages() -> None:
     async def scenario() -> None:
         snapshot = Snapshot([registration(1)], 1)
         feed = RegistryFeed(snapshot, frozenset({FOLLOWER.uid}))
@@ -97,7 +97,7 @@ def test_a_change_was_published_before_a_follower_had_what_it_was_reading() -> N
     asyncio.run(scenario())
 
 
-def test_registrations_of_many_long_names_did_not_fit_into_an_answer() -> None:
+def test_long_registrations_are_split_to_fit_into_answers() -> None:
     """Whoever had a grant could keep the demultiplexer from learning anything."""
 
     async def scenario() -> None:
@@ -123,7 +123,7 @@ def test_registrations_of_many_long_names_did_not_fit_into_an_answer() -> None:
     asyncio.run(scenario())
 
 
-def test_strangers_may_not_follow() -> None:
+def test_other_users_may_not_follow() -> None:
     async def scenario() -> None:
         await ask(RegistryFeed(Snapshot(), frozenset({FOLLOWER.uid})), Caller(1000))
 
@@ -131,7 +131,7 @@ def test_strangers_may_not_follow() -> None:
         asyncio.run(scenario())
 
 
-def test_the_daemons_own_registration_is_not_shown() -> None:
+def test_self_test_registration_is_not_published() -> None:
     async def scenario() -> None:
         feed = RegistryFeed(Snapshot([registration(1), registration(2, SELF_TEST_SERVER_NAME)], 1), frozenset({2010}))
         assert named(await ask(feed)) == ["number-1"]

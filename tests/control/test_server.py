@@ -1,4 +1,4 @@
-"""Answers of the control socket: whoever asks gets one, whatever others do, be it that the right one is too long."""
+"""The control socket answers every command, whatever other callers do, even if the result is too long."""
 
 import array
 import json
@@ -30,7 +30,7 @@ def web(shared_daemon: RunningDaemon, issue: Issue) -> RunningDaemon:
     return shared_daemon
 
 
-def test_many_problems_were_no_answer_at_all(public_directory: Path) -> None:
+def test_status_and_reload_truncate_many_problems(public_directory: Path) -> None:
     with RunningDaemon(public_directory, workers=1) as daemon:
         daemon.drop_ins.mkdir(parents=True)
         words = "".join(f'[registration.n{n}]\nalpns = ["h3"]\ncertificate = "/{LONG}"\n' for n in range(150))
@@ -39,7 +39,7 @@ def test_many_problems_were_no_answer_at_all(public_directory: Path) -> None:
             assert shown[-1] == f"and {150 - len(shown) + 1} more, see the log"
 
 
-def test_many_long_registrations_are_listed_page_by_page(public_directory: Path, issue: Issue) -> None:
+def test_long_registrations_are_listed_page_by_page(public_directory: Path, issue: Issue) -> None:
     issued = issue("www.example.com")
     with RunningDaemon(public_directory, workers=1) as daemon:
         for number in range(16):
@@ -54,7 +54,7 @@ def test_many_long_registrations_are_listed_page_by_page(public_directory: Path,
         assert found == [f"r{number:02}" for number in range(16)]
 
 
-def test_an_answer_that_is_too_long_is_an_error(web: RunningDaemon) -> None:
+def test_answer_that_is_too_long_is_an_error(web: RunningDaemon) -> None:
     """What is asked about comes back in it, several times."""
     with pytest.raises(RefusedError):
         web.ask("explain", server_name="a", alpns=["h3"] + [f"{n}{LONG}" for n in range(30)])
@@ -73,7 +73,7 @@ def test_daemon_answers_while_a_descriptor_lingers_in_close(shared_daemon: Runni
             pass
 
 
-def test_a_descriptor_that_cannot_be_closed_kept_the_others_open() -> None:
+def test_all_descriptors_are_closed_even_if_one_close_fails() -> None:
     mine, theirs = os.pipe()
     os.set_blocking(mine, False)
     close_all((-1, theirs))
@@ -100,7 +100,7 @@ sys.stdin.read()
 
 
 @pytest.mark.needs("root")
-def test_four_users_kept_root_out(shared_daemon: RunningDaemon) -> None:
+def test_root_can_connect_when_other_users_hold_all_connections(shared_daemon: RunningDaemon) -> None:
     with ExitStack() as holders:
         for uid in range(50001, 50005):
             command = [sys.executable, "-c", HOLD, os.fspath(shared_daemon.control_socket), str(uid)]

@@ -5,7 +5,7 @@ from typing import Any
 
 from handshaked.testing.authority import Issued
 
-# dbus-daemon serves users that exist only.
+# dbus-daemon only serves users that exist.
 USER, OTHER = pwd.getpwnam("bin").pw_uid, pwd.getpwnam("nobody").pw_uid
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 REFUSED = "org.handshaked.Handshaked1.Error.Refused"
@@ -15,7 +15,7 @@ REGISTRATION = "org.handshaked.Handshaked1.Registration"
 
 
 def register(name: str, issued: Issued, **options: Any) -> dict[str, Any]:
-    """The step that registers `issued`."""
+    """Return the step that registers `issued`."""
     credentials = [{"certificate": str(issued.certificate), "key": str(issued.key)}]
     return {
         "member": "Register",
@@ -26,6 +26,6 @@ def register(name: str, issued: Issued, **options: Any) -> dict[str, Any]:
 
 
 def step(member: str, *arguments: Any, interface: str = MANAGER, **more: Any) -> dict[str, Any]:
-    """A step with arguments of plain types."""
+    """Return a step with arguments of plain types."""
     kinds = [{str: "s", int: "x", dict: "a{sv}"}[type(argument)] for argument in arguments]
     return {"member": member, "kinds": kinds, "body": list(arguments), "interface": interface, **more}

@@ -1,10 +1,9 @@
-"""A client on the bus, a program of its own so that it can be anybody: steps come in as JSON, answers go out so.
+"""A bus client as a separate program, so that it can run as any user. It reads steps and writes answers as JSON.
 
-A step has ``member`` with ``path``, ``interface``, ``kinds`` (signatures), ``body``, ``files`` (paths to open); or
-``wait`` with the name of a signal, and maybe its ``path``; or ``signal`` with the name of one to send, and ``files``.
-A step with ``unanswered`` is made so many times, and not waited for. An answer is the body,
-``{"error": name, "text": ..}``, or
-the signal's body.
+A step is a call with ``member``, ``path``, ``interface``, ``kinds`` (signatures), ``body`` and ``files`` (paths to
+open); or ``wait`` with the name of a signal, and optionally its ``path``; or ``signal`` with the name of one to send,
+and ``files``. A call with ``unanswered`` is made that many times, without waiting for all replies. An answer is the
+reply's body, ``{"error": name, "text": ..}``, or the signal's body.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ NAME = "org.handshaked.Handshaked1"
 
 
 async def main() -> None:
-    """Become the user, and take the steps."""
+    """Change to the user, and perform the steps."""
     uid = int(sys.argv[2])
     os.setgroups([])
     os.setgid(uid)
@@ -56,7 +55,7 @@ async def main() -> None:
 
 
 async def call(bus: MessageBus, step: dict[str, Any]) -> Any:
-    """The answer to one call."""
+    """Make one call and return its answer."""
     files = [os.open(path, os.O_RDONLY) for path in step.get("files", [])]
     body = [
         variants(value) if kind == "a{sv}" else value
@@ -80,7 +79,7 @@ async def call(bus: MessageBus, step: dict[str, Any]) -> Any:
 
 
 def signal(step: dict[str, Any]) -> Message:
-    """A signal for the daemon alone."""
+    """Return a signal addressed to the daemon."""
     return Message(
         destination=NAME,
         path="/org/freedesktop/DBus",
@@ -94,19 +93,19 @@ def signal(step: dict[str, Any]) -> Message:
 
 
 def variants(values: dict[str, Any]) -> dict[str, Variant]:
-    """`values`, each with its signature."""
+    """Return `values` as variants."""
     return {name: Variant(signature(value), value) for name, value in values.items()}
 
 
 def signature(value: Any) -> str:
-    """The signature of `value`."""
+    """Return the signature of `value`."""
     if isinstance(value, list):
         return "aa{ss}" if value and isinstance(value[0], dict) else "as"
     return {bool: "b", int: "x", str: "s"}[type(value)]
 
 
 def plain(value: Any) -> Any:
-    """`value` without variants."""
+    """Return `value` without variants."""
     if isinstance(value, Variant):
         return plain(value.value)
     if isinstance(value, dict):

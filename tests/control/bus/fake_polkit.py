@@ -1,4 +1,4 @@
-"""A polkit that says the same to everything, or nothing (Silent), and prints what it was asked."""
+"""A polkit that gives every request the same answer, or none (Silent), and prints the actions requested."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from dbus_next.message import Message
 
 
 async def main() -> None:
-    """Answer until the bus goes away."""
+    """Answer until the bus ends."""
     bus = await MessageBus(bus_address=sys.argv[1]).connect()
 
     def answer(message: Message) -> Message | bool | None:

@@ -1,4 +1,4 @@
-"""A real bus of one's own, run by dbus-daemon with the policy file that is shipped."""
+"""A private bus, run by dbus-daemon with the shipped policy file."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ class RunningBus:
     def __init__(self, directory: Path) -> None:
         self.address = f"unix:path={directory}/bus"
         self._configuration = directory / "bus.conf"
-        # Only users that exist may stand in a policy, and the tests' machine has not this one.
+        # A policy may only name existing users, and the test machine does not have this one.
         policy = directory / POLICY.name
         policy.write_text(POLICY.read_text().replace('<policy user="handshaked">', '<policy user="daemon">'))
         self._configuration.write_text(_CONFIGURATION.format(directory=directory, policy=policy))
@@ -65,14 +65,14 @@ class RunningBus:
         self.stop()
 
     def stop(self) -> None:
-        """End the bus."""
+        """Stop the bus."""
         if self._process is not None:
             self._process.terminate()
             self._process.communicate(timeout=PATIENCE)
             self._process = None
 
     def call_as(self, uid: int, *script: dict[str, Any]) -> list[Any]:
-        """What a client of the user `uid` gets for each step of `script`; see ``client``."""
+        """Perform `script` as a client of the user `uid`; return the answer to each step. See ``client``."""
         process = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("client.py")), self.address, str(uid)],
             input=json.dumps(script), capture_output=True, text=True, check=False, timeout=60,

@@ -1,4 +1,4 @@
-"""What there is on the bus: what came, went and changed between two snapshots, read from the store only when asked."""
+"""Objects added, removed and changed between two snapshots; read from the store only on demand."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from handshaked.testing.authority import Authority
 
 
 class Scene:
-    """A store with registrations, and the objects that stand for them."""
+    """A store with registrations, and their objects."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         issued = Authority(directory).issue("a.test")
@@ -47,7 +47,7 @@ class Scene:
             self.store.exchange(gone, [new])
 
     async def _publish(self, snapshot: Snapshot) -> None:
-        """Nobody is told."""
+        """Nobody follows."""
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     return Scene(tmp_path, monkeypatch)
 
 
-def test_registrations_were_all_read_before_anybody_asked(scene: Scene) -> None:
+def test_registrations_are_read_on_demand(scene: Scene) -> None:
     scene.objects.begin(scene.store.load())
     assert not scene.read
     scene.objects.interfaces(object_path("one"))
     assert scene.read == ["one"]
 
 
-def test_only_what_is_new_gone_or_changed_is_told(scene: Scene) -> None:
+def test_only_differences_between_snapshots_are_reported(scene: Scene) -> None:
     snapshot = scene.store.load()
     scene.objects.begin(snapshot)
     scene.register("three")
