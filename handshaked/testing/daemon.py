@@ -15,7 +15,7 @@ from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
 from handshaked.system import directories
 
-_START_SECONDS = 180.0
+_START_SECONDS = 90.0
 _STOP_SECONDS = 30.0
 
 

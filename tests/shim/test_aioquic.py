@@ -235,7 +235,7 @@ def lossy_link(port: int) -> Any:
     return Link()
 
 
-@pytest.mark.parametrize("count", [50, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(400, marks=pytest.mark.slow)])
 def test_many_connections_at_once_succeed(path: Path, authority: Authority, count: int) -> None:
     async def work() -> None:
         client = HandshakeClient(path)
