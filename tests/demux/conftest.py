@@ -1,11 +1,13 @@
 """Fixtures: a daemon and a demultiplexer of different users, with registrations of several users."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from handshaked.system.listening import open_listener
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux
@@ -45,3 +47,11 @@ def register(demux_daemon: RunningDaemon, issue: Callable[..., Issued]) -> Calla
         )
 
     return register
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[socket.socket]:
+    """A control socket whose answers come from the test."""
+    with open_listener(tmp_path / "control.sock") as listener:
+        listener.setblocking(False)
+        yield listener

@@ -1,6 +1,17 @@
-"""The demultiplexer's process: its own tables, and how it ends."""
+"""The demultiplexer's process."""
 
-from handshaked.demux.daemon import BoundedDict
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from handshaked.demux.daemon import BoundedDict, Demux, Settings
+from handshaked.demux.shared_port import open_shared
+from handshaked.system.listening import open_listener
+from tests.demux.control import answer
+from tests.patience import soon
 
 
 def test_bounded_dict_drops_its_oldest_entry() -> None:
@@ -8,3 +19,15 @@ def test_bounded_dict_drops_its_oldest_entry() -> None:
     for key, value in (("a", 1), ("b", 2), ("a", 3), ("c", 4)):
         latest[key] = value
     assert list(latest.items()) == [("a", 3), ("c", 4)]
+
+
+def test_unexpected_error_of_the_follower_ends_the_process(control: socket.socket, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with open_shared(("127.0.0.1", 0)) as shared, open_listener(tmp_path / "accept.sock") as listener:
+            settings = Settings(Path(os.fspath(control.getsockname())))
+            running = asyncio.create_task(Demux(settings, [shared], listener).run())
+            await answer(control, result={"unexpected": "answer"})
+            await soon(running)
+
+    with pytest.raises(KeyError):
+        asyncio.run(scenario())
