@@ -32,6 +32,10 @@ async def certificate_shown(family: FakeFamily, context: ssl.SSLContext) -> byte
         return server.tls.getpeercert(binary_form=True)
 
 
+def der(issued: Issued) -> bytes:
+    return issued.leaf.public_bytes(Encoding.DER)
+
+
 def test_renewed_client_certificate_is_loaded_without_reload(
     authority: Authority, issue: Issue, tmp_path: Path
 ) -> None:
@@ -46,9 +50,6 @@ def test_renewed_client_certificate_is_loaded_without_reload(
         certificate.write_bytes(issued.certificate.read_bytes())
         key.write_bytes(issued.key.read_bytes())
         key.chmod(0o600)
-
-    def der(issued: Issued) -> bytes:
-        return issued.leaf.public_bytes(Encoding.DER)
 
     async def scenario() -> None:
         put(old)
