@@ -1,4 +1,4 @@
-"""What a caller brings along is the caller's own affair, and costs others no time."""
+"""Credentials of a caller: checked at a bounded cost, as other handshakes of the worker wait meanwhile."""
 
 import base64
 import os
@@ -65,14 +65,14 @@ def numbers(p: int, q: int) -> RSAPrivateNumbers:
     return RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), RSAPublicNumbers(65537, p * q))
 
 
-def test_to_examine_a_large_rsa_key_kept_the_worker_from_others(tmp_path: Path) -> None:
+def test_primes_of_an_rsa_key_are_not_tested(tmp_path: Path) -> None:
     """Primes of a genuine one of 8192 bits take seconds; that one that is none is taken shows that none is examined."""
     brought = read(tmp_path, numbers(prime() * prime(), prime()))
     assert isinstance(brought, CallerCredentials), brought
     assert brought.credential is not None
 
 
-def test_a_key_whose_numbers_do_not_belong_together_kept_the_worker_signing(tmp_path: Path) -> None:
+def test_rsa_key_with_inconsistent_parameters_is_refused(tmp_path: Path) -> None:
     """The numbers that signatures are made with could be of any size."""
     good = numbers(prime(), prime())
     forged = RSAPrivateNumbers(

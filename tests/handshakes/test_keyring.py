@@ -28,19 +28,19 @@ def named() -> tuple[str, int]:
     return name, keyring.add_key("keyring", name, b"", keyring.PROCESS_KEYRING)
 
 
-def test_a_key_is_read_and_described() -> None:
+def test_key_is_read_and_described() -> None:
     serial = keyring.add_key("user", "who am I; really", b"payload", keyring.PROCESS_KEYRING)
     assert keyring.read_key(serial) == b"payload"
     assert keyring.describe_key(serial) == ("user", b"who am I; really")
 
 
-def test_a_large_key_is_read_whole() -> None:
+def test_large_key_is_read_completely() -> None:
     payload = os.urandom(9000)
     serial = keyring.add_key("user", "large", payload, keyring.PROCESS_KEYRING)
     assert keyring.read_key(serial) == payload
 
 
-def test_a_key_that_is_not_there() -> None:
+def test_missing_key_is_an_os_error() -> None:
     with pytest.raises(OSError, match="key") as raised:
         keyring.read_key(0x7FFFFFFF)
     assert raised.value.errno == Status.NO_KEY
@@ -52,7 +52,7 @@ def test_keyrings_are_found_by_name(named: tuple[str, int]) -> None:
     assert keyring.find_keyring("handshaked-no-such-keyring") is None
 
 
-def test_a_kernel_that_lists_no_keys_has_no_keyrings(
+def test_kernel_without_key_list_has_no_keyrings(
     named: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(keyring, "KEYS", tmp_path / "keys")
@@ -61,7 +61,9 @@ def test_a_kernel_that_lists_no_keys_has_no_keyrings(
 
 
 @pytest.mark.needs("root", "x86-64")  # to give a keyring away; the number of the system call
-def test_a_keyring_of_another_user_could_bring_keys(named: tuple[str, int], caplog: pytest.LogCaptureFixture) -> None:
+def test_keyring_of_another_user_is_ignored_with_a_warning(
+    named: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
     name, serial = named
     numbers = (250, 4, serial, 12345, -1)  # keyctl(2), KEYCTL_CHOWN
     assert ctypes.CDLL(None).syscall(*map(ctypes.c_long, numbers)) == 0
@@ -70,7 +72,7 @@ def test_a_keyring_of_another_user_could_bring_keys(named: tuple[str, int], capl
     assert f"keyring {name} of uid 12345" in caplog.text
 
 
-def test_a_request_links_its_keyring_for_its_time() -> None:
+def test_keyring_is_linked_while_requests_use_it() -> None:
     outer = keyring.add_key("keyring", f"outer-{os.urandom(4).hex()}", b"", keyring.USER_KEYRING)
     inner = keyring.add_key("keyring", f"inner-{os.urandom(4).hex()}", b"", outer)
     keyring.add_key("user", "inside", b"secret", inner)
@@ -93,7 +95,7 @@ def test_a_request_links_its_keyring_for_its_time() -> None:
     keyring.expire_key(outer, 1)
 
 
-def test_a_client_uses_the_first_key_that_can_be_read() -> None:
+def test_client_uses_the_first_readable_key() -> None:
     serial = keyring.add_key("user", "NVMe1R02 host subsystem digest", b"k" * 48, keyring.PROCESS_KEYRING)
     psks = KeyringPsks((0x7FFFFFFF, serial), ())
     psk = psks.own()
@@ -104,7 +106,7 @@ def test_a_client_uses_the_first_key_that_can_be_read() -> None:
     assert raised.value.status == Status.NO_KEY
 
 
-def test_a_server_finds_keys_only_where_psks_are_kept(named: tuple[str, int]) -> None:
+def test_server_finds_keys_only_in_psk_keyrings(named: tuple[str, int]) -> None:
     name, serial = named
     key = keyring.add_key("user", "a psk", b"s" * 32, serial)
     assert KeyringPsks((), ()).find(b"a psk") is None, "a user key elsewhere may be anything"
@@ -116,7 +118,7 @@ def test_a_server_finds_keys_only_where_psks_are_kept(named: tuple[str, int]) ->
     assert psks.find(b"a psk\0with more") is None
 
 
-def test_a_server_that_was_given_serials_takes_no_other_key(named: tuple[str, int]) -> None:
+def test_server_with_serials_uses_no_other_key(named: tuple[str, int]) -> None:
     name, serial = named
     wanted = keyring.add_key("user", "wanted", b"1" * 32, serial)
     keyring.add_key("user", "unwanted", b"2" * 32, serial)
@@ -134,7 +136,7 @@ def linked_to_the_session() -> tuple[int, ...]:
     "asking",
     [{"auth_mode": AuthMode.PSK, "identity_keys": (1,)}, {"auth_mode": AuthMode.X509, "certificate_keys": ((1, 1),)}],
 )
-def test_a_keyring_that_comes_later_is_linked_when_a_request_needs_keys(authority: Authority, asking: dict) -> None:
+def test_keyring_created_later_is_linked_when_a_request_needs_keys(authority: Authority, asking: dict) -> None:
     name = f"handshaked-late-{os.urandom(4).hex()}"
     registered = Registered(authority)
     service = HandshakeService(registered.snapshot, registered, lambda *_: None)

@@ -1,4 +1,4 @@
-"""The files of the kernel's sides: what is none is said so at once, and nothing waits for it."""
+"""The configured files of the kernel's sides: unusable ones are refused at once, without blocking."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from tests.conftest import Issue
 
 
 @pytest.mark.parametrize("name", ["trust", "revocation_lists", "certificate"])
-def test_a_fifo_was_waited_for(tmp_path: Path, issue: Issue, name: str) -> None:
+def test_fifo_is_refused_without_blocking(tmp_path: Path, issue: Issue, name: str) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path, 0o600)
     defaults = SideDefaults(private_key=issue("a.example.com").key) if name == "certificate" else SideDefaults()
@@ -24,7 +24,7 @@ def test_a_fifo_was_waited_for(tmp_path: Path, issue: Issue, name: str) -> None:
         load_side(dataclasses.replace(defaults, **{name: value}), Role.CLIENT)
 
 
-def test_a_revocation_list_without_end_was_read(tmp_path: Path) -> None:
+def test_revocation_list_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "crl"
     with path.open("wb") as file:
         file.truncate(MAX_LIST + 2)

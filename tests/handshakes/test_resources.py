@@ -1,4 +1,4 @@
-"""What handshakes are run with, as a store has it."""
+"""The resources of handshakes, as read from the registry."""
 
 import time
 from contextlib import closing
@@ -51,22 +51,20 @@ class TestRevocationLists:
         [LIST, crl_pem(LIST), crl_pem(NONE) + b"# text\n" + crl_pem(LIST)],
         ids=["der", "pem", "second-in-pem"],
     )
-    def test_a_revoked_client_is_refused(self, tmp_path: Path, issue: Issue, revocations: bytes) -> None:
+    def test_revoked_client_is_refused(self, tmp_path: Path, issue: Issue, revocations: bytes) -> None:
         verifier = self.verifier(tmp_path, issue(NAME), revocations)
         with pytest.raises(PeerError) as caught:
             verifier.verify((self.CLIENT.der,), NOW.timestamp())
         assert caught.value.alert is Alert.CERTIFICATE_REVOKED
 
     @pytest.mark.parametrize("revocations", [b"", b"junk", LIST[:-1]])
-    def test_a_list_that_cannot_be_read_is_not_taken_for_none(
-        self, tmp_path: Path, issue: Issue, revocations: bytes
-    ) -> None:
+    def test_unreadable_list_is_an_error(self, tmp_path: Path, issue: Issue, revocations: bytes) -> None:
         with pytest.raises(LocalError, match=r"client certificates cannot be verified: list\.crl: ") as caught:
             self.verifier(tmp_path, issue(NAME), revocations)
         assert caught.value.status == Status.NO_KEY
 
 
-def test_a_registration_does_not_resume_what_another_owner_served_under_its_name(tmp_path: Path, issue: Issue) -> None:
+def test_session_of_another_owners_registration_is_not_resumed(tmp_path: Path, issue: Issue) -> None:
     issued = issue(NAME)
     credential = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     new = NewRegistration("web", 1000, (NAME,), (b"h3",), ((credential, Source("", "", "")),), Access())

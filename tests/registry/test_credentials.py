@@ -1,9 +1,7 @@
-"""Certificates and keys in all the forms people keep them, and refusals that say what is wrong and what to do."""
+"""Loading credentials: all supported file formats, and errors that say what is wrong and what to do."""
 
-import os
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -30,7 +28,6 @@ from handshaked.registry.credentials import (
     open_credential,
     uncovered_names,
 )
-from handshaked.registry.files import open_regular, read_file
 from handshaked.testing.authority import Authority, Issued
 from tests.conftest import Issue
 from tests.tls.pair import private_key as key_of
@@ -70,7 +67,7 @@ def self_signed(key: ec.EllipticCurvePrivateKey, extension_size: int = 0) -> byt
 
 
 @pytest.mark.parametrize("key_type", [kind for kind in KeyType if kind is not KeyType.RSA_PSS])
-def test_a_pkcs8_key_of_every_type_is_loaded_and_can_be_used(issue: Issue, key_type: KeyType) -> None:
+def test_pkcs8_key_of_every_type_is_loaded_and_usable(issue: Issue, key_type: KeyType) -> None:
     issued = issue(NAME, key_type=key_type)
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     assert loaded.key_type is key_type
@@ -84,7 +81,7 @@ def test_a_pkcs8_key_of_every_type_is_loaded_and_can_be_used(issue: Issue, key_t
 @pytest.mark.parametrize("encryption", [None, BestAvailableEncryption(PASSPHRASE)], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL], ids=["pkcs8", "traditional"])
 @pytest.mark.parametrize("key_type", [KeyType.RSA, KeyType.ECDSA_P256])  # traditional: PKCS#1 and SEC1
-def test_every_form_of_key_gives_the_same_credential(
+def test_every_key_format_gives_the_same_credential(
     issue: Issue, key_type: KeyType, form: PrivateFormat, encryption: KeySerializationEncryption | None
 ) -> None:
     issued = issue(NAME, key_type=key_type)
@@ -93,7 +90,7 @@ def test_every_form_of_key_gives_the_same_credential(
     assert loaded == load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
 
 
-def test_a_chain_is_kept_in_its_order(authority: Authority, issue: Issue) -> None:
+def test_chain_keeps_its_order(authority: Authority, issue: Issue) -> None:
     issued = issue(NAME)
     pem = issued.certificate.read_bytes() + authority.root.read_bytes()
     expected = (issued.leaf.public_bytes(Encoding.DER), authority.certificate.public_bytes(Encoding.DER))
@@ -101,14 +98,14 @@ def test_a_chain_is_kept_in_its_order(authority: Authority, issue: Issue) -> Non
     assert load_pkcs12(bundle(issued, authority.certificate), PASSPHRASE).chain == expected
 
 
-def test_a_pkcs12_file_gives_the_same_credential(issue: Issue) -> None:
+def test_pkcs12_file_gives_the_same_credential(issue: Issue) -> None:
     issued = issue(NAME)
     expected = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     assert load_pkcs12(bundle(issued), PASSPHRASE) == expected
     assert load_pkcs12(bundle(issued, passphrase=None)) == expected
 
 
-def test_neither_key_nor_chain_is_shown(issue: Issue) -> None:
+def test_repr_shows_neither_key_nor_chain(issue: Issue) -> None:
     issued = issue(NAME)
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     shown = repr(loaded) + repr(open_credential(loaded.chain, loaded.key, loaded.key_type))
@@ -127,7 +124,7 @@ def refused(certificate: bytes, key: bytes, passphrase: bytes | None = None) -> 
     ("names", "shown"),
     [(["it's"], "CN=it's"), (["two\nlines\x1b[31m"], r"CN=two\nlines\x1b[31m"), ([], "(no subject)")],
 )
-def test_a_subject_is_one_line_without_quotes_around_it(names: list[str], shown: str) -> None:
+def test_subject_is_one_line_without_quotes(names: list[str], shown: str) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name) for name in names])
     certificate = (
@@ -144,18 +141,18 @@ def test_a_subject_is_one_line_without_quotes_around_it(names: list[str], shown:
     assert load_pem(certificate.public_bytes(Encoding.PEM), pem).subject == shown
 
 
-def test_a_key_of_another_certificate_is_refused(issue: Issue) -> None:
+def test_key_of_another_certificate_is_refused(issue: Issue) -> None:
     reason = refused(issue(NAME).certificate.read_bytes(), issue("b.example.com").key.read_bytes())
     assert reason == "key.pem: the private key does not match the certificate CN=a.example.com"
 
 
-def test_a_chain_with_the_leaf_in_the_wrong_place_is_refused_with_a_hint(authority: Authority, issue: Issue) -> None:
+def test_chain_whose_leaf_is_not_first_is_refused_with_a_hint(authority: Authority, issue: Issue) -> None:
     issued = issue(NAME)
     reason = refused(authority.root.read_bytes() + issued.certificate.read_bytes(), issued.key.read_bytes())
     assert reason.endswith("it matches a later certificate of the file: put the leaf first")
 
 
-def test_files_that_hold_something_else_are_refused(issue: Issue) -> None:
+def test_files_with_other_content_are_refused(issue: Issue) -> None:
     issued = issue(NAME)
     certificate, key = issued.certificate.read_bytes(), issued.key.read_bytes()
     assert refused(b"nonsense", key).startswith("cert.pem: no certificate in PEM form")
@@ -168,7 +165,7 @@ def test_files_that_hold_something_else_are_refused(issue: Issue) -> None:
     assert refused(certificate, key[:-100]).startswith("key.pem: line 1: this BEGIN line has no END line")
 
 
-def test_passphrases_that_are_missing_wrong_or_of_no_use_are_refused(issue: Issue) -> None:
+def test_missing_wrong_and_superfluous_passphrases_are_refused(issue: Issue) -> None:
     issued = issue(NAME)
     certificate = issued.certificate.read_bytes()
     locked = encoded(private_key(issued), PrivateFormat.PKCS8, BestAvailableEncryption(PASSPHRASE))
@@ -188,12 +185,12 @@ def test_passphrases_that_are_missing_wrong_or_of_no_use_are_refused(issue: Issu
     ],
     ids=["dsa", "x25519", "secp256k1", "rsa-1024"],
 )
-def test_keys_of_no_use_here_are_refused(issue: Issue, make: object, reason: str) -> None:
+def test_unsupported_keys_are_refused(issue: Issue, make: object, reason: str) -> None:
     assert callable(make)
     assert reason in refused(issue(NAME).certificate.read_bytes(), encoded(make(), PrivateFormat.PKCS8))
 
 
-def test_a_chain_that_no_client_would_take_is_refused(authority: Authority, issue: Issue) -> None:
+def test_chain_beyond_the_limits_of_clients_is_refused(authority: Authority, issue: Issue) -> None:
     issued = issue(NAME)
     root = authority.root.read_bytes()
     reason = refused(issued.certificate.read_bytes() + 10 * root, issued.key.read_bytes())
@@ -205,7 +202,7 @@ def test_a_chain_that_no_client_would_take_is_refused(authority: Authority, issu
     assert "bytes of certificates, the limit is" in reason
 
 
-def test_a_pkcs12_file_that_cannot_be_used_is_refused(authority: Authority, issue: Issue) -> None:
+def test_unusable_pkcs12_file_is_refused(authority: Authority, issue: Issue) -> None:
     def reason(data: bytes, passphrase: bytes | None) -> str:
         with pytest.raises(RefusedError) as caught:
             load_pkcs12(data, passphrase, name="it.p12")
@@ -224,7 +221,7 @@ def valid_from_tomorrow_for_a_day(authority: Authority) -> LoadedCredential:
     return load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
 
 
-def test_a_leaf_is_refused_before_and_after_its_time(valid_from_tomorrow_for_a_day: LoadedCredential) -> None:
+def test_leaf_is_refused_before_and_after_its_validity(valid_from_tomorrow_for_a_day: LoadedCredential) -> None:
     credential, now = valid_from_tomorrow_for_a_day, time.time()
     with pytest.raises(RefusedError, match=r"the certificate CN=a.example.com is not valid before \d{4}-\d\d-\d\d"):
         check_validity(credential, now)
@@ -233,7 +230,7 @@ def test_a_leaf_is_refused_before_and_after_its_time(valid_from_tomorrow_for_a_d
         check_validity(credential, now + 3 * DAY)
 
 
-def test_names_that_a_certificate_does_not_cover_are_found(issue: Issue) -> None:
+def test_names_not_covered_by_a_certificate_are_found(issue: Issue) -> None:
     issued = issue("example.com", "*.example.com", "192.0.2.1")
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
     assert uncovered_names(loaded, ("example.com", "a.example.com", "*.example.com")) == []
@@ -242,56 +239,3 @@ def test_names_that_a_certificate_does_not_cover_are_found(issue: Issue) -> None
         "*.b.example.com",
         "example.org",
     ]
-
-
-# Files.
-
-
-def read(path: Path, *, secret: bool) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        return read_file(descriptor, str(path), secret=secret)
-    finally:
-        os.close(descriptor)
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o604, 0o606, 0o642])
-def test_a_key_that_everyone_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
-    path = tmp_path / "key.pem"
-    path.write_bytes(b"key")
-    path.chmod(mode)
-    with pytest.raises(RefusedError, match=rf"everyone can (read|write) this secret file \(mode {mode:04o}\).*chmod"):
-        read(path, secret=True)
-    assert read(path, secret=False) == b"key"
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o400])
-def test_a_key_for_its_owner_and_group_is_read(tmp_path: Path, mode: int) -> None:
-    path = tmp_path / "key.pem"
-    path.write_bytes(b"key")
-    path.chmod(mode)
-    assert read(path, secret=True) == b"key"
-
-
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo", 0o600)
-    for path in (tmp_path, tmp_path / "fifo"):
-        with pytest.raises(RefusedError, match="not a regular file"):
-            read(path, secret=False)
-
-
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo", 0o600)
-    for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
-        with pytest.raises(RefusedError, match=f"^{path}: not a regular file"):
-            open_regular(str(path))
-    with pytest.raises(OSError, match=f"'{tmp_path}/none'"):
-        open_regular(f"{tmp_path}/none")
-
-
-def test_a_file_beyond_any_certificate_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "large.pem"
-    with path.open("wb") as file:
-        file.truncate(1024 * 1024 + 1)
-    with pytest.raises(RefusedError, match="1048577 bytes, the limit is 1048576"):
-        read(path, secret=False)

@@ -27,7 +27,7 @@ LABELS = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,10}[a-z0-9_])?", fullmatch=True)
         ("a" * 63 + ".example", "a" * 63 + ".example"),
     ],
 )
-def test_a_name_is_brought_into_one_form(name: str, canonical: str) -> None:
+def test_names_are_converted_to_the_canonical_form(name: str, canonical: str) -> None:
     assert canonical_server_name(name) == canonical
 
 
@@ -57,13 +57,13 @@ def test_a_name_is_brought_into_one_form(name: str, canonical: str) -> None:
         ("a\ud800.example", "not a valid internationalised name"),
     ],
 )
-def test_what_is_no_host_name_is_refused_with_the_reason(name: str, reason: str) -> None:
+def test_invalid_host_name_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(RefusedError, match=reason):
         canonical_server_name(name)
 
 
 @given(st.text(max_size=300))
-def test_a_canonical_name_stays_as_it_is(name: str) -> None:
+def test_canonical_name_is_unchanged(name: str) -> None:
     try:
         canonical = canonical_server_name(name)
     except RefusedError:
@@ -75,7 +75,7 @@ def test_a_canonical_name_stays_as_it_is(name: str) -> None:
 
 
 @given(st.lists(LABELS, min_size=2, max_size=5).map(".".join), st.booleans())
-def test_a_client_finds_the_canonical_name_however_it_writes_it(name: str, dot: bool) -> None:
+def test_canonical_name_is_found_whatever_its_case_and_trailing_dot(name: str, dot: bool) -> None:
     assert lookup_names(name.upper() + "." * dot)[0] == name
 
 
@@ -94,12 +94,12 @@ def test_names_are_looked_up_most_specific_first(server_name: str | None, names:
     assert lookup_names(server_name) == names
 
 
-def test_a_client_cannot_ask_for_a_wildcard_by_its_star() -> None:
+def test_client_cannot_ask_for_a_wildcard_by_its_asterisk() -> None:
     assert "*.example.com" not in lookup_names("*.example.com")
 
 
 @given(st.binary(min_size=1, max_size=255))
-def test_any_protocol_survives_being_shown_and_read_back(alpn: bytes) -> None:
+def test_text_form_of_a_protocol_survives_a_round_trip(alpn: bytes) -> None:
     shown = show_alpn(alpn)
     assert parse_alpn(shown) == alpn
     assert shown.isascii()
@@ -110,7 +110,7 @@ def test_any_protocol_survives_being_shown_and_read_back(alpn: bytes) -> None:
     ("text", "alpn"),
     [("h3", b"h3"), (r"\x00grease", b"\0grease"), (r"a\\b", rb"a\b"), ("ü", "ü".encode()), (r"\xFf\x41", b"\xffA")],
 )
-def test_a_protocol_is_read_as_people_write_it(text: str, alpn: bytes) -> None:
+def test_text_form_of_a_protocol_is_parsed(text: str, alpn: bytes) -> None:
     assert parse_alpn(text) == alpn
 
 
@@ -126,12 +126,12 @@ def test_a_protocol_is_read_as_people_write_it(text: str, alpn: bytes) -> None:
         ("h\udcff", "is not UTF-8"),  # what a command line that is not UTF-8 becomes
     ],
 )
-def test_what_is_no_protocol_is_refused_with_the_reason(text: str, reason: str) -> None:
+def test_invalid_protocol_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(RefusedError, match=reason):
         parse_alpn(text)
 
 
-def test_the_length_of_a_protocol_is_that_of_its_bytes() -> None:
+def test_protocol_length_is_counted_in_bytes() -> None:
     assert check_alpn(b"a" * 255) == b"a" * 255
     with pytest.raises(RefusedError, match="of 0 bytes"):
         check_alpn(b"")

@@ -1,4 +1,4 @@
-"""Rules on peers: how they are written, what they match, what they decide."""
+"""Rules on peers: their syntax, what they match, and what they decide."""
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -45,7 +45,7 @@ def tags(peer: Issued, *rules: str) -> tuple[str, ...] | None:
         "eku=clientauth san=dns:?ne.*",
     ],
 )
-def test_what_matches(peer: Issued, condition: str) -> None:
+def test_matching_condition_allows(peer: Issued, condition: str) -> None:
     assert tags(peer, f"allow {condition} tag=a") == ("a",)
     assert tags(peer, f"deny {condition}") is None
     assert tags(peer, f"tag {condition} tag=a") == ("a",)
@@ -64,20 +64,20 @@ def test_what_matches(peer: Issued, condition: str) -> None:
         f"fingerprint={'00' * 32}",
     ],
 )
-def test_what_does_not_match(peer: Issued, condition: str) -> None:
+def test_other_condition_does_not_allow(peer: Issued, condition: str) -> None:
     assert tags(peer, f"allow {condition}") is None
     assert tags(peer, f"deny {condition}") == ()
     assert tags(peer, f"tag {condition} tag=a") == ()
 
 
-def test_a_fingerprint_with_and_without_colons(peer: Issued) -> None:
+def test_fingerprint_matches_with_and_without_colons(peer: Issued) -> None:
     digest = peer.leaf.fingerprint(hashes.SHA256()).hex().upper()
     assert tags(peer, f"allow fingerprint={digest}") == ()
     assert tags(peer, f"allow fingerprint={':'.join(digest[at : at + 2] for at in range(0, 64, 2))}") == ()
     assert tags(peer, f"allow fingerprint={digest[2:]}") is None
 
 
-def test_the_first_that_holds_decides(peer: Issued) -> None:
+def test_first_rule_that_holds_decides(peer: Issued) -> None:
     assert tags(peer, "deny san=dns:one.*", "allow san=dns:*") is None
     assert tags(peer, "allow san=dns:one.* tag=first", "deny san=dns:*", "tag eku=clientAuth tag=late") == ("first",)
     assert tags(peer, "tag eku=clientAuth tag=a tag=b", "tag san=ip:* tag=a", "allow tag=c") == ("a", "b", "c")
@@ -85,14 +85,14 @@ def test_the_first_that_holds_decides(peer: Issued) -> None:
     assert tags(peer, "tag eku=* tag=a", "allow san=dns:two.*") is None, "with one nobody else is"
 
 
-def test_no_rules_no_questions() -> None:
+def test_without_rules_every_peer_is_allowed() -> None:
     assert PeerRules().authorise(b"not even a certificate") == ()
     assert not PeerRules()
     assert not PeerRules(("deny san=dns:x",)).demand
     assert PeerRules(("deny san=dns:x", "allow san=dns:y")).demand
 
 
-def test_what_is_no_certificate_is_refused() -> None:
+def test_malformed_certificate_is_refused() -> None:
     with pytest.raises(PeerError) as raised:
         PeerRules(("deny san=dns:x",)).authorise(b"\x30\x00")
     assert raised.value.alert is Alert.BAD_CERTIFICATE
@@ -113,13 +113,13 @@ def test_what_is_no_certificate_is_refused() -> None:
         (f"allow san={'x' * 3000}", "at most 2048 characters"),
     ],
 )
-def test_a_rule_that_cannot_be_one_is_refused_with_a_hint(rule: str, refusal: str) -> None:
+def test_invalid_rule_is_refused_with_a_hint(rule: str, refusal: str) -> None:
     with pytest.raises(RefusedError, match=refusal):
         parse_rule(rule)
 
 
 @given(st.text(max_size=60) | st.text(alphabet="alowdenytg sn=:*?[]'\"\\#dp", max_size=60))
-def test_any_text_is_a_rule_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         rule = parse_rule(text)
     except RefusedError:

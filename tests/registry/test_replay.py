@@ -1,4 +1,4 @@
-"""The record of used tickets: of bounded size, whatever clients do."""
+"""The record of tickets used for early data: bounded, and refusing when in doubt."""
 
 import sqlite3
 from contextlib import closing
@@ -12,9 +12,7 @@ from handshaked.registry.replay import ReplayRecord
 SMALL = 8  # pages
 
 
-def test_a_record_that_is_full_means_no_early_data_until_tickets_expire(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_full_record_refuses_early_data_until_tickets_expire(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "replay.db"
     with closing(ReplayRecord(path, SMALL)) as record:
         used = [number.to_bytes(16) for number in islice(count(), 2000)]
@@ -28,7 +26,7 @@ def test_a_record_that_is_full_means_no_early_data_until_tickets_expire(
         assert any(record.first_use(ticket, expires=40.0, now=21.0) for ticket in later)
 
 
-def test_locked_replay_record_means_no_early_data(tmp_path: Path) -> None:
+def test_locked_record_refuses_early_data(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     record, other = ReplayRecord(path), ReplayRecord(path)
     assert record.first_use(b"a", expires=20.0, now=10.0)

@@ -1,4 +1,4 @@
-"""Databases of older versions are brought to this one with all they hold; newer ones are refused."""
+"""Databases of older versions are migrated with all their content; newer ones are refused."""
 
 import sqlite3
 import subprocess
@@ -41,7 +41,7 @@ def test_registrations_survive_an_upgrade(tmp_path: Path) -> None:
     SqliteRegistryReader(path).close()
 
 
-def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_newer_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     SqliteRegistryWriter(path).close()
     db = sqlite3.connect(path)
@@ -77,7 +77,7 @@ def test_unknown_setting_is_refused_not_ignored(tmp_path: Path) -> None:
         SqliteRegistryReader(path).load()
 
 
-def test_a_migration_is_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_migration_is_atomic(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     of_version_1(path)
     db = sqlite3.connect(path)
@@ -91,7 +91,7 @@ def test_a_migration_is_whole_or_not_at_all(tmp_path: Path) -> None:
     db.close()
 
 
-def test_a_damaged_database_is_said_to_be_so(tmp_path: Path) -> None:
+def test_damaged_database_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(UnavailableError, match="restore it from a backup"):

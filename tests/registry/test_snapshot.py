@@ -1,4 +1,4 @@
-"""The matching rules of the architecture, rule by rule, and against a naive reading of them."""
+"""The matching rules, one by one, and compared with a naive implementation."""
 
 from collections.abc import Iterable
 
@@ -43,12 +43,12 @@ def refusal(snapshot: Snapshot, asked: Query) -> PeerError:
 # Rule 1: what the caller may use and what shares an ALPN.
 
 
-def test_a_registration_without_a_shared_protocol_is_passed_over_for_a_less_specific_one() -> None:
+def test_less_specific_registration_wins_if_the_other_shares_no_protocol() -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"smb"]), registration(2, ["*.example.com"], [b"h3"])])
     assert snapshot.select(query("a.example.com", b"h3")).registration.id == 2
 
 
-def test_a_registration_that_the_caller_may_not_use_is_passed_over_for_a_less_specific_one() -> None:
+def test_less_specific_registration_wins_if_the_caller_may_not_use_the_other() -> None:
     others = registration(1, ["a.example.com"], [b"h3"], owner=2000)
     snapshot = Snapshot([others, registration(2, [], [b"h3"])])
     assert snapshot.select(query("a.example.com", b"h3")).registration.id == 2
@@ -64,7 +64,7 @@ def test_a_registration_that_the_caller_may_not_use_is_passed_over_for_a_less_sp
         (KERNEL, Access(kernel=True)),
     ],
 )
-def test_the_owner_root_and_those_it_allows_may_use_a_registration(caller: Caller, access: Access) -> None:
+def test_owner_root_and_allowed_callers_may_use_a_registration(caller: Caller, access: Access) -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3"], access=access)])
     assert snapshot.select(query("a.example.com", b"h3", caller=caller)).registration.id == 1
 
@@ -78,7 +78,7 @@ def test_the_owner_root_and_those_it_allows_may_use_a_registration(caller: Calle
         (KERNEL, Access(uids=frozenset({0}))),  # the kernel is no uid
     ],
 )
-def test_to_others_a_registration_does_not_exist(caller: Caller, access: Access) -> None:
+def test_registration_is_hidden_from_other_callers(caller: Caller, access: Access) -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3"], access=access)])
     assert refusal(snapshot, query("a.example.com", b"h3", caller=caller)).alert is Alert.UNRECOGNIZED_NAME
 
@@ -89,7 +89,7 @@ def test_to_others_a_registration_does_not_exist(caller: Caller, access: Access)
 @pytest.mark.parametrize(
     ("name", "winner"), [("a.example.com", 1), ("b.example.com", 2), ("example.com", 3), ("c.b.example.com", 3)]
 )
-def test_exact_names_win_over_wildcards_and_these_over_none(name: str, winner: int) -> None:
+def test_exact_name_wins_over_wildcard_and_wildcard_over_no_name(name: str, winner: int) -> None:
     snapshot = Snapshot(
         [
             registration(3, [], [b"h3"]),
@@ -100,18 +100,18 @@ def test_exact_names_win_over_wildcards_and_these_over_none(name: str, winner: i
     assert snapshot.select(query(name, b"h3")).registration.id == winner
 
 
-def test_the_longest_wildcard_is_the_one_directly_above() -> None:
+def test_wildcard_covers_one_label_only() -> None:
     snapshot = Snapshot([registration(1, ["*.example.com"], [b"h3"]), registration(2, ["*.b.example.com"], [b"h3"])])
     assert snapshot.select(query("a.b.example.com", b"h3")).registration.id == 2
     assert refusal(snapshot, query("a.b.c.example.com", b"h3")).alert is Alert.UNRECOGNIZED_NAME
 
 
-def test_specificity_goes_before_the_order_of_the_protocols() -> None:
+def test_specificity_takes_precedence_over_protocol_order() -> None:
     snapshot = Snapshot([registration(1, ["*.example.com"], [b"h3"]), registration(2, ["a.example.com"], [b"smb"])])
     assert snapshot.select(query("a.example.com", b"h3", b"smb")).registration.id == 2
 
 
-def test_names_are_matched_whatever_their_case_and_with_a_trailing_dot() -> None:
+def test_names_match_whatever_their_case_and_trailing_dot() -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3"])])
     assert snapshot.select(query("A.Example.COM.", b"h3")).registration.id == 1
 
@@ -120,7 +120,7 @@ def test_names_are_matched_whatever_their_case_and_with_a_trailing_dot() -> None
 
 
 @pytest.mark.parametrize(("alpns", "winner"), [((b"h3", b"smb"), 2), ((b"smb", b"h3"), 1), ((b"x", b"smb"), 1)])
-def test_among_equally_specific_ones_the_client_decides(alpns: tuple[bytes, ...], winner: int) -> None:
+def test_client_order_decides_between_equally_specific_registrations(alpns: tuple[bytes, ...], winner: int) -> None:
     snapshot = Snapshot(
         [registration(1, ["quic.example.com"], [b"smb"]), registration(2, ["quic.example.com"], [b"h3"])]
     )
@@ -128,7 +128,7 @@ def test_among_equally_specific_ones_the_client_decides(alpns: tuple[bytes, ...]
     assert (chosen.registration.id, chosen.alpn) == (winner, b"smb" if winner == 1 else b"h3")
 
 
-def test_within_a_registration_too_the_client_decides() -> None:
+def test_client_order_decides_within_a_registration() -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3", b"hq"])])
     assert snapshot.select(query("a.example.com", b"hq", b"h3")).alpn == b"hq"
 
@@ -145,26 +145,26 @@ def test_within_a_registration_too_the_client_decides() -> None:
         ((0x0FFF, SignatureScheme.RSA_PSS_RSAE_SHA512), RSA),
     ],
 )
-def test_the_first_credential_that_the_client_can_verify_is_taken(
+def test_first_credential_that_the_client_can_verify_is_selected(
     schemes: tuple[int, ...] | None, credential: CredentialReference
 ) -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3"], credentials=(RSA, ECDSA))])
     assert snapshot.select(query("a.example.com", b"h3", signature_schemes=schemes)).credential is credential
 
 
-def test_a_winner_without_a_fitting_credential_is_a_handshake_failure() -> None:
+def test_no_fitting_credential_is_handshake_failure() -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3"]), registration(2, [], [b"h3"], credentials=(RSA,))])
     rsa_only = query("a.example.com", b"h3", signature_schemes=(SignatureScheme.RSA_PSS_RSAE_SHA256,))
     assert refusal(snapshot, rsa_only).alert is Alert.HANDSHAKE_FAILURE
 
 
-def test_the_caller_can_name_the_credential() -> None:
+def test_caller_can_select_the_credential() -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3"], credentials=(RSA, ECDSA))])
     assert snapshot.select(query("a.example.com", b"h3", credential=ECDSA.leaf_digest)).credential is ECDSA
     assert refusal(snapshot, query("a.example.com", b"h3", credential=bytes(32))).alert is Alert.HANDSHAKE_FAILURE
 
 
-def test_the_caller_can_limit_registrations_and_protocols() -> None:
+def test_caller_can_limit_registrations_and_protocols() -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3", b"hq"]), registration(2, [], [b"h3"])])
     assert snapshot.select(query("a.example.com", b"h3", registration="r2")).registration.id == 2
     assert snapshot.select(query("a.example.com", b"h3", b"hq", served_alpns=(b"hq",))).alpn == b"hq"
@@ -185,18 +185,18 @@ def test_the_caller_can_limit_registrations_and_protocols() -> None:
         (None, (b"h3",), Alert.MISSING_EXTENSION),
     ],
 )
-def test_a_refusal_tells_the_client_what_was_missing(name: str | None, alpns: tuple[bytes, ...], alert: Alert) -> None:
+def test_alert_tells_the_client_what_is_missing(name: str | None, alpns: tuple[bytes, ...], alert: Alert) -> None:
     snapshot = Snapshot([registration(1, ["a.example.com", "*.w.example.com"], [b"h3"])])
     assert refusal(snapshot, query(name, *alpns)).alert is alert
 
 
-def test_a_client_without_a_name_gets_only_what_has_none() -> None:
+def test_client_without_a_name_matches_only_registrations_without_names() -> None:
     snapshot = Snapshot([registration(1, ["a.example.com"], [b"h3"]), registration(2, [], [b"smb"])])
     assert snapshot.select(query(None, b"smb")).registration.id == 2
     assert refusal(snapshot, query(None, b"h3")).alert is Alert.NO_APPLICATION_PROTOCOL
 
 
-def test_a_refusal_shows_the_protocols_escaped() -> None:
+def test_refusal_shows_protocols_escaped() -> None:
     snapshot = Snapshot([registration(1, [], [b"h3"])])
     assert r"\x0a" in refusal(snapshot, query("a.example.com", b"\n")).reason
 
@@ -301,7 +301,7 @@ def answer(snapshot: Snapshot, asked: Query) -> Selection | Alert:
 
 
 @given(registrations(), QUERIES)
-def test_the_index_answers_as_the_rules_read(known: list[Registration], asked: Query) -> None:
+def test_select_agrees_with_the_naive_rules(known: list[Registration], asked: Query) -> None:
     assert answer(Snapshot(known), asked) == naive_select(known, asked)
 
 
@@ -323,7 +323,7 @@ def test_explain_agrees_with_select(known: list[Registration], asked: Query) -> 
 
 
 @given(registrations(), registrations(), st.sets(st.integers(0, 5)), QUERIES)
-def test_a_changed_snapshot_is_as_good_as_a_new_one_and_leaves_the_old_one(
+def test_changed_snapshot_equals_a_new_one_and_leaves_the_old_one_unchanged(
     before: list[Registration], after: list[Registration], removed: set[int], asked: Query
 ) -> None:
     old = Snapshot(before, generation=1)
@@ -349,7 +349,7 @@ def reasons(snapshot: Snapshot, asked: Query) -> dict[tuple[str, str | None], st
     return {(one.registration.name, one.matched_name): one.reason for one in snapshot.explain(asked)[1]}
 
 
-def test_explain_tells_why_each_registration_was_not_chosen() -> None:
+def test_explain_says_why_each_registration_was_not_selected() -> None:
     snapshot = Snapshot(
         [
             registration(1, ["a.example.com"], [b"h3"]),
@@ -368,7 +368,7 @@ def test_explain_tells_why_each_registration_was_not_chosen() -> None:
     }
 
 
-def test_explain_takes_the_name_that_won_when_the_winner_has_the_less_specific_one_as_well() -> None:
+def test_explain_shows_the_winning_name_of_a_registration_with_two_matching_names() -> None:
     snapshot = Snapshot(
         [
             registration(1, ["a.example.com", "*.example.com"], [b"h3"]),

@@ -1,4 +1,4 @@
-"""Bounds, algorithms and oddities of single certificates."""
+"""Checks on single certificates: algorithms, limits, and encodings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.tls.x509.chains import ROOT, T, openssl, refused, trust, verify
 
 class TestAlgorithms:
     @pytest.mark.parametrize("kind", ["rsa1024", "dsa", "p192", "k256"])
-    def test_weak_or_strange_keys(self, kind):
+    def test_weak_and_unsupported_keys_are_refused(self, kind):
         refused(Alert.UNSUPPORTED_CERTIFICATE, server(ROOT, kind=kind), saying="CN=leaf has a")
         leaf = server(None, kind=kind)
         refused(Alert.UNSUPPORTED_CERTIFICATE, leaf, anchors=[leaf])
@@ -39,10 +39,10 @@ class TestAlgorithms:
         with pytest.raises(PeerError):
             verify(server(top), anchors=[top])
 
-    def test_an_exponent_of_a_leafs_choosing(self):
+    def test_huge_exponent_is_refused(self):
         refused(Alert.UNSUPPORTED_CERTIFICATE, server(ROOT, kind="huge exponent"), saying="exponent")
 
-    def test_keys_for_pss_only(self, tmp_path):
+    def test_pss_keys_are_accepted_but_not_with_sha1(self, tmp_path):
         """Keys that say that they are for RSA-PSS, and signatures with its SHA-1."""
         (tmp_path / "x").write_text("subjectAltName=DNS:a.example\n")
         pss = "-sigopt rsa_padding_mode:pss -days 90000"
@@ -61,10 +61,10 @@ class TestAlgorithms:
             verifier.verify((made["bad"].public_bytes(Encoding.DER),), "a.example", now)
         assert caught.value.alert is Alert.BAD_CERTIFICATE
 
-    def test_rare_digest(self):
+    def test_rare_digest_is_refused(self):
         refused(Alert.BAD_CERTIFICATE, server(ROOT, digest=hashes.SHA224()), saying="unsupported algorithm")
 
-    def test_sha1(self, tmp_path):
+    def test_sha1_is_refused_below_an_anchor(self, tmp_path):
         (tmp_path / "x").write_text("subjectAltName=DNS:a.example\nbasicConstraints=CA:TRUE\n")
         commands = """
             req -x509 -newkey rsa:2048 -nodes -keyout r.key -out r.pem -sha1 -days 90000 -subj /CN=root
@@ -86,30 +86,30 @@ class TestAlgorithms:
 
 
 class TestBounds:
-    def test_number(self):
+    def test_number_of_certificates_is_limited(self):
         many = [root(f"junk {n}", number=9) for n in range(MAX_CERTIFICATES)]
         verify(server(ROOT), *many[1:])
         refused(Alert.BAD_CERTIFICATE, server(ROOT), *many, saying="limit")
 
-    def test_size(self):
+    def test_size_of_a_certificate_is_limited(self):
         large = server(ROOT, san=" ".join(["a.example", *(f"{n:060}.example" for n in range(MAX_CERTIFICATE // 70))]))
         assert len(large.der) > MAX_CERTIFICATE
         refused(Alert.BAD_CERTIFICATE, large, saying="limit")
         refused(Alert.BAD_CERTIFICATE, server(ROOT), large, saying="limit")
 
-    def test_none(self):
+    def test_empty_chain_is_decode_error(self):
         with pytest.raises(PeerError) as caught:
             ServerChainVerifier(trust()).verify((), "a.example", T)
         assert caught.value.alert is Alert.DECODE_ERROR
 
     @pytest.mark.parametrize("junk", [b"", b"\x30\x03\x02\x01\x01", b"junk" * 1000])
-    def test_not_a_certificate(self, junk):
+    def test_malformed_certificate_is_refused(self, junk):
         for chain in [(junk,), (server(ROOT).der, junk)]:
             with pytest.raises(PeerError) as caught:
                 ServerChainVerifier(trust()).verify(chain, "a.example", T)
             assert caught.value.alert is Alert.BAD_CERTIFICATE
 
-    def test_a_certificate_has_one_encoding(self):
+    def test_other_encoding_of_a_signature_is_refused(self):
         """No signature covers the count of unused bits before a signature."""
         leaf = server(ROOT)
         at = len(leaf.der) - len(leaf.certificate.signature) - 1
@@ -119,7 +119,7 @@ class TestBounds:
                 ServerChainVerifier(trust()).verify((encoded,), "a.example", T)
             assert caught.value.alert is Alert.BAD_CERTIFICATE
 
-    def test_many_ways_that_lead_nowhere(self):
+    def test_search_for_paths_is_limited(self):
         """Certificates that all issue each other: the search gives up instead of trying all orders."""
         ring = [issue("ring", None, authority(), number=9, serial=n + 1) for n in range(MAX_CERTIFICATES - 1)]
         refused(Alert.UNKNOWN_CA, server(ring[0]), *ring)
@@ -129,7 +129,7 @@ class TestBounds:
         ]
         refused(Alert.UNKNOWN_CA, server(edwards[0]), *edwards)
 
-    def test_no_signature_is_checked_with_a_strangers_key(self):
+    def test_signatures_by_unknown_authorities_are_not_verified(self):
         """They are named like what is trusted, and each check would take as long as a signature."""
         costly = [
             issue("root", None, authority(), kind="huge exponent", serial=n + 1) for n in range(MAX_CERTIFICATES - 1)
@@ -139,7 +139,7 @@ class TestBounds:
         refused(Alert.UNKNOWN_CA, leaf, *costly)
         assert time.process_time() - begin < 0.05  # 0.3 s and more otherwise
 
-    def test_text_of_the_peer_is_escaped_and_cut(self):
+    def test_text_of_the_peer_is_escaped_and_truncated(self):
         reason = refused(
             Alert.UNKNOWN_CA, server(root("evil\n\x1b[31m" + "x" * 50, number=9), common_name="\u202e" * 20)
         )

@@ -1,4 +1,4 @@
-"""What private authorities make, where the verifier of `cryptography` gives up."""
+"""Certificates of private authorities, which the verifier of `cryptography` refuses."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tests.tls.x509.chains import INTERMEDIATE, ROOT, openssl, refused, trust, v
 class TestPrivateAuthorities:
     @pytest.mark.parametrize("kind", ["p256", "rsa2048", "ed25519", "ed448"])
     @pytest.mark.parametrize("extensions", [(), (authority(),), (SERVER,)])
-    def test_self_signed_leaf_as_its_own_anchor(self, kind, extensions):
+    def test_self_signed_leaf_is_accepted_as_its_own_anchor(self, kind, extensions):
         leaf = issue("leaf", None, names("a.example"), *extensions, kind=kind)
         verify(leaf, anchors=[leaf])
         refused(Alert.BAD_CERTIFICATE, leaf, anchors=[leaf], server_name="b.example")
         refused(Alert.UNKNOWN_CA, leaf)
 
-    def test_what_openssl_makes(self, tmp_path):
+    def test_self_signed_certificate_of_openssl_is_accepted(self, tmp_path):
         """`openssl req -x509` as everybody calls it; with its name it will do."""
         openssl(
             tmp_path,
@@ -51,7 +51,7 @@ class TestPrivateAuthorities:
         for name in ("a.example", "127.0.0.1"):
             verifier.verify((certificate.public_bytes(Encoding.DER),), name, now)
 
-    def test_oddities_are_no_warnings(self, tmp_path):
+    def test_oddities_of_a_peer_cause_no_warnings(self, tmp_path):
         """`cryptography` warns of serial number 0, which many have given out; no peer shall fill a log by that."""
         openssl(
             tmp_path,
@@ -65,7 +65,7 @@ class TestPrivateAuthorities:
         )
 
     @pytest.mark.parametrize("kind", ["ed25519", "ed448"])
-    def test_edwards_authorities(self, kind):
+    def test_edwards_authorities_are_accepted(self, kind):
         top = root(kind=kind)
         middle = issue("intermediate", top, authority(0), kind=kind, number=101)
         verify(server(middle), middle, anchors=[top])
@@ -98,13 +98,13 @@ class TestPrivateAuthorities:
         odd = below(authority(), x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0"))
         refused(Alert.UNSUPPORTED_CERTIFICATE, leaf, odd, anchors=[top], saying="not supported")
 
-    def test_root_with_key_usage_alone(self):
+    def test_root_with_key_usage_only_is_accepted(self):
         plain = issue("root", None, key_usage("key_cert_sign", "crl_sign"), number=100)
         verify(server(INTERMEDIATE), INTERMEDIATE, anchors=[plain])
         useless = issue("root", None, number=100)
         refused(Alert.BAD_CERTIFICATE, server(ROOT), anchors=[useless])
 
-    def test_version_1(self, tmp_path):
+    def test_version_1_is_accepted_as_root_and_as_client(self, tmp_path):
         """A root of version 1, and what `openssl x509 -req` makes of a client without being told more."""
         (tmp_path / "x").write_text("subjectAltName=DNS:a.example\n")
         commands = """

@@ -33,53 +33,53 @@ class TestRevocation:
             self.check(*lists, required=required)
         assert (caught.value.alert, saying in caught.value.reason) == (alert, True), caught.value.reason
 
-    def test_not_revoked(self):
+    def test_certificate_not_on_the_list_is_accepted(self):
         self.check(revocation_list(ROOT), revocation_list(INTERMEDIATE, [server(INTERMEDIATE)]), required=True)
 
-    def test_revoked(self):
+    def test_certificate_on_the_list_is_refused(self):
         self.refused(Alert.CERTIFICATE_REVOKED, revocation_list(INTERMEDIATE, [self.LEAF]), saying="CN=leaf")
         self.refused(Alert.CERTIFICATE_REVOKED, revocation_list(ROOT, [INTERMEDIATE]), saying="CN=intermediate")
 
-    def test_pem(self):
+    def test_list_in_pem_revokes(self):
         encoded = x509.load_der_x509_crl(revocation_list(INTERMEDIATE, [self.LEAF]))
         self.refused(Alert.CERTIFICATE_REVOKED, encoded.public_bytes(Encoding.PEM))
 
-    def test_a_client(self):
+    def test_client_is_revoked(self):
         leaf = client(ROOT)
         lists = lists_of(revocation_list(ROOT, [leaf]))
         refused(Alert.CERTIFICATE_REVOKED, leaf, check=verify_client, revocations=lists)
 
-    def test_below_an_edwards_authority(self):
+    def test_list_of_an_edwards_authority_revokes(self):
         top = root(kind="ed25519")
         leaf = server(top)
         lists = lists_of(revocation_list(top, [leaf]))
         refused(Alert.CERTIFICATE_REVOKED, leaf, anchors=[top], revocations=lists)
 
-    def test_out_of_date(self):
+    def test_stale_list_refuses_the_rest(self):
         for dates in [{"end": NOW - DAY / 2}, {"begin": NOW + DAY / 2}]:
             self.refused(Alert.CERTIFICATE_UNKNOWN, revocation_list(INTERMEDIATE, **dates), saying="out of date")
             self.check(revocation_list(INTERMEDIATE, **dates), revocation_list(INTERMEDIATE))
 
-    def test_out_of_date_but_revoked(self):
+    def test_stale_list_still_revokes(self):
         stale = revocation_list(INTERMEDIATE, [self.LEAF], end=NOW - DAY / 2)
         self.refused(Alert.CERTIFICATE_REVOKED, stale)
         self.refused(Alert.CERTIFICATE_REVOKED, stale, revocation_list(INTERMEDIATE))
 
-    def test_forged(self):
+    def test_forged_list_counts_for_nothing(self):
         forger = issue("intermediate", None, authority(), number=5)
         self.refused(Alert.CERTIFICATE_UNKNOWN, revocation_list(forger), saying="not signed by it")
         self.check(revocation_list(forger, [self.LEAF]), revocation_list(INTERMEDIATE))
 
-    def test_issuer_that_may_not_sign_lists(self):
+    def test_list_of_an_issuer_without_crl_sign_counts_for_nothing(self):
         middle = issue("intermediate", ROOT, authority(), key_usage("key_cert_sign"), number=101)
         lists = lists_of(revocation_list(middle))
         refused(Alert.CERTIFICATE_UNKNOWN, server(middle), middle, revocations=lists)
 
-    def test_missing(self):
+    def test_missing_list_is_refused_only_if_required(self):
         self.check(revocation_list(INTERMEDIATE))
         self.refused(Alert.CERTIFICATE_UNKNOWN, revocation_list(INTERMEDIATE), required=True, saying="is missing")
 
-    def test_scope(self):
+    def test_list_covers_only_its_scope(self):
         for_users = revocation_list(ROOT, [INTERMEDIATE], extensions=scoped(only_contains_user_certs=True))
         self.check(for_users)
         self.refused(Alert.CERTIFICATE_UNKNOWN, for_users, revocation_list(INTERMEDIATE), required=True)

@@ -1,4 +1,4 @@
-"""Trust stores."""
+"""Trust stores: each verifier trusts its own anchors only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tls.x509.chains import ROOT, T, trust
 
 
 class TestTrustStore:
-    def test_another_verifier_has_other_anchors(self):
+    def test_verifiers_do_not_share_anchors(self):
         leaf = server(ROOT)
         one, other = ServerChainVerifier(trust()), ServerChainVerifier(trust(root("other", number=9)))
         one.verify((leaf.der,), "a.example", T)

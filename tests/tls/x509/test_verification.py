@@ -1,4 +1,4 @@
-"""Good chains, and chains with every defect, and what is said of them."""
+"""Verification of chains: valid ones are accepted, each defect is refused with its alert and reason."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ from tests.tls.x509.chains import INTERMEDIATE, ROOT, T, lists_of, refused, trus
 class TestGoodChains:
     @pytest.mark.parametrize("kind", ["p256", "p384", "p521", "rsa2048", "mldsa44", "mldsa65", "mldsa87"])
     @pytest.mark.parametrize("leaf_kind", ["p256", "ed25519", "ed448", "rsa2048"])
-    def test_key_types(self, kind, leaf_kind):
+    def test_every_key_type_is_accepted(self, kind, leaf_kind):
         verify(server(root(kind=kind), kind=leaf_kind), anchors=[root(kind=kind)])
 
-    def test_intermediate(self):
+    def test_intermediate_is_accepted(self):
         verify(server(INTERMEDIATE, number=101), INTERMEDIATE)
         verify_client(client(INTERMEDIATE, number=101), INTERMEDIATE)
 
-    def test_root_sent_along_unordered_with_duplicates_and_junk(self):
+    def test_unordered_chain_with_root_and_duplicates_is_accepted(self):
         leaf = server(INTERMEDIATE, number=101)
         verify(leaf, ROOT, root("junk", number=7), INTERMEDIATE, INTERMEDIATE, leaf)
 
-    def test_cross_signed(self):
+    def test_second_path_of_a_cross_signed_chain_is_found(self):
         """Two ways lead up, and only the second one to something trusted."""
         other = root("other root", number=8)
         crossed = issue("intermediate", other, authority(), number=101)
         verify(server(INTERMEDIATE, number=101), INTERMEDIATE, crossed, anchors=[other])
         verify(server(INTERMEDIATE, number=101), crossed, INTERMEDIATE)
 
-    def test_an_expired_cross_certificate_does_no_harm(self):
+    def test_expired_cross_certificate_is_ignored(self):
         expired = issue("intermediate", root("gone", number=9), authority(), number=101, end=NOW - DAY / 2)
         verify(server(INTERMEDIATE, number=101), expired, INTERMEDIATE)
 
-    def test_an_intermediate_may_be_the_anchor(self):
+    def test_intermediate_may_be_the_anchor(self):
         verify(server(INTERMEDIATE, number=101), anchors=[INTERMEDIATE])
 
-    def test_usages_of_authorities(self):
+    def test_authority_with_fitting_usages_is_accepted(self):
         for extensions in [
             (key_usage("key_cert_sign"),),
             (usages(Usage.SERVER_AUTH, Usage.CLIENT_AUTH),),
@@ -67,31 +67,31 @@ class TestGoodChains:
         ]:
             verify(server(INTERMEDIATE), issue("intermediate", ROOT, authority(), *extensions, number=101))
 
-    def test_a_leaf_without_extended_key_usage_is_for_any(self):
+    def test_leaf_without_extended_key_usage_is_for_any_purpose(self):
         leaf = issue("leaf", ROOT, names("a.example"))
         verify(leaf)
         verify_client(leaf)
 
-    def test_a_leaf_that_is_an_authority_too(self):
+    def test_leaf_may_be_an_authority_too(self):
         verify(server(ROOT, SERVER, authority(0), key_usage("digital_signature", "key_cert_sign")))
 
-    def test_a_client_needs_no_name(self):
+    def test_client_needs_no_name(self):
         verify_client(client(ROOT))
 
-    def test_critical_extensions_that_are_understood(self):
+    def test_supported_critical_extensions_are_accepted(self):
         leaf = server(INTERMEDIATE, SERVER, key_usage("digital_signature"), critical=True)
         verify(
             leaf,
             issue("intermediate", ROOT, authority(), key_usage("key_cert_sign"), SERVER, critical=True, number=101),
         )
 
-    def test_critical_policies_are_no_hindrance(self):
+    def test_critical_policies_are_accepted(self):
         policy = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("1.2.3.4"), None)])
         verify(server(INTERMEDIATE), issue("intermediate", ROOT, authority(), policy, number=101))
 
 
 class TestDates:
-    def test_leaf(self):
+    def test_leaf_outside_its_validity_is_refused(self):
         reason = refused(
             Alert.CERTIFICATE_EXPIRED, server(ROOT, end=NOW - DAY / 2), saying="expired at 2026-11-24 00:00"
         )
@@ -100,42 +100,42 @@ class TestDates:
         verify(server(ROOT, end=NOW), now=T)
         refused(Alert.CERTIFICATE_EXPIRED, server(ROOT, end=NOW), now=T + 1)
 
-    def test_intermediate_and_root(self):
+    def test_expired_intermediate_and_root_are_refused(self):
         expired = issue("intermediate", ROOT, authority(), number=101, end=NOW - DAY / 2)
         refused(Alert.CERTIFICATE_EXPIRED, server(expired), expired, saying="CN=intermediate")
         refused(Alert.CERTIFICATE_EXPIRED, server(ROOT), anchors=[root(end=NOW - DAY / 2)], saying="CN=root")
 
-    def test_an_expired_leaf_is_no_anchor(self):
+    def test_expired_leaf_is_refused_as_its_own_anchor(self):
         leaf = server(None, end=NOW - DAY / 2)
         refused(Alert.CERTIFICATE_EXPIRED, leaf, anchors=[leaf])
 
 
 class TestIssuers:
-    def test_unknown(self):
+    def test_unknown_issuer_is_refused(self):
         refused(Alert.UNKNOWN_CA, server(root("stranger", number=9)), saying="CN=stranger")
         refused(Alert.UNKNOWN_CA, server(INTERMEDIATE))
         refused(Alert.UNKNOWN_CA, client(root("stranger", number=9)), check=verify_client)
 
-    def test_one_of_the_same_name(self):
+    def test_other_issuer_of_the_same_name_is_refused(self):
         refused(Alert.UNKNOWN_CA, server(root(number=9)))
         refused(Alert.UNKNOWN_CA, server(root(number=9)), root(number=9))
 
-    def test_not_an_authority(self):
+    def test_issuer_that_is_not_an_authority_is_refused(self):
         for extensions in [(), (x509.BasicConstraints(ca=False, path_length=None),)]:
             middle = issue("intermediate", ROOT, *extensions, number=101)
             refused(Alert.BAD_CERTIFICATE, server(middle), middle, saying="is not a certificate authority")
 
-    def test_path_length(self):
+    def test_path_length_is_enforced(self):
         short = issue("root", None, authority(0), number=100)
         verify(server(short), anchors=[short])
         refused(Alert.BAD_CERTIFICATE, server(INTERMEDIATE), INTERMEDIATE, anchors=[short], saying="path length")
 
-    def test_usages_of_authorities(self):
+    def test_authority_with_other_usages_is_refused(self):
         for extension in [key_usage("digital_signature", "crl_sign"), CLIENT]:
             middle = issue("intermediate", ROOT, authority(), extension, number=101)
             refused(Alert.UNSUPPORTED_CERTIFICATE, server(middle), middle, saying="CN=intermediate")
 
-    def test_a_critical_extension_that_nobody_knows(self):
+    def test_unknown_critical_extension_is_refused(self):
         odd = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0")
         refused(Alert.BAD_CERTIFICATE, server(ROOT, SERVER, odd), saying="1.2.3")
         middle = issue("intermediate", ROOT, authority(), odd, number=101)
@@ -144,13 +144,13 @@ class TestIssuers:
 
 class TestUsages:
     @pytest.mark.parametrize("wrong", [CLIENT, usages(Usage.CODE_SIGNING), usages(Usage.ANY_EXTENDED_KEY_USAGE)])
-    def test_not_for_servers(self, wrong):
+    def test_usages_without_server_are_refused(self, wrong):
         refused(Alert.UNSUPPORTED_CERTIFICATE, server(ROOT, wrong), saying="not for servers")
 
-    def test_not_for_clients(self):
+    def test_usages_without_client_are_refused(self):
         refused(Alert.UNSUPPORTED_CERTIFICATE, server(ROOT), check=verify_client, saying="not for clients")
 
-    def test_must_not_sign(self):
+    def test_key_usage_without_signatures_is_refused(self):
         refused(Alert.UNSUPPORTED_CERTIFICATE, server(ROOT, SERVER, key_usage("key_encipherment")))
 
 
@@ -172,7 +172,7 @@ class TestNames:
             ("localhost", "localhost"),
         ],
     )
-    def test_match(self, san, wanted):
+    def test_matching_name_is_accepted(self, san, wanted):
         verify(server(ROOT, san=san), server_name=wanted)
 
     @pytest.mark.parametrize(
@@ -190,21 +190,21 @@ class TestNames:
             ("192.0.2.1", "a.example"),
         ],
     )
-    def test_mismatch(self, san, wanted):
+    def test_other_name_is_refused(self, san, wanted):
         reason = refused(
             Alert.BAD_CERTIFICATE, server(ROOT, san=san), server_name=wanted, saying=f"not valid for {wanted}"
         )
         assert f"it is for {san}" in reason
 
-    def test_an_address_as_dns_name_is_no_address(self):
+    def test_address_in_a_dns_name_is_refused(self):
         leaf = issue("leaf", ROOT, x509.SubjectAlternativeName([x509.DNSName("192.0.2.1")]), SERVER)
         refused(Alert.BAD_CERTIFICATE, leaf, server_name="192.0.2.1")
 
-    def test_common_name_does_not_count(self):
+    def test_common_name_is_ignored(self):
         refused(Alert.BAD_CERTIFICATE, issue("a.example", ROOT, SERVER), saying="no subjectAltName")
 
     @pytest.mark.parametrize("wanted", ["", "a b", "a..b", "*.example", "-a.example", "a" * 64 + ".example", "\udcff"])
-    def test_no_name_at_all(self, wanted):
+    def test_invalid_server_name_is_caller_error(self, wanted):
         with pytest.raises(CallerError):
             verify(server(ROOT), server_name=wanted)
 
@@ -223,7 +223,7 @@ class TestNameConstraints:
             (["example"], ["a.example"], False),
         ],
     )
-    def test_of_dns_names(self, where, critical, permitted, excluded, good):
+    def test_dns_constraints_are_enforced(self, where, critical, permitted, excluded, good):
         subtrees = ([x509.DNSName(n) for n in s] if s else None for s in (permitted, excluded))
         constraints = (x509.NameConstraints(*subtrees),)
         top = issue("root", None, authority(), *(constraints if where == "root" else ()), number=100, critical=critical)
@@ -235,20 +235,20 @@ class TestNameConstraints:
         else:
             refused(Alert.BAD_CERTIFICATE, *chain, anchors=[top], saying="name constraint")
 
-    def test_of_addresses(self):
+    def test_address_constraints_are_enforced(self):
         network = x509.IPAddress(ipaddress.ip_network("192.0.2.0/24"))
         middle = issue("intermediate", ROOT, authority(), x509.NameConstraints([network], None), number=101)
         verify(server(middle, san="192.0.2.1"), middle, server_name="192.0.2.1")
         refused(Alert.BAD_CERTIFICATE, server(middle, san="192.0.3.1"), middle, server_name="192.0.3.1")
         refused(Alert.BAD_CERTIFICATE, server(middle, san="a.example 192.0.3.1"), middle)
 
-    def test_every_name_counts_not_only_the_one_wanted(self):
+    def test_constraints_apply_to_every_name(self):
         middle = issue(
             "intermediate", ROOT, authority(), x509.NameConstraints([x509.DNSName("example")], None), number=101
         )
         refused(Alert.BAD_CERTIFICATE, server(middle, san="a.example a.test"), middle)
 
-    def test_unsupported_ones_refuse(self):
+    def test_unsupported_constraints_are_refused(self):
         """Stricter than OpenSSL: a constraint on directory names is not understood, and so not ignored."""
         for critical in (None, False):
             subtree = x509.DirectoryName(x509.Name([]))
@@ -280,7 +280,7 @@ MUTABLE = {
 @pytest.mark.parametrize("which", MUTABLE)
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_any_mutation_is_a_peer_error_or_no_matter(which, data):
+def test_mutated_chain_is_accepted_or_peer_error(which, data):
     chain, anchor = MUTABLE[which]
     mutated = [bytearray(each) for each in chain]
     victim = mutated[data.draw(st.integers(0, len(mutated) - 1))]

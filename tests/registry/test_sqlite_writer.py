@@ -1,4 +1,4 @@
-"""The database: what was written is there, what was refused is not, whatever kills the writer."""
+"""The registry in SQLite: changes are durable and atomic, even if the writer is killed."""
 
 import random
 import sqlite3
@@ -57,7 +57,7 @@ def select(snapshot: Snapshot, name: str = NAME, alpn: bytes = b"h3") -> Registr
     return snapshot.select(Query(ROOT, name, (alpn,))).registration
 
 
-def test_what_was_registered_is_there_when_the_store_is_opened_again(path: Path, credential: LoadedCredential) -> None:
+def test_registration_survives_reopening(path: Path, credential: LoadedCredential) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
         made = store.register(new("web", credential, NAME, "*.example.org", alpns=(b"h3", b"\0\xff")))
         snapshot = store.load()
@@ -82,7 +82,7 @@ def test_only_the_owner_can_read_the_database(path: Path, credential: LoadedCred
         assert [file.name for file in path.parent.iterdir() if file.stat().st_mode & 0o077] == []
 
 
-def test_a_name_is_taken_once(path: Path, credential: LoadedCredential) -> None:
+def test_name_is_unique(path: Path, credential: LoadedCredential) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
         with pytest.raises(RefusedError, match="'web' already exists; to change it, register with --replace"):
@@ -90,7 +90,7 @@ def test_a_name_is_taken_once(path: Path, credential: LoadedCredential) -> None:
         assert [one.server_names for one in store.load().registrations] == [(NAME,)]
 
 
-def test_replacing_leaves_nothing_of_the_old_one(
+def test_replacing_leaves_nothing_of_the_old_registration(
     path: Path, credential: LoadedCredential, another_credential: LoadedCredential
 ) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
@@ -105,7 +105,7 @@ def test_replacing_leaves_nothing_of_the_old_one(
         store.register(new("next", credential, NAME))  # what the old one held is free
 
 
-def test_replacing_what_is_not_there_registers_it(path: Path, credential: LoadedCredential) -> None:
+def test_replacing_a_missing_registration_adds_it(path: Path, credential: LoadedCredential) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME), replace=True)
         assert select(store.load()).name == "web"
@@ -120,7 +120,7 @@ def test_replacing_what_is_not_there_registers_it(path: Path, credential: Loaded
         (("*.w.example.com",), (b"\n",), r"server name \*.w.example.com with ALPN \\x0a"),
     ],
 )
-def test_an_overlap_is_refused_naming_the_other_and_its_owner_and_changes_nothing(
+def test_overlap_is_refused_naming_the_other_registration_and_its_owner(
     path: Path, credential: LoadedCredential, names: tuple[str, ...], alpns: tuple[bytes, ...], pair: str, replace: bool
 ) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
@@ -142,7 +142,7 @@ def test_registrations_without_a_name_overlap_too(path: Path, credential: Loaded
         store.register(new("smb", credential, alpns=(b"smb",)))
 
 
-def test_many_are_registered_together_or_not_at_all(path: Path, credential: LoadedCredential) -> None:
+def test_registering_many_is_atomic(path: Path, credential: LoadedCredential) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
         with pytest.raises(RefusedError, match="'one'"):
             store.register_all([new("one", credential, NAME), new("two", credential, NAME)])
@@ -151,7 +151,7 @@ def test_many_are_registered_together_or_not_at_all(path: Path, credential: Load
         assert [one.name for one in made] == ["one", "two"]
 
 
-def test_unregistering_frees_what_it_held(path: Path, credential: LoadedCredential) -> None:
+def test_unregistering_frees_names_and_protocols(path: Path, credential: LoadedCredential) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
         store.unregister("web")
@@ -161,7 +161,7 @@ def test_unregistering_frees_what_it_held(path: Path, credential: LoadedCredenti
             store.unregister("web")
 
 
-def test_a_reader_in_another_process_sees_changes_when_it_asks(
+def test_reader_sees_changes_when_it_refreshes(
     path: Path, credential: LoadedCredential, another_credential: LoadedCredential
 ) -> None:
     with closing(SqliteRegistryWriter(path)) as writer, closing(SqliteRegistryReader(path)) as reader:
@@ -182,7 +182,7 @@ def test_a_reader_in_another_process_sees_changes_when_it_asks(
         assert [one.name for one in before.registrations] == ["goes", "stays"]
 
 
-def test_a_pinned_snapshot_finds_its_credential_until_unused_ones_are_forgotten(
+def test_pinned_snapshot_finds_its_credential_until_unused_ones_are_forgotten(
     path: Path, credential: LoadedCredential, another_credential: LoadedCredential
 ) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
@@ -196,7 +196,7 @@ def test_a_pinned_snapshot_finds_its_credential_until_unused_ones_are_forgotten(
         assert store.credential(select(store.load()).credentials[0].id).chain == another_credential.chain
 
 
-def test_a_forgotten_key_is_not_in_the_file_any_more(
+def test_forgotten_key_is_erased_from_the_file(
     path: Path, credential: LoadedCredential, another_credential: LoadedCredential
 ) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
@@ -208,9 +208,7 @@ def test_a_forgotten_key_is_not_in_the_file_any_more(
     assert another_credential.key in data
 
 
-def test_a_reader_that_lags_behind_what_was_forgotten_still_sees_every_change(
-    path: Path, credential: LoadedCredential
-) -> None:
+def test_reader_that_lags_behind_forgotten_changes_sees_every_change(path: Path, credential: LoadedCredential) -> None:
     with closing(SqliteRegistryWriter(path)) as writer, closing(SqliteRegistryReader(path)) as reader:
         writer.register(new("goes", credential, "g.example.com"))
         before = reader.load()
@@ -221,7 +219,7 @@ def test_a_reader_that_lags_behind_what_was_forgotten_still_sees_every_change(
         assert [one.name for one in reader.refresh(before).registrations] == ["last", "web"]
 
 
-def test_a_database_of_a_newer_program_is_refused_and_left_alone(path: Path, credential: LoadedCredential) -> None:
+def test_database_of_a_newer_version_is_refused_and_unchanged(path: Path, credential: LoadedCredential) -> None:
     with closing(SqliteRegistryWriter(path)) as store:
         store.register(new("web", credential, NAME))
     with closing(sqlite3.connect(path)) as db:
@@ -232,7 +230,7 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(path: Path, cre
     assert path.read_bytes() == before
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+def test_other_file_is_refused_and_unchanged(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"these are not the registrations you are looking for" * 100)
     with pytest.raises(RefusedError, match=r"registry.db: .*not a database"):
@@ -300,9 +298,7 @@ def whole_state(path: Path) -> int:
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_a_writer_killed_at_any_instant_leaves_the_old_state_or_the_new_one(
-    path: Path, issue: Issue, kills: int
-) -> None:
+def test_writer_killed_at_any_instant_leaves_the_old_state_or_the_new_one(path: Path, issue: Issue, kills: int) -> None:
     chance = random.Random(kills)
     state = 0
     for _ in range(kills):
