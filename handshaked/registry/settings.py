@@ -209,7 +209,7 @@ CLIENT_CA = Setting(
     unset="(the system's)",
 )  # fmt: skip
 CLIENT_CRL = Setting(
-    "client_crl", File(), "", "PEM file with revocation lists for client certificates; requires client-ca",
+    "client_crl", File(), "", "file with revocation lists (PEM or DER) for client certificates; requires client-ca",
     unset="(none)",
 )  # fmt: skip
 TRUST = (CLIENT_CA, CLIENT_CRL)

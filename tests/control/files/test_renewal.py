@@ -3,13 +3,18 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from handshaked.registry.sqlite_reader import SqliteRegistryReader
+from handshaked.system.directories import DATABASE
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from tests.certificates import client, crl_pem, revocation_list
+from tests.tls.x509.chains import ROOT
 
 NAME = "www.example.com"
 DROP_IN = """\
@@ -216,6 +221,36 @@ def test_trust_anchors_are_found_in_the_credentials_directory(
         trust = 'client-auth = "request"\nclient-ca = "$CREDENTIALS_DIRECTORY/ca.pem"\n'
         drop_in(daemon, "web", own_authority.issue(NAME), more=trust)
         assert daemon.ask("reload")["errors"] == []
+
+
+def test_unreadable_revocation_list_leaves_the_last_one_in_force(
+    daemon: RunningDaemon, own_authority: Authority, tmp_path: Path
+) -> None:
+    lists = tmp_path / "list.crl"
+    lists.write_bytes(crl_pem(revocation_list(ROOT)))
+    trust = f'client-auth = "require"\nclient-ca = "{own_authority.root}"\nclient-crl = "{lists}"\n'
+    drop_in(daemon, "web", own_authority.issue(NAME), more=trust)
+    assert daemon.ask("reload")["errors"] == []
+    renewed = revocation_list(ROOT, [client(ROOT)])
+    lists.write_bytes(renewed)  # in DER now
+    assert daemon.ask("reload")["errors"] == []
+    assert stored_lists(daemon) == renewed
+    for content in (b"", renewed[:-1], crl_pem(renewed)[:-9]):
+        lists.write_bytes(content)
+        errors = daemon.ask("reload")["errors"]  # of the drop-in, and of the registration that came from it
+        assert errors
+        assert all(str(lists) in error for error in errors)
+        assert stored_lists(daemon) == renewed
+    lists.write_bytes(crl_pem(renewed))
+    assert daemon.ask("reload")["errors"] == []
+    assert stored_lists(daemon) == crl_pem(renewed)
+
+
+def stored_lists(daemon: RunningDaemon) -> bytes:
+    """Return the revocation lists of the registration that workers use."""
+    with closing(SqliteRegistryReader(daemon.state_directory / DATABASE)) as registry:
+        [registration] = [one for one in registry.load().registrations if not one.internal]
+        return registry.trust(registration.policy.client_trust).revocations
 
 
 def test_drop_ins_are_added_changed_and_removed(daemon: RunningDaemon, own_authority: Authority) -> None:
