@@ -17,7 +17,7 @@ from handshaked.registry.registration import CredentialReference, Registration
 from handshaked.registry.rows import load_access, load_alpns, load_key_type, load_policy, split
 from handshaked.registry.schema import open_for_reading, unavailable_for
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import NewTrust
+from handshaked.registry.store import ClientTrust
 from handshaked.tls.parameters import Credential
 
 _REGISTRATION_COLUMNS = "id, name, owner, server_names, alpns, access, policy, origin"
@@ -70,12 +70,12 @@ class SqliteRegistryReader:
         except UnreadableError as error:
             raise LocalError(f"credential {identity} of the registry cannot be used: {error}", Status.NO_KEY) from None
 
-    def trust(self, identity: int) -> NewTrust:
+    def trust(self, identity: int) -> ClientTrust:
         """As ``RegistryReader.trust``."""
         row = self._db.execute("SELECT anchors, revocations, source FROM trust WHERE id = ?", (identity,)).fetchone()
         if row is None:
             raise LocalError("the trust anchors were removed during the handshake", Status.NO_KEY)
-        return NewTrust(row[0], row[1], *json.loads(row[2]))
+        return ClientTrust(row[0], row[1], *json.loads(row[2]))
 
     def ticket_keys(self) -> list[tuple[float, bytes]]:
         """As ``RegistryReader.ticket_keys``."""

@@ -23,10 +23,10 @@ from handshaked.registry.settings import Policy
 from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.registry.store import (
     TICKET_KEY_ROTATION,
+    ClientTrust,
     ConflictError,
     CredentialDetails,
     NewRegistration,
-    NewTrust,
     Source,
 )
 from handshaked.tls.tickets import MAX_TICKET_LIFETIME
@@ -96,7 +96,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         anchors, revocations = json.loads(row[0]) if row is not None else ("", "")
         return anchors, revocations
 
-    def replace_trust(self, registration: Registration, trust: NewTrust) -> None:
+    def replace_trust(self, registration: Registration, trust: ClientTrust) -> None:
         """As ``RegistryWriter.replace_trust``."""
         with self._transaction():
             policy = self._with_trust(registration.policy, trust)
@@ -237,7 +237,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         self._db.execute("INSERT INTO change (registration) VALUES (?)", (identity,))
         return next(self._registrations(identity))
 
-    def _with_trust(self, policy: Policy, trust: NewTrust | None) -> Policy:
+    def _with_trust(self, policy: Policy, trust: ClientTrust | None) -> Policy:
         if trust is None:
             return policy
         cursor = self._db.execute(

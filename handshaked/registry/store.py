@@ -48,11 +48,11 @@ class NewRegistration:
     access: Access = field(default=Access())
     policy: Policy = field(default=Policy())
     origin: str = ""
-    client_trust: "NewTrust | None" = None
+    client_trust: "ClientTrust | None" = None
 
 
 @dataclass(frozen=True, slots=True)
-class NewTrust:
+class ClientTrust:
     """Trust anchors and revocation lists for client certificates: the contents of files, checked, and their paths."""
 
     anchors: bytes
@@ -96,7 +96,7 @@ class RegistryReader(Protocol):
         """Return a credential by its id, ready for use; LocalError (ENOKEY) if it is gone."""
         ...
 
-    def trust(self, identity: int) -> "NewTrust":
+    def trust(self, identity: int) -> "ClientTrust":
         """Return trust anchors and revocation lists by their id; LocalError (ENOKEY) if they are gone."""
         ...
 
@@ -139,7 +139,7 @@ class RegistryWriter(RegistryReader, Protocol):
         """Replace all credentials of `registration`."""
         ...
 
-    def replace_trust(self, registration: Registration, trust: "NewTrust") -> None:
+    def replace_trust(self, registration: Registration, trust: "ClientTrust") -> None:
         """Replace the trust anchors and revocation lists of `registration`."""
         ...
 

@@ -16,7 +16,7 @@ from handshaked.registry.registration import Access
 from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Query
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
-from handshaked.registry.store import NewRegistration, NewTrust, Source
+from handshaked.registry.store import ClientTrust, NewRegistration, Source
 from handshaked.testing.authority import Issued
 from handshaked.tls.parameters import ClientCertificateVerifier
 from tests.certificates import NOW, client, crl_pem, revocation_list
@@ -36,7 +36,7 @@ class TestRevocationLists:
 
     def verifier(self, path: Path, issued: Issued, revocations: bytes) -> ClientCertificateVerifier:
         credential = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
-        trust = NewTrust(ROOT.pem, revocations, "ca.pem", "list.crl")
+        trust = ClientTrust(ROOT.pem, revocations, "ca.pem", "list.crl")
         policy = Policy(client_auth="require")
         new = NewRegistration("web", 0, (NAME,), (b"h3",), ((credential, Source()),), policy=policy, client_trust=trust)
         with closing(SqliteRegistryWriter(path / "state" / "registry.db")) as store:

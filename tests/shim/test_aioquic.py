@@ -16,7 +16,7 @@ from handshaked.errors import Alert
 from handshaked.registry.credentials import load_pem
 from handshaked.registry.settings import Policy
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
-from handshaked.registry.store import NewRegistration, NewTrust, Source
+from handshaked.registry.store import ClientTrust, NewRegistration, Source
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import outcome_of
 from handshaked.system.directories import DATABASE
@@ -304,7 +304,7 @@ def strict(public_directory: Path, authority: Authority, issue: Issue) -> Runnin
         ("client", client, ("client.example.com",), Policy()),
     ):
         loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
-        trust = NewTrust(authority.root.read_bytes()) if name == "strict" else None
+        trust = ClientTrust(authority.root.read_bytes()) if name == "strict" else None
         store.register(
             NewRegistration(name, 0, names, (b"h3",), ((loaded, Source()),), policy=policy, client_trust=trust)
         )

@@ -23,7 +23,7 @@ from handshaked.errors import RefusedError, UnavailableError
 from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.registry.store import ConflictError, NewRegistration, NewTrust, RegistryWriter, Source
+from handshaked.registry.store import ClientTrust, ConflictError, NewRegistration, RegistryWriter, Source
 from handshaked.system.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ class Renewal:
         self._store.replace_credentials(registration, zip(loaded, sources, strict=True))
         return True
 
-    def _renew_trust(self, registration: Registration, trust: NewTrust | None) -> bool:
+    def _renew_trust(self, registration: Registration, trust: ClientTrust | None) -> bool:
         if trust is None or trust == self._store.trust(registration.policy.client_trust):
             return False
         self._store.replace_trust(registration, trust)
@@ -285,7 +285,7 @@ class Renewal:
             and [one.chain_digest for one in details] == [one.chain_digest for one, _ in new.credentials]
         )
 
-    def _same_trust(self, old: Registration, new: NewTrust | None) -> bool:
+    def _same_trust(self, old: Registration, new: ClientTrust | None) -> bool:
         identity = old.policy.client_trust
         if new is None or identity == 0:
             return new is None and identity == 0
@@ -378,5 +378,5 @@ class _Content:
 
     digest: bytes
     credentials: list[LoadedCredential] | None = field(default=None, repr=False)
-    trust: NewTrust | None = field(default=None, repr=False)
+    trust: ClientTrust | None = field(default=None, repr=False)
     refusal: str = ""

@@ -9,7 +9,7 @@ from handshaked.control.requests.loading import reopen
 from handshaked.errors import RefusedError
 from handshaked.registry.files import read_file
 from handshaked.registry.settings import CLIENT_CA, CLIENT_CRL, POLICY, Policy
-from handshaked.registry.store import NewTrust
+from handshaked.registry.store import ClientTrust
 from handshaked.tls.x509.readers import read_revocation_lists, read_trust_store
 
 
@@ -59,7 +59,7 @@ def reread_trust(source: TrustSource, owner: int) -> tuple[bytes, ...]:
         return read_trust(source, reopen(source.paths, owner, files, public=True))
 
 
-def load_trust(source: TrustSource, contents: tuple[bytes, ...]) -> NewTrust | None:
+def load_trust(source: TrustSource, contents: tuple[bytes, ...]) -> ClientTrust | None:
     """Check `contents`, those of the files of `source`, and return them; None if there are none.
 
     RefusedError if one of them is invalid.
@@ -69,4 +69,4 @@ def load_trust(source: TrustSource, contents: tuple[bytes, ...]) -> NewTrust | N
     read_trust_store(contents[0], source.anchors)
     if source.revocations:
         read_revocation_lists(contents[1], source.revocations)
-    return NewTrust(contents[0], contents[1] if source.revocations else b"", source.anchors, source.revocations)
+    return ClientTrust(contents[0], contents[1] if source.revocations else b"", source.anchors, source.revocations)

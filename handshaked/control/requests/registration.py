@@ -24,7 +24,7 @@ from handshaked.registry.settings import (
     SERVER_NAMES,
     Policy,
 )
-from handshaked.registry.store import NewRegistration, NewTrust, Source
+from handshaked.registry.store import ClientTrust, NewRegistration, Source
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
@@ -48,7 +48,7 @@ class RegistrationRequest:
         return parse_delivery(self.policy.deliver).way is Way.FORWARD
 
     def with_credentials(
-        self, credentials: Iterable[LoadedCredential], trust: NewTrust | None, owner: int, origin: str = ""
+        self, credentials: Iterable[LoadedCredential], trust: ClientTrust | None, owner: int, origin: str = ""
     ) -> NewRegistration:
         """Return the registration to store. RefusedError if a certificate is not valid now, unless ``force``."""
         credentials = tuple(credentials)
@@ -98,7 +98,7 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
 
 def load_passed(
     request: RegistrationRequest, descriptors: tuple[int, ...], owner: int
-) -> tuple[list[LoadedCredential], NewTrust | None]:
+) -> tuple[list[LoadedCredential], ClientTrust | None]:
     """Return the credentials and trust anchors of `request` from the open files `descriptors`. May block."""
     count = sum(len(paths_of(source)) for source in request.sources)
     contents = read_passed(request.sources, descriptors[:count])
