@@ -107,7 +107,7 @@ def test_sighup_loads_renewed_files(daemon: RunningDaemon, authority: Authority)
     first = authority.issue(NAME, file_name="renewed")
     register(daemon, first)
     with HandshakeChannel(daemon.handshake_socket) as channel:
-        # A handshake that began before goes on with what it began with.
+        # A handshake that began before the reload keeps its credential.
         channel.send(push_start(2, server_start(), ack=True))
         channel.until(2, Acknowledged)
         second = authority.issue(NAME, file_name="renewed")
@@ -156,7 +156,7 @@ def test_invalid_file_keeps_the_old_credential_and_does_not_stop_others(
     assert "no certificate in PEM form" in log
 
 
-# Who runs it, and where.
+# Users and locks.
 
 
 def test_second_daemon_on_the_same_state_is_refused(daemon: RunningDaemon, public_directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Peers that know nothing of us, for what is behind a QUIC socket: stock aioquic, and ngtcp2 with GnuTLS."""
+"""Foreign peers for QUIC sockets: unmodified aioquic, and ngtcp2 with GnuTLS."""
 
 import asyncio
 import subprocess
@@ -26,7 +26,7 @@ PSK = b"\x5a" * 32
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a client saw: whether it completed the handshake and data went both ways, or how it was refused."""
+    """The result of a client: whether the handshake completed and data was echoed, or the error."""
 
     complete: bool
     error_code: int | None = None
@@ -34,7 +34,7 @@ class Seen:
 
 
 class Served(Protocol):
-    """A foreign server that runs: its ``port``, what it is asked and answers, if it insists on client certificates."""
+    """A running foreign server on ``port``, which may require client certificates."""
 
     @property
     def port(self) -> int: ...
@@ -46,19 +46,19 @@ class Served(Protocol):
     def insists(self) -> bool: ...
 
     def shown(self, leaf: bytes) -> bool:
-        """Whether the last client showed the certificate `leaf`."""
+        """Return whether the last client sent the certificate `leaf`."""
         ...
 
 
 class Foreign(Protocol):
-    """A foreign implementation, on both sides."""
+    """A foreign implementation, as client and as server."""
 
     def ask(self, port: int, *, name: str = NAME, identity: Issued | None = None, ticket: Any = None) -> Seen:
         """Connect as a client, with the session ticket of an earlier connection."""
         ...
 
     def serve(self, issued: Issued, *, demands: bool = False) -> AbstractContextManager[Served]:
-        """A server of `issued`; one that `demands` asks for client certificates."""
+        """Return a server with `issued`, which requests client certificates if `demands`."""
         ...
 
 
@@ -66,7 +66,7 @@ class Foreign(Protocol):
 
 
 class _Demanding(tls.Context):
-    """A server's TLS that asks for client certificates."""
+    """A server's TLS that requests client certificates."""
 
     def __init__(self, is_client: bool, *arguments: Any, **options: Any) -> None:
         super().__init__(is_client, *arguments, **options)
@@ -74,14 +74,14 @@ class _Demanding(tls.Context):
 
 
 class _ExternalPsks(tls.KeySchedule):
-    """PSKs from outside instead of tickets: they differ in a label alone (RFC 8446 section 7.1)."""
+    """External PSKs instead of tickets: only a label differs (RFC 8446 section 7.1)."""
 
     def derive_secret(self, label: bytes) -> bytes:
         return super().derive_secret(b"ext binder" if label == b"res binder" else label)
 
 
 def external_psk() -> SessionTicket:
-    """The PSK as if it were a ticket."""
+    """Return the PSK in the form of a ticket."""
     now = tls.utcnow()
     return SessionTicket(
         age_add=0,
@@ -95,19 +95,19 @@ def external_psk() -> SessionTicket:
 
 
 class ServedByAioquic(StockServer):
-    """As Served."""
+    """Implements Served."""
 
     request = answer = b"hello"
     insists = False
 
     def shown(self, leaf: bytes) -> bool:
-        """As in Served."""
+        """See ``Served``."""
         certificate = self.peers[-1]._quic.tls._peer_certificate  # noqa: SLF001 - aioquic shows it in no other way
         return certificate is not None and certificate.public_bytes(Encoding.DER) == leaf
 
 
 class Aioquic:
-    """Implements Foreign; aioquic is changed by `patch` where it can do what is asked, but nobody can ask it to."""
+    """Implements Foreign; `patch` enables features of aioquic that its API does not expose."""
 
     def __init__(self, authority: Authority, patch: pytest.MonkeyPatch) -> None:
         self._root = authority.root
@@ -116,24 +116,24 @@ class Aioquic:
     def ask(
         self, port: int, *, name: str = NAME, identity: Issued | None = None, ticket: SessionTicket | None = None
     ) -> Seen:
-        """As in Foreign."""
+        """See ``Foreign``."""
         asked = ask(port, root=self._root, name=name, identity=identity, ticket=ticket, wants_ticket=ticket is None)
         seen = asyncio.run(asked)
         return Seen(seen.data == b"hello", seen.error_code, tuple(seen.tickets))
 
     def serve(self, issued: Issued, *, demands: bool = False, alpn: str = "h3") -> ServedByAioquic:
-        """As in Foreign."""
+        """See ``Foreign``."""
         if demands:
             self._patch.setattr(tls, "Context", _Demanding)
         return ServedByAioquic(issued, alpn, tickets=True)
 
     def ask_with_psk(self, port: int) -> Seen:
-        """Connect with the PSK and nothing else."""
+        """Connect with the PSK only."""
         self._patch.setattr(tls, "KeySchedule", _ExternalPsks)
         return self.ask(port, ticket=external_psk())
 
     def serve_psk(self, issued: Issued) -> ServedByAioquic:
-        """A server that knows the PSK; it has a certificate too, but does not show it then."""
+        """Return a server with the PSK; it has a certificate too, which it does not send to a client with the PSK."""
         self._patch.setattr(tls, "KeySchedule", _ExternalPsks)
         return ServedByAioquic(issued, known={IDENTITY: external_psk()})
 
@@ -147,7 +147,7 @@ _REQUEST = bytes((1, len(_FIELDS))) + _FIELDS  # RFC 9114 section 7.2.2
 
 @dataclass(frozen=True, slots=True)
 class ServedByNgtcp2:
-    """As Served, of HTTP/3."""
+    """Implements Served, with HTTP/3."""
 
     port: int
     log: Path
@@ -156,7 +156,7 @@ class ServedByNgtcp2:
     insists: bool = True
 
     def shown(self, leaf: bytes) -> bool:
-        """Whether a client showed the certificate `leaf`."""
+        """Return whether a client sent the certificate `leaf`."""
         return leaf in handshake_messages(self.log.read_text(errors="replace"))
 
 
@@ -167,7 +167,7 @@ class Ngtcp2:
         self._directory = directory
 
     def ask(self, port: int, *, name: str = NAME, identity: Issued | None = None, ticket: Any = None) -> Seen:
-        """As in Foreign; a ticket is two files."""
+        """See ``Foreign``; a ticket consists of two files."""
         files = ticket or tuple(self._directory / f"{what}-{port}" for what in ("session", "parameters"))
         options = [f"--session-file={files[0]}", f"--tp-file={files[1]}", "--disable-early-data"]
         options += ["--exit-on-first-stream-close"]
@@ -179,7 +179,7 @@ class Ngtcp2:
 
     @contextmanager
     def serve(self, issued: Issued, *, demands: bool = False) -> Iterator[ServedByNgtcp2]:
-        """As in Foreign."""
+        """See ``Foreign``."""
         pages = self._directory / "pages"
         pages.mkdir()
         (pages / "index.html").write_bytes(_PAGE)

@@ -38,7 +38,7 @@ class Scene:
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def submit(self, connection: Connection, role: Role, **asked: Any) -> Report:
-        """A consumer's request for the handshake of `connection`: what it is told."""
+        """Submit a consumer's request for the handshake of `connection`; return its DONE."""
         self.submitted += 1
         due = self.submitted
         self.family.submit(Submission(connection.agent, role, **asked))

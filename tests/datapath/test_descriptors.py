@@ -192,7 +192,7 @@ def test_long_file_is_refused(quic_daemon: RunningDaemon, tmp_path: Path) -> Non
     assert (seen.status, str(MAX_FILE) in seen.reason) == (errno.ENOKEY, True)
 
 
-@pytest.mark.parametrize("count", [1, 5])  # more than may come along: the rest was closed while they were received
+@pytest.mark.parametrize("count", [1, 5])  # more than the limit: the kernel would close the rest in recvmsg
 def test_lingering_socket_does_not_delay_others(quic_daemon: RunningDaemon, count: int) -> None:
     """Closing it waits for its peer to read all data; the daemon's descriptor is the last one."""
     (worker,) = quic_daemon.worker_pids()

@@ -14,7 +14,7 @@ from handshaked.session.registered import Session
 from tests.patience import soon
 
 COMPLETE = HandshakeComplete(b"h3", "a.example.com", CipherSuite.AES_128_GCM_SHA256, resumed=False, registration="web")
-FAILED = HandshakeFailed(Alert.UNRECOGNIZED_NAME, "nobody serves it", Status.REFUSED)
+FAILED = HandshakeFailed(Alert.UNRECOGNIZED_NAME, "unknown name", Status.REFUSED)
 DATA = CryptoData(Level.HANDSHAKE, b"data")
 TICKET = SessionTicket(b"state", expires=1.0)
 

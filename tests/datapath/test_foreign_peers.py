@@ -269,7 +269,7 @@ def test_client_sends_no_certificate_if_its_socket_forbids_it(
     with peer.serve(issue(NAME), demands=True) as server:
         outcome, (answer, error_code), _ = connected(source, server, certificate_request=3)
         assert not server.shown(identity.leaf.public_bytes(Encoding.DER))
-    assert outcome.status == 0  # a server's refusal comes behind the handshake
+    assert outcome.status == 0  # the server refuses after the client's handshake
     assert error_code == (Alert.CERTIFICATE_REQUIRED.quic_error if server.insists else None)
     assert (server.answer in answer) is not server.insists
 
@@ -284,7 +284,7 @@ def test_client_refuses_a_wrong_name(source: Source, peer: Foreign, issue: Issue
 def test_client_reports_the_servers_alert(source: Source, aioquic: Aioquic, issue: Issue) -> None:
     with aioquic.serve(issue(NAME), alpn="another") as server:
         outcome, refused, _ = connected(source, server)
-    assert outcome.status == Status.REFUSED  # nobody needs to try again
+    assert outcome.status == Status.REFUSED  # a retry would not help
     assert refused == (b"", Alert.NO_APPLICATION_PROTOCOL.quic_error)
 
 

@@ -61,7 +61,7 @@ def test_data_right_after_finished_is_left_to_the_kernel(authority: Authority, i
             taken.send(ours, b"catches")
             assert await asyncio.to_thread(client.read) == b"catches"
             assert taken.no_delay
-            assert bool(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == no_delay, "as it was"
+            assert bool(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == no_delay, "restored"
             assert os.get_blocking(ours.fileno()) == blocking, "the consumer's flags are left alone"
 
     play(scenario())
@@ -165,12 +165,12 @@ def test_flight_larger_than_the_socket_buffer_is_sent(authority: Authority, issu
             client.flush()
             submitted = asyncio.ensure_future(made.submit(ours, Role.SERVER))
             async with asyncio.timeout(20):
-                while not unsent(ours):  # noqa: ASYNC110 - nobody tells
+                while not unsent(ours):  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0)
             assert not submitted.done()
-            await asyncio.to_thread(client.shake_hands, b"behind")
+            await asyncio.to_thread(client.shake_hands, b"data")
             assert (await submitted).status == Status.OK
-            assert made.offloaded(ours).receive(ours) == b"behind"
+            assert made.offloaded(ours).receive(ours) == b"data"
 
     play(scenario())
 
@@ -338,7 +338,7 @@ def test_closing_source_ends_the_handshake(authority: Authority, issue: Issue) -
         async with connected(authority, issue) as (made, ours, _):
             submitted = asyncio.ensure_future(made.submit(ours, Role.SERVER))
             async with asyncio.timeout(20):
-                while not made.source.status["in_flight"]:  # noqa: ASYNC110 - nobody tells
+                while not made.source.status["in_flight"]:  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0)
             made.source.close()
             assert (await submitted).status == Status.TIMED_OUT

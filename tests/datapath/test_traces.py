@@ -210,11 +210,11 @@ def test_unknown_protocol_matches_the_trace(options: Callable[..., QuicSocketOpt
 def unanswered(options: QuicSocketOptions, **endpoint: object) -> tuple[Outcome, Calls]:
     """Run a client whose server does not exist."""
     with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent,
         FakeQuicEndpoint(**endpoint) as asking,  # type: ignore[arg-type] # by name
     ):
-        nobody.bind(("127.0.0.1", 0))
-        in_thread(lambda: asking.run(asking.exchange(nobody.getsockname()[1], b"hello")))
+        silent.bind(("127.0.0.1", 0))
+        in_thread(lambda: asking.run(asking.exchange(silent.getsockname()[1], b"hello")))
         connection = asking.next_connection()
         outcome = ended(lambda: quic_client_handshake(connection.agent, NAME, options=options), connection)
         return outcome, connection.socket.calls

@@ -48,10 +48,10 @@ def state_instead_of_role(calls: Calls) -> Calls:
     return ["get ALPN", "get SESSION_TICKET", "get CONFIG", *calls[1:]]
 
 
-def alpn_told(calls: Calls) -> Calls:
-    told = list(calls)
-    told.insert(told.index("set TRANSPORT_PARAM_EXT") + 1, "set ALPN")
-    return told
+def with_alpn(calls: Calls) -> Calls:
+    calls_with_alpn = list(calls)
+    calls_with_alpn.insert(calls_with_alpn.index("set TRANSPORT_PARAM_EXT") + 1, "set ALPN")
+    return calls_with_alpn
 
 
 def tickets_looked_for_once(calls: Calls) -> Calls:
@@ -72,5 +72,5 @@ def of_library_client(trace: str) -> Calls:
 
 
 def of_library_server(trace: str) -> Calls:
-    calls = alpn_told(state_instead_of_role(without_empty_reads(TRACES[f"library server {trace}"])))
+    calls = with_alpn(state_instead_of_role(without_empty_reads(TRACES[f"library server {trace}"])))
     return own_parameters_before_secrets(calls)

@@ -1,4 +1,4 @@
-"""What is said of a handshake when it is over."""
+"""The log lines and fields of finished handshakes."""
 
 import asyncio
 import logging

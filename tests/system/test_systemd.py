@@ -12,7 +12,7 @@ from pathlib import Path
 
 from handshaked.control.client import ControlClient
 
-PASS_ON = """
+EXEC = """
 import os, sys
 count, listening = int(sys.argv[1]), list(map(int, sys.argv[2].split(",")))
 for number, descriptor in enumerate(listening):
@@ -26,7 +26,7 @@ os.execv(sys.executable, [sys.executable, "-m", "handshaked.daemon", *sys.argv[3
 
 
 class Systemd:
-    """What systemd hears, and what it hands over."""
+    """The notifications received and the sockets passed in the place of systemd."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
@@ -42,7 +42,7 @@ class Systemd:
         numbers = [listener.fileno() for listener in self.listeners]
         self.process = subprocess.Popen(
             [
-                sys.executable, "-c", PASS_ON, "2", ",".join(map(str, numbers)), f"--state-directory={directory}/state",
+                sys.executable, "-c", EXEC, "2", ",".join(map(str, numbers)), f"--state-directory={directory}/state",
                 f"--runtime-directory={directory}/elsewhere", f"--configuration-directory={directory}/etc",
                 "--workers=1", "--no-kernel", "--log-level=error", *options,
             ],
@@ -50,7 +50,7 @@ class Systemd:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Let go of all sockets."""
+        """Close all sockets."""
         for sock in (self._notify, *self.listeners):
             sock.close()
 
@@ -62,7 +62,7 @@ class Systemd:
                 return message
 
     def heard_until(self, wanted: str) -> str:
-        """All that comes until a message has the line `wanted`, that one included."""
+        """Return all messages up to the one that has the line `wanted`."""
         heard = ""
         while not re.search(wanted, heard, re.MULTILINE):
             heard += self._notify.recv(4096).decode() + "\n"

@@ -119,7 +119,7 @@ def test_nothing_is_left_of_a_blocking_file(
         assert channel.outcome(1).status == errno.ETIMEDOUT
         assert theirs.recv(1) == b""
         stall.go_on.set()
-        # The connection is read again behind it.
+        # After that, the connection is read again.
         outcomes = shake_hands(channel, 2, 3, client_start(NAME, b"h3"), server_start())
         assert [outcome.status for outcome in outcomes] == [0, 0]
     assert str(psk) not in descriptors_of("self")

@@ -69,7 +69,7 @@ def test_unexpected_descriptors_are_closed(channel: HandshakeChannel) -> None:
         channel.send(push_start(1, server_start(), ack=True), descriptors=(writing,))
         os.close(writing)
         assert channel.until(1, Acknowledged) == [Acknowledged()]
-        assert os.read(reading, 1) == b""  # the end: nobody else holds the other side
+        assert os.read(reading, 1) == b""  # end of file: the worker has closed its copy
     finally:
         os.close(reading)
 

@@ -68,7 +68,7 @@ def test_failure_is_reported_by_its_errno() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended", "told"),
+    ("status", "reported"),
     [
         (Status.PEER_GONE, Status.TIMED_OUT),
         (Status.NO_KEY, Status.NO_KEY),
@@ -76,11 +76,11 @@ def test_failure_is_reported_by_its_errno() -> None:
         (Alert.UNKNOWN_PSK_IDENTITY.errno, Alert.UNKNOWN_PSK_IDENTITY.errno),
     ],
 )
-def test_consumer_gets_an_errno_that_it_knows(ended: int, told: int) -> None:
+def test_consumer_gets_an_errno_that_it_knows(status: int, reported: int) -> None:
     async def scene() -> None:
-        async with bench(end=replace(FAILED, status=ended)) as made:
+        async with bench(end=replace(FAILED, status=status)) as made:
             made.submit()
-            assert (await made.reports(1))[0].status == told
+            assert (await made.reports(1))[0].status == reported
 
     asyncio.run(scene())
 

@@ -108,8 +108,8 @@ def test_error_keeps_its_text_and_offset() -> None:
     ((sequence, refused),) = pull_from_daemon(push_error(9, error))
     assert sequence == 9
     assert isinstance(refused, Refused)
-    told = (refused.error.reason, refused.error.status, refused.error.offset)
-    assert told == ("message-type: is missing", Status.OUT_OF_RANGE, 20)
+    reported = (refused.error.reason, refused.error.status, refused.error.offset)
+    assert reported == ("message-type: is missing", Status.OUT_OF_RANGE, 20)
 
 
 @given(st.lists(messages.STARTS, min_size=1, max_size=6))
