@@ -140,7 +140,7 @@ KERNEL = Caller(uid=0, kernel=True)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for one handshake, from either door.
+    """A request for one handshake, from either upcall source.
 
     ``timeout`` is in seconds. ``alpns`` are those a client offers, or the only ones a server accepts (empty: all
     registered ones). ``server_name`` is the name that a client sends and verifies. ``cipher_suites`` are the allowed

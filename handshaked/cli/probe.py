@@ -48,11 +48,11 @@ def _server_name(registration: Result) -> str:
 
 
 def _with_daemon(arguments: argparse.Namespace, server_name: str, alpn: bytes, anchors: tuple[bytes, ...]) -> Result:
-    door = arguments.socket.with_name(directories.HANDSHAKE_SOCKET)
-    server, client = _handshake(door, server_name, alpn, arguments.timeout, AuthMode.X509, anchors)
+    path = arguments.socket.with_name(directories.HANDSHAKE_SOCKET)
+    server, client = _handshake(path, server_name, alpn, arguments.timeout, AuthMode.X509, anchors)
     reason = client.reason if client.status != Status.OK else ""
     if reason:
-        server, client = _handshake(door, server_name, alpn, arguments.timeout, AuthMode.UNAUTH, ())
+        server, client = _handshake(path, server_name, alpn, arguments.timeout, AuthMode.UNAUTH, ())
     failure = server.reason if server.status != Status.OK else client.reason
     return {
         "server_name": server_name,
@@ -67,7 +67,7 @@ def _with_daemon(arguments: argparse.Namespace, server_name: str, alpn: bytes, a
 
 
 def _handshake(
-    door: Path, server_name: str, alpn: bytes, seconds: float, auth_mode: AuthMode, anchors: tuple[bytes, ...]
+    path: Path, server_name: str, alpn: bytes, seconds: float, auth_mode: AuthMode, anchors: tuple[bytes, ...]
 ) -> tuple[Outcome, Outcome]:
     """Return the outcomes of both sides of a handshake; the daemon plays both."""
     asked = Start(
@@ -76,7 +76,7 @@ def _handshake(
     )  # fmt: skip
     outcomes: dict[Role, Outcome] = {}
     try:
-        with BlockingClient(door) as server, BlockingClient(door) as client:
+        with BlockingClient(path) as server, BlockingClient(path) as client:
             sides = {Role.SERVER: server, Role.CLIENT: client}
             todo: list[tuple[Role, Message]] = [
                 (Role.SERVER, message)
@@ -93,7 +93,7 @@ def _handshake(
                 elif isinstance(message, CryptoData) and other not in outcomes:
                     todo += [(other, answer) for answer in sides[other].receive(message.level, message.data)]
     except OSError as error:
-        raise RefusedError(f"{door}: {error}") from None
+        raise RefusedError(f"{path}: {error}") from None
     unknown = Outcome(reason="the other side ended the handshake first")
     return outcomes.get(Role.SERVER, unknown), outcomes.get(Role.CLIENT, unknown)
 

@@ -120,14 +120,14 @@ def _print_status(result: Result) -> None:
 
 def kernel_state(workers: list[Result]) -> str:
     """Summarize the state of kernel upcalls over all workers, by network namespace where it is another one."""
-    doors: dict[str, list[str]] = {}
+    sources: dict[str, list[str]] = {}
     for worker in workers:
-        for door in worker.get("kernel") or ():
-            doors.setdefault(door["network_namespace"], []).append(door["state"])
-    if not doors:
+        for source in worker.get("kernel") or ():
+            sources.setdefault(source["network_namespace"], []).append(source["state"])
+    if not sources:
         return "upcalls are off"
     said = []
-    for namespace, states in doors.items():
+    for namespace, states in sources.items():
         serving = states.count("serving")
         waiting = sorted({state for state in states if state != "serving"})
         words = "; ".join([f"{serving} of {len(workers)} workers accept upcalls"] * bool(serving) + waiting)

@@ -212,7 +212,7 @@ class Manager:
         }
 
     def statistics(self, caller: Caller) -> Result:
-        """Return counts of handshakes by outcome, role, door and registration, and their latencies."""
+        """Return counts of handshakes by outcome, role, source and registration, and their latencies."""
         require_administrator(caller, "read the statistics")
         return self.events.counts.shown()
 

@@ -121,7 +121,7 @@ def test_server_on_shared_port(daemon: RunningDaemon, authority: Authority, publ
 
 
 def served(start: Callable[[int], str], **asked: object) -> str:
-    """Have `start` serve a client of stock aioquic on a stand-in for an accepted QUIC socket; return its output."""
+    """Have `start` serve a client of stock aioquic on an emulated accepted QUIC socket; return its output."""
     with FakeQuicEndpoint(alpns=(ALPN,)) as endpoint:
         port = endpoint.listen()
         client = in_thread(lambda: asyncio.run(ask(port, name=NAME, alpn=ALPN, **asked)))
