@@ -232,3 +232,24 @@ def test_importing_the_shim_loads_neither_engine_nor_registry() -> None:
     assert "handshaked.shim.client" in loaded
     for group in ("tls", "registry", "session", "datapath", "handshakes", "upcall", "control", "daemon"):
         assert not any(is_in(name, group) for name in loaded), group
+
+
+MAX_LINES = 400
+MAX_FUNCTION_LINES = 40
+PLACES = ("handshaked", "tests", "benchmarks", "examples", "netlink")
+PYTHON = [path for place in PLACES for path in (ROOT / place).rglob("*.py")]
+
+
+def test_files_and_functions_stay_short() -> None:
+    """Past these sizes, look for the part that wants a file or function of its own."""
+    long = []
+    for path in PYTHON:
+        text = path.read_text()
+        if (count := len(text.splitlines())) > MAX_LINES:
+            long.append(f"{path.relative_to(ROOT)}: {count} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None:
+                count = node.end_lineno - node.lineno + 1
+                if count > MAX_FUNCTION_LINES:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {count} lines")
+    assert long == []

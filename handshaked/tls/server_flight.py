@@ -76,8 +76,7 @@ def new_session_tickets(
     key = tickets.keys.sealing(now) if tickets is not None else None
     if tickets is None or key is None or sum(map(len, chain)) > MAX_TICKET_CHAIN:
         return b""
-    lifetime = min(tickets.lifetime, MAX_TICKET_LIFETIME)
-    if lifetime <= 0:
+    if (lifetime := min(tickets.lifetime, MAX_TICKET_LIFETIME)) <= 0:
         return b""
     secret = schedule.derive(b"res master", schedule.transcript_hash())
     binding = ticket_binding(server_name, parameters)

@@ -7,12 +7,19 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from handshaked.shim import BlockingClient
-from handshaked.testing.authority import Authority
+from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.handshakes import handshake, verifier
 from tests.patience import join
 
 NAME = "www.example.com"
+
+
+def put(issued: Issued, certificate: Path, key: Path) -> None:
+    """Copy `issued` to the paths `certificate` and `key`, as a renewal does."""
+    key.write_bytes(issued.key.read_bytes())
+    key.chmod(0o600)
+    certificate.write_bytes(issued.certificate.read_bytes())
 
 
 @pytest.mark.slow
@@ -23,13 +30,7 @@ def test_no_handshake_fails_while_certificates_are_replaced(public_directory: Pa
     live = public_directory / "live"
     live.mkdir()
     certificate, key = live / "fullchain.pem", live / "privkey.pem"
-
-    def put(number: int) -> None:
-        key.write_bytes(issued[number].key.read_bytes())
-        key.chmod(0o600)
-        certificate.write_bytes(issued[number].certificate.read_bytes())
-
-    put(0)
+    put(issued[0], certificate, key)
     leaves: set[bytes] = set()
     with RunningDaemon(public_directory, workers=2, log_level="error") as daemon:
         daemon.register("web", (certificate, key), alpns=["h3"], server_names=[NAME])
@@ -38,7 +39,7 @@ def test_no_handshake_fails_while_certificates_are_replaced(public_directory: Pa
 
         def replace() -> None:
             for number in (*range(1, 100), 0):
-                put(number)
+                put(issued[number], certificate, key)
                 daemon.ask("reload")
                 [credential] = daemon.ask("show", name="web")["registration"]["credentials"]
                 if credential["sha256"] != issued[number].leaf.fingerprint(hashes.SHA256()).hex():
