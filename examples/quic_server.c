@@ -14,7 +14,7 @@
 int main(void)
 {
 	struct handshaked_options options = { .size = sizeof(options), .timeout_ms = 5000 };
-	struct handshaked_result result;
+	struct handshaked_result result = { .size = sizeof(result) };
 	int error = handshaked_quic_server(STDIN_FILENO, &options, &result);
 
 	if (error)

@@ -59,10 +59,10 @@ static void on_done(void *context, const struct handshaked_result *result)
 }
 
 static const struct handshaked_callbacks client_callbacks = {
-	.crypto = on_crypto, .secret = on_secret, .done = on_done
+	.size = sizeof(client_callbacks), .crypto = on_crypto, .secret = on_secret, .done = on_done
 };
 static const struct handshaked_callbacks server_callbacks = {
-	.crypto = on_crypto, .secret = on_secret, .done = on_done,
+	.size = sizeof(server_callbacks), .crypto = on_crypto, .secret = on_secret, .done = on_done,
 	.transport_parameters = on_server_transport_parameters
 };
 
@@ -79,6 +79,7 @@ int main(int argc, char **argv)
 	struct endpoint client = { .name = "client", .transport_parameters = "client's" };
 	struct endpoint server = { .name = "server", .transport_parameters = "server's", .peer = &client };
 	struct handshaked_options options = { .size = sizeof(options), .unauthenticated = 1 };
+	struct handshaked_result result = { .size = sizeof(result) };
 	struct pollfd ready[2] = { { .events = POLLIN }, { .events = POLLIN } };
 	int error;
 
@@ -87,11 +88,12 @@ int main(int argc, char **argv)
 	client.peer = &server;
 	options.server_name = argv[1];
 	options.alpns = argv[2];
-	error = handshaked_relay_start(HANDSHAKED_SERVER, NULL, NULL, 0, &server_callbacks, &server, &server.handshake);
+	error = handshaked_relay_start(HANDSHAKED_SERVER, NULL, NULL, 0, &server_callbacks, &server, &result,
+				       &server.handshake);
 	if (!error)
 		error = handshaked_relay_start(HANDSHAKED_CLIENT, &options,
 					       (const uint8_t *)client.transport_parameters,
-					       strlen(client.transport_parameters), &client_callbacks, &client,
+					       strlen(client.transport_parameters), &client_callbacks, &client, &result,
 					       &client.handshake);
 	while (!error && !(client.over && server.over)) {
 		ready[0].fd = client.over ? -1 : handshaked_fd(client.handshake);
@@ -102,7 +104,7 @@ int main(int argc, char **argv)
 			error = advance(&server);
 	}
 	if (error)
-		fprintf(stderr, "handshake failed: %s\n", strerror(-error));
+		fprintf(stderr, "handshake failed: %s (%s)\n", strerror(-error), result.reason);
 	handshaked_free(client.handshake);
 	handshaked_free(server.handshake);
 	return error ? 1 : 0;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -11,11 +12,9 @@
 #include "handshake.h"
 
 EXPORTED int handshaked_quic_start(int sockfd, int role, const struct handshaked_options *options,
-				   struct handshaked **handshake)
+				   struct handshaked_result *result, struct handshaked **handshake)
 {
-	struct handshaked_result unused;
-
-	return hs_open(&(struct hs_start){ .role = role, .sockfd = sockfd, .options = options }, handshake, &unused);
+	return hs_open(&(struct hs_start){ .role = role, .sockfd = sockfd, .options = options }, result, handshake);
 }
 
 EXPORTED int handshaked_fd(const struct handshaked *handshake)
@@ -27,7 +26,7 @@ EXPORTED int handshaked_timeout(const struct handshaked *handshake)
 {
 	int64_t left = handshake->deadline - hs_now();
 
-	if (handshake->over)
+	if (handshake->state == HS_OVER)
 		return -1;
 	if (left <= 0)
 		return 0;
@@ -38,90 +37,108 @@ EXPORTED void handshaked_free(struct handshaked *handshake)
 {
 	if (!handshake)
 		return;
+	if (handshake->busy) {
+		handshake->freed = true;
+		return;
+	}
 	close(handshake->sock);
 	explicit_bzero(handshake, sizeof(*handshake));
 	free(handshake);
 }
 
-/* Receive a packet. The length returned exceeds the buffer if the packet did not fit. */
-static ssize_t receive(struct handshaked *handshake)
+/* Handle the messages of a packet, and clear each at once: it may be a secret. */
+static void handle_messages(struct handshaked *handshake, size_t length, struct handshaked_result *result)
 {
+	struct hs_reader packet = { handshake->packet, length };
+	struct hs_frame frame;
+
+	while (handshake->state != HS_OVER && !handshake->freed && hs_next_frame(&packet, &frame)) {
+		hs_handle(handshake, &frame, result);
+		explicit_bzero(handshake->packet + (frame.attributes.data - handshake->packet), frame.attributes.left);
+	}
+	if (packet.left && handshake->state != HS_OVER && !handshake->freed)
+		hs_end_malformed(handshake, result);
+}
+
+/* Receive and handle a packet. Return false if there is none. */
+static bool handle_packet(struct handshaked *handshake, struct handshaked_result *result)
+{
+	const size_t room = sizeof(handshake->packet);
 	ssize_t length;
 
 	do
-		length = recv(handshake->sock, handshake->packet, sizeof(handshake->packet), MSG_TRUNC);
+		length = recv(handshake->sock, handshake->packet, room, MSG_TRUNC);
 	while (length < 0 && errno == EINTR);
-	return length;
+	if (length < 0 && errno == EAGAIN)
+		return false;
+	if (length > 0 && (size_t)length <= room)
+		handle_messages(handshake, (size_t)length, result);
+	else if (length > 0 || handshake->state != HS_RUNNING)
+		hs_end_malformed(handshake, result);
+	else
+		hs_fail(handshake, ECONNRESET, "the handshake daemon closed the connection", result);
+	if (length > 0)
+		explicit_bzero(handshake->packet, (size_t)length < room ? (size_t)length : room);
+	return length > 0;
 }
 
-/* Receive and handle a packet. Return 0, or -EAGAIN if there is none and the deadline has not passed. */
-static int handle_packet(struct handshaked *handshake, struct handshaked_result *result)
+/*
+ * Handle packets until there are no more, or the state changes. The deadline is checked after each: a daemon that keeps
+ * sending must not keep the caller.
+ */
+static void handle_packets(struct handshaked *handshake, struct handshaked_result *result)
 {
-	ssize_t length = receive(handshake);
-	struct hs_reader packet = { handshake->packet, length > 0 ? (size_t)length : 0 };
-	struct hs_frame frame;
+	const enum hs_state state = handshake->state;
+	bool more = true;
 
-	if (length < 0 && errno == EAGAIN) {
-		if (hs_now() < handshake->deadline)
-			return -EAGAIN;
-		hs_end(handshake, ETIMEDOUT, result);
-		return 0;
+	while (more && handshake->state == state && !handshake->freed) {
+		more = handle_packet(handshake, result);
+		if (handshake->state != state || handshake->freed || hs_now() < handshake->deadline)
+			continue;
+		if (state == HS_RUNNING)
+			hs_fail(handshake, ETIMEDOUT, "the handshake daemon does not answer", result);
+		else
+			handshake->state = HS_OVER;
 	}
-	if (length <= 0) {
-		hs_end(handshake, ECONNRESET, result);
-		return 0;
+	if (handshake->freed && handshake->state == HS_RUNNING) {
+		handshake->state = HS_OVER;
+		result->status = handshake->status = ECANCELED;
 	}
-	if (packet.left > sizeof(handshake->packet))
-		packet.left = 0;
-	while (!handshake->over && hs_next_frame(&packet, &frame))
-		hs_handle(handshake, &frame, result);
-	if (!handshake->over && (packet.left || (size_t)length > sizeof(handshake->packet)))
-		hs_end(handshake, EPROTO, result);
-	return 0;
-}
-
-/* Handle the packets that arrive after the end of the handshake. Return -EAGAIN if more may come. */
-static int handle_late_packets(struct handshaked *handshake)
-{
-	struct hs_reader packet;
-	struct hs_frame frame;
-	ssize_t length;
-
-	while ((length = receive(handshake)) > 0 && (size_t)length <= sizeof(handshake->packet)) {
-		packet = (struct hs_reader){ handshake->packet, (size_t)length };
-		while (hs_next_frame(&packet, &frame))
-			hs_handle_late(handshake, &frame);
-	}
-	return length < 0 ? -errno : -EALREADY;
 }
 
 EXPORTED int handshaked_continue(struct handshaked *handshake, struct handshaked_result *result)
 {
-	struct handshaked_result own = { .alert = -1 };
+	const bool was_running = handshake->state == HS_RUNNING;
+	struct handshaked_result own = hs_no_result();
 	int status;
 
-	if (handshake->over)
-		return handle_late_packets(handshake);
-	while (!handshake->over)
-		if (handle_packet(handshake, &own))
-			return -EAGAIN;
-	status = own.status;
-	if (result)
-		*result = own;
-	else
-		handshaked_result_clear(&own);
-	return -status;
+	if (handshake->busy)
+		return -EBUSY;
+	if (hs_check_result(result))
+		return -EINVAL;
+	if (handshake->state == HS_OVER)
+		return -EALREADY;
+	handshake->busy = true;
+	handle_packets(handshake, &own);
+	handshake->busy = false;
+	if (was_running && handshake->state != HS_RUNNING) {
+		status = -handshake->status;
+		own.status = handshake->status;
+		hs_give_result(&own, result);
+	} else {
+		status = handshake->state == HS_OVER ? -EALREADY : -EAGAIN;
+	}
+	if (handshake->freed)
+		handshaked_free(handshake);
+	return status;
 }
 
 static int run(const struct hs_start *start, struct handshaked_result *result)
 {
-	struct handshaked_result failure = { .alert = -1 };
 	struct pollfd ready = { .events = POLLIN };
 	struct handshaked *handshake;
-	int status = hs_open(start, &handshake, &failure);
+	int status = hs_open(start, result, &handshake);
 
-	if (result)
-		*result = failure;
 	if (status)
 		return status;
 	ready.fd = handshaked_fd(handshake);

@@ -23,7 +23,12 @@ struct handshaked_bytes {
 	size_t length;
 };
 
-/* Options of a handshake. Zero means the daemon's default. Set size to sizeof(struct handshaked_options). */
+/*
+ * The caller sets the size of each of the following structures to its sizeof, which tells the library with which
+ * version of this header the caller was compiled. New members are added at the end.
+ */
+
+/* Options of a handshake. Zero means the daemon's default. */
 struct handshaked_options {
 	size_t size;
 	const char *server_name; /* sent and verified by a client */
@@ -44,6 +49,7 @@ struct handshaked_options {
 
 /* How a handshake ended. Free its members with handshaked_result_clear(). */
 struct handshaked_result {
+	size_t size;
 	int status; /* 0, or an errno */
 	int alert; /* close the connection with QUIC error 0x100 + alert; -1: none */
 	uint32_t cipher_suite; /* TLS code point */
@@ -58,8 +64,12 @@ struct handshaked_result {
 	size_t peer_certificate_length;
 };
 
-/* Called by handshaked_continue() for a relayed handshake; may be NULL. Data is valid during the call only. */
+/*
+ * Called by handshaked_continue() for a relayed handshake; may be NULL. Data is valid during the call only. A callback
+ * may call all functions; for its own handshake, handshaked_continue() returns -EBUSY.
+ */
 struct handshaked_callbacks {
+	size_t size;
 	void (*crypto)(void *context, unsigned int level, const uint8_t *data, size_t length);
 	void (*secret)(void *context, unsigned int level, unsigned int direction, uint32_t cipher_suite,
 		       const uint8_t *secret, size_t length);
@@ -80,11 +90,11 @@ int handshaked_quic_server(int sockfd, const struct handshaked_options *options,
 void handshaked_result_clear(struct handshaked_result *result);
 
 /*
- * The same without blocking. Call handshaked_continue() when the descriptor is readable or the timeout has passed; it
- * returns -EAGAIN until the handshake is over.
+ * The same without blocking. If the start fails, result says why; it may be NULL. Call handshaked_continue() when the
+ * descriptor is readable or the timeout has passed; it returns -EAGAIN until the handshake is over.
  */
 int handshaked_quic_start(int sockfd, int role, const struct handshaked_options *options,
-			  struct handshaked **handshake);
+			  struct handshaked_result *result, struct handshaked **handshake);
 int handshaked_fd(const struct handshaked *handshake);
 int handshaked_timeout(const struct handshaked *handshake); /* in milliseconds, for poll() */
 int handshaked_continue(struct handshaked *handshake, struct handshaked_result *result);
@@ -93,7 +103,7 @@ void handshaked_free(struct handshaked *handshake);
 /* For a userspace QUIC stack: pass in its CRYPTO data; handshaked_continue() calls the callbacks. */
 int handshaked_relay_start(int role, const struct handshaked_options *options, const uint8_t *transport_parameters,
 			   size_t length, const struct handshaked_callbacks *callbacks, void *context,
-			   struct handshaked **handshake);
+			   struct handshaked_result *result, struct handshaked **handshake);
 int handshaked_relay_crypto(struct handshaked *handshake, unsigned int level, const uint8_t *data, size_t length);
 int handshaked_relay_transport_parameters(struct handshaked *handshake, const uint8_t *data, size_t length);
 

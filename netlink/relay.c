@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "handshake.h"
 
@@ -10,26 +12,21 @@
 EXPORTED int handshaked_relay_start(int role, const struct handshaked_options *options,
 				    const uint8_t *transport_parameters, size_t length,
 				    const struct handshaked_callbacks *callbacks, void *context,
-				    struct handshaked **handshake)
+				    struct handshaked_result *result, struct handshaked **handshake)
 {
 	const struct hs_start start = {
 		.role = role, .is_relay = true, .options = options,
-		.transport_parameters = { transport_parameters, length }
+		.transport_parameters = { transport_parameters, length },
+		.callbacks = callbacks, .context = context
 	};
-	struct handshaked_result unused;
-	int failure = hs_open(&start, handshake, &unused);
 
-	if (failure)
-		return failure;
-	if (callbacks)
-		(*handshake)->callbacks = callbacks;
-	(*handshake)->context = context;
-	return 0;
+	return hs_open(&start, result, handshake);
 }
 
-static int send_crypto(struct handshaked *handshake, unsigned int level, const uint8_t *data, size_t length)
+static int send_crypto(struct handshaked *handshake, unsigned int level, const struct handshaked_bytes *data,
+		       int64_t deadline)
 {
-	size_t room = HS_HEADER + ATTRIBUTES + length + PADDING;
+	size_t room = HS_HEADER + ATTRIBUTES + data->length + PADDING; /* at most HANDSHAKED_MAX_CRYPTO and a little */
 	uint8_t *buffer = malloc(room);
 	struct hs_message message;
 	int failure;
@@ -38,8 +35,9 @@ static int send_crypto(struct handshaked *handshake, unsigned int level, const u
 		return -ENOMEM;
 	hs_begin(&message, buffer, room, HANDSHAKED_CMD_CRYPTO);
 	hs_put_u32(&message, HANDSHAKED_A_CRYPTO_LEVEL, level);
-	hs_put(&message, HANDSHAKED_A_CRYPTO_DATA, data, length);
-	failure = hs_send(handshake->sock, &message, NULL, 0);
+	hs_put(&message, HANDSHAKED_A_CRYPTO_DATA, data->data, data->length);
+	failure = hs_send(handshake->sock, &message, NULL, 0, deadline);
+	explicit_bzero(buffer, room); /* it may contain a session ticket */
 	free(buffer);
 	return failure;
 }
@@ -47,12 +45,15 @@ static int send_crypto(struct handshaked *handshake, unsigned int level, const u
 EXPORTED int handshaked_relay_crypto(struct handshaked *handshake, unsigned int level, const uint8_t *data,
 				     size_t length)
 {
-	size_t piece;
+	const int64_t deadline = hs_now() + HS_SEND_MS; /* for all pieces */
+	struct handshaked_bytes piece = { data, 0 };
 	int failure;
 
-	for (; length; data += piece, length -= piece) {
-		piece = length < HANDSHAKED_MAX_CRYPTO ? length : HANDSHAKED_MAX_CRYPTO;
-		failure = send_crypto(handshake, level, data, piece);
+	if (level > HANDSHAKED_LEVEL_HANDSHAKE || (length && !data))
+		return -EINVAL; /* 0-RTT packets have no CRYPTO frames (RFC 9000 section 12.4) */
+	for (; length; piece.data += piece.length, length -= piece.length) {
+		piece.length = length < HANDSHAKED_MAX_CRYPTO ? length : HANDSHAKED_MAX_CRYPTO;
+		failure = send_crypto(handshake, level, &piece, deadline);
 		if (failure)
 			return failure;
 	}
@@ -66,5 +67,5 @@ EXPORTED int handshaked_relay_transport_parameters(struct handshaked *handshake,
 
 	hs_begin(&message, buffer, sizeof(buffer), HANDSHAKED_CMD_TRANSPORT_PARAMETERS);
 	hs_put(&message, HANDSHAKED_A_TRANSPORT_PARAMETERS_PARAMETERS, data, length);
-	return hs_send(handshake->sock, &message, NULL, 0);
+	return hs_send(handshake->sock, &message, NULL, 0, hs_now() + HS_SEND_MS);
 }

@@ -5,14 +5,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "handshake.h"
 
 #define DEFAULT_TIMEOUT_MS 8000
+#define MAX_TIMEOUT_MS 60000 /* what the daemon reduces a longer one to */
+#define MAX_TICKET_SECONDS 60
 #define GRACE_MS 1000 /* to wait for the daemon after the handshake's own deadline */
-
-static const struct handshaked_callbacks no_callbacks;
 
 /* Fill in status and reason of `result` and return `failure`. */
 static int fail(struct handshaked_result *result, int failure, const char *what, const char *which)
@@ -20,18 +21,6 @@ static int fail(struct handshaked_result *result, int failure, const char *what,
 	result->status = -failure;
 	snprintf(result->reason, sizeof(result->reason), "%s%s", what, which);
 	return failure;
-}
-
-/* Copy the options. A program built with an older header has fewer of them; the others stay zero. */
-static int copy_options(struct handshaked_options *copy, const struct handshaked_options *options)
-{
-	*copy = (struct handshaked_options){ 0 };
-	if (!options)
-		return 0;
-	if (options->size < sizeof(options->size) || options->size > sizeof(*copy))
-		return -EINVAL;
-	memcpy(copy, options, options->size);
-	return 0;
 }
 
 static void put_alpns(struct hs_message *message, const char *alpns)
@@ -63,12 +52,27 @@ static void put_options(struct hs_message *message, const struct handshaked_opti
 	hs_put_string(message, HANDSHAKED_A_START_PEERNAME, options->server_name);
 	hs_put_string(message, HANDSHAKED_A_START_REGISTRATION, options->registration);
 	put_alpns(message, options->alpns);
-	for (size_t i = 0; i < options->trust_anchor_count; i++)
+	for (size_t i = 0; i < options->trust_anchor_count && !message->failure; i++)
 		put_bytes(message, HANDSHAKED_A_START_TRUST_ANCHOR, &options->trust_anchors[i]);
 	if (options->session_ticket.data)
 		put_bytes(message, HANDSHAKED_A_START_SESSION_TICKET, &options->session_ticket);
 	if (options->early_data)
 		put_bytes(message, HANDSHAKED_A_START_EARLY_DATA, options->early_data);
+}
+
+/* Open a regular file, without waiting for the writer of a FIFO. Return a descriptor or a negative errno. */
+static int open_file(const char *path, struct handshaked_result *result)
+{
+	int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY), failure;
+	struct stat status;
+
+	if (descriptor < 0)
+		return fail(result, -errno, "cannot open ", path);
+	failure = fstat(descriptor, &status) ? -errno : S_ISREG(status.st_mode) ? 0 : -EINVAL;
+	if (!failure)
+		return descriptor;
+	close(descriptor);
+	return fail(result, failure, "not a regular file: ", path);
 }
 
 /* Open the caller's files and add their flags to the message. Return their number or a negative errno. */
@@ -83,12 +87,12 @@ static int open_files(const struct handshaked_options *options, struct hs_messag
 	for (size_t i = 0; i < HS_MAX_FILES; i++) {
 		if (!paths[i])
 			continue;
-		descriptors[count] = open(paths[i], O_RDONLY | O_CLOEXEC);
+		descriptors[count] = open_file(paths[i], result);
 		if (descriptors[count] < 0) {
-			failure = -errno;
+			failure = descriptors[count];
 			while (count)
 				close(descriptors[--count]);
-			return fail(result, failure, "cannot open ", paths[i]);
+			return failure;
 		}
 		count++;
 		hs_put(message, flags[i], NULL, 0);
@@ -97,7 +101,7 @@ static int open_files(const struct handshaked_options *options, struct hs_messag
 }
 
 static int send_start(struct handshaked *opened, const struct hs_start *start, const struct handshaked_options *options,
-		      struct handshaked_result *result)
+		      int64_t deadline, struct handshaked_result *result)
 {
 	int descriptors[1 + HS_MAX_FILES] = { start->sockfd }, files = 0, failure;
 	struct hs_message message; /* always cleared: a session ticket is as secret as a key */
@@ -115,16 +119,23 @@ static int send_start(struct handshaked *opened, const struct hs_start *start, c
 			return files;
 		}
 	}
-	failure = hs_send(opened->sock, &message, descriptors, start->is_relay ? 0 : 1 + (size_t)files);
+	failure = hs_send(opened->sock, &message, descriptors, start->is_relay ? 0 : 1 + (size_t)files, deadline);
 	while (files)
 		close(descriptors[files--]);
 	explicit_bzero(opened->packet, message.length);
 	return failure ? fail(result, failure, "cannot send to the handshake daemon", "") : 0;
 }
 
-static int check(const struct hs_start *start, const struct handshaked_options *options,
-		 struct handshaked_result *result)
+/* Check the caller's arguments, and copy the options. */
+static int check(const struct hs_start *start, struct handshaked_options *options, struct handshaked_result *result)
 {
+	int failure = hs_copy_options(options, start->options);
+
+	if (failure)
+		return fail(result, failure, failure == -E2BIG ? "options that this library does not have are set" :
+			    "the member size of the options is invalid", "");
+	if (start->role != HANDSHAKED_CLIENT && start->role != HANDSHAKED_SERVER)
+		return fail(result, -EINVAL, "the role is neither client nor server", "");
 	if (!start->is_relay && start->sockfd < 0)
 		return fail(result, -EBADF, "invalid socket descriptor", "");
 	if (start->is_relay && (options->certificate_file || options->key_file || options->psk_file))
@@ -132,35 +143,84 @@ static int check(const struct hs_start *start, const struct handshaked_options *
 	return 0;
 }
 
-int hs_open(const struct hs_start *start, struct handshaked **handshake, struct handshaked_result *result)
+static int64_t timeout_of(const struct handshaked_options *options)
 {
-	struct handshaked_options options;
-	struct sockaddr_un address;
-	struct handshaked *opened;
-	int failure;
+	const unsigned int timeout = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
 
-	*handshake = NULL;
-	if (copy_options(&options, start->options))
-		return fail(result, -EINVAL, "the member size of the options is invalid", "");
-	if ((failure = check(start, &options, result)))
+	return (int64_t)(timeout < MAX_TIMEOUT_MS ? timeout : MAX_TIMEOUT_MS) + GRACE_MS;
+}
+
+/* Return how long a relayed client accepts session tickets, in milliseconds. On a socket the daemon itself does. */
+static int64_t ticket_time_of(const struct hs_start *start, const struct handshaked_options *options)
+{
+	const unsigned int seconds = options->ticket_seconds;
+
+	if (!start->is_relay || start->role != HANDSHAKED_CLIENT)
+		return 0;
+	return (int64_t)1000 * (seconds < MAX_TICKET_SECONDS ? seconds : MAX_TICKET_SECONDS);
+}
+
+static int connect_daemon(const struct handshaked_options *options, int64_t deadline, struct handshaked_result *result)
+{
+	struct sockaddr_un address;
+	int sock = hs_find(options->socket_path, &address);
+
+	if (sock)
+		return fail(result, sock, "the path of the daemon's socket is too long", "");
+	sock = hs_connect(&address, deadline);
+	if (sock == -EPERM)
+		return fail(result, sock, "neither root, this user nor the daemon's user listens at ", address.sun_path);
+	if (sock < 0)
+		return fail(result, sock, "cannot connect to the handshake daemon at ", address.sun_path);
+	return sock;
+}
+
+/* Open a handshake, or return a negative errno with the status and reason in `result`. */
+static int open_handshake(const struct hs_start *start, struct handshaked_result *result, struct handshaked **handshake)
+{
+	const int64_t deadline = hs_now() + HS_SEND_MS;
+	struct handshaked_options options;
+	struct handshaked *opened;
+	int failure = check(start, &options, result);
+
+	if (failure)
 		return failure;
-	if ((failure = hs_find(options.socket_path, &address)))
-		return fail(result, failure, "the path of the daemon's socket is too long", "");
 	opened = calloc(1, sizeof(*opened));
 	if (!opened)
 		return fail(result, -ENOMEM, "out of memory", "");
-	opened->callbacks = &no_callbacks;
-	opened->sock = hs_connect(&address);
+	if ((failure = hs_copy_callbacks(&opened->callbacks, start->callbacks))) {
+		free(opened);
+		return fail(result, failure, failure == -E2BIG ? "callbacks that this library does not have are set" :
+			    "the member size of the callbacks is invalid", "");
+	}
+	opened->context = start->context;
+	opened->role = start->role;
+	opened->ticket_ms = ticket_time_of(start, &options);
+	opened->sock = connect_daemon(&options, deadline, result);
 	if (opened->sock < 0) {
-		failure = fail(result, opened->sock, "cannot connect to the handshake daemon at ", address.sun_path);
+		failure = opened->sock;
 		free(opened);
 		return failure;
 	}
-	opened->deadline = hs_now() + (options.timeout_ms ? options.timeout_ms : DEFAULT_TIMEOUT_MS) + GRACE_MS;
-	if ((failure = send_start(opened, start, &options, result))) {
+	opened->deadline = hs_now() + timeout_of(&options);
+	if ((failure = send_start(opened, start, &options, deadline, result))) {
 		handshaked_free(opened);
 		return failure;
 	}
 	*handshake = opened;
 	return 0;
+}
+
+int hs_open(const struct hs_start *start, struct handshaked_result *result, struct handshaked **handshake)
+{
+	struct handshaked_result own = hs_no_result();
+	int failure = hs_check_result(result);
+
+	*handshake = NULL;
+	if (failure)
+		return failure;
+	failure = open_handshake(start, &own, handshake);
+	if (failure)
+		hs_give_result(&own, result);
+	return failure;
 }

@@ -1,14 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "handshaked_family.h"
 #include "wire.h"
@@ -17,7 +9,6 @@
 #define MESSAGE_HEADER 16
 #define TYPE_MASK 0x3fff
 #define NLM_F_REQUEST 1
-#define TIMEOUT_MS 1000
 
 static size_t aligned(size_t length)
 {
@@ -43,22 +34,33 @@ static void put_header(struct hs_message *message, unsigned int command)
 
 void hs_begin(struct hs_message *message, uint8_t *buffer, size_t room, unsigned int command)
 {
-	*message = (struct hs_message){ .data = buffer, .length = HS_HEADER, .room = room, .failed = room < HS_HEADER };
-	if (!message->failed)
+	*message = (struct hs_message){ .data = buffer, .length = HS_HEADER, .room = room };
+	if (room < HS_HEADER)
+		message->failure = -EMSGSIZE;
+	else
 		put_header(message, command);
 }
 
 void hs_put(struct hs_message *message, unsigned int type, const void *data, size_t length)
 {
-	size_t whole = ATTRIBUTE_HEADER + length;
-	uint16_t short_length = (uint16_t)whole, short_type = (uint16_t)type;
+	uint16_t short_length, short_type = (uint16_t)type;
 	uint32_t total;
+	size_t whole;
 	uint8_t *at;
 
-	if (message->failed || whole > UINT16_MAX || aligned(whole) > message->room - message->length) {
-		message->failed = true;
+	if (!message->failure && length && !data)
+		message->failure = -EINVAL;
+	/* The length is the caller's: check it before adding anything to it. */
+	if (!message->failure && length > UINT16_MAX - ATTRIBUTE_HEADER)
+		message->failure = -EMSGSIZE;
+	if (message->failure)
+		return;
+	whole = ATTRIBUTE_HEADER + length;
+	if (aligned(whole) > message->room - message->length) {
+		message->failure = -EMSGSIZE;
 		return;
 	}
+	short_length = (uint16_t)whole;
 	at = message->data + message->length;
 	memset(at, 0, aligned(whole));
 	memcpy(at, &short_length, 2);
@@ -96,6 +98,7 @@ bool hs_next_frame(struct hs_reader *packet, struct hs_frame *frame)
 		return false;
 	frame->family = family;
 	frame->command = family == HS_NETLINK_ERROR ? 0 : packet->data[MESSAGE_HEADER];
+	frame->version = family == HS_NETLINK_ERROR ? 0 : packet->data[MESSAGE_HEADER + 1];
 	frame->attributes = (struct hs_reader){ packet->data + header, length - header };
 	step = aligned(length) < packet->left ? aligned(length) : packet->left;
 	packet->data += step;
@@ -123,97 +126,56 @@ bool hs_next_attribute(struct hs_reader *attributes, struct hs_attribute *attrib
 	return true;
 }
 
+static bool is_text(const struct hs_attribute *attribute)
+{
+	for (size_t i = 0; i < attribute->length; i++)
+		if (attribute->data[i] < ' ' || attribute->data[i] == 0x7f)
+			return false;
+	return true;
+}
+
+static bool obeys(struct hs_attribute *attribute, const struct hs_policy *policy)
+{
+	switch (policy->kind) {
+	case HS_U32:
+		return attribute->length == sizeof(uint32_t) && hs_u32(attribute) <= policy->limit;
+	case HS_FLAG:
+		return !attribute->length;
+	case HS_TEXT:
+		if (attribute->length && !attribute->data[attribute->length - 1])
+			attribute->length--;
+		return attribute->length <= policy->limit && is_text(attribute);
+	default:
+		return attribute->length <= policy->limit;
+	}
+}
+
+bool hs_pull(struct hs_reader attributes, const struct hs_policy *policies, size_t count, struct hs_attribute *found)
+{
+	struct hs_attribute attribute;
+
+	memset(found, 0, count * sizeof(*found));
+	while (hs_next_attribute(&attributes, &attribute)) {
+		if (attribute.type >= count || policies[attribute.type].kind == HS_UNKNOWN)
+			continue;
+		if (!obeys(&attribute, &policies[attribute.type]))
+			return false;
+		if (!found[attribute.type].data)
+			found[attribute.type] = attribute;
+		else if (!policies[attribute.type].repeated)
+			return false;
+	}
+	for (size_t i = 0; i < count; i++)
+		if (policies[i].required && !found[i].data)
+			return false;
+	return !attributes.left;
+}
+
 uint32_t hs_u32(const struct hs_attribute *attribute)
 {
 	uint32_t value = 0;
 
-	if (attribute->length == sizeof(value))
+	if (attribute->data && attribute->length == sizeof(value))
 		memcpy(&value, attribute->data, sizeof(value));
 	return value;
-}
-
-int64_t hs_now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
-}
-
-int hs_find(const char *path, struct sockaddr_un *address)
-{
-	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	if (!path)
-		path = secure_getenv("HANDSHAKED_SOCKET");
-	if (!path)
-		path = "/run/handshaked/handshake.sock";
-	if (strlen(path) >= sizeof(address->sun_path))
-		return -ENAMETOOLONG;
-	strcpy(address->sun_path, path);
-	return 0;
-}
-
-/* Connect; wait a limited time while the daemon's accept queue is full. */
-static int connect_with_timeout(int sock, const struct sockaddr_un *address)
-{
-	const struct timeval timeout = { .tv_sec = TIMEOUT_MS / 1000 };
-	int64_t deadline = hs_now() + TIMEOUT_MS;
-
-	if (setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)))
-		return -errno;
-	while (connect(sock, (const struct sockaddr *)address, sizeof(*address))) {
-		if (errno == EAGAIN || (errno == EINTR && hs_now() >= deadline))
-			return -ETIMEDOUT;
-		if (errno != EINTR)
-			return -errno;
-	}
-	return fcntl(sock, F_SETFL, O_NONBLOCK) ? -errno : 0;
-}
-
-int hs_connect(const struct sockaddr_un *address)
-{
-	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), failure;
-
-	if (sock < 0)
-		return -errno;
-	failure = connect_with_timeout(sock, address);
-	if (failure) {
-		close(sock);
-		return failure;
-	}
-	return sock;
-}
-
-int hs_send(int sock, const struct hs_message *message, const int *descriptors, size_t count)
-{
-	union {
-		char room[CMSG_SPACE((1 + HS_MAX_FILES) * sizeof(int))];
-		struct cmsghdr align;
-	} control = { { 0 } };
-	struct iovec part = { message->data, message->length };
-	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1 };
-	struct pollfd ready = { .fd = sock, .events = POLLOUT };
-	int64_t deadline = hs_now() + TIMEOUT_MS, left;
-	struct cmsghdr *rights;
-
-	if (message->failed || count > 1 + HS_MAX_FILES)
-		return -EMSGSIZE;
-	if (count) {
-		header.msg_control = control.room;
-		header.msg_controllen = CMSG_SPACE(count * sizeof(int));
-		rights = CMSG_FIRSTHDR(&header);
-		rights->cmsg_level = SOL_SOCKET;
-		rights->cmsg_type = SCM_RIGHTS;
-		rights->cmsg_len = CMSG_LEN(count * sizeof(int));
-		memcpy(CMSG_DATA(rights), descriptors, count * sizeof(int));
-	}
-	while (sendmsg(sock, &header, MSG_NOSIGNAL) < 0) {
-		if (errno != EAGAIN && errno != EINTR)
-			return -errno;
-		left = deadline - hs_now();
-		if (left <= 0)
-			return -ETIMEDOUT;
-		poll(&ready, 1, (int)left);
-	}
-	return 0;
 }

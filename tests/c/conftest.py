@@ -1,12 +1,15 @@
 """The library, built with and without sanitizers, and a daemon for it."""
 
+import os
+import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from handshaked.testing.daemon import RunningDaemon
+from tests.c.fake_daemon import answering
 from tests.c.programs import LIBRARY, NAME, PROGRAMS, Run
 from tests.conftest import Issue
 from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
@@ -53,5 +56,19 @@ def run(built: Path, quic_daemon: RunningDaemon) -> Run:
         )
         assert completed.returncode == 0, completed.stderr
         return completed.stdout.strip()
+
+    return start
+
+
+@pytest.fixture
+def run_with_answers(run: Run, tmp_path: Path) -> Run:
+    """Runs a program with a daemon that answers with packets and then closes or hangs; returns its output."""
+
+    def start(*packets: bytes, options: Sequence[str] = (), hangs: bool = False) -> str:
+        path = tmp_path / os.urandom(4).hex()
+        ours, theirs = socket.socketpair()
+        with ours, theirs, answering(path, *packets, hangs=hangs):
+            command = ("handshake", "server", ours.fileno(), "poll=1", *options)
+            return run(*command, descriptor=ours.fileno(), HANDSHAKED_SOCKET=str(path))
 
     return start

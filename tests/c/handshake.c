@@ -15,7 +15,7 @@ static int polled(int fd, int role, const struct handshaked_options *options, st
 {
 	struct handshaked *handshake;
 	struct pollfd ready = { .events = POLLIN };
-	int status = handshaked_quic_start(fd, role, options, &handshake);
+	int status = handshaked_quic_start(fd, role, options, result, &handshake);
 
 	if (status)
 		return status;
@@ -64,7 +64,7 @@ static void send_signals(void)
 int main(int argc, char **argv)
 {
 	struct handshaked_options options = { .size = sizeof(options) };
-	struct handshaked_result result = { .alert = -1 };
+	struct handshaked_result result = { .size = sizeof(result) };
 	struct handshaked_bytes anchor;
 	int role = strcmp(argv[1], "client") ? HANDSHAKED_SERVER : HANDSHAKED_CLIENT;
 	int fd = atoi(argv[2]), poll_it = 0, late = 0, status;

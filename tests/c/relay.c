@@ -68,7 +68,7 @@ static void done(void *context, const struct handshaked_result *result)
 }
 
 static const struct handshaked_callbacks callbacks = {
-	.crypto = crypto, .secret = secret, .transport_parameters = parameters, .session_ticket = keep, .done = done
+	.size = sizeof(callbacks), .crypto = crypto, .secret = secret, .transport_parameters = parameters, .session_ticket = keep, .done = done
 };
 
 static void run_both(struct side *client, struct side *server)
@@ -92,9 +92,9 @@ static int handshake(const char *name, const char *alpn)
 	options.server_name = name;
 	options.alpns = alpn;
 	options.session_ticket = kept;
-	if (handshaked_relay_start(HANDSHAKED_SERVER, NULL, NULL, 0, &callbacks, &server, &server.own))
+	if (handshaked_relay_start(HANDSHAKED_SERVER, NULL, NULL, 0, &callbacks, &server, NULL, &server.own))
 		return 3;
-	if (handshaked_relay_start(HANDSHAKED_CLIENT, &options, own, 13, &callbacks, &client, &client.own))
+	if (handshaked_relay_start(HANDSHAKED_CLIENT, &options, own, 13, &callbacks, &client, NULL, &client.own))
 		return 4;
 	client.other = server.own;
 	server.other = client.own;

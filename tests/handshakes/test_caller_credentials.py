@@ -22,7 +22,7 @@ def prime() -> int:
 
 
 def pem(key: RSAPrivateNumbers) -> bytes:
-    """RFC 8017 section A.1.2, which cryptography writes of good keys only."""
+    """Encode an RSAPrivateKey (RFC 8017 section A.1.2), which cryptography does for valid keys only."""
     public = key.public_numbers
     fields = (0, public.n, public.e, key.d, key.p, key.q, key.dmp1, key.dmq1, key.iqmp)
     der = tlv(0x30, b"".join(tlv(2, number.to_bytes(number.bit_length() // 8 + 1)) for number in fields))
@@ -30,20 +30,20 @@ def pem(key: RSAPrivateNumbers) -> bytes:
 
 
 def tlv(tag: int, content: bytes) -> bytes:
-    """Tag, length and content, of 64 KiB at most, in DER (ITU-T X.690)."""
+    """Encode tag, length and content, of 64 KiB at most, in DER (ITU-T X.690)."""
     size = len(content)
     length = bytes([size]) if size < 128 else bytes([0x81, size]) if size < 256 else b"\x82" + size.to_bytes(2)
     return bytes([tag]) + length + content
 
 
 def read(directory: Path, numbers: RSAPrivateNumbers) -> CallerCredentials | HandshakeError:
-    """What a daemon makes of a key with these numbers, and a certificate for it."""
+    """Return what the daemon reads from a key with these parameters, and a certificate for it."""
     name, now, issuer = x509.Name([]), datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
     builder = x509.CertificateBuilder(name, name, numbers.public_numbers.public_key(), x509.random_serial_number())
     certificate = builder.not_valid_before(now).not_valid_after(now + timedelta(1)).sign(issuer, hashes.SHA256())
     contents = certificate.public_bytes(Encoding.PEM), pem(numbers)
     with pytest.raises(RefusedError):
-        load_pem(*contents)  # which examines everything
+        load_pem(*contents)  # which tests primes
     descriptors = []
     for number, content in enumerate(contents):
         (directory / str(number)).write_bytes(content)
@@ -66,14 +66,14 @@ def numbers(p: int, q: int) -> RSAPrivateNumbers:
 
 
 def test_primes_of_an_rsa_key_are_not_tested(tmp_path: Path) -> None:
-    """Primes of a genuine one of 8192 bits take seconds; that one that is none is taken shows that none is examined."""
+    """Testing the primes of an 8192-bit key takes seconds. A composite is accepted, so that no prime was tested."""
     brought = read(tmp_path, numbers(prime() * prime(), prime()))
     assert isinstance(brought, CallerCredentials), brought
     assert brought.credential is not None
 
 
 def test_rsa_key_with_inconsistent_parameters_is_refused(tmp_path: Path) -> None:
-    """The numbers that signatures are made with could be of any size."""
+    """Its parameters could be of any size, and a signature would take any time."""
     good = numbers(prime(), prime())
     forged = RSAPrivateNumbers(
         good.p << 4096 | 1, good.q << 4096 | 1, good.d, good.dmp1, good.dmq1, good.iqmp, good.public_numbers

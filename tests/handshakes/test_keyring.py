@@ -23,7 +23,7 @@ pytestmark = pytest.mark.needs("keyrings")
 
 @pytest.fixture
 def named() -> tuple[str, int]:
-    """A keyring with a name of its own."""
+    """A keyring with a unique name."""
     name = f"handshaked-test-{os.urandom(4).hex()}"
     return name, keyring.add_key("keyring", name, b"", keyring.PROCESS_KEYRING)
 

@@ -54,7 +54,7 @@ def bundle(issued: Issued, *others: x509.Certificate, passphrase: bytes | None =
 
 
 def self_signed(key: ec.EllipticCurvePrivateKey, extension_size: int = 0) -> bytes:
-    """A certificate as large as one likes."""
+    """Return a self-signed certificate of any size."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "self")])
     now = datetime.now(UTC)
     ballast = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), bytes(extension_size))
@@ -195,7 +195,7 @@ def test_chain_beyond_the_limits_of_clients_is_refused(authority: Authority, iss
     root = authority.root.read_bytes()
     reason = refused(issued.certificate.read_bytes() + 10 * root, issued.key.read_bytes())
     assert reason == "cert.pem: 11 certificates, the limit is 10"
-    # A peer's limits are like ours: a Certificate message beyond them cannot be sent.
+    # Peers have limits like ours: they would refuse a larger Certificate message.
     key = ec.generate_private_key(ec.SECP256R1())
     pem = self_signed(key, MAX_HANDSHAKE_MESSAGE)
     reason = refused(pem, encoded(key, PrivateFormat.PKCS8))

@@ -86,7 +86,7 @@ def test_canonical_name_is_found_whatever_its_case_and_trailing_dot(name: str, d
         ("localhost", ("localhost", None)),
         ("a.example.com", ("a.example.com", "*.example.com", None)),
         ("b.a.example.com", ("b.a.example.com", "*.a.example.com", None)),
-        # A wildcard stands for exactly one label, which an empty one is not.
+        # A wildcard stands for exactly one label, which cannot be empty.
         (".example.com", (None,)),
     ],
 )
@@ -123,7 +123,7 @@ def test_text_form_of_a_protocol_is_parsed(text: str, alpn: bytes) -> None:
         (r"\x0", r"write a backslash as \\\\"),
         (r"\n", r"write a backslash as \\\\"),
         ("h3\\", r"write a backslash as \\\\"),
-        ("h\udcff", "is not UTF-8"),  # what a command line that is not UTF-8 becomes
+        ("h\udcff", "is not UTF-8"),  # how Python decodes a command line that is not UTF-8
     ],
 )
 def test_invalid_protocol_is_refused_with_the_reason(text: str, reason: str) -> None:

@@ -21,7 +21,7 @@ def der(issued: Issued) -> bytes:
 
 
 def tags(peer: Issued, *rules: str) -> tuple[str, ...] | None:
-    """The peer's tags, None if it is denied."""
+    """Return the peer's tags, or None if it is denied."""
     try:
         return PeerRules(rules).authorise(der(peer))
     except PeerError as error:

@@ -19,7 +19,7 @@ FIRST = Path(__file__).with_name("schema-1.sql")
 
 
 def of_version_1(path: Path) -> None:
-    """What handshaked 0.1 left behind, with a registration."""
+    """A database of handshaked 0.1 with a registration."""
     db = sqlite3.connect(path)
     db.executescript(FIRST.read_text())
     db.close()

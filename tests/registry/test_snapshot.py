@@ -75,7 +75,7 @@ def test_owner_root_and_allowed_callers_may_use_a_registration(caller: Caller, a
         (STRANGER, NOBODY_ELSE),
         (STRANGER, Access(uids=frozenset({4001}), gids=frozenset({1000}), kernel=True)),
         (KERNEL, NOBODY_ELSE),
-        (KERNEL, Access(uids=frozenset({0}))),  # the kernel is no uid
+        (KERNEL, Access(uids=frozenset({0}))),  # the kernel has no uid
     ],
 )
 def test_registration_is_hidden_from_other_callers(caller: Caller, access: Access) -> None:
@@ -171,7 +171,7 @@ def test_caller_can_limit_registrations_and_protocols() -> None:
     assert refusal(snapshot, query("a.example.com", b"h3", registration="r3")).alert is Alert.UNRECOGNIZED_NAME
 
 
-# The alerts.
+# Alerts.
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_refusal_shows_protocols_escaped() -> None:
     assert r"\x0a" in refusal(snapshot, query("a.example.com", b"\n")).reason
 
 
-# Against a naive implementation.
+# Comparison with a naive implementation.
 
 NAMES = ("example.com", "a.example.com", "b.example.com", "a.b.example.com", "localhost")
 PATTERNS = (*NAMES, "*.example.com", "*.b.example.com")
@@ -216,7 +216,7 @@ SCHEMES = tuple(scheme for credential in CREDENTIALS for scheme in credential.ke
 
 @st.composite
 def registrations(draw: st.DrawFn) -> list[Registration]:
-    """Registrations that do not overlap, as the store makes sure of."""
+    """Registrations that do not overlap, which the registry guarantees."""
     taken: set[tuple[str | None, bytes]] = set()
     found: list[Registration] = []
     for identity in range(draw(st.integers(0, 6))):
@@ -254,7 +254,7 @@ QUERIES = st.builds(
 
 
 def specificity(pattern: str | None, name: str | None) -> int:
-    """0: does not match; more: better."""
+    """Return how well a name matches: 0 if it does not, more for a better match."""
     if pattern is None:
         return 1
     if name is None:
@@ -267,7 +267,7 @@ def specificity(pattern: str | None, name: str | None) -> int:
 
 
 def naive_select(known: list[Registration], asked: Query) -> Selection | Alert:
-    """The rules as they are written, one after the other, over everything there is."""
+    """Apply the rules one after the other to all registrations."""
     usable = [
         one for one in known if one.allows(asked.caller) and asked.registration in (None, one.name)
     ]  # fmt: skip
@@ -328,7 +328,7 @@ def test_changed_snapshot_equals_a_new_one_and_leaves_the_old_one_unchanged(
 ) -> None:
     old = Snapshot(before, generation=1)
     seen, names = answer(old, asked), [one.name for one in old.registrations]
-    # What joins must not overlap with what stays; the store sees to that.
+    # Added registrations must not overlap with those that stay, which the registry guarantees.
     kept = [one for one in before if one.id not in removed]
     joining = [one for one in after if all(set(one.pairs).isdisjoint(o.pairs) for o in kept if o.id != one.id)]
     expected = {one.id: one for one in kept} | {one.id: one for one in joining}
@@ -342,7 +342,7 @@ def test_changed_snapshot_equals_a_new_one_and_leaves_the_old_one_unchanged(
     assert [one.name for one in old.registrations] == names
 
 
-# What people are told.
+# Explanations.
 
 
 def reasons(snapshot: Snapshot, asked: Query) -> dict[tuple[str, str | None], str]:

@@ -102,7 +102,7 @@ def test_replacing_leaves_nothing_of_the_old_registration(
         with pytest.raises(PeerError):
             snapshot.route(Query(ROOT, NAME, (b"h3",)))
         assert snapshot.route(Query(ROOT, "b.example.com", (b"smb",))) == (replaced, b"smb")
-        store.register(new("next", credential, NAME))  # what the old one held is free
+        store.register(new("next", credential, NAME))  # the old one's name is free
 
 
 def test_replacing_a_missing_registration_adds_it(path: Path, credential: LoadedCredential) -> None:
@@ -238,7 +238,7 @@ def test_other_file_is_refused_and_unchanged(path: Path) -> None:
     assert path.read_bytes().startswith(b"these are not")
 
 
-# A writer that replaces all registrations by those of the next state, forever, and tells each time when it is done.
+# A writer that forever replaces all registrations with those of the next state, and prints each state once written.
 _WRITER = """
 import sys
 from itertools import count
@@ -263,7 +263,7 @@ SIZE = 8
 
 
 def kill_a_writer(path: Path, issue: Issue, first: int, chance: random.Random) -> int:
-    """Kill a writer in the middle of its work; the last state that it said was written."""
+    """Kill a writer while it writes; return the last state that it printed."""
     issued = issue(NAME)
     command = [sys.executable, "-c", _WRITER, str(path), str(issued.certificate), str(issued.key), str(first)]
     with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as writer:
@@ -278,7 +278,7 @@ def kill_a_writer(path: Path, issue: Issue, first: int, chance: random.Random) -
 
 
 def whole_state(path: Path) -> int:
-    """The state that all registrations are of; each can be used."""
+    """Return the state that all registrations belong to; each can be used."""
     with closing(SqliteRegistryWriter(path)) as store:
         snapshot = store.load()
         state = int(store.details(snapshot.registrations[0])[0].source.certificate)

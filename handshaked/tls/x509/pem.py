@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from handshaked.errors import UnreadableError
 
-_BOUNDARY = re.compile(rb"-----(BEGIN|END) ([^\r\n-]{1,64})-----|^[ \t]*-{3,}[ \t]*(?:BEGIN|END)\b", re.MULTILINE)
+_PROPER = rb"-----(?:BEGIN|END) [^\r\n-]{1,64}-----"
+_DAMAGED = rb"^(?![ \t]*" + _PROPER + rb")[ \t]*-{3,}[ \t]*(?:BEGIN|END)\b"
+_BOUNDARY = re.compile(rb"-----(BEGIN|END) ([^\r\n-]{1,64})-----|" + _DAMAGED, re.MULTILINE)
 _BLANK_LINE = re.compile(rb"\r?\n[ \t]*\r?\n")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 

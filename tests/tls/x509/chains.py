@@ -1,4 +1,4 @@
-"""A root, an intermediate, and short ways to have a chain verified or refused."""
+"""A root, an intermediate, and functions that verify a chain or expect its refusal."""
 
 from __future__ import annotations
 

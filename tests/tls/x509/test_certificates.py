@@ -43,7 +43,7 @@ class TestAlgorithms:
         refused(Alert.UNSUPPORTED_CERTIFICATE, server(ROOT, kind="huge exponent"), saying="exponent")
 
     def test_pss_keys_are_accepted_but_not_with_sha1(self, tmp_path):
-        """Keys that say that they are for RSA-PSS, and signatures with its SHA-1."""
+        """Keys with the OID id-RSASSA-PSS, and signatures with the default parameters of OpenSSL and with SHA-1."""
         (tmp_path / "x").write_text("subjectAltName=DNS:a.example\n")
         pss = "-sigopt rsa_padding_mode:pss -days 90000"
         openssl(
@@ -77,7 +77,7 @@ class TestAlgorithms:
         made = {p.stem: x509.load_pem_x509_certificate(p.read_bytes()) for p in tmp_path.glob("*.pem")}
         der = {stem: c.public_bytes(Encoding.DER) for stem, c in made.items()}
         now = made["below"].not_valid_before_utc.timestamp() + 1
-        verifier.verify((der["256"],), "a.example", now)  # what an anchor is signed with matters to nobody
+        verifier.verify((der["256"],), "a.example", now)  # the signature of an anchor is not checked
         for chain in [(der["1"],), (der["below"], der["1"])]:
             with pytest.raises(PeerError) as caught:
                 verifier.verify(chain, "a.example", now)
@@ -120,7 +120,7 @@ class TestBounds:
             assert caught.value.alert is Alert.BAD_CERTIFICATE
 
     def test_search_for_paths_is_limited(self):
-        """Certificates that all issue each other: the search gives up instead of trying all orders."""
+        """Certificates that all issue each other: the search gives up before it has tried all orders."""
         ring = [issue("ring", None, authority(), number=9, serial=n + 1) for n in range(MAX_CERTIFICATES - 1)]
         refused(Alert.UNKNOWN_CA, server(ring[0]), *ring)
         edwards = [
@@ -130,7 +130,7 @@ class TestBounds:
         refused(Alert.UNKNOWN_CA, server(edwards[0]), *edwards)
 
     def test_signatures_by_unknown_authorities_are_not_verified(self):
-        """They are named like what is trusted, and each check would take as long as a signature."""
+        """They have the names of trusted ones, and verifying each signature would take as long as signing."""
         costly = [
             issue("root", None, authority(), kind="huge exponent", serial=n + 1) for n in range(MAX_CERTIFICATES - 1)
         ]

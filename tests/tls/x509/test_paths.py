@@ -38,7 +38,7 @@ class TestPrivateAuthorities:
         refused(Alert.UNKNOWN_CA, leaf)
 
     def test_self_signed_certificate_of_openssl_is_accepted(self, tmp_path):
-        """`openssl req -x509` as everybody calls it; with its name it will do."""
+        """The usual call of `openssl req -x509`, with a subjectAltName."""
         openssl(
             tmp_path,
             "req -x509 -newkey rsa:2048 -nodes -days 90000 -subj /CN=a.example -keyout k.pem -out c.pem"
@@ -52,7 +52,7 @@ class TestPrivateAuthorities:
             verifier.verify((certificate.public_bytes(Encoding.DER),), name, now)
 
     def test_oddities_of_a_peer_cause_no_warnings(self, tmp_path):
-        """`cryptography` warns of serial number 0, which many have given out; no peer shall fill a log by that."""
+        """`cryptography` warns of serial number 0, which some authorities have used. Peers must not fill the log."""
         openssl(
             tmp_path,
             "req -x509 -newkey rsa:2048 -nodes -days 90000 -subj /CN=a -keyout k.pem -out c.pem -set_serial 0"
@@ -105,7 +105,7 @@ class TestPrivateAuthorities:
         refused(Alert.BAD_CERTIFICATE, server(ROOT), anchors=[useless])
 
     def test_version_1_is_accepted_as_root_and_as_client(self, tmp_path):
-        """A root of version 1, and what `openssl x509 -req` makes of a client without being told more."""
+        """A root of version 1, and a client's certificate of version 1, as `openssl x509 -req` makes by default."""
         (tmp_path / "x").write_text("subjectAltName=DNS:a.example\n")
         commands = """
             req -newkey rsa:2048 -nodes -keyout r.key -out r.csr -subj /CN=old

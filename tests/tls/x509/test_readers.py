@@ -160,7 +160,7 @@ class TestCertificates:
         assert reason.startswith(f"file: line {line}: certificate 2: ")
 
     def test_a_name_that_is_not_utf8_is_an_error(self):
-        """`cryptography` parses names at the first look at them only."""
+        """`cryptography` parses names lazily."""
         encoded = LEAF.der.replace(b"\x0c\x04leaf", b"\x0c\x04l\xe9af")
         assert encoded != LEAF.der
         block = b"-----BEGIN CERTIFICATE-----\n%b-----END CERTIFICATE-----\n"

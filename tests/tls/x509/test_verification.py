@@ -46,7 +46,7 @@ class TestGoodChains:
         verify(leaf, ROOT, root("junk", number=7), INTERMEDIATE, INTERMEDIATE, leaf)
 
     def test_second_path_of_a_cross_signed_chain_is_found(self):
-        """Two ways lead up, and only the second one to something trusted."""
+        """There are two paths, and only the second one leads to an anchor."""
         other = root("other root", number=8)
         crossed = issue("intermediate", other, authority(), number=101)
         verify(server(INTERMEDIATE, number=101), INTERMEDIATE, crossed, anchors=[other])
@@ -249,7 +249,7 @@ class TestNameConstraints:
         refused(Alert.BAD_CERTIFICATE, server(middle, san="a.example a.test"), middle)
 
     def test_unsupported_constraints_are_refused(self):
-        """Stricter than OpenSSL: a constraint on directory names is not understood, and so not ignored."""
+        """Stricter than OpenSSL: constraints on directory names are not supported, and not ignored either."""
         for critical in (None, False):
             subtree = x509.DirectoryName(x509.Name([]))
             middle = issue(

@@ -1,0 +1,63 @@
+"""The account of a caller: rate limits that allow a burst of one second, and reconnecting does not reset."""
+
+import asyncio
+
+import pytest
+
+from handshaked.callers.account import Account, Accounts, Limits
+from handshaked.model import Caller
+
+LIMITS = Limits(messages_per_second=10, bytes_per_second=1000, seconds_per_second=0.5)
+
+
+@pytest.mark.parametrize(
+    ("messages", "size", "seconds"), [(1, 0, 0.0), (0, 100, 0.0), (0, 0, 0.05)], ids=["messages", "bytes", "seconds"]
+)
+def test_burst_of_one_second_is_free_and_more_is_owed(messages: int, size: int, seconds: float) -> None:
+    account = Account(LIMITS, now=100.0)
+    for _ in range(10):
+        account.charge(messages, size, seconds, now=100.0)
+    assert account.debt(100.0) == pytest.approx(0.0)
+    account.charge(messages, size, seconds, now=100.0)
+    assert account.debt(100.0) == pytest.approx(0.1)
+    assert account.debt(100.1) == pytest.approx(0.0)
+
+
+def test_idle_time_is_credited_up_to_one_second() -> None:
+    account = Account(LIMITS, now=0.0)
+    account.charge(20, 0, 0.0, now=0.0)
+    assert account.debt(0.0) == pytest.approx(1.0)
+    account.charge(10, 0, 0.0, now=1000.0)
+    assert account.debt(1000.0) == pytest.approx(0.0)
+
+
+def test_seconds_to_recover_is_a_second_after_the_debt() -> None:
+    account = Account(LIMITS, now=0.0)
+    assert account.seconds_to_recover(0.0) == pytest.approx(0.0)
+    account.charge(10, 0, 0.0, now=0.0)
+    assert account.seconds_to_recover(0.0) == pytest.approx(1.0)
+
+
+def test_account_survives_reconnecting() -> None:
+    async def scenario() -> None:
+        accounts = Accounts(LIMITS)
+        now = asyncio.get_running_loop().time()
+        first = accounts.open(Caller(1))
+        first.charge(1000, 0, 0.0, now)
+        accounts.close(Caller(1))
+        assert accounts.open(Caller(1)) is first
+        assert accounts.open(Caller(2)) is not first
+
+    asyncio.run(scenario())
+
+
+def test_account_without_recent_use_is_forgotten() -> None:
+    async def scenario() -> None:
+        accounts = Accounts(Limits(messages_per_second=10))
+        loop = asyncio.get_running_loop()
+        first = accounts.open(Caller(1))
+        first.charge(0, 0, 0.0, loop.time() - 10.0)
+        accounts.close(Caller(1))
+        assert accounts.open(Caller(1)) is not first
+
+    asyncio.run(scenario())

@@ -1,0 +1,45 @@
+"""A daemon's lock and listening socket."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from handshaked.errors import RefusedError
+from handshaked.system.listening import lock_file, open_listener
+
+
+def test_second_lock_is_refused_until_the_first_is_released(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "lock"
+    first = lock_file(path, "another one is running")
+    with pytest.raises(RefusedError, match="another one is running"):
+        lock_file(path, "another one is running")
+    os.close(first)
+    os.close(lock_file(path, "another one is running"))
+
+
+def test_refused_lock_leaves_no_descriptor(tmp_path: Path) -> None:
+    first = lock_file(tmp_path / "lock", "busy")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(RefusedError):
+        lock_file(tmp_path / "lock", "busy")
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(first)
+
+
+def test_everyone_may_connect_to_the_listener(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "handshake.sock"
+    with open_listener(path) as listener, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+        client.connect(str(path))
+        accepted, _ = listener.accept()
+        accepted.close()
+
+
+def test_listener_replaces_a_stale_socket(tmp_path: Path) -> None:
+    path = tmp_path / "handshake.sock"
+    open_listener(path).close()
+    with open_listener(path), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(path))
