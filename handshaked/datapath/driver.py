@@ -2,20 +2,23 @@
 
 The path has two shapes.
 
-Userspace endpoint, with messages on the Unix socket: the driver owns the session and hands the session's events to
-the data path, which turns them into messages::
+Userspace endpoint, with messages on the Unix socket: the driver owns the session and delivers the session's events to
+the data path, which encodes them as messages::
 
     Endpoint ──receive──► Driver ◄──events── Session
-                            │
-                            └──deliver, finish──► DataPath ──messages──► Endpoint
+       ▲                    │
+       │             deliver, finish
+       │                    ▼
+       └────messages──── MessagePath
 
 QUIC and TCP sockets: the data path owns the session. It reads the socket, carries out the session's events itself, and
 tells the attempt only when one of them ends the handshake::
 
-    socket ◄──bytes──► QuicPath, TcpPath ◄──events── Session
-                            │      ▲
-                            │      └──finish── Attempt
-                            └──────step──────────►
+    socket ◄──bytes──► TcpPath, QuicPath ◄──events── Session
+                          │         ▲
+                         step     finish
+                          ▼         │
+                            Attempt
 
 Both fail closed: an outcome starts as EIO, and only HandshakeComplete, which follows a verified Finished, makes it a
 success. Everything runs on the event loop's thread; an attempt is re-entered only by ``abort``.
