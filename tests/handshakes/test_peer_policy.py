@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from handshaked.configuration.handshaked_toml import SideDefaults
-from handshaked.errors import RefusedError
+from handshaked.errors import Alert, PeerError, RefusedError
 from handshaked.handshakes.peer_policy import load_side
 from handshaked.model import Role
 from handshaked.tls.x509.readers import MAX_LIST
+from tests.certificates import NOW, client, crl_pem, revocation_list
 from tests.conftest import Issue
+from tests.tls.x509.chains import INTERMEDIATE, ROOT
 
 
 @pytest.mark.parametrize("name", ["trust", "revocation_lists", "certificate"])
@@ -30,3 +32,32 @@ def test_revocation_list_beyond_the_limit_is_refused(tmp_path: Path) -> None:
         file.truncate(MAX_LIST + 2)
     with pytest.raises(RefusedError, match=f"{path}: {MAX_LIST + 2} bytes, the limit is {MAX_LIST}"):
         load_side(SideDefaults(revocation_lists=(path,)), Role.CLIENT)
+
+
+LEAF = client(ROOT)
+LIST = revocation_list(ROOT, [LEAF])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [LIST, crl_pem(LIST), crl_pem(revocation_list(INTERMEDIATE)) + crl_pem(LIST)],
+    ids=["der", "pem", "second"],
+)
+def test_every_configured_revocation_list_is_used(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ca.pem").write_bytes(ROOT.pem)
+    (tmp_path / "list.crl").write_bytes(content)
+    defaults = SideDefaults(trust=tmp_path / "ca.pem", revocation_lists=(tmp_path / "list.crl",))
+    verifier = load_side(defaults, Role.SERVER).clients
+    assert verifier is not None
+    with pytest.raises(PeerError) as caught:
+        verifier.verify((LEAF.der,), NOW.timestamp())
+    assert caught.value.alert is Alert.CERTIFICATE_REVOKED
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", LIST[:-1], crl_pem(LIST)[:-9]])
+def test_unreadable_revocation_list_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ca.pem").write_bytes(ROOT.pem)
+    (tmp_path / "list.crl").write_bytes(content)
+    defaults = SideDefaults(trust=tmp_path / "ca.pem", revocation_lists=(tmp_path / "list.crl",))
+    with pytest.raises(RefusedError, match=rf"^\[server\] {tmp_path}/list\.crl: "):
+        load_side(defaults, Role.SERVER)
