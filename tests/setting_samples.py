@@ -6,18 +6,6 @@ from typing import Any
 from handshaked.registry.setting_types import Choice, Flag, Number
 from handshaked.registry.settings import TRUST, Setting
 
-SAMPLES: dict[str, Any] = {
-    "server_names": ["a.example.com", "b.example.com"],
-    "alpns": ["h3", "smb"],
-    "allow_users": ["12345"],
-    "allow_groups": ["23456"],
-    "cipher_suites": ["AES_256_GCM_SHA384"],
-    "groups": ["X25519"],
-    "peers": ["allow san=dns:*.example.com"],
-    "deliver": "relay",
-}
-"""A value for each setting for which none can be made from its type."""
-
 
 def sample(setting: Setting, directory: Path) -> Any:
     """Return a value of `setting` that is not its default."""
@@ -25,9 +13,9 @@ def sample(setting: Setting, directory: Path) -> Any:
         case _ if setting in TRUST:
             return str(directory / setting.name)
         case Flag():
-            return True
+            return not setting.default
         case Number(most):
-            return most
+            return most if setting.default != most else 0
         case Choice(choices):
-            return choices[-1]
-    return SAMPLES[setting.name]
+            return next(choice for choice in choices if choice != setting.default)
+    return setting.example

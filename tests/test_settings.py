@@ -14,6 +14,7 @@ import pytest
 
 from handshaked.cli.completion import script
 from handshaked.cli.manual import page, reference
+from handshaked.cli.output import group_name, user_name
 from handshaked.cli.parser import SHELLS, command_line
 from handshaked.cli.reference import bus_reference, settings_reference
 from handshaked.cli.registrations import register_request, shown_fields
@@ -128,7 +129,8 @@ def test_show_prints_setting(setting: Setting, scene: Scene) -> None:
     printed = shown_fields(scene.shown)
     value = plain(setting, scene.samples[setting.name])
     if setting in ACCESS:
-        assert ("kernel" if value is True else str(value[0])) in printed["may use it"]
+        name = {"allow_users": user_name, "allow_groups": group_name}.get(setting.name)
+        assert (name(value[0]) if name else "kernel") in printed["may use it"]
     else:
         assert printed[setting.label] == setting.words(value)
 
@@ -160,15 +162,16 @@ def test_demultiplexer_is_told_of_setting(setting: Setting, scene: Scene) -> Non
 
 
 @cache
-def _manual() -> str:
-    return page("handshakectl.1")
+def _manual(name: str) -> str:
+    return page(name)
 
 
 @settings
 def test_setting_is_completed_and_documented(setting: Setting) -> None:
     for shell in SHELLS:
         assert (f"-l {setting.flag[2:]}" if shell == "fish" else setting.flag) in script(shell, command_line())
-    assert setting.flag.replace("-", "\\-") in _manual()
+    assert setting.flag.replace("-", "\\-") in _manual("handshakectl.1")
+    assert f".B {setting.key}".replace("-", "\\-") in _manual("registrations.d.5")
     assert f"`{setting.flag}" in reference()
     assert f"| `{setting.key}` | `{setting.flag}` | `{setting.bus_property}` |" in settings_reference()
     assert f"`{setting.bus_property}: {setting.type.shown_signature}`" in bus_reference()

@@ -1,5 +1,6 @@
 """Write the files of ``docs/`` and ``systemd/`` that are generated from the code; with ``--check``, compare them."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -65,12 +66,13 @@ def settings_reference() -> str:
         "`handshakectl register`, the keys those of the files in [registrations.d](files.md#registrationsd).",
         "`Register` on D-Bus takes the keys with underscores instead of hyphens.",
         "",
-        "| key | option | D-Bus property | value | meaning |",
-        "|---|---|---|---|---|",
+        "| key | option | D-Bus property | value | example | meaning |",
+        "|---|---|---|---|---|---|",
     ]
     for one in SETTINGS:
         meaning = one.help.replace("\\x", "\\\\x")
-        row = (f"`{one.key}`", f"`{one.flag}`", f"`{one.bus_property}`", one.type.describe(), meaning)
+        example = f"`{json.dumps(one.example)}`" if one.example else ""
+        row = (f"`{one.key}`", f"`{one.flag}`", f"`{one.bus_property}`", one.type.describe(), example, meaning)
         lines.append(f"| {' | '.join(row)} |")
     lines += ["", "Each credential consists of these files:", "", "| key | option | meaning |", "|---|---|---|"]
     lines += [f"| `{one.key}` | `{one.flag}` | {one.help} |" for one in CREDENTIAL]

@@ -31,7 +31,7 @@ class Setting:
     """A row: ``name`` is its word on the control socket and D-Bus, from which the other names are derived.
 
     ``option`` is its option on the command line if it has another name there. ``unset`` says what an empty value means,
-    ``read_by`` which package obeys it.
+    ``read_by`` which package obeys it. ``example`` is a plain value, for types whose values cannot be guessed.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Setting:
     metavar: str = ""
     unset: str = "-"
     read_by: str = "registry"
+    example: Any = None
 
     @property
     def key(self) -> str:
@@ -102,20 +103,22 @@ def _delivery(text: str) -> str:
 SERVER_NAMES = Setting(
     "server_names", Each(_server_name, "server name", MAX_NAMES), (),
     "server names, or *.name for all names one label below it (default: any name)",
-    option="--server-name", metavar="N", unset="(any)",
+    option="--server-name", metavar="N", unset="(any)", example=["www.example.com", "*.example.org"],
 )  # fmt: skip
 ALPNS = Setting(
     "alpns", Each(parse_alpn, "ALPN", MAX_ALPNS, show_alpn), (),
     "application protocols (ALPN) in order of preference; write unprintable bytes as \\xNN",
-    option="--alpn", metavar="A", unset="(none)",
+    option="--alpn", metavar="A", unset="(none)", example=["h3", "h2"],
 )  # fmt: skip
 ALLOW_USERS = Setting(
     "allow_users", Each(str, "user", shown_as="x"), (),
     "users who may use the registration besides its owner and root", option="--allow-user", metavar="U",
+    example=["1000"],
 )  # fmt: skip
 ALLOW_GROUPS = Setting(
     "allow_groups", Each(str, "group", shown_as="x"), (),
     "groups whose members may use the registration", option="--allow-group", metavar="G",
+    example=["1000"],
 )  # fmt: skip
 ALLOW_KERNEL = Setting("allow_kernel", Flag(), False, "let kernel upcalls use the registration")
 ACCESS = (ALLOW_USERS, ALLOW_GROUPS, ALLOW_KERNEL)
@@ -132,9 +135,10 @@ def _row(
     option: str = "",
     metavar: str = "",
     unset: str = "-",
+    example: Any = None,
 ) -> T:
     """A field of ``Policy`` that is a row of the table."""
-    row = Setting("", kind, default, words, option, metavar, unset, read_by)
+    row = Setting("", kind, default, words, option, metavar, unset, read_by, example)
     return field(default=default, metadata={Setting: row})
 
 
@@ -166,6 +170,7 @@ class Policy:
         option="--cipher-suite",
         metavar="C",
         unset="(default)",
+        example=["AES_256_GCM_SHA384"],
     )
     groups: tuple[str, ...] = _row(
         Each(_group, "group"),
@@ -174,6 +179,7 @@ class Policy:
         option="--group",
         metavar="G",
         unset="(default)",
+        example=["X25519"],
     )
     peers: tuple[str, ...] = _row(
         Each(_rule, "rule", MAX_RULES),
@@ -182,6 +188,7 @@ class Policy:
         option="--peer",
         metavar="RULE",
         unset="(any)",
+        example=["allow san=dns:*.example.com tag=ours"],
     )
     deliver: str = _row(
         Text(_delivery, "`accept`, `relay` or `forward ADDRESS:PORT`", several_words=True),
@@ -189,6 +196,7 @@ class Policy:
         "how handshaked-demux delivers connections: accept (default), relay, or forward ADDRESS:PORT",
         metavar="HOW",
         read_by="demux",
+        example="relay",
     )
     proxy_protocol: bool = _row(
         Flag(), False, "prepend a PROXY protocol v2 header to forwarded connections", read_by="demux",

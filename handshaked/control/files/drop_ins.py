@@ -24,10 +24,11 @@ from handshaked.control.requests.policies import load_trust, reread_trust
 from handshaked.control.requests.registration import pull_request
 from handshaked.errors import RefusedError
 from handshaked.registry.files import open_regular, read_file
+from handshaked.registry.settings import CREDENTIAL
 from handshaked.registry.store import NewRegistration
 
 TABLE = "registration"
-_CREDENTIAL = ("certificate", "key", "passphrase", "ocsp")
+_CREDENTIAL = tuple(file.name for file in CREDENTIAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from typing import Any, TypeVar
 
 from handshaked.errors import RefusedError
-from handshaked.registry.setting_types import Each, Flag, Number, SettingType, Text
+from handshaked.registry.setting_types import Each, Number, SettingType, Text
 from handshaked.registry.settings import Setting
 from handshaked.wire.json_packets import Message
 
@@ -55,10 +55,6 @@ class Arguments:
     def each(self, name: str, kind: Each[T]) -> tuple[T, ...]:
         """Return a list, empty if it is not given."""
         return self.pull(name, kind, ())
-
-    def flag(self, name: str) -> bool:
-        """Return a boolean, false if it is not given."""
-        return self.pull(name, Flag(), False)
 
     def number(self, name: str, default: int, *, limit: int) -> int:
         """Return an integer from 0 to `limit`."""
