@@ -49,7 +49,7 @@ def test_subscriber_receives_matching_handshakes(daemon: RunningDaemon, tmp_path
         batches = client.subscribe({"outcome": "failed"})
         reading = threading.Thread(target=lambda: told.append(next(batches)), daemon=True)
         reading.start()
-        while reading.is_alive():  # from some moment on the subscription stands
+        while reading.is_alive():  # until the subscription is in effect
             channel.start(Start(role=Role.CLIENT))
             reading.join(0.01)
     [batch] = told

@@ -24,12 +24,12 @@ def loaded(issue: Issue) -> LoadedCredential:
 
 
 def on_disk(path: Path, secret: bytes) -> bool:
-    """Whether the database, or its log, holds `secret`."""
+    """Return whether the database or its write-ahead log contains `secret`."""
     return any(secret in file.read_bytes() for file in path.parent.iterdir())
 
 
 async def rounds(erasure: KeyErasure, ends: Callable[[], bool]) -> None:
-    """Let `erasure` run until `ends`, or for some rounds."""
+    """Run `erasure` until `ends` returns true, or for a few rounds."""
     task = asyncio.create_task(erasure.run())
     for _ in range(ROUNDS):
         if ends():
@@ -40,7 +40,7 @@ async def rounds(erasure: KeyErasure, ends: Callable[[], bool]) -> None:
 
 
 def unregistered(path: Path, loaded: LoadedCredential) -> tuple[SqliteRegistryWriter, int]:
-    """A store, and the credential in it that was registered."""
+    """Return a store, and the id of a credential in it that was unregistered."""
     store = SqliteRegistryWriter(path)
     new = NewRegistration("web", 0, (), (b"h3",), ((loaded, Source()),))
     registration = store.register(new)

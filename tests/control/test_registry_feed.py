@@ -98,7 +98,7 @@ def test_publish_waits_for_a_follower_still_reading_pages() -> None:
 
 
 def test_long_registrations_are_split_to_fit_into_answers() -> None:
-    """Whoever had a grant could keep the demultiplexer from learning anything."""
+    """Otherwise a user with a grant could stop the demultiplexer from receiving updates."""
 
     async def scenario() -> None:
         def long(identity: int) -> Registration:

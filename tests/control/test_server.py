@@ -55,7 +55,7 @@ def test_long_registrations_are_listed_page_by_page(public_directory: Path, issu
 
 
 def test_answer_that_is_too_long_is_an_error(web: RunningDaemon) -> None:
-    """What is asked about comes back in it, several times."""
+    """The answer repeats the long server name several times."""
     with pytest.raises(RefusedError):
         web.ask("explain", server_name="a", alpns=["h3"] + [f"{n}{LONG}" for n in range(30)])
 
@@ -69,7 +69,7 @@ def test_daemon_answers_while_a_descriptor_lingers_in_close(shared_daemon: Runni
         hand_over(sender, shared_daemon.pid, lambda: sock.sendmsg([packet], rights))
         assert json.loads(sock.recv(200_000)).keys() <= {"result", "error"}
         assert shared_daemon.ask("status")["self_test"] == "ok"
-        while receiver.recv(1 << 20):  # to its end, which comes when the daemon has closed it
+        while receiver.recv(1 << 20):  # until the daemon has closed its end
             pass
 
 

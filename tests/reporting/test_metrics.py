@@ -23,7 +23,7 @@ def daemon(public_directory: Path) -> Iterator[RunningDaemon]:
 
 
 def scrape(path: Path, request: str = "GET /metrics") -> tuple[int, str]:
-    """What the metrics' socket answers."""
+    """Return the status and body of the response on the metrics socket."""
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.sock.connect(str(path))
@@ -99,7 +99,7 @@ def test_connections_for_metrics_are_limited(daemon: RunningDaemon, public_direc
     path = public_directory / "metrics.sock"
 
     def refused() -> bool:
-        """While there are many others, which are kept for five seconds."""
+        """Return whether a request is refused while many idle connections are open, for at most five seconds."""
         with contextlib.ExitStack() as stack:
             for _ in range(16):
                 silent = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))

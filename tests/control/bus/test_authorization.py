@@ -68,7 +68,7 @@ def test_user_with_a_grant_registers_and_owns(bus: RunningBus, daemon: RunningDa
 
 @contextmanager
 def fake_polkit(bus: RunningBus, says: str) -> Iterator[subprocess.Popen[str]]:
-    """A polkit on the bus; see ``fake_polkit``."""
+    """Run ``fake_polkit.py`` on the bus."""
     command = [sys.executable, str(Path(__file__).with_name("fake_polkit.py")), bus.address, says]
     with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as fake:
         assert fake.stdout is not None

@@ -123,7 +123,7 @@ with BlockingClient(Path(sys.argv[1])) as client:
 
 
 def test_too_many_objects_for_one_message_are_refused(bus: RunningBus, public_directory: Path, files: Issued) -> None:
-    """The bus would have ended the connection; and nobody else was answered meanwhile."""
+    """The bus would end the connection, and other calls would wait meanwhile."""
     credential = load_pem(files.certificate.read_bytes(), files.key.read_bytes())
     options = ("--no-kernel", f"--bus={bus.address}")
     with RunningDaemon(public_directory, options=options) as daemon:
@@ -189,7 +189,7 @@ def test_get_all_with_wrong_signature_gets_an_error(
 
 
 def test_files_attached_to_signals_are_closed(daemon: RunningDaemon, bus: RunningBus, public_directory: Path) -> None:
-    """A system bus lets everyone send signals to anyone."""
+    """The system bus lets everyone send signals to anyone."""
     path = public_directory / "file"
     path.write_bytes(b"")
     path.chmod(0o644)
@@ -200,7 +200,7 @@ def test_files_attached_to_signals_are_closed(daemon: RunningDaemon, bus: Runnin
 
 
 class FaultyCommands(Commands):
-    """Commands none of which works."""
+    """Commands that all raise an unexpected exception."""
 
     def __init__(self) -> None:
         pass
@@ -210,7 +210,7 @@ class FaultyCommands(Commands):
 
 
 async def ask_faulty(bus: BusService, address: str) -> str:
-    """The name of the error that a call gets which fails as nobody foresaw."""
+    """Return the name of the error in the reply to a call that raises an unexpected exception."""
     client = await MessageBus(bus_address=address).connect()
     there = asyncio.Event()
     client.add_message_handler(lambda message: there.set() if message.member == "NameOwnerChanged" else None)
@@ -227,7 +227,7 @@ async def ask_faulty(bus: BusService, address: str) -> str:
     return str(reply.error_name)
 
 
-# dbus-next leaves the sockets of closed connections to the garbage collector.
+# dbus-next leaves sockets of closed connections to the garbage collector.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 def test_unexpected_exception_in_a_call_gets_an_error(
     bus: RunningBus, tmp_path: Path, caplog: pytest.LogCaptureFixture

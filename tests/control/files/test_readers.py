@@ -12,7 +12,7 @@ from tests.patience import set_in_time
 
 
 async def read_slowly(readers: Readers, came: threading.Event) -> bytes:
-    """What is read of a file that comes late, once others have been served, and who waited has given up."""
+    """Return what is read from a slow file, after other users were served and the first caller timed out."""
     theirs, ours = os.pipe()
     got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
     loop = asyncio.get_running_loop()
@@ -22,7 +22,7 @@ async def read_slowly(readers: Readers, came: threading.Event) -> bytes:
         content = os.read(files[0], 100)
         loop.call_soon_threadsafe(got.set_result, content)
 
-    for _ in range(2):  # the second one has not even a turn
+    for _ in range(2):  # the second read does not even start
         with pytest.raises(RefusedError, match="files of uid 1 could not be read"):
             await readers.read(1, read, (theirs,), seconds=0)
     assert await readers.read(2, lambda _: "at once") == "at once"
@@ -45,7 +45,7 @@ def test_slow_file_delays_only_its_user() -> None:
         while True:
             try:
                 assert await readers.read(1, lambda _: "again") == "again"
-            except RefusedError:  # what came late ends just now
+            except RefusedError:  # the slow read is only ending now
                 await asyncio.sleep(0)
             else:
                 break

@@ -38,7 +38,7 @@ def own_authority(tmp_path: Path) -> Authority:
 
 
 def served(daemon: RunningDaemon, name: str = "web") -> str:
-    """The digest of the certificate that is registered."""
+    """Return the SHA-256 digest of the registered certificate."""
     return str(daemon.ask("show", name=name)["registration"]["credentials"][0]["sha256"])
 
 
@@ -47,7 +47,7 @@ def digest(issued: Issued) -> str:
 
 
 class Layout:
-    """Where a renewal tool keeps the files ``certificate`` and ``key``, and how it replaces both."""
+    """Where a renewal tool keeps the files ``certificate`` and ``key``, and how it replaces them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,12 +55,12 @@ class Layout:
         self.number = 0
 
     def put(self, issued: Issued) -> None:
-        """Put the content of `issued` in place."""
+        """Replace the files with those of `issued`."""
         raise NotImplementedError
 
 
 class InPlace(Layout):
-    """acme.sh --install-cert: the files are written over, one after the other."""
+    """acme.sh --install-cert: files are overwritten in place, one after the other."""
 
     def put(self, issued: Issued) -> None:
         self.root.mkdir(exist_ok=True)
@@ -176,7 +176,7 @@ def test_link_to_the_key_of_another_user_is_refused(
 def drop_in(
     daemon: RunningDaemon, name: str, issued: Issued, server_name: str = NAME, owner: str = "", more: str = ""
 ) -> Path:
-    """Put a drop-in file in place, whole."""
+    """Write a drop-in file atomically."""
     daemon.drop_ins.mkdir(parents=True, exist_ok=True)
     path = daemon.drop_ins / f"{name}.toml"
     text = (

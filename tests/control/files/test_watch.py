@@ -47,13 +47,13 @@ def kubernetes(root: Path) -> tuple[Path, Callable[[], object]]:
 
 
 def acme_sh(root: Path) -> tuple[Path, Callable[[], object]]:
-    """Written in place."""
+    """The file is overwritten in place."""
     (root / "key").write_text("1")
     return root / "key", lambda: (root / "key").write_text("2")
 
 
 def renamed(root: Path) -> tuple[Path, Callable[[], object]]:
-    """A new file takes the old one's name."""
+    """A new file is renamed over the old one."""
     (root / "key").write_text("1")
 
     def renew() -> None:
@@ -64,7 +64,7 @@ def renamed(root: Path) -> tuple[Path, Callable[[], object]]:
 
 
 def linked_directory(root: Path) -> tuple[Path, Callable[[], object]]:
-    """A directory on the way is a link."""
+    """A directory on the path is a link."""
     for name in ("v1", "v2"):
         (root / name).mkdir()
         (root / name / "key").write_text(name)
@@ -78,7 +78,7 @@ def linked_directory(root: Path) -> tuple[Path, Callable[[], object]]:
 
 
 def not_there(root: Path) -> tuple[Path, Callable[[], object]]:
-    """It comes later, with its directory."""
+    """The file is created later, with its directory."""
 
     def renew() -> None:
         (root / "later").mkdir()
@@ -91,7 +91,7 @@ LAYOUTS = [certbot, kubernetes, acme_sh, renamed, linked_directory, not_there]
 
 
 async def changed(watch_for: Callable[[Watch], object], act: Callable[[], object]) -> set[str]:
-    """What a watch tells of when `act` is done."""
+    """Return the files that a watch reports when `act` is called."""
     found: asyncio.Future[set[str]] = asyncio.get_running_loop().create_future()
 
     def tell(paths: set[str]) -> None:

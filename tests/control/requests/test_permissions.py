@@ -29,12 +29,12 @@ GRANT = Grant(1, USER, None, ("*.example.com", "exact.org"), (b"h3", b"smb"))
 
 
 def wanted(*names: str, alpns: tuple[bytes, ...] = (b"h3",), kernel: bool = False) -> NewRegistration:
-    """What somebody asks for."""
+    """Return a registration to request."""
     return NewRegistration("r", USER, names, alpns, (), Access(kernel=kernel))
 
 
 def registration(owner: int, origin: str = "", name: str = "r") -> Registration:
-    """A registration of `owner`."""
+    """Return a registration of `owner`."""
     return Registration(1, name, owner, (), (b"h3",), (), Access(uids=frozenset({7000})), origin=origin)
 
 
