@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
-from handshaked.registry.sqlite_reader import SqliteRegistryReader
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.conftest import Issue
@@ -76,7 +76,7 @@ def test_full_disk_only_prevents_changes(public_directory: Path, issue: Issue) -
         log_size = daemon.log.stat().st_size
         filler = daemon.state_directory / "filler"
         fill(filler)
-        with pytest.raises(RefusedError, match=r"full.*nothing was changed: make room"):
+        with pytest.raises(RefusedError, match=r"full.*nothing was changed: free some disk space"):
             register_many(daemon, pair)
         status = daemon.ask("status")
         kept = [one["name"] for one in daemon.ask("list")["registrations"]]
@@ -203,7 +203,7 @@ def test_registry_is_consistent_after_sigkill_at_any_instant(public_directory: P
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         db.close()
-        store = SqliteRegistryReader(database)
+        store = SqliteRegistryWriter(database)
         registration = store.load().named("web")
         if registration is None:
             assert acknowledged == -1

@@ -24,13 +24,13 @@ def daemon(public_directory: Path) -> Iterator[RunningDaemon]:
 
 def scrape(path: Path, request: str = "GET /metrics") -> tuple[int, str]:
     """Return the status and body of the response on the metrics socket."""
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.connect(str(path))
-    method, _, target = request.partition(" ")
-    connection.request(method, target)
-    response = connection.getresponse()
-    return response.status, response.read().decode()
+    with contextlib.closing(http.client.HTTPConnection("localhost")) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.connect(str(path))
+        method, _, target = request.partition(" ")
+        connection.request(method, target)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
 
 
 def test_metrics_count_handshakes(daemon: RunningDaemon, public_directory: Path, tmp_path: Path) -> None:
