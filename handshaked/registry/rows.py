@@ -57,7 +57,7 @@ def load_access(text: str) -> Access:
 def load_policy(text: str) -> Policy:
     """Return the policy that ``dump_policy`` wrote; RefusedError if a newer handshaked wrote it with more settings.
 
-    Not to know a setting must not mean to ignore it: it may be what keeps somebody out.
+    An unknown setting is not ignored: it may restrict who is accepted.
     """
     stored: dict[str, Any] = json.loads(text)
     unknown = stored.keys() - {setting.name for setting in fields(Policy)}

@@ -100,7 +100,7 @@ def _read_file(path: Path, found: DropIns) -> None:
         raise _LineError(error.line, str(error)) from None
     for key, tables in document.items():
         if key != TABLE or not isinstance(tables, dict):
-            raise _LineError(places.line((key,)), f"unknown key {key!r}: only tables [{TABLE}.NAME] are allowed here")
+            raise _LineError(places.line((key,)), f"{key!r}: only tables [{TABLE}.NAME] are allowed here")
     for name, table in document.get(TABLE, {}).items():
         where = f"{path}:{places.line((TABLE, name))}"
         try:

@@ -30,7 +30,9 @@ def read_passed(sources: Sequence[Source], descriptors: tuple[int, ...]) -> list
         raise RefusedError(f"a registration has at most {MAX_CREDENTIALS} credentials")
     expected = sum(len(paths_of(source)) for source in sources)
     if len(descriptors) != expected:
-        raise RefusedError(f"{expected} credential files are named, but {len(descriptors)} descriptors were passed")
+        raise RefusedError(
+            f"{len(descriptors)} descriptors were passed for {expected} credential files; pass one for each"
+        )
     left = iter(descriptors)
     return [_read(source, [next(left) for _ in paths_of(source)]) for source in sources]
 

@@ -48,7 +48,7 @@ def read_trust(source: TrustSource, descriptors: Sequence[int]) -> tuple[bytes, 
     """Return the contents of the open files `descriptors`, which are those of `source`."""
     if len(descriptors) != len(source.paths):
         raise RefusedError(
-            f"{len(source.paths)} files of trust anchors are named, but {len(descriptors)} descriptors were passed"
+            f"{len(descriptors)} descriptors were passed for {len(source.paths)} trust anchor files; pass one for each"
         )
     return tuple(read_file(fd, path, secret=False) for fd, path in zip(descriptors, source.paths, strict=True))
 

@@ -37,5 +37,5 @@ def test_invalid_trust_anchors_are_refused_by_path() -> None:
 
 
 def test_number_of_descriptors_must_match_the_files() -> None:
-    with pytest.raises(RefusedError, match="1 files of trust anchors are named, but 0 descriptors were passed"):
+    with pytest.raises(RefusedError, match="0 descriptors were passed for 1 trust anchor files"):
         read_trust(TrustSource("/ca"), ())
