@@ -170,7 +170,7 @@ class Policy:
         option="--cipher-suite",
         metavar="C",
         unset="(default)",
-        example=["AES_256_GCM_SHA384"],
+        example=[list(CipherSuite)[1].name],
     )
     groups: tuple[str, ...] = _row(
         Each(_group, "group"),

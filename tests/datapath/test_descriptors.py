@@ -27,6 +27,7 @@ from tests.conftest import Issue
 from tests.handshake_channel import HandshakeChannel, eventually
 from tests.lingering import hand_over, lingering_pair
 from tests.patience import PATIENCE
+from tests.plugins.needs import need
 from tests.quic_socket_peers import (
     descriptors_of,
     in_thread,
@@ -49,6 +50,7 @@ def quic_daemon(issue: Issue) -> Iterator[RunningDaemon]:
 @pytest.fixture
 def unchanged(quic_daemon: RunningDaemon) -> Iterator[None]:
     """Check that the worker has the same descriptors after the test as before."""
+    need("root")  # the kernel shows the descriptors of a process without core dumps to nobody else
     (worker,) = quic_daemon.worker_pids()
     before = Counter(descriptors_of(worker))
 

@@ -11,9 +11,7 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.messages import FAMILY, Command, StartAttribute
 from handshaked.wire.netlink import push_message, push_u32
 from tests.conftest import Issue
-from tests.handshake_channel import (
-    HandshakeChannel,
-)
+from tests.handshake_channel import HandshakeChannel
 from tests.registered import Registered
 
 NAME = "unix.example.com"
@@ -28,10 +26,11 @@ def registered(authority: Authority, issue: Issue) -> Registered:
 
 
 @pytest.fixture(scope="module")
-def socket_path(shared_daemon: RunningDaemon, issue: Issue) -> Path:
+def socket_path(shared_daemon: RunningDaemon, issue: Issue) -> Iterator[Path]:
     issued = issue(NAME)
     shared_daemon.register("unix", (issued.certificate, issued.key), alpns=["h3", "smb"], server_names=[NAME])
-    return shared_daemon.handshake_socket
+    yield shared_daemon.handshake_socket
+    shared_daemon.ask("unregister", name="unix")
 
 
 @pytest.fixture
