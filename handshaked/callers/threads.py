@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from handshaked.errors import RefusedError
-from handshaked.wire.json_packets import close_all
+from handshaked.wire.attached import close_all
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from handshaked.cli.output import (
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
 from handshaked.registry.settings import ACCESS, CREDENTIAL, FORCE, REPLACE, SETTINGS, TRUST
-from handshaked.wire.json_packets import close_all
+from handshaked.wire.attached import close_all
 
 
 def register(arguments: argparse.Namespace) -> int:

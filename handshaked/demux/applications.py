@@ -9,10 +9,12 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.account import Account, Accounts, Limits
+from handshaked.callers.closing import close_unread
 from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
 from handshaked.callers.paced_reader import PacedReader
@@ -22,6 +24,7 @@ from handshaked.model import Caller
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, refuse_descriptors
 from handshaked.wire.demux import (
     MAX_PACKET,
     Datagram,
@@ -73,16 +76,39 @@ class Application:
         self.caller = caller
         self.status_sent = False
         """Whether a status query of the current packet has been answered."""
+        self._account = account
+        self._then: Callable[[], object] = lambda: None
         self.reader = PacedReader(sock, account, queue, lambda: packet(self), self._after_turn)
         self.registrations: list[str] = []
         self.route: bytes | None = None
         self.held = 0
+        self.attached: list[int] = []
+        """Unexpected descriptors of the current packet. Closing them may block, so that only their sender waits."""
+        self.closed = False
+
+    def close(self, then: Callable[[], object]) -> None:
+        """Stop reading, close the socket and the descriptors received on it, and call `then`."""
+        self.closed = True
+        self.reader.stop()
+        self._then = then
+        if not self.attached:
+            close_unread(self.socket, self._account.threads, then)
 
     def _after_turn(self, finished: bool) -> None:
-        if finished:
-            self.reader.resume()
-        else:
+        if not finished:
             self.reader.pause()
+        elif self.attached:
+            self.reader.pause()
+            self._account.threads.run(partial(close_all, self.attached), self._attached_closed)
+        else:
+            self.reader.resume()
+
+    def _attached_closed(self) -> None:
+        self.attached = []
+        if self.closed:
+            self.close(self._then)
+        else:
+            self.reader.resume()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +143,7 @@ class Applications:
         self._all: set[Application] = set()
         self._accounts = Accounts(bounds.user)
         self._queue = FairQueue()
+        refuse_descriptors(listener)
         self._acceptor = Acceptor(listener, "the socket for applications", bounds.connections, log_limit, self._take)
 
     def open(self) -> None:
@@ -186,11 +213,12 @@ class Applications:
     def _packet(self, application: Application) -> Iterator[int]:
         """Handle the next packet, message by message; the steps are those of the fair queue."""
         try:
-            packet, _, flags, _ = application.socket.recvmsg(MAX_PACKET)
+            packet, control, flags, _ = application.socket.recvmsg(MAX_PACKET, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:
-            packet, flags = b"", 0
+            packet, control, flags = b"", [], 0
+        application.attached = pull_descriptors(control)
         if not packet:
             self._close(application)
             return
@@ -261,13 +289,14 @@ class Applications:
         if application not in self._all:
             return
         self._all.discard(application)
-        application.reader.stop()
-        application.socket.close()
-        self._accounts.close(application.caller)
-        self._acceptor.release(application.caller)
+        application.close(partial(self._closed, application.caller))
         if application.route is not None:
             self._connection_ids.release_route(application.route)
         for name in application.registrations:
             self._by_registration[name].remove(application)
             if not self._by_registration[name]:
                 del self._by_registration[name]
+
+    def _closed(self, caller: Caller) -> None:
+        self._accounts.close(caller)
+        self._acceptor.release(caller)

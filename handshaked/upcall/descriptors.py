@@ -4,12 +4,8 @@ Every descriptor is closed: a QUIC socket by its handshake, all others in one of
 and closing may block on a file server, or on the peer of a socket that lingers.
 """
 
-import array
-import os
 import socket
-import struct
 from collections.abc import Callable
-from contextlib import suppress
 
 from handshaked.callers.threads import Threads
 from handshaked.datapath.driver import Attempt
@@ -17,12 +13,11 @@ from handshaked.errors import Status, WireError
 from handshaked.handshakes.caller_credentials import CredentialFiles
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.model import Outcome, Request
+from handshaked.wire.attached import close_all, pull_descriptors
 from handshaked.wire.messages import Start
 
 MAX_DESCRIPTORS = 4
 _TRUNCATED = int(socket.MSG_CTRUNC)
-# Room for all that the kernel passes (SCM_MAX_FD): it would close the rest itself, and block us while it does.
-CONTROL_SPACE = socket.CMSG_SPACE(253 * struct.calcsize("i"))
 
 
 class Descriptors:
@@ -30,11 +25,8 @@ class Descriptors:
 
     def __init__(self, control: list[tuple[int, int, bytes]], flags: int) -> None:
         self._truncated = bool(flags & _TRUNCATED)
-        self._open = array.array("i")
+        self._open = pull_descriptors(control)
         self._files: CredentialFiles | None = None
-        for level, kind, payload in control:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                self._open.frombytes(payload[: len(payload) - len(payload) % self._open.itemsize])
 
     def take_socket(self, start: Start) -> socket.socket:
         """Return the first descriptor as a socket; WireError if it is none, or if `start` expects another number."""
@@ -80,9 +72,8 @@ class Descriptors:
             if self._files is not None:
                 self._files.read()
         finally:
-            while self._open:
-                with suppress(OSError):  # from a file server; the descriptor is closed nevertheless
-                    os.close(self._open.pop())
+            close_all(self._open)
+            del self._open[:]
 
 
 def open_on_socket(

@@ -21,7 +21,8 @@ from handshaked.events import CryptoData
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import Caller, Outcome, Request
-from handshaked.upcall.descriptors import CONTROL_SPACE, Descriptors, open_on_socket
+from handshaked.upcall.descriptors import Descriptors, open_on_socket
+from handshaked.wire.attached import CONTROL_SPACE
 from handshaked.wire.family import join_packets, pull_from_endpoint, push_done
 from handshaked.wire.lookup import push_lookup_answer
 from handshaked.wire.messages import (

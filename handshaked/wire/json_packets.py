@@ -2,19 +2,16 @@
 
 import array
 import json
-import os
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handshaked.errors import RefusedError
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors
 
 MAX_MESSAGE = 160 * 1024
 MAX_DESCRIPTORS = 48
-# Room for all that the kernel passes (SCM_MAX_FD): it would close the rest itself, and block us while it does.
-_CONTROL_SPACE = socket.CMSG_SPACE(4 * 253)
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -46,11 +43,8 @@ class Packet:
 
 def receive_packet(sock: socket.socket) -> Packet:
     """Receive the next packet, without looking at its content."""
-    content, control, flags, _ = sock.recvmsg(MAX_MESSAGE, _CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
-    descriptors = array.array("i")
-    for level, kind, data in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    content, control, flags, _ = sock.recvmsg(MAX_MESSAGE, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+    descriptors = pull_descriptors(control)
     whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and len(descriptors) <= MAX_DESCRIPTORS
     return Packet(content, tuple(descriptors), whole)
 
@@ -80,13 +74,6 @@ def first_that_fit(items: Iterable[T], share: float = 0.75) -> list[T]:
             break
         found.append(item)
     return found
-
-
-def close_all(descriptors: tuple[int, ...]) -> None:
-    """Close `descriptors`, and ignore errors of their files."""
-    for descriptor in descriptors:
-        with suppress(OSError):  # the descriptor is closed nevertheless
-            os.close(descriptor)
 
 
 def _parsed(packet: bytes) -> Message:

@@ -14,7 +14,7 @@ import pytest
 from handshaked.errors import RefusedError
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
-from handshaked.wire.json_packets import close_all
+from handshaked.wire.attached import close_all
 from tests.conftest import Issue
 from tests.lingering import hand_over, lingering_pair
 

@@ -1,8 +1,10 @@
 """The demultiplexer's Unix socket for applications: requests of one user do not delay others."""
 
+import array
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +30,7 @@ from handshaked.wire.demux import (
 )
 from handshaked.wire.messages import Refused
 from tests.handshake_channel import user
+from tests.lingering import lingering_pair, reset_on_close
 from tests.registered import Registered
 
 HELD = 1_000_000
@@ -114,3 +117,40 @@ def test_one_status_query_per_packet_is_answered(public_directory: Path, authori
         assert scene.asked == 2
 
     run(public_directory, authority, scenario)
+
+
+@pytest.mark.parametrize("refused", [True, False], ids=["Linux 6.16", "older Linux"])
+def test_lingering_socket_does_not_block_the_port(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """Closing it waits for its peer, for as long as the sender has chosen."""
+    if refused and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 16):
+        pytest.skip("SO_PASSRIGHTS needs Linux 6.16")
+    if not refused:
+        monkeypatch.setattr("handshaked.demux.applications.refuse_descriptors", lambda _: False)
+
+    async def scenario(scene: Scene) -> None:
+        honest, hostile = scene.connect(), scene.connect()
+        with lingering_pair() as (sender, receiver):
+            descriptors = array.array("i", [sender.fileno()])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+            if refused:
+                with pytest.raises(PermissionError):
+                    hostile.sendmsg([push_status(1)], rights)
+                reset_on_close(sender)
+                return
+            hostile.sendmsg([push_status(1)], rights)
+            sender.close()
+            assert isinstance((await answer(hostile))[1], StatusAnswer)
+            assert "blocking-work" in {thread.name for thread in threading.enumerate()}
+            hostile.send(push_status(2))
+            honest.send(push_status(1))
+            assert isinstance((await answer(honest))[1], StatusAnswer)
+            with pytest.raises(BlockingIOError):  # only the sender waits
+                hostile.recv(MAX_PACKET)
+            receiver.setblocking(False)
+            while await asyncio.get_running_loop().sock_recv(receiver, 1 << 20):
+                pass
+            assert isinstance((await answer(hostile))[1], StatusAnswer)
+
+    run(tmp_path, authority, scenario)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from handshaked.errors import RefusedError
+from handshaked.wire.attached import close_all
 from handshaked.wire.json_packets import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE,
-    close_all,
     first_that_fit,
     receive_message,
     receive_packet,

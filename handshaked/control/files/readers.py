@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from handshaked.callers.threads import close_in_thread, in_thread
 from handshaked.errors import RefusedError
-from handshaked.wire.json_packets import close_all
+from handshaked.wire.attached import close_all
 
 READ_SECONDS = 30.0
 
