@@ -1,6 +1,5 @@
 """A blocking client of the control socket."""
 
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Self
 
 from handshaked.errors import RefusedError
 from handshaked.system import directories
+from handshaked.system.connecting import connect
 from handshaked.wire.json_packets import receive_message, send_message
 
 _TIMEOUT = 60.0
@@ -26,7 +26,7 @@ class ControlClient:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.settimeout(_TIMEOUT)
         try:
-            self._sock.connect(os.fspath(path))
+            connect(self._sock, path)
         except OSError as error:
             self._sock.close()
             raise RefusedError(f"cannot reach the daemon at {path}: {error.strerror}; is handshaked running?") from None

@@ -17,6 +17,7 @@ from handshaked.demux.shared_port import open_shared, take_shared
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
+from handshaked.system.connecting import connect
 from handshaked.system.listening import lock_file, open_listener
 from handshaked.system.process import LEVELS, forbid_core_dumps, start_logging
 from handshaked.system.systemd import inherited_sockets
@@ -156,7 +157,7 @@ def _show_status(path: Path) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(_STATUS_SECONDS)
         try:
-            sock.connect(os.fspath(path))
+            connect(sock, path)
             sock.send(push_status(1))
             answers = [message for _, message in pull_from_demux(sock.recv(MAX_PACKET))]
         except OSError as error:

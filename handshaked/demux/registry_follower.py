@@ -11,6 +11,7 @@ from handshaked.errors import RefusedError
 from handshaked.registry.registration import Access, Registration
 from handshaked.registry.settings import POLICY, Policy
 from handshaked.registry.snapshot import Snapshot
+from handshaked.system.connecting import connect
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class RegistryFollower:
         while True:
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
-                    sock.connect(os.fspath(self._path))
+                    connect(sock, self._path)
                     async for snapshot in self._snapshots(sock):
                         if failure_logged:
                             log.info("following the registrations of %s again", self._path)

@@ -1,6 +1,5 @@
 """A blocking client of the handshake socket, for QUIC stacks without an event loop."""
 
-import os
 import socket
 import time
 from collections import deque
@@ -10,17 +9,18 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from handshaked.events import CryptoData
-from handshaked.model import Level
+from handshaked.model import Level, Role
 from handshaked.shim.exchange import (
     DEFAULT_TIMEOUT,
     GRACE,
     NO_ANSWER,
+    CallerMessages,
     Message,
-    caller_message,
     crypto_pieces,
     encoded_start,
 )
 from handshaked.system import directories
+from handshaked.system.connecting import connect
 from handshaked.wire.family import pull_from_daemon, push_crypto, push_transport_parameters
 from handshaked.wire.lookup import push_lookup
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, Lookup, LookupAnswer, Refused, Start
@@ -39,13 +39,14 @@ class BlockingClient:
     def __init__(self, path: Path | None = None) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._sock.connect(os.fspath(path or directories.handshake_socket()))
+            connect(self._sock, path or directories.handshake_socket())
         except OSError:
             self._sock.close()
             raise
         self._sequence = 0
         self._deadline = 0.0
         self._inbox: deque[tuple[int, FromDaemon]] = deque()
+        self._messages = CallerMessages(Role.CLIENT)
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +70,7 @@ class BlockingClient:
         OSError (EMSGSIZE) if `start` does not fit into a packet.
         """
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        self._messages = CallerMessages(start.role)
         self._deadline = time.monotonic() + (start.timeout or DEFAULT_TIMEOUT) + GRACE
         return self._ask(encoded_start(self._sequence, start))
 
@@ -108,7 +110,7 @@ class BlockingClient:
             message = self._receive()
             if isinstance(message, Acknowledged):
                 return found
-            found.append(caller_message(message))
+            found.append(self._messages.translate(message))
             if isinstance(found[-1], Done):
                 return found
 

@@ -5,7 +5,6 @@ finally a ``Done``. Private keys stay in the daemon.
 """
 
 import asyncio
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -19,12 +18,13 @@ from handshaked.shim.exchange import (
     DEFAULT_TIMEOUT,
     GRACE,
     NO_ANSWER,
+    CallerMessages,
     Message,
-    caller_message,
     crypto_pieces,
     encoded_start,
 )
 from handshaked.system import directories
+from handshaked.system.connecting import connect
 from handshaked.wire.family import join_packets, pull_from_daemon, push_cancel, push_crypto, push_transport_parameters
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, Start
 
@@ -52,6 +52,7 @@ class PendingHandshake:
     ) -> None:
         timeout = start.timeout or DEFAULT_TIMEOUT
         self._ticket_seconds = start.ticket_seconds
+        self._messages = CallerMessages(start.role)
         self._client = client
         self._sequence = sequence
         self._on_message: OnMessage | None = on_message
@@ -89,7 +90,7 @@ class PendingHandshake:
             if self._unanswered == 0:
                 self._on_idle()
             return
-        known = caller_message(message)
+        known = self._messages.translate(message)
         if self._done and not isinstance(known, SessionTicket):
             self._end()
             return
@@ -165,7 +166,7 @@ class HandshakeClient:
     def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            sock.connect(os.fspath(self._path))
+            connect(sock, self._path)
         except OSError:
             sock.close()
             raise
@@ -173,10 +174,11 @@ class HandshakeClient:
         return sock
 
     def _read(self) -> None:
-        if self._sock is None:
+        sock = self._sock
+        if sock is None:
             return
         try:
-            packet = self._sock.recv(MAX_PACKET)
+            packet = sock.recv(MAX_PACKET)
         except BlockingIOError:
             return
         except OSError:
@@ -192,9 +194,11 @@ class HandshakeClient:
                     messages.append((self._handshakes[sequence], message))
         except FramingError as error:
             framing = error
-        self._deliver(messages)
-        if framing is not None:
-            self._drop(Outcome(reason=f"malformed packet from the daemon: {framing.reason}"))
+        try:
+            self._deliver(messages)
+        finally:
+            if framing is not None:  # after messages that an exception in a callback has delayed
+                self._loop.call_soon(self._drop_malformed, sock, framing)
 
     def _deliver(self, messages: deque[tuple[PendingHandshake, FromDaemon]]) -> None:
         try:
@@ -204,6 +208,10 @@ class HandshakeClient:
         finally:
             if messages:  # an exception in one callback must not affect the other handshakes
                 self._loop.call_soon(self._deliver, messages)
+
+    def _drop_malformed(self, sock: socket.socket, framing: FramingError) -> None:
+        if self._sock is sock:  # a callback may have closed this client, and even connected it again
+            self._drop(Outcome(reason=f"malformed packet from the daemon: {framing.reason}"))
 
     def _drop(self, outcome: Outcome) -> None:
         if self._sock is not None:

@@ -2,7 +2,7 @@
 
 from handshaked.errors import Status
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
-from handshaked.model import Outcome
+from handshaked.model import Direction, Level, Outcome, Role
 from handshaked.wire.family import push_start
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start
 
@@ -48,10 +48,28 @@ def outcome_of(message: Done | Refused | Malformed) -> Outcome:
     return message.outcome
 
 
-def caller_message(message: FromDaemon) -> Message:
-    """Convert a daemon message to what the caller gets; errors and unexpected messages become a failed Done."""
-    if isinstance(message, Done | Refused | Malformed):
-        return Done(outcome_of(message))
-    if isinstance(message, LookupAnswer | Acknowledged):
-        return Done(Outcome(reason="unexpected answer from the daemon"))
-    return message
+class CallerMessages:
+    """Translates the daemon's messages for one handshake into what its caller gets."""
+
+    def __init__(self, role: Role) -> None:
+        self._early = Direction.SEND if role is Role.CLIENT else Direction.RECEIVE
+        self._secrets: set[tuple[Level, Direction]] = set()
+
+    def translate(self, message: FromDaemon) -> Message:
+        """Return `message` for the caller. Errors, and messages that are not expected, become a failed Done."""
+        if isinstance(message, Done | Refused | Malformed):
+            return Done(outcome_of(message))
+        if isinstance(message, LookupAnswer | Acknowledged):
+            return Done(Outcome(reason="unexpected answer from the daemon"))
+        if isinstance(message, TrafficSecret) and not self._is_expected(message):
+            reason = f"unexpected secret from the daemon: {message.level.name}, {message.direction.name}"
+            return Done(Outcome(reason=reason))
+        return message
+
+    def _is_expected(self, secret: TrafficSecret) -> bool:
+        """Return whether the secret is the first of its level and direction, and early data flows that way."""
+        kind = secret.level, secret.direction
+        if kind in self._secrets or (secret.level is Level.EARLY and secret.direction is not self._early):
+            return False
+        self._secrets.add(kind)
+        return True

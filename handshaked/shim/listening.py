@@ -7,7 +7,6 @@ same route again, so that connection IDs stay valid.
 import array
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Callable
 from itertools import count
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from handshaked.errors import FramingError
 from handshaked.system import directories
+from handshaked.system.connecting import connect
 from handshaked.wire.demux import (
     MAX_PACKET,
     Datagram,
@@ -98,13 +98,12 @@ class DemuxClient:
         self._send(push_path(next(self._sequences), FlowPath(peer, local)))
 
     def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            sock.connect(os.fspath(self._path))
+            connect(sock, self._path)
         except OSError:
             sock.close()
             raise
-        sock.setblocking(False)
         self._sock = sock
         self._loop.add_reader(sock, self._read)
 
@@ -118,10 +117,11 @@ class DemuxClient:
         return futures
 
     def _read(self) -> None:
-        if self._sock is None:
+        connection = self._sock
+        if connection is None:
             return
         try:
-            packet, control, _, _ = self._sock.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4 * 4), socket.MSG_CMSG_CLOEXEC)
+            packet, control, _, _ = connection.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4 * 4), socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:
@@ -138,11 +138,15 @@ class DemuxClient:
         try:
             for sequence, message in pull_from_demux(packet):
                 self._handle(sequence, message, sockets)
+                if self._sock is not connection:  # a callback has closed this client
+                    break
         except FramingError as error:
             log.error("malformed packet from the demultiplexer: %s", error.reason)
-            self._reconnect_later()
-        for sock in sockets:
-            sock.close()
+            if self._sock is connection:
+                self._reconnect_later()
+        finally:
+            for sock in sockets:
+                sock.close()
 
     def _handle(self, sequence: int, message: FromDemux, sockets: list[socket.socket]) -> None:
         if isinstance(message, Flow) and sockets:

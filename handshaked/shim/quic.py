@@ -9,7 +9,6 @@ import asyncio
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,11 +18,11 @@ from pathlib import Path
 from handshaked.errors import FramingError, HandshakedError, Status
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.shim.exchange import DEFAULT_TIMEOUT, GRACE, NO_ANSWER, outcome_of
+from handshaked.shim.regular_files import open_regular
 from handshaked.system import directories
+from handshaked.system.connecting import connect
 from handshaked.wire.family import pull_from_daemon, push_start
 from handshaked.wire.messages import MAX_PACKET, Done, Malformed, Refused, Start
-
-_CONNECT_TIMEOUT = struct.pack("@ll", 1, 0)  # for SO_SNDTIMEO: how long connect() waits for a full accept queue
 
 
 class HandshakeRefusedError(HandshakedError, OSError):
@@ -130,7 +129,6 @@ def _start(role: Role, server_name: str | None, alpns: tuple[str, ...], options:
 def _handshake(sock: socket.socket | int, start: Start, options: QuicSocketOptions) -> Outcome:
     deadline = time.monotonic() + options.timeout + GRACE
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
-        daemon.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _CONNECT_TIMEOUT)
         _send_start(daemon, sock, start, options)
         poller = select.poll()  # select.select cannot handle descriptors above 1023
         poller.register(daemon, select.POLLIN)
@@ -156,6 +154,7 @@ async def _handshake_async(sock: socket.socket | int, start: Start, options: Qui
                     outcome = _outcome(packet)
                     if outcome is not None:
                         return _successful(outcome)
+                    await asyncio.sleep(0)  # sock_recv does not wait while packets come, so nothing else would run
         except TimeoutError:
             raise HandshakeRefusedError(NO_ANSWER) from None
 
@@ -167,9 +166,9 @@ def _send_start(daemon: socket.socket, sock: socket.socket | int, start: Start, 
         descriptors = array.array("i", [sock if isinstance(sock, int) else sock.fileno()])
         for file in options.files:
             with _errors_as_refusal(f"cannot open {file}"):
-                descriptors.append(stack.enter_context(file.open("rb")).fileno())
+                descriptors.append(stack.enter_context(open_regular(file)).fileno())
         with _errors_as_refusal(f"cannot connect to the handshake daemon at {path}"):
-            daemon.connect(os.fspath(path))
+            connect(daemon, path)
         with _errors_as_refusal("cannot send to the handshake daemon"):
             control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
             daemon.sendmsg([push_start(1, start)], control, socket.MSG_NOSIGNAL)

@@ -29,7 +29,7 @@ def runtime_directory() -> Path:
 
 def configuration_directory() -> Path:
     """Return ``$CONFIGURATION_DIRECTORY``, else /etc/handshaked for root, else below ``$XDG_CONFIG_HOME``."""
-    return _directory("CONFIGURATION_DIRECTORY", "/etc", os.environ.get("XDG_CONFIG_HOME") or "~/.config", _DAEMON)
+    return _directory("CONFIGURATION_DIRECTORY", "/etc", _absolute("XDG_CONFIG_HOME") or "~/.config", _DAEMON)
 
 
 def demux_directory() -> Path:
@@ -38,14 +38,17 @@ def demux_directory() -> Path:
 
 
 def handshake_socket() -> Path:
-    """Return the path of the handshake socket for clients: in ``$HANDSHAKED_DIRECTORY``, else the user's daemon's if it
-    exists, else the system's.
+    """Return the path of the handshake socket for clients.
+
+    ``$HANDSHAKED_SOCKET``, else in ``$HANDSHAKED_DIRECTORY``, else the user's daemon's if it exists, else the system's.
+    ``hs_find`` in ``netlink/connection.c`` has the same rules. An empty variable is the same as none.
     """
-    return _found(_DAEMON, HANDSHAKE_SOCKET)
+    named = os.environ.get("HANDSHAKED_SOCKET")
+    return Path(named) if named else _found(_DAEMON, HANDSHAKE_SOCKET)
 
 
 def control_socket() -> Path:
-    """Return the path of the control socket for clients, found likewise."""
+    """Return the path of the control socket for clients, found likewise, but for ``$HANDSHAKED_SOCKET``."""
     return _found(_DAEMON, CONTROL_SOCKET)
 
 
@@ -59,21 +62,30 @@ def _found(name: str, socket: str) -> Path:
     given = os.environ.get(f"{name.upper().replace('-', '_')}_DIRECTORY")
     if given:
         return Path(given, socket)
-    own = os.path.join(os.path.expanduser(_user_runtime()), name, socket)
-    # Unlike those of Path, these functions accept users without a home directory and unreadable directories.
-    return Path(own) if os.geteuid() != 0 and os.path.exists(own) else Path("/run", name, socket)
+    # Not expanduser: it asks the password database, which the C library does not.
+    home = _absolute("HOME")
+    base = _absolute("XDG_RUNTIME_DIR") or _absolute("XDG_STATE_HOME") or (home and f"{home}/.local/state")
+    if base and os.geteuid() != 0 and os.path.exists(f"{base}/{name}/{socket}"):  # of Path it raises in EACCES
+        return Path(base, name, socket)
+    return Path("/run", name, socket)
+
+
+def _absolute(variable: str) -> str | None:
+    """Return the variable if it is an absolute path; others are invalid (XDG Base Directory Specification)."""
+    path = os.environ.get(variable, "")
+    return path if path.startswith("/") else None
 
 
 def _user_state() -> str:
-    return os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return _absolute("XDG_STATE_HOME") or "~/.local/state"
 
 
 def _user_runtime() -> str:
-    return os.environ.get("XDG_RUNTIME_DIR") or _user_state()
+    return _absolute("XDG_RUNTIME_DIR") or _user_state()
 
 
 def _directory(variable: str, system: str, user: str, name: str) -> Path:
-    given = os.environ.get(variable)
+    given = os.environ.get(variable, "").partition(":")[0]
     if given:
-        return Path(given.partition(":")[0])
+        return Path(given)
     return Path(system if os.geteuid() == 0 else user).expanduser() / name

@@ -271,14 +271,21 @@ def _pull_crypto(values: dict[int, Any]) -> CryptoData:
     return CryptoData(_LEVELS[values[CryptoAttribute.LEVEL]], values[CryptoAttribute.DATA])
 
 
+def _pull_daemon_crypto(values: dict[int, Any]) -> CryptoData:
+    data = _pull_crypto(values)
+    if data.level is Level.EARLY:
+        raise WireError("is early data, which has no CRYPTO frames", attribute="level")  # RFC 9000 section 12.4
+    return data
+
+
 def _pull_secret(values: dict[int, Any]) -> TrafficSecret:
     a = SecretAttribute
-    return TrafficSecret(
-        Level(values[a.LEVEL]),
-        Direction(values[a.DIRECTION]),
-        pull_cipher_suite(values[a.CIPHER_SUITE]),
-        values[a.SECRET],
-    )
+    suite = pull_cipher_suite(values[a.CIPHER_SUITE])
+    if values[a.LEVEL] == Level.INITIAL:
+        raise WireError("is initial, whose keys come from a connection ID", attribute="level")  # RFC 9001 section 5.2
+    if len(values[a.SECRET]) != suite.secret_length:
+        raise WireError(f"must have {suite.secret_length} bytes for its cipher suite", attribute="secret")
+    return TrafficSecret(Level(values[a.LEVEL]), Direction(values[a.DIRECTION]), suite, values[a.SECRET])
 
 
 def _pull_transport_parameters(values: dict[int, Any]) -> TransportParameters:
@@ -289,7 +296,9 @@ def _pull_transport_parameters(values: dict[int, Any]) -> TransportParameters:
 
 def _pull_peer_transport_parameters(values: dict[int, Any]) -> PeerTransportParameters:
     a = TransportParametersAttribute
-    return PeerTransportParameters(values[a.PARAMETERS], values.get(a.ALPN, b""))
+    if a.ALPN not in values:
+        raise WireError("is missing", attribute="alpn")
+    return PeerTransportParameters(values[a.PARAMETERS], values[a.ALPN])
 
 
 def _pull_done(values: dict[int, Any]) -> Done:
@@ -333,7 +342,7 @@ _FROM_ENDPOINT = _pullers(
 )
 _FROM_DAEMON = _pullers(
     {
-        Command.CRYPTO: _pull_crypto,
+        Command.CRYPTO: _pull_daemon_crypto,
         Command.SECRET: _pull_secret,
         Command.TRANSPORT_PARAMETERS: _pull_peer_transport_parameters,
         Command.DONE: _pull_done,

@@ -9,7 +9,7 @@ from handshaked.system import directories
 
 VARIABLES = (
     "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CONFIGURATION_DIRECTORY", "HANDSHAKED_DIRECTORY",
-    "HANDSHAKED_DEMUX_DIRECTORY", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME",
+    "HANDSHAKED_DEMUX_DIRECTORY", "HANDSHAKED_SOCKET", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME",
 )  # fmt: skip
 SOCKETS = {
     directories.handshake_socket: Path("handshaked/handshake.sock"),
@@ -69,12 +69,38 @@ def test_variables_override_the_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert directories.demux_socket() == Path("/srv/demux/accept.sock")
 
 
+def test_named_handshake_socket_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANDSHAKED_SOCKET", "/srv/named.sock")
+    monkeypatch.setenv("HANDSHAKED_DIRECTORY", "/srv/handshaked")
+    assert directories.handshake_socket() == Path("/srv/named.sock")
+    assert directories.control_socket() == Path("/srv/handshaked/control.sock")
+
+
+def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")
+    assert [find() for find in SOCKETS] == [Path("/run") / path for path in SOCKETS.values()]
+    monkeypatch.setenv("RUNTIME_DIRECTORY", ":/run/second")
+    assert directories.runtime_directory() == home / ".local/state/handshaked"
+
+
+def test_relative_base_directories_are_ignored(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """As the XDG Base Directory Specification requires: another user may own the working directory."""
+    for name in ("handshaked", ".local/state/handshaked"):
+        (home / name).mkdir(parents=True)
+        (home / name / directories.HANDSHAKE_SOCKET).touch()
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", ".")
+    assert directories.handshake_socket() == home / ".local/state/handshaked/handshake.sock"
+    assert directories.runtime_directory() == home / ".local/state/handshaked"
+
+
 @pytest.mark.usefixtures("home")
 def test_unreadable_directories_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + 300 * "x")  # ENAMETOOLONG, as it is EACCES for that of another user
     assert directories.control_socket() == Path("/run/handshaked/control.sock")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user without a home
+    monkeypatch.delenv("HOME")
     assert directories.control_socket() == Path("/run/handshaked/control.sock")
 
 

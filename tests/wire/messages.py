@@ -35,13 +35,20 @@ STARTS = st.builds(
     peer_address=st.none() | texts(64),
 )
 CRYPTO = st.builds(CryptoData, st.sampled_from(Level), st.binary(max_size=300))
-SECRETS = st.builds(
-    TrafficSecret,
-    st.sampled_from(Level),
-    st.sampled_from(Direction),
-    st.sampled_from(CipherSuite),
-    st.binary(min_size=32, max_size=48),
-)
+DAEMON_CRYPTO = CRYPTO.filter(lambda data: data.level is not Level.EARLY)
+
+
+@st.composite
+def _secrets(draw: st.DrawFn) -> TrafficSecret:
+    level = draw(st.sampled_from([level for level in Level if level is not Level.INITIAL]))
+    suite = draw(st.sampled_from(CipherSuite))
+    length = suite.secret_length
+    return TrafficSecret(
+        level, draw(st.sampled_from(Direction)), suite, draw(st.binary(min_size=length, max_size=length))
+    )
+
+
+SECRETS = _secrets()
 PEER_PARAMETERS = st.builds(PeerTransportParameters, st.binary(max_size=300), ALPNS)
 STATUSES = st.integers(1, 133)
 OUTCOMES = st.builds(

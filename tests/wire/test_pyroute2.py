@@ -112,7 +112,7 @@ def test_start_encoded_by_pyroute2_is_decoded(sequence: int, start: Start) -> No
 @pytest.mark.parametrize(
     ("command", "push", "strategy"),
     [
-        (Command.CRYPTO, push_crypto, messages.CRYPTO),
+        (Command.CRYPTO, push_crypto, messages.DAEMON_CRYPTO),
         (Command.SECRET, push_secret, messages.SECRETS),
         (Command.TRANSPORT_PARAMETERS, push_peer_transport_parameters, messages.PEER_PARAMETERS),
         (Command.DONE, lambda sequence, done: push_done(sequence, done.outcome), messages.DONES),

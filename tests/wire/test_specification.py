@@ -111,7 +111,7 @@ def message_with(command: Command, names: list[str]) -> bytes:
     for name in names:
         attribute = SETS[spec_name(command)][name]
         if attribute["type"] == "u32":
-            parts.append(push_u32(attribute["value"], {"cipher-suite": 0x1301, "alert": 40}.get(name, 1)))
+            parts.append(push_u32(attribute["value"], {"cipher-suite": 0x1301, "alert": 40, "level": 2}.get(name, 1)))
         elif attribute["type"] == "flag":
             parts.append(push_binary(attribute["value"], b""))
         elif attribute["type"] == "string":

@@ -20,6 +20,7 @@ from handshaked.model import Outcome
 from handshaked.shim.aioquic.adapter import AdapterOptions, create_adapted
 from handshaked.shim.aioquic.remote_tls import RemoteTls
 from handshaked.shim.client import HandshakeClient
+from handshaked.shim.regular_files import open_regular
 
 _IN_THE_DAEMON = object()
 
@@ -105,7 +106,8 @@ def _refuse_private_key(configuration: QuicConfiguration) -> None:
 def _trust_anchors(configuration: QuicConfiguration) -> tuple[bytes, ...]:
     bundles = [configuration.cadata] if configuration.cadata else []
     if configuration.cafile:
-        bundles.append(Path(configuration.cafile).read_bytes())
+        with open_regular(Path(configuration.cafile)) as file:
+            bundles.append(file.read())
     if configuration.capath:
         raise ValueError("capath is not supported: use cafile, cadata, or the daemon's trust store")
     return tuple(
