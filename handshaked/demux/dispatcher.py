@@ -7,6 +7,7 @@ bytes, time and flows per source; beyond that, the oldest flow is dropped first.
 import os
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from itertools import chain
 
 from handshaked.demux.retry_tokens import RetryTokens
 from handshaked.errors import Alert, PeerError
@@ -179,15 +180,18 @@ class Dispatcher:
 
     def _admit(self, key: tuple[Address, bytes], header: LongHeader, datagram: bytes, now: float) -> Decision:
         packets = pull_initials(datagram)
-        token = packets[0].token if packets else b""
+        first = next(packets, None)
+        if first is None:
+            return Existing(header.destination_cid)
+        token = first.token
         ours = self._tokens.is_ours(token)
-        if packets and not ours and not self._forwards and self._is_busy(now):
+        if not ours and not self._forwards and self._is_busy(now):
             self._new += 1
             return self._retry(header, show_address(key[0]), now)  # without decryption, which is most of the work
         original = self._tokens.open(token, show_address(key[0]), header.destination_cid, now) if ours else None
         flight = _Flight(header, self._bounds.client_hello_bytes, original)
         try:
-            message = flight.assembler.receive_packets(packets)
+            message = flight.assembler.receive_packets(chain((first,), packets))
             if flight.assembler.connection is None:
                 # The Initial of a client that has moved during its handshake carries the server's connection ID.
                 return Existing(header.destination_cid)

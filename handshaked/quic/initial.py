@@ -14,6 +14,7 @@ from handshaked.quic.protection import InitialKeys
 _CLIENT_HELLO = 1
 _HEADER = 4
 _MAX_FRAMES = 1024
+_MAX_MISSES = 4  # packets of one datagram that do not open; a client has no reason to send any
 
 
 class ClientHelloAssembler:
@@ -48,13 +49,21 @@ class ClientHelloAssembler:
 
     def receive_packets(self, packets: Iterable[InitialPacket]) -> bytes | None:
         """Do the same with the Initial packets of a datagram."""
+        misses = 0
+        tried: tuple[int, bytes] | None = None  # the connection that `keys` are for; anyone can make us derive them
+        keys = self._keys
         for packet in packets:
             connection = self.connection or (packet.version, packet.destination_cid)
-            keys = self._keys or InitialKeys(*connection)
+            if keys is None or connection != (self.connection or tried):
+                keys, tried = InitialKeys(*connection), connection
             frames = keys.open(packet)
             if frames is not None:
                 self._keys, self.connection = keys, connection
                 self._pull_frames(frames)
+                continue
+            misses += 1
+            if misses >= _MAX_MISSES:
+                break
         return self._message()
 
     def _pull_frames(self, payload: bytes) -> None:

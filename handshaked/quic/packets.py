@@ -1,6 +1,7 @@
 """Unprotected packet headers (RFC 8999; RFC 9000 section 17; RFC 9369)."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from handshaked.errors import Alert, PeerError
@@ -104,13 +105,12 @@ def is_initial(datagram: bytes, version: int) -> bool:
     return datagram[0] >> 4 & 3 == _INITIAL_TYPE[version]
 
 
-def pull_initials(datagram: bytes) -> list[InitialPacket]:
-    """Return the Initial packets of a known version in `datagram`, up to the first malformed packet.
+def pull_initials(datagram: bytes) -> Iterator[InitialPacket]:
+    """Yield the Initial packets of a known version in `datagram`, up to the first malformed packet.
 
     "Receivers SHOULD ignore any subsequent packets with a different Destination Connection ID than the first packet
     in the datagram" (RFC 9000 section 12.2).
     """
-    packets: list[InitialPacket] = []
     reader = Reader(datagram)
     first: LongHeader | None = None
     while (header := pull_long_header(datagram[reader.position :])) is not None:
@@ -122,8 +122,7 @@ def pull_initials(datagram: bytes) -> list[InitialPacket]:
         except PeerError:
             break
         if packet is not None:
-            packets.append(packet)
-    return packets
+            yield packet
 
 
 def _pull_packet(reader: Reader, header: LongHeader) -> InitialPacket | None:

@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from handshaked import __version__
 from handshaked.errors import RefusedError
 from handshaked.reporting.counts import BUCKETS, HandshakeCounts
+from handshaked.wire.attached import refuse_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class Exporter:
             return
         try:
             sock = inherited or _listen(address or "")
+            if sock.family == socket.AF_UNIX:
+                refuse_descriptors(sock)  # closing them may block
             self._server = await asyncio.start_server(self._serve, sock=sock, limit=_MAX_REQUEST)
         except (OSError, RefusedError) as error:
             log.error("cannot serve metrics at %s: %s", address or "the inherited socket", error)

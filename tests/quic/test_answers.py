@@ -44,7 +44,7 @@ def test_client_repeats_its_initial_after_a_retry(version: int) -> None:
     connection, _, header = client(version)
     connection.receive_datagram(push_retry(header, b"new name", b"a token"), SERVER, now=0.1)
     again = connection.datagrams_to_send(now=0.1)[0][0]
-    packet = pull_initials(again)[0]
+    packet = next(pull_initials(again))
     assert (packet.destination_cid, packet.token) == (b"new name", b"a token")
 
 

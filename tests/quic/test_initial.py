@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from handshaked.errors import Alert, PeerError
 from handshaked.model import MAX_CLIENT_HELLO
 from handshaked.quic.initial import ClientHelloAssembler
-from handshaked.quic.packets import pull_initials
+from handshaked.quic.packets import InitialPacket, pull_initials
 from handshaked.quic.protection import InitialKeys
 from tests.quic.datagrams import CID, V1, V2, Frame, datagram, datagrams, sealed
 
@@ -198,7 +198,7 @@ def test_keys_remain_for_a_second_flight_to_the_server_connection_id() -> None:
 def test_retry_token_is_skipped() -> None:
     part = datagram([(0, message(100))], token=b"token" * 20)
     assert assembled([part]) == message(100)
-    assert pull_initials(part)[0].token == b"token" * 20
+    assert next(pull_initials(part)).token == b"token" * 20
 
 
 def test_other_packets_around_the_initial_are_ignored() -> None:
@@ -214,7 +214,7 @@ def test_other_packets_around_the_initial_are_ignored() -> None:
 @pytest.mark.parametrize("version", [0, 2, 0xFF00001D, 0x0A1A2A3A])
 def test_other_versions_are_ignored(version: int) -> None:
     part = datagram([(0, message(100))])
-    assert pull_initials(part[:1] + version.to_bytes(4) + part[5:]) == []
+    assert list(pull_initials(part[:1] + version.to_bytes(4) + part[5:])) == []
 
 
 def test_keys_depend_on_connection_id_and_version() -> None:
@@ -226,3 +226,36 @@ def test_keys_depend_on_connection_id_and_version() -> None:
 
 def test_large_packet_numbers_are_not_truncated() -> None:
     assert assembled([datagram([(0, message(50))], packet_number=1000)]) == message(50)
+
+
+@pytest.mark.parametrize("versions", [(V1,), (V1, V2)])
+def test_forged_packets_cost_few_keys(monkeypatch: pytest.MonkeyPatch, versions: tuple[int, ...]) -> None:
+    """Deriving keys is most of the work for a datagram, and anyone can fill one with packets that do not open."""
+    derived: list[tuple[int, bytes]] = []
+    opened = 0
+
+    class Counted(InitialKeys):
+        def __init__(self, version: int, destination_cid: bytes) -> None:
+            derived.append((version, destination_cid))
+            super().__init__(version, destination_cid)
+
+        def open(self, packet: InitialPacket) -> bytes | None:
+            nonlocal opened
+            opened += 1
+            return super().open(packet)
+
+    monkeypatch.setattr("handshaked.quic.initial.InitialKeys", Counted)
+    assembler = ClientHelloAssembler()
+    assert assembler.receive(b"".join(forged(versions[n % len(versions)]) for n in range(41))) is None
+    assert len(derived) <= (1 if len(versions) == 1 else 4)
+    assert opened == 4
+    sent = message(100)
+    assert assembler.receive(forged(V1) * 3 + datagram([(0, sent)])) == sent
+    assert assembler.receive(forged(V1) * 41) == sent  # the keys remain
+    assert opened == 4 + 4 + 4
+
+
+def forged(version: int) -> bytes:
+    """Return a short Initial packet of CID that no key opens."""
+    first = b"\xd3" if version == V2 else b"\xc3"
+    return first + version.to_bytes(4) + bytes([len(CID)]) + CID + b"\0\0\x20" + bytes(32)
