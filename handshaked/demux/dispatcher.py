@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from itertools import chain
 
-from handshaked.demux.retry_tokens import RetryTokens
+from handshaked.demux.retry_tokens import RetriedClients, RetryTokens
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Caller
 from handshaked.quic.answers import INVALID_TOKEN, push_close, push_retry, push_version_negotiation
@@ -116,6 +116,7 @@ class Dispatcher:
     def __init__(self, bounds: Bounds, snapshot: Snapshot | None = None) -> None:
         self._bounds = bounds
         self._tokens = RetryTokens()
+        self._retried = RetriedClients()
         self._flights: OrderedDict[tuple[Address, bytes], _Flight] = OrderedDict()
         self._sources: Counter[str] = Counter()
         self._bytes = 0
@@ -185,9 +186,10 @@ class Dispatcher:
             return Existing(header.destination_cid)
         token = first.token
         ours = self._tokens.is_ours(token)
-        if not ours and not self._forwards and self._is_busy(now):
+        busy = not ours and (self._is_busy(now) or self._retried.has(*key, now))
+        if busy and not self._forwards:
             self._new += 1
-            return self._retry(header, show_address(key[0]), now)  # without decryption, which is most of the work
+            return self._retry(key, header, now)  # without decryption, which is most of the work
         original = self._tokens.open(token, show_address(key[0]), header.destination_cid, now) if ours else None
         flight = _Flight(header, self._bounds.client_hello_bytes, original)
         try:
@@ -201,7 +203,6 @@ class Dispatcher:
                 return Reply(push_close(header, INVALID_TOKEN, "invalid_token"), "invalid_token")
             # A server behind ``forward`` does not know of our Retry, so its client would abort the connection. With
             # such registrations no Retry is sent before the registration is known.
-            busy = original is None and self._is_busy(now)
             self._new += 1
             if message is not None:
                 return self._route(key, flight, datagram, message, now, busy=busy)
@@ -231,7 +232,7 @@ class Dispatcher:
             raise PeerError(Alert.NO_APPLICATION_PROTOCOL, "the client offers no application protocol")
         registration, alpn = self._snapshot.route(Query(_ANY_CALLER, hello.server_name, hello.alpns))
         if busy and parse_delivery(registration.policy.deliver).way is not Way.FORWARD:
-            return self._retry(flight.header, show_address(key[0]), now)
+            return self._retry(key, flight.header, now)
         return Deliver(
             registration,
             alpn,
@@ -241,9 +242,10 @@ class Dispatcher:
             flight.original_cid,
         )
 
-    def _retry(self, header: LongHeader, peer: str, now: float) -> Reply:
+    def _retry(self, key: tuple[Address, bytes], header: LongHeader, now: float) -> Reply:
         cid = os.urandom(_RETRY_CID_SIZE)
-        token = self._tokens.seal(peer, header.destination_cid, cid, now)
+        self._retried.add(*key, now)
+        token = self._tokens.seal(show_address(key[0]), header.destination_cid, cid, now)
         return Reply(push_retry(header, cid, token), "retry")
 
     def _is_busy(self, now: float) -> bool:

@@ -31,6 +31,8 @@ FAMILY = 33
 VERSION = 1
 MAX_PACKET = 128 * 1024
 """Largest packet on the demultiplexer's socket, in bytes, either way."""
+RETRY_TOKEN = b"hs-retry"
+"""Start of the tokens in the demultiplexer's Retries, which tells them from tokens that servers issue (NEW_TOKEN)."""
 ROUTE_SIZE = 4
 """Length in bytes of a route, the prefix of a listener's connection IDs."""
 

@@ -14,6 +14,7 @@ from handshaked.demux.applications import AcceptBounds
 from handshaked.demux.forwarder import ForwarderBounds
 from handshaked.errors import Alert, Status
 from handshaked.quic.answers import CONNECTION_REFUSED
+from handshaked.quic.packets import pull_long_header
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
@@ -294,3 +295,26 @@ def test_restart_with_socket_activation_loses_no_connection(
         smb_server(demux_daemon, demux, "smb", user=FIRST_USER),
     ):
         asyncio.run(scenario(demux))
+
+
+@pytest.mark.needs("root")
+def test_application_ignores_clients_of_a_retry_that_it_does_not_know(
+    demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None]
+) -> None:
+    """It cannot know their original connection ID: they would reject it, and never try again."""
+    register("first", "first.example.com", "smb", user=FIRST_USER)
+    hello = crypto(0, client_hello("first.example.com", ["smb"]))
+    with (
+        smb_server(demux_daemon, demux, "first", user=FIRST_USER),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        client.settimeout(30)
+        client.connect(("127.0.0.1", demux.port))
+        for source, token in ((b"first", b""), (b"retried", b"hs-retry" + bytes(50)), (b"last", b"")):
+            client.send(initial(hello, dcid=source + b"-cid", scid=source, token=token))
+            answered: set[bytes] = set()
+            while source != b"retried" and source not in answered:
+                header = pull_long_header(client.recv(2000))
+                if header is not None:
+                    answered.add(header.destination_cid)
+                assert b"retried" not in answered

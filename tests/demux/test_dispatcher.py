@@ -37,6 +37,9 @@ def registration(name: str, *alpns: bytes, deliver: str = "accept", identity: in
 
 SNAPSHOT = Snapshot([registration("one", b"h3")])
 FORWARDING = Snapshot([registration("one", b"h3", deliver="forward 127.0.0.1:4433")])
+BESIDE_FORWARDING = Snapshot(
+    [registration("one", b"h3"), registration("two", b"h3", deliver="forward 127.0.0.1:4433", identity=2)]
+)
 
 
 def dispatcher(snapshot: Snapshot = SNAPSHOT, **bounds: float) -> Dispatcher:
@@ -290,5 +293,28 @@ def test_forwarded_connections_get_no_retry(pieces: list[bytes]) -> None:
 def test_retry_depends_on_the_rate_of_the_current_second() -> None:
     dispatch = dispatcher(retry_from=2)
     whole = initial(crypto(0, HELLO))
-    kinds = [type(dispatch.receive(whole, PEER, now)) for now in (0.0, 0.1, 0.2, 1.2)]
+    kinds = [type(dispatch.receive(whole, ("192.0.2.1", n), now)) for n, now in enumerate((0.0, 0.1, 0.2, 1.2))]
     assert kinds == [Deliver, Deliver, Reply, Deliver]
+
+
+@pytest.mark.parametrize("snapshot", [SNAPSHOT, BESIDE_FORWARDING], ids=["accept", "beside forward"])
+def test_client_sent_a_retry_gets_no_other_answer(snapshot: Snapshot) -> None:
+    """It repeats its first Initial until the Retry arrives, perhaps only after the busy second."""
+    dispatch = dispatcher(snapshot, retry_from=2)
+    first = initial(crypto(0, HELLO))
+    for port in (1, 2):
+        assert isinstance(dispatch.receive(first, ("192.0.2.2", port), 0.0), Deliver)
+    answer = dispatch.receive(first, PEER, 0.9)
+    for now in (1.1, 2.5, 9.0, 10.8):
+        assert isinstance(dispatch.receive(first, ("192.0.2.3", int(now)), now), Deliver), "the port is no longer busy"
+        again = dispatch.receive(first, PEER, now + 0.05)
+        assert isinstance(again, Reply)
+        assert again.reason == "retry"
+    assert isinstance(answer, Reply)
+    header = pull_long_header(answer.datagram)
+    assert header is not None
+    token = answer.datagram[7 + len(SCID) + len(header.source_cid) : -16]
+    decision = dispatch.receive(initial(crypto(0, HELLO), dcid=header.source_cid, token=token), PEER, 10.9)
+    assert isinstance(decision, Deliver)
+    assert decision.original_cid == DCID
+    assert isinstance(dispatch.receive(first, PEER, 40.0), Deliver)

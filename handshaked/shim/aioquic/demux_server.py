@@ -14,15 +14,17 @@ from typing import Any, cast
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol, QuicStreamHandler
 from aioquic.asyncio.server import QuicServer
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # in its documentation, not in an __all__
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import NetworkAddress, QuicConnection
+from aioquic.quic.packet import pull_quic_header
 
 from handshaked.shim.aioquic.adapter import AdapterOptions, create_adapted
 from handshaked.shim.aioquic.endpoints import server_configuration
 from handshaked.shim.client import HandshakeClient
 from handshaked.shim.listening import DemuxClient
 from handshaked.wire.addresses import Address, parse_address
-from handshaked.wire.demux import Datagram, Flow
+from handshaked.wire.demux import RETRY_TOKEN, Datagram, Flow
 
 _CID_LENGTH = 12  # a route and eight random bytes
 _BATCH = 32
@@ -233,8 +235,18 @@ class _Server(QuicServer):
 
     def receive(self, datagram: bytes, peer: NetworkAddress, original_cid: bytes | None) -> None:
         """Process a datagram; `original_cid` is set if the client was sent a Retry."""
+        if original_cid is None and self._begins_after_retry(datagram):
+            return  # without the original connection ID, the client would reject our transport parameters
         self._retry = cast("Any", None if original_cid is None else _Retried(original_cid))
         self.datagram_received(datagram, peer)
+
+    def _begins_after_retry(self, datagram: bytes) -> bool:
+        """Return whether `datagram` begins a connection whose client was sent a Retry by the demultiplexer."""
+        try:
+            header = pull_quic_header(Buffer(data=datagram), host_cid_length=_CID_LENGTH)
+        except ValueError:
+            return False
+        return header.token.startswith(RETRY_TOKEN) and header.destination_cid not in self._protocols
 
     def connection_of(self, datagram: bytes) -> QuicConnectionProtocol | None:
         """Return the connection that `datagram` belongs to, by its destination connection ID."""
