@@ -13,7 +13,7 @@ from handshaked import __version__
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatcher import Bounds
 from handshaked.demux.forwarder import ForwarderBounds
-from handshaked.demux.shared_port import open_shared, take_shared
+from handshaked.demux.shared_port import claim_shared, take_shared
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
@@ -136,7 +136,7 @@ def _address(text: str) -> Address:
 
 def _open(address: Address) -> socket.socket:
     try:
-        return open_shared(address)
+        return claim_shared(address)
     except OSError as error:
         raise RefusedError(f"cannot listen on {show_address(address)}: {error.strerror}") from None
 

@@ -10,10 +10,13 @@ SO_REUSEADDR lets the sockets share the port. SO_REUSEPORT would require one use
 datagrams among them.
 """
 
+import errno
 import logging
 import socket
 import struct
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from handshaked.errors import RefusedError
 from handshaked.wire.addresses import Address, family_of, show_address
@@ -27,6 +30,7 @@ _IP_PKTINFO = 8
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _PKTINFO = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
+_UNCONNECTED = 7  # TCP_CLOSE in net/tcp_states.h
 _INPUT = memoryview(bytearray(65536))  # one thread reads, one datagram at a time
 
 Receive = Callable[["LocalSocket", bytes, Address], None]
@@ -188,6 +192,26 @@ def _is_ours(address: Address) -> bool:
     return True
 
 
+def claim_shared(address: Address) -> socket.socket:
+    """Open the shared socket of a port. OSError(EADDRINUSE) if another process receives at `address`.
+
+    Connected sockets of connections accepted before a restart may still use the port.
+    """
+    sock = socket.socket(family_of(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)  # without SO_REUSEADDR: nobody else can come in between
+        _share(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    except OSError as error:
+        sock.close()
+        if error.errno != errno.EADDRINUSE or _is_served(address):
+            raise
+        return open_shared(address)
+    return sock
+
+
 def open_shared(address: Address) -> socket.socket:
     """Open a shared socket at `address`."""
     sock = socket.socket(family_of(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -199,6 +223,20 @@ def open_shared(address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _is_served(address: Address) -> bool:
+    """Return whether an unconnected socket receives datagrams to `address` (udp(7), proc_pid_net(5))."""
+    family = family_of(address)
+    hosts = {socket.inet_pton(family, host) for host in (_host(address)[0], "::" if ":" in address[0] else "0.0.0.0")}  # noqa: S104 - compared
+    table = Path("/proc/self/net/udp6" if family == socket.AF_INET6 else "/proc/self/net/udp")
+    for line in table.read_text().splitlines()[1:]:
+        local, _, state = line.split()[1:4]
+        host, _, port = local.partition(":")
+        words = (int(host[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(host), 8))
+        if int(port, 16) == address[1] and int(state, 16) == _UNCONNECTED and b"".join(words) in hosts:
+            return True
+    return False
 
 
 def _share(sock: socket.socket) -> None:

@@ -1,5 +1,6 @@
 """What a daemon needs to be the only one at a path: a lock, and a listening Unix socket."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -25,12 +26,27 @@ def lock_file(path: Path, conflict: str) -> int:
 def open_listener(path: Path) -> socket.socket:
     """Return a listening SOCK_SEQPACKET socket at `path`, in place of a stale one.
 
-    Everyone may connect: rights depend on the caller's credentials.
+    Everyone may connect: rights depend on the caller's credentials. RefusedError if a process listens there, or systemd
+    for a service.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if _is_live(path):
+        raise RefusedError(f"another process listens at {path}: stop it, or choose another path")
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(os.fspath(path))
     path.chmod(0o666)
     listener.listen(_BACKLOG)
     return listener
+
+
+def _is_live(path: Path) -> bool:
+    """Return whether a process, or a socket unit of systemd, listens at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError as error:
+            return error.errno in (errno.EAGAIN, errno.EPROTOTYPE)  # a full queue; a listener of another type
+    return True

@@ -2,8 +2,16 @@
 
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from handshaked.testing.authority import Authority
+from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.demux import RunningDemux, smb_server
+from tests.demux.clients import Target, served
+from tests.demux.conftest import DEMUX_USER, FIRST_USER
 from tests.patience import run_program
 
 
@@ -15,3 +23,30 @@ def test_error_names_the_port_in_use(tmp_path: Path) -> None:
         run = run_program(sys.executable, "-m", "handshaked.demux.main", *options, check=False)
     assert run.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in run.stderr
+
+
+@pytest.mark.parametrize("activated", [False, True], ids=["own sockets", "inherited sockets"])
+@pytest.mark.parametrize("shared", ["socket", "port"])
+def test_second_demultiplexer_takes_nothing_over(
+    public_directory: Path,
+    demux_daemon: RunningDaemon,
+    register: Callable[..., None],
+    authority: Authority,
+    activated: bool,
+    shared: str,
+) -> None:
+    register("first", "first.example.com", "smb", user=FIRST_USER)
+    with RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, activated=activated) as demux:
+        options = {
+            "socket": (f"--socket={demux.socket}", "--listen=127.0.0.1:0"),
+            "port": (f"--socket={public_directory}/second/accept.sock", f"--listen=127.0.0.1:{demux.port}"),
+        }[shared]
+        second = run_program(
+            sys.executable, "-m", "handshaked.demux.main", f"--control={demux_daemon.control_socket}", *options,
+            check=False,
+        )  # fmt: skip
+        assert second.returncode == 1, second.stderr
+        expected = "Address already in use" if shared == "port" else f"at {demux.socket}"
+        assert expected in second.stderr
+        with smb_server(demux_daemon, demux, "first", user=FIRST_USER):
+            assert served(Target(demux.port, authority.root), "first.example.com", "smb")[0] == "first"

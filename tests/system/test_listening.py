@@ -43,3 +43,29 @@ def test_listener_replaces_a_stale_socket(tmp_path: Path) -> None:
     open_listener(path).close()
     with open_listener(path), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
         client.connect(str(path))
+
+
+def test_live_socket_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with open_listener(path) as first:
+        first.setblocking(False)
+        with pytest.raises(RefusedError, match=f"another process listens at {path}"):
+            open_listener(path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            first.accept()[0].close()  # the second one's attempt
+            client.connect(os.fspath(path))
+            first.accept()[0].close()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_full_queue_and_other_types_are_live_too(tmp_path: Path, kind: socket.SocketKind) -> None:
+    path = tmp_path / "socket"
+    with (
+        socket.socket(socket.AF_UNIX, kind) as first,
+        socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as client,
+    ):
+        first.bind(os.fspath(path))
+        first.listen(0)
+        client.connect(os.fspath(path))
+        with pytest.raises(RefusedError):
+            open_listener(path)
