@@ -26,7 +26,7 @@ from handshaked.quic.answers import CONNECTION_REFUSED, push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
-from handshaked.system.systemd import notify
+from handshaked.system.systemd import notify, watchdog_interval
 from handshaked.wire import demux as wire
 from handshaked.wire.addresses import Address, parse_address, show_address, source_of
 from handshaked.wire.fields import printable
@@ -97,6 +97,7 @@ class Demux:
         self._waiting: dict[tuple[Address, bytes], tuple[Deliver, LocalSocket]] = {}
         self._grace_ends = float("inf")
         self._passed = 0
+        self._watched = watchdog_interval() is not None
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Unexpected errors of the tasks are raised."""
@@ -153,6 +154,14 @@ class Demux:
             self._counts["dropped/expired"] += self._dispatcher.expire(now)
             self._counts["relays/idle"] += self._forwarder.sweep(now)
             self._passed = 0
+            if self._watched:
+                self._notify_watchdog()
+
+    def _notify_watchdog(self) -> None:
+        try:
+            notify(WATCHDOG="1")
+        except OSError as error:  # systemd restarts the demultiplexer if that continues
+            log.warning("cannot notify the systemd watchdog: %s", error)
 
     # Datagrams that arrive on a shared socket.
 

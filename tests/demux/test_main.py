@@ -12,7 +12,7 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
 from tests.demux.clients import Target, served
 from tests.demux.conftest import DEMUX_USER, FIRST_USER
-from tests.patience import run_program
+from tests.patience import PATIENCE, run_program
 
 
 def test_error_names_the_port_in_use(tmp_path: Path) -> None:
@@ -50,3 +50,19 @@ def test_second_demultiplexer_takes_nothing_over(
         assert expected in second.stderr
         with smb_server(demux_daemon, demux, "first", user=FIRST_USER):
             assert served(Target(demux.port, authority.root), "first.example.com", "smb")[0] == "first"
+
+
+def test_event_loop_notifies_the_watchdog(
+    public_directory: Path, demux_daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "15000000")
+    with (
+        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER) as demux,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+    ):
+        path = demux.socket.parent / "notify"
+        path.unlink()
+        systemd.bind(str(path))
+        path.chmod(0o666)
+        systemd.settimeout(PATIENCE)
+        assert [systemd.recv(100) for _ in range(2)] == [b"WATCHDOG=1"] * 2

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.plugins.needs import need
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = sorted(path.name for path in SYSTEMD.glob("handshaked*") if path.suffix in (".service", ".socket"))
+
+BOUNDS = {"MemoryMax", "MemorySwapMax", "TasksMax", "LogRateLimitBurst", "WatchdogSec", "LimitNOFILE"}
 
 
 @pytest.fixture
@@ -49,6 +52,14 @@ def test_exposure_level_is_low(installed: Path, service: str) -> None:
     assert found, process.stderr
     assert float(found[1]) <= 1.5
     assert process.returncode == 0
+
+
+def test_resources_of_the_demultiplexer_are_bounded() -> None:
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # the parser's way to keep upper case
+    unit.read(SYSTEMD / "handshaked-demux.service")
+    assert unit["Service"].keys() >= BOUNDS
+    assert unit["Service"]["MemorySwapMax"] == "0"
 
 
 @pytest.mark.parametrize("kind", ["sysusers", "tmpfiles"])
