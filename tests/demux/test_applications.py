@@ -31,6 +31,7 @@ from handshaked.wire.demux import (
 from handshaked.wire.messages import Refused
 from tests.handshake_channel import user
 from tests.lingering import lingering_pair, reset_on_close
+from tests.plugins.needs import need
 from tests.registered import Registered
 
 HELD = 1_000_000
@@ -124,9 +125,9 @@ def test_lingering_socket_does_not_block_the_port(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
     """Closing it waits for its peer, for as long as the sender has chosen."""
-    if refused and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 16):
-        pytest.skip("SO_PASSRIGHTS needs Linux 6.16")
-    if not refused:
+    if refused:
+        need("SO_PASSRIGHTS (Linux 6.16)")
+    else:
         monkeypatch.setattr("handshaked.demux.applications.refuse_descriptors", lambda _: False)
 
     async def scenario(scene: Scene) -> None:

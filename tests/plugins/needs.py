@@ -6,6 +6,7 @@
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ PROGRAMS = dict(
 """Debian packages by the program that tests run."""
 _MISSING = "missing: "
 _PATIENCE = 30.0
+_SO_PASSRIGHTS = 83  # include/uapi/asm-generic/socket.h
 
 
 def need(*names: str) -> None:
@@ -64,8 +66,18 @@ def _has_keyrings() -> bool:
     return True
 
 
+def _has_passrights() -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+        except OSError:
+            return False
+    return True
+
+
 RESOURCES: dict[str, Callable[[], bool]] = {
     "root": lambda: os.geteuid() == 0,
+    "SO_PASSRIGHTS (Linux 6.16)": _has_passrights,
     "keyrings": _has_keyrings,
     "mount namespaces": lambda: _succeeds(*mount_namespace(), "true"),
     "network namespaces": lambda: _succeeds("unshare", "--mount", "--net", "true"),

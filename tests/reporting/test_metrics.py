@@ -80,6 +80,7 @@ def test_dashboard_uses_only_exported_metrics(daemon: RunningDaemon, public_dire
     assert asked <= served
 
 
+@pytest.mark.needs("root")  # the kernel shows the descriptors of a process without core dumps to nobody else
 def test_metrics_are_off_by_default(public_directory: Path) -> None:
     with RunningDaemon(public_directory, workers=1) as daemon:
         listening = [line for line in Path(f"/proc/{daemon.pid}/net/tcp").read_text().splitlines() if " 0A " in line]

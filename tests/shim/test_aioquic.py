@@ -306,7 +306,9 @@ def strict(public_directory: Path, authority: Authority, issue: Issue) -> Runnin
         loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
         trust = ClientTrust(authority.root.read_bytes()) if name == "strict" else None
         store.register(
-            NewRegistration(name, 0, names, (b"h3",), ((loaded, Source()),), policy=policy, client_trust=trust)
+            NewRegistration(
+                name, os.geteuid(), names, (b"h3",), ((loaded, Source()),), policy=policy, client_trust=trust
+            )
         )
     store.close()
     return daemon

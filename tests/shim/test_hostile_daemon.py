@@ -76,9 +76,9 @@ def test_unexpected_secret_ends_the_handshake(
         accepted, _ = silent_daemon.accept()
         with accepted:
             accepted.send(packet + push_done(1, Outcome()))
-            received = [await messages.get()]
+            received = [await asyncio.wait_for(messages.get(), PATIENCE)]
             while not isinstance(received[-1], Done):
-                received.append(await messages.get())
+                received.append(await asyncio.wait_for(messages.get(), PATIENCE))
             assert received[-1] == expected
         shared_client.close()
 
@@ -114,7 +114,7 @@ def test_malformed_packet_does_not_end_what_a_callback_has_begun(silent_daemon: 
         with second:
             await asyncio.sleep(0)
             second.send(push_done(2, Outcome(status=Status.BUSY)))
-            done = await messages.get()
+            done = await asyncio.wait_for(messages.get(), PATIENCE)
         assert isinstance(done, Done)
         assert done.outcome.status == Status.BUSY
         client.close()
@@ -138,7 +138,7 @@ def test_exception_in_callback_does_not_hide_malformed_packet(silent_daemon: soc
         accepted, _ = silent_daemon.accept()
         with accepted:
             accepted.send(push_done(1, Outcome()) + b"malformed")
-            done = await messages.get()
+            done = await asyncio.wait_for(messages.get(), PATIENCE)
         assert isinstance(done, Done)
         assert done.outcome.reason.startswith("malformed packet from the daemon")
         assert [type(fault["exception"]) for fault in faults] == [ZeroDivisionError]
@@ -172,7 +172,7 @@ def test_packets_that_keep_coming_do_not_stop_the_event_loop(silent_daemon: sock
             while not handshake.done():
                 await asyncio.sleep(0)
                 turns += 1
-            assert handshake.result().status == Status.OK
+            assert (await asyncio.wait_for(handshake, PATIENCE)).status == Status.OK
             assert turns >= packets
 
     sent: Future[None] = Future()

@@ -1,6 +1,7 @@
 """Session tickets and early data of an aioquic server with its TLS in the daemon."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ def daemon(tmp_path: Path, authority: Authority) -> RunningDaemon:
     for name, policy in [*((name, Policy(early_data=True)) for name in NAMES), ("none.example.com", Policy(tickets=0))]:
         issued = authority.issue(name)
         credential = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
-        store.register(NewRegistration(name, 0, (name,), (b"h3",), ((credential, Source()),), policy=policy))
+        store.register(NewRegistration(name, os.geteuid(), (name,), (b"h3",), ((credential, Source()),), policy=policy))
     store.close()
     return daemon
 

@@ -28,6 +28,7 @@ def test_other_ancillary_data_has_no_descriptors() -> None:
     assert not pull_descriptors([(socket.SOL_SOCKET, socket.SO_PASSCRED, bytes(12)), (0, socket.SCM_RIGHTS, bytes(4))])
 
 
+@pytest.mark.needs("SO_PASSRIGHTS (Linux 6.16)")
 def test_accepted_sockets_refuse_descriptors_too(tmp_path: Path) -> None:
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
@@ -35,8 +36,7 @@ def test_accepted_sockets_refuse_descriptors_too(tmp_path: Path) -> None:
     ):
         listener.bind(os.fspath(tmp_path / "socket"))
         listener.listen()
-        if not refuse_descriptors(listener):
-            pytest.skip("SO_PASSRIGHTS needs Linux 6.16")
+        assert refuse_descriptors(listener)
         stranger.connect(os.fspath(tmp_path / "socket"))
         accepted, _ = listener.accept()
         with accepted:

@@ -35,26 +35,36 @@ _PANIC = "PanicException"
 @contextmanager
 def readable(thing: str) -> Iterator[None]:
     """Translate into UnreadableError what is raised about `thing`: a file, or one entry of it, with its position."""
-    try:
-        yield
-    except BaseException as error:
-        if not _is_about_input(error):
-            raise
-        raise UnreadableError(f"{thing}: {reason_of(error)}") from None
+    with _without_warnings():
+        try:
+            yield
+        except BaseException as error:
+            if not _is_about_input(error):
+                raise
+            raise UnreadableError(f"{thing}: {reason_of(error)}") from None
 
 
 @contextmanager
 def well_formed() -> Iterator[None]:
     """Translate into PeerError (bad_certificate) what is raised about a peer's certificates."""
-    with warnings.catch_warnings():
-        # `cryptography` warns of oddities that it reads all the same. Peers must not be able to fill the log.
-        warnings.simplefilter("ignore", UserWarning)
+    with _without_warnings():
         try:
             yield
         except BaseException as error:
             if not _is_about_input(error):
                 raise
             raise PeerError(Alert.BAD_CERTIFICATE, f"malformed certificate: {shown(str(error))}") from None
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drop what `cryptography` warns of and accepts: peers and authors of files must not be able to fill the log.
+
+    Threads share the filters. If two leave this at once, the filter may stay, which only drops more such warnings.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def parse_certificate(encoded: bytes) -> x509.Certificate:

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.errors import Alert, PeerError
-from handshaked.tls.x509.readers import read_trust_store
+from handshaked.tls.x509.readers import read_certificate, read_trust_store
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.certificates import (
@@ -51,8 +51,8 @@ class TestPrivateAuthorities:
         for name in ("a.example", "127.0.0.1"):
             verifier.verify((certificate.public_bytes(Encoding.DER),), name, now)
 
-    def test_oddities_of_a_peer_cause_no_warnings(self, tmp_path):
-        """`cryptography` warns of serial number 0, which some authorities have used. Peers must not fill the log."""
+    def test_serial_number_zero_causes_no_warning(self, tmp_path):
+        """`cryptography` warns of serial number 0, which some authorities used. Input must not fill the log."""
         openssl(
             tmp_path,
             "req -x509 -newkey rsa:2048 -nodes -days 90000 -subj /CN=a -keyout k.pem -out c.pem -set_serial 0"
@@ -60,6 +60,7 @@ class TestPrivateAuthorities:
             "x509 -in c.pem -outform DER -out c.der",
         )
         der = (tmp_path / "c.der").read_bytes()
+        assert read_certificate(der, "a file").subject.rfc4514_string() == "CN=a"
         refused(
             Alert.UNKNOWN_CA, check=lambda: ServerChainVerifier(trust()).verify((der,), "a.example", time.time() + 9)
         )
