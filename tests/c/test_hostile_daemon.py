@@ -12,6 +12,7 @@ import pytest
 
 from tests.c.fake_daemon import answering, crypto, ended_with, error_with, secret, ticket
 from tests.c.programs import Run
+from tests.handshake_channel import eventually
 from tests.patience import PATIENCE, run_program
 from tests.quic_socket_peers import in_thread
 
@@ -105,6 +106,10 @@ def test_secrets_are_cleared_after_their_callback(run_api: Api) -> None:
     """They stayed in the packet buffer until another packet overwrote them. The first 1: the test finds a secret."""
     printed = run_api("secrets", secret(value=os.urandom(32)) + crypto() + ended_with(0))
     assert printed.splitlines() == ["1 then 0", "0 at the end 0"]
+    printed = run_api("secrets", secret(value=os.urandom(32)) + b"malformed")
+    assert printed == f"{-errno.EPROTO} at the end 0"
+    printed = run_api("secrets", secret(value=os.urandom(32)), hangs=False)
+    assert printed == f"{-errno.ECONNRESET} at the end 0"
 
 
 def test_structures_have_a_size_that_is_checked(run_api: Api, run: Run, tmp_path: Path) -> None:
@@ -158,10 +163,23 @@ def start_handshake(run: Run, *options: str, **variables: str) -> str:
 
 
 def bound(path: Path | bytes) -> socket.socket:
-    """Return a socket at `path`, not yet listening, whose accept() does not wait."""
+    """Return a socket at `path`, not yet listening, whose accept() does not wait.
+
+    A test in another process may have bound an abstract name, which is waited for.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(path if isinstance(path, bytes) else str(path))
     listener.setblocking(False)
+
+    def bind() -> bool:
+        try:
+            listener.bind(path if isinstance(path, bytes) else str(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        return True
+
+    assert eventually(bind)
     return listener
 
 

@@ -51,15 +51,16 @@ def attacker(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-@pytest.mark.parametrize("path", ["", "\0daemon", "/run/handshaked\0/handshake.sock"])
-def test_only_paths_are_connected_to(client: socket.socket, path: str) -> None:
+def test_only_paths_are_connected_to(client: socket.socket) -> None:
     """Anybody can bind an abstract name."""
+    name = f"\0{os.urandom(8).hex()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as abstract:
-        abstract.bind("\0daemon")
+        abstract.bind(name)
         abstract.listen()
-        with pytest.raises(OSError, match="empty or contains a NUL") as raised:
-            connect(client, path)
-    assert raised.value.errno == errno.EINVAL
+        for path in (name, "", "/run/handshaked\0/handshake.sock"):
+            with pytest.raises(OSError, match="empty or contains a NUL") as raised:
+                connect(client, path)
+            assert raised.value.errno == errno.EINVAL
 
 
 def test_own_listener_is_accepted(client: socket.socket, tmp_path: Path) -> None:
@@ -87,19 +88,6 @@ def test_owner_of_the_directory_is_accepted(client: socket.socket, attacker: soc
     """As the daemon's user owns /run/handshaked."""
     os.chown(tmp_path, NOBODY, NOBODY)
     connect(client, attacker.getsockname())
-
-
-def test_blocking_client_does_not_wait_forever_for_full_accept_queue(client: socket.socket, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ExitStack() as waiting:
-        listener.bind(str(tmp_path / "daemon.sock"))
-        listener.listen(0)
-        with suppress(BlockingIOError):
-            while True:
-                one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-                one.setblocking(False)
-                one.connect(str(tmp_path / "daemon.sock"))
-        with pytest.raises(TimeoutError):
-            connect(client, tmp_path / "daemon.sock")
 
 
 def shared(path: Path) -> None:
@@ -133,6 +121,38 @@ def control(path: Path) -> None:
 
 
 CLIENTS = [BlockingClient, shared, on_quic_socket, on_quic_socket_async, demultiplexed, control]
+
+
+@pytest.fixture
+def overloaded(tmp_path: Path) -> Iterator[Path]:
+    """The path of a daemon whose accept queue is full."""
+    path = tmp_path / "daemon.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ExitStack() as waiting:
+        listener.bind(str(path))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                one.setblocking(False)
+                one.connect(str(path))
+        yield path
+
+
+@pytest.mark.parametrize("use", [BlockingClient, on_quic_socket])
+def test_blocking_clients_wait_a_second_for_an_overloaded_daemon(
+    use: Callable[[Path], object], overloaded: Path
+) -> None:
+    """BlockingClient waited for as long as the daemon was overloaded."""
+    with pytest.raises(OSError, match="timed out") as raised:
+        use(overloaded)
+    assert raised.value.errno == errno.ETIMEDOUT
+
+
+@pytest.mark.parametrize("use", [shared, demultiplexed])
+def test_asyncio_clients_do_not_wait_for_an_overloaded_daemon(use: Callable[[Path], object], overloaded: Path) -> None:
+    """A DemuxClient blocked its event loop."""
+    with pytest.raises(BlockingIOError):
+        use(overloaded)
 
 
 @pytest.mark.needs("root")
