@@ -18,6 +18,7 @@ from handshaked.callers.closing import close_unread
 from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
 from handshaked.callers.paced_reader import PacedReader
+from handshaked.callers.threads import Threads
 from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import Caller
@@ -85,6 +86,11 @@ class Application:
         self.attached: list[int] = []
         """Unexpected descriptors of the current packet. Closing them may block, so that only their sender waits."""
         self.closed = False
+
+    @property
+    def threads(self) -> Threads:
+        """The threads of its user, for work that may block."""
+        return self._account.threads
 
     def close(self, then: Callable[[], object]) -> None:
         """Stop reading, close the socket and the descriptors received on it, and call `then`."""

@@ -18,7 +18,8 @@ from handshaked.callers.log_limit import LogLimit
 from handshaked.demux.applications import AcceptBounds, Application, ApplicationEvents, Applications
 from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.demux.dispatcher import Bounds, Buffered, Decision, Deliver, Dispatcher, Drop, Existing, Reply
-from handshaked.demux.forwarder import ForwardedFlow, ForwarderBounds, UdpForwarder
+from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds
+from handshaked.demux.forwarder import UdpForwarder
 from handshaked.demux.registry_follower import RegistryFollower
 from handshaked.demux.shared_port import LocalSocket, SharedPort
 from handshaked.errors import Status, WireError
@@ -82,6 +83,7 @@ class Demux:
         self._dispatcher = Dispatcher(settings.bounds)
         self._forwarder = UdpForwarder(settings.forwarder, self._connection_ids)
         self._forwarder.on_unreachable = self._unreachable
+        self._forwarder.on_unknown = self._look_anew
         self._applications = Applications(
             listener,
             self._connection_ids,
@@ -90,7 +92,8 @@ class Demux:
             self._log_limit,
         )
         self._follower = RegistryFollower(settings.control_socket, self._set_snapshot)
-        self._recent: dict[LocalSocket, BoundedDict[Address, Target]] = {}
+        self._recent: dict[LocalSocket, BoundedDict[Address, Application]] = {}
+        self._mark = 0  # ECN mark of the current datagram; all of a ClientHello are forwarded with that of the last one
         self._moved: BoundedDict[tuple[LocalSocket, Address], Application] = BoundedDict(_MAX_RECENT)
         self._shared = shared
         self._ports: list[SharedPort] = []
@@ -165,14 +168,24 @@ class Demux:
 
     # Datagrams that arrive on a shared socket.
 
-    def _receive(self, local: LocalSocket, datagram: bytes, peer: Address) -> None:
+    def _receive(self, local: LocalSocket, datagram: bytes, peer: Address, mark: int) -> None:
+        self._mark = mark
         recent = self._recent.get(local)
-        target = (recent and recent.get(peer)) or self._forwarder.on_shared_socket(local, peer)
+        target = (recent and recent.get(peer)) or self._forwarder.at(local, peer)
         if target is not None and datagram:
             self._pass(local, datagram, peer, target)
             return
         decision = self._dispatcher.receive(datagram, peer, time.monotonic())
         self._carry_out(decision, local, datagram, peer)
+
+    def _look_anew(self, flow: ForwardedFlow, datagram: bytes, mark: int) -> bool:
+        """Handle a datagram from the client's address of `flow`, unless it belongs to an existing connection."""
+        decision = self._dispatcher.receive(datagram, flow.peer, time.monotonic())
+        if isinstance(decision, Existing):
+            return False
+        self._mark = mark
+        self._carry_out(decision, flow.local, datagram, flow.peer)
+        return True
 
     def _carry_out(self, decision: Decision, local: LocalSocket, datagram: bytes, peer: Address) -> None:
         if isinstance(decision, Deliver):
@@ -194,7 +207,7 @@ class Demux:
 
     def _pass(self, local: LocalSocket, datagram: bytes, peer: Address, target: Target) -> None:
         if isinstance(target, ForwardedFlow):
-            self._forwarder.from_client(target, datagram)
+            self._forwarder.receive(target, datagram, mark=self._mark)
         elif self._passed < _MAX_PASSED_PER_SECOND:
             self._passed += 1
             self._applications.pass_on(target, wire.Datagram(show_address(peer), local.name, datagram))
@@ -209,8 +222,7 @@ class Demux:
             path = self._forwarder.branch(forwarded, local, peer, source_of(peer), time.monotonic())
             if path is not None:
                 self._counts["flows/moved"] += 1
-                self._remember(local, peer, path)
-                self._forwarder.from_client(path, datagram)
+                self._forwarder.from_client(path, datagram, mark=self._mark)
                 return
         application = table.listener(datagram[1:] if cid is None else cid)
         if application is None:
@@ -221,6 +233,8 @@ class Demux:
         self._pass(local, datagram, peer, application)
 
     def _remember(self, local: LocalSocket, peer: Address, target: Target) -> None:
+        if isinstance(target, ForwardedFlow):
+            return  # the forwarder knows the flows of each client
         self._recent.setdefault(local, BoundedDict(_MAX_RECENT))[peer] = target
 
     # New connections.
@@ -279,8 +293,9 @@ class Demux:
         if forwarded is None:
             return None
         forwarded.header = new.header
+        forwarded.first_cid = new.header.destination_cid
         for datagram in new.datagrams:
-            self._forwarder.from_client(forwarded, datagram)
+            self._forwarder.from_client(forwarded, datagram, mark=self._mark)
         return forwarded
 
     def _hand_over(self, new: Deliver, local: LocalSocket, peer: Address, *, relayed: bool) -> Target | None:
@@ -288,6 +303,8 @@ class Demux:
         if end is None:
             return None
         sock, forwarded = end
+        if forwarded is not None:
+            forwarded.first_cid = new.header.destination_cid
         flow = wire.Flow(
             peer=show_address(peer),
             local=local.name,
@@ -300,7 +317,9 @@ class Demux:
         )
         with sock:
             application = self._applications.deliver(new.registration, flow, sock)
-        if application is None and forwarded is not None:
+        if forwarded is not None and application is not None:
+            forwarded.threads = application.threads
+        elif forwarded is not None:
             self._forwarder.close(forwarded)
         return application and (forwarded or application)
 
@@ -308,7 +327,8 @@ class Demux:
         self, local: LocalSocket, peer: Address, *, relayed: bool, established: bool = False
     ) -> tuple[socket.socket, ForwardedFlow | None] | None:
         """Open the socket that an application gets for `peer`; with one end of a socket pair, also return its flow."""
-        if not relayed and self._applications.held < self._settings.forwarder.connected:
+        shares_address = self._forwarder.at(local, peer) is not None  # its datagrams must not go to the application
+        if not relayed and not shares_address and self._applications.held < self._settings.forwarder.connected:
             sock = local.open_flow(peer)
             if sock is not None:
                 return sock, None
@@ -331,6 +351,8 @@ class Demux:
         with sock:
             flow = wire.Flow(path.peer, path.local, relayed=forwarded is not None)
             if self._applications.hand_over(application, sequence, flow, sock):
+                if forwarded is not None:
+                    forwarded.threads = application.threads
                 del self._moved[local, peer]
                 self._counts["flows/moved"] += 1
                 self._remember(local, peer, forwarded or application)

@@ -4,116 +4,70 @@ A flow has one socket connected to its client, which keeps it apart from other t
 connected to its server. Beyond a limit, flows use the shared socket towards their client instead, because the kernel's
 lookup for a datagram of an unknown flow takes time in proportion to the connected sockets of the port.
 
+Several connections may come from one client address and port: of one client, or of the subscribers to whom a NAT gives
+it in turn. Each has its own flow, and the connection IDs tell their datagrams apart.
+
 The sockets are watched by an epoll instance of its own, a single descriptor in the event loop: that takes a third of
 asyncio's time for a datagram and a tenth of its memory for a flow.
 """
 
-import os
-import re
+import errno
 import select
 import socket
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from handshaked.callers.closing import close_unread
+from handshaked.callers.threads import Threads
 from handshaked.demux.connection_ids import ConnectionIds
-from handshaked.demux.segmentation import enable_gro, receive, send, split
+from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds, proxy_header
+from handshaked.demux.segmentation import (
+    enable_gro,
+    forbid_fragmentation,
+    receive,
+    receive_marks,
+    send,
+    set_mark,
+    split,
+)
 from handshaked.demux.shared_port import LocalSocket
-from handshaked.quic.packets import LongHeader, pull_long_header
+from handshaked.quic.packets import pull_long_header
 from handshaked.wire.addresses import Address, family_of
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, refuse_descriptors
 
 _BATCH = 32
 _EVENTS = 256
 _MAX_CIDS = 8
-_PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_MAX_FLOWS_AT_PEER = 4
+_CLOSING_THREADS = 16
 _INPUT = memoryview(bytearray(65536))
 _BUFFERS = [_INPUT]
 
 
-@dataclass(frozen=True, slots=True)
-class ForwarderBounds:
-    """Limits of forwarded flows. Times are in seconds."""
-
-    flows: int = 65536
-    flows_per_source: int = 4096
-    connected: int = field(default_factory=lambda: 8192 if _hashes_connected_sockets() else 2048)
-    """Sockets connected to clients; benchmarks/RESULTS.md has the measurements behind the defaults."""
-    paths: int = 8
-    embryonic_seconds: float = 10.0
-    idle_seconds: float = 180.0
-
-    def within(self, descriptors: int) -> "ForwarderBounds":
-        """Return these bounds for a process limited to `descriptors`, some of which are reserved for other uses.
-
-        A flow takes one descriptor for its server, and one for its client below the limit `connected`.
-        """
-        usable = descriptors - min(1024, descriptors // 4)
-        flows = usable // 2 if usable // 2 <= self.connected else usable - self.connected
-        return replace(self, flows=max(1, min(self.flows, flows)))
-
-
-def _hashes_connected_sockets() -> bool:
-    """Return whether the kernel hashes connected UDP sockets (Linux 6.13); older ones compare them one by one."""
-    major, minor = re.findall(r"\d+", os.uname().release)[:2]
-    return (int(major), int(minor)) >= (6, 13)
-
-
-class ForwardedFlow:
-    """A flow between the client `peer` of `local` and a server.
-
-    ``established`` means that the client has used a connection ID issued by the server, which proves its address.
-    """
-
-    __slots__ = (
-        "cids",
-        "client_socket",
-        "current_cid",
-        "established",
-        "header",
-        "last_active",
-        "local",
-        "origin",
-        "paths",
-        "peer",
-        "prefix",
-        "server_socket",
-        "source",
-        "target",
-    )
-
-    def __init__(self, local: LocalSocket, peer: Address, server_socket: socket.socket) -> None:
-        self.local = local
-        self.peer = peer
-        self.client_socket: socket.socket | None = None  # None: on the shared socket
-        self.server_socket = server_socket
-        self.target: Address | None = None  # None: an application's end of a socket pair
-        self.prefix = b""  # PROXY protocol header, until the server has answered
-        self.header: LongHeader | None = None  # of the client's Initial, until the server has answered
-        self.cids: list[bytes] = []
-        self.current_cid = b""
-        self.established = False
-        self.last_active = 0.0
-        self.origin: ForwardedFlow | None = None  # the flow of the connection's first path
-        self.paths = 1  # open paths of this connection; counted at its origin
-        self.source = ""
-
-
 class UdpForwarder:
-    """All forwarded flows. ``on_unreachable`` is called with a new flow whose server cannot be reached."""
+    """All forwarded flows.
+
+    ``on_unreachable`` is called with a new flow whose server cannot be reached. ``on_unknown`` is called with a flow, a
+    datagram from its client's address whose long header has an unknown connection ID, and the datagram's ECN mark; it
+    returns whether it handled the datagram, which otherwise belongs to the flow.
+    """
 
     def __init__(self, bounds: ForwarderBounds, connection_ids: ConnectionIds[Any, ForwardedFlow]) -> None:
         self._bounds = bounds
         self._connection_ids = connection_ids
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, ForwardedFlow] = {}
-        self._on_shared_socket: dict[tuple[LocalSocket, Address], ForwardedFlow] = {}
+        self._at: dict[tuple[LocalSocket, Address], list[ForwardedFlow]] = {}
         self._sources: dict[str, int] = {}
         self._flows: dict[ForwardedFlow, None] = {}
         self._embryonic: dict[ForwardedFlow, None] = {}
         self._connected = 0
         self._now = 0.0
+        self._threads = Threads(_CLOSING_THREADS)
         self.on_unreachable: Callable[[ForwardedFlow], None] = lambda _: None
+        self.on_unknown: Callable[[ForwardedFlow, bytes, int], bool] = lambda *_: False
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when ``run`` has work to do."""
@@ -138,6 +92,7 @@ class UdpForwarder:
         except OSError:
             return None
         try:
+            forbid_fragmentation(server_socket)
             server_socket.connect(target)
         except OSError:
             server_socket.close()
@@ -162,6 +117,7 @@ class UdpForwarder:
             end, peer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         except OSError:
             return None
+        refuse_descriptors(end)
         flow = self._add(ForwardedFlow(local, peer, end), source, now)
         if established:
             self._establish(flow)
@@ -186,19 +142,39 @@ class UdpForwarder:
             path.cids = origin.cids
         return path
 
-    def on_shared_socket(self, local: LocalSocket, peer: Address) -> ForwardedFlow | None:
-        """Return the flow of `peer` that uses the shared socket towards its client."""
-        return self._on_shared_socket.get((local, peer))
+    def at(self, local: LocalSocket, peer: Address) -> ForwardedFlow | None:
+        """Return the newest flow of `peer`, the client's address."""
+        flows = self._at.get((local, peer))
+        return flows[-1] if flows else None
 
-    def from_client(self, flow: ForwardedFlow, datagram: bytes | memoryview, segment_size: int = 0) -> None:
-        """Pass `datagram`, or a batch of datagrams of `segment_size` bytes, on to the server."""
+    def receive(self, flow: ForwardedFlow, batch: bytes | memoryview, segment_size: int = 0, mark: int = 0) -> None:
+        """Pass a batch from the client's address of `flow` on, each datagram to the flow of its connection."""
+        flows = self._at.get((flow.local, flow.peer), [flow])
+        starts = range(0, len(batch), segment_size or len(batch))
+        if len(flows) == 1 and not any(batch[start] & 0x80 for start in starts):
+            self.from_client(flow, batch, segment_size, mark)
+            return
+        for datagram in split(batch, segment_size):
+            owner = next((one for one in reversed(flows) if one.knows(datagram)), None)
+            if owner is None and datagram[0] & 0x80 and self.on_unknown(flows[-1], bytes(datagram), mark):
+                continue
+            owner = owner or max(flows, key=lambda one: (one.established, one.last_active), default=None)
+            if owner is not None:
+                self.from_client(owner, datagram, mark=mark)
+
+    def from_client(
+        self, flow: ForwardedFlow, datagram: bytes | memoryview, segment_size: int = 0, mark: int = 0
+    ) -> None:
+        """Pass `datagram`, or a batch of datagrams of `segment_size` bytes, on to the server with its ECN mark."""
         if flow.current_cid and not datagram[0] & 0x80:
             self._note_client_cid(flow, bytes(datagram[1 : 1 + len(flow.current_cid)]))
         flow.last_active = self._now
         try:
+            if flow.target is not None:
+                self._mark(flow, flow.server_socket, mark)
             if flow.prefix or flow.target is None:
                 for one in split(datagram, segment_size):
-                    flow.server_socket.send(flow.prefix + one)
+                    send(flow.server_socket, flow.prefix + one, 0)
             else:
                 send(flow.server_socket, datagram, segment_size)
         except (BlockingIOError, InterruptedError):
@@ -233,13 +209,18 @@ class UdpForwarder:
             return
         del self._flows[flow]
         del self._by_descriptor[flow.server_socket.fileno()]
-        flow.server_socket.close()
+        if flow.target is None:
+            close_unread(flow.server_socket, flow.threads or self._threads, lambda: None)
+        else:
+            flow.server_socket.close()
         if flow.client_socket is not None:
             del self._by_descriptor[flow.client_socket.fileno()]
             flow.client_socket.close()
             self._connected -= 1
-        else:
-            self._on_shared_socket.pop((flow.local, flow.peer), None)
+        flows = self._at[flow.local, flow.peer]
+        flows.remove(flow)
+        if not flows:
+            del self._at[flow.local, flow.peer]
         self._embryonic.pop(flow, None)
         origin = flow.origin or flow
         origin.paths -= 1
@@ -262,24 +243,25 @@ class UdpForwarder:
         return oldest is not None
 
     def _add(self, flow: ForwardedFlow, source: str, now: float) -> ForwardedFlow:
-        former = self._on_shared_socket.get((flow.local, flow.peer))
-        if former is not None:
-            self.close(former)  # the new flow receives its datagrams
+        flows = self._at.get((flow.local, flow.peer), [])
+        if len(flows) >= _MAX_FLOWS_AT_PEER:
+            self.close(min(flows, key=lambda one: (one.established, one.last_active)))
         if self._connected < self._bounds.connected:
             flow.client_socket = flow.local.open_flow(flow.peer)
         self._now = flow.last_active = now
         flow.source = source
         self._sources[source] = self._sources.get(source, 0) + 1
         self._flows[flow] = self._embryonic[flow] = None
+        self._at.setdefault((flow.local, flow.peer), []).append(flow)
         self._watch(flow.server_socket, flow)
         if flow.target is not None:
             enable_gro(flow.server_socket)
+            receive_marks(flow.server_socket)
         if flow.client_socket is not None:
             enable_gro(flow.client_socket)
+            receive_marks(flow.client_socket)
             self._connected += 1
             self._watch(flow.client_socket, flow)
-        else:
-            self._on_shared_socket[(flow.local, flow.peer)] = flow
         return flow
 
     def _watch(self, sock: socket.socket, flow: ForwardedFlow) -> None:
@@ -289,24 +271,25 @@ class UdpForwarder:
     def _from_client_socket(self, flow: ForwardedFlow, client_socket: socket.socket) -> None:
         for _ in range(_BATCH):
             try:
-                size, segment_size = receive(client_socket, _BUFFERS)
+                size, segment_size, mark = receive(client_socket, _BUFFERS)
             except BlockingIOError:
                 return
             except OSError:  # an ICMP error: if the client is gone, the flow becomes idle
                 return
             if size:
-                self.from_client(flow, _INPUT[:size], segment_size)
+                self.receive(flow, _INPUT[:size], segment_size, mark)
             if flow not in self._flows:
                 return
 
     def _from_server_socket(self, flow: ForwardedFlow) -> None:
-        client_socket = flow.client_socket
         for _ in range(_BATCH):
             try:
-                size, segment_size = receive(flow.server_socket, _BUFFERS)
+                size, segment_size, mark = self._receive(flow)
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:  # a router on the way reports that a datagram was too long
+                    continue
                 self._fail(flow)
                 return
             if not size:
@@ -318,14 +301,33 @@ class UdpForwarder:
             flow.last_active = self._now
             if _INPUT[0] & 0x80 and not flow.established:
                 self._note_server_cid(flow, bytes(_INPUT[: min(size, 64)]))
-            if client_socket is None:
-                for datagram in split(_INPUT[:size], segment_size):
-                    flow.local.send(datagram, flow.peer)
-                continue
-            try:
-                send(client_socket, _INPUT[:size], segment_size)
-            except OSError:
-                continue  # dropped, as on any congested path
+            self._to_client(flow, _INPUT[:size], segment_size, mark)
+
+    def _receive(self, flow: ForwardedFlow) -> tuple[int, int, int]:
+        """Receive from the server, as ``segmentation.receive``, or from the application."""
+        if flow.target is not None:
+            return receive(flow.server_socket, _BUFFERS)
+        size, control, _, _ = flow.server_socket.recvmsg_into(_BUFFERS, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+        descriptors = pull_descriptors(control)
+        if descriptors:  # closing them may block; an application that attaches some loses its flow
+            (flow.threads or self._threads).run(partial(close_all, descriptors), lambda: None)
+            return 0, 0, 0
+        return size, 0, 0
+
+    def _to_client(self, flow: ForwardedFlow, batch: memoryview, segment_size: int, mark: int) -> None:
+        if flow.client_socket is None:
+            for datagram in split(batch, segment_size):
+                flow.local.send(datagram, flow.peer, mark)
+            return
+        with suppress(OSError):  # dropped, as on any congested path
+            self._mark(flow, flow.client_socket, mark)
+            send(flow.client_socket, batch, segment_size)
+
+    def _mark(self, flow: ForwardedFlow, sock: socket.socket, mark: int) -> None:
+        """Let `sock` send with the ECN mark `mark`; it rarely changes."""
+        if flow.marks.get(sock, 0) != mark:
+            flow.marks[sock] = mark
+            set_mark(sock, mark)
 
     def _fail(self, flow: ForwardedFlow) -> None:
         if flow.established or flow not in self._flows:
@@ -358,12 +360,3 @@ class UdpForwarder:
             flow.cids.append(cid)  # the same list on all paths of a connection
             if len(flow.cids) > _MAX_CIDS:
                 self._connection_ids.forget(flow.cids.pop(0))
-
-
-def proxy_header(peer: Address, local: Address) -> bytes:
-    """Return a PROXY protocol v2 header for a datagram from `peer` to `local`."""
-    family = family_of(peer)
-    kind = 0x22 if family == socket.AF_INET6 else 0x12
-    hosts = b"".join(socket.inet_pton(family, str(address[0]).partition("%")[0]) for address in (peer, local))
-    body = hosts + struct.pack("!HH", peer[1], local[1])
-    return _PROXY_SIGNATURE + bytes([0x21, kind]) + struct.pack("!H", len(body)) + body

@@ -12,7 +12,7 @@ from pathlib import Path
 from handshaked import __version__
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatcher import Bounds
-from handshaked.demux.forwarder import ForwarderBounds
+from handshaked.demux.forwarded_flow import ForwarderBounds
 from handshaked.demux.shared_port import claim_shared, take_shared
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.system import directories

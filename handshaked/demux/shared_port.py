@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from handshaked.demux.segmentation import ECN_CONTROL_SIZE, forbid_fragmentation, pull_mark, push_mark, receive_marks
 from handshaked.errors import RefusedError
 from handshaked.wire.addresses import Address, family_of, show_address
 
@@ -27,13 +28,13 @@ _BATCH = 64  # datagrams read per turn of the event loop
 _RECEIVE_BUFFER = 4 * 1024 * 1024
 _MAX_LOCAL_SOCKETS = 1024
 _IP_PKTINFO = 8
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _PKTINFO = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
 _UNCONNECTED = 7  # TCP_CLOSE in net/tcp_states.h
 _INPUT = memoryview(bytearray(65536))  # one thread reads, one datagram at a time
 
-Receive = Callable[["LocalSocket", bytes, Address], None]
+Receive = Callable[["LocalSocket", bytes, Address, int], None]
+"""Called with the socket, the datagram, its sender, and its ECN mark."""
 Watch = Callable[[socket.socket, Callable[[], None]], None]
 
 
@@ -46,24 +47,28 @@ class LocalSocket:
         self.name = show_address(self.address)
         self._receive = receive
         self._on_drained = on_drained
+        receive_marks(sock)
 
     def read(self) -> None:
         """Pass a batch of received datagrams to `receive`."""
         for _ in range(_BATCH):
             try:
-                size, peer = self.socket.recvfrom_into(_INPUT)
+                size, control, _, peer = self.socket.recvmsg_into([_INPUT], ECN_CONTROL_SIZE)
             except BlockingIOError:
                 self._on_drained(self)
                 return
             except OSError as error:  # an ICMP error about a datagram sent earlier
                 log.debug("%s: %s", self.name, error)
                 continue
-            self._receive(self, bytes(_INPUT[:size]), peer)
+            self._receive(self, bytes(_INPUT[:size]), peer, pull_mark(control))
 
-    def send(self, datagram: bytes | memoryview, peer: Address) -> None:
-        """Send `datagram` to `peer`; it is dropped if the send buffer is full."""
+    def send(self, datagram: bytes | memoryview, peer: Address, mark: int = 0) -> None:
+        """Send `datagram` with the ECN mark `mark` to `peer`; it is dropped if the send buffer is full."""
         try:
-            self.socket.sendto(datagram, peer)
+            if mark:
+                self.socket.sendmsg([datagram], push_mark(self.socket, mark), 0, peer)
+            else:
+                self.socket.sendto(datagram, peer)
         except OSError as error:
             log.debug("%s to %s: %s", self.name, show_address(peer), error)
 
@@ -105,6 +110,7 @@ class SharedPort:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            receive_marks(sock)
             watch(sock, self._read_any)
         else:
             self._add(self.address, sock)
@@ -143,7 +149,7 @@ class SharedPort:
     def _read_any(self) -> None:
         for _ in range(_BATCH):
             try:
-                size, control, _, peer = self._socket.recvmsg_into([_INPUT], 64)
+                size, control, _, peer = self._socket.recvmsg_into([_INPUT], 64 + ECN_CONTROL_SIZE)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -152,7 +158,7 @@ class SharedPort:
             datagram = bytes(_INPUT[:size])
             local = self.local(self._destination(control))
             if local is not None:
-                self._receive(local, datagram, peer)
+                self._receive(local, datagram, peer, pull_mark(control))
 
     def _destination(self, control: list[tuple[int, int, bytes]]) -> Address:
         for level, kind, payload in control:
@@ -174,6 +180,7 @@ def take_shared(sock: socket.socket) -> socket.socket:
         )
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    forbid_fragmentation(sock)
     return sock
 
 
@@ -241,9 +248,6 @@ def _is_served(address: Address) -> bool:
 
 def _share(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # QUIC packets must not be fragmented (RFC 9000 section 14): packets that are too long fail or are dropped.
-    if sock.family == socket.AF_INET6:
+    forbid_fragmentation(sock)
+    if sock.family == socket.AF_INET6 and not sock.getsockname()[1]:  # not bound yet
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)

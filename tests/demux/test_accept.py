@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.demux.applications import AcceptBounds
-from handshaked.demux.forwarder import ForwarderBounds
+from handshaked.demux.forwarded_flow import ForwarderBounds
 from handshaked.errors import Alert, Status
 from handshaked.quic.answers import CONNECTION_REFUSED
 from handshaked.quic.packets import pull_long_header

@@ -1,5 +1,9 @@
 """The UDP forwarder: limits, idle flows, the shared socket, and learned connection IDs."""
 
+import array
+import asyncio
+import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -8,11 +12,14 @@ import pytest
 
 from handshaked.demux import segmentation
 from handshaked.demux.connection_ids import ConnectionIds
-from handshaked.demux.forwarder import ForwardedFlow, ForwarderBounds, UdpForwarder, proxy_header
+from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds, proxy_header
+from handshaked.demux.forwarder import UdpForwarder
 from handshaked.demux.shared_port import LocalSocket, open_shared
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.addresses import Address
+from tests.patience import PATIENCE
 
+NEXT_CID = b"next server"
 SERVER_CID, OTHER_CID = b"of server", b"of server too"[:9]
 
 
@@ -21,12 +28,16 @@ class Stage:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
+        self.received: list[tuple[bytes, int]] = []
         self.server = self.endpoint()
         self.target: Address = self.server.getsockname()
         self.local = LocalSocket(
-            stack.enter_context(open_shared(("127.0.0.1", free_port()))), lambda *_: None, lambda _: None
+            stack.enter_context(open_shared(("127.0.0.1", free_port()))), self._receive, lambda _: None
         )
         self.connection_ids: ConnectionIds[object, ForwardedFlow] = ConnectionIds()
+
+    def _receive(self, _: LocalSocket, datagram: bytes, _peer: Address, mark: int) -> None:
+        self.received.append((datagram, mark))
 
     def endpoint(self) -> socket.socket:
         """Open the socket of a client or a server."""
@@ -54,8 +65,10 @@ class Stage:
         self.server.sendto(b"\xc0\0\0\0\1\0" + bytes([len(cid)]) + cid + b"answer", address)
         self.run(forwarder, client)
         client.sendto(b"\x40" + cid + b"data", self.local.address)
-        if flow.client_socket is None:
-            forwarder.from_client(flow, self.local.socket.recv(100))
+        ready, _, _ = select.select([self.local.socket, forwarder.fileno()], [], [], PATIENCE)
+        if self.local.socket in ready:
+            forwarder.receive(flow, self.local.socket.recv(100))
+            self.server.recv(100)
         else:
             self.run(forwarder, self.server)
         assert flow.established
@@ -86,13 +99,13 @@ def test_datagrams_pass_both_ways(stage: Stage, connected: int) -> None:
     flow = stage.forward(forwarder, client)
     assert flow is not None
     assert (flow.client_socket is None) == (connected == 0)
-    assert (forwarder.on_shared_socket(stage.local, client.getsockname()) is flow) == (connected == 0)
+    assert forwarder.at(stage.local, client.getsockname()) is flow
     address = stage.establish(forwarder, flow, client)
     stage.server.sendto(b"more", address)
     assert stage.run(forwarder, client) == b"more"
     forwarder.close(flow)
     assert len(forwarder) == forwarder.connected == 0
-    assert forwarder.on_shared_socket(stage.local, client.getsockname()) is None
+    assert forwarder.at(stage.local, client.getsockname()) is None
 
 
 @pytest.mark.parametrize("connected", [0, 10])
@@ -240,16 +253,141 @@ def test_closing_the_application_end_closes_the_flow(stage: Stage) -> None:
     assert len(forwarder) == 0
 
 
-def test_second_flow_of_a_client_replaces_the_first(stage: Stage) -> None:
-    forwarder, client = stage.forwarder(connected=0), stage.endpoint()
-    first, second = stage.forward(forwarder, client), stage.forward(forwarder, client)
+@pytest.mark.parametrize("connected", [0, 1, 100])
+def test_connections_of_one_client_address_are_kept_apart(stage: Stage, connected: int) -> None:
+    """A NAT gives an address to its next subscriber while the last one's flow is not idle yet."""
+    forwarder, client = stage.forwarder(connected=connected), stage.endpoint()
+    first = stage.forward(forwarder, client)
     assert first is not None
+    old = stage.establish(forwarder, first, client)
+    second = stage.forward(forwarder, client)
     assert second is not None
-    assert len(forwarder) == 1
-    forwarder.close(first)
-    assert forwarder.on_shared_socket(stage.local, client.getsockname()) is second
+    new = stage.establish(forwarder, second, client, NEXT_CID)
+    for _ in range(2):
+        for cid, address in ((SERVER_CID, old), (NEXT_CID, new)):
+            forwarder.receive(first, b"\x40" + cid + b"more")
+            assert stage.server.recvfrom(100) == (b"\x40" + cid + b"more", address)
     forwarder.close(second)
-    assert len(forwarder) == 0
+    assert forwarder.at(stage.local, client.getsockname()) is first
+    forwarder.receive(first, b"\x40unknown ID")
+    assert stage.server.recvfrom(100)[1] == old
+    forwarder.close(first)
+    assert (len(forwarder), forwarder.at(stage.local, client.getsockname())) == (0, None)
+
+
+def test_unknown_destination_of_a_long_header_is_looked_at_anew(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(), stage.endpoint()
+    flow = stage.forward(forwarder, client)
+    assert flow is not None
+    flow.first_cid = b"first"
+    address = stage.establish(forwarder, flow, client)
+    seen: list[bytes] = []
+
+    def look(_flow: ForwardedFlow, datagram: bytes, _mark: int) -> bool:
+        seen.append(datagram)
+        return b"existing" not in datagram
+
+    forwarder.on_unknown = look
+    start = b"\xc0\0\0\0\1"
+    for cid in (b"first", SERVER_CID, b"existing"):
+        known = start + bytes([len(cid)]) + cid + b"\0known"
+        client.sendto(known, stage.local.address)
+        stage.run(forwarder, stage.server)
+    stage.server.settimeout(10)
+    forwarder.receive(flow, b"".join(((start + b"\3new" + b"\0x"), b"\x40" + SERVER_CID + b".")), 11)
+    assert stage.server.recvfrom(100) == (b"\x40" + SERVER_CID + b".", address)
+    assert seen == [start + b"\x08existing\0known", start + b"\3new\0x"]
+
+
+def test_flows_of_one_client_address_are_bounded(stage: Stage) -> None:
+    forwarder, client = stage.forwarder(), stage.endpoint()
+    first = stage.forward(forwarder, client)
+    assert first is not None
+    stage.establish(forwarder, first, client)
+    for _ in range(10):
+        assert stage.forward(forwarder, client) is not None
+    assert len(forwarder) == 4
+    forwarder.receive(first, b"\x40" + SERVER_CID + b"data")
+    assert stage.server.recv(100) == b"\x40" + SERVER_CID + b"data"
+
+
+@pytest.mark.parametrize("connected", [0, 100])
+@pytest.mark.parametrize("proxy", [False, True])
+def test_marks_pass_both_ways(stage: Stage, connected: int, proxy: bool) -> None:
+    """Otherwise the client's ECN validation fails (RFC 9000 section 13.4.2)."""
+    forwarder, client = stage.forwarder(connected=connected), stage.endpoint()
+    flow = forwarder.forward(stage.local, client.getsockname(), stage.target, "source", 0.0, proxy=proxy)
+    assert flow is not None
+    for sock in (client, stage.server):
+        segmentation.receive_marks(sock)
+    for mark in (2, 3, 0, 1):
+        segmentation.set_mark(client, mark)
+        client.sendto(b"\x40to server", stage.local.address)
+        if flow.client_socket is not None:
+            assert select.select([flow.client_socket], [], [], PATIENCE)[0]
+            forwarder.run(0.0)
+        else:
+            assert select.select([stage.local.socket], [], [], PATIENCE)[0]
+            stage.local.read()
+            datagram, seen = stage.received.pop()
+            forwarder.receive(flow, datagram, mark=seen)
+        data, control, _, address = stage.server.recvmsg(100, 100)
+        assert (data.endswith(b"to server"), segmentation.pull_mark(control)) == (True, mark)
+        stage.server.sendmsg([b"\x40to client"], segmentation.push_mark(stage.server, mark), 0, address)
+        assert select.select([flow.server_socket], [], [], PATIENCE)[0]
+        forwarder.run(0.0)
+        data, control, _, _ = client.recvmsg(100, 100)
+        assert (data, segmentation.pull_mark(control)) == (b"\x40to client", mark)
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_datagram_too_long_for_the_path_is_lost_alone(stage: Stage, proxy: bool) -> None:
+    """It is a probe for the path's MTU; the server is not dead."""
+    forwarder, client = stage.forwarder(), stage.endpoint()
+    flow = forwarder.forward(stage.local, client.getsockname(), stage.target, "source", 0.0, proxy=proxy)
+    assert flow is not None
+    unreachable: list[ForwardedFlow] = []
+    forwarder.on_unreachable = unreachable.append
+    forwarder.from_client(flow, bytes(65500) + bytes(100))  # longer than any UDP datagram
+    forwarder.from_client(flow, bytes(3000) + bytes(65536 - 3000), 3000)
+    forwarder.from_client(flow, b"\x40short")
+    received = [stage.server.recv(65536) for _ in range(23)]
+    assert received[-1].endswith(b"\x40short")
+    assert (unreachable, len(forwarder)) == ([], 1)
+
+
+@pytest.mark.parametrize("refused", [True, False], ids=["Linux 6.16", "older Linux"])
+def test_application_cannot_attach_descriptors(stage: Stage, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+    """Nobody would close them, or the event loop would, for as long as a lingering socket takes."""
+    if not refused:
+        monkeypatch.setattr("handshaked.demux.forwarder.refuse_descriptors", lambda _: False)
+
+    async def scenario() -> None:
+        forwarder, client = stage.forwarder(), stage.endpoint()
+        opened = forwarder.pair(stage.local, client.getsockname(), "source", 0.0)
+        assert opened is not None
+        mine, theirs = os.pipe()
+        os.set_blocking(mine, False)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs]))]
+        with opened[1] as end:
+            try:
+                end.sendmsg([b"x"], rights)
+            except PermissionError:
+                assert refused
+                os.close(theirs)
+                os.close(mine)
+                return
+            os.close(theirs)
+            forwarder.run(0.0)
+            assert len(forwarder) == 0
+            closed = asyncio.Event()
+            asyncio.get_running_loop().add_reader(mine, closed.set)
+            await asyncio.wait_for(closed.wait(), PATIENCE)
+            assert os.read(mine, 1) == b""
+            asyncio.get_running_loop().remove_reader(mine)
+            os.close(mine)
+
+    asyncio.run(scenario())
 
 
 def test_unreachable_server_is_reported_once(stage: Stage) -> None:

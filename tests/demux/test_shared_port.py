@@ -12,7 +12,7 @@ from typing import Self
 
 import pytest
 
-from handshaked.demux.shared_port import LocalSocket, SharedPort, open_shared, take_shared
+from handshaked.demux.shared_port import LocalSocket, SharedPort, claim_shared, open_shared, take_shared
 from handshaked.errors import RefusedError
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.addresses import Address
@@ -54,7 +54,7 @@ class Reader:
         self.sockets.append(sock)
         self._reads.append(read)
 
-    def _receive(self, local: LocalSocket, datagram: bytes, peer: Address) -> None:
+    def _receive(self, local: LocalSocket, datagram: bytes, peer: Address, _mark: int) -> None:
         self.locals.add(local)
         self.got.append((datagram, peer))
 
@@ -263,3 +263,16 @@ def _disconnect(sock: socket.socket) -> None:
     """Call connect(2) with AF_UNSPEC, as a malicious application could; Python cannot express that address."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.connect(sock.fileno(), ctypes.create_string_buffer(16), 16) == 0
+
+
+def test_no_socket_of_the_port_sends_fragments(host: str) -> None:
+    """Neither an inherited one, nor that of a flow: paths' MTUs are probed with their datagrams."""
+    level, option = (socket.IPPROTO_IPV6, 23) if ":" in host else (socket.IPPROTO_IP, 10)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as inherited:
+        if ":" in host:
+            inherited.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        inherited.bind((host, 0))
+        flow = LocalSocket(take_shared(inherited), lambda *_: None, lambda _: None).open_flow(inherited.getsockname())
+        assert flow is not None
+        with flow, claim_shared((host, free_port(host), 0, 0) if ":" in host else (host, free_port(host))) as claimed:
+            assert [sock.getsockopt(level, option) for sock in (inherited, flow, claimed)] == [3, 3, 3]
