@@ -1,8 +1,5 @@
 """The UDP forwarder: limits, idle flows, the shared socket, and learned connection IDs."""
 
-import array
-import asyncio
-import os
 import select
 import socket
 from collections.abc import Iterator
@@ -11,79 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from handshaked.demux import segmentation
-from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds, proxy_header
-from handshaked.demux.forwarder import UdpForwarder
-from handshaked.demux.shared_port import LocalSocket, open_shared
-from handshaked.testing.smb_server import free_port
-from handshaked.wire.addresses import Address
+from tests.demux.stage import NEXT_CID, OTHER_CID, SERVER_CID, Stage
 from tests.patience import PATIENCE
-
-NEXT_CID = b"next server"
-SERVER_CID, OTHER_CID = b"of server", b"of server too"[:9]
-
-
-class Stage:
-    """A server, the local socket of a shared port, and the table of connection IDs, for flows of a test."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self.received: list[tuple[bytes, int]] = []
-        self.server = self.endpoint()
-        self.target: Address = self.server.getsockname()
-        self.local = LocalSocket(
-            stack.enter_context(open_shared(("127.0.0.1", free_port()))), self._receive, lambda _: None
-        )
-        self.connection_ids: ConnectionIds[object, ForwardedFlow] = ConnectionIds()
-
-    def _receive(self, _: LocalSocket, datagram: bytes, _peer: Address, mark: int) -> None:
-        self.received.append((datagram, mark))
-
-    def endpoint(self) -> socket.socket:
-        """Open the socket of a client or a server."""
-        sock = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
-        return sock
-
-    def forwarder(self, **bounds: float) -> UdpForwarder:
-        """UdpForwarder with the given bounds."""
-        made = UdpForwarder(ForwarderBounds(**bounds), self.connection_ids)  # type: ignore[arg-type] # ints and floats, by name
-        self._stack.callback(lambda: made.sweep(1e9))
-        return made
-
-    def forward(self, forwarder: UdpForwarder, client: socket.socket, now: float = 0.0) -> ForwardedFlow | None:
-        """Open a flow for `client`."""
-        return forwarder.forward(self.local, client.getsockname(), self.target, "source", now, proxy=False)
-
-    def establish(
-        self, forwarder: UdpForwarder, flow: ForwardedFlow, client: socket.socket, cid: bytes = SERVER_CID
-    ) -> Address:
-        """Exchange datagrams until the flow is established. Return its address as the server sees it."""
-        forwarder.from_client(flow, b"\xc0 hello")
-        _, address = self.server.recvfrom(100)
-        self.server.sendto(b"\xc0\0\0\0\1\0" + bytes([len(cid)]) + cid + b"answer", address)
-        self.run(forwarder, client)
-        client.sendto(b"\x40" + cid + b"data", self.local.address)
-        ready, _, _ = select.select([self.local.socket, forwarder.fileno()], [], [], PATIENCE)
-        if self.local.socket in ready:
-            forwarder.receive(flow, self.local.socket.recv(100))
-            self.server.recv(100)
-        else:
-            self.run(forwarder, self.server)
-        assert flow.established
-        return address  # type: ignore[no-any-return] # a socket address
-
-    def run(self, forwarder: UdpForwarder, receiver: socket.socket) -> bytes:
-        """Forward datagrams until `receiver` gets one. Return it."""
-        receiver.settimeout(0)
-        for _ in range(1_000_000):
-            forwarder.run(0.0)
-            try:
-                return receiver.recv(2000)
-            except BlockingIOError:
-                continue
-        raise AssertionError("no datagram arrived")
 
 
 @pytest.fixture
@@ -346,6 +273,7 @@ def test_datagram_too_long_for_the_path_is_lost_alone(stage: Stage, proxy: bool)
     forwarder, client = stage.forwarder(), stage.endpoint()
     flow = forwarder.forward(stage.local, client.getsockname(), stage.target, "source", 0.0, proxy=proxy)
     assert flow is not None
+    assert flow.server_socket.getsockopt(socket.IPPROTO_IP, 10) == 3, "IP_MTU_DISCOVER is not IP_PMTUDISC_PROBE"
     unreachable: list[ForwardedFlow] = []
     forwarder.on_unreachable = unreachable.append
     forwarder.from_client(flow, bytes(65500) + bytes(100))  # longer than any UDP datagram
@@ -354,40 +282,6 @@ def test_datagram_too_long_for_the_path_is_lost_alone(stage: Stage, proxy: bool)
     received = [stage.server.recv(65536) for _ in range(23)]
     assert received[-1].endswith(b"\x40short")
     assert (unreachable, len(forwarder)) == ([], 1)
-
-
-@pytest.mark.parametrize("refused", [True, False], ids=["Linux 6.16", "older Linux"])
-def test_application_cannot_attach_descriptors(stage: Stage, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
-    """Nobody would close them, or the event loop would, for as long as a lingering socket takes."""
-    if not refused:
-        monkeypatch.setattr("handshaked.demux.forwarder.refuse_descriptors", lambda _: False)
-
-    async def scenario() -> None:
-        forwarder, client = stage.forwarder(), stage.endpoint()
-        opened = forwarder.pair(stage.local, client.getsockname(), "source", 0.0)
-        assert opened is not None
-        mine, theirs = os.pipe()
-        os.set_blocking(mine, False)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs]))]
-        with opened[1] as end:
-            try:
-                end.sendmsg([b"x"], rights)
-            except PermissionError:
-                assert refused
-                os.close(theirs)
-                os.close(mine)
-                return
-            os.close(theirs)
-            forwarder.run(0.0)
-            assert len(forwarder) == 0
-            closed = asyncio.Event()
-            asyncio.get_running_loop().add_reader(mine, closed.set)
-            await asyncio.wait_for(closed.wait(), PATIENCE)
-            assert os.read(mine, 1) == b""
-            asyncio.get_running_loop().remove_reader(mine)
-            os.close(mine)
-
-    asyncio.run(scenario())
 
 
 def test_unreachable_server_is_reported_once(stage: Stage) -> None:
