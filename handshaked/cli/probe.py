@@ -13,6 +13,7 @@ from handshaked.cli.output import Result, ask, console, print_fields, print_json
 from handshaked.errors import RefusedError, Status
 from handshaked.events import CryptoData
 from handshaked.model import AuthMode, Outcome, Role
+from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.names import parse_alpn
 from handshaked.shim import BlockingClient, Message
 from handshaked.system import directories
@@ -23,8 +24,14 @@ _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Run ``test``; return 0 if the handshake completed with a verified certificate of the registration."""
+    """Run ``test``; return 0 if the handshake completed with a verified certificate of the registration.
+
+    A registration that forwards is tested with the server that it forwards to, which has a certificate of its own.
+    """
     registration = ask(arguments, "show", {"name": arguments.name})["registration"]
+    forwards = parse_delivery(registration["policy"]["deliver"]).way is Way.FORWARD
+    if forwards and not arguments.connect:
+        arguments.connect = _destination(registration)
     server_name = arguments.server_name or _server_name(registration)
     alpn = parse_alpn(arguments.alpn or (registration["alpns"] or [""])[0])
     anchors = _anchors(arguments.ca)
@@ -33,13 +40,23 @@ def test(arguments: argparse.Namespace) -> int:
     else:
         result = _with_daemon(arguments, server_name, alpn, anchors)
     expected = {credential["sha256"] for credential in registration["credentials"]}
-    result["registered"] = result["certificate"] in expected
-    result["ok"] = result["done"] and result["registered"] and result["verified"]
+    result["registered"] = None if forwards else result["certificate"] in expected
+    result["ok"] = result["done"] and result["registered"] is not False and result["verified"]
     if arguments.json:
         print_json(result)
     else:
         _print(arguments.name, result)
     return 0 if result["ok"] else 1
+
+
+def _destination(registration: Result) -> str:
+    """Return HOST:PORT of the server that `registration` forwards to; RefusedError if it expects a PROXY header."""
+    destination = registration["policy"]["deliver"].removeprefix("forward ")
+    if registration["policy"]["proxy_protocol"]:
+        raise RefusedError(
+            f"the server at {destination} expects a PROXY protocol header: use --connect with the shared port"
+        )
+    return str(destination)
 
 
 def _server_name(registration: Result) -> str:
@@ -219,7 +236,10 @@ def _print(name: str, result: Result) -> None:
     }
     if result["done"]:
         fields["cipher"] = result["cipher"]
-        fields["certificate"] = f"registered as {name}" if result["registered"] else f"not one of {name}"
+        known = f"registered as {name}" if result["registered"] else f"not one of {name}"
+        fields["certificate"] = (
+            "of the server that connections are forwarded to" if result["registered"] is None else known
+        )
         fields["verified"] = "yes" if result["verified"] else f"no: {result['reason']}"
     if result["served_by"] not in (None, name):
         fields["served by"] = f"{result['served_by']}, see: handshakectl explain"

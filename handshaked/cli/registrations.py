@@ -120,7 +120,12 @@ def explain(arguments: argparse.Namespace) -> int:
         if "alert" in result:
             console.print(f"refused: {result['alert']}: {result['reason']}", style="red", markup=False)
         else:
-            served = f"served by: {result['registration']} with ALPN {result['alpn']}, {result['key_type']} key"
+            key = (
+                f"{result['key_type']} key"
+                if "key_type" in result
+                else f"{result['deliver']} (certificate of that server)"
+            )
+            served = f"served by: {result['registration']} with ALPN {result['alpn']}, {key}"
             console.print(served, style="green", markup=False)
         for candidate in result["candidates"]:
             name = candidate["matched_name"] or "(any name)"

@@ -30,7 +30,7 @@ from handshaked.registry.names import canonical_server_name, parse_alpn, show_al
 from handshaked.registry.registration import Grant, Registration
 from handshaked.registry.setting_types import Each
 from handshaked.registry.settings import ALLOW_KERNEL, REPLACE
-from handshaked.registry.snapshot import Query, Snapshot
+from handshaked.registry.snapshot import Forwarded, Query, Snapshot
 from handshaked.registry.store import RegistryWriter
 from handshaked.wire.json_packets import first_that_fit
 
@@ -137,12 +137,17 @@ class Manager:
         ]
         if isinstance(answer, HandshakeError):
             return {"alert": answer.alert.label, "reason": answer.reason, "candidates": shown}
-        return {
+        chosen = {
             "registration": answer.registration.name,
             "alpn": show_alpn(answer.alpn),
+            "deliver": answer.registration.policy.deliver,
+            "candidates": shown,
+        }
+        if isinstance(answer, Forwarded):
+            return chosen
+        return chosen | {
             "certificate": answer.credential.leaf_digest.hex(),
             "key_type": answer.credential.key_type.value,
-            "candidates": shown,
         }
 
     async def reload(self, caller: Caller) -> Result:

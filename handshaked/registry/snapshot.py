@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from handshaked.errors import Alert, HandshakeError, PeerError
 from handshaked.model import Caller
+from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.names import lookup_names, show_alpn
 from handshaked.registry.registration import NO_ALPN, CredentialReference, Registration
 
@@ -37,6 +38,17 @@ class Selection:
     registration: Registration
     alpn: bytes
     credential: CredentialReference
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """A registration whose connections ``handshaked-demux`` forwards to a server with a certificate of its own."""
+
+    registration: Registration
+    alpn: bytes
+
+
+Answer = Selection | Forwarded | HandshakeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +126,18 @@ class Snapshot:
                     return registration, alpn
         raise self._no_match(query, names)
 
-    def explain(self, query: Query) -> tuple[Selection | HandshakeError, list[Verdict]]:
-        """Return the answer of ``select``, and why each registration whose names match was selected or not."""
-        answer: Selection | HandshakeError
+    def explain(self, query: Query) -> tuple[Answer, list[Verdict]]:
+        """Return the answer of ``select``, and why each registration whose names match was selected or not.
+
+        For a registration that forwards, the answer is ``Forwarded``: its server chooses the certificate.
+        """
+        answer: Answer
         try:
-            answer = self.select(query)
+            registration, alpn = self.route(query)
+            if parse_delivery(registration.policy.deliver).way is Way.FORWARD:
+                answer = Forwarded(registration, alpn)
+            else:
+                answer = Selection(registration, alpn, _credential(registration, query))
         except HandshakeError as error:
             answer = error
         matching = [
@@ -127,7 +146,7 @@ class Snapshot:
             for registration in self._by_server_name.get(name, ())
         ]
         winning = None
-        if isinstance(answer, Selection):
+        if isinstance(answer, Selection | Forwarded):
             winning = next(match for match in matching if match[0] is answer.registration)
         verdicts = []
         for match in matching:
@@ -197,7 +216,7 @@ def _reason(
     registration: Registration,
     name: str | None,
     query: Query,
-    answer: Selection | HandshakeError,
+    answer: Answer,
     winning: tuple[Registration, str | None] | None,
 ) -> str:
     if not registration.allows(query.caller):

@@ -4,9 +4,10 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from handshaked.testing.authority import Authority
+from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.cli.commands import run
 from tests.patience import PATIENCE
@@ -22,6 +23,21 @@ async def main():
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
     client = HandshakeClient(Path(sys.argv[1]))
     server = await serve("127.0.0.1", 0, configuration=configuration, client=client)
+    print(server._transport.get_extra_info("sockname")[1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+OTHER_SERVER = """
+import asyncio, sys
+from aioquic.asyncio import serve
+from aioquic.quic.configuration import QuicConfiguration
+
+async def main():
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
+    configuration.load_cert_chain(sys.argv[1], sys.argv[2])
+    server = await serve("127.0.0.1", 0, configuration=configuration)
     print(server._transport.get_extra_info("sockname")[1], flush=True)
     await asyncio.Event().wait()
 
@@ -70,6 +86,40 @@ def test_test_connects_to_a_server(daemon: RunningDaemon, web: Authority) -> Non
         said = run(daemon, "test", "web", "--ca", str(web.root), "--connect", f"127.0.0.1:{port}")
         assert "registered as web" in said
         assert said.splitlines()[-1] == "ok"
+    finally:
+        server.kill()
+        server.communicate(timeout=PATIENCE)
+
+
+def test_forwarded_registration_is_tested_with_its_server(
+    daemon: RunningDaemon, authority: Authority, issue: Callable[..., Issued]
+) -> None:
+    """The server's own certificate is what clients see; the registration needs none, and has another one here."""
+    name = "forwarded.example.com"
+    issued, other = issue(name), issue("other.example.com")
+    server = subprocess.Popen(
+        [sys.executable, "-c", OTHER_SERVER, str(issued.certificate), str(issued.key)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    try:
+        address = f"127.0.0.1:{server.stdout.readline().strip()}"
+        forward = {"server_names": [name], "deliver": f"forward {address}"}
+        daemon.register("bare", alpns=["h3"], **forward)
+        daemon.register("both", (other.certificate, other.key), alpns=["h2"], **forward)
+        daemon.register("proxied", alpns=["h1"], proxy_protocol=True, **forward)
+        for words in ((), ("--connect", address)):
+            said = run(daemon, "test", "bare", "--ca", str(authority.root), *words)
+            assert "of the server that connections are forwarded to" in said
+            assert said.splitlines()[-1] == "ok"
+        assert "PROXY protocol" in run(daemon, "test", "proxied", "--ca", str(authority.root), status=1)
+        for alpn in ("h3", "h2"):
+            explained = run(daemon, "explain", "--server-name", name, "--alpn", alpn)
+            assert f"forward {address} (certificate of that server)" in explained
+            answer = json.loads(run(daemon, "explain", "--server-name", name, "--alpn", alpn, "--json"))
+            assert (answer["deliver"], "certificate" in answer) == (f"forward {address}", False)
+            assert [one["chosen"] for one in answer["candidates"]].count(True) == 1
     finally:
         server.kill()
         server.communicate(timeout=PATIENCE)

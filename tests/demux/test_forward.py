@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from handshaked.testing.demo import ask
 from handshaked.testing.demux import RunningDemux, smb_server_on_own_port
 from tests.demux.clients import Target, connected, refusal
 from tests.demux.conftest import DEMUX_USER
+from tests.patience import PATIENCE
+from tests.quic.initials import client_hello, crypto, initial
 
 _PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -132,3 +134,29 @@ def test_drop_in_file_can_forward(tmp_path: Path) -> None:
     assert not found.problems
     wanted, _ = found.wanted["web"]
     assert wanted.policy.deliver == "forward 127.0.0.1:8443"
+
+
+def test_next_subscriber_of_a_nat_gets_its_own_server(demux_daemon: RunningDaemon, target: Target) -> None:
+    """The NAT gives it the address and port of the last one, whose flow is still there."""
+    with ExitStack() as stack:
+        backends = {}
+        for name in ("first", "second"):
+            backend = backends[name] = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            backend.bind(("127.0.0.1", 0))
+            backend.settimeout(PATIENCE)
+            demux_daemon.register(
+                name, alpns=["h3"], server_names=[f"{name}.example.com"], deliver=f"forward 127.0.0.1:{_port(backend)}"
+            )
+        client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        client.settimeout(PATIENCE)
+        client.connect(("127.0.0.1", target.port))
+        for name, backend in backends.items():
+            hello = initial(crypto(0, client_hello(f"{name}.example.com", ["h3"])), dcid=name.encode() + b" client")
+            client.send(hello)
+            data, address = backend.recvfrom(2000)
+            assert data == hello
+            cid = name.encode() + b" server"
+            backend.sendto(b"\xc3\0\0\0\1\0" + bytes([len(cid)]) + cid + bytes(20), address)
+            assert client.recv(2000)
+            client.send(b"\x40" + cid + b"established")
+            assert backend.recv(2000) == b"\x40" + cid + b"established"
