@@ -4,11 +4,15 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 
 from handshaked.errors import RefusedError
 
 _BACKLOG = 4096
+# The workers of a killed daemon hold its sockets until they notice its end.
+_ATTEMPTS = 30
+_PAUSE_SECONDS = 0.1
 
 
 def lock_file(path: Path, conflict: str) -> int:
@@ -30,7 +34,11 @@ def open_listener(path: Path) -> socket.socket:
     for a service.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if _is_live(path):
+    for _ in range(_ATTEMPTS):
+        if not _is_live(path):
+            break
+        time.sleep(_PAUSE_SECONDS)
+    else:
         raise RefusedError(f"another process listens at {path}: stop it, or choose another path")
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

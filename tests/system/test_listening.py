@@ -45,7 +45,16 @@ def test_listener_replaces_a_stale_socket(tmp_path: Path) -> None:
         client.connect(str(path))
 
 
-def test_live_socket_is_not_taken_over(tmp_path: Path) -> None:
+def test_socket_of_a_killed_daemon_is_replaced_when_its_workers_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphaned = open_listener(tmp_path / "socket")
+    monkeypatch.setattr("handshaked.system.listening.time.sleep", lambda _: orphaned.close())
+    open_listener(tmp_path / "socket").close()
+
+
+def test_live_socket_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handshaked.system.listening.time.sleep", lambda _: None)
     path = tmp_path / "socket"
     with open_listener(path) as first:
         first.setblocking(False)
@@ -58,7 +67,10 @@ def test_live_socket_is_not_taken_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
-def test_full_queue_and_other_types_are_live_too(tmp_path: Path, kind: socket.SocketKind) -> None:
+def test_full_queue_and_other_types_are_live_too(
+    tmp_path: Path, kind: socket.SocketKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handshaked.system.listening.time.sleep", lambda _: None)
     path = tmp_path / "socket"
     with (
         socket.socket(socket.AF_UNIX, kind) as first,
