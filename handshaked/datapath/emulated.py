@@ -14,6 +14,7 @@ import time
 from handshaked.datapath.quic_options import LEVELS, Option, pull_level
 from handshaked.errors import LocalError, Status
 from handshaked.model import Level
+from handshaked.wire.attached import refuse_descriptors
 
 MAX_MESSAGE = 128 * 1024
 _HEADER = struct.Struct("=BI")
@@ -121,4 +122,5 @@ def emulated_quic_socket(sock: socket.socket) -> EmulatedQuicSocket:
         raise LocalError(f"not connected: {error.strerror}", Status.INVALID) from None
     if named:  # a connection to some service, possibly ours
         raise LocalError("not an emulated QUIC socket: it is bound to a name", Status.INVALID)
+    refuse_descriptors(sock)  # nothing here receives any, so the kernel would close them, which may block
     return EmulatedQuicSocket(sock)
