@@ -10,14 +10,15 @@ import pytest
 
 from tests.demux.stage import Stage
 from tests.patience import PATIENCE
+from tests.plugins.needs import need
 
 
 @pytest.mark.parametrize("refused", [True, False], ids=["Linux 6.16", "older Linux"])
 def test_application_cannot_attach_descriptors(monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
     """Nobody would close them, or the event loop would, for as long as a lingering socket takes."""
-    if refused and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 16):
-        pytest.skip("SO_PASSRIGHTS needs Linux 6.16")
-    if not refused:
+    if refused:
+        need("SO_PASSRIGHTS (Linux 6.16)")
+    else:
         monkeypatch.setattr("handshaked.demux.forwarder.refuse_descriptors", lambda _: False)
 
     async def scenario(stage: Stage) -> None:

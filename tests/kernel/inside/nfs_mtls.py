@@ -26,7 +26,7 @@ with daemon(without, name="without") as running:
     running.register("nfs", (server.certificate, server.key), alpns=["sunrpc"], allow_kernel=True)
     serving(running)
     refused(mount(security="mtls"))
-    logged(running, "outcome=failed", "role=client", "no client certificate to show")
+    logged(running, "outcome=failed", "role=client", "no client certificate: configure")
     process = mount(security="tls")  # the handshake succeeds, but the export requires mtls
     assert process.returncode != 0, "mounted"
     assert "Operation not permitted" in process.stdout, process.stdout

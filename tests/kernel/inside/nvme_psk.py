@@ -133,7 +133,7 @@ with daemon(name="first") as running:
     must("keyctl", "setperm", str(serial), "0x3f030000")
     refused(running, *by_key, client="unknown_psk_identity", server="unknown_psk_identity")
     insert_key("bb" * 32, hmac=1, identity=0)
-    refused(running, *by_key, client="decrypt_error", server="the PSK binder is wrong")
+    refused(running, *by_key, client="decrypt_error", server="invalid PSK binder")
 
     with connected() as device:
         write_and_read(device)
