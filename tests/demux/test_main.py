@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.demux.main import main
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
@@ -66,3 +67,35 @@ def test_event_loop_notifies_the_watchdog(
         path.chmod(0o666)
         systemd.settimeout(PATIENCE)
         assert [systemd.recv(100) for _ in range(2)] == [b"WATCHDOG=1"] * 2
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    """Run the program in this process; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["handshaked-demux", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_status_prints_the_counters(
+    demux: RunningDemux, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--status", f"--socket={demux.socket}") == 0
+    counters = dict(line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines() if not line.startswith("#"))
+    assert counters
+    assert all(float(value) >= 0 for value in counters.values())
+
+
+def test_status_without_a_demultiplexer_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--status", f"--socket={tmp_path}/none.sock") == 1
+    assert f"cannot connect to {tmp_path}/none.sock" in capsys.readouterr().err
+
+
+def test_invalid_address_to_listen_on_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--listen=192.0.2.1") == 2
+    assert "--listen" in capsys.readouterr().err
