@@ -237,7 +237,7 @@ class _Server(QuicServer):
         """Process a datagram; `original_cid` is set if the client was sent a Retry."""
         if original_cid is None and self._begins_after_retry(datagram):
             return  # without the original connection ID, the client would reject our transport parameters
-        self._retry = cast("Any", None if original_cid is None else _Retried(original_cid))
+        self._retry = cast("Any", None if original_cid is None else _Retried(original_cid, datagram))
         self.datagram_received(datagram, peer)
 
     def _begins_after_retry(self, datagram: bytes) -> bool:
@@ -262,12 +262,13 @@ class _Server(QuicServer):
 class _Retried:
     """Replaces aioquic's handler of Retry tokens, for a token that the demultiplexer has validated."""
 
-    def __init__(self, original_cid: bytes) -> None:
+    def __init__(self, original_cid: bytes, datagram: bytes) -> None:
         self._original_cid = original_cid
+        self._retry_cid = datagram[6 : 6 + datagram[5]]  # RFC 9000 section 17.2: chosen by the Retry
 
-    def validate_token(self, **_: object) -> bytes:
-        """Return the destination connection ID of the client's first Initial."""
-        return self._original_cid
+    def validate_token(self, *positional: object, **_: object) -> bytes | tuple[bytes, bytes]:
+        """Return the destination connection ID of the client's first Initial; for aioquic 1.6, the Retry's too."""
+        return (self._original_cid, self._retry_cid) if positional else self._original_cid
 
 
 class _Transport(asyncio.DatagramTransport):
