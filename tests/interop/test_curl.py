@@ -45,21 +45,21 @@ def curl(tls_server: TlsServer, trusted: Files, *options: object, host: str = "a
 
 @CURL
 class TestCurl:
-    def test_full(self, trusted):
+    def test_page_is_fetched(self, trusted):
         with serving(server_parameters(alpn=b"http/1.1")) as tls_server:
             assert curl(tls_server, trusted).stdout == b"hello"
             assert tls_server.served().complete.alpn == b"http/1.1"
 
-    def test_by_address(self, trusted):
+    def test_client_that_connects_by_address_sends_no_server_name(self, trusted):
         with serving(server_parameters()) as tls_server:
             assert curl(tls_server, trusted, host="127.0.0.1").stdout == b"hello"
             assert tls_server.served().complete.server_name is None
 
-    def test_retry(self, trusted):
+    def test_hello_retry_request_is_followed(self, trusted):
         with serving(server_parameters(groups=(Group.SECP384R1,))) as tls_server:
             assert curl(tls_server, trusted).stdout == b"hello"
 
-    def test_client_certificate(self, trusted, tmp_path):
+    def test_required_client_certificate_is_accepted(self, trusted, tmp_path):
         verifier = ClientChainVerifier(TrustStore([ROOT.certificate]))
         made = files(tmp_path, CLIENT, MIDDLE, stem="client")
         with serving(server_parameters(client_auth=ClientAuth.REQUIRE, client_verifier=verifier)) as tls_server:

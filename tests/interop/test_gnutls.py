@@ -79,7 +79,7 @@ class TestServer:
     """Our server with gnutls-cli."""
 
     @pytest.mark.parametrize("kind", KEYS)
-    def test_key_types(self, trusted, kind):
+    def test_each_key_type_is_trusted(self, trusted, kind):
         with serving(server_parameters(kind)) as tls_server:
             said = gnutls_cli(tls_server, trusted)
             assert "The certificate is trusted." in said
@@ -87,30 +87,30 @@ class TestServer:
             assert tls_server.served().complete.server_name == "a.example"
 
     @pytest.mark.parametrize("suite", SUITES)
-    def test_cipher_suites(self, trusted, suite):
+    def test_each_cipher_suite_is_negotiated(self, trusted, suite):
         with serving(server_parameters(cipher_suites=(SUITES[suite],))) as tls_server:
             assert "hello" in gnutls_cli(tls_server, trusted, priority=f"{TLS13}:-CIPHER-ALL:+{suite}")
             assert tls_server.served().complete.cipher_suite is SUITES[suite]
 
     @pytest.mark.parametrize("group", GROUPS)
-    def test_groups_and_retry(self, trusted, group):
+    def test_each_group_works_with_and_without_retry(self, trusted, group):
         with serving(server_parameters(groups=(GROUPS[group],))) as tls_server:
             assert "hello" in gnutls_cli(tls_server, trusted, priority=f"{TLS13}:-GROUP-ALL:+GROUP-{group}")
             assert "hello" in gnutls_cli(tls_server, trusted, "--single-key-share")
 
-    def test_record_size_limit(self, trusted):
+    def test_record_size_limit_of_the_client_is_obeyed(self, trusted):
         """Each side keeps to the limit of the other."""
         with serving(server_parameters(record_size_limit=600)) as tls_server:
             assert "hello" in gnutls_cli(tls_server, trusted, "--recordsize", 512)
             assert tls_server.served().max_payload == 512
 
-    def test_resumption(self, trusted):
+    def test_session_is_resumed(self, trusted):
         keys = RotatingTicketKeys([(NOW.timestamp(), bytes(32))])
         with serving(server_parameters(tickets=Tickets(keys))) as tls_server:
             assert "*** This is a resumed session" in gnutls_cli(tls_server, trusted, "--resume", "--waitresumption")
             assert [tls_server.served().complete.resumed for _ in range(2)] == [False, True]
 
-    def test_alert_of_the_client(self, trusted, tmp_path):
+    def test_handshake_fails_if_the_client_distrusts_the_server(self, trusted, tmp_path):
         with serving(server_parameters()) as tls_server:
             gnutls_cli(tls_server, files(tmp_path, root("other", number=9, **DATES), stem="other"))
             assert any(isinstance(event, HandshakeFailed) for event in tls_server.served().events)
@@ -130,13 +130,13 @@ class TestClientCertificates:
             return tls_server.served(), said
 
     @pytest.mark.parametrize("kind", KEYS)
-    def test_good(self, trusted, tmp_path, kind):
+    def test_valid_client_certificate_is_accepted(self, trusted, tmp_path, kind):
         chain = client(MIDDLE, kind=kind, **DATES), MIDDLE
         served, said = self.serve(trusted, tmp_path, ClientAuth.REQUIRE, *chain)
         assert "hello" in said
         assert served.complete.peer_certificates == tuple(each.der for each in chain)
 
-    def test_none(self, trusted, tmp_path):
+    def test_missing_client_certificate_is_refused_only_if_required(self, trusted, tmp_path):
         served, said = self.serve(trusted, tmp_path, ClientAuth.REQUEST)
         assert "hello" in said
         assert served.complete.peer_certificates == ()
@@ -152,7 +152,7 @@ class TestClientCertificates:
             ([leaf(), MIDDLE], Alert.UNSUPPORTED_CERTIFICATE),
         ],
     )
-    def test_bad(self, trusted, tmp_path, chain, alert):
+    def test_invalid_client_certificate_is_refused(self, trusted, tmp_path, chain, alert):
         served, said = self.serve(trusted, tmp_path, ClientAuth.REQUIRE, *chain)
         assert served.failed.alert is alert
         assert f"Received alert [{alert}]" in said
@@ -176,34 +176,34 @@ class TestClient:
             return results if times > 1 else results[0]
 
     @pytest.mark.parametrize("kind", KEYS)
-    def test_key_types(self, tmp_path, kind):
+    def test_each_key_type_is_verified(self, tmp_path, kind):
         served = self.converse(tmp_path, kind)
         assert served.data() == b"ping\n"
         assert len(served.complete.peer_certificates) == 2
 
     @pytest.mark.parametrize("suite", SUITES)
-    def test_cipher_suites(self, tmp_path, suite):
+    def test_each_cipher_suite_is_negotiated(self, tmp_path, suite):
         served = self.converse(tmp_path, priority=f"{TLS13}:-CIPHER-ALL:+{suite}", cipher_suites=tuple(SUITES.values()))
         assert served.complete.cipher_suite is SUITES[suite]
         assert served.data() == b"ping\n"
 
     @pytest.mark.parametrize("group", GROUPS)
-    def test_retry(self, tmp_path, group):
+    def test_each_group_is_negotiated(self, tmp_path, group):
         served = self.converse(tmp_path, priority=f"{TLS13}:-GROUP-ALL:+GROUP-{group}")
         assert served.data() == b"ping\n"
 
-    def test_record_size_limit(self, tmp_path):
+    def test_record_size_limit_of_the_server_is_obeyed(self, tmp_path):
         served = self.converse(tmp_path, "p256", "--recordsize", 512, record_size_limit=600)
         assert served.data() == b"ping\n"
         assert served.max_payload == 512
 
-    def test_resumption(self, tmp_path):
+    def test_session_is_resumed(self, tmp_path):
         first, second = self.converse(tmp_path, times=2)
         assert (first.complete.resumed, second.complete.resumed) == (False, True)
         assert second.data() == b"ping\n"
 
     @pytest.mark.parametrize("kind", KEYS)
-    def test_client_certificate(self, tmp_path, trusted, kind):
+    def test_required_client_certificate_is_sent(self, tmp_path, trusted, kind):
         options = ("--require-client-cert", "--verify-client-cert", "--x509cafile", trusted.chain)
         credential = credential_of(client(MIDDLE, kind=kind, **DATES), MIDDLE)
         assert self.converse(tmp_path, "p256", *options, credential=credential).data() == b"ping\n"

@@ -77,7 +77,7 @@ class TestServer:
     """Our server with s_client."""
 
     @pytest.mark.parametrize("kind", KEYS)
-    def test_key_types(self, trusted, kind):
+    def test_each_key_type_is_trusted(self, trusted, kind):
         with serving(server_parameters(kind)) as tls_server:
             said = s_client(tls_server, trusted)
             assert "Verification: OK" in said
@@ -85,7 +85,7 @@ class TestServer:
             assert tls_server.served().complete.server_name == "a.example"
 
     @pytest.mark.parametrize("suite", SUITES)
-    def test_cipher_suites(self, trusted, suite):
+    def test_each_cipher_suite_is_negotiated(self, trusted, suite):
         with serving(server_parameters(cipher_suites=(SUITES[suite],))) as tls_server:
             assert f"Cipher is {suite}" in s_client(tls_server, trusted, "-ciphersuites", suite)
             assert tls_server.served().complete.cipher_suite is SUITES[suite]
@@ -96,12 +96,12 @@ class TestServer:
             assert "hello" in s_client(tls_server, trusted, "-groups", group)
             assert "hello" in s_client(tls_server, trusted)  # it sends a key share for X25519
 
-    def test_small_records(self, trusted):
+    def test_small_records_are_reassembled(self, trusted):
         """s_client sends small records; -maxfraglen does not apply to TLS 1.3."""
         with serving(server_parameters()) as tls_server:
             assert "hello" in s_client(tls_server, trusted, "-max_send_frag", 512, "-alpn", "x" * 200 + "," + "y" * 200)
 
-    def test_resumption(self, trusted, tmp_path):
+    def test_session_is_resumed(self, trusted, tmp_path):
         keys = RotatingTicketKeys([(NOW.timestamp(), bytes(32))])
         with serving(server_parameters(tickets=Tickets(keys))) as tls_server:
             s_client(tls_server, trusted, "-sess_out", tmp_path / "session")
@@ -111,7 +111,7 @@ class TestServer:
 
     @pytest.mark.parametrize("accepts", [True, False])
     @pytest.mark.parametrize("group", ["X25519", "P-384"])
-    def test_early_data(self, trusted, tmp_path, accepts, group):
+    def test_early_data_is_accepted_only_with_consent_and_without_retry(self, trusted, tmp_path, accepts, group):
         """Early data is accepted, rejected, and rejected with a HelloRetryRequest."""
         keys = RotatingTicketKeys([(NOW.timestamp(), bytes(32))])
         (tmp_path / "early").write_bytes(b"early bird ")
@@ -130,7 +130,7 @@ class TestServer:
         assert ("Early data was accepted" in said) == taken
         assert "hello" in said
 
-    def test_key_update(self, trusted):
+    def test_key_update_is_followed(self, trusted):
         with serving(server_parameters()) as tls_server:
             done = run(
                 "openssl", "s_client", "-connect", f"127.0.0.1:{tls_server.port}", "-tls1_3", text=b"K\nk\nQ\n"
@@ -148,7 +148,7 @@ class TestServer:
             assert tls_server.served().failed.alert is alert
             assert f"SSL alert number {alert}" in said
 
-    def test_alert_of_the_client(self, trusted, tmp_path):
+    def test_alert_of_a_client_that_distrusts_the_server_is_reported(self, trusted, tmp_path):
         with serving(server_parameters()) as tls_server:
             s_client(tls_server, files(tmp_path, root("other", number=9, **DATES), stem="other"))
             failed = tls_server.served().failed
@@ -175,7 +175,7 @@ class TestClientCertificates:
 
     @pytest.mark.parametrize("kind", KEYS)
     @pytest.mark.parametrize("mode", [ClientAuth.REQUEST, ClientAuth.REQUIRE])
-    def test_good(self, trusted, tmp_path, kind, mode):
+    def test_valid_client_certificate_is_accepted(self, trusted, tmp_path, kind, mode):
         chain = client(self.MIDDLE, kind=kind, **DATES), self.MIDDLE
         served, said = self.serve(trusted, mode, *self.options(tmp_path, *chain))
         assert "hello" in said
@@ -202,7 +202,7 @@ class TestClientCertificates:
         ],
     )
     @pytest.mark.parametrize("mode", [ClientAuth.REQUEST, ClientAuth.REQUIRE])
-    def test_bad(self, trusted, tmp_path, chain, alert, mode):
+    def test_invalid_client_certificate_is_refused(self, trusted, tmp_path, chain, alert, mode):
         served, said = self.serve(trusted, mode, *self.options(tmp_path, *chain))
         assert served.failed.alert is alert
         assert f"SSL alert number {alert}" in said
@@ -218,14 +218,14 @@ class TestClient:
             return converse(port, client_parameters(**changes), b"ping\n")
 
     @pytest.mark.parametrize("kind", KEYS)
-    def test_key_types(self, tmp_path, kind):
+    def test_each_key_type_is_verified(self, tmp_path, kind):
         served = self.converse(tmp_path, files(tmp_path, leaf(kind)))
         assert served.data() == b"gnip\n"
         assert len(served.complete.peer_certificates) == 1
         assert sum(isinstance(event, SessionTicket) for event in served.events) == 2
 
     @pytest.mark.parametrize("suite", SUITES)
-    def test_cipher_suites(self, tmp_path, suite):
+    def test_each_cipher_suite_is_negotiated(self, tmp_path, suite):
         served = self.converse(
             tmp_path, files(tmp_path, leaf()), "-ciphersuites", suite, cipher_suites=tuple(SUITES.values())
         )
@@ -233,11 +233,11 @@ class TestClient:
         assert served.data() == b"gnip\n"
 
     @pytest.mark.parametrize("group", GROUPS)
-    def test_retry(self, tmp_path, group):
+    def test_each_group_is_negotiated(self, tmp_path, group):
         served = self.converse(tmp_path, files(tmp_path, leaf()), "-groups", group)
         assert served.data() == b"gnip\n"
 
-    def test_resumption(self, tmp_path):
+    def test_session_is_resumed(self, tmp_path):
         made, port = files(tmp_path, leaf()), free_port()
         with program(
             "openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-rev", "-cert", made.chain, "-key", made.key,
@@ -250,13 +250,13 @@ class TestClient:
         assert second.data() == b"gnip\n"
 
     @pytest.mark.parametrize("kind", KEYS)
-    def test_client_certificate(self, tmp_path, kind):
+    def test_client_certificate_is_accepted(self, tmp_path, kind):
         trusted = files(tmp_path, ROOT, stem="root")
         credential = credential_of(client(ROOT, kind=kind, **DATES))
         options = ("-Verify", 1, "-verify_return_error", "-CAfile", trusted.chain)
         assert self.converse(tmp_path, files(tmp_path, leaf()), *options, credential=credential).data() == b"gnip\n"
 
-    def test_client_certificate_missing(self, tmp_path):
+    def test_missing_client_certificate_is_refused(self, tmp_path):
         served = self.converse(tmp_path, files(tmp_path, leaf()), "-Verify", 1)
         assert served.failed.alert is Alert.CERTIFICATE_REQUIRED
 
@@ -269,7 +269,7 @@ class TestClient:
             ([client(ROOT, **DATES)], Alert.UNSUPPORTED_CERTIFICATE),
         ],
     )
-    def test_bad_certificates(self, tmp_path, chain, alert):
+    def test_invalid_server_certificate_is_refused(self, tmp_path, chain, alert):
         made, port = files(tmp_path, *chain), free_port()
         with program(
             "openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-rev", "-cert", made.chain, "-key", made.key,

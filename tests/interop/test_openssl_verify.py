@@ -143,7 +143,7 @@ def our_verdict(case: Case) -> bool:
 
 @OPENSSL
 @pytest.mark.parametrize("which", CASES)
-def test_verdict(which, tmp_path):
+def test_verdicts_are_those_of_the_table(which, tmp_path):
     case = CASES[which]
     leaf, *others = case.chain
     for file, certificates in {"leaf": [leaf], "others": others, "anchors": case.anchors}.items():
