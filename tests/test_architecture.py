@@ -39,7 +39,7 @@ EVERYTHING = {"everything"}
 """The composition: the only rooms that may name everything."""
 
 ROOMS: dict[str, set[str]] = {
-    # What everybody speaks of.
+    # The shared vocabulary.
     "errors": set(),
     "model": {"errors"},
     "events": {"errors", "model"},
@@ -59,7 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "datapath": {*BASIS, "session", "tls", "wire"},
     "handshakes": {*BASIS, "configuration", "datapath", "quic", "registry", "session", "tls", "tls.x509"},
     "upcall": {*BASIS, "callers", "configuration", "datapath", "handshakes", "wire"},
-    # What callers import.
+    # The client library.
     "shim": {*BASIS, "system", "wire"},
     "shim.aioquic": {*BASIS, "shim", "wire"},
     # Administration.
@@ -79,7 +79,7 @@ ROOMS: dict[str, set[str]] = {
     "cli": EVERYTHING,
     "testing": EVERYTHING,
 }  # fmt: skip
-"""What each room may import besides itself. Rooms in rooms are listed on their own; modules may be named, too."""
+"""What each room may import besides itself. Nested rooms have their own rows; single modules may be named, too."""
 
 PURE_MODULES = {module: {*BASIS, *PURE_REGISTRY} for module in PURE_REGISTRY}
 PURE_MODULES["registry.peer_rules"] |= {"tls.x509"}

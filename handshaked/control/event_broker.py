@@ -1,6 +1,6 @@
 """Collect the events of all workers, and deliver them to subscribers: counts, the latest handshakes, other events.
 
-Handshakes arrive in batches. A subscriber that does not keep up loses events and is told how many.
+Handshakes arrive in batches. A subscriber that does not keep up loses events, and receives their number.
 """
 
 import fnmatch

@@ -1,1 +1,1 @@
-"""What demonstrations, tests and benchmarks need and a fake may not replace: certificates, a daemon, real clients."""
+"""Certificates, daemons, servers, clients and fakes for demonstrations, tests and benchmarks."""

@@ -1,4 +1,4 @@
-"""HTTP/3 with aioquic: a client that fetches pages, and a server behind the demultiplexer with TLS by the daemon.
+"""HTTP/3 with aioquic: a client that fetches pages, and a server on a shared port, with its TLS in the daemon.
 
 The server's page is the name of the connection's registration. Its command line is that of ``smb_server``.
 """
