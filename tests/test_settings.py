@@ -157,7 +157,7 @@ def test_setting_survives_the_store_and_a_drop_in(setting: Setting, scene: Scene
 
 
 @pytest.mark.parametrize("setting", [one for one in POLICY if one.read_by == "demux"], ids=lambda setting: setting.name)
-def test_demultiplexer_is_told_of_setting(setting: Setting, scene: Scene) -> None:
+def test_demultiplexer_receives_setting(setting: Setting, scene: Scene) -> None:
     assert scene.followed[setting.name] == scene.samples[setting.name]
 
 

@@ -131,7 +131,7 @@ def check(path: Path, *options: str) -> tuple[int, str]:
     return process.returncode, process.stderr
 
 
-def test_check_config(tmp_path: Path, authority: Authority) -> None:
+def test_check_config_reports_missing_and_invalid_settings(tmp_path: Path, authority: Authority) -> None:
     file = tmp_path / "handshaked.toml"
     assert check(file) == (1, f"handshaked: {file}: no such file\n")
     file.write_text(f'[client]\ntrust = "{authority.root}"\n')

@@ -100,7 +100,7 @@ def test_refused_registration_says_why(daemon: RunningDaemon, issue: Issue) -> N
 
 
 @pytest.mark.parametrize("name", ["stack_asyncio.py", "stack_blocking.py"])
-def test_userspace_stack(name: str, daemon: RunningDaemon, authority: Authority) -> None:
+def test_userspace_stack_completes_a_handshake(name: str, daemon: RunningDaemon, authority: Authority) -> None:
     printed = finished(name, daemon, NAME, ALPN, authority.root)
     assert printed == f"client: ALPN {ALPN}, registration None\nserver: {SERVED}"
 
@@ -180,7 +180,7 @@ def test_c_server_on_quic_socket(daemon: RunningDaemon, authority: Authority, li
     assert printed == SERVED
 
 
-def test_userspace_stack_in_c(daemon: RunningDaemon, library: Path, tmp_path: Path) -> None:
+def test_userspace_stack_in_c_completes_a_handshake(daemon: RunningDaemon, library: Path, tmp_path: Path) -> None:
     program = compiled("stack.c", library, tmp_path)
     printed = run_program(program, NAME, ALPN, env={"HANDSHAKED_SOCKET": str(daemon.handshake_socket)}).stdout
     assert sorted(printed.splitlines()) == [f"client: ALPN {ALPN}", f"server: {SERVED.strip()}"]

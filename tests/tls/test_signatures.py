@@ -50,7 +50,7 @@ def test_signature_for_the_other_role_is_refused(key_type: KeyType) -> None:
     assert caught.value.alert is Alert.DECRYPT_ERROR
 
 
-def test_signed_content() -> None:
+def test_signed_content_is_that_of_the_rfc() -> None:
     # RFC 8446 section 4.4.3: 64 spaces, the context, a zero, the transcript hash
     assert signed_content(b"hash", by_server=True) == b" " * 64 + b"TLS 1.3, server CertificateVerify\0hash"
     assert signed_content(b"hash", by_server=False) == b" " * 64 + b"TLS 1.3, client CertificateVerify\0hash"
