@@ -343,7 +343,7 @@ class Demux:
         local = next((found for port in self._ports if (found := port.local(address)) is not None), None)
         if local is None or self._moved.get((local, peer)) is not application:
             # The socket would receive the datagrams of another application's connection.
-            raise WireError("no datagram for you came from this peer", status=Status.REFUSED, attribute="peer")
+            raise WireError("no datagram from this peer was passed to you", status=Status.REFUSED, attribute="peer")
         end = self._open_end(local, peer, relayed=self._applications.must_relay(application), established=True)
         if end is None:
             raise WireError("cannot open a socket for this path", status=Status.NOT_FOUND, attribute="peer")

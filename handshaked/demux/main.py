@@ -73,7 +73,9 @@ def command_line() -> RecordingParser:
     parser.add_argument("--version", action="version", version=f"handshaked-demux {__version__}")
     _add_sockets(parser)
     _add_bounds(parser)
-    parser.add_argument("--status", action="store_true", help="print the counters of the running one and exit")
+    parser.add_argument(
+        "--status", action="store_true", help="print the counters of the running demultiplexer and exit"
+    )
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="log level (default: info)")
     return parser
 

@@ -18,15 +18,15 @@ class Element(NamedTuple):
 def pull_element(data: bytes, at: int = 0) -> Element:
     """Return the element that begins at offset `at`; ValueError if it is cut short or its length is not definite."""
     if len(data) < at + 2:
-        raise ValueError("the DER data ends early")
+        raise ValueError("truncated DER data")
     tag, length, begin = data[at], data[at + 1], at + 2
     if length >= _LONG_FORM:
         size = length - _LONG_FORM
         if not 0 < size <= _MAX_LENGTH_BYTES or len(data) < begin + size:
-            raise ValueError("the DER data has a bad length")
+            raise ValueError("invalid or indefinite length in the DER data")
         length, begin = int.from_bytes(data[begin : begin + size]), begin + size
     if len(data) < begin + length:
-        raise ValueError("the DER data ends early")
+        raise ValueError("truncated DER data")
     return Element(tag, begin, begin + length)
 
 

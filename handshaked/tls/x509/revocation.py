@@ -21,7 +21,7 @@ class RevocationList:
     """One revocation list: complete, direct, and for all reasons. ``readers`` makes them."""
 
     def __init__(self, parsed: x509.CertificateRevocationList) -> None:
-        """Take over what ``readers.read_revocation_lists`` parsed; raises one of ``MALFORMED`` if it is of no use."""
+        """Take over what ``readers.read_revocation_lists`` parsed; raises one of ``MALFORMED`` if it is unusable."""
         self._signed_by: dict[x509.Certificate, bool] = {}
         self._list = parsed
         self.issuer = parsed.issuer
