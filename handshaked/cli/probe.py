@@ -144,7 +144,7 @@ def _over_tcp(arguments: argparse.Namespace, address: tuple[str, int], server_na
 def _tcp_handshake(
     arguments: argparse.Namespace, address: tuple[str, int], server_name: str, alpn: bytes, *, verify: bool
 ) -> tuple[bytes, str]:
-    context = ssl.create_default_context(cafile=arguments.ca)
+    context = ssl.create_default_context(cadata=b"".join(_anchors(arguments.ca)) or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([alpn.decode("latin-1")])
     if not verify:
@@ -193,7 +193,7 @@ async def _quic_outcome(
     configuration = QuicConfiguration(is_client=True, alpn_protocols=[alpn.decode("latin-1")])
     configuration.server_name = server_name
     configuration.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
-    configuration.cafile = arguments.ca
+    configuration.cadata = "".join(map(ssl.DER_cert_to_PEM_cert, _anchors(arguments.ca))).encode() or None
     client = HandshakeClient(arguments.socket.with_name(directories.HANDSHAKE_SOCKET))
     protocol = None
     answered = True
@@ -215,6 +215,7 @@ async def _quic_outcome(
 
 
 def _anchors(path: str | None) -> tuple[bytes, ...]:
+    """Return the certificates of the file `path` in DER, none for None: the only reader of ``--ca``."""
     if path is None:
         return ()
     try:
