@@ -93,21 +93,21 @@ def read_drop_ins(directory: Path) -> DropIns:
 
 def _read_file(path: Path, found: DropIns) -> None:
     text, owner = _content(path)
-    places = KeyLines(text)
+    key_lines = KeyLines(text)
     try:
         document = parsed_document(text)
     except TomlError as error:
         raise _LineError(error.line, str(error)) from None
     for key, tables in document.items():
         if key != TABLE or not isinstance(tables, dict):
-            raise _LineError(places.line((key,)), f"{key!r}: only tables [{TABLE}.NAME] are allowed here")
+            raise _LineError(key_lines.line((key,)), f"{key!r}: only tables [{TABLE}.NAME] are allowed here")
     for name, table in document.get(TABLE, {}).items():
-        where = f"{path}:{places.line((TABLE, name))}"
+        where = f"{path}:{key_lines.line((TABLE, name))}"
         try:
             new = _registration(name, table, path, owner)
         except (OSError, RefusedError) as error:
             key, reason = _explained(error, table)
-            found.problems.append(Problem(f"{path}:{places.line((TABLE, name, key))}", reason, name))
+            found.problems.append(Problem(f"{path}:{key_lines.line((TABLE, name, key))}", reason, name))
         else:
             if name in found.wanted:
                 found.problems.append(
