@@ -34,7 +34,7 @@ def is_enter_context(node: ast.AST | None) -> bool:
 
 def is_unbounded(name: str, call: ast.Call, parent: ast.AST | None) -> bool:
     """Whether the call may wait for ever: a coroutine is bounded by the call that it is an argument of."""
-    if name == "subprocess.Popen":  # whose block waits for the end of the program
+    if name == "subprocess.Popen":  # its block waits for the end of the program
         return isinstance(parent, ast.withitem) or is_enter_context(parent)
     words = {keyword.arg for keyword in call.keywords}
     owner, _, method = name.rpartition(".")
@@ -42,7 +42,7 @@ def is_unbounded(name: str, call: ast.Call, parent: ast.AST | None) -> bool:
         return not words & {"timeout", None}
     if name == "asyncio.Event().wait":  # a server, which a signal ends
         return False
-    if name == "threading.Thread":  # which the interpreter waits for when it exits
+    if name == "threading.Thread":  # the interpreter waits for it when it exits
         return "daemon" not in words
     if method == "communicate":
         return "timeout" not in words

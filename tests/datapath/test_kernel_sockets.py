@@ -172,7 +172,7 @@ def test_consumer_that_closes_its_socket_is_reported(authority: Authority, issue
             submitted = asyncio.ensure_future(made.submit(connection, role, **asked))
             assert await asyncio.to_thread(eventually, lambda: waits(connection))
             await asyncio.to_thread(endpoint.close_sockets)
-            assert (await submitted).status == Status.TIMED_OUT  # which lets a consumer try again
+            assert (await submitted).status == Status.TIMED_OUT  # a consumer may try again
             assert [outcome.status for outcome in made.outcomes] == [Status.PEER_GONE]
             assert len(made.family.reports) == 1
         assert ours not in descriptors_of("self")

@@ -159,7 +159,7 @@ def test_wrong_levels_and_messages_are_refused(server: FakeQuicSocket) -> None:
     assert refused(server.send, None, HELLO, more=False) == errno.EINVAL
     assert refused(server.send, Level.INITIAL, HELLO + HELLO, more=False) == errno.EINVAL
     assert refused(server.send, Level.INITIAL, HELLO[:-1], more=False) == errno.EINVAL
-    assert refused(server.get, Option.TOKEN) == errno.EINVAL  # which tells the role
+    assert refused(server.get, Option.TOKEN) == errno.EINVAL  # this error tells the role
 
 
 def test_connection_is_established_with_both_application_secrets(server: FakeQuicSocket, packets: Packets) -> None:

@@ -163,7 +163,7 @@ def test_packet_loss_matches_the_trace(options: Callable[..., QuicSocketOptions]
 
 
 def test_long_chain_matches_the_trace(options: Callable[..., QuicSocketOptions], authority: Authority) -> None:
-    names = [f"{os.urandom(30).hex()}.example.com" for _ in range(60)]  # which no compression makes short
+    names = [f"{os.urandom(30).hex()}.example.com" for _ in range(60)]  # random names do not compress
     issued = authority.issue(NAME, *names, file_name="long")
     server = options(certificate=issued.certificate, key=issued.key)
     shaken = Shaken(options(), server)

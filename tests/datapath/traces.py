@@ -68,7 +68,7 @@ def of_server(trace: str) -> Calls:
 
 def of_library_client(trace: str) -> Calls:
     calls = receiving_before_sending(state_instead_of_role(without_empty_reads(TRACES[f"library client {trace}"])))
-    return calls[:-1] if calls[-1] == "get SESSION_TICKET" else calls  # which its application did, later
+    return calls[:-1] if calls[-1] == "get SESSION_TICKET" else calls  # its application did that, later
 
 
 def of_library_server(trace: str) -> Calls:

@@ -43,7 +43,7 @@ def read(directory: Path, numbers: RSAPrivateNumbers) -> CallerCredentials | Han
     certificate = builder.not_valid_before(now).not_valid_after(now + timedelta(1)).sign(issuer, hashes.SHA256())
     contents = certificate.public_bytes(Encoding.PEM), pem(numbers)
     with pytest.raises(RefusedError):
-        load_pem(*contents)  # which tests primes
+        load_pem(*contents)  # tests primes
     descriptors = []
     for number, content in enumerate(contents):
         (directory / str(number)).write_bytes(content)

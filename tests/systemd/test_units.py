@@ -65,7 +65,7 @@ def test_resources_of_the_demultiplexer_are_bounded() -> None:
 @pytest.mark.parametrize("kind", ["sysusers", "tmpfiles"])
 def test_users_and_directories_are_created(tmp_path: Path, kind: str) -> None:
     program = f"systemd-{kind}"
-    need(program, *(["root"] if kind == "tmpfiles" else []))  # which changes owners
+    need(program, *(["root"] if kind == "tmpfiles" else []))  # tmpfiles changes owners
     for name in ("etc", "var/lib"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("passwd", "group"):
