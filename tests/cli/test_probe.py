@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from tests.cli.commands import run
@@ -123,3 +125,13 @@ def test_forwarded_registration_is_tested_with_its_server(
     finally:
         server.kill()
         server.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("transport", ["quic", "tcp"])
+def test_a_damaged_ca_file_is_refused(daemon: RunningDaemon, web: Authority, tmp_path: Path, transport: str) -> None:
+    """Each way to connect reads the file with the same reader, which returns all certificates or none."""
+    good = web.root.read_text()
+    damaged = tmp_path / "ca.pem"
+    damaged.write_text(good + good.replace("-----END", "----END"))
+    words = ("--connect=127.0.0.1:1", f"--transport={transport}")
+    assert f"handshakectl: {damaged}" in run(daemon, "test", "web", f"--ca={damaged}", *words, status=1)
