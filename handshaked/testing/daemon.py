@@ -31,7 +31,9 @@ class RunningDaemon:
         log_level: str = "info",
         options: tuple[str, ...] = ("--no-kernel",),
         launcher: tuple[str, ...] = (),
+        python: str = sys.executable,
     ) -> None:
+        self.directory = directory
         self.state_directory = directory / "state"
         self.runtime_directory = directory / "run"
         self.handshake_socket = self.runtime_directory / directories.HANDSHAKE_SOCKET
@@ -42,7 +44,7 @@ class RunningDaemon:
         self._user = user
         self._log_level = log_level
         self._options = options
-        self._launcher = launcher
+        self._command = (*launcher, python)
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
 
@@ -65,7 +67,7 @@ class RunningDaemon:
     def start(self) -> None:
         """Start the daemon and wait until all workers answer. RuntimeError with the log if it fails."""
         command = [
-            *self._launcher, sys.executable, "-m", "handshaked.daemon",
+            *self._command, "-m", "handshaked.daemon",
             f"--state-directory={self.state_directory}", f"--runtime-directory={self.runtime_directory}",
             f"--configuration-directory={self.drop_ins.parent}",
             f"--workers={self._workers}", f"--log-level={self._log_level}",
@@ -73,8 +75,9 @@ class RunningDaemon:
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=self._user, group=self._user
-            )
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                user=self._user, group=self._user, extra_groups=None if self._user is None else [],
+            )  # fmt: skip
         deadline = time.monotonic() + _START_SECONDS
         while not self._serves():
             if self._process.poll() is not None or time.monotonic() > deadline:

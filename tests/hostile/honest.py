@@ -1,0 +1,176 @@
+"""Measure what an attack by one uid costs an honest caller of another.
+
+    @pytest.mark.slow
+    @pytest.mark.needs("root", "public python")
+    def test_..(hostile_daemon: RunningDaemon) -> None:
+        compare(hostile_daemon.directory, honest_handshakes, attack).check()
+
+``hostile_daemon`` runs with two workers as the ordinary user DAEMON. It serves the registration ``honest``, which
+HONEST may use; grant ATTACKER what the attack needs. Honest caller and attacker are functions of a module, each run in
+a process of its own:
+
+* ``honest_..(directory, underway)`` connects and returns the operation to measure, which raises an error if it fails.
+  There are ``honest_handshakes`` and ``honest_status``; write others for other sockets.
+* ``attack(directory, underway)`` calls `underway` when the attack has begun, and continues until it is killed. Only the
+  time after that call is measured. An attacker that ends early fails the comparison.
+
+Phases without and with the attack alternate in one run, after a warm-up. The honest caller must recover after every
+attack, so that a phase without it is not slowed by what the last attack left behind. ``check`` fails if the p99 with
+the attack is above LIMIT times the p99 without it, and above FLOOR: on a busy machine, the scheduler alone turns one
+millisecond into several. The attacks that this is for cost seconds.
+"""
+
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
+
+from handshaked.control.client import ControlClient
+from handshaked.shim import BlockingClient
+from handshaked.system import directories
+from handshaked.testing.processes import ending
+from handshaked.wire.json_packets import receive_message, send_message
+from tests.control.handshakes import NAME, handshake, verifier
+from tests.patience import PATIENCE
+from tests.plugins.needs import public_python
+
+DAEMON, HONEST, ATTACKER = 3001, 3002, 3003
+LIMIT = 3.0
+FLOOR = 0.1
+"""Seconds. A p99 below is what a loaded machine does to a caller that nobody attacks."""
+ROUNDS = 3
+SECONDS = 4.0
+WARM_UP_SECONDS = 1.0
+ROOT = Path(__file__).parents[2]
+TRUST = "trust.pem"
+
+Attack = Callable[[Path, Callable[[], None]], None]
+Honest = Callable[[Path, Callable[[], None]], Callable[[], object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Latencies of the honest caller in seconds, ``without`` the attack and ``under`` it."""
+
+    without: list[float] = field(default_factory=list)
+    under: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """The p99 under the attack divided by the one without it."""
+        return p99(self.under) / p99(self.without)
+
+    def check(self) -> None:
+        """Raise AssertionError if the attack costs the honest caller too much."""
+        assert p99(self.under) <= max(LIMIT * p99(self.without), FLOOR), str(self)
+
+    def __str__(self) -> str:
+        figures = (
+            f"p50 {1e3 * percentile(one, 0.5):.1f} ms, p99 {1e3 * p99(one):.1f} ms, longest {1e3 * max(one):.1f} ms"
+            f" ({len(one)} operations)"
+            for one in (self.without, self.under)
+        )
+        return "without the attack {}; under attack {}".format(*figures) + f"; ratio of p99: {self.ratio:.1f}"
+
+
+def compare(
+    directory: Path,
+    honest: Honest,
+    attack: Attack,
+    *,
+    honest_user: int = HONEST,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+) -> Comparison:
+    """Run `honest` as `honest_user` in alternating phases without and with `attack` of the user ATTACKER.
+
+    `directory` is passed to both. A failed operation of the honest caller raises AssertionError.
+    """
+    found = Comparison()
+    with process(honest_user, honest, directory) as caller:
+        measure(caller, WARM_UP_SECONDS)
+        for _ in range(rounds):
+            found.without.extend(measure(caller, seconds))
+            with process(ATTACKER, attack, directory):
+                found.under.extend(measure(caller, seconds))
+            recover(caller, found)
+    print(found)
+    return found
+
+
+def measure(caller: socket, seconds: float) -> list[float]:
+    """Return the latencies of the operations of `caller` in `seconds`."""
+    send_message(caller, {"seconds": seconds})
+    received = receive_message(caller)
+    assert received is not None, "an operation of the honest caller failed; its traceback is on standard error"
+    return received[0]["latencies"]
+
+
+def recover(caller: socket, found: Comparison) -> None:
+    """Let `caller` operate until it is as fast as without the attack; AssertionError if it is not in time."""
+    deadline = time.monotonic() + PATIENCE
+    limit = max(LIMIT * p99(found.without), FLOOR)
+    while (slowest := max(measure(caller, WARM_UP_SECONDS / 4))) > limit:
+        assert time.monotonic() < deadline, f"{slowest:g} s per operation long after the attack; {found}"
+
+
+@contextmanager
+def process(user: int, function: Attack | Honest, directory: Path) -> Iterator[socket]:
+    """Run `function` as `user`; yield the channel to its process once it is underway."""
+    name = f"{function.__module__}:{function.__qualname__}"
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    with ours:
+        ours.settimeout(2 * PATIENCE)
+        with theirs:
+            running = subprocess.Popen(
+                [str(public_python()), "-m", "tests.hostile.caller", name, str(directory), str(theirs.fileno())],
+                user=user, group=user, extra_groups=[], pass_fds=[theirs.fileno()], env=environment(), cwd="/",
+            )  # fmt: skip
+        with ending(running):
+            assert receive_message(ours) is not None, f"{name} did not begin; its traceback is on standard error"
+            yield ours
+            assert running.poll() is None, f"{name} ended early"
+            running.kill()
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which ``public_python`` finds this project and its dependencies."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+
+
+def p99(latencies: list[float]) -> float:
+    """Return the latency that one operation in a hundred exceeds."""
+    return percentile(latencies, 0.99)
+
+
+def percentile(latencies: list[float], share: float) -> float:
+    """Return the smallest latency that `share` of all do not exceed."""
+    return sorted(latencies)[math.ceil(share * len(latencies)) - 1]
+
+
+def honest_handshakes(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
+    """Return an operation that connects and completes a handshake with the registration ``honest``."""
+    verify = verifier(directory / TRUST)
+
+    def operation() -> None:
+        with BlockingClient(directory / "run" / directories.HANDSHAKE_SOCKET) as channel:
+            outcome, _ = handshake(channel, NAME, b"h3", verify)
+        assert outcome.status == 0, outcome
+
+    return operation
+
+
+def honest_status(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
+    """Return an operation that connects to the control socket and asks for the daemon's status."""
+
+    def operation() -> None:
+        with ControlClient(directory / "run" / directories.CONTROL_SOCKET) as client:
+            client.ask("status", {})
+
+    return operation

@@ -1,0 +1,78 @@
+"""The harness that compares an honest caller with and without an attack notices when it is slowed."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handshaked.testing.daemon import RunningDaemon
+from tests.hostile.honest import FLOOR, Comparison, compare, honest_handshakes, honest_status
+from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.needs("root", "public python")
+
+
+def honest_reader(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
+    """Return an operation that is slow while ``slow`` runs."""
+    slowed = threading.Event()
+    return lambda: is_attacked(directory) and slowed.wait(2 * FLOOR)
+
+
+def honest_failure(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
+    """Return an operation that fails while ``slow`` runs."""
+    return lambda: is_attacked(directory) and 1 / 0
+
+
+def is_attacked(directory: Path) -> bool:
+    return any(Path("/proc", path.name).exists() for path in directory.iterdir())
+
+
+def slow(directory: Path, underway: Callable[[], None]) -> None:
+    """Slow ``honest_reader``."""
+    (directory / str(os.getpid())).touch()
+    underway()
+    threading.Event().wait(PATIENCE)
+
+
+def do_nothing(directory: Path, underway: Callable[[], None]) -> None:
+    """Be there."""
+    underway()
+    threading.Event().wait(PATIENCE)
+
+
+def end_early(directory: Path, underway: Callable[[], None]) -> None:
+    """Attack for a moment only."""
+    underway()
+
+
+def test_slower_caller_fails_the_comparison() -> None:
+    fast, slower = [0.001] * 200, [0.001] * 190 + [FLOOR + 0.01] * 10
+    Comparison(fast, [0.9 * FLOOR] * 200).check()
+    Comparison(slower, slower).check()
+    Comparison(fast, [0.001] * 199 + [60.0]).check()
+    with pytest.raises(AssertionError, match=r"ratio of p99: 110\.0"):
+        Comparison(fast, slower).check()
+
+
+def test_attack_is_measured(public_directory: Path) -> None:
+    public_directory.chmod(0o777)
+    with pytest.raises(AssertionError, match="ratio of p99"):
+        compare(public_directory, honest_reader, slow, rounds=2, seconds=0.3).check()
+
+
+def test_attacker_must_not_end_early(public_directory: Path) -> None:
+    with pytest.raises(AssertionError, match="end_early ended early"):
+        compare(public_directory, honest_reader, end_early, rounds=1, seconds=1.0)
+
+
+def test_failed_operation_fails_the_comparison(public_directory: Path) -> None:
+    public_directory.chmod(0o777)
+    with pytest.raises(AssertionError, match="operation of the honest caller failed"):
+        compare(public_directory, honest_failure, slow, rounds=1, seconds=0.3)
+
+
+@pytest.mark.parametrize("honest", [honest_handshakes, honest_status])
+def test_idle_neighbour_costs_nothing(hostile_daemon: RunningDaemon, honest: Callable[..., Callable]) -> None:
+    compare(hostile_daemon.directory, honest, do_nothing, rounds=1, seconds=1.0).check()
