@@ -18,7 +18,7 @@ def serve_measurements(channel: socket.socket, operation: Callable[[], object]) 
     """Answer each request for ``seconds`` of operations with their latencies, until the harness closes `channel`."""
     pause = threading.Event()
     while (received := receive_message(channel)) is not None:
-        latencies = []
+        latencies: list[float] = []
         end = time.monotonic() + received[0]["seconds"]
         while not latencies or time.monotonic() < end:
             started = time.monotonic()
