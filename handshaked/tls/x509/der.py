@@ -1,7 +1,9 @@
 """The little of DER (ITU-T X.690) that is needed to find where one element ends and the next begins."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+INTEGER = 0x02
 SEQUENCE = 0x30
 _LONG_FORM = 0x80
 _MAX_LENGTH_BYTES = 4
@@ -28,6 +30,23 @@ def pull_element(data: bytes, at: int = 0) -> Element:
     if len(data) < begin + length:
         raise ValueError("truncated DER data")
     return Element(tag, begin, begin + length)
+
+
+def elements(data: bytes, outer: Element) -> Iterator[Element]:
+    """Yield the elements that `outer` consists of; ValueError as above."""
+    at = outer.begin
+    while at < outer.end:
+        element = pull_element(data, at)
+        yield element
+        at = element.end
+
+
+def encodings(data: bytes, outer: Element) -> Iterator[bytes]:
+    """Yield the elements that `outer` consists of, each with its tag and length; ValueError as above."""
+    begin = outer.begin
+    for element in elements(data, outer):
+        yield data[begin : element.end]
+        begin = element.end
 
 
 def is_one_sequence(data: bytes) -> bool:

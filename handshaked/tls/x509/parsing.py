@@ -1,4 +1,4 @@
-"""What `cryptography` raises about malformed input, translated into this package's errors, in one place."""
+"""What `cryptography` raises and warns about input, translated into this package's errors, in one place."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,6 +8,11 @@ from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 
 from handshaked.errors import Alert, PeerError, UnreadableError
+
+# The library accepts some invalid input with a warning, such as serial number 0, which eight roots of Debian 13 have.
+# Drop these warnings: peers and authors of files must not be able to fill the log. The filter is set once, for calls
+# from this package: threads share the filters, so that none may change them for a while (warnings.catch_warnings).
+warnings.filterwarnings("ignore", category=UserWarning, module=r"handshaked\.")
 
 _MAX_SHOWN = 80
 _MAX_REASON = 200
@@ -35,36 +40,23 @@ _PANIC = "PanicException"
 @contextmanager
 def readable(thing: str) -> Iterator[None]:
     """Translate into UnreadableError what is raised about `thing`: a file, or one entry of it, with its position."""
-    with _without_warnings():
-        try:
-            yield
-        except BaseException as error:
-            if not _is_about_input(error):
-                raise
-            raise UnreadableError(f"{thing}: {reason_of(error)}") from None
+    try:
+        yield
+    except BaseException as error:
+        if not _is_about_input(error):
+            raise
+        raise UnreadableError(f"{thing}: {reason_of(error)}") from None
 
 
 @contextmanager
 def well_formed() -> Iterator[None]:
     """Translate into PeerError (bad_certificate) what is raised about a peer's certificates."""
-    with _without_warnings():
-        try:
-            yield
-        except BaseException as error:
-            if not _is_about_input(error):
-                raise
-            raise PeerError(Alert.BAD_CERTIFICATE, f"malformed certificate: {shown(str(error))}") from None
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Drop what `cryptography` warns of and accepts: peers and authors of files must not be able to fill the log.
-
-    Threads share the filters. If two leave this at once, the filter may stay, which only drops more such warnings.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    try:
         yield
+    except BaseException as error:
+        if not _is_about_input(error):
+            raise
+        raise PeerError(Alert.BAD_CERTIFICATE, f"malformed certificate: {shown(str(error))}") from None
 
 
 def parse_certificate(encoded: bytes) -> x509.Certificate:

@@ -1,10 +1,11 @@
 """The readers of certificates, private keys, revocation lists and trust stores: one for each kind of file.
 
 A file is checked and used through the same reader, and no other module parses one. A reader returns all that is in the
-file, or raises UnreadableError, whose text names the file, the entry, its line and the reason.
+file, or raises UnreadableError, whose text names the file, the entry, its line and the reason. Of a trust store, it
+leaves out the certificates that cannot be used, and returns such a text for each.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -14,8 +15,10 @@ from cryptography.x509 import ocsp
 
 from handshaked.errors import UnreadableError
 from handshaked.tls.x509 import der
-from handshaked.tls.x509.parsing import parse_certificate, readable
+from handshaked.tls.x509.parsing import MALFORMED, parse_certificate, readable
 from handshaked.tls.x509.pem import PemBlock, pull_blocks
+from handshaked.tls.x509.pkcs8 import as_version_1, decrypt, is_version_2
+from handshaked.tls.x509.raw_subject import raw_subject
 from handshaked.tls.x509.revocation import RevocationList
 from handshaked.tls.x509.trust import MAX_ANCHORS, TrustStore
 
@@ -29,8 +32,7 @@ _TRUSTED = "TRUSTED CERTIFICATE"  # of OpenSSL: a certificate, and what it is tr
 _CERTIFICATES = ("CERTIFICATE", "X509 CERTIFICATE", _TRUSTED)
 _LIST = "X509 CRL"
 _PRIVATE_KEY = "PRIVATE KEY"
-_PKCS8_VERSION_2 = b"\x02\x01\x01"  # RFC 5958: with the public key, [1]
-_PUBLIC_KEY = 0x81
+_ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 _TRUST_SETTINGS = (0x30, 0xA0)  # uses that the certificate is trusted for, and those that it is rejected for
 
 
@@ -42,27 +44,32 @@ def read_certificate(encoded: bytes, name: str) -> x509.Certificate:
 
 def read_certificates(content: bytes, name: str) -> list[x509.Certificate]:
     """Read all certificates of a PEM file, at least one; blocks of other kinds are skipped."""
-    blocks = [block for block in pull_blocks(content, name) if block.label in _CERTIFICATES]
-    if not blocks:
-        raise UnreadableError(f"{name}: no certificate in PEM form {_instead_of_certificates(content)}")
-    return [_pem_certificate(number, block) for number, block in enumerate(blocks, 1)]
+    return [
+        _certificate(_pem_content(number, block), f"{block.place}: certificate {number}")
+        for number, block in enumerate(_certificate_blocks(content, name), 1)
+    ]
 
 
 def read_trust_store(content: bytes, name: str) -> TrustStore:
-    """Read a trust store: a PEM file of one certificate or more."""
+    """Read a trust store: a PEM file with at least one certificate that can be used."""
     if len(content) > MAX_BUNDLE:
         raise UnreadableError(f"{name}: {len(content)} bytes, the limit is {MAX_BUNDLE}")
-    return _trust_store(read_certificates(content, name), name)
+    blocks = enumerate(_certificate_blocks(content, name), 1)
+    return _trust_store(
+        [
+            (f"{block.place}: certificate {number}", lambda number=number, block=block: _pem_content(number, block))  # type: ignore[misc] # bound now
+            for number, block in blocks
+        ],
+        name,
+    )
 
 
 def read_trust_anchors(anchors: Iterable[bytes], name: str) -> TrustStore:
-    """Read a trust store from certificates in DER, at least one."""
-    certificates = []
-    for number, anchor in enumerate(anchors, 1):
-        with readable(f"{name}: certificate {number}"):
-            certificates.append(parse_certificate(anchor))
-            _ = certificates[-1].subject  # parsed at the first look
-    return _trust_store(certificates, name)
+    """Read a trust store from certificates in DER, of which at least one can be used."""
+    return _trust_store(
+        [(f"{name}: certificate {number}", lambda anchor=anchor: anchor) for number, anchor in enumerate(anchors, 1)],  # type: ignore[misc] # bound now
+        name,
+    )
 
 
 def read_revocation_lists(content: bytes, name: str) -> list[RevocationList]:
@@ -113,7 +120,7 @@ def read_der_private_key(encoded: bytes, name: str, *, check_primes: bool = True
     """Read a private key in DER that is not encrypted; `check_primes` as above."""
     with readable(name):
         return serialization.load_der_private_key(
-            _as_pkcs8_version_1(encoded), None, unsafe_skip_rsa_key_validation=not check_primes
+            as_version_1(encoded), None, unsafe_skip_rsa_key_validation=not check_primes
         )
 
 
@@ -136,21 +143,53 @@ def read_ocsp_response(content: bytes, name: str) -> tuple[int, bool]:
         return response.serial_number, response.certificate_status is ocsp.OCSPCertStatus.GOOD
 
 
-def _pem_certificate(number: int, block: PemBlock) -> x509.Certificate:
+def _certificate_blocks(content: bytes, name: str) -> list[PemBlock]:
+    blocks = [block for block in pull_blocks(content, name) if block.label in _CERTIFICATES]
+    if not blocks:
+        raise UnreadableError(f"{name}: no certificate in PEM form {_instead_of_certificates(content)}")
+    return blocks
+
+
+def _pem_content(number: int, block: PemBlock) -> bytes:
+    """Return the DER of the certificate `number` of a file."""
     encoded = block.decode()
-    with readable(f"{block.place}: certificate {number}"):
-        if block.label == _TRUSTED:
-            encoded = _without_trust_settings(encoded)
+    if block.label == _TRUSTED:
+        with readable(f"{block.place}: certificate {number}"):
+            return _without_trust_settings(encoded)
+    return encoded
+
+
+def _certificate(encoded: bytes, place: str) -> x509.Certificate:
+    with readable(place):
         certificate = parse_certificate(encoded)
-        _ = certificate.subject  # parsed at the first look
+        _ = certificate.subject, certificate.issuer  # parsed at the first look
     return certificate
 
 
 def _pem_private_key(block: PemBlock, passphrase: bytes | None, *, check_primes: bool) -> PrivateKeyTypes:
+    skip = not check_primes
     if block.label == _PRIVATE_KEY:
-        encoded = _as_pkcs8_version_1(block.decode())
-        return serialization.load_der_private_key(encoded, passphrase, unsafe_skip_rsa_key_validation=not check_primes)
-    return serialization.load_pem_private_key(block.text, passphrase, unsafe_skip_rsa_key_validation=not check_primes)
+        return serialization.load_der_private_key(
+            as_version_1(block.decode()), passphrase, unsafe_skip_rsa_key_validation=skip
+        )
+    try:
+        return serialization.load_pem_private_key(block.text, passphrase, unsafe_skip_rsa_key_validation=skip)
+    except ValueError:
+        inner = _encrypted_version_2(block, passphrase)
+        if inner is None:
+            raise
+        return serialization.load_der_private_key(inner, None, unsafe_skip_rsa_key_validation=skip)
+
+
+def _encrypted_version_2(block: PemBlock, passphrase: bytes | None) -> bytes | None:
+    """Return a key of PKCS#8 version 2 in an encrypted `block` as version 1; None if there is no such key."""
+    if block.label != _ENCRYPTED or passphrase is None:
+        return None
+    try:
+        inner = decrypt(block.decode(), passphrase)
+    except MALFORMED:
+        return None
+    return as_version_1(inner) if is_version_2(inner) else None
 
 
 def _without_trust_settings(encoded: bytes) -> bytes:
@@ -163,41 +202,28 @@ def _without_trust_settings(encoded: bytes) -> bytes:
     return encoded[:end]
 
 
-def _trust_store(anchors: list[x509.Certificate], name: str) -> TrustStore:
-    if not 0 < len(anchors) <= MAX_ANCHORS:
-        raise UnreadableError(f"{name}: a trust store has 1 to {MAX_ANCHORS} certificates, this one has {len(anchors)}")
+def _trust_store(entries: list[tuple[str, Callable[[], bytes]]], name: str) -> TrustStore:
+    """Return a trust store of the certificates that can be used; each entry is its place, and what decodes it."""
+    if not 0 < len(entries) <= MAX_ANCHORS:
+        raise UnreadableError(f"{name}: a trust store has 1 to {MAX_ANCHORS} certificates, this one has {len(entries)}")
+    anchors, left_out = [], []
+    for place, decode in entries:
+        subject = ""
+        try:
+            encoded = decode()
+            subject = raw_subject(encoded)
+            anchors.append(_certificate(encoded, place))
+        except UnreadableError as error:
+            left_out.append(f"{error} ({subject})" if subject else str(error))
+    if not anchors:
+        raise UnreadableError(left_out[0])
     with readable(name):
-        return TrustStore(anchors)
+        return TrustStore(anchors, left_out)
 
 
 def _revocation_list(encoded: bytes, place: str) -> RevocationList:
     with readable(f"{place}: the revocation list cannot be used"):
         return RevocationList(x509.load_der_x509_crl(encoded))
-
-
-def _as_pkcs8_version_1(encoded: bytes) -> bytes:
-    """Return a key of RFC 5958's version 2 as version 1 (RFC 5208), without its public key; any other as it is.
-
-    `cryptography` does not read version 2, in which RFC 8410 section 10.3 has Ed25519 keys.
-    """
-    try:
-        elements = list(_elements_of(encoded))
-    except ValueError:
-        return encoded
-    if not elements or elements[0] != _PKCS8_VERSION_2:
-        return encoded
-    kept = [element for element in elements[1:] if element[0] != _PUBLIC_KEY]
-    return der.push_sequence(b"\x02\x01\x00" + b"".join(kept))
-
-
-def _elements_of(encoded: bytes) -> Iterator[bytes]:
-    """Yield the encoded elements of a SEQUENCE."""
-    outer = der.pull_element(encoded)
-    at = outer.begin
-    while at < outer.end:
-        end = der.pull_element(encoded, at).end
-        yield encoded[at:end]
-        at = end
 
 
 def _is_utf8(text: bytes) -> bool:

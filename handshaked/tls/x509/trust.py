@@ -17,10 +17,13 @@ class TrustStore:
     """An immutable set of certificates that are trusted, whoever signed them (RFC 5280 section 6.1.1 (d)).
 
     A leaf in the set is trusted too, so that a self-signed certificate can be used. ``readers`` makes stores.
+    ``left_out`` names certificates of the file that cannot be used: each with its position, the reason, and its subject
+    if that can be read.
     """
 
-    def __init__(self, anchors: Iterable[x509.Certificate]) -> None:
+    def __init__(self, anchors: Iterable[x509.Certificate], left_out: Iterable[str] = ()) -> None:
         self._anchors = frozenset(anchors)
+        self.left_out = tuple(left_out)
         self._named: dict[x509.Name, tuple[x509.Certificate, ...]] = {}
         for anchor in self._anchors:
             self._named[anchor.subject] = (*self._named.get(anchor.subject, ()), anchor)

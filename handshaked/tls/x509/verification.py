@@ -39,6 +39,7 @@ from handshaked.tls.x509.trust import TrustStore
 _NO_LISTS = RevocationLists()
 _ANY = Criticality.AGNOSTIC
 _MAX_REFUSAL = 160
+_MAX_LEFT_OUT = 3
 
 
 def _authority_policy(purpose: Purpose) -> ExtensionPolicy:
@@ -149,7 +150,8 @@ class _ChainVerifier:
         raise PeerError(
             Alert.UNKNOWN_CA,
             f"no trusted authority issued the certificate of {cert.subject(leaf)}; its issuer is {cert.issuer(leaf)}:"
-            " trust that issuer, or have the peer send its whole chain",
+            " trust that issuer, or have the peer send its whole chain"
+            + "".join(f"; left out: {one}" for one in self._trust.left_out[:_MAX_LEFT_OUT]),
         )
 
     def _check_leaf_alone(self, leaf: x509.Certificate, subject: x509.verification.Subject | None, now: float) -> None:

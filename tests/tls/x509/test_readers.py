@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handshaked.errors import UnreadableError
-from handshaked.tls.x509 import der
+from handshaked.errors import PeerError, UnreadableError
 from handshaked.tls.x509.readers import (
     MAX_LIST,
     read_certificate,
@@ -34,13 +33,20 @@ from handshaked.tls.x509.readers import (
     read_trust_anchors,
     read_trust_store,
 )
+from handshaked.tls.x509.verification import ServerChainVerifier
 from tests.certificates import crl_pem, key, revocation_list, scoped, server
 from tests.patience import PATIENCE
-from tests.tls.x509.chains import INTERMEDIATE, ROOT, openssl
+from tests.tls.x509.chains import INTERMEDIATE, ROOT, T, openssl
 
 BOM = b"\xef\xbb\xbf"
 LISTS = [revocation_list(INTERMEDIATE), revocation_list(ROOT, [INTERMEDIATE])]
 LEAF = server(ROOT)
+VERSION_4 = LEAF.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03", 1)
+LINES = ROOT.pem.count(b"\n")
+
+
+def pem(encoded: bytes) -> bytes:
+    return b"-----BEGIN CERTIFICATE-----\n%b-----END CERTIFICATE-----\n" % base64.encodebytes(encoded)
 
 
 def key_pem(private: ec.EllipticCurvePrivateKey, passphrase: bytes = b"") -> bytes:
@@ -163,13 +169,11 @@ class TestCertificates:
         """`cryptography` parses names lazily."""
         encoded = LEAF.der.replace(b"\x0c\x04leaf", b"\x0c\x04l\xe9af")
         assert encoded != LEAF.der
-        block = b"-----BEGIN CERTIFICATE-----\n%b-----END CERTIFICATE-----\n"
-        content = block % base64.encodebytes(encoded)
-        assert refusal(read_certificates, content, "file").startswith("file: line 1: certificate 1: ")
+        assert refusal(read_certificates, pem(encoded), "file").startswith("file: line 1: certificate 1: ")
 
 
 class TestTrustStores:
-    @pytest.mark.parametrize("anchors", [[], [b"junk"], [ROOT.der, b""]])
+    @pytest.mark.parametrize("anchors", [[], [b"junk"], [b"", b"junk"]])
     def test_der_that_is_not_certificates_is_refused(self, anchors):
         refusal(read_trust_anchors, anchors, "file")
 
@@ -179,22 +183,43 @@ class TestTrustStores:
     def test_pem_that_is_not_certificates_is_refused(self, bundle):
         refusal(read_trust_store, bundle, "file")
 
+    def test_a_certificate_that_the_parser_refuses_costs_only_itself(self):
+        for store, place in (
+            (read_trust_store(ROOT.pem + b"text\n" + pem(VERSION_4) + INTERMEDIATE.pem, "file"), f"line {LINES + 2}: "),
+            (read_trust_anchors([ROOT.der, VERSION_4, INTERMEDIATE.der], "file"), ""),
+        ):
+            assert store.has(ROOT.certificate)
+            assert store.has(INTERMEDIATE.certificate)
+            (left_out,) = store.left_out
+            assert left_out.startswith(f"file: {place}certificate 2: ")
+            assert left_out.endswith(" (CN=leaf)")
+
+    @pytest.mark.parametrize(
+        ("block", "reason"),
+        [
+            (pem(LEAF.der).replace(b"\nMII", b"\n?MII"), "the CERTIFICATE block is not base64"),
+            (pem(b"\x30\x00"), "certificate 2"),
+            (pem(LEAF.der.replace(b"\x0c\x04leaf", b"\x0c\x04l\xe9af")), "(CN=l\\xe9af)"),
+        ],
+    )
+    def test_a_damaged_certificate_costs_only_itself(self, block, reason):
+        store = read_trust_store(ROOT.pem + block, "file")
+        assert len(store) == 1
+        assert reason in store.left_out[0]
+
+    def test_a_damaged_boundary_refuses_the_store(self):
+        refusal(read_trust_store, ROOT.pem + LEAF.pem.replace(b"-----END", b"----END"), "file")
+
+    def test_left_out_anchors_are_named_to_those_whose_peer_is_not_trusted(self):
+        store = read_trust_anchors([INTERMEDIATE.der, VERSION_4], "anchors of the request")
+        with pytest.raises(PeerError, match=r"anchors of the request: certificate 2: .*CN=leaf"):
+            ServerChainVerifier(store).verify((server(ROOT).der,), "a.example", T)
+
     def test_duplicates_count_once(self):
         assert len(read_trust_store((ROOT.pem + b"\n# a comment\n") * 3 + INTERMEDIATE.pem, "file")) == 2
 
 
 class TestPrivateKeys:
-    def test_an_ed25519_key_of_pkcs8_version_2_is_read(self):
-        private = ed25519.Ed25519PrivateKey.generate()
-        version_1 = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        outer = der.pull_element(version_1)
-        public = b"\x81\x21\x00" + private.public_key().public_bytes_raw()
-        version_2 = der.push_sequence(b"\x02\x01\x01" + version_1[outer.begin + 3 :] + public)
-        assert read_der_private_key(version_2, "file").public_key() == private.public_key()
-        encoded = b"-----BEGIN PRIVATE KEY-----\n%b-----END PRIVATE KEY-----\n"
-        content = encoded % base64.encodebytes(version_2)
-        assert read_private_key(content, None, "file").public_key() == private.public_key()
-
     @pytest.mark.parametrize("before", [BOM, b"Bag Attributes\n  friendlyName: it\n", ROOT.pem])
     @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
     @pytest.mark.parametrize("passphrase", [b"", b"x"])
