@@ -2,16 +2,19 @@
 
 import array
 import asyncio
+import os
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from handshaked.callers.closing import close_unread
+from handshaked.callers import closing
+from handshaked.callers.closing import Closer, close_unread
 from handshaked.callers.threads import Threads
 from tests.lingering import lingering_pair
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, set_in_time, soon
 
 
 @contextmanager
@@ -60,5 +63,70 @@ def test_socket_without_descriptors_is_closed_at_once(packets: int) -> None:
                 theirs.close()
             close_unread(ours, Threads(0), lambda: done.append(ours.fileno()))
             assert done == [-1]
+
+    asyncio.run(scenario())
+
+
+def test_lingering_sockets_do_not_hold_threads_or_each_other() -> None:
+    """Nobody reads what these sockets have sent, and each of them would linger for two minutes."""
+
+    async def scenario() -> None:
+        closer = Closer(total=1, per_user=1)
+        with ExitStack() as stack:
+            pairs = [stack.enter_context(lingering_pair()) for _ in range(3)]
+            await soon(asyncio.gather(*(closer.close(5000, (sender.detach(),)) for sender, _ in pairs)))
+        assert closer.pending == 0
+
+    asyncio.run(scenario())
+
+
+def test_blocked_closes_take_a_limited_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Semaphore(0)
+    root_is_served = threading.Event()
+    closing_now: list[int] = []
+    most: list[int] = []
+
+    def block(descriptors: tuple[int, ...]) -> None:
+        closing_now.append(descriptors[0])
+        most.append(len(closing_now))
+        if descriptors == (99,):
+            root_is_served.set()
+        go_on.acquire()
+        closing_now.remove(descriptors[0])
+
+    async def scenario() -> None:
+        closer = Closer(total=3, per_user=2)
+        closed = [closer.close(uid, (10 * uid + number,)) for uid in (1, 2, 3) for number in range(4)]
+        assert closer.pending == 12
+        of_root = closer.close(0, (99,))  # root does not wait for the others
+        await soon(asyncio.to_thread(set_in_time, root_is_served))
+        for _ in range(13):
+            go_on.release()
+        await soon(asyncio.gather(*closed, of_root))
+        assert closer.pending == 0
+
+    monkeypatch.setattr(closing, "close_without_linger", block)
+    asyncio.run(scenario())
+    assert len(most) == 13
+    assert max(most) <= 4
+
+
+def test_nothing_is_closed_in_the_event_loop_when_there_are_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, failures = threading.Thread.start, iter([RuntimeError("can't start new thread")] * 2)
+
+    def start_sometimes(thread: threading.Thread) -> None:
+        for failure in failures:
+            raise failure
+        start(thread)
+
+    async def scenario() -> None:
+        reading, writing = os.pipe()
+        closer = Closer()
+        monkeypatch.setattr(threading.Thread, "start", start_sometimes)
+        closed = closer.close(5000, (reading, writing))
+        assert os.fstat(reading)
+        await soon(closed)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(reading)
 
     asyncio.run(scenario())
