@@ -184,6 +184,7 @@ _TWO_LINKS = """
 import socket
 from pyroute2 import IPRoute
 from tests.demux.test_shared_port import Reader, any_address
+from tests.handshake_channel import eventually
 with IPRoute() as ip:
     ip.link("add", ifname="one", kind="veth", peer={"ifname": "two"})
     scopes = sorted(ip.link_lookup(ifname=name)[0] for name in ("one", "two"))
@@ -191,6 +192,10 @@ with IPRoute() as ip:
     for index in scopes:
         ip.link("set", index=index, state="up")
         ip.addr("add", index=index, address="fe80::1", prefixlen=64, flags=2)  # IFA_F_NODAD
+    def routes():  # added once the links are up; until then a datagram to fe80::1 leaves through the link and is lost
+        local = ip.get_routes(family=socket.AF_INET6, table=255)  # RT_TABLE_LOCAL
+        return sum(route.get_attr("RTA_DST") == "fe80::1" for route in local)
+    assert eventually(lambda: routes() == 2), "the addresses never became usable"
 shared = Reader(any_address("::"))
 for count, scope in enumerate(scopes * 2, 1):
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
