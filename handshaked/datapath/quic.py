@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _NEW_SESSION_TICKET = 4
 _TICKET_INTERVAL = 0.05
+_MAX_READS = 64  # in one step
 _ALERTS = {alert.quic_error: alert for alert in Alert}
 
 
@@ -150,13 +151,14 @@ class QuicPath:
 
     def _read(self, now: float) -> End | None:
         # After the handshake, everything on the socket is for the caller.
-        while self._complete is None:
-            received = self._sock.receive()
+        for _ in range(_MAX_READS):
+            received = None if self._complete is not None else self._sock.receive()
             if received is None:
                 return None
             end = self._carry_out(self._session.receive(*received, now), now)
             if end is not None:
                 return end
+        self._loop.call_soon(self._attempt.step, self._guarded, self._read)
         return None
 
     def _write(self, now: float) -> End | None:

@@ -17,6 +17,7 @@ from handshaked.session.stream import StreamSession
 from handshaked.tls.record import RecordLayer
 
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_MAX_READS = 64  # in one step; a peer can fill the socket's buffer with thousands of tiny records
 
 Offload = Callable[[socket.socket, RecordLayer], None]
 """Moves record protection to the kernel; LocalError if that fails."""
@@ -71,7 +72,10 @@ class TcpPath:
         return self._carry_out(self._session.start(now))
 
     def _read(self, now: float) -> End | None:
-        while needed := self._session.needed():
+        for _ in range(_MAX_READS):
+            needed = self._session.needed()
+            if not needed:
+                return None
             try:
                 data = self._sock.recv(needed, socket.MSG_DONTWAIT)
             except BlockingIOError:

@@ -1,7 +1,7 @@
 """The service that upcall sources use: drivers for requests, and lookups, from the current snapshot."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from handshaked.datapath.driver import Attempt, DataPath, Driver, Observer
 from handshaked.errors import Alert, PeerError
@@ -38,16 +38,13 @@ class HandshakeService:
         self.in_flight += 1
         return attempt
 
-    def look_up(
-        self, caller: Caller, client_hello: bytes | None, datagrams: tuple[bytes, ...]
-    ) -> tuple[ClientHello, Selection]:
+    def look_up(self, caller: Caller, client_hello: bytes) -> tuple[ClientHello, Selection]:
         """Return what a ClientHello would select for `caller`.
 
-        It is given as a handshake message, or as the QUIC datagrams that contain it. PeerError if no registration
-        serves it, or if it is malformed.
+        PeerError if no registration serves it, or if it is malformed.
         """
         engine = ServerHandshake()
-        engine.receive(Level.INITIAL, _assemble(datagrams) if client_hello is None else client_hello, time.time())
+        engine.receive(Level.INITIAL, client_hello, time.time())
         hello = engine.client_hello
         if hello is None:
             raise PeerError(Alert.DECODE_ERROR, "the ClientHello is incomplete")
@@ -66,10 +63,15 @@ class HandshakeService:
             self._on_idle()
 
 
-def _assemble(datagrams: tuple[bytes, ...]) -> bytes:
+def assemble(datagrams: tuple[bytes, ...]) -> Generator[int, None, bytes]:
+    """Return the ClientHello in QUIC `datagrams`, in steps for ``FairQueue``: one for each datagram.
+
+    PeerError if it is incomplete or malformed.
+    """
     assembler = ClientHelloAssembler()
     for datagram in datagrams:
         message = assembler.receive(datagram)
         if message is not None:
             return message
+        yield 0
     raise PeerError(Alert.DECODE_ERROR, f"{len(datagrams)} datagrams contain no complete QUIC v1 or v2 ClientHello")

@@ -5,6 +5,7 @@ Sans-IO. CRYPTO frames may be split, reordered, repeated or padded, over several
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import islice
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import MAX_CLIENT_HELLO
@@ -13,8 +14,9 @@ from handshaked.quic.protection import InitialKeys
 
 _CLIENT_HELLO = 1
 _HEADER = 4
-_MAX_FRAMES = 1024
-_MAX_MISSES = 4  # packets of one datagram that do not open; a client has no reason to send any
+_MAX_FRAMES = 1024  # of all packets of a connection, and ranges in its ACK frames; padding does not count
+_MAX_PACKETS = 16  # of one datagram that are opened; a client coalesces one or two
+_MAX_MISSES = 4  # of these that do not open; a client has no reason to send any
 
 
 class ClientHelloAssembler:
@@ -52,7 +54,7 @@ class ClientHelloAssembler:
         misses = 0
         tried: tuple[int, bytes] | None = None  # the connection that `keys` are for; anyone can make us derive them
         keys = self._keys
-        for packet in packets:
+        for packet in islice(packets, _MAX_PACKETS):
             connection = self.connection or (packet.version, packet.destination_cid)
             if keys is None or connection != (self.connection or tried):
                 keys, tried = InitialKeys(*connection), connection
@@ -69,22 +71,35 @@ class ClientHelloAssembler:
     def _pull_frames(self, payload: bytes) -> None:
         reader = Reader(payload)
         while reader.skip_zeros():  # PADDING
+            self._count_frames(1)
             kind = reader.pull_varint()
             if kind == 0x06:
                 offset = reader.pull_varint()
                 self._keep(offset, reader.pull(reader.pull_varint()))
             elif kind in (0x02, 0x03):
-                _skip_ack(reader, ecn=kind == 0x03)
+                self._skip_ack(reader, ecn=kind == 0x03)
             elif kind == 0x1C:
                 raise PeerError(Alert.USER_CANCELED, "the client closed the connection in its Initial")
             elif kind != 0x01:  # PING
                 raise PeerError(Alert.DECODE_ERROR, f"frame type {kind:#x} in an Initial packet")
 
+    def _count_frames(self, count: int) -> None:
+        self._frames += count
+        if self._frames > _MAX_FRAMES:
+            raise PeerError(Alert.DECODE_ERROR, f"more than {_MAX_FRAMES} frames before the end of the ClientHello")
+
+    def _skip_ack(self, reader: Reader, *, ecn: bool) -> None:
+        reader.pull_varint()
+        reader.pull_varint()
+        ranges = reader.pull_varint()
+        self._count_frames(ranges)
+        for _ in range(1 + 2 * ranges + (3 if ecn else 0)):
+            reader.pull_varint()
+
     def _keep(self, offset: int, data: bytes) -> None:
         end = offset + len(data)
-        self._frames += 1
-        if end > self._limit or self._frames > _MAX_FRAMES:
-            raise PeerError(Alert.DECODE_ERROR, "the ClientHello is too large, or has too many CRYPTO frames")
+        if end > self._limit:
+            raise PeerError(Alert.DECODE_ERROR, f"the ClientHello is larger than {self._limit} bytes")
         if not data:
             return
         if end > len(self._stream):
@@ -118,13 +133,3 @@ class ClientHelloAssembler:
         if end > self._limit:
             raise PeerError(Alert.ILLEGAL_PARAMETER, f"ClientHello of {end} bytes, the limit is {self._limit}")
         return bytes(self._stream[:end]) if received >= end else None
-
-
-def _skip_ack(reader: Reader, *, ecn: bool) -> None:
-    reader.pull_varint()
-    reader.pull_varint()
-    ranges = reader.pull_varint()
-    if ranges > reader.left:
-        raise PeerError(Alert.DECODE_ERROR, "ACK frame with more ranges than bytes")
-    for _ in range(1 + 2 * ranges + (3 if ecn else 0)):
-        reader.pull_varint()

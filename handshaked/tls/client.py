@@ -32,6 +32,9 @@ from handshaked.tls.resumption import MAX_TICKET, ResumptionState, push_resumpti
 from handshaked.tls.signatures import SUPPORTED_SCHEMES, choose_scheme
 from handshaked.tls.state import CLIENT_QUIC, CLIENT_TCP, PROCEED, ClientState
 
+MAX_TICKETS = 64
+"""Most session tickets that a server may send: 32 KiB of data, one step of a session, could hold 1,600."""
+
 
 class ClientHandshake(Machine):
     """The client's side of one handshake: call `start`, then `receive`.
@@ -61,6 +64,7 @@ class ClientHandshake(Machine):
         self._peer: PeerCertificate | None = None
         self._request: messages.CertificateRequestMessage | None = None
         self._alpn: bytes | None = None
+        self._tickets = 0
 
     def start(self, now: float) -> list[Event]:
         """Return the events of the first flight. Raises HandshakeError as in `receive`."""
@@ -323,6 +327,9 @@ class ClientHandshake(Machine):
     # After the handshake
 
     def _receive_new_session_ticket(self, message: bytes, events: list[Event], now: float) -> ClientState:
+        self._tickets += 1
+        if self._tickets > MAX_TICKETS:
+            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"more than {MAX_TICKETS} session tickets")
         new = messages.pull_new_session_ticket(message)
         if self._quic and new.max_early_data not in (0, 0xFFFFFFFF):
             # RFC 9001 section 4.6.1: treat as PROTOCOL_VIOLATION

@@ -73,13 +73,22 @@ def push_server_name(name: str) -> bytes:
 
 def pull_alpn(body: bytes) -> tuple[bytes, ...]:
     """Return the protocols in order (RFC 7301 section 3.1), at most the first 256."""
-    names = whole_vector16(body, "application_layer_protocol_negotiation", 2)
-    protocols = []
+    what = "application_layer_protocol_negotiation"
+    names = whole_vector16(body, what, 2)
+    protocols: list[bytes] = []
     at = 0
-    while at < len(names):
-        name, at = pull_vector8(names, at, "application_layer_protocol_negotiation", 1)
+    while at < len(names) and len(protocols) < _MAX_PROTOCOLS:
+        name, at = pull_vector8(names, at, what, 1)
         protocols.append(name)
-    return tuple(protocols[:_MAX_PROTOCOLS])
+    # A ClientHello may have 32,000 more. These are checked, but not kept.
+    end = len(names)
+    while at < end:
+        if not names[at]:
+            raise decode_error(what)
+        at += 1 + names[at]
+    if at != end:
+        raise decode_error(what)
+    return tuple(protocols)
 
 
 @functools.lru_cache(maxsize=64)
@@ -214,15 +223,17 @@ def pull_cookie(body: bytes) -> bytes:
     return whole_vector16(body, "cookie", 1)
 
 
-def pull_authorities(body: bytes) -> tuple[bytes, ...]:
-    """Return the DER names of acceptable authorities (RFC 8446 section 4.2.4)."""
-    rest = whole_vector16(body, "certificate_authorities", 3)
-    names = []
-    at = 0
-    while at < len(rest):
-        name, at = pull_vector16(rest, at, "certificate_authorities", 1)
-        names.append(name)
-    return tuple(names)
+def pull_authorities(body: bytes) -> None:
+    """Check the form of certificate_authorities, which are otherwise ignored (RFC 8446 section 4.2.4)."""
+    names = whole_vector16(body, "certificate_authorities", 3)
+    at, end = 0, len(names)
+    while at + 2 < end:
+        length = names[at] << 8 | names[at + 1]
+        if not length:
+            break
+        at += 2 + length
+    if at != end:
+        raise decode_error("certificate_authorities")
 
 
 def push_authorities(names: tuple[bytes, ...]) -> bytes:

@@ -21,6 +21,7 @@ from handshaked.tls.codec import (
     push_vector24,
 )
 from handshaked.tls.codepoints import ExtensionType, HandshakeType
+from handshaked.tls.x509.certificates import MAX_CERTIFICATES
 
 _BODY = 4
 _RANDOM = 6
@@ -105,7 +106,6 @@ class CertificateRequestMessage:
 
     context: bytes
     signature_schemes: tuple[int, ...]
-    authorities: tuple[bytes, ...]
     compressions: tuple[int, ...]
 
 
@@ -123,12 +123,12 @@ def pull_certificate_request(message: bytes) -> CertificateRequestMessage:
         ext.pull_oid_filters(body)
     if (body := fields.get(ExtensionType.SIGNATURE_ALGORITHMS_CERT)) is not None:
         ext.pull_schemes(body)
-    authorities = fields.get(ExtensionType.CERTIFICATE_AUTHORITIES)
+    if (body := fields.get(ExtensionType.CERTIFICATE_AUTHORITIES)) is not None:
+        ext.pull_authorities(body)
     compressions = fields.get(ExtensionType.COMPRESS_CERTIFICATE)
     return CertificateRequestMessage(
         context,
         ext.pull_schemes(schemes),
-        () if authorities is None else ext.pull_authorities(authorities),
         () if compressions is None else ext.pull_compressions(compressions),
     )
 
@@ -162,6 +162,9 @@ def pull_certificate(body: bytes) -> CertificateMessage:
         types.update(pull_extensions(entries[at:end], 0, cp.CERTIFICATE_EXTENSIONS, _KNOWN, "Certificate"))
         chain.append(der)
         at = end
+        if len(chain) > MAX_CERTIFICATES:
+            # A message may have 10,000 of them.
+            raise PeerError(Alert.BAD_CERTIFICATE, f"the peer sent more than {MAX_CERTIFICATES} certificates")
     return CertificateMessage(context, tuple(chain), frozenset(types))
 
 

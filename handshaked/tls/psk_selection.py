@@ -60,7 +60,8 @@ def select_psk(
         if selected is None:
             selected = _select_ticket(index, offered, hello.server_name, parameters, usable, now)
         if selected is not None:
-            return selected
+            # Verifying the chain in a ticket takes long, so that is done for one of the tickets only.
+            return selected if _still_trusted(selected.ticket, parameters, now) else None
     return None
 
 
@@ -88,7 +89,7 @@ def _select_ticket(
         return None
     binding = ticket_binding(server_name, parameters)
     ticket = pull_ticket(offered.identity, parameters.tickets.keys, binding, now)
-    if ticket is None or not _still_trusted(ticket, parameters, now):
+    if ticket is None:
         return None
     if ticket.suite in usable:
         return SelectedPsk(index, offered, ticket.psk, ticket.suite, ticket=ticket)
@@ -100,8 +101,10 @@ def _select_ticket(
     return None
 
 
-def _still_trusted(ticket: TicketContent, parameters: ServerParameters, now: float) -> bool:
+def _still_trusted(ticket: TicketContent | None, parameters: ServerParameters, now: float) -> bool:
     """Return whether the client certificate of a ticket would still be accepted."""
+    if ticket is None:
+        return True
     if not ticket.chain:
         return parameters.client_auth is not ClientAuth.REQUIRE
     if parameters.client_verifier is None:

@@ -19,7 +19,7 @@ from handshaked.datapath.messages import MessagePath
 from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
-from handshaked.handshakes.service import HandshakeService
+from handshaked.handshakes.service import HandshakeService, assemble
 from handshaked.model import Caller, Outcome, Request
 from handshaked.upcall.descriptors import Descriptors, open_on_socket
 from handshaked.wire.attached import CONTROL_SPACE
@@ -113,7 +113,7 @@ class Endpoint:
             driver.abort(status, reason)
 
     def _read_packet(self) -> Iterator[int]:
-        """Read and handle the next packet: steps for ``FairQueue``, one for each message."""
+        """Read and handle the next packet: steps for ``FairQueue``, at least one for each message."""
         if self._sock.fileno() < 0:  # closed while waiting for its turn
             return
         try:
@@ -135,7 +135,10 @@ class Endpoint:
                 if self._closed:
                     return
                 self._flush_planned = True  # after the turn
-                self._handle(sequence, message, descriptors)
+                if isinstance(message, Lookup):
+                    yield from self._look_up(sequence, message)
+                else:
+                    self._handle(sequence, message, descriptors)
                 if ack:
                     self._send(push_ack(sequence))
                 yield 0
@@ -189,8 +192,6 @@ class Endpoint:
                 self._stop_awaiting_tickets(sequence)
             elif driver is not None:
                 driver.abort(Status.CANCELED, message.reason or "canceled by the endpoint")
-        elif isinstance(message, Lookup):
-            self._send(push_lookup_answer(sequence, self._look_up(message)))
         elif isinstance(message, Malformed):
             self._refuse(sequence, message.error)
 
@@ -274,17 +275,23 @@ class Endpoint:
         self._account.awaiting_tickets -= 1
         del self._drivers[sequence]
 
-    def _look_up(self, lookup: Lookup) -> LookupAnswer:
+    def _look_up(self, sequence: int, lookup: Lookup) -> Iterator[int]:
+        """Answer `lookup`, in steps."""
         try:
-            hello, selection = self._service.look_up(self._caller, lookup.client_hello, lookup.datagrams)
+            message = lookup.client_hello
+            if message is None:
+                message = yield from assemble(lookup.datagrams)
+            hello, selection = self._service.look_up(self._caller, message)
         except HandshakeError as error:
-            return LookupAnswer(status=error.status, alert=error.alert, reason=error.reason)
-        return LookupAnswer(
-            status=Status.OK,
-            registration=selection.registration.name,
-            alpn=selection.alpn,
-            server_name=hello.server_name,
-        )
+            answer = LookupAnswer(status=error.status, alert=error.alert, reason=error.reason)
+        else:
+            answer = LookupAnswer(
+                status=Status.OK,
+                registration=selection.registration.name,
+                alpn=selection.alpn,
+                server_name=hello.server_name,
+            )
+        self._send(push_lookup_answer(sequence, answer))
 
     def _send(self, message: bytes) -> None:
         self._output.append(message)

@@ -16,6 +16,8 @@ NLM_F_REQUEST = 0x01
 NLM_F_ACK = 0x04
 NLM_F_CAPPED = 0x100
 NLM_F_ACK_TLVS = 0x200
+MAX_REPEATS = 256
+"""How often a message may have an attribute that may be repeated."""
 _NLMSGERR_ATTR_MSG = 1
 _NLMSGERR_ATTR_OFFS = 2
 
@@ -147,7 +149,10 @@ def pull_attributes(frame: Frame, policies: Mapping[int, Policy]) -> dict[int, A
             raise WireError("is unknown", attribute=f"attribute {kind}", offset=offset)
         value = _pull_value(policy, payload, offset)
         if policy.multi:
-            values.setdefault(kind, []).append(value)
+            several = values.setdefault(kind, [])
+            if len(several) == MAX_REPEATS:
+                raise _out_of_range(policy, f"is given more than {MAX_REPEATS} times", offset)
+            several.append(value)
         elif kind in values:
             raise WireError("is given twice", attribute=policy.name, offset=offset)
         else:

@@ -1,12 +1,15 @@
-"""record_size_limit (RFC 8449) of the peer on connections offloaded to the kernel's TLS."""
+"""Records of a peer: how many are read in one step, and their record_size_limit (RFC 8449) in the kernel's TLS."""
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
+from handshaked.datapath.driver import Attempt
 from handshaked.datapath.ktls import Capabilities
 from handshaked.errors import Status
+from handshaked.events import CryptoData
 from handshaked.handshakes import kernel_tcp
 from handshaked.model import AuthMode, CipherSuite, Role
 from handshaked.registry.credentials import load_pem, open_credential
@@ -68,3 +71,32 @@ def test_peers_record_size_limit_is_set_in_the_kernel(
             assert made.offloaded(ours).max_payload == (LIMIT - 1 if limited else MAX_PLAINTEXT)
 
     asyncio.run(scenario())
+
+
+def test_tiny_records_are_read_in_many_steps(
+    authority: Authority, issue: Issue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other handshakes of the worker go on in between."""
+    asked = ClientParameters(alpns=(b"sunrpc",), server_name=NAME, transport_parameters=None, verifier=None)
+    hello = ClientHandshake(asked, quic=False).start(0.0)[0]
+    assert isinstance(hello, CryptoData)
+    records = b"".join(b"\x16\3\1\0\1" + hello.data[at : at + 1] for at in range(len(hello.data) - 1))
+    steps = 0
+    step = Attempt.step
+
+    def counted(*arguments: Any) -> None:
+        nonlocal steps
+        steps += 1
+        step(*arguments)
+
+    monkeypatch.setattr(Attempt, "step", counted)
+
+    async def scenario() -> None:
+        async with connected(authority, issue) as (made, ours, theirs):
+            theirs.sendall(records)
+            theirs.shutdown(socket.SHUT_WR)
+            await made.submit(ours, Role.SERVER)
+            assert made.outcomes[0].status == Status.PEER_GONE
+
+    asyncio.run(scenario())
+    assert steps >= 2 * len(hello.data) / 64

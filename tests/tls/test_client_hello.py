@@ -349,6 +349,14 @@ def test_protocols_after_the_256th_are_ignored() -> None:
     assert server.client_hello.alpns == tuple(many[:256])
 
 
+@pytest.mark.parametrize("wrong", [b"\0", b"\3ab"], ids=["empty", "truncated"])
+def test_ignored_protocols_must_be_well_formed(wrong: bytes) -> None:
+    message = hello().put(E.ALPN, vector(b"\1a" * 300 + wrong))
+    with pytest.raises(PeerError) as caught:
+        ServerHandshake().receive(Level.INITIAL, message.encode(), NOW)
+    assert caught.value.alert is Alert.DECODE_ERROR
+
+
 def test_grease_is_ignored() -> None:
     grease = hello()
     grease.suites = b"\x0a\x0a" + grease.suites

@@ -8,7 +8,14 @@ import pytest
 from handshaked.errors import Alert, PeerError
 from handshaked.events import SessionTicket
 from handshaked.model import CipherSuite, ClientAuth, Group, Level
+from handshaked.tls.client import MAX_TICKETS, ClientHandshake
+from handshaked.tls.client_hello import ClientHelloMessage, pull_client_hello
+from handshaked.tls.codepoints import PskMode
+from handshaked.tls.extensions import OfferedPsks, PskIdentity
+from handshaked.tls.messages import NewSessionTicketMessage, push_new_session_ticket
 from handshaked.tls.parameters import ClientParameters, EarlyData, ServerParameters, Tickets
+from handshaked.tls.psk_selection import select_psk
+from handshaked.tls.resumption import pull_resumption
 from handshaked.tls.tickets import RotatingTicketKeys
 from tests.tls.pair import NOW, Pair, client_parameters, credential, kinds, pair, server_parameters
 from tests.tls.test_client_auth import Verifier
@@ -189,6 +196,42 @@ def test_client_certificate_in_the_ticket_is_verified_again() -> None:
     with pytest.raises(PeerError) as caught:
         resume(state, client, server)
     assert caught.value.alert is Alert.CERTIFICATE_REVOKED
+
+
+def test_one_chain_in_the_offered_tickets_is_verified_at_most() -> None:
+    """A ClientHello may offer eight tickets, and others wait while a chain is verified."""
+    verifier = Verifier()
+    server = server_parameters(tickets=TICKETS, client_auth=ClientAuth.REQUIRE, client_verifier=verifier)
+    identities = [
+        pull_resumption(first(client_parameters(credential=credential(name="client")), server)).ticket for _ in range(3)
+    ]
+    seen = len(verifier.seen)
+    verifier.alert = Alert.CERTIFICATE_EXPIRED
+    offered = [PskIdentity(identity, 0) for identity in identities]
+    hello = offering(offered)
+    assert select_psk(hello, server, None, NOW) is None
+    assert len(verifier.seen) == seen + 1
+    hello.cipher_suites = (CipherSuite.AES_256_GCM_SHA384,)
+    assert select_psk(hello, server, None, NOW) is None
+    assert len(verifier.seen) == seen + 1
+
+
+def offering(identities: list[PskIdentity]) -> ClientHelloMessage:
+    """Return the parsed ClientHello of the default client, with `identities` in addition."""
+    (event,) = ClientHandshake(client_parameters()).start(NOW)
+    hello = pull_client_hello(event.data)
+    hello.psk_modes = bytes([PskMode.PSK_DHE_KE])
+    hello.psks = OfferedPsks(identities, [bytes(32)] * len(identities), 0)
+    return hello
+
+
+def test_client_accepts_a_limited_number_of_tickets() -> None:
+    done = pair(client_parameters(), server_parameters(tickets=TICKETS)).run()
+    ticket = push_new_session_ticket(NewSessionTicketMessage(60, 0, b"", b"ticket"))
+    assert len(done.client.receive(Level.APPLICATION, ticket * (MAX_TICKETS - 1), NOW)) == MAX_TICKETS - 1
+    with pytest.raises(PeerError) as caught:
+        done.client.receive(Level.APPLICATION, ticket, NOW)
+    assert caught.value.alert is Alert.UNEXPECTED_MESSAGE
 
 
 # Early data

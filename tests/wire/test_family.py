@@ -281,6 +281,13 @@ MALFORMED = [
         "unsupported version 2 of the family",
         Status.UNSUPPORTED,
     ),
+    (
+        "repeats",
+        start(SERVER, push_binary(A.ALPN, b"h3") * 257),
+        "alpn",
+        "is given more than 256 times",
+        Status.OUT_OF_RANGE,
+    ),
     ("error", push_error(1, WireError("no")), None, "nlmsg_type is 2", Status.UNSUPPORTED),
 ]
 

@@ -18,6 +18,9 @@ MAX_CERTIFICATES = 10
 MAX_CERTIFICATE = 32 * 1024
 """Largest certificate that is accepted, in bytes of DER."""
 
+MAX_SIGNATURE_CHECKS = 16
+"""Most signatures that each step of verifying a chain looks at: with keys of P-384 they take 9 ms."""
+
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
 MAX_RSA_EXPONENT_BITS = 64
@@ -206,6 +209,23 @@ def basic_constraints_of(certificate: x509.Certificate) -> x509.BasicConstraints
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
         return None
+
+
+def count_names(certificate: x509.Certificate) -> int:
+    """Return the number of names that name constraints apply to: the alternative names and the subject."""
+    try:
+        return 1 + len(list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value))
+    except x509.ExtensionNotFound:
+        return 1
+
+
+def count_constraints(certificate: x509.Certificate) -> int:
+    """Return the number of a certificate's name constraints."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return 0
+    return len(found.permitted_subtrees or ()) + len(found.excluded_subtrees or ())
 
 
 def is_plain_root(certificate: x509.Certificate) -> bool:

@@ -14,8 +14,10 @@ from handshaked.tls.x509 import certificates as cert
 from handshaked.tls.x509.certificates import Purpose
 from handshaked.tls.x509.trust import TrustStore
 
-MAX_SIGNATURE_CHECKS = 40
-"""Most signatures that a search for paths verifies."""
+MAX_NAME_CHECKS = 16384
+"""Most comparisons of names with name constraints, which take 2 ms (RFC 5280 section 4.2.1.10)."""
+
+_MAX_DEPTH = 9  # certificates between leaf and anchor that the library's verifier tries
 
 Path = tuple[x509.Certificate, ...]
 
@@ -29,12 +31,44 @@ _UNDERSTOOD = (
 )
 
 
+def check_effort(leaf: x509.Certificate, others: list[x509.Certificate], trust: TrustStore) -> None:
+    """Refuse a chain that would take long to verify, because nothing interrupts the verifier.
+
+    `others` must be ``TrustStore.anchored``.
+    """
+    authorities = list(others)
+    candidates = 0
+    unfinished = [(leaf, 0)]
+    while unfinished:
+        last, depth = unfinished.pop()
+        issuers = [other for other in others if other.subject == last.issuer]
+        anchors = trust.named(last.issuer)
+        authorities += anchors
+        candidates += len(issuers) + len(anchors)
+        if candidates > cert.MAX_SIGNATURE_CHECKS:
+            raise PeerError(
+                Alert.BAD_CERTIFICATE,
+                f"the certificate of {cert.subject(leaf)} has too many possible issuers among the certificates sent and"
+                f" trusted (limit: {cert.MAX_SIGNATURE_CHECKS}): send the chain only",
+            )
+        if depth < _MAX_DEPTH:
+            unfinished += [(issuer, depth + 1) for issuer in issuers if not trust.has(issuer)]
+    names = sum(cert.count_names(each) for each in (leaf, *others))
+    constraints = sum(cert.count_constraints(each) for each in dict.fromkeys(authorities))
+    if names * constraints > MAX_NAME_CHECKS:
+        raise PeerError(
+            Alert.BAD_CERTIFICATE,
+            f"the certificate of {cert.subject(leaf)} and its authorities have {names} names and {constraints} name"
+            f" constraints: their product must be at most {MAX_NAME_CHECKS}",
+        )
+
+
 def find_paths(leaf: x509.Certificate, others: list[x509.Certificate], trust: TrustStore) -> Iterator[Path]:
     """Yield the paths from `leaf` to an anchor, each certificate signed by the next, shortest first.
 
     `others` must be ``TrustStore.anchored``: no signature is verified with a key of the peer's choosing.
     """
-    budget = MAX_SIGNATURE_CHECKS
+    budget = cert.MAX_SIGNATURE_CHECKS
     unfinished: list[Path] = [(leaf,)]
     while unfinished:
         path = unfinished.pop(0)

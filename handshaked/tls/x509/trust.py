@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from cryptography import x509
 from cryptography.x509.verification import Store
 
-from handshaked.tls.x509.certificates import is_signed_by
+from handshaked.tls.x509.certificates import MAX_SIGNATURE_CHECKS, is_signed_by
+from handshaked.tls.x509.parsing import MALFORMED
 
 MAX_ANCHORS = 4096
 """Most certificates that a trust store may have (the usual bundles have 150)."""
@@ -45,19 +46,40 @@ class TrustStore:
         """Return the certificates of a peer that an anchor signed, directly or through others of them.
 
         The others are left out of the search for paths: the peer chose their keys, and can make verifying signatures
-        with them as costly as it likes. Valid signatures are cached.
+        with them as costly as it likes. Others of an anchor's name and key are left out, too: the anchor serves as
+        well. Valid signatures are cached, and the number of those that are verified is limited.
         """
+        certificates = [each for each in certificates if each in self._anchors or not self._stands_for_anchor(each)]
         found = [each for each in certificates if each in self._anchors or each in self._anchored]
         waiting = [each for each in certificates if each not in found]
-        while new := [each for each in waiting if self._is_signed_by_one_of(found, each)]:
-            found += new
-            waiting = [each for each in waiting if each not in new]
-            if len(self._anchored) + len(new) > _MAX_REMEMBERED:
-                self._anchored.clear()
-            self._anchored.update(new)
+        checks = 0
+        before = -1
+        while before < len(found):
+            before = len(found)
+            for certificate in [each for each in waiting if each not in found]:
+                for issuer in self._issuers(certificate, found):
+                    checks += 1
+                    if checks > MAX_SIGNATURE_CHECKS:
+                        return found
+                    if is_signed_by(certificate, issuer):
+                        self._remember(certificate)
+                        found.append(certificate)
+                        break
         return found
 
-    def _is_signed_by_one_of(self, found: list[x509.Certificate], certificate: x509.Certificate) -> bool:
+    def _issuers(self, certificate: x509.Certificate, found: list[x509.Certificate]) -> list[x509.Certificate]:
+        """Return the anchors, and those `found` to be anchored, that may have issued `certificate` by their name."""
         name = certificate.issuer
-        issuers = (*self.named(name), *(each for each in found if each.subject == name))
-        return any(is_signed_by(certificate, issuer) for issuer in issuers)
+        return [*self.named(name), *(each for each in found if each.subject == name)]
+
+    def _remember(self, certificate: x509.Certificate) -> None:
+        if len(self._anchored) >= _MAX_REMEMBERED:
+            self._anchored.clear()
+        self._anchored.add(certificate)
+
+    def _stands_for_anchor(self, certificate: x509.Certificate) -> bool:
+        """Return whether there is an anchor of the same name and key, as after a root was renewed."""
+        try:
+            return any(anchor.public_key() == certificate.public_key() for anchor in self.named(certificate.subject))
+        except MALFORMED:
+            return False

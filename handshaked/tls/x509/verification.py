@@ -92,6 +92,7 @@ class _ChainVerifier:
             cert.check_key(leaf)
             cert.check_leaf_usage(leaf, self._purpose)
             others = self._trust.anchored(sent)
+            paths.check_effort(leaf, others, self._trust)
             try:
                 path = tuple(self._build(self._builder, leaf, others, subject, now))
             except VerificationError as error:
