@@ -21,6 +21,7 @@ from handshaked.errors import RefusedError
 from handshaked.handshakes.keyring import WELL_KNOWN
 from handshaked.registry.peer_rules import parse_rule
 from handshaked.system import directories
+from handshaked.tls.x509.text_file import pull_text
 
 _MAX_FILE = 1024 * 1024
 _FILES = (Path("etc/tlshd/config"), Path("etc/tlshd.conf"))
@@ -79,7 +80,7 @@ def _read(path: Path) -> str:
     if len(content) > _MAX_FILE:
         raise RefusedError(f"{path}: larger than {_MAX_FILE} bytes")
     try:
-        return content.decode()
+        return pull_text(content, str(path)).decode()
     except UnicodeDecodeError as error:
         raise RefusedError(f"{path}: not UTF-8: {error.reason}") from None
 

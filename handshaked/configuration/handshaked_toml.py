@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handshaked.configuration.toml_lines import TomlError, line_of, parsed_document
+from handshaked.configuration.toml_lines import TomlError, decoded, line_of, parsed_document
 from handshaked.errors import RefusedError
 from handshaked.registry.names import parse_alpn
 from handshaked.registry.peer_rules import parse_rule
@@ -84,13 +84,15 @@ def load_configuration(path: Path, *, required: bool) -> Configuration:
     RefusedError names the file, the line and what is wrong.
     """
     try:
-        text = path.read_bytes().decode()
+        text = decoded(path.read_bytes())
     except FileNotFoundError:
         if required:
             raise RefusedError(f"{path}: no such file") from None
         return Configuration()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RefusedError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise RefusedError(f"{path}: cannot be read: {error.strerror}") from None
+    except TomlError as error:
+        raise RefusedError(f"{path}:{error.line}: {error}") from None
     return parse_configuration(text, str(path))
 
 

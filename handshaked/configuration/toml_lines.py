@@ -1,5 +1,6 @@
-"""Line numbers of keys in a TOML document, for error messages; tomllib does not provide them."""
+"""TOML documents, and the line numbers of their keys for error messages, which tomllib does not provide."""
 
+import codecs
 import re
 import tomllib
 from collections.abc import Sequence
@@ -14,6 +15,16 @@ class TomlError(Exception):
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
         self.line = line
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a file, without a byte order mark; TomlError if it is not UTF-8."""
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in content[:2]:
+        raise TomlError(1, "is UTF-16 text: convert it with iconv -f UTF-16 -t UTF-8")
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        raise TomlError(content.count(b"\n", 0, error.start) + 1, "not valid UTF-8") from None
 
 
 def parsed_document(text: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Empty lines and lines that begin with ``#`` are skipped. The identity may contai
 
 from handshaked.errors import UnreadableError
 from handshaked.tls.psk import ExternalPsk
+from handshaked.tls.x509.text_file import pull_text
 
 MAX_PSKS = 4096
 MIN_PSK = 16  # bytes; RFC 9257 section 6: a PSK needs 128 bits of entropy
@@ -28,10 +29,10 @@ class PskFile:
 def read_psk_file(content: bytes, name: str) -> PskFile:
     """Read all keys of a file; `name` is the file's, for error texts, which never contain a key.
 
-    UnreadableError names the line that is malformed or repeats an identity.
+    UnreadableError names the line that is malformed or repeats an identity, or says that the file is UTF-16.
     """
     psks: dict[bytes, ExternalPsk] = {}
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(pull_text(content, name).splitlines(), 1):
         text = line.strip()
         if not text or text.startswith(b"#"):
             continue

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handshaked.configuration.toml_lines import KeyLines, TomlError, parsed_document
+from handshaked.configuration.toml_lines import KeyLines, TomlError, decoded, parsed_document
 from handshaked.control.requests.arguments import ArgumentError, Arguments
 from handshaked.control.requests.loading import CREDENTIALS_PREFIX, paths_of, reread
 from handshaked.control.requests.loading_sandbox import load_for
@@ -149,9 +149,9 @@ def _content(path: Path) -> tuple[str, int]:
     finally:
         os.close(descriptor)
     try:
-        return content.decode(), owner
-    except UnicodeDecodeError as error:
-        raise _LineError(content.count(b"\n", 0, error.start) + 1, "not valid UTF-8") from None
+        return decoded(content), owner
+    except TomlError as error:
+        raise _LineError(error.line, str(error)) from None
 
 
 def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistration:

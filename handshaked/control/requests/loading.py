@@ -9,6 +9,7 @@ from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential, load_pem, load_pkcs12, with_ocsp_response
 from handshaked.registry.files import open_regular, read_file
 from handshaked.registry.store import Source
+from handshaked.tls.x509.text_file import BYTE_ORDER_MARK
 
 MAX_CREDENTIALS = 8
 CREDENTIALS_PREFIX = "$CREDENTIALS_DIRECTORY/"
@@ -78,7 +79,7 @@ def load(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
     left = iter(contents)
     certificate = next(left)
     key = next(left) if source.key else b""
-    passphrase = next(left).rstrip(b"\r\n") if source.passphrase else None
+    passphrase = pull_passphrase(next(left)) if source.passphrase else None
     if source.key:
         loaded = load_pem(certificate, key, passphrase, names=(source.certificate, source.key))
     else:
@@ -86,6 +87,11 @@ def load(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
     if source.ocsp:
         return with_ocsp_response(loaded, next(left), name=source.ocsp)
     return loaded
+
+
+def pull_passphrase(content: bytes) -> bytes:
+    """Return the passphrase in a file: its bytes, without a byte order mark and the end of the line."""
+    return content.removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n")
 
 
 def _read(source: Source, descriptors: Sequence[int]) -> tuple[bytes, ...]:

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from handshaked.errors import UnreadableError
+from handshaked.tls.x509.text_file import pull_text
 
 _PROPER = rb"-----(?:BEGIN|END) [^\r\n-]{1,64}-----"
 _DAMAGED = rb"^(?![ \t]*" + _PROPER + rb")[ \t]*-{3,}[ \t]*(?:BEGIN|END)\b"
 _BOUNDARY = re.compile(rb"-----(BEGIN|END) ([^\r\n-]{1,64})-----|" + _DAMAGED, re.MULTILINE)
 _BLANK_LINE = re.compile(rb"\r?\n[ \t]*\r?\n")
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,7 @@ def pull_blocks(content: bytes, name: str) -> list[PemBlock]:
 
     UnreadableError if a boundary is damaged or has no counterpart, or if the file is UTF-16 text.
     """
-    if content.startswith(_UTF_16):
-        raise UnreadableError(f"{name}: is UTF-16 text: convert it with iconv -f UTF-16 -t UTF-8")
-    return list(_paired(content, name))
+    return list(_paired(pull_text(content, name), name))
 
 
 def _paired(content: bytes, name: str) -> Iterator[PemBlock]:

@@ -31,6 +31,7 @@ _AES_KEY_BYTES = {
     for last, size in ((b"\x01\x02", 16), (b"\x01\x16", 24), (b"\x01\x2a", 32))
 }
 _AES_BLOCK_BITS = 128
+_MAX_SCRYPT = 1 << 23  # times 128 bytes: a GiB
 
 
 class _Algorithm(NamedTuple):
@@ -84,6 +85,8 @@ def _key_derivation(data: bytes, algorithm: _Algorithm, size: int) -> Callable[[
     numbers = [_number(data, one) for one in rest if one.tag == INTEGER]
     if algorithm.oid == _SCRYPT:
         n, r, p, *_ = numbers
+        if n * r > _MAX_SCRYPT:
+            raise ValueError("scrypt would take too much memory")
         return Scrypt(salt, size, n, r, p).derive
     if algorithm.oid != _PBKDF2:
         raise ValueError("the key derivation is neither PBKDF2 nor scrypt")

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from handshaked.control.requests.loading import load
+from handshaked.control.requests.loading import load, pull_passphrase
 from handshaked.control.requests.loading_sandbox import load_in_sandbox
 from handshaked.errors import RefusedError
 from handshaked.model import KeyType
@@ -29,6 +29,11 @@ def test_credential_loaded_in_the_sandbox_is_the_same(issue: Issue, key_type: Ke
     )
     contents = (issued.certificate.read_bytes(), key, b"x\n")
     assert dataclasses.asdict(load_in_sandbox(SOURCE, contents)) == dataclasses.asdict(load(SOURCE, contents))
+
+
+@pytest.mark.parametrize("content", [b"x", b"x\n", b"x\r\n", b"\xef\xbb\xbfx\r\n"])
+def test_passphrase_files_are_read_as_other_systems_write_them(content: bytes) -> None:
+    assert pull_passphrase(content) == b"x"
 
 
 def test_sandbox_reports_what_is_wrong(issue: Issue) -> None:

@@ -69,9 +69,10 @@ def with_pbkdf2(inner: bytes, size: int = 32, digest: str = "sha256", *, with_si
     return encrypted(inner, size, key, sequence(oid("2a864886f70d01050c"), parameters))
 
 
-def with_scrypt(inner: bytes) -> bytes:
+def with_scrypt(inner: bytes, *, cost: int = 1024) -> bytes:
     key = hashlib.scrypt(PASSPHRASE, salt=SALT, n=1024, r=8, p=1, dklen=32)
-    parameters = sequence(element(4, SALT), element(2, (1024).to_bytes(2)), element(2, b"\x08"), element(2, b"\x01"))
+    number = element(2, cost.to_bytes(cost.bit_length() // 8 + 1))
+    parameters = sequence(element(4, SALT), number, element(2, b"\x08"), element(2, b"\x01"))
     return encrypted(inner, 32, key, sequence(oid("2b06010401da47040b"), parameters))
 
 
@@ -114,6 +115,13 @@ def test_the_passphrase_has_to_be_right(version) -> None:
         read_private_key(content, b"wrong", "file")
     with pytest.raises(UnreadableError, match="is encrypted: give its passphrase file"):
         read_private_key(content, None, "file")
+
+
+@pytest.mark.parametrize("cost", [1 << 40, 1 << 62, 1 << 70])
+def test_memory_for_scrypt_is_bounded(cost: int) -> None:
+    encoded = with_scrypt(version_2(KEYS["ed25519"]), cost=cost)
+    with pytest.raises(UnreadableError, match="no readable private key"):
+        read_private_key(pem("ENCRYPTED PRIVATE KEY", encoded), PASSPHRASE, "file")
 
 
 @pytest.mark.parametrize("damaged", ["2a864886f70d01050d", "2a864886f70d01050c", CIPHERS[32], HMACS["sha256"]])
