@@ -155,6 +155,10 @@ class UnreadableError(RefusedError):
     """The content of a file cannot be read; the text names the file, the entry with its position, and the reason."""
 
 
+class UnsupportedKeyError(RefusedError):
+    """A key is weak, or no signature scheme of TLS 1.3 fits it; the text says what it is and what to use."""
+
+
 class DeniedError(RefusedError):
     """The caller is not permitted to do this; others may be."""
 

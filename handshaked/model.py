@@ -219,7 +219,7 @@ class SignatureScheme(enum.IntEnum):
 
 
 class KeyType(enum.Enum):
-    """Types of private key that a credential may have."""
+    """Types of private key that a credential may have; RSA-PSS keys may be restricted to one digest (RFC 4055)."""
 
     ECDSA_P256 = "ecdsa-p256"
     ECDSA_P384 = "ecdsa-p384"
@@ -228,6 +228,9 @@ class KeyType(enum.Enum):
     ED448 = "ed448"
     RSA = "rsa"
     RSA_PSS = "rsa-pss"
+    RSA_PSS_SHA256 = "rsa-pss-sha256"
+    RSA_PSS_SHA384 = "rsa-pss-sha384"
+    RSA_PSS_SHA512 = "rsa-pss-sha512"
     MLDSA44 = "ml-dsa-44"
     MLDSA65 = "ml-dsa-65"
     MLDSA87 = "ml-dsa-87"
@@ -254,6 +257,9 @@ _SCHEMES = {
         SignatureScheme.RSA_PSS_PSS_SHA384,
         SignatureScheme.RSA_PSS_PSS_SHA512,
     ),
+    KeyType.RSA_PSS_SHA256: (SignatureScheme.RSA_PSS_PSS_SHA256,),
+    KeyType.RSA_PSS_SHA384: (SignatureScheme.RSA_PSS_PSS_SHA384,),
+    KeyType.RSA_PSS_SHA512: (SignatureScheme.RSA_PSS_PSS_SHA512,),
     KeyType.MLDSA44: (SignatureScheme.MLDSA44,),
     KeyType.MLDSA65: (SignatureScheme.MLDSA65,),
     KeyType.MLDSA87: (SignatureScheme.MLDSA87,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import ipaddress
 import math
@@ -196,6 +197,11 @@ def revocation_list(
         builder = builder.add_extension(extension, critical)
     digest = None if issuer.kind in _UNHASHED else hashes.SHA256()
     return builder.sign(issuer.key, digest).public_bytes(Encoding.DER)
+
+
+def pem_block(label: str, encoded: bytes) -> bytes:
+    """DER in PEM."""
+    return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label.encode(), base64.encodebytes(encoded), label.encode())
 
 
 def crl_pem(encoded: bytes) -> bytes:

@@ -7,10 +7,11 @@ from pathlib import Path
 from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
 from handshaked.errors import RefusedError
 from handshaked.model import Role
-from handshaked.registry.credentials import load_pem, open_credential
+from handshaked.registry.credentials import check_purpose, load_pem, open_credential
 from handshaked.registry.files import MAX_FILE, open_regular, read_file
 from handshaked.registry.peer_rules import PeerRules
 from handshaked.tls.parameters import ClientCertificateVerifier, Credential, PeerVerifier
+from handshaked.tls.x509.certificates import Purpose
 from handshaked.tls.x509.readers import MAX_BUNDLE, MAX_LIST, read_revocation_lists, read_trust_store
 from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
@@ -50,7 +51,7 @@ def _loaded(defaults: SideDefaults, role: Role) -> Side:
     return Side(
         servers=ServerChainVerifier(trust, revocations) if client and trust is not None else None,
         clients=ClientChainVerifier(trust, revocations) if not client and trust is not None else None,
-        credential=_credential(defaults),
+        credential=_credential(defaults, Purpose.CLIENT if client else Purpose.SERVER),
         rules=PeerRules(defaults.peers),
         alpns=defaults.alpns,
     )
@@ -88,12 +89,13 @@ class RuledClients:
         self._rules.authorise(chain[0])
 
 
-def _credential(defaults: SideDefaults) -> Credential | None:
+def _credential(defaults: SideDefaults, purpose: Purpose) -> Credential | None:
     if defaults.certificate is None or defaults.private_key is None:
         return None
     certificate = _content(defaults.certificate, MAX_FILE)
     key = _content(defaults.private_key, MAX_FILE, secret=True)
     loaded = load_pem(certificate, key, names=(str(defaults.certificate), str(defaults.private_key)))
+    check_purpose(loaded, purpose)
     return open_credential(loaded.chain, loaded.key, loaded.key_type)
 
 

@@ -7,16 +7,16 @@ from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.x509.oid import PublicKeyAlgorithmOID
 
-from handshaked.errors import RefusedError
+from handshaked.errors import RefusedError, UnsupportedKeyError
 from handshaked.model import MAX_HANDSHAKE_MESSAGE, KeyType
 from handshaked.tls.parameters import Credential
 from handshaked.tls.private_key import PrivateKeySigner
-from handshaked.tls.x509.certificates import MAX_CERTIFICATES
+from handshaked.tls.x509.certificates import MAX_CERTIFICATES, Purpose, may_sign_handshakes, purposes_of
 from handshaked.tls.x509.der import is_one_sequence
+from handshaked.tls.x509.keys import key_type_of, plain_key_type
 from handshaked.tls.x509.parsing import MALFORMED, readable
 from handshaked.tls.x509.readers import (
     read_certificate,
@@ -29,25 +29,13 @@ from handshaked.tls.x509.readers import (
 
 MAX_CHAIN = MAX_CERTIFICATES  # what our own client accepts from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
-MIN_RSA_BITS = 2048
-MAX_RSA_BITS = 8192
-_CURVES: dict[type[ec.EllipticCurve], KeyType] = {
-    ec.SECP256R1: KeyType.ECDSA_P256,
-    ec.SECP384R1: KeyType.ECDSA_P384,
-    ec.SECP521R1: KeyType.ECDSA_P521,
-}
-_MLDSA: dict[type, KeyType] = {
-    mldsa.MLDSA44PrivateKey: KeyType.MLDSA44,
-    mldsa.MLDSA65PrivateKey: KeyType.MLDSA65,
-    mldsa.MLDSA87PrivateKey: KeyType.MLDSA87,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedCredential:
     """A checked credential: certificates in DER, leaf first, and the key in unencrypted PKCS#8 DER.
 
-    Times are in Unix seconds. ``names`` are the leaf's DNS names.
+    Times are in Unix seconds. ``names`` are the leaf's DNS names, ``purposes`` the roles that it can be presented in.
     """
 
     chain: tuple[bytes, ...] = field(repr=False)
@@ -56,6 +44,7 @@ class LoadedCredential:
     leaf_digest: bytes
     subject: str
     names: tuple[str, ...]
+    purposes: frozenset[Purpose]
     not_before: float
     not_after: float
     ocsp_response: bytes | None = field(default=None, repr=False)
@@ -118,6 +107,14 @@ def check_validity(credential: LoadedCredential, now: float) -> None:
         raise RefusedError(f"the certificate {credential.subject} is not valid before {_date(credential.not_before)}")
 
 
+def check_purpose(credential: LoadedCredential, purpose: Purpose) -> None:
+    """Refuse a leaf that peers do not accept from one in the role of `purpose`."""
+    if purpose not in credential.purposes:
+        raise RefusedError(
+            f"the certificate {credential.subject} is not for {purpose.label}s by its extended key usage: reissue it"
+        )
+
+
 def uncovered_names(credential: LoadedCredential, server_names: tuple[str, ...]) -> list[str]:
     """Return those of `server_names` that no DNS name of the certificate covers (RFC 9525 section 6.3)."""
     covered = set(credential.names)
@@ -139,7 +136,7 @@ def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocs
 
 
 def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[str, str]) -> LoadedCredential:
-    key_type = _key_type(key, names[1])
+    _check_key_type(key, names[1])
     if len(chain) > MAX_CHAIN:
         raise RefusedError(f"{names[0]}: {len(chain)} certificates, the limit is {MAX_CHAIN}")
     der = tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in chain)
@@ -149,14 +146,13 @@ def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[s
     if isinstance(key, rsa.RSAPrivateKey) and not _is_consistent(key.private_numbers()):
         raise RefusedError(f"{names[1]}: inconsistent RSA key parameters")
     with readable(f"{names[0]}: certificate"):
-        return _loaded(chain, der, key, key_type, names)
+        return _loaded(chain, der, key, names)
 
 
 def _loaded(
     chain: list[x509.Certificate],
     encoded: tuple[bytes, ...],
     key: PrivateKeyTypes,
-    key_type: KeyType,
     names: tuple[str, str],
 ) -> LoadedCredential:
     leaf = chain[0]
@@ -164,20 +160,44 @@ def _loaded(
         others = any(_public_bytes(other.public_key()) == _public_bytes(key.public_key()) for other in chain[1:])
         hint = "; it matches a later certificate of the file: put the leaf first" if others else ""
         raise RefusedError(f"{names[1]}: the private key does not match the certificate {_subject(leaf)}{hint}")
-    if leaf.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
-        key_type = KeyType.RSA_PSS
     return LoadedCredential(
         chain=encoded,
         key=key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
-        key_type=key_type,
+        key_type=_usable_key_type(leaf, names[0]),
         leaf_digest=leaf.fingerprint(hashes.SHA256()),
         subject=_subject(leaf),
         names=_dns_names(leaf),
+        purposes=purposes_of(leaf),
         not_before=leaf.not_valid_before_utc.timestamp(),
         not_after=leaf.not_valid_after_utc.timestamp(),
     )
+
+
+def _check_key_type(key: PrivateKeyTypes, name: str) -> None:
+    try:
+        plain_key_type(key.public_key())
+    except UnsupportedKeyError as error:
+        raise RefusedError(f"{name}: {error}") from None
+
+
+def _usable_key_type(leaf: x509.Certificate, name: str) -> KeyType:
+    """Return the type of the leaf's key; RefusedError if the leaf itself says that it is not for TLS."""
+    if not may_sign_handshakes(leaf):
+        raise RefusedError(
+            f"{name}: the certificate {_subject(leaf)} has a key usage without digitalSignature: its key may not sign"
+            " handshakes (RFC 8446 section 4.4.2.2); reissue it"
+        )
+    if not purposes_of(leaf):
+        raise RefusedError(
+            f"{name}: the certificate {_subject(leaf)} is for neither servers nor clients by its extended key usage:"
+            " reissue it with serverAuth or clientAuth"
+        )
+    try:
+        return key_type_of(leaf)
+    except UnsupportedKeyError as error:
+        raise RefusedError(f"{name}: the certificate {_subject(leaf)}: {error}") from None
 
 
 def _is_consistent(key: rsa.RSAPrivateNumbers) -> bool:
@@ -196,28 +216,6 @@ def _is_consistent(key: rsa.RSAPrivateNumbers) -> bool:
         and 0 < key.iqmp < p
         and key.iqmp * q % p == 1
     )
-
-
-def _key_type(key: PrivateKeyTypes, name: str) -> KeyType:
-    if isinstance(key, rsa.RSAPrivateKey):
-        if key.key_size < MIN_RSA_BITS:
-            raise RefusedError(f"{name}: an RSA key of {key.key_size} bits is too weak; use {MIN_RSA_BITS} or more")
-        if key.key_size > MAX_RSA_BITS:
-            raise RefusedError(f"{name}: an RSA key of {key.key_size} bits is too slow; use {MAX_RSA_BITS} or less")
-        return KeyType.RSA
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        if type(key.curve) not in _CURVES:
-            raise RefusedError(f"{name}: curve {key.curve.name} is not supported; use P-256, P-384 or P-521")
-        return _CURVES[type(key.curve)]
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return KeyType.ED25519
-    if isinstance(key, ed448.Ed448PrivateKey):
-        return KeyType.ED448
-    for kind, key_type in _MLDSA.items():
-        if isinstance(key, kind):
-            return key_type
-    algorithm = type(key).__name__.removesuffix("PrivateKey")
-    raise RefusedError(f"{name}: {algorithm} keys are not supported; use ECDSA, Ed25519, Ed448, ML-DSA or RSA")
 
 
 def _public_bytes(key: object) -> bytes:

@@ -33,10 +33,9 @@ class PrivateKeySigner:
         key = self.private_key
         try:
             if isinstance(key, ec.EllipticCurvePrivateKey):
-                return key.sign(content, ECDSA_SCHEMES[scheme][0])
+                return key.sign(content, ECDSA_SCHEMES[scheme])
             if isinstance(key, rsa.RSAPrivateKey):
-                pss, algorithm, _ = RSA_SCHEMES[scheme]
-                return key.sign(content, pss, algorithm)
+                return key.sign(content, *RSA_SCHEMES[scheme])
             if isinstance(key, _WITHOUT_PARAMETERS):
                 return key.sign(content)
         except (KeyError, ValueError, UnsupportedAlgorithm):

@@ -6,11 +6,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
-from cryptography.x509.oid import PublicKeyAlgorithmOID
 
-from handshaked.errors import Alert, PeerError
+from handshaked.errors import Alert, LocalError, PeerError, UnsupportedKeyError
 from handshaked.model import KeyType, SignatureScheme
-from handshaked.tls.x509.parsing import MALFORMED
+from handshaked.tls.x509.keys import key_type_of
 
 SUPPORTED_SCHEMES = (
     SignatureScheme.ECDSA_SECP256R1_SHA256,
@@ -37,12 +36,10 @@ _SERVER_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
 _CLIENT_CONTEXT = b" " * 64 + b"TLS 1.3, client CertificateVerify\0"
 
 ECDSA_SCHEMES = {
-    SignatureScheme.ECDSA_SECP256R1_SHA256: (ec.ECDSA(SHA256()), "secp256r1"),
-    SignatureScheme.ECDSA_SECP384R1_SHA384: (ec.ECDSA(SHA384()), "secp384r1"),
-    SignatureScheme.ECDSA_SECP521R1_SHA512: (ec.ECDSA(SHA512()), "secp521r1"),
+    SignatureScheme.ECDSA_SECP256R1_SHA256: ec.ECDSA(SHA256()),
+    SignatureScheme.ECDSA_SECP384R1_SHA384: ec.ECDSA(SHA384()),
+    SignatureScheme.ECDSA_SECP521R1_SHA512: ec.ECDSA(SHA512()),
 }
-_RSAE = PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5
-_PSS = PublicKeyAlgorithmOID.RSASSA_PSS
 
 
 def _pss(algorithm: HashAlgorithm) -> tuple[padding.PSS, HashAlgorithm]:
@@ -51,20 +48,20 @@ def _pss(algorithm: HashAlgorithm) -> tuple[padding.PSS, HashAlgorithm]:
 
 
 RSA_SCHEMES = {
-    SignatureScheme.RSA_PSS_RSAE_SHA256: (*_pss(SHA256()), _RSAE),
-    SignatureScheme.RSA_PSS_RSAE_SHA384: (*_pss(SHA384()), _RSAE),
-    SignatureScheme.RSA_PSS_RSAE_SHA512: (*_pss(SHA512()), _RSAE),
-    SignatureScheme.RSA_PSS_PSS_SHA256: (*_pss(SHA256()), _PSS),
-    SignatureScheme.RSA_PSS_PSS_SHA384: (*_pss(SHA384()), _PSS),
-    SignatureScheme.RSA_PSS_PSS_SHA512: (*_pss(SHA512()), _PSS),
+    SignatureScheme.RSA_PSS_RSAE_SHA256: _pss(SHA256()),
+    SignatureScheme.RSA_PSS_RSAE_SHA384: _pss(SHA384()),
+    SignatureScheme.RSA_PSS_RSAE_SHA512: _pss(SHA512()),
+    SignatureScheme.RSA_PSS_PSS_SHA256: _pss(SHA256()),
+    SignatureScheme.RSA_PSS_PSS_SHA384: _pss(SHA384()),
+    SignatureScheme.RSA_PSS_PSS_SHA512: _pss(SHA512()),
 }
-_KEYS_WITHOUT_PARAMETERS = {
-    SignatureScheme.ED25519: ed25519.Ed25519PublicKey,
-    SignatureScheme.ED448: ed448.Ed448PublicKey,
-    SignatureScheme.MLDSA44: mldsa.MLDSA44PublicKey,
-    SignatureScheme.MLDSA65: mldsa.MLDSA65PublicKey,
-    SignatureScheme.MLDSA87: mldsa.MLDSA87PublicKey,
-}
+_KEYS_WITHOUT_PARAMETERS = (
+    ed25519.Ed25519PublicKey,
+    ed448.Ed448PublicKey,
+    mldsa.MLDSA44PublicKey,
+    mldsa.MLDSA65PublicKey,
+    mldsa.MLDSA87PublicKey,
+)
 
 
 def choose_scheme(key_type: KeyType, offered: Iterable[int]) -> SignatureScheme | None:
@@ -80,28 +77,22 @@ def signed_content(transcript_hash: bytes, *, by_server: bool) -> bytes:
 def verify(certificate: x509.Certificate, scheme: int, signature: bytes, content: bytes) -> None:
     """Check the `signature` of a peer over `content`. PeerError if it is invalid or its scheme does not fit the key."""
     try:
-        key = certificate.public_key()
-    except MALFORMED:
-        raise PeerError(Alert.UNSUPPORTED_CERTIFICATE, "the certificate's public key is not supported") from None
-    # "If the CertificateVerify message is sent by ..., the signature algorithm MUST be one offered ...", and fit
-    # the key; otherwise illegal_parameter.
-    mismatch = PeerError(Alert.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} does not fit the certificate's key")
+        fitting = key_type_of(certificate).schemes
+    except UnsupportedKeyError as error:
+        raise PeerError(Alert.UNSUPPORTED_CERTIFICATE, f"the certificate's key cannot be used: {error}") from None
+    if scheme not in fitting:
+        # Section 4.4.3: it must be one offered, and fit the key; otherwise illegal_parameter.
+        raise PeerError(Alert.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} does not fit the certificate's key")
+    key = certificate.public_key()
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
-            algorithm, curve = ECDSA_SCHEMES.get(scheme, (None, ""))  # type: ignore[call-overload]  # an int is a key too
-            if algorithm is None or key.curve.name != curve:
-                raise mismatch
-            key.verify(signature, content, algorithm)
+            key.verify(signature, content, ECDSA_SCHEMES[SignatureScheme(scheme)])
         elif isinstance(key, rsa.RSAPublicKey):
-            pss, digest, oid = RSA_SCHEMES.get(scheme, (None, None, None))  # type: ignore[call-overload]  # as above
-            if pss is None or certificate.public_key_algorithm_oid != oid:
-                raise mismatch
-            key.verify(signature, content, pss, digest)
-        else:
-            kind = _KEYS_WITHOUT_PARAMETERS.get(scheme)  # type: ignore[call-overload]  # as above
-            if kind is None or not isinstance(key, kind):
-                raise mismatch
+            key.verify(signature, content, *RSA_SCHEMES[SignatureScheme(scheme)])
+        elif isinstance(key, _KEYS_WITHOUT_PARAMETERS):
             key.verify(signature, content)
+        else:
+            raise LocalError("a key type has a signature scheme but no verification")
     except (InvalidSignature, ValueError):
         # Section 4.4.3: "If the verification fails, the receiver MUST terminate the handshake with decrypt_error"
         raise PeerError(Alert.DECRYPT_ERROR, "invalid signature in CertificateVerify") from None

@@ -390,3 +390,10 @@ with ControlClient(Path(sys.argv[1])) as client:
     # The files of those who have no grant were looked at first, however long an encrypted key takes.
     assert "has no grant to register; root can run: handshakectl grant" in answers[-1]
     assert sorted(daemon.ask("show", name="web")["registration"]["alpns"]) == ["h3"]
+
+
+def test_certificate_for_clients_is_registered_with_a_warning(control: Control, authority: Authority) -> None:
+    issued = authority.issue(NAME, client=True, file_name="cli-for-clients")
+    run = control("register", "mine", *files(issued), "--alpn=h3", f"--server-name={NAME}")
+    assert run.code == 0
+    assert f"warning: the certificate CN={NAME} is not for servers by its extended key usage" in run.error

@@ -164,6 +164,17 @@ def test_check_config_looks_into_the_files(tmp_path: Path, authority: Authority,
     assert said.startswith(f"handshaked: [{side}] {nothing}: ")
 
 
+def test_check_config_refuses_a_certificate_for_the_other_side(tmp_path: Path, authority: Authority) -> None:
+    server, client = (authority.issue("both", client=client, file_name=f"side-{client}") for client in (False, True))
+    file = tmp_path / "handshaked.toml"
+    for side, right, wrong in (("server", server, client), ("client", client, server)):
+        file.write_text(f'[{side}]\ncertificate = "{right.certificate}"\nprivate_key = "{right.key}"\n')
+        assert check(file) == (0, "")
+        file.write_text(f'[{side}]\ncertificate = "{wrong.certificate}"\nprivate_key = "{wrong.key}"\n')
+        status, said = check(file)
+        assert (status, f"[{side}] the certificate CN=both is not for {side}s" in said) == (1, True)
+
+
 def test_a_reload_reports_an_unusable_configuration(public_directory: Path, authority: Authority) -> None:
     file = public_directory / "handshaked.toml"
     file.write_text(f'[server]\ntrust = "{authority.root}"\n')

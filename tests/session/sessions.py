@@ -12,12 +12,13 @@ from handshaked.events import (
 from handshaked.model import Direction, KeyType, Level, Role
 from handshaked.session.registered import Session
 from tests.registered import Registered
+from tests.tls.pair import PSS_KEYS
 
 NAME = "a.example.com"
 CLIENT_PARAMETERS, SERVER_PARAMETERS = b"client's", b"server's"
 NOW = time.time()
 # `cryptography` cannot generate RSA-PSS keys.
-KEY_TYPES = [key_type for key_type in KeyType if key_type is not KeyType.RSA_PSS]
+KEY_TYPES = [key_type for key_type in KeyType if key_type not in PSS_KEYS]
 
 
 def client(registered: Registered, **request: object) -> Session:

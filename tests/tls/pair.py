@@ -16,10 +16,17 @@ from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, Credential, ServerParameters
 from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.server import ServerHandshake
+from tests.raw_certificates import pss_algorithm
 
 NOW = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC).timestamp()
 _DAY = datetime.timedelta(days=1)
 
+PSS_KEYS = {
+    KeyType.RSA_PSS: pss_algorithm(),
+    KeyType.RSA_PSS_SHA256: pss_algorithm("sha256", salt=32),
+    KeyType.RSA_PSS_SHA384: pss_algorithm("sha384", salt=48),
+    KeyType.RSA_PSS_SHA512: pss_algorithm("sha512", salt=20),
+}
 _GENERATE = {
     KeyType.ECDSA_P256: lambda: ec.generate_private_key(ec.SECP256R1()),
     KeyType.ECDSA_P384: lambda: ec.generate_private_key(ec.SECP384R1()),
@@ -27,21 +34,21 @@ _GENERATE = {
     KeyType.ED25519: ed25519.Ed25519PrivateKey.generate,
     KeyType.ED448: ed448.Ed448PrivateKey.generate,
     KeyType.RSA: lambda: rsa.generate_private_key(65537, 2048),
-    KeyType.RSA_PSS: lambda: rsa.generate_private_key(65537, 2048),
+    **{kind: lambda: rsa.generate_private_key(65537, 2048) for kind in PSS_KEYS},
     KeyType.MLDSA44: mldsa.MLDSA44PrivateKey.generate,
     KeyType.MLDSA65: mldsa.MLDSA65PrivateKey.generate,
     KeyType.MLDSA87: mldsa.MLDSA87PrivateKey.generate,
 }
 
 
-def with_pss_key(certificate: bytes) -> bytes:
-    """Return `certificate` of an RSA key, restricted to RSASSA-PSS (RFC 4055 section 3.1); its signature is invalid."""
+def with_pss_key(certificate: bytes, algorithm: bytes) -> bytes:
+    """Return `certificate` of an RSA key with the `algorithm` of one for RSASSA-PSS; its signature is invalid."""
     plain = bytes.fromhex("300d06092a864886f70d0101010500")
-    only_pss = bytes.fromhex("300b06092a864886f70d01010a")
     at = certificate.index(plain)
-    made = bytearray(certificate.replace(plain, only_pss, 1))
+    made = bytearray(certificate.replace(plain, algorithm, 1))
     for length in (2, 6, at - 2):  # of Certificate, TBSCertificate and SubjectPublicKeyInfo
-        made[length : length + 2] = (int.from_bytes(made[length : length + 2]) - 2).to_bytes(2)
+        size = int.from_bytes(made[length : length + 2]) + len(algorithm) - len(plain)
+        made[length : length + 2] = size.to_bytes(2)
     return bytes(made)
 
 
@@ -64,7 +71,9 @@ def credential(key_type: KeyType = KeyType.ECDSA_P256, name: str = "a.test") -> 
         .sign(key, None if unhashed else hashes.SHA256())
     )
     der = certificate.public_bytes(Encoding.DER)
-    return Credential((with_pss_key(der) if key_type is KeyType.RSA_PSS else der,), PrivateKeySigner(key), key_type)
+    if algorithm := PSS_KEYS.get(key_type):
+        der = with_pss_key(der, algorithm)
+    return Credential((der,), PrivateKeySigner(key), key_type)
 
 
 def private_key(holder: Credential) -> PrivateKeyTypes:

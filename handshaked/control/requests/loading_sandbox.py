@@ -20,6 +20,7 @@ from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.store import Source
 from handshaked.system.process import forbid_core_dumps
+from handshaked.tls.x509.certificates import Purpose
 
 CPU_SECONDS = 3
 """Enough for a few million PBKDF2 iterations, including the start of the process."""
@@ -85,6 +86,7 @@ def _pushed(loaded: LoadedCredential) -> dict[str, Any]:
         "key": _text(loaded.key),
         "key_type": loaded.key_type.value,
         "leaf_digest": _text(loaded.leaf_digest),
+        "purposes": [purpose.name for purpose in loaded.purposes],
         "ocsp_response": loaded.ocsp_response and _text(loaded.ocsp_response),
     }
 
@@ -96,6 +98,7 @@ def _pulled(answer: dict[str, Any]) -> LoadedCredential:
         key_type=KeyType(answer.pop("key_type")),
         leaf_digest=_bytes(answer.pop("leaf_digest")),
         names=tuple(answer.pop("names")),
+        purposes=frozenset(Purpose[name] for name in answer.pop("purposes")),
         ocsp_response=(response := answer.pop("ocsp_response")) and _bytes(response),
         **answer,
     )

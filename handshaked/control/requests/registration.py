@@ -25,6 +25,7 @@ from handshaked.registry.settings import (
     Policy,
 )
 from handshaked.registry.store import ClientTrust, NewRegistration, Source
+from handshaked.tls.x509.certificates import Purpose
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
@@ -114,11 +115,17 @@ def check_all_valid(credentials: Iterable[LoadedCredential]) -> None:
 
 def warnings(new: NewRegistration) -> list[str]:
     """Return warnings about what is allowed but probably a mistake."""
-    return [
+    found = [
         f"the certificate {credential.subject} does not cover {', '.join(uncovered)}"
         for credential, _ in new.credentials
         if (uncovered := uncovered_names(credential, new.server_names))
     ]
+    found += [
+        f"the certificate {credential.subject} is not for servers by its extended key usage: clients will refuse it"
+        for credential, _ in new.credentials
+        if new.server_names and Purpose.SERVER not in credential.purposes
+    ]
+    return found
 
 
 def _sources(arguments: Arguments) -> Iterator[Source]:

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
-from handshaked.errors import Alert, PeerError
+from handshaked.errors import Alert, PeerError, UnsupportedKeyError
+from handshaked.tls.x509.keys import key_type_of, may_have_signed
 from handshaked.tls.x509.parsing import MALFORMED, parse_certificate, shown, well_formed
 
 MAX_CERTIFICATES = 10
@@ -21,18 +21,6 @@ MAX_CERTIFICATE = 32 * 1024
 MAX_SIGNATURE_CHECKS = 16
 """Most signatures that each step of verifying a chain looks at: with keys of P-384 they take 9 ms."""
 
-MIN_RSA_BITS = 2048
-MAX_RSA_BITS = 8192
-MAX_RSA_EXPONENT_BITS = 64
-
-_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_OTHER_KEYS = (
-    ed25519.Ed25519PublicKey,
-    ed448.Ed448PublicKey,
-    mldsa.MLDSA44PublicKey,
-    mldsa.MLDSA65PublicKey,
-    mldsa.MLDSA87PublicKey,
-)
 _RARE_KEYS = (PublicKeyAlgorithmOID.ED25519, PublicKeyAlgorithmOID.ED448, PublicKeyAlgorithmOID.RSASSA_PSS)
 _oids = SignatureAlgorithmOID
 _SIGNATURES = {
@@ -127,21 +115,9 @@ def check_dates(certificate: x509.Certificate, now: float) -> None:
 def check_key(certificate: x509.Certificate) -> None:
     """Refuse keys that are weak or that no TLS 1.3 signature scheme uses."""
     try:
-        key = certificate.public_key()
-    except MALFORMED:
-        raise _unsupported(certificate, "has a key of an unknown type") from None
-    if isinstance(key, rsa.RSAPublicKey):
-        if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-            raise _unsupported(
-                certificate, f"has an RSA key of {key.key_size} bits; use {MIN_RSA_BITS} to {MAX_RSA_BITS}"
-            )
-        if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
-            raise _unsupported(certificate, f"has an RSA key with an exponent of over {MAX_RSA_EXPONENT_BITS} bits")
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        if not isinstance(key.curve, _CURVES):
-            raise _unsupported(certificate, f"has a key on the unsupported curve {key.curve.name}")
-    elif not isinstance(key, _OTHER_KEYS):
-        raise _unsupported(certificate, "has a key of an unsupported type")
+        key_type_of(certificate)
+    except UnsupportedKeyError as error:
+        raise _unsupported(certificate, f"has a key that cannot be used: {error}") from None
 
 
 def check_signature_algorithm(certificate: x509.Certificate) -> None:
@@ -166,12 +142,25 @@ def check_leaf_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
 
     RFC 8446 section 4.4.2.2 and RFC 5280 section 4.2.1.12.
     """
-    key_usage = key_usage_of(certificate)
-    if key_usage is not None and not key_usage.digital_signature:
+    if not may_sign_handshakes(certificate):
         raise _unsupported(certificate, "has a key usage without digitalSignature")
     usages = extended_usages_of(certificate)
     if usages is not None and purpose.value not in usages:
         raise _unsupported(certificate, f"is not for {purpose.label}s by its extended key usage")
+
+
+def may_sign_handshakes(certificate: x509.Certificate) -> bool:
+    """Return whether the key usage of a leaf, if any, contains digitalSignature (RFC 8446 section 4.4.2.2)."""
+    key_usage = key_usage_of(certificate)
+    return key_usage is None or key_usage.digital_signature
+
+
+def purposes_of(certificate: x509.Certificate) -> frozenset[Purpose]:
+    """Return the roles that an own certificate can be presented in; some peers accept anyExtendedKeyUsage."""
+    usages = extended_usages_of(certificate)
+    if usages is None or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usages:
+        return frozenset(Purpose)
+    return frozenset(purpose for purpose in Purpose if purpose.value in usages)
 
 
 def check_issuer_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
@@ -248,6 +237,8 @@ def is_rarely_signed(certificate: x509.Certificate, authority: x509.Certificate)
 def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     """Return whether `authority` issued a certificate, by name and by signature."""
     try:
+        if not may_have_signed(authority, certificate):
+            return False
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, *MALFORMED):
         return False

@@ -37,6 +37,8 @@ def elements(data: bytes, outer: Element) -> Iterator[Element]:
     at = outer.begin
     while at < outer.end:
         element = pull_element(data, at)
+        if element.end > outer.end:
+            raise ValueError("truncated DER data")
         yield element
         at = element.end
 
@@ -47,6 +49,11 @@ def encodings(data: bytes, outer: Element) -> Iterator[bytes]:
     for element in elements(data, outer):
         yield data[begin : element.end]
         begin = element.end
+
+
+def parts(data: bytes) -> Iterator[bytes]:
+    """Yield the elements that the element at the beginning of `data` consists of, as ``encodings`` does."""
+    yield from encodings(data, pull_element(data))
 
 
 def is_one_sequence(data: bytes) -> bool:

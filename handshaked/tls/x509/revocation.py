@@ -11,6 +11,7 @@ from cryptography import x509
 
 from handshaked.errors import Alert, PeerError
 from handshaked.tls.x509 import certificates as cert
+from handshaked.tls.x509.keys import may_have_signed
 from handshaked.tls.x509.parsing import MALFORMED
 
 _MAX_ISSUERS = 16
@@ -62,6 +63,8 @@ class RevocationList:
         if not cert.has_sound_signature_algorithm(self._list):
             return False
         try:
+            if not may_have_signed(authority, self._list):
+                return False
             # mypy: the key of whatever issued a certificate can issue; if not, it is a TypeError
             return self._list.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
         except MALFORMED:
