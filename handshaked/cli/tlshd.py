@@ -27,6 +27,20 @@ _MAX_FILE = 1024 * 1024
 _FILES = (Path("etc/tlshd/config"), Path("etc/tlshd.conf"))
 _TAGS = Path("etc/tlshd/tags.d")
 _NAME_FIELDS = {"x509.tbs.subject": "subject", "x509.tbs.issuer": "issuer"}
+_DEBUG_LEVELS = ("loglevel", "tls", "nl")
+_SIDE_SETTINGS = frozenset(
+    (
+        "x509.truststore", "x509.crl", "x509.certificate", "x509.private_key", "x509.pq.certificate",
+        "x509.pq.private_key",
+    )
+)  # fmt: skip
+_SETTINGS: Mapping[str, frozenset[str]] = {
+    "debug": frozenset((*_DEBUG_LEVELS, "delay_done")),
+    "authenticate": frozenset(("keyrings",)),
+    "authenticate.client": _SIDE_SETTINGS,
+    "authenticate.server": _SIDE_SETTINGS,
+}
+"""All settings of tlshd 1.4, by section."""
 _FINGERPRINT = re.compile(r"[0-9a-fA-F]{64}")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*:")
 Sections = Mapping[str, Mapping[str, str]]
@@ -45,9 +59,10 @@ def import_tlshd(arguments: argparse.Namespace) -> int:
     source = arguments.config or _configuration_file(arguments.root)
     found = Import()
     sections = _sections(source)
+    _report_unknown(sections, found)
     read_tags(arguments.tags or arguments.root / _TAGS, found)
     settings = settings_of(sections, source, found)
-    registrations = registrations_of(sections, source, found)
+    registrations = registrations_of(sections, source)
     parse_configuration(settings, "the imported settings")
     into: Path = arguments.into or arguments.root / "etc/handshaked"
     files = {into / "handshaked.toml": settings}
@@ -109,11 +124,22 @@ def _sections(path: Path) -> Sections:
         delimiters=("=",), comment_prefixes=("#",), strict=False, default_section="", empty_lines_in_values=False
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign] # the documented way to keep the case
+    # GLib ignores the indentation of lines; here it would continue the value of the line before.
+    lines = [line.strip() for line in _read(path).splitlines()]
     try:
-        parser.read_string(_read(path), source=str(path))
+        parser.read_string("\n".join(lines), source=str(path))
     except configparser.Error as error:
         raise RefusedError(" ".join(str(error).split())) from None
     return {name: {key: value.strip() for key, value in parser[name].items() if value.strip()} for name in parser}
+
+
+def _report_unknown(sections: Sections, found: Import) -> None:
+    for name, section in sections.items():
+        if name not in _SETTINGS:
+            if section:
+                found.left_out.append(f"section [{name}]: not known; known sections: {', '.join(_SETTINGS)}")
+            continue
+        found.left_out += [f"{key} in [{name}]: not known" for key in section if key not in _SETTINGS[name]]
 
 
 def settings_of(sections: Sections, source: Path, found: Import) -> str:
@@ -122,7 +148,7 @@ def settings_of(sections: Sections, source: Path, found: Import) -> str:
         "kernel": _kernel(sections.get("authenticate", {}), found),
         "client": _side("client", sections, found),
         "server": _side("server", sections, found),
-        "log": _log(sections.get("debug", {})),
+        "log": _log(sections.get("debug", {}), found),
     }
     lines = [f"# Imported from {source}"]
     for name, table in tables.items():
@@ -140,8 +166,18 @@ def _kernel(section: Mapping[str, str], found: Import) -> dict[str, Any]:
     return {"keyrings": names} if names else {}
 
 
-def _log(section: Mapping[str, str]) -> dict[str, Any]:
-    return {"level": "debug"} if section.get("loglevel", "0") != "0" else {}
+def _log(section: Mapping[str, str], found: Import) -> dict[str, Any]:
+    if _number(section, "delay_done"):
+        found.left_out.append("delay_done: handshaked does not delay results")
+    return {"level": "debug"} if any(_number(section, key) for key in _DEBUG_LEVELS) else {}
+
+
+def _number(section: Mapping[str, str], key: str) -> int:
+    """Return a number as tlshd reads it: 0 if it is missing or invalid."""
+    try:
+        return int(section.get(key, "0"))
+    except ValueError:
+        return 0
 
 
 def _side(role: str, sections: Sections, found: Import) -> dict[str, Any]:
@@ -156,9 +192,10 @@ def _side(role: str, sections: Sections, found: Import) -> dict[str, Any]:
             table["revocation_lists"] = [revocations]
         else:
             found.left_out.append(f"x509.crl of the {role}: revocation lists require x509.truststore")
+    pairs = _credentials(role, section, found)
+    if pairs:  # a server's: for clients that match no registration, such as those with another ALPN than RPC's
+        table["certificate"], table["private_key"] = pairs[0]
     if role == "client":
-        if pairs := _credentials(role, section, found):
-            table["certificate"], table["private_key"] = pairs[0]
         for certificate, _ in pairs[1:]:
             found.left_out.append(f"{certificate}: handshaked has one client certificate")
     if found.rules and role == "server":  # tlshd tags clients only
@@ -166,9 +203,12 @@ def _side(role: str, sections: Sections, found: Import) -> dict[str, Any]:
     return table
 
 
-def registrations_of(sections: Sections, source: Path, found: Import) -> str:
-    """Return a drop-in file with the server's certificates, for clients that offer RPC's ALPN or no ALPN."""
-    pairs = _credentials("server", sections.get("authenticate.server", {}), found)
+def registrations_of(sections: Sections, source: Path) -> str:
+    """Return a drop-in file with the server's certificates, for clients that offer RPC's ALPN or no ALPN.
+
+    ``[server]`` has one certificate, registrations have all of them.
+    """
+    pairs = _credentials("server", sections.get("authenticate.server", {}), Import())  # settings_of has reported
     if not pairs:
         return ""
     credentials = ", ".join(f"{{ certificate = {_toml(one)}, key = {_toml(key)} }}" for one, key in pairs)

@@ -76,6 +76,7 @@ def test_every_setting_with_a_counterpart_is_imported(tmp_path: Path) -> None:
     assert settings.client.revocation_lists == (Path("/crl.pem"),)
     assert (settings.client.certificate, settings.client.private_key) == (Path("/client.pem"), Path("/client.key"))
     assert settings.server.trust == Path("/ca.pem")
+    assert (settings.server.certificate, settings.server.private_key) == (Path("/s.pem"), Path("/s.key"))
     tables = tomllib.loads((tmp_path / "etc/handshaked/registrations.d/tlshd.toml").read_text())["registration"]
     assert [(name, table["alpns"], table["allow-kernel"]) for name, table in tables.items()] == [
         ("tlshd", ["sunrpc"], True),
@@ -126,9 +127,26 @@ def test_tags_become_rules(tmp_path: Path) -> None:
     assert "filter 'nobody' is not defined" in said
 
 
+@pytest.mark.parametrize("key", ["loglevel", "tls", "nl"])
+def test_each_debug_level_asks_for_debug_messages(tmp_path: Path, key: str) -> None:
+    for number, level in (("0", None), ("nonsense", None), ("00", None), ("3", "debug")):  # GLib takes nonsense for 0
+        tlshd(tmp_path, f"[debug]\n{key}={number}\n")
+        printed, _ = run(f"--root={tmp_path}", "--print")
+        assert ('level = "debug"' in printed) is (level is not None)
+
+
+def test_indentation_of_lines_has_no_meaning(tmp_path: Path) -> None:
+    tlshd(tmp_path, "[authenticate.client]\nx509.truststore=/ca.pem\n   x509.crl=/crl.pem\n # comment\n")
+    printed, _ = run(f"--root={tmp_path}", "--print")
+    assert 'trust = "/ca.pem"\nrevocation_lists = ["/crl.pem"]' in printed
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        ("[debug]\ndelay_done=3\n", "delay_done"),
+        ("[authenticate.client]\nx509.truststores=/ca\n", "x509.truststores in [authenticate.client]: not known"),
+        ("[authenticate.quic]\nx509.truststore=/ca\n", "section [authenticate.quic]: not known"),
         ("[authenticate]\nkeyrings=12345;mine\n", "keyring 12345"),
         ("[authenticate.client]\nx509.certificate=/c\nx509.private_key=pkcs11:token=a\n", "reads keys from files only"),
         ("[authenticate.client]\nx509.certificate=/c\n", "one requires the other"),
