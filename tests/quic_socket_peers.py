@@ -19,6 +19,8 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, QuicEvent, StreamDataReceived
 from aioquic.tls import SessionTicket
 
+from handshaked.datapath.quic_options import APPLICATION_ERROR, ConnectionClose
+from handshaked.errors import Alert
 from handshaked.model import Role
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
@@ -55,7 +57,7 @@ class Peer(QuicConnectionProtocol):
     """Unmodified aioquic that records the result of the handshake."""
 
     completed: HandshakeCompleted | None = None
-    closed_with: int | None = None
+    connection_close: ConnectionClose | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -71,7 +73,7 @@ class Peer(QuicConnectionProtocol):
         if isinstance(event, HandshakeCompleted):
             self.completed = event
         elif isinstance(event, ConnectionTerminated):
-            self.closed_with = event.error_code
+            self.connection_close = ConnectionClose(event.error_code, event.reason_phrase)
             if not self.echo.done():
                 self.echo.set_result(b"")
         elif isinstance(event, StreamDataReceived) and not self._quic.configuration.is_client:
@@ -87,10 +89,15 @@ class Echoed:
 
     def __init__(self, data: bytes, peer: Peer, tickets: list[SessionTicket]) -> None:
         self.data = data
-        self.error_code = peer.closed_with if not data else None
+        self.close = peer.connection_close if not data else None
         self.resumed = peer.completed is not None and peer.completed.session_resumed
         self.early_data = peer.completed is not None and peer.completed.early_data_accepted
         self.tickets = tickets
+
+
+def closed_in_handshake(alert: Alert) -> ConnectionClose:
+    """Return what the peer of a QUIC socket receives that is closed after `alert`: only the phrase names it."""
+    return ConnectionClose(APPLICATION_ERROR, f"TLS alert {alert.label}")
 
 
 def client_configuration(

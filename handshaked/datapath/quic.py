@@ -19,6 +19,7 @@ from handshaked.datapath.quic_options import (
     MAX_TRANSPORT_PARAMETERS,
     MIN_SESSION_TICKET,
     Config,
+    ConnectionClose,
     Option,
     pull_alpns,
     pull_connection_close,
@@ -28,7 +29,7 @@ from handshaked.datapath.quic_options import (
     read_config,
 )
 from handshaked.datapath.quic_socket import QuicSocket
-from handshaked.errors import Alert, HandshakeError, LocalError, Status
+from handshaked.errors import HandshakeError, LocalError, Status
 from handshaked.events import (
     CryptoData,
     Event,
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 _NEW_SESSION_TICKET = 4
 _TICKET_INTERVAL = 0.05
 _MAX_READS = 64  # in one step
-_ALERTS = {alert.quic_error: alert for alert in Alert}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class QuicPath:
             self._ticket_timer.cancel()
         if outcome.alert is not None:
             with suppress(OSError):  # the connection is gone already
-                self._sock.set_option(Option.CONNECTION_CLOSE, push_connection_close(outcome.alert.quic_error))
+                self._sock.set_option(Option.CONNECTION_CLOSE, push_connection_close(ConnectionClose.of(outcome.alert)))
         self._report(outcome)
 
     def _guarded(self, step: Callable[[float], End | None], now: float) -> End | None:
@@ -125,13 +125,14 @@ class QuicPath:
         """Return the status and reason for a failed socket; of a closed connection, the peer's alert if it sent one."""
         if not isinstance(error, ConnectionError) and error.errno != Status.NOT_CONNECTED:
             return Status.FAILED, f"the QUIC socket failed: {error.strerror}"
-        code = None
+        close = None
         with suppress(OSError):  # the socket itself has failed
-            code = pull_connection_close(self._sock.option(Option.CONNECTION_CLOSE, CONNECTION_CLOSE_SIZE))
-        alert = _ALERTS.get(code or 0)
-        if alert is not None:
-            return alert.errno, f"the peer sent the alert {alert.label}"
-        return Status.PEER_GONE, f"the connection was closed{f' with QUIC error {code:#x}' if code else ''}"
+            close = pull_connection_close(self._sock.option(Option.CONNECTION_CLOSE, CONNECTION_CLOSE_SIZE))
+        if close is None or not close.error_code:
+            return Status.PEER_GONE, "the connection was closed"
+        if close.alert is not None:
+            return close.alert.errno, f"the peer sent the alert {close.alert.label}"
+        return Status.PEER_GONE, f"the connection was closed with QUIC error {close.error_code:#x}"
 
     def _begin(self, now: float) -> End | None:
         self._state = state = self._read_state()

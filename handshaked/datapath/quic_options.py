@@ -8,8 +8,9 @@ import enum
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
-from handshaked.errors import LocalError, Status
+from handshaked.errors import Alert, LocalError, Status
 from handshaked.events import TrafficSecret
 from handshaked.model import CipherSuite, Direction, Level
 
@@ -43,8 +44,14 @@ LEVELS = {Level.APPLICATION: 0, Level.INITIAL: 1, Level.HANDSHAKE: 2, Level.EARL
 _LEVELS = {number: level for level, number in LEVELS.items()}
 _SUITES = {suite.linux_cipher: suite for suite in CipherSuite}
 _SECRET = struct.Struct("=BBHI48s")  # send, level, reserved, type, secret
-_CONNECTION_CLOSE = struct.Struct("=IB3x")  # errcode, frame; the phrase is omitted
+_CONNECTION_CLOSE = struct.Struct("=IB3x64s")  # errcode, frame, phrase with a final 0
 CONNECTION_CLOSE_SIZE = _CONNECTION_CLOSE.size
+APPLICATION_ERROR = 0x0C
+"""The error code of a socket that is closed while its connection is being established, whatever was set before."""
+_MAX_PHRASE = 63
+_ALERT_PHRASE = "TLS alert "
+_ALERTS = {alert.quic_error: alert for alert in Alert}
+_ALERTS_BY_LABEL = {alert.label: alert for alert in Alert}
 _CONFIG = struct.Struct("=IIIIBBBBB3x")  # further fields do not concern a handshake
 _OLD_CONFIG = struct.Struct("=IIQBBxxIBBB5x")
 
@@ -110,14 +117,41 @@ def pull_crypto_secret(data: bytes) -> TrafficSecret | None:
     return TrafficSecret(_LEVELS[level], direction, suite, secret[: suite.secret_length])
 
 
-def push_connection_close(error_code: int) -> bytes:
-    """Encode CONNECTION_CLOSE, which is sent when the socket is closed, or was received from the peer."""
-    return _CONNECTION_CLOSE.pack(error_code, 0)
+@dataclass(frozen=True, slots=True)
+class ConnectionClose:
+    """CONNECTION_CLOSE: what is sent when the socket is closed, or was received from the peer.
+
+    The kernel replaces the error code of an unfinished handshake with APPLICATION_ERROR and keeps the phrase, which
+    therefore contains the alert too.
+    """
+
+    error_code: int = 0
+    phrase: str = ""
+
+    @classmethod
+    def of(cls, alert: Alert) -> Self:
+        """Return what a socket is closed with after `alert`."""
+        return cls(alert.quic_error, f"{_ALERT_PHRASE}{alert.label}")
+
+    @property
+    def alert(self) -> Alert | None:
+        """The alert in the error code or, with APPLICATION_ERROR, in the phrase."""
+        if self.error_code == APPLICATION_ERROR and self.phrase.startswith(_ALERT_PHRASE):
+            return _ALERTS_BY_LABEL.get(self.phrase.removeprefix(_ALERT_PHRASE))
+        return _ALERTS.get(self.error_code)
 
 
-def pull_connection_close(data: bytes) -> int | None:
-    """Return the error code in CONNECTION_CLOSE, None if it is malformed."""
-    return int(_CONNECTION_CLOSE.unpack_from(data)[0]) if len(data) >= _CONNECTION_CLOSE.size else None
+def push_connection_close(close: ConnectionClose) -> bytes:
+    """Encode CONNECTION_CLOSE."""
+    return _CONNECTION_CLOSE.pack(close.error_code, 0, close.phrase.encode()[:_MAX_PHRASE])
+
+
+def pull_connection_close(data: bytes) -> ConnectionClose | None:
+    """Decode CONNECTION_CLOSE, of which a kernel may leave out the phrase; None if it is malformed."""
+    if len(data) < _CONNECTION_CLOSE.size - _MAX_PHRASE - 1:
+        return None
+    error_code, _, phrase = _CONNECTION_CLOSE.unpack_from(data.ljust(_CONNECTION_CLOSE.size, b"\0"))
+    return ConnectionClose(error_code, phrase.partition(b"\0")[0].decode(errors="replace"))
 
 
 def push_level(level: Level) -> bytes:

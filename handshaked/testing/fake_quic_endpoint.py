@@ -6,6 +6,7 @@ its own event loop, as independent of the agent as a kernel.
 
 import asyncio
 import queue
+import re
 import socket
 import ssl
 import struct
@@ -22,7 +23,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived
 
 from handshaked.datapath.emulated import MAX_MESSAGE, Kind, pull_message, pull_send, push_message
-from handshaked.datapath.quic_options import Config
+from handshaked.datapath.quic_options import Config, ConnectionClose
 from handshaked.errors import Alert, Status
 from handshaked.events import CryptoData, PeerTransportParameters, TrafficSecret
 from handshaked.model import Level, Outcome
@@ -32,7 +33,8 @@ from handshaked.testing.fake_quic_socket import FakeQuicSocket, SocketError
 from handshaked.wire.messages import Done, Start
 
 PATIENCE = 20.0
-_ALERTS = {alert.quic_error: alert for alert in Alert}
+_CLOSED = re.compile(r"connection closed with (?:error (0x[0-9a-f]+)|(\w+)) (['\"])(.*)\3", re.DOTALL)
+"""The adapter's reason for cancelling the handshake of a connection that the peer has closed."""
 _Result = TypeVar("_Result")
 
 
@@ -84,9 +86,10 @@ class _Handshake:
         self._own_parameters = transport_parameters
 
     def cancel(self, reason: str = "") -> None:
-        """Mark the connection as closed; `reason` names the peer's alert, if there was one."""
-        told = [alert.quic_error for alert in Alert if alert.label in reason.split()]
-        self.connection.socket.error_code = told[0] if told else self.connection.socket.error_code
+        """Mark the connection as closed; `reason` has the error and the phrase of the peer's CONNECTION_CLOSE."""
+        if closed := _CLOSED.fullmatch(reason):
+            code = int(closed[1], 16) if closed[1] else Alert[closed[2].upper()].quic_error
+            self.connection.socket.connection_close = ConnectionClose(code, closed[4])
         self.connection.socket.closed = True
         self._say_readable()
 
@@ -165,9 +168,8 @@ class _Handshake:
         self.close()
         if not self._done:
             self._done = True
-            alert = _ALERTS.get(self.connection.socket.error_code or 0)
-            # Without an alert the connection is closed with APPLICATION_ERROR, 0x0c, as by the kernel.
-            self._on_message(Done(Outcome(Status.CANCELED, alert=alert, reason="the socket was closed")))
+            # The adapter closes a canceled connection with APPLICATION_ERROR, as the kernel does.
+            self._on_message(Done(Outcome(Status.CANCELED, reason=self.connection.socket.connection_close.phrase)))
 
 
 class _Echo(QuicConnectionProtocol):

@@ -8,6 +8,7 @@ from handshaked.datapath.quic_options import (
     MAX_SESSION_TICKET,
     MIN_SESSION_TICKET,
     Config,
+    ConnectionClose,
     Option,
     pull_alpns,
     pull_connection_close,
@@ -72,7 +73,7 @@ class FakeQuicSocket:
         self.refused: list[tuple[str, int]] = []
         self.alpn = alpns
         self.session_ticket = session_ticket
-        self.error_code: int | None = None
+        self.connection_close = ConnectionClose()
         self.established = False
         self.closed = False
         self._role = role
@@ -107,7 +108,7 @@ class FakeQuicSocket:
         if option == Option.CONFIG:
             return push_config(self._config)
         if option == Option.CONNECTION_CLOSE:
-            return push_connection_close(self.error_code or 0)
+            return push_connection_close(self.connection_close)
         if option == Option.TOKEN and self._role is Role.CLIENT:
             return b""
         if option == Option.TRANSPORT_PARAM_EXT and not self.established:
@@ -133,8 +134,9 @@ class FakeQuicSocket:
             if self._role is Role.CLIENT:
                 self._transport.agree(value, self.alpn)
         elif option == Option.CONNECTION_CLOSE:
-            self.error_code = pull_connection_close(value)
-            self._check(self.error_code is not None)
+            close = pull_connection_close(value)
+            self._check(close is not None)
+            self.connection_close = close or self.connection_close
         else:
             raise SocketError(Status.INVALID)
 

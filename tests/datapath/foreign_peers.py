@@ -13,10 +13,11 @@ from aioquic import tls
 from aioquic.tls import CipherSuite, SessionTicket
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handshaked.datapath.quic_options import ConnectionClose
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.processes import ending
 from tests.handshake_channel import eventually
-from tests.interop.ngtcp2 import error_code_of, handshake_messages
+from tests.interop.ngtcp2 import close_of, handshake_messages
 from tests.quic_socket_peers import StockServer, ask, ask_with_gtlsclient, free_udp_port
 
 NAME = "quic.example.com"
@@ -29,7 +30,7 @@ class Seen:
     """The result of a client: whether the handshake completed and data was echoed, or the error."""
 
     complete: bool
-    error_code: int | None = None
+    close: ConnectionClose | None = None
     tickets: tuple[Any, ...] = ()
 
 
@@ -119,7 +120,7 @@ class Aioquic:
         """See ``Foreign``."""
         asked = ask(port, root=self._root, name=name, identity=identity, ticket=ticket, wants_ticket=ticket is None)
         seen = asyncio.run(asked)
-        return Seen(seen.data == b"hello", seen.error_code, tuple(seen.tickets))
+        return Seen(seen.data == b"hello", seen.close, tuple(seen.tickets))
 
     def serve(self, issued: Issued, *, demands: bool = False, alpn: str = "h3") -> ServedByAioquic:
         """See ``Foreign``."""
@@ -175,7 +176,7 @@ class Ngtcp2:
             options += [f"--cert={identity.certificate}", f"--key={identity.key}"]
         output = ask_with_gtlsclient(port, name, self._directory, *options)
         complete = "Negotiated ALPN is h3" in output and "QUIC handshake has been confirmed" in output
-        return Seen(complete, error_code_of(output), (files,) if files[0].exists() else ())
+        return Seen(complete, close_of(output), (files,) if files[0].exists() else ())
 
     @contextmanager
     def serve(self, issued: Issued, *, demands: bool = False) -> Iterator[ServedByNgtcp2]:

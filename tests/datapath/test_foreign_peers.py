@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.datapath.quic_options import Config
+from handshaked.datapath.quic_options import APPLICATION_ERROR, Config
 from handshaked.errors import Alert, Status
 from handshaked.handshakes import keyring
 from handshaked.model import AuthMode, Outcome, Role
@@ -29,6 +29,7 @@ from tests.datapath.kernel_scene import Scene, scene
 from tests.patience import PATIENCE, until
 from tests.plugins.needs import need
 from tests.quic_socket_peers import (
+    closed_in_handshake,
     in_thread,
     socket_daemon,
 )
@@ -211,13 +212,13 @@ def test_server_receives_a_client_certificate(source: Source, peer: Foreign, ide
 def test_server_refuses_a_client_without_certificate(source: Source, peer: Foreign) -> None:
     outcome, seen = served(source, peer.ask, certificate_request=2)
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.CERTIFICATE_REQUIRED)
-    assert seen.error_code == Alert.CERTIFICATE_REQUIRED.quic_error
+    assert seen.close == closed_in_handshake(Alert.CERTIFICATE_REQUIRED)
 
 
 def test_server_refuses_an_unknown_name(source: Source, peer: Foreign) -> None:
     outcome, seen = served(source, lambda port: peer.ask(port, name="unknown.example.com"))
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.UNRECOGNIZED_NAME)
-    assert (seen.complete, seen.error_code) == (False, Alert.UNRECOGNIZED_NAME.quic_error)
+    assert (seen.complete, seen.close) == (False, closed_in_handshake(Alert.UNRECOGNIZED_NAME))
 
 
 def test_server_accepts_a_psk(source: Source, aioquic: Aioquic) -> None:
@@ -278,7 +279,7 @@ def test_client_refuses_a_wrong_name(source: Source, peer: Foreign, issue: Issue
     with peer.serve(issue(NAME)) as server:
         outcome, refused, _ = connected(source, server, name="other.example.com")
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.BAD_CERTIFICATE)
-    assert refused == (b"", Alert.BAD_CERTIFICATE.quic_error)
+    assert refused == (b"", APPLICATION_ERROR)
 
 
 def test_client_reports_the_servers_alert(source: Source, aioquic: Aioquic, issue: Issue) -> None:

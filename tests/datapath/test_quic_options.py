@@ -8,7 +8,7 @@ import pytest
 
 from handshaked.datapath import quic_options
 from handshaked.datapath.quic_options import Config, Option
-from handshaked.errors import LocalError
+from handshaked.errors import Alert, LocalError
 from handshaked.events import TrafficSecret
 from handshaked.model import CipherSuite, Direction, Level, Role
 from handshaked.testing.fake_quic_socket import FakeQuicSocket, SocketError
@@ -90,10 +90,26 @@ def test_error_in_reading_config_is_not_retried() -> None:
     assert len(asked) == 1
 
 
-def test_a_close_carries_the_alert() -> None:
-    assert quic_options.push_connection_close(0x128) == struct.pack("=II", 0x128, 0)
-    assert quic_options.pull_connection_close(struct.pack("=IB3x64s", 0x128, 0, b"a phrase")) == 0x128
-    assert quic_options.pull_connection_close(b"") is None
+@pytest.mark.parametrize("alert", list(Alert))
+def test_close_carries_the_alert_in_error_code_and_phrase(alert: Alert) -> None:
+    close = quic_options.ConnectionClose.of(alert)
+    sent = quic_options.push_connection_close(close)
+    assert sent == struct.pack("=II64s", 0x100 + alert, 0, f"TLS alert {alert.label}".encode())
+    assert sent[-1] == 0
+    assert quic_options.pull_connection_close(sent) == close
+    # The kernel replaces the error code while the connection is being established.
+    overwritten = quic_options.pull_connection_close(struct.pack("=I", quic_options.APPLICATION_ERROR) + sent[4:])
+    assert (close.alert, overwritten and overwritten.alert) == (alert, alert)
+
+
+def test_close_without_alert_has_none() -> None:
+    for code, phrase in ((0, ""), (0x0C, ""), (0x0C, "TLS alert nonsense"), (0x0B, "TLS alert access_denied")):
+        assert quic_options.ConnectionClose(code, phrase).alert is None
+    long = quic_options.push_connection_close(quic_options.ConnectionClose(1, 100 * "x"))
+    assert (len(long), long[-1]) == (quic_options.CONNECTION_CLOSE_SIZE, 0)
+    assert quic_options.pull_connection_close(long) == quic_options.ConnectionClose(1, 63 * "x")
+    assert quic_options.pull_connection_close(struct.pack("=II", 0x128, 0)) == quic_options.ConnectionClose(0x128)
+    assert quic_options.pull_connection_close(b"\0" * 7) is None
 
 
 def test_alpns_are_separated_by_commas() -> None:

@@ -36,6 +36,7 @@ from tests.demux.lossy_link import Impairment, link
 from tests.patience import PATIENCE
 from tests.quic_socket_peers import (
     ask,
+    closed_in_handshake,
     in_thread,
     socket_daemon,
 )
@@ -239,7 +240,7 @@ def test_client_without_alpn_is_refused(options: Callable[..., QuicSocketOptions
         asking = in_thread(lambda: asyncio.run(ask(port, name=NAME, alpn=None)))
         connection = endpoint.next_connection()
         outcome = ended(lambda: quic_server_handshake(connection.agent, options=options()), connection)
-        assert asking.result(PATIENCE).error_code == Alert.NO_APPLICATION_PROTOCOL.quic_error
+        assert asking.result(PATIENCE).close == closed_in_handshake(Alert.NO_APPLICATION_PROTOCOL)
     assert outcome.alert is Alert.NO_APPLICATION_PROTOCOL
     theirs = without_empty_reads(TRACES["agent server no-alpn"])
     asked = theirs.index("receive INITIAL CLIENT_HELLO") + 1

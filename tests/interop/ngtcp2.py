@@ -2,11 +2,19 @@
 
 import re
 
+from handshaked.datapath.quic_options import ConnectionClose
+
+
+def close_of(output: str) -> ConnectionClose | None:
+    """Return the peer's CONNECTION_CLOSE."""
+    found = re.search(r"frm rx .* CONNECTION_CLOSE\(0x1c\) error_code=\w+\((0x[0-9a-f]+)\).* reason=\[(.*)\]", output)
+    return None if found is None else ConnectionClose(int(found[1], 16), found[2])
+
 
 def error_code_of(output: str) -> int | None:
     """Return the error code of the peer's CONNECTION_CLOSE."""
-    found = re.search(r"frm rx .* CONNECTION_CLOSE\(0x1c\) error_code=\w+\((0x[0-9a-f]+)\)", output)
-    return None if found is None else int(found[1], 16)
+    close = close_of(output)
+    return None if close is None else close.error_code
 
 
 def handshake_messages(output: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.datapath.quic_options import Config
+from handshaked.datapath.quic_options import APPLICATION_ERROR, Config
 from handshaked.errors import Alert
 from handshaked.model import CipherSuite, Outcome
 from handshaked.shim import (
@@ -29,6 +29,7 @@ from tests.quic_socket_peers import (
     StockServer,
     ask,
     ask_with_gtlsclient,
+    closed_in_handshake,
     in_thread,
     socket_daemon,
 )
@@ -152,7 +153,7 @@ def test_rejected_client_gets_alert_and_caller_errno(quic_daemon: RunningDaemon)
         serving = in_thread(lambda: serve(endpoint))
         seen = asyncio.run(ask(port, name="unknown.example.com"))
         error = serving.result(PATIENCE)
-    assert seen.error_code == Alert.UNRECOGNIZED_NAME.quic_error
+    assert seen.close == closed_in_handshake(Alert.UNRECOGNIZED_NAME)
     assert error.errno == errno.EACCES
     assert error.outcome.alert is Alert.UNRECOGNIZED_NAME
 
@@ -206,7 +207,7 @@ def test_missing_client_certificate_is_rejected(quic_daemon: RunningDaemon, issu
         with pytest.raises(HandshakeRefusedError) as raised:
             serving.result(PATIENCE)
     assert raised.value.outcome.alert is Alert.CERTIFICATE_REQUIRED
-    assert seen.error_code == Alert.CERTIFICATE_REQUIRED.quic_error
+    assert seen.close == closed_in_handshake(Alert.CERTIFICATE_REQUIRED)
 
 
 def test_cipher_suite_is_that_of_socket_option(quic_daemon: RunningDaemon) -> None:
@@ -269,7 +270,7 @@ def test_client_rejects_server_with_other_name(quic_daemon: RunningDaemon, issue
         outcome, echo, _ = client_of(quic_daemon, server.port, name="other.example.com", trust_anchors=(anchor,))
     assert outcome.alert is Alert.BAD_CERTIFICATE
     assert outcome.status == errno.EACCES
-    assert echo == (b"", Alert.BAD_CERTIFICATE.quic_error)
+    assert echo == (b"", APPLICATION_ERROR)
 
 
 def test_psk_authenticates_both_ends(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
