@@ -31,10 +31,11 @@ from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import RegistryWriter
 from handshaked.reporting.metrics import MAX_EXPIRIES, Exporter, MetricValues
+from handshaked.system.capabilities import Capability, has
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.listening import lock_file, open_listener
-from handshaked.system.process import DEFAULT_LEVEL, forbid_core_dumps, may_administer_network, start_logging
+from handshaked.system.process import DEFAULT_LEVEL, forbid_core_dumps, start_logging
 from handshaked.system.systemd import listening_sockets, notify, notify_reloading
 from handshaked.system.tasks import Tasks
 from handshaked.workers.self_test import SelfTest
@@ -237,12 +238,22 @@ def _worker_arguments(options: DaemonOptions, configuration: Configuration) -> l
     ]
     if configuration.keylog is not None:
         arguments.append(f"--keylog={configuration.keylog}")
-    kernel = configuration.kernel.enabled if options.kernel is None else options.kernel
-    if may_administer_network() if kernel is None else kernel:
+    if _handles_upcalls(options, configuration):
         arguments += ["--kernel", *(f"--netns={name}" for name in options.netns)]
     if options.emulated_quic_sockets:
         arguments.append("--emulated-quic-sockets")
     return arguments
+
+
+def _handles_upcalls(options: DaemonOptions, configuration: Configuration) -> bool:
+    """Return whether workers handle kernel upcalls; log what is missing."""
+    wanted = configuration.kernel.enabled if options.kernel is None else options.kernel
+    permitted = has(Capability.NET_ADMIN)
+    if wanted and not permitted:
+        log.warning("kernel upcalls: CAP_NET_ADMIN is missing, without which the kernel hands over no request")
+    elif wanted is None and not permitted:
+        log.info("kernel upcalls are off: CAP_NET_ADMIN is missing")
+    return permitted if wanted is None else wanted
 
 
 def _follower_uids(demux_user: str) -> frozenset[int]:

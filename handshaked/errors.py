@@ -69,6 +69,7 @@ class Status:
     OK: ClassVar = 0
     FAILED: ClassVar = errno.EIO  # the initial value of every outcome
     REFUSED: ClassVar = errno.EACCES
+    NOT_PERMITTED: ClassVar = errno.EPERM
     TIMED_OUT: ClassVar = errno.ETIMEDOUT
     CANCELED: ClassVar = errno.ECANCELED
     PEER_GONE: ClassVar = errno.ECONNRESET
@@ -82,6 +83,8 @@ class Status:
     TOO_LONG: ClassVar = errno.EMSGSIZE
     UNSUPPORTED: ClassVar = errno.EOPNOTSUPP
     RATE_LIMITED: ClassVar = errno.EDQUOT
+    QUOTA: ClassVar = errno.EDQUOT
+    NO_SYSTEM_CALL: ClassVar = errno.ENOSYS
     WOULD_BLOCK: ClassVar = errno.EAGAIN
     NO_BUFFERS: ClassVar = errno.ENOBUFS
     BAD_DESCRIPTOR: ClassVar = errno.EBADF

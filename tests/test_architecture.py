@@ -58,7 +58,7 @@ ROOMS: dict[str, set[str]] = {
     # The main path.
     "datapath": {*BASIS, "session", "tls", "wire"},
     "handshakes": {*BASIS, "configuration", "datapath", "quic", "registry", "session", "tls", "tls.x509"},
-    "upcall": {*BASIS, "callers", "configuration", "datapath", "handshakes", "wire"},
+    "upcall": {*BASIS, "callers", "configuration", "datapath", "handshakes", "system", "wire"},
     # The client library.
     "shim": {*BASIS, "system", "wire"},
     "shim.aioquic": {*BASIS, "shim", "wire"},

@@ -16,6 +16,7 @@ from handshaked.demux.forwarded_flow import ForwarderBounds
 from handshaked.demux.shared_port import claim_shared, take_shared
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.system import directories
+from handshaked.system.capabilities import Capability, explain
 from handshaked.system.command_line import RecordingParser
 from handshaked.system.connecting import connect
 from handshaked.system.listening import lock_file, open_listener
@@ -140,7 +141,9 @@ def _open(address: Address) -> socket.socket:
     try:
         return claim_shared(address)
     except OSError as error:
-        raise RefusedError(f"cannot listen on {show_address(address)}: {error.strerror}") from None
+        raise RefusedError(
+            f"cannot listen on {show_address(address)}: {explain(error, Capability.NET_BIND_SERVICE)}"
+        ) from None
 
 
 def _lock(path: Path) -> int:

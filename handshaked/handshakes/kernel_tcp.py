@@ -5,7 +5,6 @@ A client always verifies its server. With ``unauth`` it presents no certificate 
 what an anonymous client may do.
 """
 
-import hashlib
 import logging
 import socket
 from collections.abc import Callable
@@ -18,11 +17,13 @@ from handshaked.datapath.tcp import Offload, TcpPath
 from handshaked.errors import Alert, CallerError, LocalError, PeerError, RefusedError, Status
 from handshaked.events import HandshakeComplete
 from handshaked.handshakes import keyring
-from handshaked.handshakes.keyring_psks import KeyringPsks
+from handshaked.handshakes.keyring_psks import InvisibleKeyrings, KeyringPsks
+from handshaked.handshakes.peer_keys import PeerKeys
 from handshaked.handshakes.peer_policy import RuledClients, RuledServers, Side, load_side
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, CipherSuite, ClientAuth, Outcome, Request, Role
 from handshaked.registry.credentials import load_keys, open_credential
+from handshaked.registry.names import show_alpn
 from handshaked.registry.peer_rules import PeerRules
 from handshaked.registry.snapshot import Query, Selection
 from handshaked.session.stream import ClientStreamSession, ServerStreamSession, StreamSession
@@ -30,10 +31,6 @@ from handshaked.tls.parameters import ClientHello, ClientParameters, Credential,
 from handshaked.tls.record import MAX_INNER
 
 log = logging.getLogger(__name__)
-
-_PEER_KEY_SECONDS = 24 * 3600
-_AUTHENTICATED = -1
-"""The peer ID of an authenticated peer for which no key could be added (TLS_NO_PEERID is 0)."""
 
 
 class KernelHandshakes:
@@ -43,6 +40,8 @@ class KernelHandshakes:
         self._service = service
         self._offload = offload
         self.keyrings = keyring.RequestKeyrings()
+        self.peer_keys = PeerKeys()
+        self.invisible_keyrings = InvisibleKeyrings()
         self.configure(configuration)
 
     def configure(self, configuration: Configuration) -> None:
@@ -95,7 +94,10 @@ class KernelRun:
         """Use `request` from now on, and return it; HandshakeError if it cannot be served."""
         self._request = request
         if request.auth_mode is AuthMode.PSK or request.certificate_keys:
-            self._handshakes.link_keyrings()  # a consumer's module creates its keyring anew each time it is loaded
+            # A consumer's module creates its keyring anew each time it is loaded.
+            linked = self._handshakes.link_keyrings()
+            if request.auth_mode is AuthMode.PSK:
+                self._handshakes.invisible_keyrings.warn(linked)
             if request.keyring is not None:
                 self._link(request.keyring)
         if request.auth_mode not in (AuthMode.UNAUTH, AuthMode.X509, AuthMode.PSK):
@@ -110,7 +112,9 @@ class KernelRun:
         if not complete.peer_certificates:
             return complete
         leaf = complete.peer_certificates[0]
-        return replace(complete, peer_keys=(self._peer_key(leaf),), tags=self._rules.authorise(leaf))
+        peer = self._request.server_name or self._request.peer_address or "peer"
+        serial = self._handshakes.peer_keys.serial(peer, leaf)
+        return replace(complete, peer_keys=(serial,), tags=self._rules.authorise(leaf))
 
     def close(self) -> None:
         """Release the request's keyring."""
@@ -121,7 +125,9 @@ class KernelRun:
         try:
             self._handshakes.keyrings.use(serial)
         except OSError as error:
-            raise LocalError(f"the request's keyring {serial} is unusable: {error.strerror}", Status.NO_KEY) from None
+            raise LocalError(
+                f"the request's keyring {serial} is unusable: {keyring.explain(error)}", Status.NO_KEY
+            ) from None
         self._keyring = serial
 
     # Client
@@ -182,7 +188,7 @@ class KernelRun:
         if request.auth_mode is AuthMode.PSK:
             return replace(parameters, psks=self._psks)
         if (credential := self._credential_of_keys()) is not None:
-            parameters = replace(parameters, credential=credential, alpn=self._shared_alpn(hello))
+            parameters = replace(parameters, credential=credential, alpn=self._own_alpn(hello))
             return self._asking_for_certificates(parameters, PeerRules())
         query = Query(
             request.caller, hello.server_name, hello.alpns, hello.signature_schemes, served_alpns=request.alpns
@@ -190,10 +196,11 @@ class KernelRun:
         try:
             selection = self._snapshot.select(query)
         except PeerError:
-            alpn, credential = self._shared_alpn(hello), self._handshakes.server.credential
-            if credential is None or (hello.alpns and alpn is None):
+            credential = self._handshakes.server.credential
+            if credential is None:
                 raise
-            return self._asking_for_certificates(replace(parameters, credential=credential, alpn=alpn), PeerRules())
+            parameters = replace(parameters, credential=credential, alpn=self._own_alpn(hello))
+            return self._asking_for_certificates(parameters, PeerRules())
         return self._registered(selection, parameters)
 
     def _registered(self, selection: Selection, parameters: ServerParameters) -> ServerParameters:
@@ -216,10 +223,18 @@ class KernelRun:
             parameters = replace(parameters, cipher_suites=allowed)
         return self._asking_for_certificates(parameters, PeerRules(policy.peers))
 
-    def _shared_alpn(self, hello: ClientHello) -> bytes | None:
-        """Return the protocol of a server without registration, or None if the client offers none that it accepts."""
+    def _own_alpn(self, hello: ClientHello) -> bytes | None:
+        """Return the protocol of a server without registration, None if the client offers none.
+
+        PeerError if it offers only others (RFC 7301 section 3.2).
+        """
         served = self._request.alpns or self._handshakes.server.alpns
-        return next((alpn for alpn in served if alpn in hello.alpns), None)
+        selected = next((alpn for alpn in served if alpn in hello.alpns), None)
+        if selected is None and hello.alpns:
+            setting = "the socket's ALPN" if self._request.alpns else "alpn in [server]"
+            offered = ", ".join(map(show_alpn, hello.alpns[:8]))
+            raise PeerError(Alert.NO_APPLICATION_PROTOCOL, f"{setting} contains none of the client's ALPNs: {offered}")
+        return selected
 
     def _asking_for_certificates(self, parameters: ServerParameters, rules: PeerRules) -> ServerParameters:
         """Return `parameters` with the requirements on the client's certificate: the registration's, or else ours."""
@@ -245,23 +260,12 @@ class KernelRun:
             try:
                 loaded = load_keys(keyring.read_key(certificate), keyring.read_key(key))
             except OSError as error:
-                raise LocalError(f"keys {certificate}, {key} cannot be read: {error.strerror}", Status.NO_KEY) from None
+                reason = f"keys {certificate}, {key} cannot be read: {keyring.explain(error)}"
+                raise LocalError(reason, Status.NO_KEY) from None
             except RefusedError as error:
                 raise LocalError(f"keys {certificate}, {key} cannot be used: {error}", Status.NO_KEY) from None
             return open_credential(loaded.chain, loaded.key, loaded.key_type)
         return None
-
-    def _peer_key(self, leaf: bytes) -> int:
-        """Add a key with the peer's certificate, which expires after a day, and return its serial."""
-        name = self._request.server_name or self._request.peer_address or "peer"
-        digest = hashlib.sha256(leaf).hexdigest()[:32]
-        try:
-            serial = keyring.add_key("asymmetric", f"TLS x509 {name} {digest}", leaf, keyring.USER_KEYRING)
-            keyring.expire_key(serial, _PEER_KEY_SECONDS)
-        except OSError as error:
-            log.debug("no key for the peer's certificate: %s", error.strerror)
-            return _AUTHENTICATED
-        return serial
 
 
 def _records() -> tuple[tuple[CipherSuite, ...], int | None]:

@@ -60,9 +60,28 @@ def add_key(kind: str, description: str, payload: bytes, keyring: int) -> int:
     )  # fmt: skip
 
 
+def link_user_keyring() -> None:
+    """Link the keyring of this process's uid to the session keyring, whose keys the process possesses.
+
+    The default permissions of a key let only its possessor search it and change its timeout.
+    """
+    _keyctl(_LINK, ctypes.c_int(USER_KEYRING), ctypes.c_int(SESSION_KEYRING))
+
+
 def expire_key(serial: int, seconds: int) -> None:
     """Have the kernel drop a key after `seconds`."""
     _keyctl(_SET_TIMEOUT, ctypes.c_int(serial), ctypes.c_uint(seconds))
+
+
+def explain(error: OSError) -> str:
+    """Return why a key or keyring cannot be used, and the remedy if permissions are missing."""
+    if error.errno != Status.REFUSED:
+        return str(error.strerror)
+    uid = os.geteuid()
+    remedy = "use keyctl setperm, or name its keyring in keyrings below [kernel]"
+    if uid != 0:
+        remedy = f"if it belongs to root, run the service as root (now: uid {uid}), or use keyctl setperm"
+    return f"{error.strerror}; {remedy}"
 
 
 def find_keyring(name: str) -> int | None:
@@ -77,7 +96,7 @@ def link_keyrings(names: Sequence[str]) -> list[str]:
         try:
             _keyctl(_LINK, ctypes.c_int(serial), ctypes.c_int(SESSION_KEYRING))
         except OSError as error:
-            log.warning("keyring %s cannot be linked: %s", name, error.strerror)
+            log.warning("keyring %s cannot be linked: %s", name, explain(error))
         else:
             linked.append(name)
     return linked

@@ -1,8 +1,9 @@
 """Pre-shared keys from the kernel's keyrings: the one that a client uses, and those that a server may look up."""
 
 import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from handshaked.errors import LocalError, Status
@@ -38,7 +39,7 @@ class KeyringPsks:
                 _, identity = keyring.describe_key(serial)
                 return self._given(identity, serial)
             except OSError as error:
-                failure = f"key {serial} cannot be read: {error.strerror}"
+                failure = f"key {serial} cannot be read: {keyring.explain(error)}"
         raise LocalError(f"no pre-shared key: {failure}", Status.NO_KEY)
 
     def find(self, identity: bytes) -> ExternalPsk | None:
@@ -47,7 +48,7 @@ class KeyringPsks:
             serial = self._search(identity)
             return None if serial is None else self._given(identity, serial)
         except OSError as error:
-            log.info("the PSK %r cannot be used: %s", identity[:256], error.strerror)
+            log.info("the PSK %r cannot be used: %s", identity[:256], keyring.explain(error))
             return None
 
     def _given(self, identity: bytes, serial: int) -> ExternalPsk:
@@ -76,6 +77,25 @@ class KeyringPsks:
                 yield serial, "psk"
                 if name in self._named:
                     yield serial, "user"
+
+
+class InvisibleKeyrings:
+    """Warns once that the consumers' keyrings are out of reach: they belong to root, and others cannot see them."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def warn(self, linked: Sequence[str]) -> None:
+        """Take note of the keyrings that are `linked` now that a request needs a pre-shared key."""
+        uid = os.geteuid()
+        if uid == 0 or self._warned or not set(keyring.WELL_KNOWN).isdisjoint(linked):
+            return
+        self._warned = True
+        log.warning(
+            "pre-shared keys in the keyrings %s cannot be found: these belong to root, and the service runs as uid %d;"
+            " run it as root (systemctl edit handshaked.service: User=root, Group=root)",
+            ", ".join(keyring.WELL_KNOWN), uid,
+        )  # fmt: skip
 
 
 def _hash_name(identity: bytes) -> Literal["sha256", "sha384"]:

@@ -87,6 +87,7 @@ def fields_of(request: Request, outcome: Outcome, seconds: float) -> Message:
         "cipher": None if outcome.cipher_suite is None else outcome.cipher_suite.name,
         "resumed": outcome.resumed or None,
         "psk": _psk(outcome),
+        "peer_key": _peer_key(outcome),
         "tags": ",".join(outcome.tags) or None,
         "status": status_text(outcome.status) if outcome.status else None,
         "alert": None if outcome.alert is None else outcome.alert.label,
@@ -121,6 +122,8 @@ def describe(request: Request, outcome: Outcome, seconds: float) -> str:
         words.append("resumed=yes")
     if (identity := _psk(outcome)) is not None:
         words.append(_word("psk", identity))
+    if (serial := _peer_key(outcome)) is not None:
+        words.append(f"peer_key={serial}")
     if outcome.tags:
         words.append(_word("tags", ",".join(outcome.tags)))
     if outcome.status:
@@ -135,6 +138,11 @@ def describe(request: Request, outcome: Outcome, seconds: float) -> str:
 def _psk(outcome: Outcome) -> str | None:
     """Return the identity of the PSK, which is not secret: it names the peers."""
     return None if outcome.psk_identity is None else outcome.psk_identity.decode(errors="backslashreplace")
+
+
+def _peer_key(outcome: Outcome) -> int | None:
+    """Return the serial of the key by which the consumer in the kernel knows the peer; -1 stands for none."""
+    return next((serial for serial in outcome.peer_keys if serial > 0), None)
 
 
 def _word(key: str, value: str) -> str:

@@ -3,12 +3,10 @@
 import ctypes
 import logging
 import resource
-from pathlib import Path
 
 from handshaked.system.journal import handler_for
 
 _PR_SET_DUMPABLE = 4
-_CAP_NET_ADMIN = 12
 DEFAULT_LEVEL = "info"
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -19,14 +17,6 @@ def forbid_core_dumps() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) failed")
-
-
-def may_administer_network() -> bool:
-    """Return whether this process has CAP_NET_ADMIN, which the kernel requires for accepting requests."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
-    return False
 
 
 def start_logging(level: str, who: str, form: str = "auto") -> None:

@@ -95,6 +95,8 @@ class KernelSource:
         self._connection = Connection(open_link, self, answer=limits.answer, retry=limits.retry)
         self._accepting = False
         self._more = False
+        self._refused = Status.OK
+        """The status of the last ACCEPT that failed; the same one is not logged again."""
         self._stopped = False
         self._open: set[_Answer] = set()
         self._unsent: list[_Answer] = []
@@ -158,6 +160,7 @@ class KernelSource:
     def _accepted(self, reply: FromKernel) -> None:
         self._accepting = False
         if isinstance(reply, Accepted | InvalidRequest):
+            self._refused = Status.OK
             # Later: handshakes continue in between, and other workers get their share.
             self._loop.call_soon(self._accept)
             self._begin(reply)
@@ -166,7 +169,10 @@ class KernelSource:
                 self._accept()
         elif reply is not LOST:
             status = reply.status if isinstance(reply, Acknowledgement) else Status.FAILED
-            log.warning("ACCEPT failed: %s", status_text(status))
+            if status != self._refused:
+                missing = "; CAP_NET_ADMIN is missing" if status == Status.NOT_PERMITTED else ""
+                log.warning("ACCEPT failed: %s%s", status_text(status), missing)
+            self._refused = status
             self._loop.call_later(self._limits.retry / 10, self._accept)
 
     def _begin(self, accepted: Accepted | InvalidRequest) -> None:

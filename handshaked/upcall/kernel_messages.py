@@ -19,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkDecodeError
 
 from handshaked.errors import FramingError, Status, WireError
 from handshaked.model import AuthMode, Role
+from handshaked.system.capabilities import Capability, explain
 from handshaked.wire.netlink import HEADER_SIZE, pull_raw_attributes
 
 FAMILY_NAME = "handshake"
@@ -364,4 +365,5 @@ def _enter(descriptor: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno() or Status.FAILED
-        raise OSError(number, os.strerror(number))
+        error = OSError(number, os.strerror(number))
+        raise OSError(number, f"cannot enter a network namespace: {explain(error, Capability.SYS_ADMIN)}")

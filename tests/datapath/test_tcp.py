@@ -26,6 +26,7 @@ from tests.datapath.tcp_scene import (
     server_context,
 )
 from tests.lingering import reset_on_close
+from tests.peer_keys import key_describes
 
 _SIOCOUTQ = 0x5411
 
@@ -83,23 +84,25 @@ def test_configured_certificate_serves_unregistered_names(authority: Authority, 
     default = issue(other)
     side = SideDefaults(certificate=default.certificate, private_key=default.key)
 
-    async def shaken(name: str, alpn: str | None) -> tuple[int, str | None, bytes | None]:
+    async def shaken(name: str, alpn: str | None) -> tuple[int, str | None, bytes | None, Alert | None]:
         async with connected(authority, issue, server=side) as (made, ours, theirs):
             client = OpenSsl(client_context(authority, alpn=alpn), theirs, name)
             submitted, shaking = made.submit(ours, Role.SERVER), asyncio.to_thread(client.shake_hands)
             report, _ = await asyncio.gather(submitted, shaking, return_exceptions=True)
             (outcome,) = made.outcomes
-            return report.status, outcome.registration, outcome.alpn
+            return report.status, outcome.registration, outcome.alpn, outcome.alert
 
     async def scenario() -> None:
-        assert await shaken(NAME, "sunrpc") == (Status.OK, "nfs", b"sunrpc")
-        assert await shaken(other, "sunrpc") == (Status.OK, None, b"sunrpc")
-        assert await shaken(other, None) == (Status.OK, None, None)
-        assert await shaken(other, "h3") == (Status.REFUSED, None, None)
+        assert await shaken(NAME, "sunrpc") == (Status.OK, "nfs", b"sunrpc", None)
+        assert await shaken(other, "sunrpc") == (Status.OK, None, b"sunrpc", None)
+        assert await shaken(other, None) == (Status.OK, None, None, None)
+        for name in (NAME, other):
+            assert await shaken(name, "h3") == (Status.REFUSED, None, None, Alert.NO_APPLICATION_PROTOCOL)
 
     play(scenario())
 
 
+@pytest.mark.needs("keyrings")
 def test_server_gets_a_key_for_its_clients_certificate(authority: Authority, issue: Issue, identity: Issued) -> None:
     async def scenario() -> None:
         side = SideDefaults(trust=authority.root, peers=("allow san=dns:someone tag=friend",))
@@ -107,8 +110,8 @@ def test_server_gets_a_key_for_its_clients_certificate(authority: Authority, iss
             client = OpenSsl(client_context(authority, identity), theirs, NAME)
             report, _ = await asyncio.gather(made.submit(ours, Role.SERVER), asyncio.to_thread(client.shake_hands))
             assert report.status == Status.OK
-            assert len(report.peer_keys) == 1
-            assert report.peer_keys[0] != 0, "0 is no peer"
+            (serial,) = report.peer_keys
+            assert key_describes(serial, identity.leaf)
             assert made.outcomes[0].tags == ("friend",)
 
     play(scenario())
@@ -183,6 +186,7 @@ def unsent(sock: socket.socket) -> int:
 # Clients
 
 
+@pytest.mark.needs("keyrings")
 @pytest.mark.parametrize("mode", [AuthMode.UNAUTH, AuthMode.X509])
 def test_client_handshake_succeeds(authority: Authority, issue: Issue, identity: Issued, mode: AuthMode) -> None:
     async def scenario() -> None:
@@ -195,7 +199,7 @@ def test_client_handshake_succeeds(authority: Authority, issue: Issue, identity:
                 made.submit(ours, Role.CLIENT, **asked), asyncio.to_thread(server.shake_hands, b"welcome")
             )
             assert report.status == Status.OK
-            assert report.peer_keys
+            assert key_describes(report.peer_keys[0], issue(NAME).leaf)
             assert (made.outcomes[0].alpn, server.tls.selected_alpn_protocol()) == (b"sunrpc", "sunrpc")
             shown = server.tls.getpeercert(binary_form=True)
             assert (shown is not None) == (mode is AuthMode.X509)

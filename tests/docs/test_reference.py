@@ -38,6 +38,18 @@ def test_every_message_is_explained() -> None:
     assert not set(re.findall(r"`([^`]*%[sdg][^`]*)`", explained)) - logged - {"%s"}
 
 
+def test_every_text_names_the_same_kernel_version() -> None:
+    """The family is in Linux since 6.4."""
+    texts = [CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md"), *(CHECKOUT / "handshaked").rglob("*.py")]
+    named = {
+        version
+        for path in (*texts, CHECKOUT / "netlink/handshake.yaml")
+        for version, sentence in re.findall(r"Linux (\d+\.\d+)\b([^.]*)", path.read_text())
+        if "NET_HANDSHAKE" in sentence
+    }
+    assert named == {"6.4"}
+
+
 def test_every_key_of_a_drop_in_is_named() -> None:
     reference = (CHECKOUT / "docs/reference/files.md").read_text()
     keys = {file.key for file in CREDENTIAL} | {FORCE.key, "credentials", "owner"}

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from handshaked.configuration.handshaked_toml import Configuration, KernelSettin
 from handshaked.errors import LocalError, Status
 from handshaked.handshakes import keyring
 from handshaked.handshakes.kernel_tcp import KernelHandshakes, KernelRun
-from handshaked.handshakes.keyring_psks import KeyringPsks
+from handshaked.handshakes.keyring_psks import InvisibleKeyrings, KeyringPsks
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import KERNEL, AuthMode, Request, Role
 from handshaked.testing.authority import Authority
@@ -150,3 +151,31 @@ def test_keyring_created_later_is_linked_when_a_request_needs_keys(authority: Au
     needs_keys = replace(needs_none, **asking)
     KernelRun(handshakes, service, needs_keys).prepare(needs_keys)
     assert late in linked_to_the_session()
+
+
+def test_keyrings_of_root_are_missed_once_by_an_ordinary_user(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    invisible = InvisibleKeyrings()
+    invisible.warn([])  # as root the consumer's module is not loaded yet
+    monkeypatch.setattr(os, "geteuid", lambda: 998)
+    invisible.warn([".nvme"])
+    assert not caplog.records
+    invisible.warn(["of-the-host"])
+    invisible.warn(["of-the-host"])
+    (record,) = caplog.records
+    words = record.getMessage()
+    assert ".nvme" in words
+    assert "uid 998" in words
+    assert "User=root" in words
+
+
+@pytest.mark.parametrize(("uid", "remedy"), [(0, "keyrings below [kernel]"), (998, "run the service as root")])
+def test_unreadable_key_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch, uid: int, remedy: str) -> None:
+    def refuse(serial: int) -> tuple[str, bytes]:
+        raise OSError(Status.REFUSED, "Permission denied")
+
+    monkeypatch.setattr(keyring, "describe_key", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with pytest.raises(LocalError, match=f"key 7 cannot be read: Permission denied; .*{re.escape(remedy)}"):
+        KeyringPsks((7,), ()).own()

@@ -136,6 +136,20 @@ def test_refused_accept_is_retried(fault: int) -> None:
     asyncio.run(scene())
 
 
+def test_missing_capability_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with bench() as made:
+            await made.serving()
+            made.submit(ready=False)
+            made.family.faults.extend([Status.NOT_PERMITTED] * 3)
+            made.family.send_ready()
+            assert (await made.reports(1))[0].status == Status.OK
+
+    asyncio.run(scene())
+    said = [record.getMessage() for record in caplog.records if "ACCEPT" in record.getMessage()]
+    assert said == ["ACCEPT failed: EPERM (Operation not permitted); CAP_NET_ADMIN is missing"]
+
+
 @pytest.mark.parametrize("fault", [0, Status.NO_BUFFERS, Status.NOT_FOUND])
 def test_lost_done_is_sent_again(fault: int) -> None:
     async def scene() -> None:
