@@ -30,7 +30,7 @@ from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import RegistryWriter
-from handshaked.reporting.metrics import MAX_EXPIRIES, Exporter, MetricValues
+from handshaked.reporting.metrics import MAX_LIFETIMES, Exporter, MetricValues
 from handshaked.system.capabilities import Capability, has
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
 from handshaked.system.keylog_file import KeyLogFile
@@ -45,7 +45,7 @@ from handshaked.workers.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 _SELF = Caller(os.geteuid())
-_EXPIRY_SECONDS = 3600.0
+_EXPIRY_SECONDS = 60.0
 _ROTATION_SECONDS = 600.0
 
 
@@ -184,7 +184,7 @@ class Daemon:
             unreported=broker.left_out,
             registrations=sum(not one.internal for one in self._manager.snapshot.registrations),
             problems=len(self._manager.renewal.problems),
-            expiries=self._manager.expiries(MAX_EXPIRIES),
+            lifetimes=self._manager.lifetimes(MAX_LIFETIMES),
             workers=workers,
             worker_restarts=self._supervisor.restarts,
         )

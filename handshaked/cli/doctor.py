@@ -16,8 +16,9 @@ from pathlib import Path
 from rich.text import Text
 
 from handshaked import __version__
-from handshaked.cli.output import Result, ask, console, days_left, expires, print_json
+from handshaked.cli.output import Result, ask, console, print_json
 from handshaked.errors import RefusedError
+from handshaked.registry.expiry import expires
 from handshaked.system import directories
 from handshaked.workers.watchdog import NOT_YET
 
@@ -104,10 +105,10 @@ def _daemon(status: Result) -> Iterator[Finding]:
 def _certificates(arguments: argparse.Namespace, status: Result) -> Iterator[Finding]:
     now = time.time()
     for one in status["expiring"]:
-        level = "fault" if days_left(one["not_after"]) <= 0 else "warning"
+        level = "fault" if one["not_after"] <= now else "warning"
         fix = "renew the certificate in its files; the daemon picks up the new files by itself"
         yield Finding(
-            level, f"{one['registration']}: the certificate {one['subject']} {expires(one['not_after'])}", fix
+            level, f"{one['registration']}: the certificate {one['subject']} {expires(one['not_after'], now)}", fix
         )
     page = ask(arguments, "list", {})
     for one in page["registrations"]:

@@ -4,7 +4,6 @@ import argparse
 import grp
 import json
 import pwd
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from handshaked.control.client import ControlClient
+from handshaked.registry.expiry import Expiry
 
 Result = dict[str, Any]
 
-DAY = 86400
 console = Console(highlight=False, soft_wrap=True)
 """Standard output; without a terminal, or with NO_COLOR, it has no colours."""
 
@@ -58,24 +57,6 @@ def print_fields(fields: Result, styles: Result | None = None) -> None:
         console.print(text)
 
 
-def date(timestamp: float) -> str:
-    """Return the UTC day of a Unix time in seconds, as YYYY-MM-DD."""
-    return time.strftime("%Y-%m-%d", time.gmtime(timestamp))
-
-
-def days_left(timestamp: float) -> float:
-    """Return the days until the Unix time `timestamp`; negative if it has passed."""
-    return (timestamp - time.time()) / DAY
-
-
-def expires(timestamp: float) -> str:
-    """Say when a certificate with the notAfter time `timestamp` expires."""
-    days = days_left(timestamp)
-    if days <= 0:
-        return f"expired on {date(timestamp)}"
-    return f"expires in {duration(days * DAY) if days < 2 else f'{int(days)} days'}"
-
-
 def user_name(uid: int) -> str:
     """Return the name of the user `uid`, or its number if it has none."""
     try:
@@ -92,19 +73,11 @@ def group_name(gid: int) -> str:
         return str(gid)
 
 
-def urgency(days: float) -> str:
-    """Return the style for something that expires in `days` days."""
-    return "bold red" if days < 3 else "yellow" if days < 14 else ""
+def urgency(stage: Expiry) -> str:
+    """Return the style for something that expires at that stage."""
+    return "bold red" if stage >= Expiry.URGENT else "yellow" if stage is Expiry.SOON else ""
 
 
 def short(items: list[str]) -> str:
     """Return the first three of `items`, and the number of the others."""
     return " ".join(items[:3]) + (f" +{len(items) - 3}" if len(items) > 3 else "")
-
-
-def duration(seconds: float) -> str:
-    """Return `seconds` in the two largest units."""
-    for size, name, smaller, least in ((DAY, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {name} {int(seconds % size // smaller)} {least}"
-    return f"{seconds:.0f} s"

@@ -3,13 +3,12 @@
 import argparse
 import os
 import sys
+import time
 
 from handshaked.cli.output import (
     Result,
     ask,
     console,
-    date,
-    days_left,
     group_name,
     print_fields,
     print_json,
@@ -20,6 +19,7 @@ from handshaked.cli.output import (
 )
 from handshaked.control.client import ControlClient
 from handshaked.errors import RefusedError
+from handshaked.registry.expiry import DAY, Expiry, date, expiry
 from handshaked.registry.settings import ACCESS, CREDENTIAL, FORCE, REPLACE, SETTINGS, TRUST
 from handshaked.wire.attached import close_all
 
@@ -70,7 +70,7 @@ def list_registrations(arguments: argparse.Namespace) -> int:
     print_table(
         ("NAME", "SERVER NAMES", "ALPN", "KEYS", "DAYS LEFT", "USERS"),
         map(_row, registrations),
-        [urgency(_days(one)) for one in registrations],
+        [urgency(_expiry(one)) for one in registrations],
     )
     return 0
 
@@ -173,13 +173,21 @@ def _row(registration: Result) -> tuple[str, ...]:
         short(registration["server_names"]) or "(any)",
         short(registration["alpns"]),
         " ".join(credential["key_type"] for credential in registration["credentials"]),
-        str(int(_days(registration))) if registration["credentials"] else "-",
+        _days_left(registration) if registration["credentials"] else "-",
         _users(registration),
     )
 
 
-def _days(registration: Result) -> float:
-    return min((days_left(credential["not_after"]) for credential in registration["credentials"]), default=float("inf"))
+def _days_left(registration: Result) -> str:
+    """Return the days until the first certificate expires, with a decimal if it is less than two."""
+    days = (min(credential["not_after"] for credential in registration["credentials"]) - time.time()) / DAY
+    return f"{days:.1f}" if abs(days) < 2 else str(int(days))
+
+
+def _expiry(registration: Result) -> Expiry:
+    now = time.time()
+    stages = (expiry(one["not_before"], one["not_after"], now) for one in registration["credentials"])
+    return max(stages, default=Expiry.FAR)
 
 
 def _users(registration: Result) -> str:

@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from handshaked.cli.output import Result, ask, console, days_left, duration, expires, print_fields, print_json, urgency
+from handshaked.cli.output import Result, ask, console, print_fields, print_json, urgency
 from handshaked.configuration.handshaked_toml import OWN_NAMESPACE
 from handshaked.control.client import ControlClient
+from handshaked.registry.expiry import duration, expires, expiry
 from handshaked.reporting.counts import BUCKETS, HandshakeCounts, Latency
 from handshaked.workers.watchdog import NOT_YET
 
@@ -111,9 +112,10 @@ def _print_status(result: Result) -> None:
             "workers": bad if answering < len(workers) else "",
         },
     )
+    now = time.time()
     for one in result["expiring"]:
-        words = f"{one['registration']}: certificate {one['subject']} {expires(one['not_after'])}"
-        console.print(Text(words, style=urgency(days_left(one["not_after"]))))
+        words = f"{one['registration']}: certificate {one['subject']} {expires(one['not_after'], now)}"
+        console.print(Text(words, style=urgency(expiry(one["not_before"], one["not_after"], now))))
     for problem in result["problems"]:
         console.print(Text(problem, style=bad))
 

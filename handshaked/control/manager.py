@@ -5,7 +5,7 @@ They change the store; handshakes in flight keep the snapshot they began with.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 from handshaked.control.event_broker import EventBroker, Filter
@@ -26,20 +26,19 @@ from handshaked.control.requests.permissions import (
 from handshaked.control.requests.registration import RegistrationRequest, load_passed, pull_request, warnings
 from handshaked.errors import HandshakeError, RefusedError
 from handshaked.model import Caller
+from handshaked.registry.expiry import LONGEST_WARNING, Expiry, expires, expiry
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of
 from handshaked.registry.registration import Grant, Registration
 from handshaked.registry.setting_types import Each
 from handshaked.registry.settings import ALLOW_KERNEL, REPLACE
 from handshaked.registry.snapshot import Forwarded, Query, Snapshot
-from handshaked.registry.store import RegistryWriter
+from handshaked.registry.store import Lifetime, RegistryWriter
 from handshaked.wire.json_packets import first_that_fit
 
 log = logging.getLogger(__name__)
 
 PAGE = 200
 _LIST_SHARE = 0.25  # of a message, for lists that are not requested page by page
-EXPIRY_WARNING_DAYS = 14
-_DAY = 86400
 
 
 class Manager:
@@ -64,7 +63,7 @@ class Manager:
         self._readers = Readers()
         self.renewal = Renewal(store, drop_ins, self._changed, self._readers)
         self.on_change: list[Callable[[Snapshot], object]] = []
-        self._warned: dict[tuple[str, float], int] = {}
+        self._warned: dict[tuple[str, float], Expiry] = {}
 
     async def start(self) -> None:
         """Start following files."""
@@ -205,9 +204,9 @@ class Manager:
     def status(self, caller: Caller) -> Result:
         """Return the number of registrations, the problems, and the certificates that expire soon."""
         expiring = [
-            {"registration": name, "subject": subject, "not_after": end}
-            for name, subject, end in self._store.expiries(time.time() + EXPIRY_WARNING_DAYS * _DAY)
-            if (registration := self.snapshot.named(name)) is not None and may_see(caller, registration)
+            one._asdict()
+            for one, _ in self._expiring(time.time())
+            if (registration := self.snapshot.named(one.registration)) is not None and may_see(caller, registration)
         ]
         return {
             "registrations": sum(not one.internal for one in self.snapshot.registrations),
@@ -233,27 +232,33 @@ class Manager:
         )
 
     def warn_of_expiry(self, now: float) -> None:
-        """Report certificates that expire soon, in the log and to subscribers: 14, 3 and 0 days before expiry."""
-        for name, subject, end in self._store.expiries(now + EXPIRY_WARNING_DAYS * _DAY):
-            stage = sum(end < now + days * _DAY for days in (EXPIRY_WARNING_DAYS, 3, 0))
-            if name.startswith(".") or self._warned.get((name, end), 0) >= stage:
+        """Report certificates that expire soon, in the log and to subscribers: at each stage of expiry once."""
+        before, self._warned = self._warned, {}
+        for one, stage in self._expiring(now):
+            key = one.registration, one.not_after
+            self._warned[key] = stage
+            if before.get(key, Expiry.FAR) >= stage:
                 continue
-            self._warned[name, end] = stage
-            days = (end - now) / _DAY
-            log.warning(
-                "%s: the certificate %s %s", name, subject, f"expires in {days:.1f} days" if days > 0 else "has expired"
+            log.warning("%s: the certificate %s %s", one.registration, one.subject, expires(one.not_after, now))
+            self.events.publish(
+                "certificate", registration=one.registration, subject=one.subject, not_after=one.not_after
             )
-            self.events.publish("certificate", registration=name, subject=subject, not_after=end)
 
-    def expiries(self, limit: int) -> dict[str, float]:
-        """Return when the first certificate of each registration expires, for the `limit` that expire first."""
-        found: dict[str, float] = {}
-        for name, _, end in self._store.expiries(float("inf")):
-            if not name.startswith("."):
-                found.setdefault(name, end)
+    def lifetimes(self, limit: int) -> dict[str, Lifetime]:
+        """Return the lifetime of each registration's first certificate to expire, for the `limit` that expire first."""
+        found: dict[str, Lifetime] = {}
+        for one in self._store.lifetimes():
+            if not one.registration.startswith("."):
+                found.setdefault(one.registration, one)
             if len(found) >= limit:
                 break
         return found
+
+    def _expiring(self, now: float) -> Iterator[tuple[Lifetime, Expiry]]:
+        for one in self._store.lifetimes(now + LONGEST_WARNING):
+            stage = expiry(one.not_before, one.not_after, now)
+            if stage is not Expiry.FAR and not one.registration.startswith("."):
+                yield one, stage
 
     async def _changed(self) -> Snapshot:
         self.snapshot = self._store.refresh(self.snapshot)

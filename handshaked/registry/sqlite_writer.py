@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 
 from handshaked.errors import RefusedError
@@ -26,6 +27,7 @@ from handshaked.registry.store import (
     ClientTrust,
     ConflictError,
     CredentialDetails,
+    Lifetime,
     NewRegistration,
     Source,
 )
@@ -80,15 +82,16 @@ class SqliteRegistryWriter(SqliteRegistryReader):
                     raise ConflictError(new.name, str(error)) from None
             return done
 
-    def expiries(self, before: float) -> list[tuple[str, str, float]]:
-        """As ``RegistryWriter.expiries``."""
+    def lifetimes(self, before: float = inf) -> list[Lifetime]:
+        """As ``RegistryWriter.lifetimes``."""
         with self._reading():
-            return self._db.execute(
-                "SELECT r.name, c.subject, c.not_after FROM registration r"
+            rows = self._db.execute(
+                "SELECT r.name, c.subject, c.not_before, c.not_after FROM registration r"
                 " JOIN registration_credential rc ON rc.registration = r.id JOIN credential c ON c.id = rc.credential"
                 " WHERE c.not_after < ? ORDER BY c.not_after",
                 (before,),
             ).fetchall()
+        return list(map(Lifetime._make, rows))
 
     def trust_paths(self, identity: int) -> tuple[str, str]:
         """As ``RegistryWriter.trust_paths``."""

@@ -5,7 +5,8 @@ SQLite is the only implementation (``sqlite_reader``, ``sqlite_writer``), and on
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from math import inf
+from typing import NamedTuple, Protocol
 
 from handshaked.errors import RefusedError
 from handshaked.registry.credentials import LoadedCredential
@@ -79,6 +80,15 @@ class CredentialDetails:
     not_before: float
     not_after: float
     source: Source
+
+
+class Lifetime(NamedTuple):
+    """The lifetime of a registration's certificate, in Unix seconds."""
+
+    registration: str
+    subject: str
+    not_before: float
+    not_after: float
 
 
 class RegistryReader(Protocol):
@@ -155,8 +165,8 @@ class RegistryWriter(RegistryReader, Protocol):
         """Return the files of trust anchors and of revocation lists by their id; empty: there is none."""
         ...
 
-    def expiries(self, before: float) -> list[tuple[str, str, float]]:
-        """Return registration, subject and end of each certificate in use that ends before `before` (Unix seconds)."""
+    def lifetimes(self, before: float = inf) -> list[Lifetime]:
+        """Return the lifetimes of the certificates in use that end before `before` (Unix seconds), by their ends."""
         ...
 
     def unused(self) -> list[int]:

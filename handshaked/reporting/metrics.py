@@ -25,12 +25,14 @@ from prometheus_client.registry import Collector
 
 from handshaked import __version__
 from handshaked.errors import RefusedError
+from handshaked.registry.expiry import warning_time
+from handshaked.registry.store import Lifetime
 from handshaked.reporting.counts import BUCKETS, HandshakeCounts
 from handshaked.wire.attached import refuse_descriptors
 
 log = logging.getLogger(__name__)
 
-MAX_EXPIRIES = 5000
+MAX_LIFETIMES = 5000
 _REQUEST_SECONDS = 5.0
 _MAX_CONNECTIONS = 16
 _MAX_REQUEST = 8192
@@ -41,15 +43,15 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class MetricValues:
     """The values of the metrics.
 
-    ``expiries`` holds the Unix time at which the first certificate of a registration expires, by the registration's
-    name, for MAX_EXPIRIES registrations at most; ``workers`` the status of each worker.
+    ``lifetimes`` holds the lifetime of the first certificate of a registration to expire, by the registration's name,
+    for MAX_LIFETIMES registrations at most; ``workers`` the status of each worker.
     """
 
     counts: HandshakeCounts
     unreported: int
     registrations: int
     problems: int
-    expiries: Mapping[str, float]
+    lifetimes: Mapping[str, Lifetime]
     workers: Sequence[Mapping[str, Any]]
     worker_restarts: int
 
@@ -185,9 +187,16 @@ def _certificates(values: MetricValues) -> Iterator[Metric]:
         labels=("registration",),
         unit="seconds",
     )
-    for name, end in values.expiries.items():
-        ends.add_metric((name,), end)
-    yield ends
+    due = GaugeMetricFamily(
+        "handshaked_certificate_renewal_due_seconds",
+        "From when on that certificate should have been renewed, in Unix seconds.",
+        labels=("registration",),
+        unit="seconds",
+    )
+    for name, one in values.lifetimes.items():
+        ends.add_metric((name,), one.not_after)
+        due.add_metric((name,), warning_time(one.not_before, one.not_after))
+    yield from (ends, due)
 
 
 def _listen(address: str) -> socket.socket:

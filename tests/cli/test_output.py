@@ -3,12 +3,10 @@
 import grp
 import os
 import pwd
-import time
 from pathlib import Path
 
 import pytest
 
-from handshaked.cli.output import DAY, date, expires
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from tests.cli.commands import NAME, run, run_on_terminal
@@ -19,13 +17,6 @@ def test_colours_are_printed_only_on_terminals(daemon: RunningDaemon, web: Autho
     assert "\x1b[" not in run(daemon, *words)
     assert "\x1b[" in run_on_terminal(daemon, *words)
     assert "\x1b[3" not in run_on_terminal(daemon, *words, NO_COLOR="1")
-
-
-def test_expiry_is_shown_in_days_and_hours() -> None:
-    now = time.time()
-    assert expires(now + 2.5 * DAY) == "expires in 2 days"
-    assert expires(now + 1.5 * DAY) == "expires in 1 d 11 h"
-    assert expires(now - DAY) == f"expired on {date(now - DAY)}"
 
 
 def test_users_and_groups_are_shown_by_name(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from handshaked.cli.watching import chart, kernel_state
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
-from tests.cli.commands import NAME, PROGRAM, fail, run
+from tests.cli.commands import NAME, PROGRAM, fail, run, run_on_terminal
 
 
 def test_status_shows_problems(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:
@@ -28,11 +28,29 @@ def test_status_shows_problems(daemon: RunningDaemon, web: Authority, tmp_path: 
 
 
 def test_certificates_that_expire_soon_are_shown(daemon: RunningDaemon, tmp_path: Path) -> None:
-    soon = Authority(tmp_path).issue(NAME, valid=(-1, 5))
+    soon = Authority(tmp_path).issue(NAME, valid=(-85, 5))
     daemon.register("soon", (soon.certificate, soon.key), alpns=["h3"])
     words = "certificate CN=www.example.com expires in 4 days"  # and some hours, which doctor took for a fifth
     assert f"soon: {words}" in run(daemon, "status")
     assert f"soon: the {words}" in run(daemon, "doctor")
+
+
+@pytest.mark.parametrize(("lived", "left", "warned"), [(0.01, 5.99, False), (4.5, 1.5, True), (0.01, 0.99, False)])
+def test_warnings_of_expiry_fit_the_lifetime(
+    public_directory: Path, tmp_path: Path, lived: float, left: float, warned: bool
+) -> None:
+    short = Authority(tmp_path).issue(NAME, valid=(-lived, left))
+    with RunningDaemon(public_directory, workers=1) as daemon:
+        daemon.register("short", (short.certificate, short.key), alpns=["h3"])
+    with RunningDaemon(public_directory, workers=1) as daemon:  # it looks for what expires soon when it starts
+        daemon.wait_until(lambda: "is ready" in daemon.log.read_text())
+        for command in ("status", "doctor"):
+            assert ("expires in" in run(daemon, command)) is warned
+        assert ("\x1b[33m" in run_on_terminal(daemon, "list")) is warned
+        if warned:
+            daemon.wait_until(
+                lambda: "short: the certificate CN=www.example.com expires in 1 d" in daemon.log.read_text()
+            )
 
 
 def test_an_interval_of_zero_is_refused(daemon: RunningDaemon) -> None:

@@ -139,7 +139,8 @@ MANAGER_INTERFACE = Interface(
         ),
         Signal(
             "CertificateExpiring", (("registration", "s"), ("subject", "s"), ("not_after", "d")),
-            "A certificate expires soon. Sent 14 days and 3 days before it expires, and when it has expired.",
+            "A certificate expires soon. Sent when a third of its lifetime is left (at most 14 days), when a fifteenth "
+            "is left (at most 3 days), and when it has expired.",
         ),
     ),
     properties=(
