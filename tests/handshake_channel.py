@@ -41,7 +41,11 @@ class HandshakeChannel:
             self.sock = path
         else:
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.sock.connect(str(path))
+            try:
+                self.sock.connect(str(path))
+            except OSError:
+                self.sock.close()
+                raise
         self.sock.settimeout(PATIENCE)
         self.inbox: defaultdict[int, list[FromDaemon]] = defaultdict(list)
         self.packets = 0
