@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from handshaked import __version__
+from handshaked.callers.closing import Closer
 from handshaked.configuration.daemon_options import DaemonOptions, parse_options
 from handshaked.configuration.handshaked_toml import DEFAULT_PATH, Configuration, load_configuration
 from handshaked.control.bus.service import BusService
@@ -92,11 +93,13 @@ class Daemon:
             _worker_arguments(options, configuration),
             lambda batch: self._manager.events.receive(batch),
         )
+        self._closer = Closer()
         self._manager = Manager(
             self._store,
             self._publish,
             options.configuration_directory / DROP_INS,
             lambda: _configuration(options),
+            self._closer.pool,
         )
         self._feed = RegistryFeed(self._manager.snapshot, _follower_uids(options.demux_user))
         self._watchdog = Watchdog(self._run_self_test, self._supervisor.check)
@@ -106,7 +109,7 @@ class Daemon:
             self._feed,
             {"self_test": lambda: self._watchdog.state, "bus": lambda: self._bus.state},
         )
-        self._bus = BusService(options.bus, self._commands, self._manager, lambda: self._watchdog.state)
+        self._bus = BusService(options.bus, self._commands, self._manager, lambda: self._watchdog.state, self._closer)
         self._erasure = KeyErasure(
             self._store,
             lambda: self._manager.snapshot,
@@ -123,7 +126,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload()))
-        control = ControlServer(self._control_listener, self._commands, self._commands.subscribe)
+        control = ControlServer(
+            self._control_listener,
+            self._commands,
+            self._commands.subscribe,
+            self._manager.may_register,
+            self._closer,
+        )
         self._tasks.start(self._start())
         await stop.wait()
         notify(STOPPING="1", STATUS="stopping")

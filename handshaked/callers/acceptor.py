@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from handshaked.callers.closing import Closer
 from handshaked.callers.identity import caller_of
 from handshaked.callers.log_limit import LogLimit
 from handshaked.model import Caller
@@ -39,12 +40,14 @@ class Acceptor:
         name: str,
         bounds: ConnectionBounds,
         log_limit: LogLimit,
+        closer: Closer,
         take: Callable[[socket.socket, Caller], object],
     ) -> None:
         self._listener = listener
         self._name = name
         self._bounds = bounds
         self._log_limit = log_limit
+        self._closer = closer
         self._take = take
         self._privileged = {0, os.geteuid()}
         self._connections: Counter[int] = Counter()
@@ -86,7 +89,7 @@ class Acceptor:
         if not self._has_room(caller):
             if self._log_limit.allows(caller):
                 log.warning("too many connections to %s; refused one of %s (pid %d)", self._name, caller, caller.pid)
-            sock.close()
+            self._closer.close_socket(caller.uid, sock)
             return
         self._connections[caller.uid] += 1
         sock.setblocking(False)

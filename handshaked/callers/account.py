@@ -1,9 +1,10 @@
 """Limits on the resources that a caller may use in one process, and an account of its use: one for each uid."""
 
 import asyncio
+import os
 from dataclasses import dataclass
 
-from handshaked.callers.threads import Threads
+from handshaked.callers.threads import ThreadPool, Threads
 from handshaked.model import Caller
 
 
@@ -29,12 +30,12 @@ class Account:
     Bursts of up to one second are allowed (the generic cell rate algorithm, ITU-T I.371).
     """
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    def __init__(self, limits: Limits, now: float, threads: Threads | None = None) -> None:
         self.connections = 0
         self.handshakes = 0
         self.awaiting_tickets = 0
         self.unsent_bytes = 0
-        self.threads = Threads(limits.threads)
+        self.threads = threads or Threads(limits.threads)
         self.time_served = 0.0
         """The caller's virtual time, see ``FairQueue``."""
         self._limits = limits
@@ -59,8 +60,10 @@ class Account:
 class Accounts:
     """The accounts of all callers with connections or recent use: reconnecting does not evade rate limits."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, pool: ThreadPool | None = None) -> None:
         self._limits = limits
+        self._pool = pool or ThreadPool()
+        self._privileged = {0, os.geteuid()}
         self._loop = asyncio.get_running_loop()
         self._accounts: dict[int, Account] = {}
 
@@ -68,7 +71,8 @@ class Accounts:
         """Return the account of `caller`, for one more connection."""
         account = self._accounts.get(caller.uid)
         if account is None:
-            account = self._accounts[caller.uid] = Account(self._limits, self._loop.time())
+            threads = Threads(self._limits.threads, self._pool, privileged=caller.uid in self._privileged)
+            account = self._accounts[caller.uid] = Account(self._limits, self._loop.time(), threads)
         account.connections += 1
         return account
 

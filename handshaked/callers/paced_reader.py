@@ -28,12 +28,12 @@ class PacedReader:
         self._read_packet = read_packet
         self._then = then
         self._loop = asyncio.get_running_loop()
-        self._reads = self._stopped = False
+        self.stopped = self._reads = False
         self.resume()
 
     def resume(self) -> None:
         """Continue to read, as soon as the rate limits allow."""
-        if self._stopped:
+        if self.stopped:
             return
         debt = self._account.debt(self._loop.time())
         if debt > 0:
@@ -51,7 +51,7 @@ class PacedReader:
 
     def stop(self) -> None:
         """Stop reading: the socket is about to be closed."""
-        self._stopped = True
+        self.stopped = True
         self.pause()
 
     def _readable(self) -> None:

@@ -12,87 +12,114 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from handshaked.errors import RefusedError
-from handshaked.wire.attached import close_all
-
 T = TypeVar("T")
 
+TOTAL = 128
+RESERVE = 32
 _RETRY_SECONDS = 0.2
 
 
-class Threads:
-    """Runs a caller's work in at most `limit` threads; further work is queued. For one event loop."""
+class ThreadPool:
+    """The limit on the threads of all callers together: `total`, of which `reserve` are for privileged ones.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    The fewer threads are left, the fewer a caller may have: each at most as many as are left for others (dynamic
+    thresholds: Choudhury, Hahne 1998). So a few callers cannot take them all.
+    """
+
+    def __init__(self, total: int = TOTAL, reserve: int = RESERVE) -> None:
+        self._total = total
+        self._reserve = reserve
         self._running = 0
-        self._waiting: deque[tuple[Callable[[], object], Callable[[], object]]] = deque()
+        self._waiting: dict[Threads, None] = {}
+
+    def has_room(self, running: int, *, privileged: bool) -> bool:
+        """Return whether a caller with `running` threads may start another one."""
+        return running < self._total - self._running - (0 if privileged else self._reserve)
+
+    def started(self) -> None:
+        """Count a thread more."""
+        self._running += 1
+
+    def ended(self) -> None:
+        """Count a thread less, and let those who wait for one try again, in the order in which they began to wait."""
+        self._running -= 1
+        for threads in list(self._waiting):
+            del self._waiting[threads]
+            threads.start()
+
+    def await_room(self, threads: "Threads") -> None:
+        """Call ``start`` of `threads` when a thread has ended."""
+        self._waiting[threads] = None
+
+
+class Threads:
+    """Runs a caller's work in at most `limit` threads of `pool`; further work is queued. For one event loop."""
+
+    def __init__(self, limit: int, pool: ThreadPool | None = None, *, privileged: bool = False) -> None:
+        self._limit = limit
+        self._pool = pool or ThreadPool()
+        self._privileged = privileged
+        self._running = 0
+        self._queue: deque[tuple[Callable[[], object], Callable[[], object]]] = deque()
         self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no work is queued or running."""
+        return not self._running and not self._queue
 
     def run(self, work: Callable[[], object], then: Callable[[], object]) -> None:
         """Run `work` in a thread, then call `then` in the event loop, even if `work` failed."""
-        self._waiting.append((work, then))
-        self._start()
+        self._queue.append((work, then))
+        self.start()
 
-    def _start(self) -> None:
-        while self._waiting and self._running < self._limit:
-            work, then = self._waiting[0]
+    def result(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Run `work` in a thread and return its result; it continues when the result is no longer awaited."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        outcome: list[Callable[[], None]] = []
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:  # raised again where the result is awaited
+                failure = error
+                outcome.append(lambda: done.set_exception(failure))
+            else:
+                outcome.append(lambda: done.set_result(result))
+
+        def report() -> None:
+            if not done.done():
+                outcome[0]()
+
+        self.run(run, report)
+        return done
+
+    def start(self) -> None:
+        """Start as many threads for queued work as the limits allow."""
+        while self._queue and self._running < self._limit:
+            if not self._pool.has_room(self._running, privileged=self._privileged):
+                self._pool.await_room(self)
+                return
+            work, then = self._queue[0]
             try:
                 _start_thread(work, partial(self._done, then))
             except RuntimeError:  # the system has no more threads
                 if self._retry is None:
                     self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._start_again)
                 return
-            del self._waiting[0]
+            del self._queue[0]
             self._running += 1
+            self._pool.started()
 
     def _start_again(self) -> None:
         self._retry = None
-        self._start()
+        self.start()
 
     def _done(self, then: Callable[[], object]) -> None:
         self._running -= 1
-        self._start()
+        self._pool.ended()
+        self.start()
         then()
-
-
-def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Run `work` in a thread of its own and return its result; it continues when the result is no longer awaited.
-
-    RefusedError if the system has no more threads.
-    """
-    done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-    outcome: list[Callable[[], None]] = []
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # raised again where the result is awaited
-            failure = error
-            outcome.append(lambda: done.set_exception(failure))
-        else:
-            outcome.append(lambda: done.set_result(result))
-
-    def report() -> None:
-        if not done.done():
-            outcome[0]()
-
-    try:
-        _start_thread(run, report)
-    except RuntimeError as error:
-        raise RefusedError(f"the system has no more threads, try again later: {error}") from None
-    return done
-
-
-def close_in_thread(descriptors: tuple[int, ...]) -> asyncio.Future[None]:
-    """Close `descriptors` that another process has opened."""
-    if descriptors:
-        with suppress(RefusedError):  # no thread: close them here
-            return in_thread(lambda: close_all(descriptors))
-        close_all(descriptors)
-    closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    closed.set_result(None)
-    return closed
 
 
 def _start_thread(work: Callable[[], object], done: Callable[[], object]) -> None:

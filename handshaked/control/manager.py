@@ -7,7 +7,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+from handshaked.callers.threads import ThreadPool
 from handshaked.control.event_broker import EventBroker, Filter
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.renewal import Renewal
@@ -17,8 +19,10 @@ from handshaked.control.requests.permissions import (
     caller_named,
     gid_of,
     is_administrator,
+    may_register,
     may_see,
     require_administrator,
+    require_any_grant,
     require_grant,
     require_owner,
     uid_of,
@@ -37,6 +41,8 @@ from handshaked.wire.json_packets import first_that_fit
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PAGE = 200
 _LIST_SHARE = 0.25  # of a message, for lists that are not requested page by page
 
@@ -45,7 +51,7 @@ class Manager:
     """Run commands on the registrations in `store`.
 
     `publish` distributes a new snapshot to all workers. `check_settings` checks the daemon's settings, which workers
-    reload with the registrations. ``on_change`` is called with each new snapshot.
+    reload with the registrations. ``on_change`` is called with each new snapshot. Threads come from `pool`.
     """
 
     def __init__(
@@ -54,13 +60,14 @@ class Manager:
         publish: Callable[[Snapshot], Awaitable[None]],
         drop_ins: Path,
         check_settings: Callable[[], object] = lambda: None,
+        pool: ThreadPool | None = None,
     ) -> None:
         self._store = store
         self._publish = publish
         self._check_settings = check_settings
         self.snapshot = store.load()
         self.events = EventBroker(self._owner_of)
-        self._readers = Readers()
+        self._readers = Readers(pool)
         self.renewal = Renewal(store, drop_ins, self._changed, self._readers)
         self.on_change: list[Callable[[Snapshot], object]] = []
         self._warned: dict[tuple[str, float], Expiry] = {}
@@ -71,18 +78,23 @@ class Manager:
 
     async def register(self, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]) -> Result:
         """Add a registration. Its files are passed as open `descriptors`, in the order of their paths."""
+        require_any_grant(caller, self._store.grants())  # before the work of looking at what a stranger sent
         replace = arguments.setting(REPLACE)
         request = pull_request(arguments)
         self._require_right(caller, request, replace=replace)
-        credentials, trust = await self._readers.read(
+        loaded = await self._readers.read(
             caller.uid, lambda files: load_passed(request, files, caller.uid), descriptors
         )
-        new = request.with_credentials(credentials, trust, caller.uid)
+        new = request.with_loaded(loaded, caller.uid)
         self._require_right(caller, request, replace=replace)  # the registrations may have changed meanwhile
         registration = self._store.register(new, replace=replace)
         await self._changed()
         log.info("%s registered %s", caller, registration.name)
         return {"registration": self.shown(registration), "warnings": warnings(new)}
+
+    def may_register(self, caller: Caller) -> bool:
+        """Return whether `caller` may register anything at all."""
+        return may_register(caller, self._store.grants())
 
     async def unregister(self, caller: Caller, arguments: Arguments) -> Result:
         """Remove a registration."""
@@ -111,12 +123,12 @@ class Manager:
             raise RefusedError(f"there is no registration {name!r}")
         return {"registration": self.shown(registration)}
 
-    def explain(self, caller: Caller, arguments: Arguments) -> Result:
+    async def explain(self, caller: Caller, arguments: Arguments) -> Result:
         """Return which registration a ClientHello would select, and why, from the function that live handshakes use."""
         user = arguments.optional_text("user")
         server_name = arguments.optional_text("server_name")
         query = Query(
-            caller=caller if user is None else caller_named(user),
+            caller=caller if user is None else await self._resolved(caller, lambda: caller_named(user)),
             server_name=None if server_name is None else sni_of(server_name),
             alpns=arguments.each("alpns", Each(parse_alpn, "ALPN")),
         )
@@ -161,14 +173,14 @@ class Manager:
         log.info("reloaded: %d registrations renewed, %d errors", len(renewed), len(errors))
         return {"renewed": _first(renewed), "errors": _first(errors)}
 
-    def grant(self, caller: Caller, arguments: Arguments) -> Result:
+    async def grant(self, caller: Caller, arguments: Arguments) -> Result:
         """Allow a user, or the members of a group, to register certain names."""
         require_administrator(caller, "grant")
         user, group = arguments.optional_text("user"), arguments.optional_text("group")
         grant = Grant(
             id=0,
-            uid=None if user is None else uid_of(user),
-            gid=None if group is None else gid_of(group),
+            uid=None if user is None else await self._resolved(caller, lambda: uid_of(user)),
+            gid=None if group is None else await self._resolved(caller, lambda: gid_of(group)),
             server_names=arguments.each("server_names", Each(canonical_server_name, "server name")),
             alpns=arguments.each("alpns", Each(parse_alpn, "ALPN")),
             kernel=arguments.setting(ALLOW_KERNEL),
@@ -268,6 +280,10 @@ class Manager:
             call(self.snapshot)
         self.events.publish("registrations", generation=self.snapshot.generation)
         return self.snapshot
+
+    async def _resolved(self, caller: Caller, look_up: Callable[[], T]) -> T:
+        """Return the result of `look_up`, which may ask a server for users or groups, in a thread of `caller`."""
+        return await self._readers.read(caller.uid, lambda _: look_up())
 
     def _require_right(self, caller: Caller, request: RegistrationRequest, *, replace: bool) -> None:
         """Raise DeniedError unless `caller` may register `request`, and with `replace` the registration it replaces."""

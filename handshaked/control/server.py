@@ -8,10 +8,13 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
+from handshaked.callers.account import Account, Accounts, Limits
+from handshaked.callers.closing import Closer
 from handshaked.callers.log_limit import LogLimit
-from handshaked.callers.threads import close_in_thread
+from handshaked.callers.turns import Turns
 from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.model import Caller
@@ -23,21 +26,36 @@ log = logging.getLogger(__name__)
 Handler = Callable[[str, Caller, Arguments, tuple[int, ...]], Awaitable[Message]]
 Subscriber = Callable[[Caller, Arguments, Callable[[list[Message]], None]], Callable[[], None]]
 _BOUNDS = ConnectionBounds(total=256, per_user=64, reserve=64)
+_LIMITS = Limits(seconds_per_second=0.25)
 _IDLE_SECONDS = 60.0
+_MAX_STRANGER_MESSAGE = 16 * 1024
 _EVENTS_PER_MESSAGE = 16
 
 
 class ControlServer:
     """Answer commands received on `listener` with the results of `handle`.
 
+    Callers take turns. Those who may not register anything, says `may_register`, send short messages only, so that
+    nothing longer is parsed.
     `subscribe` starts delivering events to a callback, and returns a function that unsubscribes.
     """
 
-    def __init__(self, listener: socket.socket, handle: Handler, subscribe: Subscriber) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        handle: Handler,
+        subscribe: Subscriber,
+        may_register: Callable[[Caller], bool],
+        closer: Closer,
+    ) -> None:
         self._handle = handle
         self._subscribe = subscribe
+        self._may_register = may_register
+        self._closer = closer
+        self._accounts = Accounts(_LIMITS, closer.pool)
+        self._turns = Turns()
         self._tasks = Tasks("the control socket")
-        self._acceptor = Acceptor(listener, "the control socket", _BOUNDS, LogLimit(), self._take)
+        self._acceptor = Acceptor(listener, "the control socket", _BOUNDS, LogLimit(), closer, self._take)
         self._acceptor.start()
 
     async def close(self) -> None:
@@ -46,27 +64,38 @@ class ControlServer:
         await self._tasks.end()
 
     def _take(self, sock: socket.socket, caller: Caller) -> None:
-        self._tasks.start(self._serve(sock, caller)).add_done_callback(lambda task: self._acceptor.release(caller))
+        task = self._tasks.start(self._serve(sock, caller, self._accounts.open(caller)))
+        released = partial(self._released, caller)
+        task.add_done_callback(lambda _: self._closer.close_socket(caller.uid, sock, released))
 
-    async def _serve(self, sock: socket.socket, caller: Caller) -> None:
-        with sock:
-            while await _readable(sock, _IDLE_SECONDS):
-                try:
-                    packet = receive_packet(sock)
-                except OSError as error:
-                    _send(sock, {"error": str(error)})
-                    return
-                try:
-                    stays_open = await self._serve_packet(sock, caller, packet)
-                finally:
-                    closed = close_in_thread(packet.descriptors)
-                await closed  # until then, the connection counts against its user's limit
-                if not stays_open:
-                    return
+    def _released(self, caller: Caller) -> None:
+        self._accounts.close(caller)
+        self._acceptor.release(caller)
+
+    async def _serve(self, sock: socket.socket, caller: Caller, account: Account) -> None:
+        while await _readable(sock, _IDLE_SECONDS):
+            await asyncio.sleep(account.debt(asyncio.get_running_loop().time()))
+            if not await self._turns.run(account, self._serve_next(sock, caller)):
+                return
+
+    async def _serve_next(self, sock: socket.socket, caller: Caller) -> bool:
+        """Answer the next packet; return whether the connection stays open for another one."""
+        try:
+            packet = receive_packet(sock)
+        except OSError as error:
+            _send(sock, {"error": str(error)})
+            return False
+        try:
+            stays_open = await self._serve_packet(sock, caller, packet)
+        finally:
+            closed = self._closer.close(caller.uid, packet.descriptors)
+        await closed  # until then, the connection counts against its user's limit
+        return stays_open
 
     async def _serve_packet(self, sock: socket.socket, caller: Caller, packet: Packet) -> bool:
         """Answer `packet`; return whether the connection stays open for another one."""
         try:
+            self._check_length(caller, packet)
             message = packet.message()
         except RefusedError as error:
             _send(sock, {"error": str(error)})
@@ -78,6 +107,13 @@ class ControlServer:
             return False
         _answer(sock, await self._answer_to(caller, message, packet.descriptors))
         return True
+
+    def _check_length(self, caller: Caller, packet: Packet) -> None:
+        if len(packet.content) > _MAX_STRANGER_MESSAGE and not self._may_register(caller):
+            raise RefusedError(
+                f"the message has {len(packet.content)} bytes, more than {_MAX_STRANGER_MESSAGE}, and uid {caller.uid}"
+                " has no grant to register"
+            )
 
     async def _answer_to(self, caller: Caller, message: Message, descriptors: tuple[int, ...]) -> Message:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.account import Account, Accounts, Limits
-from handshaked.callers.closing import close_unread
+from handshaked.callers.closing import Closer, close_unread
 from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
 from handshaked.callers.paced_reader import PacedReader
@@ -147,10 +147,13 @@ class Applications:
         self._events = events
         self._by_registration: dict[str, list[Application]] = {}
         self._all: set[Application] = set()
-        self._accounts = Accounts(bounds.user)
+        closer = Closer()
+        self._accounts = Accounts(bounds.user, closer.pool)
         self._queue = FairQueue()
         refuse_descriptors(listener)
-        self._acceptor = Acceptor(listener, "the socket for applications", bounds.connections, log_limit, self._take)
+        self._acceptor = Acceptor(
+            listener, "the socket for applications", bounds.connections, log_limit, closer, self._take
+        )
 
     def open(self) -> None:
         """Start accepting, after the first snapshot."""

@@ -24,6 +24,8 @@ def canonical_server_name(name: str) -> str:
     """Return the canonical form of a server name to register; RefusedError if it is invalid."""
     wildcard, rest = ("*.", name[2:]) if name.startswith("*.") else ("", name)
     rest = rest.removesuffix(".")
+    if len(rest) > MAX_SERVER_NAME:  # A-labels are no shorter
+        raise RefusedError(f"server name {name[:64]!r}... is longer than {MAX_SERVER_NAME} characters")
     try:
         ascii_name = rest.lower() if rest.isascii() else idna.encode(rest, uts46=True).decode("ascii")
     except idna.IDNAError as error:

@@ -21,6 +21,7 @@ MAX_NAMES = 100
 MAX_ALPNS = 32
 MAX_RULES = 256
 MAX_TICKETS = 4
+MAX_USERS = 256
 _CURVES = {"P256": "SECP256R1", "P384": "SECP384R1", "P521": "SECP521R1"}
 
 T = TypeVar("T")
@@ -111,12 +112,12 @@ ALPNS = Setting(
     option="--alpn", metavar="A", unset="(none)", example=["h3", "h2"],
 )  # fmt: skip
 ALLOW_USERS = Setting(
-    "allow_users", Each(str, "user", shown_as="x"), (),
+    "allow_users", Each(str, "user", MAX_USERS, shown_as="x"), (),
     "users who may use the registration besides its owner and root", option="--allow-user", metavar="U",
     example=["1000"],
 )  # fmt: skip
 ALLOW_GROUPS = Setting(
-    "allow_groups", Each(str, "group", shown_as="x"), (),
+    "allow_groups", Each(str, "group", MAX_USERS, shown_as="x"), (),
     "groups whose members may use the registration", option="--allow-group", metavar="G",
     example=["1000"],
 )  # fmt: skip

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from handshaked.callers.account import Account, Limits
+from handshaked.callers.closing import close_unread
 from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
 from handshaked.callers.paced_reader import PacedReader
@@ -77,7 +78,7 @@ class Endpoint:
         self._descriptors: Descriptors | None = None
         self._flush_planned = False
         self._waits_to_write = False
-        self._closed = False
+        self._closed = self._socket_closed = False
         self._loop = asyncio.get_running_loop()
         self._reader = PacedReader(sock, account, queue, self._read_packet, self._after_turn)
 
@@ -102,9 +103,12 @@ class Endpoint:
         self._abort_all(Status.CANCELED, "the endpoint closed the connection")
         for sequence in list(self._awaiting_tickets):
             self._stop_awaiting_tickets(sequence)
-        self._sock.close()
         self._unsent.clear()
         self._count_unsent(-self._unsent_bytes)
+        close_unread(self._sock, self._account.threads, self._end)
+
+    def _end(self) -> None:
+        self._socket_closed = True
         if self._descriptors is None:
             self._released()
 
@@ -114,7 +118,7 @@ class Endpoint:
 
     def _read_packet(self) -> Iterator[int]:
         """Read and handle the next packet: steps for ``FairQueue``, at least one for each message."""
-        if self._sock.fileno() < 0:  # closed while waiting for its turn
+        if self._reader.stopped:  # closed while waiting for its turn
             return
         try:
             size, control, flags, _ = self._sock.recvmsg_into([_INPUT], CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
@@ -158,9 +162,9 @@ class Endpoint:
 
     def _descriptors_released(self) -> None:
         self._descriptors = None
-        if self._closed:
+        if self._socket_closed:
             self._released()
-        else:
+        elif not self._closed:
             self._reader.resume()
 
     def _lose_framing(self, error: FramingError) -> None:

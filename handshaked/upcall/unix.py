@@ -7,6 +7,7 @@ import socket
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
 from handshaked.callers.account import Accounts, Limits
+from handshaked.callers.closing import Closer
 from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
@@ -33,11 +34,12 @@ class UnixSource:
         self._limits = limits
         self._log_limit = log_limit
         self._quic_sockets = quic_sockets
-        self._accounts = Accounts(limits)
+        closer = Closer()
+        self._accounts = Accounts(limits, closer.pool)
         self._queue = FairQueue()
         self._endpoints: set[Endpoint] = set()
         bounds = ConnectionBounds(_MAX_CONNECTIONS, limits.connections, _RESERVE)
-        self._acceptor = Acceptor(listener, "the handshake socket", bounds, log_limit, self._take)
+        self._acceptor = Acceptor(listener, "the handshake socket", bounds, log_limit, closer, self._take)
         self._acceptor.start()
 
     @property

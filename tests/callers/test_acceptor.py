@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
+from handshaked.callers.closing import Closer
 from handshaked.callers.log_limit import LogLimit
 from handshaked.model import Caller
 from tests.handshake_channel import user
@@ -47,7 +48,7 @@ class Scene:
         self.listener.listen()
         self.accepted: list[Caller] = []
         self.settled = asyncio.Event()
-        self.acceptor = Acceptor(self.listener, "the test", bounds, LogLimit(), self._take)
+        self.acceptor = Acceptor(self.listener, "the test", bounds, LogLimit(), Closer(), self._take)
         self.acceptor.start()
 
     def _take(self, sock: socket.socket, caller: Caller) -> None:

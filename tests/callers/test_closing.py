@@ -12,7 +12,7 @@ import pytest
 
 from handshaked.callers import closing
 from handshaked.callers.closing import Closer, close_unread
-from handshaked.callers.threads import Threads
+from handshaked.callers.threads import ThreadPool, Threads
 from tests.lingering import lingering_pair
 from tests.patience import PATIENCE, set_in_time, soon
 
@@ -71,7 +71,7 @@ def test_lingering_sockets_do_not_hold_threads_or_each_other() -> None:
     """Nobody reads what these sockets have sent, and each of them would linger for two minutes."""
 
     async def scenario() -> None:
-        closer = Closer(total=1, per_user=1)
+        closer = Closer(ThreadPool(total=1, reserve=0), per_user=1)
         with ExitStack() as stack:
             pairs = [stack.enter_context(lingering_pair()) for _ in range(3)]
             await soon(asyncio.gather(*(closer.close(5000, (sender.detach(),)) for sender, _ in pairs)))
@@ -95,7 +95,7 @@ def test_blocked_closes_take_a_limited_number_of_threads(monkeypatch: pytest.Mon
         closing_now.remove(descriptors[0])
 
     async def scenario() -> None:
-        closer = Closer(total=3, per_user=2)
+        closer = Closer(ThreadPool(total=4, reserve=1), per_user=2)
         closed = [closer.close(uid, (10 * uid + number,)) for uid in (1, 2, 3) for number in range(4)]
         assert closer.pending == 12
         of_root = closer.close(0, (99,))  # root does not wait for the others

@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+from collections import Counter
+from functools import partial
 
 import pytest
 
-from handshaked.callers.threads import Threads
-from tests.patience import join, soon
+from handshaked.callers.threads import ThreadPool, Threads
+from tests.patience import PATIENCE, join, set_in_time, soon
 
 
 def test_threads_of_a_caller_are_limited_and_no_work_is_lost() -> None:
@@ -73,3 +75,41 @@ def test_failed_work_releases_its_thread() -> None:
 
     asyncio.run(scenario())
     join(failing[0])  # else its exception might be reported in the next test
+
+
+def test_fewer_threads_left_means_fewer_for_each_caller() -> None:
+    """Three callers want all threads, and there is one left for another caller, and for root."""
+    go_on, started = threading.Event(), threading.Semaphore(0)
+    running: list[str] = []
+
+    def work(name: str) -> None:
+        running.append(name)
+        started.release()
+        set_in_time(go_on)
+
+    async def scenario() -> None:
+        pool = ThreadPool(total=12, reserve=2)
+        ends: asyncio.Queue[str] = asyncio.Queue()
+
+        def ask(name: str, times: int, *, privileged: bool = False) -> None:
+            threads = Threads(100, pool, privileged=privileged)
+            for _ in range(times):
+                threads.run(partial(work, name), partial(ends.put_nowait, name))
+
+        async def count(number: int) -> Counter[str]:
+            for _ in range(number):
+                await soon(asyncio.to_thread(started.acquire, True, PATIENCE))
+            return Counter(running)
+
+        for name in ("first", "second", "third"):
+            ask(name, 20)
+        assert await count(9) == {"first": 5, "second": 3, "third": 1}
+        ask("fourth", 1)
+        ask("root", 1, privileged=True)
+        assert (await count(2)).keys() > {"fourth", "root"}
+        assert len(running) == 11
+        go_on.set()
+        for _ in range(62):
+            await soon(ends.get())
+
+    asyncio.run(scenario())

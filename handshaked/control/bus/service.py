@@ -19,7 +19,7 @@ from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from handshaked import __version__
-from handshaked.callers.threads import close_in_thread
+from handshaked.callers.closing import Closer
 from handshaked.control.bus import interface as spec
 from handshaked.control.bus.call_limits import CallLimits
 from handshaked.control.bus.dispatch import Call, Dispatcher
@@ -61,7 +61,9 @@ class BusService:
     ``state`` describes the connection, for ``handshakectl status``. `self_test` returns the self-test's state.
     """
 
-    def __init__(self, address: str, commands: Commands, manager: Manager, self_test: Callable[[], str]) -> None:
+    def __init__(
+        self, address: str, commands: Commands, manager: Manager, self_test: Callable[[], str], closer: Closer
+    ) -> None:
         self.state = "off" if address == OFF else "not connected yet"
         self._address = address
         self._manager = manager
@@ -78,6 +80,7 @@ class BusService:
         self._subscribers = BusSubscribers(manager.events, self._send_outcome)
         self._dispatcher = Dispatcher(commands, self._objects, self._subscribers)
         self._tasks = Tasks("the bus")
+        self._closer = closer
         self._limits = CallLimits()
         manager.on_change.append(self._on_change)
         manager.events.subscribe(Subscription(_ROOT, None, self._on_events))
@@ -143,10 +146,10 @@ class BusService:
             if message.sender == _BUS[0] and message.member == "NameOwnerChanged":
                 self._subscribers.remove(message.body[0])
                 self._callers.pop(message.body[0], None)
-            close_in_thread(tuple(message.unix_fds))
+            self._closer.close(message.sender, message.unix_fds)
             return False
         if len(self._tasks) >= _MAX_TASKS:
-            close_in_thread(tuple(message.unix_fds))
+            self._closer.close(message.sender, message.unix_fds)
             self._send(Message.new_error(message, f"{_ERROR}.LimitsExceeded", "too many calls in progress"))
         else:
             self._tasks.start(self._serve(message))
@@ -168,7 +171,7 @@ class BusService:
         except (HandshakedError, OSError, DBusError) as error:
             reply = Message.new_error(message, spec.REFUSED, str(error))
         finally:
-            closed = close_in_thread(tuple(message.unix_fds))
+            closed = self._closer.close(message.sender, message.unix_fds)
             if caller is not None:
                 closed.add_done_callback(lambda _: self._limits.release(caller))
             if not message.flags & MessageFlag.NO_REPLY_EXPECTED:

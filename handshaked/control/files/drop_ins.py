@@ -21,7 +21,7 @@ from handshaked.control.requests.loading import CREDENTIALS_PREFIX, paths_of, re
 from handshaked.control.requests.loading_sandbox import load_for
 from handshaked.control.requests.permissions import uid_of
 from handshaked.control.requests.policies import load_trust, reread_trust
-from handshaked.control.requests.registration import pull_request
+from handshaked.control.requests.registration import Loaded, pull_request
 from handshaked.errors import RefusedError
 from handshaked.registry.files import open_regular, read_file
 from handshaked.registry.settings import CREDENTIAL
@@ -174,6 +174,6 @@ def _registration(name: str, table: Any, path: Path, owner: int) -> NewRegistrat
     for named in (*(one for source in request.sources for one in paths_of(source)), *request.trust.paths):
         if not named.startswith(("/", CREDENTIALS_PREFIX)):
             raise RefusedError(f"{named}: must be an absolute path")
-    credentials = [load_for(owner, source, reread(source, owner)) for source in request.sources]
+    credentials = tuple(load_for(owner, source, reread(source, owner)) for source in request.sources)
     trust = load_trust(request.trust, reread_trust(request.trust, owner))
-    return request.with_credentials(credentials, trust, owner, str(path))
+    return request.with_loaded(Loaded(credentials, trust, request.resolved_access()), owner, str(path))

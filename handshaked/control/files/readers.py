@@ -1,4 +1,4 @@
-"""Read files that users name or pass, in threads: one at a time for each user.
+"""Read files that users name or pass, and look up names of users, in threads: one at a time for each user.
 
 A user whose files are slow, such as on an unresponsive network file system, delays nobody else.
 """
@@ -6,9 +6,10 @@ A user whose files are slow, such as on an unresponsive network file system, del
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from handshaked.callers.threads import close_in_thread, in_thread
+from handshaked.callers.threads import ThreadPool, Threads
 from handshaked.errors import RefusedError
 from handshaked.wire.attached import close_all
 
@@ -18,9 +19,11 @@ T = TypeVar("T")
 
 
 class Readers:
-    """At most one thread for each user whose files are read."""
+    """At most one thread for each user whose files are read, and no more in all than `pool` has."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: ThreadPool | None = None) -> None:
+        self._pool = pool or ThreadPool()
+        self._privileged = {0, os.geteuid()}
         self._busy: dict[int, asyncio.Future[Any]] = {}
         self._overdue: set[int] = set()
 
@@ -56,13 +59,14 @@ class Readers:
             finally:
                 close_all(tuple(own))
 
+        threads = Threads(1, self._pool, privileged=uid in self._privileged)
         try:
             for descriptor in descriptors:
                 own.append(os.dup(descriptor))  # noqa: PERF401 - on an error, those already duplicated must be closed
-            done = in_thread(run)
-        except (OSError, RefusedError):
-            close_in_thread(tuple(own))
+        except OSError:
+            threads.run(partial(close_all, own), lambda: None)
             raise
+        done = threads.result(run)
         self._busy[uid] = done
         done.add_done_callback(lambda _: self._ended(uid, done))
         return done

@@ -10,7 +10,7 @@ from handshaked.errors import DeniedError, RefusedError
 from handshaked.model import KERNEL, Caller
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.names import show_alpn
-from handshaked.registry.registration import Access, Grant, Registration
+from handshaked.registry.registration import Grant, Registration
 from handshaked.registry.settings import Policy
 
 MAX_REGISTRATIONS_BY_GRANT = 200
@@ -28,8 +28,8 @@ class Claim(Protocol):
         """Its application protocols."""
 
     @property
-    def access(self) -> Access:
-        """Who may use it."""
+    def kernel(self) -> bool:
+        """Whether kernel upcalls may use it."""
 
     @property
     def policy(self) -> Policy:
@@ -57,16 +57,26 @@ def require_owner(caller: Caller, registration: Registration, action: str) -> No
         )
 
 
+def may_register(caller: Caller, grants: Iterable[Grant]) -> bool:
+    """Return whether `caller` may register anything at all."""
+    return is_administrator(caller) or any(grant.is_for(caller) for grant in grants)
+
+
+def require_any_grant(caller: Caller, grants: Iterable[Grant]) -> None:
+    """Raise DeniedError unless `caller` may register anything at all."""
+    if not may_register(caller, grants):
+        raise DeniedError(
+            f"uid {caller.uid} has no grant to register; root can run: handshakectl grant --user {caller.uid} --alpn A"
+            " --server-name N"
+        )
+
+
 def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int) -> None:
     """Raise DeniedError unless `caller`, who has `held` registrations, may register `new`."""
     if is_administrator(caller):
         return
     own = [grant for grant in grants if grant.is_for(caller)]
-    if not own:
-        raise DeniedError(
-            f"uid {caller.uid} has no grant to register; root can run: handshakectl grant --user {caller.uid} --alpn A"
-            " --server-name N"
-        )
+    require_any_grant(caller, own)
     if not new.alpns:
         raise DeniedError(f"uid {caller.uid} may not register without ALPN: grants are for protocols")
     for server_name in new.server_names or (None,):
@@ -76,7 +86,7 @@ def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int
                     f"uid {caller.uid} has no grant for server name {server_name or '(any)'} with ALPN"
                     f" {show_alpn(alpn)}; see: handshakectl grants"
                 )
-    if new.access.kernel and not any(grant.kernel for grant in own):
+    if new.kernel and not any(grant.kernel for grant in own):
         raise DeniedError(f"uid {caller.uid} has no grant that lets the kernel use its registrations")
     if parse_delivery(new.policy.deliver).way is Way.FORWARD:
         raise DeniedError(f"uid {caller.uid} may not use deliver=forward: grants do not include it, only root may")
@@ -90,7 +100,7 @@ def may_see(caller: Caller, registration: Registration) -> bool:
 
 
 def caller_named(user: str) -> Caller:
-    """Return the caller that a program of `user` would be: a name, a uid, or ``kernel``."""
+    """Return the caller that a program of `user` would be: a name, a uid, or ``kernel``. May block."""
     if user == "kernel":
         return KERNEL
     uid = uid_of(user)
@@ -102,7 +112,7 @@ def caller_named(user: str) -> Caller:
 
 
 def uid_of(user: str) -> int:
-    """Return the uid of `user`, a name or a number."""
+    """Return the uid of `user`, a name or a number. May block: names may be on a server."""
     try:
         return _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):  # ValueError: it contains a null character
@@ -110,7 +120,7 @@ def uid_of(user: str) -> int:
 
 
 def gid_of(group: str) -> int:
-    """Return the gid of `group`, a name or a number."""
+    """Return the gid of `group`, a name or a number. May block: names may be on a server."""
     try:
         return _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):

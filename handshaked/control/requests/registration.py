@@ -32,12 +32,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class RegistrationRequest:
-    """A requested registration in canonical form, without the content of its files."""
+    """A requested registration in canonical form, without the content of its files and the ids of users and groups."""
 
     name: str
     server_names: tuple[str, ...]
     alpns: tuple[bytes, ...]
-    access: Access
+    users: tuple[str, ...]
+    groups: tuple[str, ...]
+    kernel: bool
     sources: tuple[Source, ...]
     force: bool
     policy: Policy
@@ -48,24 +50,39 @@ class RegistrationRequest:
         """Whether connections are forwarded, to a server with its own keys."""
         return parse_delivery(self.policy.deliver).way is Way.FORWARD
 
-    def with_credentials(
-        self, credentials: Iterable[LoadedCredential], trust: ClientTrust | None, owner: int, origin: str = ""
-    ) -> NewRegistration:
+    def resolved_access(self) -> Access:
+        """Look up the users and groups. ArgumentError if one is unknown. May block: they may be on a server."""
+        arguments = Arguments({ALLOW_USERS.name: self.users, ALLOW_GROUPS.name: self.groups})
+        return Access(
+            uids=frozenset(arguments.each(ALLOW_USERS.name, Each(uid_of, "user"))),
+            gids=frozenset(arguments.each(ALLOW_GROUPS.name, Each(gid_of, "group"))),
+            kernel=self.kernel,
+        )
+
+    def with_loaded(self, loaded: "Loaded", owner: int, origin: str = "") -> NewRegistration:
         """Return the registration to store. RefusedError if a certificate is not valid now, unless ``force``."""
-        credentials = tuple(credentials)
         if not self.force:
-            check_all_valid(credentials)
+            check_all_valid(loaded.credentials)
         return NewRegistration(
             name=self.name,
             owner=owner,
             server_names=self.server_names,
             alpns=self.alpns,
-            credentials=tuple(zip(credentials, self.sources, strict=True)),
-            access=self.access,
+            credentials=tuple(zip(loaded.credentials, self.sources, strict=True)),
+            access=loaded.access,
             policy=self.policy,
             origin=origin,
-            client_trust=trust,
+            client_trust=loaded.trust,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a request refers to: the content of its files, and who may use the registration."""
+
+    credentials: tuple[LoadedCredential, ...]
+    trust: ClientTrust | None
+    access: Access
 
 
 def pull_request(arguments: Arguments) -> RegistrationRequest:
@@ -75,11 +92,9 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         name=_registration_name(arguments.text("name")),
         server_names=arguments.setting(SERVER_NAMES),
         alpns=arguments.setting(ALPNS),
-        access=Access(
-            uids=frozenset(arguments.each(ALLOW_USERS.name, Each(uid_of, "user"))),
-            gids=frozenset(arguments.each(ALLOW_GROUPS.name, Each(gid_of, "group"))),
-            kernel=arguments.setting(ALLOW_KERNEL),
-        ),
+        users=arguments.setting(ALLOW_USERS),
+        groups=arguments.setting(ALLOW_GROUPS),
+        kernel=arguments.setting(ALLOW_KERNEL),
         sources=tuple(_sources(arguments)),
         force=arguments.setting(FORCE),
         policy=policy,
@@ -90,21 +105,20 @@ def pull_request(arguments: Arguments) -> RegistrationRequest:
         raise ArgumentError(
             "certificate", "certificate and key are missing: only registrations with deliver=forward need none"
         )
-    if not request.alpns and not request.access.kernel:
+    if not request.alpns and not request.kernel:
         raise ArgumentError(
             "alpns", "alpns is missing: give at least one, only registrations with allow-kernel need none"
         )
     return request
 
 
-def load_passed(
-    request: RegistrationRequest, descriptors: tuple[int, ...], owner: int
-) -> tuple[list[LoadedCredential], ClientTrust | None]:
-    """Return the credentials and trust anchors of `request` from the open files `descriptors`. May block."""
+def load_passed(request: RegistrationRequest, descriptors: tuple[int, ...], owner: int) -> Loaded:
+    """Return what `request` refers to, its files being open as `descriptors`. May block."""
     count = sum(len(paths_of(source)) for source in request.sources)
     contents = read_passed(request.sources, descriptors[:count])
     trust = load_trust(request.trust, read_trust(request.trust, descriptors[count:]))
-    return [load_for(owner, *one) for one in zip(request.sources, contents, strict=True)], trust
+    credentials = tuple(load_for(owner, *one) for one in zip(request.sources, contents, strict=True))
+    return Loaded(credentials, trust, request.resolved_access())
 
 
 def check_all_valid(credentials: Iterable[LoadedCredential]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.message import Message
 
+from handshaked.callers.closing import Closer
 from handshaked.control.bus.interface import object_path
 from handshaked.control.bus.service import BusService
 from handshaked.control.commands import Commands
@@ -236,7 +237,9 @@ def test_unexpected_exception_in_a_call_gets_an_error(
         store = SqliteRegistryWriter(tmp_path / DATABASE)
         manager = Manager(store, lambda _: asyncio.sleep(0), tmp_path)
         try:
-            return await ask_faulty(BusService(bus.address, FaultyCommands(), manager, lambda: "ok"), bus.address)
+            return await ask_faulty(
+                BusService(bus.address, FaultyCommands(), manager, lambda: "ok", Closer()), bus.address
+            )
         finally:
             store.close()
 

@@ -17,20 +17,21 @@ from handshaked.control.requests.permissions import (
     require_owner,
     uid_of,
 )
+from handshaked.control.requests.policies import TrustSource
+from handshaked.control.requests.registration import RegistrationRequest
 from handshaked.errors import DeniedError, RefusedError
 from handshaked.model import KERNEL, Caller
 from handshaked.registry.registration import Access, Grant, Registration
 from handshaked.registry.settings import Policy
-from handshaked.registry.store import NewRegistration
 
 USER, GROUP = 5000, 6000
 ME = Caller(USER, frozenset({GROUP}))
 GRANT = Grant(1, USER, None, ("*.example.com", "exact.org"), (b"h3", b"smb"))
 
 
-def wanted(*names: str, alpns: tuple[bytes, ...] = (b"h3",), kernel: bool = False) -> NewRegistration:
+def wanted(*names: str, alpns: tuple[bytes, ...] = (b"h3",), kernel: bool = False) -> RegistrationRequest:
     """Return a registration to request."""
-    return NewRegistration("r", USER, names, alpns, (), Access(kernel=kernel))
+    return RegistrationRequest("r", names, alpns, (), (), kernel, (), False, Policy(), TrustSource())
 
 
 def registration(owner: int, origin: str = "", name: str = "r") -> Registration:
@@ -53,7 +54,7 @@ def test_grant_covers_its_names_and_those_one_label_below(names: tuple[str, ...]
         wanted("exact.org", kernel=True), wanted("exact.org", alpns=(), kernel=True),
     ],
 )  # fmt: skip
-def test_grant_covers_nothing_else(new: NewRegistration) -> None:
+def test_grant_covers_nothing_else(new: RegistrationRequest) -> None:
     with pytest.raises(DeniedError):
         require_grant(ME, new, [GRANT], 0)
 
