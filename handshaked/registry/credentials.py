@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from math import inf
 from typing import cast
 
 from cryptography import x509
@@ -26,6 +27,7 @@ from handshaked.tls.x509.readers import (
     read_pkcs12,
     read_private_key,
 )
+from handshaked.tls.x509.stapling import CertificateStatus, requires_staple
 
 MAX_CHAIN = MAX_CERTIFICATES  # what our own client accepts from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
@@ -36,6 +38,8 @@ class LoadedCredential:
     """A checked credential: certificates in DER, leaf first, and the key in unencrypted PKCS#8 DER.
 
     Times are in Unix seconds. ``names`` are the leaf's DNS names, ``purposes`` the roles that it can be presented in.
+    ``requires_staple``: clients refuse the leaf without an OCSP response (must-staple), which is valid from
+    ``staple_begin`` to ``staple_end``.
     """
 
     chain: tuple[bytes, ...] = field(repr=False)
@@ -47,7 +51,10 @@ class LoadedCredential:
     purposes: frozenset[Purpose]
     not_before: float
     not_after: float
+    requires_staple: bool = False
     ocsp_response: bytes | None = field(default=None, repr=False)
+    staple_begin: float = -inf
+    staple_end: float = inf
 
     @property
     def chain_digest(self) -> bytes:
@@ -91,20 +98,48 @@ def load_keys(certificate: bytes, key: bytes) -> LoadedCredential:
 
 def with_ocsp_response(credential: LoadedCredential, response: bytes, *, name: str) -> LoadedCredential:
     """Return `credential` with an OCSP response (DER) to staple; RefusedError if it is not a good one for the leaf."""
-    serial, good = read_ocsp_response(response, name)
-    if serial != read_certificate(credential.chain[0], credential.subject).serial_number:
-        raise RefusedError(f"{name}: the OCSP response is for another certificate than {credential.subject}")
-    if not good:
+    status = staple_status(credential.chain, response, name)
+    if not status.is_good:
         raise RefusedError(f"{name}: the OCSP response says that the certificate {credential.subject} is not good")
-    return replace(credential, ocsp_response=response)
+    return replace(credential, ocsp_response=response, staple_begin=status.begin, staple_end=status.end)
+
+
+def staple_status(chain: tuple[bytes, ...], response: bytes, name: str) -> CertificateStatus:
+    """Return what the OCSP response `name` says of the leaf of `chain`; RefusedError if it says nothing of it."""
+    statuses = read_ocsp_response(response, name)
+    leaf, *others = (read_certificate(one, "certificate") for one in chain)
+    with readable(name):
+        issuer = next((other for other in others if other.subject == leaf.issuer), None)
+        own = [one for one in statuses if one.serial_number == leaf.serial_number]
+        found = next((one for one in own if one.is_by_issuer(chain[0], issuer)), None)
+    if found is None:
+        wrong = "names another issuer than that of" if own else "is for another certificate than"
+        raise RefusedError(f"{name}: the OCSP response {wrong} {_subject(leaf)}: request one for this certificate")
+    return found
 
 
 def check_validity(credential: LoadedCredential, now: float) -> None:
-    """Refuse a leaf that is expired or not yet valid at `now` (Unix seconds)."""
+    """Refuse a leaf or an OCSP response that is expired or not yet valid at `now` (Unix seconds).
+
+    Also refuse a leaf that requires a response and has none (RFC 7633).
+    """
     if now > credential.not_after:
         raise RefusedError(f"the certificate {credential.subject} expired on {_date(credential.not_after)}")
     if now < credential.not_before:
         raise RefusedError(f"the certificate {credential.subject} is not valid before {_date(credential.not_before)}")
+    if credential.requires_staple and credential.ocsp_response is None:
+        raise RefusedError(
+            f"the certificate {credential.subject} requires a stapled OCSP response (must-staple, RFC 7633): clients"
+            " refuse it without; give one with ocsp, or reissue the certificate without must-staple"
+        )
+    if now > credential.staple_end:
+        raise RefusedError(
+            f"the OCSP response for {credential.subject} is out of date since {_date(credential.staple_end)}: get a"
+            " current one from the certificate's authority"
+        )
+    if now < credential.staple_begin:
+        begin = _date(credential.staple_begin)
+        raise RefusedError(f"the OCSP response for {credential.subject} is not valid before {begin}")
 
 
 def check_purpose(credential: LoadedCredential, purpose: Purpose) -> None:
@@ -132,7 +167,11 @@ def chain_digest(chain: tuple[bytes, ...], ocsp_response: bytes | None) -> bytes
 def open_credential(chain: tuple[bytes, ...], key: bytes, key_type: KeyType, ocsp: bytes | None = None) -> Credential:
     """Return the credential for handshakes from the parts of a ``LoadedCredential``, which was checked before."""
     private_key = read_der_private_key(key, "private key", check_primes=False)
-    return Credential(chain, PrivateKeySigner(private_key), key_type, ocsp)
+    signer = PrivateKeySigner(private_key)
+    if ocsp is None:
+        return Credential(chain, signer, key_type)
+    status = staple_status(chain, ocsp, "OCSP response")
+    return Credential(chain, signer, key_type, ocsp, (status.begin, status.end))
 
 
 def _checked(chain: list[x509.Certificate], key: PrivateKeyTypes, names: tuple[str, str]) -> LoadedCredential:
@@ -170,6 +209,7 @@ def _loaded(
         subject=_subject(leaf),
         names=_dns_names(leaf),
         purposes=purposes_of(leaf),
+        requires_staple=requires_staple(leaf),
         not_before=leaf.not_valid_before_utc.timestamp(),
         not_after=leaf.not_valid_after_utc.timestamp(),
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from handshaked.errors import LocalError, Status, UnreadableError
+from handshaked.errors import LocalError, RefusedError, Status
 from handshaked.model import KeyType
 from handshaked.registry.credentials import open_credential
 from handshaked.registry.registration import CredentialReference, Registration
@@ -67,7 +67,7 @@ class SqliteRegistryReader:
             raise LocalError("the credential was removed during the handshake", Status.NO_KEY)
         try:
             return open_credential(split(row[0], 4), row[1], KeyType(row[2]), row[3])
-        except UnreadableError as error:
+        except RefusedError as error:
             raise LocalError(f"credential {identity} of the registry cannot be used: {error}", Status.NO_KEY) from None
 
     def trust(self, identity: int) -> ClientTrust:

@@ -27,8 +27,8 @@ def certificate_message(
 ) -> bytes:
     """Return the Certificate of `credential`, compressed with the first algorithm `offered` that is in `compressions`.
 
-    It has the OCSP response if `ocsp`, and is not compressed if that does not make it smaller. The encoded message is
-    cached in the credential.
+    It has the OCSP response if `ocsp` and there is one, and is not compressed if that does not make it smaller. The
+    encoded message is cached in the credential.
     """
     ocsp = ocsp and credential.ocsp_response is not None
     algorithm = next((CertificateCompression(each) for each in offered if each in compressions), None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, KeyType, SignatureScheme
@@ -32,15 +33,20 @@ class Signer(Protocol):
 class Credential:
     """A certificate chain (DER, leaf first) and the signer of its private key.
 
-    ``ocsp_response`` (DER) is stapled if the peer requests it. ``messages`` caches encoded messages: make a new
-    Credential for a new response.
+    ``ocsp_response`` (DER) is stapled if the peer requests it, from the first to the second time of ``ocsp_valid``, in
+    Unix seconds. ``messages`` caches encoded messages: make a new Credential for a new response.
     """
 
     chain: tuple[bytes, ...] = field(repr=False)
     signer: Signer = field(repr=False)
     key_type: KeyType
     ocsp_response: bytes | None = field(default=None, repr=False)
+    ocsp_valid: tuple[float, float] = (-inf, inf)
     messages: dict[tuple[bool, int], bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def has_staple(self, now: float) -> bool:
+        """Return whether there is a response that is valid at `now`."""
+        return self.ocsp_response is not None and self.ocsp_valid[0] <= now <= self.ocsp_valid[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class ServerHandshake(Machine):
         schedule.update(hello.raw)
         if psk is not None and hello.early_data:
             self._accept_early_data(hello, psk, events, now)
-        return self._send_flight(hello, group, share, events)
+        return self._send_flight(hello, group, share, events, now)
 
     def _accept_early_data(self, hello: ClientHelloMessage, psk: SelectedPsk, events: list[Event], now: float) -> None:
         if accepts_early_data(hello, psk, self._parameters, now):
@@ -167,7 +167,9 @@ class ServerHandshake(Machine):
 
     # The server's flight
 
-    def _send_flight(self, hello: ClientHelloMessage, group: Group, share: bytes, events: list[Event]) -> ServerState:
+    def _send_flight(
+        self, hello: ClientHelloMessage, group: Group, share: bytes, events: list[Event], now: float
+    ) -> ServerState:
         schedule = self._schedule
         self._log_to(self._parameters.keylog, hello.random)
         public, shared_secret = answer_key_share(group, share)
@@ -187,7 +189,7 @@ class ServerHandshake(Machine):
         early = self.early_data is True and not self._quic
         if not early:
             events.append(self._secret(Level.HANDSHAKE, Direction.RECEIVE, client_secret))
-        flight = self._authentication(hello)
+        flight = self._authentication(hello, now)
         finished = messages.push_finished(schedule.profile.verify_data(server_secret, schedule.transcript_hash()))
         schedule.update(finished)
         events.append(CryptoData(Level.HANDSHAKE, flight + finished))
@@ -198,7 +200,7 @@ class ServerHandshake(Machine):
         self._reassembler.expect(Level.EARLY if early else Level.HANDSHAKE)
         return ServerState.WAIT_EOED if early else self._after_early_data()
 
-    def _authentication(self, hello: ClientHelloMessage) -> bytes:
+    def _authentication(self, hello: ClientHelloMessage, now: float) -> bytes:
         """Return EncryptedExtensions to CertificateVerify, which are added to the transcript."""
         schedule, parameters, psk = self._schedule, self._parameters, self._psk
         flight = encrypted_extensions(
@@ -213,9 +215,8 @@ class ServerHandshake(Machine):
             schedule.update(flight)
             return flight
         flight += certificate_request(parameters)
-        flight += certificate_message(
-            credential, parameters.compressions, hello.compressions, ocsp=hello.status_request
-        )
+        ocsp = hello.status_request and credential.has_staple(now)
+        flight += certificate_message(credential, parameters.compressions, hello.compressions, ocsp=ocsp)
         schedule.update(flight)
         schemes = hello.signature_schemes or ()
         proof = certificate_verify(credential, schemes, schedule.transcript_hash(), by_server=True)

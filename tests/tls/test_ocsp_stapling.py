@@ -27,6 +27,18 @@ def test_response_is_stapled_if_requested(asked: bool) -> None:
     assert (push_ocsp_response(b"an OCSP response") in flight) is asked
 
 
+@pytest.mark.parametrize(("valid", "stapled"), [((-10, 10), True), ((-10, -1), False), ((1, 10), False)])
+def test_response_is_stapled_only_while_it_is_valid(valid: tuple[float, float], stapled: bool) -> None:
+    """The same credential serves handshakes before and after the response has ended."""
+    timed = dataclasses.replace(STAPLED, ocsp_valid=(NOW + valid[0], NOW + valid[1]))
+    message = hello(client_parameters(compressions=())).put(ExtensionType.STATUS_REQUEST, b"\x01\0\0\0\0").encode()
+    for now, expected in ((NOW, stapled), (NOW + valid[1] + 1, False)):
+        server = ServerHandshake()
+        server.receive(Level.INITIAL, message, now)
+        flight = data(server.proceed(server_parameters(credential=timed), now), Level.HANDSHAKE)
+        assert (push_ocsp_response(b"an OCSP response") in flight) is expected
+
+
 def test_status_request_of_another_type_is_ignored() -> None:
     message = hello().put(ExtensionType.STATUS_REQUEST, b"\x02whatever")
     server = ServerHandshake()

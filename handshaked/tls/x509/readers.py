@@ -18,8 +18,9 @@ from handshaked.tls.x509 import der
 from handshaked.tls.x509.parsing import MALFORMED, parse_certificate, readable
 from handshaked.tls.x509.pem import PemBlock, pull_blocks
 from handshaked.tls.x509.pkcs8 import as_version_1, decrypt, is_version_2
-from handshaked.tls.x509.raw_subject import raw_subject
+from handshaked.tls.x509.raw_names import raw_subject
 from handshaked.tls.x509.revocation import RevocationList
+from handshaked.tls.x509.stapling import CertificateStatus
 from handshaked.tls.x509.trust import MAX_ANCHORS, TrustStore
 
 MAX_LIST = 64 * 1024 * 1024
@@ -136,11 +137,10 @@ def read_pkcs12(content: bytes, passphrase: bytes | None, name: str) -> tuple[li
     return [store.cert.certificate, *(extra.certificate for extra in store.additional_certs)], store.key
 
 
-def read_ocsp_response(content: bytes, name: str) -> tuple[int, bool]:
-    """Read a successful OCSP response in DER: the certificate's serial number, and whether its status is good."""
+def read_ocsp_response(content: bytes, name: str) -> list[CertificateStatus]:
+    """Read a successful OCSP response in DER: the statuses of the certificates that it is about."""
     with readable(f"{name}: no successful OCSP response in DER form"):
-        response = ocsp.load_der_ocsp_response(content)
-        return response.serial_number, response.certificate_status is ocsp.OCSPCertStatus.GOOD
+        return [CertificateStatus.of(one) for one in ocsp.load_der_ocsp_response(content).responses]
 
 
 def _certificate_blocks(content: bytes, name: str) -> list[PemBlock]:
