@@ -35,7 +35,7 @@ from handshaked.reporting.metrics import MAX_LIFETIMES, Exporter, MetricValues
 from handshaked.system.capabilities import Capability, has
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
 from handshaked.system.keylog_file import KeyLogFile
-from handshaked.system.listening import lock_file, open_listener
+from handshaked.system.listening import BoundPaths, lock_file, open_listener, still_bound
 from handshaked.system.process import DEFAULT_LEVEL, forbid_core_dumps, start_logging
 from handshaked.system.systemd import listening_sockets, notify, notify_reloading
 from handshaked.system.tasks import Tasks
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 _SELF = Caller(os.geteuid())
 _EXPIRY_SECONDS = 60.0
 _ROTATION_SECONDS = 600.0
+_SOCKET_SECONDS = 1.0
 
 
 def main() -> None:
@@ -63,7 +64,10 @@ def main() -> None:
     forbid_core_dumps()
     start_logging(_log_level(options, configuration), "handshaked", options.log_format)
     try:
-        lock = _lock(options.state_directory)
+        options.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = lock_file(
+            options.state_directory / "lock", f"another handshaked is running on {options.state_directory}"
+        )
         _check_keylog(configuration)
         asyncio.run(_run(options, configuration))
         os.close(lock)
@@ -80,18 +84,16 @@ class Daemon:
     """The parts of the parent process, and what connects them."""
 
     def __init__(self, options: DaemonOptions, configuration: Configuration) -> None:
-        inherited = listening_sockets()
+        self._sockets = _Sockets(options.runtime_directory)
         self._options = options
         self._store = SqliteRegistryWriter(options.state_directory / DATABASE)
         self._self_test = _prepare(self._store)
-        self._listener = _listener(inherited, options.runtime_directory / HANDSHAKE_SOCKET)
-        self._control_listener = _listener(inherited, options.runtime_directory / CONTROL_SOCKET)
-        self._metrics_socket = inherited.get("metrics")
         self._supervisor = Supervisor(
-            self._listener,
+            self._sockets.handshakes,
             options.workers,
             _worker_arguments(options, configuration),
             lambda batch: self._manager.events.receive(batch),
+            lambda reason: self._fail(UnavailableError(reason)),
         )
         self._closer = Closer()
         self._manager = Manager(
@@ -118,38 +120,53 @@ class Daemon:
         )
         self._exporter = Exporter(self._metric_values)
         self._tasks = Tasks("the daemon")
+        self._end = asyncio.Event()
+        self._failure: Exception | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT. OSError or HandshakedError if the daemon cannot serve, or no longer."""
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, self._end.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload()))
         control = ControlServer(
-            self._control_listener,
+            self._sockets.control,
             self._commands,
             self._commands.subscribe,
             self._manager.may_register,
             self._closer,
         )
         self._tasks.start(self._start())
-        await stop.wait()
+        await self._end.wait()
+        await self._close(control)
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._end.set()
+
+    async def _close(self, control: ControlServer) -> None:
         notify(STOPPING="1", STATUS="stopping")
         log.info("stopping")
         await self._tasks.end()
         self._exporter.close()
         self._bus.close()
         await control.close()
-        await self._manager.renewal.close()
+        await self._manager.close()
         await self._supervisor.stop()
         self._store.close()
 
     async def _start(self) -> None:
-        await self._supervisor.start()
-        await self._manager.start()  # slow if there are many registrations; the workers load them at the same time
-        await self._supervisor.ready()
-        await self._watchdog.beat()
+        try:
+            await self._supervisor.start()
+            await self._manager.start()  # slow if there are many registrations; the workers load them at the same time
+            await self._supervisor.ready()
+            await self._watchdog.first_beat()
+        except (OSError, HandshakedError) as error:
+            self._fail(error)
+            return
         log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._options.workers} workers")
         self._tasks.start(self._watchdog.run())
@@ -157,7 +174,17 @@ class Daemon:
         self._tasks.start(self._erasure.run())
         self._tasks.start(self._rotate_ticket_keys())
         self._tasks.start(self._bus.run())
-        await self._exporter.start(self._metrics_socket, self._options.metrics)
+        self._tasks.start(self._watch_sockets())
+        await self._exporter.start(self._sockets.metrics, self._options.metrics)
+
+    async def _watch_sockets(self) -> None:
+        """End the daemon if somebody removes its sockets: systemd starts it again, and it makes new ones."""
+        while True:
+            await asyncio.sleep(_SOCKET_SECONDS)
+            lost = self._sockets.paths.lost()
+            if lost is not None:
+                self._fail(UnavailableError(f"{lost} was removed or replaced: nobody can connect; restart handshaked"))
+                return
 
     async def _publish(self, snapshot: Snapshot) -> None:
         await asyncio.gather(self._supervisor.publish(snapshot), self._feed.publish(snapshot))
@@ -168,11 +195,18 @@ class Daemon:
         notify(READY="1")
 
     async def _run_self_test(self) -> str | None:
-        return await self._self_test.run(Path(self._listener.getsockname()))
+        return await self._self_test.run(self._sockets.handshake_path)
 
     async def _warn_of_expiry(self) -> None:
+        failing = False
         while True:
-            self._manager.warn_of_expiry(time.time())
+            try:
+                self._manager.warn_of_expiry(time.time())
+                failing = False
+            except UnavailableError as error:
+                if not failing:
+                    log.error("cannot look for certificates that expire: %s", error)
+                failing = True
             await asyncio.sleep(_EXPIRY_SECONDS)
 
     async def _rotate_ticket_keys(self) -> None:
@@ -217,15 +251,26 @@ def _check_keylog(configuration: Configuration) -> None:
         KeyLogFile(configuration.keylog).close()
 
 
-def _lock(state_directory: Path) -> int:
-    """Make sure that no other daemon uses this state; return the descriptor of the lock."""
-    state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return lock_file(state_directory / "lock", f"another handshaked is running on {state_directory}")
+class _Sockets:
+    """The listening sockets: those that systemd passed, else new ones in `directory`."""
 
+    def __init__(self, directory: Path) -> None:
+        inherited = listening_sockets()
+        self._lock: int | None = None
+        self.metrics = inherited.get("metrics")
+        self.handshakes, self.handshake_path = self._listen(inherited, directory / HANDSHAKE_SOCKET)
+        self.control, control_path = self._listen(inherited, directory / CONTROL_SOCKET)
+        self.paths = BoundPaths((self.handshake_path, control_path))
 
-def _listener(inherited: dict[str, socket.socket], path: Path) -> socket.socket:
-    """Return the listening socket at `path`: the one inherited from systemd, else a new one."""
-    return inherited.get(path.name) or open_listener(path)
+    def _listen(self, inherited: dict[str, socket.socket], path: Path) -> tuple[socket.socket, Path]:
+        sock = inherited.get(path.name)
+        if sock is not None:
+            path = Path(sock.getsockname())
+            if still_bound(sock, path):
+                return sock, path
+        if self._lock is None:
+            self._lock = lock_file(path.with_name("sockets.lock"), f"another handshaked is running in {path.parent}")
+        return open_listener(path), path
 
 
 def _prepare(store: RegistryWriter) -> SelfTest:

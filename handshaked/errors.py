@@ -93,6 +93,7 @@ class Status:
     BROKEN_PIPE: ClassVar = errno.EPIPE
 
 
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOSPC))
 _KERNEL_STATUSES = frozenset(
     (
         Status.OK, Status.REFUSED, Status.TIMED_OUT, Status.NO_KEY, Status.UNSUPPORTED, Status.INVALID,
@@ -108,6 +109,13 @@ def kernel_status(status: int) -> int:
     if status in _KERNEL_RETRY:
         return Status.TIMED_OUT
     return status if status in _KERNEL_STATUSES else Status.FAILED
+
+
+def is_temporary(error: Exception) -> bool:
+    """Return whether what failed with `error` may succeed later without anybody's help."""
+    if isinstance(error, OSError):
+        return error.errno in _SHORTAGES
+    return isinstance(error, MemoryError | UnavailableError) and not isinstance(error, DamagedError)
 
 
 def status_text(status: int) -> str:
@@ -168,6 +176,10 @@ class DeniedError(RefusedError):
 
 class UnavailableError(RefusedError):
     """A resource of the daemon (disk, descriptors, a file) is temporarily unavailable: the request may work later."""
+
+
+class DamagedError(UnavailableError):
+    """A file of the daemon is damaged: only an administrator can repair it."""
 
 
 class WireError(HandshakedError):

@@ -19,7 +19,7 @@ from handshaked.callers.account import Limits
 from handshaked.callers.log_limit import LogLimit
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
-from handshaked.errors import HandshakedError, RefusedError, UnavailableError
+from handshaked.errors import HandshakedError, RefusedError, UnavailableError, is_temporary
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.resources import StoredResources
 from handshaked.handshakes.service import HandshakeService
@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # see _kernel_sources
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
 
 
 class Worker:
@@ -63,6 +64,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._stopping = False
+        self._retry: asyncio.TimerHandle | None = None
         self._channel = ParentChannel(parent, self._on_command, self._stopped.set)
 
     async def run(self) -> None:
@@ -89,15 +91,28 @@ class Worker:
             self._start_stopping()
 
     def _refresh(self) -> None:
-        try:
-            self._service.snapshot = self._store.refresh(self._service.snapshot)
-            self._resources.refresh()
-        except UnavailableError as error:
-            log.error("cannot load the new registrations, the current ones stay in use: %s", error)
         if self._kernel is not None:
             self._kernel.reload()
         elif not self._stopping:
             self._kernel = _kernel_sources(self._service, self._arguments)
+        self._load()
+
+    def _load(self) -> None:
+        """Load the current registrations, now or as soon as they can be read, and confirm them to the parent."""
+        failed_before = self._retry is not None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        try:
+            self._service.snapshot = self._store.refresh(self._service.snapshot)
+            self._resources.refresh()
+        except UnavailableError as error:
+            if not failed_before:
+                log.error("cannot load the new registrations, the current ones stay in use: %s", error)
+            self._retry = self._loop.call_later(_RETRY_SECONDS, self._load)
+        else:
+            if failed_before:
+                log.info("the new registrations are loaded")
         self._channel.send({"event": "refreshed", "generation": self._service.snapshot.generation})
 
     def _start_stopping(self) -> None:
@@ -160,9 +175,9 @@ def main() -> None:
     start_logging(arguments.log_level, f"worker[{os.getpid()}]", arguments.log_format)
     try:
         asyncio.run(_run(arguments))
-    except (OSError, HandshakedError) as error:
+    except (OSError, HandshakedError, MemoryError) as error:
         log.error("the worker cannot start: %s", error)
-        sys.exit(1)
+        sys.exit(os.EX_TEMPFAIL if is_temporary(error) else 1)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 They change the store; handshakes in flight keep the snapshot they began with.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +30,7 @@ from handshaked.control.requests.permissions import (
     uid_of,
 )
 from handshaked.control.requests.registration import RegistrationRequest, load_passed, pull_request, warnings
-from handshaked.errors import HandshakeError, RefusedError
+from handshaked.errors import HandshakeError, RefusedError, UnavailableError
 from handshaked.model import Caller
 from handshaked.registry.expiry import LONGEST_WARNING, Expiry, expires, expiry
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of
@@ -37,6 +39,7 @@ from handshaked.registry.setting_types import Each
 from handshaked.registry.settings import ALLOW_KERNEL, REPLACE
 from handshaked.registry.snapshot import Forwarded, Query, Snapshot
 from handshaked.registry.store import Lifetime, RegistryWriter
+from handshaked.system.tasks import Tasks
 from handshaked.wire.json_packets import first_that_fit
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ T = TypeVar("T")
 
 PAGE = 200
 _LIST_SHARE = 0.25  # of a message, for lists that are not requested page by page
+_RETRY_SECONDS = 1.0
 
 
 class Manager:
@@ -71,10 +75,17 @@ class Manager:
         self.renewal = Renewal(store, drop_ins, self._changed, self._readers)
         self.on_change: list[Callable[[Snapshot], object]] = []
         self._warned: dict[tuple[str, float], Expiry] = {}
+        self._tasks = Tasks("the registrations")
+        self._catching_up = False
 
     async def start(self) -> None:
         """Start following files."""
         await self.renewal.start(self.snapshot)
+
+    async def close(self) -> None:
+        """Stop following files."""
+        await self._tasks.end()
+        await self.renewal.close()
 
     async def register(self, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]) -> Result:
         """Add a registration. Its files are passed as open `descriptors`, in the order of their paths."""
@@ -215,14 +226,20 @@ class Manager:
 
     def status(self, caller: Caller) -> Result:
         """Return the number of registrations, the problems, and the certificates that expire soon."""
+        problems = list(self.renewal.problems.values())
+        try:
+            ends = [one for one, _ in self._expiring(time.time())]
+        except UnavailableError as error:
+            ends = []
+            problems.append(str(error))
         expiring = [
             one._asdict()
-            for one, _ in self._expiring(time.time())
+            for one in ends
             if (registration := self.snapshot.named(one.registration)) is not None and may_see(caller, registration)
         ]
         return {
             "registrations": sum(not one.internal for one in self.snapshot.registrations),
-            "problems": _first(list(self.renewal.problems.values())) if is_administrator(caller) else [],
+            "problems": _first(problems) if is_administrator(caller) else [],
             "expiring": first_that_fit(expiring[:PAGE], _LIST_SHARE),
             "handshakes": {"succeeded": self.events.counts.succeeded, "failed": self.events.counts.failed},
         }
@@ -273,6 +290,28 @@ class Manager:
                 yield one, stage
 
     async def _changed(self) -> Snapshot:
+        """Use the changes of the store, now or, with UnavailableError, as soon as it can be read."""
+        try:
+            return await self._use_changes()
+        except UnavailableError as error:
+            if not self._catching_up:
+                log.error("a change is stored, but not in use until the registry can be read: %s", error)
+                self._tasks.start(self._catch_up())
+            raise UnavailableError(f"stored, but not in use until the registry can be read: {error}") from None
+
+    async def _catch_up(self) -> None:
+        self._catching_up = True
+        try:
+            while True:
+                await asyncio.sleep(_RETRY_SECONDS)
+                with suppress(UnavailableError):
+                    await self._use_changes()
+                    log.info("the stored changes are in use")
+                    return
+        finally:
+            self._catching_up = False
+
+    async def _use_changes(self) -> Snapshot:
         self.snapshot = self._store.refresh(self.snapshot)
         self.renewal.follow(self.snapshot)
         await self._publish(self.snapshot)

@@ -158,13 +158,7 @@ class Demux:
             self._counts["relays/idle"] += self._forwarder.sweep(now)
             self._passed = 0
             if self._watched:
-                self._notify_watchdog()
-
-    def _notify_watchdog(self) -> None:
-        try:
-            notify(WATCHDOG="1")
-        except OSError as error:  # systemd restarts the demultiplexer if that continues
-            log.warning("cannot notify the systemd watchdog: %s", error)
+                notify(WATCHDOG="1")
 
     # Datagrams that arrive on a shared socket.
 

@@ -4,10 +4,12 @@ A registration's policy is translated into the engine's parameters here.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from handshaked.errors import Alert, CallerError, LocalError, Status, UnreadableError
+from handshaked.errors import Alert, CallerError, LocalError, Status, UnavailableError, UnreadableError
 from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, Request
 from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Selection
@@ -16,6 +18,7 @@ from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import (
     DEFAULT_GROUPS,
     ClientCertificateVerifier,
+    Credential,
     EarlyData,
     PeerVerifier,
     ReplayGuard,
@@ -43,7 +46,7 @@ class StoredResources:
         self._store = store
         self._replay_guard = replay_guard
         self._ticket_keys = RotatingTicketKeys([])
-        self.credential = lru_cache(maxsize=_CACHED_CREDENTIALS)(store.credential)
+        self.credential = lru_cache(maxsize=_CACHED_CREDENTIALS)(self._load_credential)
         self._client_trust = lru_cache(maxsize=_CACHED_TRUST_STORES)(self._load_client_trust)
         self.refresh()
 
@@ -94,11 +97,16 @@ class StoredResources:
             return None
         return EarlyData(self._replay_guard, request.early_data)
 
+    def _load_credential(self, identity: int) -> Credential:
+        with _readable():
+            return self._store.credential(identity)
+
     def _load_client_trust(self, identity: int) -> tuple[ClientCertificateVerifier, bytes]:
         """Return the verifier for the trust with that id (0: the system's), and a digest of what it accepts."""
         if identity == 0:
             return ClientChainVerifier(_system_anchors()), b"system"
-        trust = self._store.trust(identity)
+        with _readable():
+            trust = self._store.trust(identity)
         try:
             anchors = read_trust_store(trust.anchors, trust.anchors_path or "trust anchors")
             lists = []
@@ -108,6 +116,15 @@ class StoredResources:
             raise LocalError(f"client certificates cannot be verified: {error}", Status.NO_KEY) from None
         digest = hashlib.sha256(hashlib.sha256(trust.anchors).digest() + trust.revocations).digest()
         return ClientChainVerifier(anchors, RevocationLists(lists)), digest
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Let a handshake fail, and nothing else, if the registry cannot be read."""
+    try:
+        yield
+    except UnavailableError as error:
+        raise LocalError(f"the registry cannot be read: {error}", Status.NO_KEY) from None
 
 
 def _cipher_suites(request: Request, policy: Policy) -> tuple[CipherSuite, ...]:

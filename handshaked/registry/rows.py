@@ -59,7 +59,7 @@ def load_policy(text: str) -> Policy:
 
     An unknown setting is not ignored: it may restrict who is accepted.
     """
-    stored: dict[str, Any] = json.loads(text)
+    stored: dict[str, Any] = dict(json.loads(text))
     unknown = stored.keys() - {setting.name for setting in fields(Policy)}
     if unknown:
         raise RefusedError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from handshaked.errors import RefusedError, UnavailableError
+from handshaked.errors import DamagedError, RefusedError, UnavailableError
 
 _FIRST = """
 CREATE TABLE registration (
@@ -49,6 +49,8 @@ _STEPS = (_FIRST, _SECOND, _THIRD)
 """The step at index n migrates schema n to schema n + 1. A released step is never changed."""
 SCHEMA_VERSION = len(_STEPS)
 
+_DAMAGED = "; it is damaged: restore it from a backup, or move it away and register again"
+
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """Open the database at `path`, created or migrated if needed; RefusedError if a newer handshaked made it."""
@@ -66,6 +68,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA secure_delete = ON")
+            db.execute("PRAGMA foreign_keys = ON")
             for number in range(version, SCHEMA_VERSION):
                 db.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
         except BaseException:
@@ -78,23 +81,47 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     """Open the database at `path` read-only; RefusedError if its schema is another, after an upgrade."""
     with unavailable_for(path):
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-        version = _version(db)
-        if version != SCHEMA_VERSION:
+        try:
+            version = _version(db)
+            if version != SCHEMA_VERSION:
+                raise RefusedError(
+                    f"{path}: has schema {version}, this program knows {SCHEMA_VERSION}; "
+                    "handshaked was upgraded while it ran: restart it"
+                )
+        except BaseException:
             db.close()
-            raise RefusedError(
-                f"{path}: has schema {version}, this program knows {SCHEMA_VERSION}; "
-                "handshaked was upgraded while it ran: restart it"
-            )
+            raise
     return db
 
 
 @contextmanager
 def unavailable_for(path: Path) -> Iterator[None]:
-    """Translate errors of the database at `path` into UnavailableError, with advice."""
+    """Translate errors of the database at `path` or its file into UnavailableError or DamagedError, with advice."""
     try:
         yield
     except sqlite3.Error as error:
+        if is_damage(error):
+            raise DamagedError(f"{path}: {error}{_DAMAGED}") from None
         raise UnavailableError(f"{path}: {error}{_advice(error)}") from None
+    except OSError as error:
+        raise UnavailableError(f"{error.filename or path}: {error.strerror}") from None
+    except MemoryError:  # SQLite's SQLITE_NOMEM
+        raise UnavailableError(f"{path}: out of memory; nothing was changed") from None
+
+
+@contextmanager
+def readable_rows_of(path: Path) -> Iterator[None]:
+    """As ``unavailable_for``, for reading: DamagedError if a row cannot be decoded."""
+    try:
+        with unavailable_for(path):
+            yield
+    except (ValueError, TypeError, LookupError) as error:
+        raise DamagedError(f"{path}: a row cannot be decoded ({error}){_DAMAGED}") from None
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether `error` means that the database's file is damaged."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def _version(db: sqlite3.Connection) -> int:
@@ -109,6 +136,4 @@ def _advice(error: sqlite3.Error) -> str:
         return "; nothing was changed: the disk is full or failing"
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
         return "; check the directory's owner and mode, and that files can be opened"
-    if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-        return "; it is damaged: restore it from a backup, or move it away and register again"
     return ""

@@ -15,7 +15,7 @@ from handshaked.model import KeyType
 from handshaked.registry.credentials import open_credential
 from handshaked.registry.registration import CredentialReference, Registration
 from handshaked.registry.rows import load_access, load_alpns, load_key_type, load_policy, split
-from handshaked.registry.schema import open_for_reading, unavailable_for
+from handshaked.registry.schema import open_for_reading, readable_rows_of
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import ClientTrust
 from handshaked.tls.parameters import Credential
@@ -29,7 +29,6 @@ class SqliteRegistryReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db = self._open(path)
-        self._db.execute("PRAGMA foreign_keys = ON")
 
     def _open(self, path: Path) -> sqlite3.Connection:
         return open_for_reading(path)
@@ -62,24 +61,33 @@ class SqliteRegistryReader:
 
     def credential(self, identity: int) -> Credential:
         """As ``RegistryReader.credential``."""
-        row = self._db.execute("SELECT chain, key, key_type, ocsp FROM credential WHERE id = ?", (identity,)).fetchone()
-        if row is None:
+        with readable_rows_of(self._path):
+            row = self._db.execute(
+                "SELECT chain, key, key_type, ocsp FROM credential WHERE id = ?", (identity,)
+            ).fetchone()
+            stored = row and (split(row[0], 4), row[1], KeyType(row[2]), row[3])
+        if stored is None:
             raise LocalError("the credential was removed during the handshake", Status.NO_KEY)
         try:
-            return open_credential(split(row[0], 4), row[1], KeyType(row[2]), row[3])
+            return open_credential(*stored)
         except RefusedError as error:
             raise LocalError(f"credential {identity} of the registry cannot be used: {error}", Status.NO_KEY) from None
 
     def trust(self, identity: int) -> ClientTrust:
         """As ``RegistryReader.trust``."""
-        row = self._db.execute("SELECT anchors, revocations, source FROM trust WHERE id = ?", (identity,)).fetchone()
-        if row is None:
+        with readable_rows_of(self._path):
+            row = self._db.execute(
+                "SELECT anchors, revocations, source FROM trust WHERE id = ?", (identity,)
+            ).fetchone()
+            trust = row and ClientTrust(row[0], row[1], *json.loads(row[2]))
+        if trust is None:
             raise LocalError("the trust anchors were removed during the handshake", Status.NO_KEY)
-        return ClientTrust(row[0], row[1], *json.loads(row[2]))
+        return trust
 
     def ticket_keys(self) -> list[tuple[float, bytes]]:
         """As ``RegistryReader.ticket_keys``."""
-        return list(self._db.execute("SELECT begins, secret FROM ticket_key ORDER BY begins"))
+        with readable_rows_of(self._path):
+            return list(self._db.execute("SELECT begins, secret FROM ticket_key ORDER BY begins"))
 
     def _registrations(self, identity: int | None) -> Iterator[Registration]:
         """Yield the registration with the id `identity`, or all registrations for None."""
@@ -127,9 +135,16 @@ class SqliteRegistryReader:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with unavailable_for(self._path):
-            self._db.execute("BEGIN")
+        with readable_rows_of(self._path):
+            self._begin("BEGIN")
             try:
                 yield
             finally:
-                self._db.execute("COMMIT")
+                if self._db.in_transaction:  # an error may have ended it already
+                    self._db.execute("COMMIT")
+
+    def _begin(self, statement: str) -> None:
+        """Begin a transaction, after the end of one that an error has left open."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        self._db.execute(statement)

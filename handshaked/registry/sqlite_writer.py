@@ -19,7 +19,7 @@ from handshaked.registry.credentials import LoadedCredential, chain_digest
 from handshaked.registry.names import show_alpn
 from handshaked.registry.registration import NO_ALPN, CredentialReference, Grant, Registration
 from handshaked.registry.rows import dump_access, dump_policy, join, load_alpns, split
-from handshaked.registry.schema import open_for_writing, unavailable_for
+from handshaked.registry.schema import open_for_writing, readable_rows_of, unavailable_for
 from handshaked.registry.settings import Policy
 from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.registry.store import (
@@ -95,9 +95,10 @@ class SqliteRegistryWriter(SqliteRegistryReader):
 
     def trust_paths(self, identity: int) -> tuple[str, str]:
         """As ``RegistryWriter.trust_paths``."""
-        row = self._db.execute("SELECT source FROM trust WHERE id = ?", (identity,)).fetchone()
-        anchors, revocations = json.loads(row[0]) if row is not None else ("", "")
-        return anchors, revocations
+        with readable_rows_of(self._path):
+            row = self._db.execute("SELECT source FROM trust WHERE id = ?", (identity,)).fetchone()
+            anchors, revocations = json.loads(row[0]) if row is not None else ("", "")
+            return anchors, revocations
 
     def replace_trust(self, registration: Registration, trust: ClientTrust) -> None:
         """As ``RegistryWriter.replace_trust``."""
@@ -109,9 +110,10 @@ class SqliteRegistryWriter(SqliteRegistryReader):
     def rotate_ticket_keys(self, now: float) -> bool:
         """As ``RegistryWriter.rotate_ticket_keys``."""
         # A key for a later time was made while the clock was wrong. Ignore it: waiting for it would mean no tickets.
-        newest = self._db.execute(
-            "SELECT max(begins) FROM ticket_key WHERE begins <= ?", (now + TICKET_KEY_ROTATION,)
-        ).fetchone()[0]
+        with self._reading():
+            newest = self._db.execute(
+                "SELECT max(begins) FROM ticket_key WHERE begins <= ?", (now + TICKET_KEY_ROTATION,)
+            ).fetchone()[0]
         if newest is not None and now < newest + TICKET_KEY_ROTATION - _AHEAD:
             return False
         begins = now if newest is None else max(now, newest + TICKET_KEY_ROTATION)
@@ -130,17 +132,17 @@ class SqliteRegistryWriter(SqliteRegistryReader):
                 " WHERE r.registration = ? ORDER BY r.position",
                 (registration.id,),
             ).fetchall()
-        return [
-            CredentialDetails(
-                CredentialReference(row[0], KeyType(row[1]), row[2]),
-                chain_digest(split(row[3], 4), row[8]),
-                row[4],
-                row[5],
-                row[6],
-                Source(*json.loads(row[7])),
-            )
-            for row in rows
-        ]
+            return [
+                CredentialDetails(
+                    CredentialReference(row[0], KeyType(row[1]), row[2]),
+                    chain_digest(split(row[3], 4), row[8]),
+                    row[4],
+                    row[5],
+                    row[6],
+                    Source(*json.loads(row[7])),
+                )
+                for row in rows
+            ]
 
     def sources(self, first: int, last: int) -> dict[int, tuple[Source, ...]]:
         """As ``RegistryWriter.sources``."""
@@ -150,10 +152,10 @@ class SqliteRegistryWriter(SqliteRegistryReader):
                 " ORDER BY registration, position",
                 (first, last),
             ).fetchall()
-        found: dict[int, tuple[Source, ...]] = {}
-        for registration, source in rows:
-            found[registration] = (*found.get(registration, ()), Source(*json.loads(source)))
-        return found
+            found: dict[int, tuple[Source, ...]] = {}
+            for registration, source in rows:
+                found[registration] = (*found.get(registration, ()), Source(*json.loads(source)))
+            return found
 
     def forget_unused(self) -> None:
         """As ``RegistryWriter.forget_unused``."""
@@ -207,9 +209,10 @@ class SqliteRegistryWriter(SqliteRegistryReader):
             rows = self._db.execute(
                 "SELECT id, uid, gid, server_names, alpns, kernel FROM grant_ ORDER BY id"
             ).fetchall()
-        return [
-            Grant(row[0], row[1], row[2], tuple(json.loads(row[3])), load_alpns(row[4]), bool(row[5])) for row in rows
-        ]
+            return [
+                Grant(row[0], row[1], row[2], tuple(json.loads(row[3])), load_alpns(row[4]), bool(row[5]))
+                for row in rows
+            ]
 
     def _register(self, new: NewRegistration, *, replace: bool) -> Registration:
         row = self._db.execute("SELECT id FROM registration WHERE name = ?", (new.name,)).fetchone()
@@ -302,7 +305,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with unavailable_for(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
+            self._begin("BEGIN IMMEDIATE")
             try:
                 yield
                 self._db.execute("COMMIT")

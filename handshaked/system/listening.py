@@ -2,12 +2,16 @@
 
 import errno
 import fcntl
+import logging
 import os
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from handshaked.errors import RefusedError
+
+log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 # The workers of a killed daemon hold its sockets until they notice its end.
@@ -48,12 +52,38 @@ def open_listener(path: Path) -> socket.socket:
     return listener
 
 
+class BoundPaths:
+    """The `paths` of listening sockets, to notice when somebody removes or replaces one."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._bound = {path: path.stat() for path in paths}
+
+    def lost(self) -> Path | None:
+        """Return a path that no longer leads to its socket, or None."""
+        for path, status in self._bound.items():
+            try:
+                if not os.path.samestat(path.stat(), status):
+                    return path
+            except (FileNotFoundError, NotADirectoryError):
+                return path
+        return None
+
+
+def still_bound(inherited: socket.socket, path: Path) -> bool:
+    """Return whether the socket `inherited` from systemd can be reached at `path`; if not, close it."""
+    if _is_live(path):
+        return True
+    log.warning("the socket that systemd passed is no longer at %s: a new one replaces it", path)
+    inherited.close()
+    return False
+
+
 def _is_live(path: Path) -> bool:
     """Return whether a process, or a socket unit of systemd, listens at `path`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             return False
         except OSError as error:
             return error.errno in (errno.EAGAIN, errno.EPROTOTYPE)  # a full queue; a listener of another type

@@ -1,8 +1,11 @@
 """The protocols between systemd and a service: socket activation (sd_listen_fds(3)), notification (sd_notify(3))."""
 
+import logging
 import os
 import socket
 import time
+
+log = logging.getLogger(__name__)
 
 _FIRST_DESCRIPTOR = 3
 
@@ -38,13 +41,19 @@ def listening_sockets() -> dict[str, socket.socket]:
 
 
 def notify(**states: str) -> None:
-    """Send `states` to systemd, if it asked for notifications: ``notify(READY="1", STATUS="..")``."""
+    """Send `states` to systemd, if it asked for notifications: ``notify(READY="1", STATUS="..")``.
+
+    A notification that cannot be sent is lost; the watchdog's are repeated, and systemd restarts what is silent.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     message = "\n".join(f"{name}={value}" for name, value in states.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(message.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(message.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+    except OSError as error:
+        log.warning("cannot notify systemd: %s", error)
 
 
 def notify_reloading() -> None:

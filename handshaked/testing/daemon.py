@@ -2,11 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +21,10 @@ _STOP_SECONDS = 30.0
 
 
 class RunningDaemon:
-    """A daemon with all its files below `directory`, as a context manager. ``log`` is the path of its log."""
+    """A daemon with all its files below `directory`, as a context manager. ``log`` is the path of its log.
+
+    It runs with `environment` added to ours, and inherits `sockets`, which a `launcher` passes on.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,8 @@ class RunningDaemon:
         options: tuple[str, ...] = ("--no-kernel",),
         launcher: tuple[str, ...] = (),
         python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        sockets: tuple[socket.socket, ...] = (),
     ) -> None:
         self.directory = directory
         self.state_directory = directory / "state"
@@ -45,6 +51,8 @@ class RunningDaemon:
         self._log_level = log_level
         self._options = options
         self._command = (*launcher, python)
+        self._environment = {**os.environ, **(environment or {})}
+        self._sockets = sockets
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
 
@@ -77,6 +85,7 @@ class RunningDaemon:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 user=self._user, group=self._user, extra_groups=None if self._user is None else [],
+                env=self._environment, pass_fds=[sock.fileno() for sock in self._sockets],
             )  # fmt: skip
         deadline = time.monotonic() + _START_SECONDS
         while not self._serves():

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,20 +11,29 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
-from handshaked.errors import RefusedError
+from handshaked.errors import RefusedError, is_temporary
 from handshaked.registry.snapshot import Snapshot
 from handshaked.wire.json_packets import Message, receive_message, send_message
+from handshaked.workers.backoff import MAX_FAILED_STARTS, Backoff
 
 log = logging.getLogger(__name__)
 
-_FIRST_BACKOFF = 0.1
-_LONGEST_BACKOFF = 10.0
-_STEADY_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0
 _HUNG_SECONDS = 15.0  # longer than a worker waits on a busy machine, and longer than callers wait
 _STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a worker ended, or why there is none."""
+
+    text: str
+    served: bool = False
+    failed: bool = False
+    """It could not start, and trying again will not help."""
 
 
 class _Worker:
@@ -99,17 +109,25 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `count` workers that share `listener`, each started with `arguments`; `on_outcomes` is called with each
-    batch of their outcomes.
+    """Runs `count` workers that share `listener`, each started with `arguments`.
+
+    `on_outcomes` is called with each batch of their outcomes, `give_up` with the reason if no worker can start.
     """
 
     def __init__(
-        self, listener: socket.socket, count: int, arguments: Sequence[str], on_outcomes: Callable[[Message], None]
+        self,
+        listener: socket.socket,
+        count: int,
+        arguments: Sequence[str],
+        on_outcomes: Callable[[Message], None],
+        give_up: Callable[[str], object],
     ) -> None:
         self._listener = listener
         self._count = count
         self._arguments = arguments
         self._on_outcomes = on_outcomes
+        self._give_up = give_up
+        self._failed_starts = 0
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._started = [asyncio.Event() for _ in range(count)]
@@ -175,33 +193,45 @@ class Supervisor:
             await asyncio.wait(late)
 
     async def _keep_running(self, slot: int) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff = Backoff()
+        said = ""
         while not self._stopping.is_set():
             started = time.monotonic()
             end = await self._run_one(slot)
             if self._stopping.is_set():
                 return
-            if time.monotonic() - started > _STEADY_SECONDS:
-                backoff = _FIRST_BACKOFF
-            log.error("%s; it is restarted in %g s", end, backoff)
+            pause = backoff.after_failed_start() if end.failed else backoff.after_service(time.monotonic() - started)
+            if end.text != said:
+                said = end.text
+                log.error("%s; it is restarted in %g s", end.text, pause)
             self.restarts += 1
+            self._count_failure(end)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), backoff)
-            backoff = min(2 * backoff, _LONGEST_BACKOFF)
+                await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _run_one(self, slot: int) -> str:
-        """Run one worker in `slot` until it ends; return a description of its end."""
+    def _count_failure(self, end: _End) -> None:
+        """Give up after repeated failures, unless a worker serves."""
+        self._failed_starts = 0 if end.served else self._failed_starts + end.failed
+        serving = any(worker.generation >= 0 for worker in self._workers.values())
+        if self._failed_starts >= MAX_FAILED_STARTS and not serving:
+            self._give_up(f"no worker can start: {self._failed_starts} in a row have failed, the last one: {end.text}")
+
+    async def _run_one(self, slot: int) -> _End:
+        """Run one worker in `slot` until it ends."""
         try:
             worker = self._workers[slot] = await self._spawn(self._ready[slot])
         except OSError as error:
-            return f"a worker cannot be started: {error}"
+            return _End(f"a worker cannot be started: {error}", failed=not is_temporary(error))
         finally:
             self._started[slot].set()
         try:
-            return f"worker {worker.process.pid} ended with status {await worker.process.wait()}"
+            status = await worker.process.wait()
         finally:
             worker.close()
             del self._workers[slot]
+        served = worker.generation >= 0
+        failed = not served and status not in (os.EX_TEMPFAIL, -signal.SIGKILL)
+        return _End(f"worker {worker.process.pid} ended with status {status}", served, failed)
 
     async def _spawn(self, ready: asyncio.Event) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -4,12 +4,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from handshaked.errors import UnavailableError
 from handshaked.system.systemd import notify, watchdog_interval
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_SECONDS = 30.0
+_FIRST_ATTEMPTS = 3
+_PAUSE_SECONDS = 1.0
 NOT_YET = "not run yet"
+OK = "ok"
 
 
 class Watchdog:
@@ -28,16 +32,25 @@ class Watchdog:
             await self.beat()
             await asyncio.sleep(self._seconds)
 
+    async def first_beat(self) -> None:
+        """Run the checks at the start of the daemon; UnavailableError if the self-test fails each time."""
+        for _ in range(_FIRST_ATTEMPTS):
+            await self.beat()
+            if self.state == OK:
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise UnavailableError(f"the self-test failed {_FIRST_ATTEMPTS} times: {self.state}")
+
     async def beat(self) -> None:
         """Run the checks once."""
         await self._check_workers()
         failure = await self._self_test()
         if failure is None:
             states = {"WATCHDOG": "1"}
-            if self.state not in ("ok", NOT_YET):
+            if self.state not in (OK, NOT_YET):
                 log.info("the self-test succeeds again")
                 states["STATUS"] = "the self-test succeeds again"
-            self.state = "ok"
+            self.state = OK
             notify(**states)
         else:
             if self.state != failure:

@@ -4,13 +4,15 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from handshaked.control.client import ControlClient
+from handshaked.system.directories import DATABASE
 
 EXEC = """
 import os, sys
@@ -21,7 +23,7 @@ for number in range(len(listening)):
     os.dup2(100 + number, 3 + number)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.environ["LISTEN_FDS"] = str(count)
-os.execv(sys.executable, [sys.executable, "-m", "handshaked.daemon", *sys.argv[3:]])
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -42,7 +44,8 @@ class Systemd:
         numbers = [listener.fileno() for listener in self.listeners]
         self.process = subprocess.Popen(
             [
-                sys.executable, "-c", EXEC, "2", ",".join(map(str, numbers)), f"--state-directory={directory}/state",
+                sys.executable, "-c", EXEC, "2", ",".join(map(str, numbers)),
+                sys.executable, "-m", "handshaked.daemon", f"--state-directory={directory}/state",
                 f"--runtime-directory={directory}/elsewhere", f"--configuration-directory={directory}/etc",
                 "--workers=1", "--no-kernel", "--log-level=error", *options,
             ],
@@ -97,12 +100,17 @@ def test_daemon_uses_inherited_sockets_and_notifies_systemd(public_directory: Pa
 
 
 def test_watchdog_is_not_notified_without_a_successful_handshake(public_directory: Path) -> None:
-    """The daemon runs and its control socket answers, but no handshake succeeds."""
+    """The daemon runs and its control socket answers, but no handshake succeeds: its registration is gone."""
     with service(public_directory) as systemd:
         systemd.hear("^WATCHDOG=1$")
-        (public_directory / "handshake.sock").unlink()
-        systemd.hear("^STATUS=the self-test failed: .*No such file")
+        with closing(sqlite3.connect(public_directory / "state" / DATABASE)) as db:
+            db.execute("DELETE FROM registration")
+            db.commit()
+        with ControlClient(public_directory / "control.sock") as client:
+            [worker] = client.ask("status", {})["workers"]
+        os.kill(worker["pid"], signal.SIGKILL)
+        systemd.hear("^STATUS=the self-test failed: server: ")
         for _ in range(3):  # several runs of the watchdog, each of which reports its result
             assert "WATCHDOG=1" not in systemd.heard_until("^STATUS=the self-test failed")
         with ControlClient(public_directory / "control.sock") as client:
-            assert "No such file" in client.ask("status", {})["self_test"]
+            assert client.ask("status", {})["self_test"].startswith("server: ")
