@@ -125,8 +125,23 @@ def status_text(status: int) -> str:
     return f"{errno.errorcode.get(status, status)} ({os.strerror(status)})"
 
 
+MAX_REASON = 1024
+"""Bytes of an error's text. It often repeats what a stranger has sent, and goes to logs and replies of limited size."""
+
+
+def shortened(text: str, limit: int = MAX_REASON) -> str:
+    """Return `text`, or its beginning if it takes more than `limit` bytes in UTF-8."""
+    encoded = text[: limit + 1].encode(errors="backslashreplace")
+    if len(encoded) <= limit:
+        return text
+    return encoded[: limit - 3].decode(errors="ignore") + "…"
+
+
 class HandshakedError(Exception):
-    """Root of all errors raised by this package."""
+    """Root of all errors raised by this package. Its text is shortened to ``MAX_REASON`` bytes."""
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class HandshakeError(HandshakedError):
@@ -139,7 +154,7 @@ class HandshakeError(HandshakedError):
     def __init__(self, alert: Alert, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.alert = alert
-        self.reason = reason
+        self.reason = str(self)
         self.status = alert.errno if status is None else status
 
 
@@ -193,7 +208,7 @@ class WireError(HandshakedError):
         self, reason: str, *, status: int = Status.INVALID, attribute: str | None = None, offset: int | None = None
     ) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(self)
         self.status = status
         self.attribute = attribute
         self.offset = offset

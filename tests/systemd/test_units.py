@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.cli.install import contents
+from handshaked.control.bus.dispatch import POLKIT_DETAILS
 from handshaked.control.bus.interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE
 from tests.patience import PATIENCE, run_program
 from tests.plugins.needs import need
@@ -88,6 +89,27 @@ def test_bus_policy_allows_only_existing_methods() -> None:
         assert None not in allowed
         assert allowed <= {method.name for method in interface.methods}
     assert [rule.attrib for rule in default.iter("deny")][1] == {"send_destination": "org.handshaked.Handshaked1"}
+
+
+def test_bus_policy_admits_method_calls_only_and_files_only_where_they_are_taken() -> None:
+    policy = ElementTree.parse(SYSTEMD / "org.handshaked.Handshaked1.conf")  # noqa: S314 - our own file
+    sending = [rule for rule in policy.iter("allow") if rule.get("send_destination") is not None]
+    assert {rule.get("send_type") for rule in sending} == {"method_call"}
+    with_files = {rule.get("send_member") for rule in sending if rule.get("max_fds") != "0"}
+    takers = {method.name for one in (MANAGER_INTERFACE, REGISTRATION_INTERFACE) for method in one.methods
+              if method.takes_files}  # fmt: skip
+    assert with_files == takers | {None}  # None: root may call everything
+
+
+def test_polkit_dialogs_show_details_that_the_daemon_tells() -> None:
+    policy = ElementTree.parse(SYSTEMD / "org.handshaked.policy")  # noqa: S314 - our own file
+    for action in policy.iter("action"):
+        named = set(re.findall(r"\$\(([a-z_]+)\)", action.findtext("message", "")))
+        assert named <= set(POLKIT_DETAILS)
+        assert named or action.get("id") in ("org.handshaked.reload", "org.handshaked.grant")
+        keeps = action.findtext("defaults/allow_active") == "auth_admin_keep"
+        assert not (keeps and named), "an authorization that is kept also covers calls that its dialog has not shown"
+        assert action.findtext("annotate[@key='org.freedesktop.policykit.owner']") == "unix-user:handshaked"
 
 
 def test_polkit_policy_has_every_action() -> None:

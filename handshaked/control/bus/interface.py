@@ -36,6 +36,11 @@ class Method:
     action: str | None = None
 
     @property
+    def takes_files(self) -> bool:
+        """Whether its callers attach files."""
+        return any(kind == "ah" for _, kind in self.parameters)
+
+    @property
     def signature(self) -> str:
         """The signature of its parameters."""
         return "".join(signature for _, signature in self.parameters)

@@ -2,16 +2,27 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from handshaked.control.event_broker import Event, EventBroker, Filter, Subscription
+from handshaked.control.requests.permissions import is_administrator
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 
 MAX_SUBSCRIBERS = 32
+MAX_SUBSCRIBERS_PER_USER = 8
+RESERVED_SUBSCRIBERS = 8
+"""Of ``MAX_SUBSCRIBERS``, only for administrators."""
 SIGNALS_PER_SECOND = 50
 
 Send = Callable[[str, Event, int], None]
 """Sends a handshake that has ended to a bus name, with the number of handshakes dropped since the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subscriber:
+    caller: Caller
+    unsubscribe: Callable[[], object]
 
 
 class BusSubscribers:
@@ -20,25 +31,29 @@ class BusSubscribers:
     def __init__(self, broker: EventBroker, send: Send) -> None:
         self._broker = broker
         self._send = send
-        self._unsubscribe: dict[str, Callable[[], object]] = {}
+        self._subscribers: dict[str, _Subscriber] = {}
 
     def add(self, name: str, caller: Caller, wanted: Filter) -> None:
         """Subscribe `name`, which belongs to `caller`; replace the filter if it has subscribed before."""
         self.remove(name)
-        if len(self._unsubscribe) >= MAX_SUBSCRIBERS:
-            raise RefusedError(f"too many subscribers (at most {MAX_SUBSCRIBERS})")
+        uids = [one.caller.uid for one in self._subscribers.values()]
+        if uids.count(caller.uid) >= MAX_SUBSCRIBERS_PER_USER:
+            raise RefusedError(f"uid {caller.uid} has too many subscribers (at most {MAX_SUBSCRIBERS_PER_USER})")
+        if len(uids) >= MAX_SUBSCRIBERS - (0 if is_administrator(caller) else RESERVED_SUBSCRIBERS):
+            raise RefusedError(f"too many subscribers (at most {MAX_SUBSCRIBERS}); try again later")
         limited = _RateLimited(lambda event, dropped: self._send(name, event, dropped))
-        self._unsubscribe[name] = self._broker.subscribe(Subscription(caller, wanted, limited.deliver))
+        unsubscribe = self._broker.subscribe(Subscription(caller, wanted, limited.deliver))
+        self._subscribers[name] = _Subscriber(caller, unsubscribe)
 
     def remove(self, name: str) -> None:
         """Unsubscribe `name`, if it has subscribed."""
-        unsubscribe = self._unsubscribe.pop(name, None)
-        if unsubscribe is not None:
-            unsubscribe()
+        subscriber = self._subscribers.pop(name, None)
+        if subscriber is not None:
+            subscriber.unsubscribe()
 
     def clear(self) -> None:
         """Unsubscribe everybody."""
-        for name in list(self._unsubscribe):
+        for name in list(self._subscribers):
             self.remove(name)
 
 

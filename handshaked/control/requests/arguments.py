@@ -9,6 +9,7 @@ from handshaked.wire.json_packets import Message
 
 T = TypeVar("T")
 D = TypeVar("D")
+_MAX_NAME = 64  # characters that an error repeats
 
 
 class ArgumentError(RefusedError):
@@ -71,4 +72,4 @@ class Arguments:
         """Raise ArgumentError if an argument is left, which no method has asked for."""
         if self._values:
             name = next(iter(self._values))
-            raise ArgumentError(name, f"unknown key {name!r}")
+            raise ArgumentError(name, f"unknown key {name[:_MAX_NAME]!r}")

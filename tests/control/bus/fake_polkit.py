@@ -14,7 +14,7 @@ async def main() -> None:
     def answer(message: Message) -> Message | bool | None:
         if message.member != "CheckAuthorization":
             return None
-        print(message.body[1], flush=True)
+        print(message.body[1], message.body[2], flush=True)
         if sys.argv[2] == "Silent":
             return True
         return Message.new_method_return(message, "(bba{ss})", [[sys.argv[2] == "True", False, {}]])

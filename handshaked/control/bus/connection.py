@@ -1,0 +1,249 @@
+"""A connection to a message bus: authentication, calls with their replies, and the messages of others.
+
+Written here because a D-Bus library unmarshals everything that a stranger sends, before anybody can say whose it is and
+how large it may be. The bus itself is trusted; it forwards the bytes of strangers and vouches for their sender.
+"""
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from handshaked.callers.closing import Closer
+from handshaked.control.bus.marshalling import MalformedError
+from handshaked.control.bus.messages import Kind, Message, MessageStream, Received
+from handshaked.errors import HandshakedError
+from handshaked.wire.attached import CONTROL_SPACE, pull_descriptors
+
+SYSTEM, SESSION = "system", "session"
+MAX_SENT = 16 * 1024 * 1024
+"""Bytes. A bus disconnects the sender of a message that is longer than its limit, which is 32 MiB by default."""
+_CONNECT_SECONDS = _CALL_SECONDS = 25.0
+_MAX_LINE = 4096
+_MAX_VALUES = 4096
+_CHUNK = 16 * 1024  # of small messages, this is about two milliseconds' work
+_SKIPPED_CHUNK = 256 * 1024
+_MAX_UNSENT = 8 * 1024 * 1024
+
+
+class BusError(HandshakedError):
+    """An error reply, or a connection that cannot be used."""
+
+
+class Peer(NamedTuple):
+    """An interface of an object on the bus."""
+
+    name: str
+    path: str
+    interface: str
+
+
+BUS = Peer("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+
+
+class Connection:
+    """Connect with ``open``. `on_message` receives all messages but replies, and must close their descriptors.
+
+    While much is unsent because the bus does not read, nothing is received.
+    """
+
+    def __init__(self, sock: socket.socket, on_message: Callable[[Received], object], closer: Closer) -> None:
+        self._sock = sock
+        self._on_message = on_message
+        self._closer = closer
+        self._loop = asyncio.get_running_loop()
+        self._stream = MessageStream()
+        self._serial = 0
+        self._replies: dict[int, asyncio.Future[Received]] = {}
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        self._reads = False
+        self._closed: asyncio.Future[str] = self._loop.create_future()
+
+    @classmethod
+    async def open(
+        cls, address: str, on_message: Callable[[Received], object], closer: Closer, *, files: bool
+    ) -> "Connection":
+        """Return a connection to the bus at `address`; with `files`, others may attach descriptors.
+
+        OSError, TimeoutError or BusError if that is not possible.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, _socket_address(address))
+                await _authenticate(sock, files=files)
+        except BaseException:
+            sock.close()
+            raise
+        connection = cls(sock, on_message, closer)
+        connection._read(on=True)
+        try:
+            await connection.call(BUS, "Hello", "", results="s")
+        except BaseException:
+            connection.close("the bus does not say hello")
+            raise
+        return connection
+
+    async def call(
+        self,
+        peer: Peer,
+        member: str,
+        signature: str,
+        *body: Any,
+        results: str,
+        seconds: float = _CALL_SECONDS,
+    ) -> list[Any]:
+        """Call `member` of `peer`; return its results of the types `results`.
+
+        BusError with the text of an error reply, or if there is none in time or the results have other types.
+        """
+        message = Message(Kind.METHOD_CALL, *peer, member, signature=signature, body=body)
+        reply: asyncio.Future[Received] = self._loop.create_future()
+        serial = self.send(message)
+        if self._closed.done():
+            raise BusError(self._closed.result())
+        self._replies[serial] = reply
+        try:
+            async with asyncio.timeout(seconds):
+                received = await reply
+        except TimeoutError:
+            raise BusError(f"{peer.name} did not reply to {member} in time") from None
+        finally:
+            self._replies.pop(serial, None)
+        if received.kind == Kind.ERROR:
+            with suppress(MalformedError):
+                raise BusError(f"{received.error_name}: {received.values('s', 1)[0]}")
+            raise BusError(received.error_name)
+        try:
+            return received.values(results, _MAX_VALUES)
+        except MalformedError as error:
+            raise BusError(f"the reply of {peer.name} to {member} is unusable: {error}") from None
+
+    def send(self, message: Message) -> int:
+        """Send `message`; return its serial number. If the connection is closed, it is lost.
+
+        MalformedError if it is longer than ``MAX_SENT``.
+        """
+        self._serial = self._serial % 0xFFFFFFFF + 1
+        content = message.marshal(self._serial)
+        if len(content) > MAX_SENT:
+            raise MalformedError(f"message of {len(content)} bytes exceeds the limit of {MAX_SENT}")
+        if not self._closed.done():
+            self._unsent.append(memoryview(content))
+            self._unsent_bytes += len(content)
+            if len(self._unsent) == 1:
+                self._write()
+        return self._serial
+
+    async def wait_closed(self) -> str:
+        """Wait until the connection is closed, and return the reason."""
+        return await asyncio.shield(self._closed)
+
+    def close(self, reason: str) -> None:
+        """Close the connection; calls without reply fail with `reason`."""
+        if self._closed.done():
+            return
+        self._closed.set_result(reason)
+        self._read(on=False)
+        self._loop.remove_writer(self._sock)
+        self._unsent.clear()
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(BusError(reason))
+        self._replies.clear()
+        self._closer.close(BUS, self._stream.close())
+        self._closer.close_socket(BUS, self._sock)
+
+    def _read(self, *, on: bool) -> None:
+        if on is not self._reads:
+            self._reads = on
+            if on:
+                self._loop.add_reader(self._sock, self._readable)
+            else:
+                self._loop.remove_reader(self._sock)
+
+    def _readable(self) -> None:
+        size = _SKIPPED_CHUNK if self._stream.skipping else _CHUNK
+        try:
+            chunk, control, _, _ = self._sock.recvmsg(size, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+            if not chunk:
+                raise EOFError("the bus closed the connection")
+            messages = self._stream.receive(chunk, tuple(pull_descriptors(control)))
+        except BlockingIOError:
+            return
+        except (OSError, EOFError, MalformedError) as error:
+            self.close(str(error))
+            return
+        for message in messages:
+            if message.kind not in (Kind.METHOD_RETURN, Kind.ERROR):
+                self._on_message(message)
+                continue
+            self._closer.close(BUS, message.descriptors)
+            reply = self._replies.pop(message.reply_serial, None)
+            if reply is not None and not reply.done():
+                reply.set_result(message)
+
+    def _write(self) -> None:
+        try:
+            while self._unsent:
+                sent = self._sock.send(self._unsent[0])
+                self._unsent_bytes -= sent
+                if sent < len(self._unsent[0]):
+                    self._unsent[0] = self._unsent[0][sent:]
+                else:
+                    self._unsent.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._sock, self._write)
+        except OSError as error:
+            self.close(str(error))
+            return
+        else:
+            self._loop.remove_writer(self._sock)
+        self._read(on=self._unsent_bytes <= _MAX_UNSENT)
+
+
+def _socket_address(address: str) -> str:
+    """Return the path or abstract name in `address`: ``system``, ``session``, or a D-Bus address.
+
+    BusError if it has none, or cannot be parsed.
+    """
+    if address == SYSTEM:
+        address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket")
+    elif address == SESSION:
+        runtime = os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")
+        address = os.environ.get("DBUS_SESSION_BUS_ADDRESS", f"unix:path={runtime}/bus")
+    for one in address.split(";"):
+        transport, _, rest = one.partition(":")
+        options = dict(option.partition("=")[::2] for option in rest.split(","))
+        if transport == "unix" and "path" in options:
+            return unquote(options["path"])
+        if transport == "unix" and "abstract" in options:
+            return "\0" + unquote(options["abstract"])
+    raise BusError(f"unsupported bus address {address!r}: use system, session, unix:path=PATH or unix:abstract=NAME")
+
+
+async def _authenticate(sock: socket.socket, *, files: bool) -> None:
+    """Authenticate by the socket's credentials (D-Bus specification, "Authentication Protocol")."""
+    loop = asyncio.get_running_loop()
+
+    async def ask(line: str) -> str:
+        await loop.sock_sendall(sock, line.encode() + b"\r\n")
+        answer = b""
+        while not answer.endswith(b"\r\n"):
+            chunk = await loop.sock_recv(sock, _MAX_LINE)
+            answer += chunk
+            if not chunk or len(answer) > _MAX_LINE:
+                raise BusError("the bus refused the connection during authentication")
+        return answer.decode(errors="replace").partition(" ")[0].rstrip()
+
+    answer = await ask(f"\0AUTH EXTERNAL {str(os.geteuid()).encode().hex()}")
+    if answer != "OK":
+        raise BusError(f"the bus refused authentication as uid {os.geteuid()}: {answer}")
+    if files and await ask("NEGOTIATE_UNIX_FD") != "AGREE_UNIX_FD":
+        raise BusError("the bus does not pass file descriptors")
+    await loop.sock_sendall(sock, b"BEGIN\r\n")
