@@ -31,9 +31,16 @@ class Result:
     cpu_seconds: float
 
 
-def boot(program: str, *arguments: str, memory: str = "1G", systemd: bool = False) -> Result:
-    """Run the Python module `program` of ``inside/`` in its own kernel, with systemd as PID 1 if `systemd`."""
+def boot(
+    program: str, *arguments: str, memory: str = "1G", systemd: bool = False, prepare: str | None = None
+) -> Result:
+    """Run the Python module `program` of ``inside/`` in its own kernel, with systemd as PID 1 if `systemd`.
+
+    The module `prepare` runs before systemd, which then boots completely and has to start ``init.sh`` by itself.
+    """
     init = _SYSTEMD if systemd else "init=/lab/init.sh"
+    if prepare is not None:
+        init = f"init=/lab/boot.sh lab_prepare={prepare}"
     machine = f"linux.uml mem={memory} rootfstype=hostfs rootflags=/ rw {init} con=null con0=fd:0,fd:1 quiet"
     return run_in(base(), (), f"{machine} lab_program={program}", arguments)
 
@@ -45,7 +52,8 @@ def run_in(root: Path, layers: tuple[Path, ...], machine: str, arguments: tuple[
         layer = Path(name)
         lab = layer / "upper" / "lab"
         shutil.copytree(HERE / "inside", lab / "tests" / "kernel" / "inside")
-        shutil.copy(HERE / "init.sh", lab)
+        for script in ("init.sh", "boot.sh"):
+            shutil.copy(HERE / script, lab)
         (lab / "arguments").write_text(shlex.join(arguments))
         command = f"chroot {layer}/merged {machine}; exit $?"
         before = _cpu_seconds()

@@ -24,3 +24,8 @@ def test_service_life_cycle_under_systemd() -> None:
 def test_drop_in_allows_network_namespaces_and_keyrings_of_root() -> None:
     result = boot("systemd_kernel", systemd=True)
     assert result.status == 0, result.output
+
+
+def test_daemon_is_ready_before_remote_file_systems_of_fstab_are_mounted() -> None:
+    result = boot("fstab", prepare="fstab_prepare")
+    assert result.status == 0, result.output
