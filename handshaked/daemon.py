@@ -36,7 +36,8 @@ from handshaked.system.capabilities import Capability, has
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.listening import BoundPaths, lock_file, open_listener, still_bound
-from handshaked.system.process import DEFAULT_LEVEL, forbid_core_dumps, start_logging
+from handshaked.system.memory import MemoryReturn
+from handshaked.system.process import DEFAULT_LEVEL, forbid_core_dumps, raise_descriptor_limit, start_logging
 from handshaked.system.systemd import listening_sockets, notify, notify_reloading
 from handshaked.system.tasks import Tasks
 from handshaked.workers.self_test import SelfTest
@@ -62,6 +63,7 @@ def main() -> None:
         problems = read_drop_ins(options.configuration_directory / DROP_INS).problems
         sys.exit("\n".join(f"handshaked: {problem}" for problem in problems) or 0)
     forbid_core_dumps()
+    raise_descriptor_limit()
     start_logging(_log_level(options, configuration), "handshaked", options.log_format)
     try:
         options.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,7 +105,8 @@ class Daemon:
             lambda: _configuration(options),
             self._closer.pool,
         )
-        self._feed = RegistryFeed(self._manager.snapshot, _follower_uids(options.demux_user))
+        self._followers = _follower_uids(options.demux_user)
+        self._feed = RegistryFeed(self._manager.snapshot, self._followers)
         self._watchdog = Watchdog(self._run_self_test, self._supervisor.check)
         self._commands = Commands(
             self._manager,
@@ -135,6 +138,7 @@ class Daemon:
             self._commands.subscribe,
             self._manager.may_register,
             self._closer,
+            privileged=self._followers,
         )
         self._tasks.start(self._start())
         await self._end.wait()
@@ -170,6 +174,7 @@ class Daemon:
         log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._options.workers} workers")
         self._tasks.start(self._watchdog.run())
+        self._tasks.start(MemoryReturn().run())
         self._tasks.start(self._warn_of_expiry())
         self._tasks.start(self._erasure.run())
         self._tasks.start(self._rotate_ticket_keys())

@@ -122,7 +122,8 @@ class ClientAuth(enum.IntEnum):
 class Caller:
     """Identity of a caller as attested by the kernel (SO_PEERCRED, SO_PEERGROUPS), or the kernel itself.
 
-    ``authorized``: polkit has authorized this one command.
+    ``authorized``: polkit has authorized this one command. ``owner``: the user of whose subordinate uids (subuid(5))
+    ``uid`` is one, if any.
     """
 
     uid: int
@@ -130,6 +131,12 @@ class Caller:
     kernel: bool = False
     pid: int = 0
     authorized: bool = False
+    owner: int | None = None
+
+    @property
+    def account(self) -> int:
+        """The uid that the use of resources counts for."""
+        return self.uid if self.owner is None else self.owner
 
     def __str__(self) -> str:
         return "kernel" if self.kernel else f"uid {self.uid}"

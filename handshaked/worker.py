@@ -28,7 +28,9 @@ from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.reporting.outcomes import OutcomeRecorder
 from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.system.keylog_file import KeyLogFile
+from handshaked.system.memory import MemoryReturn
 from handshaked.system.process import forbid_core_dumps, start_logging
+from handshaked.system.tasks import Tasks
 from handshaked.tls.keylog import KeyLog
 from handshaked.upcall.unix import UnixSource
 from handshaked.workers.parent_channel import ParentChannel
@@ -63,6 +65,7 @@ class Worker:
         self._kernel = _kernel_sources(self._service, arguments)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
+        self._tasks = Tasks("the worker")
         self._stopping = False
         self._retry: asyncio.TimerHandle | None = None
         self._channel = ParentChannel(parent, self._on_command, self._stopped.set)
@@ -70,7 +73,9 @@ class Worker:
     async def run(self) -> None:
         """Serve until stopped."""
         self._channel.send({"event": "ready", "generation": self._service.snapshot.generation})
+        self._tasks.start(MemoryReturn().run())
         await self._stopped.wait()
+        await self._tasks.end()
         self._source.close()
         if self._kernel is not None:
             self._kernel.close()

@@ -2,36 +2,37 @@
 
 import asyncio
 import logging
-import os
 import socket
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from handshaked.callers.closing import Closer
 from handshaked.callers.identity import caller_of
 from handshaked.callers.log_limit import LogLimit
+from handshaked.callers.pool import Pool, Quota
 from handshaked.model import Caller
 
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.2
+_BATCH = 16  # connections accepted in one turn of the event loop
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionBounds:
-    """Limits on the number of connections."""
+    """Limits on the number of connections, which ``Pool`` shares among the users."""
 
     total: int
     per_user: int
     reserve: int
-    """The part of ``total`` that is reserved for root and the daemon's own user."""
+    """The part of ``total`` that is reserved for root, the daemon's own user and other privileged ones."""
 
 
 class Acceptor:
     """Accepts on `listener`, called `name` in the log, and passes each connection, non-blocking, to `take`.
 
-    The owner of a connection must call ``release`` when the connection and everything it started has ended.
+    `privileged` are uids that get connections of the reserve, like root and the daemon's own user. The owner of a
+    connection must call ``release`` when the connection and everything it started has ended.
     """
 
     def __init__(
@@ -42,15 +43,16 @@ class Acceptor:
         log_limit: LogLimit,
         closer: Closer,
         take: Callable[[socket.socket, Caller], object],
+        privileged: Iterable[int] = (),
     ) -> None:
         self._listener = listener
         self._name = name
-        self._bounds = bounds
+        self._per_user = bounds.per_user
         self._log_limit = log_limit
         self._closer = closer
         self._take = take
-        self._privileged = {0, os.geteuid()}
-        self._connections: Counter[int] = Counter()
+        self._pool = Pool(bounds.total, bounds.reserve, privileged)
+        self._connections: dict[int, Quota] = {}
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         self._failing = False
@@ -70,37 +72,45 @@ class Acceptor:
 
     def release(self, caller: Caller) -> None:
         """Count one connection of `caller` less."""
-        self._connections[caller.uid] -= 1
-        if not self._connections[caller.uid]:
-            del self._connections[caller.uid]
+        held = self._connections[caller.account]
+        held.release()
+        if not held.used:
+            del self._connections[caller.account]
 
     def _accept(self) -> None:
+        for _ in range(_BATCH):
+            if not self._accept_one():
+                return
+
+    def _accept_one(self) -> bool:
+        """Accept a connection; return whether there may be another one."""
         try:
             sock, _ = self._listener.accept()
         except BlockingIOError:
-            return  # another process was faster
+            return False  # none is left, perhaps because another process was faster
         except OSError as error:
             self._pause(error)
-            return
+            return False
         if self._failing:
             self._failing = False
             log.info("connections to %s are accepted again", self._name)
         caller = caller_of(sock)
-        if not self._has_room(caller):
+        if not self._count(caller):
             if self._log_limit.allows(caller):
                 log.warning("too many connections to %s; refused one of %s (pid %d)", self._name, caller, caller.pid)
-            self._closer.close_socket(caller.uid, sock)
-            return
-        self._connections[caller.uid] += 1
+            self._closer.close_socket(caller.account, sock)
+            return True
         sock.setblocking(False)
         self._take(sock, caller)
+        return True
 
-    def _has_room(self, caller: Caller) -> bool:
-        reserve = 0 if caller.uid in self._privileged else self._bounds.reserve
-        return (
-            self._connections[caller.uid] < self._bounds.per_user
-            and self._connections.total() < self._bounds.total - reserve
-        )
+    def _count(self, caller: Caller) -> bool:
+        """Count a connection of `caller`, unless it may have no more."""
+        held = self._connections.get(caller.account) or Quota(self._pool, caller.account, self._per_user)
+        if not held.take():
+            return False
+        self._connections[caller.account] = held
+        return True
 
     def _pause(self, error: OSError) -> None:
         """Retry later: without descriptors the listener stays readable, and the event loop would spin."""

@@ -4,6 +4,7 @@ import logging
 import socket
 import struct
 
+from handshaked.callers.owners import owner_of
 from handshaked.model import Caller
 
 log = logging.getLogger(__name__)
@@ -24,4 +25,5 @@ def caller_of(sock: socket.socket) -> Caller:
         log.warning("uid %d (pid %d): supplementary groups are ignored: %s", uid, pid, error)
         groups = b""
     gids = {gid, *(value for (value,) in struct.iter_unpack("=I", groups))}
-    return Caller(uid=uid, gids=frozenset(gids), pid=pid)
+    owner = owner_of(uid)
+    return Caller(uid=uid, gids=frozenset(gids), pid=pid, owner=None if owner == uid else owner)

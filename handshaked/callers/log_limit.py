@@ -24,7 +24,7 @@ class LogLimit:
         """Count one line caused by `who`; return whether to log it."""
         if not self._asked:
             asyncio.get_running_loop().call_later(self._seconds, self.report_dropped)
-        name = str(who)
+        name = f"uid {who.account}" if isinstance(who, Caller) and not who.kernel else str(who)
         self._asked[name] += 1
         return self._asked[name] <= self._lines
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from handshaked.callers.account import Account
 from handshaked.callers.fair_queue import FairQueue
+from handshaked.wire.attached import MAX_ATTACHED
 
 
 class PacedReader:
@@ -28,12 +29,12 @@ class PacedReader:
         self._read_packet = read_packet
         self._then = then
         self._loop = asyncio.get_running_loop()
-        self.stopped = self._reads = False
+        self.stopped = self._reads = self._lacks_room = False
         self.resume()
 
     def resume(self) -> None:
         """Continue to read, as soon as the rate limits allow."""
-        if self.stopped:
+        if self.stopped or self._lacks_room:
             return
         debt = self._account.debt(self._loop.time())
         if debt > 0:
@@ -42,6 +43,18 @@ class PacedReader:
         elif not self._reads:
             self._reads = True
             self._loop.add_reader(self._sock, self._readable)
+
+    def take_descriptors(self) -> bool:
+        """Take room for the descriptors of a packet; if there is none, do not read until there is."""
+        if self._account.take_descriptors(MAX_ATTACHED, self._room_again):
+            return True
+        self._lacks_room = True
+        self.pause()
+        return False
+
+    def _room_again(self) -> None:
+        self._lacks_room = False
+        self.resume()
 
     def pause(self) -> None:
         """Do not read until ``resume``."""

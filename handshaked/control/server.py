@@ -7,7 +7,7 @@ dropped, and counted as ``lost`` in the next message.
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[str, Caller, Arguments, tuple[int, ...]], Awaitable[Message]]
 Subscriber = Callable[[Caller, Arguments, Callable[[list[Message]], None]], Callable[[], None]]
-_BOUNDS = ConnectionBounds(total=256, per_user=64, reserve=64)
+_BOUNDS = ConnectionBounds(total=320, per_user=64, reserve=128)
 _LIMITS = Limits(seconds_per_second=0.25)
 _IDLE_SECONDS = 60.0
 _MAX_STRANGER_MESSAGE = 16 * 1024
@@ -37,7 +37,8 @@ class ControlServer:
 
     Callers take turns. Those who may not register anything, says `may_register`, send short messages only, so that
     nothing longer is parsed.
-    `subscribe` starts delivering events to a callback, and returns a function that unsubscribes.
+    `subscribe` starts delivering events to a callback, and returns a function that unsubscribes. `privileged` are uids
+    that connections are reserved for, besides root's.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ControlServer:
         subscribe: Subscriber,
         may_register: Callable[[Caller], bool],
         closer: Closer,
+        privileged: Iterable[int] = (),
     ) -> None:
         self._handle = handle
         self._subscribe = subscribe
@@ -55,7 +57,7 @@ class ControlServer:
         self._accounts = Accounts(_LIMITS, closer.pool)
         self._turns = Turns()
         self._tasks = Tasks("the control socket")
-        self._acceptor = Acceptor(listener, "the control socket", _BOUNDS, LogLimit(), closer, self._take)
+        self._acceptor = Acceptor(listener, "the control socket", _BOUNDS, LogLimit(), closer, self._take, privileged)
         self._acceptor.start()
 
     async def close(self) -> None:
@@ -66,7 +68,7 @@ class ControlServer:
     def _take(self, sock: socket.socket, caller: Caller) -> None:
         task = self._tasks.start(self._serve(sock, caller, self._accounts.open(caller)))
         released = partial(self._released, caller)
-        task.add_done_callback(lambda _: self._closer.close_socket(caller.uid, sock, released))
+        task.add_done_callback(lambda _: self._closer.close_socket(caller.account, sock, released))
 
     def _released(self, caller: Caller) -> None:
         self._accounts.close(caller)
@@ -88,7 +90,7 @@ class ControlServer:
         try:
             stays_open = await self._serve_packet(sock, caller, packet)
         finally:
-            closed = self._closer.close(caller.uid, packet.descriptors)
+            closed = self._closer.close(caller.account, packet.descriptors)
         await closed  # until then, the connection counts against its user's limit
         return stays_open
 

@@ -25,7 +25,7 @@ from handshaked.model import Caller
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, refuse_descriptors
+from handshaked.wire.attached import CONTROL_SPACE, MAX_ATTACHED, close_all, pull_descriptors, refuse_descriptors
 from handshaked.wire.demux import (
     MAX_PACKET,
     Datagram,
@@ -92,6 +92,21 @@ class Application:
         """The threads of its user, for work that may block."""
         return self._account.threads
 
+    def receive(self) -> tuple[bytes, int] | None:
+        """Receive a packet, empty at the end, and its flags; None if there is none, or no room for descriptors."""
+        if not self.reader.take_descriptors():
+            return None
+        try:
+            packet, control, flags, _ = self.socket.recvmsg(MAX_PACKET, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            self._account.release_descriptors(MAX_ATTACHED)
+            return None
+        except OSError:
+            packet, control, flags = b"", [], 0
+        self.attached = pull_descriptors(control)
+        self._account.release_descriptors(MAX_ATTACHED - len(self.attached))
+        return packet, flags
+
     def close(self, then: Callable[[], object]) -> None:
         """Stop reading, close the socket and the descriptors received on it, and call `then`."""
         self.closed = True
@@ -110,6 +125,7 @@ class Application:
             self.reader.resume()
 
     def _attached_closed(self) -> None:
+        self._account.release_descriptors(len(self.attached))
         self.attached = []
         if self.closed:
             self.close(self._then)
@@ -221,13 +237,10 @@ class Applications:
 
     def _packet(self, application: Application) -> Iterator[int]:
         """Handle the next packet, message by message; the steps are those of the fair queue."""
-        try:
-            packet, control, flags, _ = application.socket.recvmsg(MAX_PACKET, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
+        received = application.receive()
+        if received is None:
             return
-        except OSError:
-            packet, control, flags = b"", [], 0
-        application.attached = pull_descriptors(control)
+        packet, flags = received
         if not packet:
             self._close(application)
             return

@@ -27,6 +27,7 @@ from handshaked.quic.answers import CONNECTION_REFUSED, push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
+from handshaked.system.memory import MemoryReturn
 from handshaked.system.systemd import notify, watchdog_interval
 from handshaked.wire import demux as wire
 from handshaked.wire.addresses import Address, parse_address, show_address, source_of
@@ -108,7 +109,8 @@ class Demux:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
         self._loop.add_reader(self._forwarder.fileno(), lambda: self._forwarder.run(time.monotonic()))
-        tasks = [asyncio.create_task(work) for work in (stop.wait(), self._follower.run(), self._sweep())]
+        work = (stop.wait(), self._follower.run(), self._sweep(), MemoryReturn().run())
+        tasks = [asyncio.create_task(one) for one in work]
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         notify(STOPPING="1")
         for task in tasks:

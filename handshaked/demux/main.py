@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import resource
 import socket
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from handshaked.system.capabilities import Capability, explain
 from handshaked.system.command_line import RecordingParser
 from handshaked.system.connecting import connect
 from handshaked.system.listening import lock_file, open_listener
-from handshaked.system.process import LEVELS, forbid_core_dumps, start_logging
+from handshaked.system.process import LEVELS, forbid_core_dumps, raise_descriptor_limit, start_logging
 from handshaked.system.systemd import inherited_sockets
 from handshaked.wire.addresses import Address, parse_address, show_address
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
@@ -39,7 +38,7 @@ def main() -> None:
     forbid_core_dumps()
     start_logging(arguments.log_level, "handshaked-demux")
     try:
-        asyncio.run(_run(arguments, _raise_descriptor_limit()))
+        asyncio.run(_run(arguments, raise_descriptor_limit()))
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
         sys.exit(1)
@@ -149,13 +148,6 @@ def _open(address: Address) -> socket.socket:
 def _lock(path: Path) -> int:
     """Make sure that no other demultiplexer uses the socket at `path`; return the descriptor of the lock."""
     return lock_file(path.with_suffix(".lock"), f"another handshaked-demux is running at {path}")
-
-
-def _raise_descriptor_limit() -> int:
-    """Raise the descriptor limit to the hard limit, because forwarded flows use two each. Return the limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def _show_status(path: Path) -> int:

@@ -19,6 +19,13 @@ def forbid_core_dumps() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) failed")
 
 
+def raise_descriptor_limit() -> int:
+    """Raise the limit of open file descriptors to the hard limit. Return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
 def start_logging(level: str, who: str, form: str = "auto") -> None:
     """Log messages of at least `level` for the process `who`, in the format `form` (``journal.FORMATS``)."""
     logging.basicConfig(level=level.upper(), handlers=[handler_for(form, who)])

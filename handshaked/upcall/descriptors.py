@@ -27,6 +27,8 @@ class Descriptors:
         self._truncated = bool(flags & _TRUNCATED)
         self._open = pull_descriptors(control)
         self._files: CredentialFiles | None = None
+        self.count = len(self._open)
+        """How many were received."""
 
     def take_socket(self, start: Start) -> socket.socket:
         """Return the first descriptor as a socket; WireError if it is none, or if `start` expects another number."""

@@ -21,9 +21,9 @@ from handshaked.errors import FramingError, HandshakeError, Status, WireError
 from handshaked.events import CryptoData
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService, assemble
-from handshaked.model import Caller, Outcome, Request
+from handshaked.model import MAX_HANDSHAKE_MESSAGE, Caller, Outcome, Request
 from handshaked.upcall.descriptors import Descriptors, open_on_socket
-from handshaked.wire.attached import CONTROL_SPACE
+from handshaked.wire.attached import CONTROL_SPACE, MAX_ATTACHED
 from handshaked.wire.family import join_packets, pull_from_endpoint, push_done
 from handshaked.wire.lookup import push_lookup_answer
 from handshaked.wire.messages import (
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _TRUNCATED = int(socket.MSG_TRUNC)  # a plain int: masking with an enum takes a microsecond
 _INPUT = memoryview(bytearray(MAX_PACKET))  # shared: one thread reads, one packet at a time
+_HANDSHAKE_BYTES = 16 * 1024  # that every handshake keeps, whatever its messages
 
 
 class Endpoint:
@@ -71,6 +72,7 @@ class Endpoint:
         self._log_limit = log_limit
         self._released = released
         self._drivers: dict[int, Attempt] = {}
+        self._kept_bytes: dict[int, int] = {}
         self._awaiting_tickets: dict[int, asyncio.TimerHandle] = {}
         self._output: list[bytes] = []
         self._unsent: deque[bytes] = deque()
@@ -120,14 +122,18 @@ class Endpoint:
         """Read and handle the next packet: steps for ``FairQueue``, at least one for each message."""
         if self._reader.stopped:  # closed while waiting for its turn
             return
+        if not self._reader.take_descriptors():
+            return
         try:
             size, control, flags, _ = self._sock.recvmsg_into([_INPUT], CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
+            self._account.release_descriptors(MAX_ATTACHED)
             return
         except OSError:
             size, control, flags = 0, [], 0
         packet = bytes(_INPUT[:size])
         self._descriptors = descriptors = Descriptors(control, flags)
+        self._account.release_descriptors(MAX_ATTACHED - descriptors.count)
         if not packet:
             self.close()
             return
@@ -161,6 +167,8 @@ class Endpoint:
             self._descriptors_released()
 
     def _descriptors_released(self) -> None:
+        if self._descriptors is not None:
+            self._account.release_descriptors(self._descriptors.count)
         self._descriptors = None
         if self._socket_closed:
             self._released()
@@ -181,7 +189,10 @@ class Endpoint:
             # Without a driver, DONE was sent, but the endpoint has not received it yet.
             if isinstance(driver, Driver):
                 if isinstance(message, CryptoData):
-                    driver.receive(message.level, message.data)
+                    if self._keep(sequence, len(message.data)):
+                        driver.receive(message.level, message.data)
+                    else:
+                        driver.abort(Status.RATE_LIMITED, self._too_many_bytes())
                 else:
                     driver.proceed(message.transport_parameters)
             elif driver is not None:
@@ -211,11 +222,10 @@ class Endpoint:
         if sequence in self._drivers:
             self._refuse(sequence, WireError("this sequence number is in use by a handshake", status=Status.EXISTS))
             return
-        if self._account.handshakes >= self._limits.handshakes:
-            reason = f"{self._caller} has reached the limit of {self._limits.handshakes} handshakes in flight"
-            self._send(push_done(sequence, Outcome(status=Status.RATE_LIMITED, reason=reason)))
+        refusal = self._admit(sequence, start)
+        if refusal is not None:
+            self._send(push_done(sequence, Outcome(status=Status.RATE_LIMITED, reason=refusal)))
             return
-        self._account.handshakes += 1
         if start.descriptors:
             self._start_on_socket(sequence, start, descriptors)
             return
@@ -225,19 +235,49 @@ class Endpoint:
         driver.start()
 
     def _start_on_socket(self, sequence: int, start: Start, descriptors: Descriptors) -> None:
+        def ended() -> None:
+            self._account.handshakes.release()
+            self._forget(sequence)
+
         def report(outcome: Outcome) -> None:
-            self._account.handshakes -= 1
-            self._drivers.pop(sequence, None)
+            ended()
             self._send(push_done(sequence, outcome))
 
         try:
             attempt = open_on_socket(self._quic_sockets, self._request(start), start, descriptors, report)
         except WireError as error:
-            self._account.handshakes -= 1
+            ended()
             self._refuse(sequence, error)
             return
         if not attempt.finished:
             self._drivers[sequence] = attempt
+
+    def _admit(self, sequence: int, start: Start) -> str | None:
+        """Count a handshake and the bytes that it keeps; return the reason if it is refused."""
+        account = self._account
+        if not account.handshakes.take():
+            return f"{self._caller} has {account.handshakes.used} handshakes in flight, and may have no more now"
+        received = MAX_HANDSHAKE_MESSAGE if start.socket else 0  # the socket's data is not counted when it arrives
+        if not self._keep(sequence, _HANDSHAKE_BYTES + start.size + received):
+            account.handshakes.release()
+            return self._too_many_bytes()
+        return None
+
+    def _keep(self, sequence: int, size: int) -> bool:
+        """Count `size` more bytes that a handshake keeps; return False if they are too many."""
+        if not self._account.kept_bytes.take(size):
+            return False
+        self._kept_bytes[sequence] = self._kept_bytes.get(sequence, 0) + size
+        return True
+
+    def _too_many_bytes(self) -> str:
+        kept = self._account.kept_bytes.used
+        return f"the handshakes in flight of {self._caller} keep {kept} bytes, and may keep no more now"
+
+    def _forget(self, sequence: int) -> None:
+        """Drop a handshake that has ended."""
+        self._drivers.pop(sequence, None)
+        self._account.kept_bytes.release(self._kept_bytes.pop(sequence, 0))
 
     def _request(self, start: Start) -> Request:
         timeout = start.timeout or self._limits.default_timeout
@@ -260,7 +300,7 @@ class Endpoint:
         )
 
     def _finished(self, sequence: int) -> None:
-        self._account.handshakes -= 1
+        self._account.handshakes.release()
         driver = self._drivers[sequence]
         if (
             isinstance(driver, Driver)
@@ -272,12 +312,12 @@ class Endpoint:
                 driver.ticket_seconds, self._stop_awaiting_tickets, sequence
             )
         else:
-            del self._drivers[sequence]
+            self._forget(sequence)
 
     def _stop_awaiting_tickets(self, sequence: int) -> None:
         self._awaiting_tickets.pop(sequence).cancel()
         self._account.awaiting_tickets -= 1
-        del self._drivers[sequence]
+        self._forget(sequence)
 
     def _look_up(self, sequence: int, lookup: Lookup) -> Iterator[int]:
         """Answer `lookup`, in steps."""
@@ -332,7 +372,7 @@ class Endpoint:
             self._loop.remove_writer(self._sock)
 
     def _wait_to_write(self) -> None:
-        if self._account.unsent_bytes > self._limits.unsent_bytes:
+        if self._account.unsent_bytes.exceeded:
             if self._log_limit.allows(self._caller):
                 log.warning(
                     "%s (pid %d) does not read its messages, its connection is closed", self._caller, self._caller.pid
@@ -344,4 +384,4 @@ class Endpoint:
 
     def _count_unsent(self, size: int) -> None:
         self._unsent_bytes += size
-        self._account.unsent_bytes += size
+        self._account.unsent_bytes.add(size)

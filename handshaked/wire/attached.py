@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 _SO_PASSRIGHTS = 83
-_MAX_ATTACHED = 253  # SCM_MAX_FD
-CONTROL_SPACE = socket.CMSG_SPACE(_MAX_ATTACHED * array.array("i").itemsize)
+MAX_ATTACHED = 253
+"""Most descriptors that the kernel lets a sender attach to one packet (SCM_MAX_FD)."""
+CONTROL_SPACE = socket.CMSG_SPACE(MAX_ATTACHED * array.array("i").itemsize)
 """Size of a control buffer with room for all descriptors that the kernel lets a sender attach to one packet."""
 
 

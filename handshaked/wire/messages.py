@@ -155,6 +155,12 @@ class Start:
         """The number of descriptors attached to the message."""
         return self.socket + self.certificate_file + self.key_file + self.psk_file
 
+    @property
+    def size(self) -> int:
+        """The number of bytes in its attributes of variable length."""
+        parts = (self.transport_parameters, self.session_ticket, self.early_data, *self.alpns, *self.trust_anchors)
+        return sum(len(part) for part in parts if part is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class TransportParameters:

@@ -48,7 +48,7 @@ class Scene:
         self.listener.listen()
         self.accepted: list[Caller] = []
         self.settled = asyncio.Event()
-        self.acceptor = Acceptor(self.listener, "the test", bounds, LogLimit(), Closer(), self._take)
+        self.acceptor = Acceptor(self.listener, "the test", bounds, LogLimit(), Closer(), self._take, [PRIVILEGED])
         self.acceptor.start()
 
     def _take(self, sock: socket.socket, caller: Caller) -> None:
@@ -74,6 +74,10 @@ class Scene:
         return len(self.accepted) > before
 
 
+USERS = range(30_001, 30_041)
+PRIVILEGED = 30_100
+
+
 def run(bounds: ConnectionBounds, scenario: Callable[[Scene], object]) -> None:
     async def main() -> None:
         with ExitStack() as stack:
@@ -92,16 +96,43 @@ def test_connections_of_a_user_are_limited_until_released() -> None:
         scene.acceptor.release(Caller(USER))
         assert [await scene.connect_as(USER) for _ in range(2)] == [True, False]
 
-    run(ConnectionBounds(total=10, per_user=2, reserve=0), scenario)
+    run(ConnectionBounds(total=20, per_user=2, reserve=0), scenario)
 
 
 @pytest.mark.needs("root")
-def test_root_has_a_reserve() -> None:
+def test_many_greedy_users_leave_connections_for_others() -> None:
     async def scenario(scene: Scene) -> None:
-        assert [await scene.connect_as(USER + number) for number in range(5)] == [True, True, True, False, False]
-        assert [await scene.connect_as(0) for _ in range(3)] == [True, True, False]
+        for uid in [*USERS[:5]] * 10:
+            await scene.connect_as(uid)
+        assert [sum(caller.uid == uid for caller in scene.accepted) for uid in USERS[:5]] == [5] * 5
+        assert [await scene.connect_as(uid) for uid in USERS[5:9]] == [True] * 4
+
+    run(ConnectionBounds(total=40, per_user=20, reserve=10), scenario)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("uid", [0, PRIVILEGED])
+def test_privileged_users_have_a_reserve(uid: int) -> None:
+    async def scenario(scene: Scene) -> None:
+        for other in USERS:
+            await scene.connect_as(other)
+        assert len(scene.accepted) == 3
+        assert [await scene.connect_as(uid) for _ in range(3)] == [True, True, False]
 
     run(ConnectionBounds(total=5, per_user=4, reserve=2), scenario)
+
+
+@pytest.mark.needs("root")
+def test_subordinate_uids_share_their_owners_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handshaked.callers.identity.owner_of", lambda uid: USERS[0] if uid in USERS else uid)
+
+    async def scenario(scene: Scene) -> None:
+        assert [await scene.connect_as(uid) for uid in USERS[:3]] == [True, True, False]
+        assert await scene.connect_as(OTHER)
+        scene.acceptor.release(scene.accepted[1])
+        assert await scene.connect_as(USERS[3])
+
+    run(ConnectionBounds(total=20, per_user=2, reserve=0), scenario)
 
 
 def test_lack_of_descriptors_is_waited_out_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from handshaked.callers.account import Account, Accounts, Limits
+from handshaked.callers.account import Account, Accounts, Limits, Totals
 from handshaked.model import Caller
+from tests.patience import soon
 
 LIMITS = Limits(messages_per_second=10, bytes_per_second=1000, seconds_per_second=0.5)
 
@@ -59,5 +60,46 @@ def test_account_without_recent_use_is_forgotten() -> None:
         first.charge(0, 0, 0.0, loop.time() - 10.0)
         accounts.close(Caller(1))
         assert accounts.open(Caller(1)) is not first
+
+    asyncio.run(scenario())
+
+
+def test_subordinate_uids_share_their_owners_account() -> None:
+    async def scenario() -> None:
+        accounts = Accounts(LIMITS)
+        assert accounts.open(Caller(1)) is accounts.open(Caller(100_001, owner=1))
+        assert accounts.open(Caller(100_001)) is not accounts.open(Caller(1))
+
+    asyncio.run(scenario())
+
+
+def test_accounts_share_what_there_is() -> None:
+    async def scenario() -> None:
+        accounts = Accounts(Limits(totals=Totals(handshakes=9)))
+        quotas = [accounts.open(Caller(uid)).handshakes for uid in (1, 2)]
+        for quota in quotas * 10:
+            quota.take()
+        assert [quota.used for quota in quotas] == [3, 3]
+        assert accounts.open(Caller(3)).handshakes.take()
+
+    asyncio.run(scenario())
+
+
+def test_packet_is_read_when_there_is_room_for_its_descriptors() -> None:
+    async def scenario() -> None:
+        account = Account(Limits(descriptors=300), now=0.0)
+        woken: list[int] = []
+        assert account.take_descriptors(253, lambda: None)
+        assert not account.take_descriptors(253, lambda: woken.append(1))
+        assert not account.take_descriptors(253, lambda: woken.append(2))
+        account.release_descriptors(203)
+        assert woken == [1]
+        again = asyncio.Event()
+        assert account.take_descriptors(250, lambda: None)
+        assert not account.take_descriptors(253, again.set)
+        account.release_descriptors(0)
+        assert woken == [1]
+        await soon(again.wait())  # what others have released is noticed in time, too
+        assert woken == [1, 2]
 
     asyncio.run(scenario())
