@@ -12,6 +12,9 @@ TrafficSecret(APPLICATION, RECEIVE), TrafficSecret(APPLICATION, SEND), CryptoDat
 early data may be sent, TrafficSecret(EARLY, SEND) follows CryptoData(INITIAL); over TCP, CryptoData(EARLY) precedes
 CryptoData(HANDSHAKE) if it was accepted. SessionTicket comes at any time after HandshakeComplete, once for each ticket.
 
+If the own certificate is sent, the engine returns SignatureNeeded before CryptoData(HANDSHAKE), and continues with the
+signature; sessions answer it themselves.
+
 A HelloRetryRequest adds one CryptoData(INITIAL) on each side. Over TCP, TrafficSecret(APPLICATION) may change later
 on either side (KeyUpdate, RFC 8446 section 4.6.3).
 
@@ -21,7 +24,7 @@ HandshakeFailed comes once and is the last event.
 from dataclasses import dataclass, field
 
 from handshaked.errors import Alert, HandshakeError
-from handshaked.model import CipherSuite, Direction, Level
+from handshaked.model import CipherSuite, Direction, Level, SignatureScheme, Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,16 @@ class CryptoData:
 
     level: Level
     data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureNeeded:
+    """The handshake waits for a signature: what `signer` returns for the other fields. Always the last event."""
+
+    signer: Signer = field(repr=False)
+    scheme: SignatureScheme
+    transcript_hash: bytes
+    by_server: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +112,12 @@ class HandshakeFailed:
         return cls(error.alert, error.reason, error.status)
 
 
-Event = PeerTransportParameters | TrafficSecret | CryptoData | HandshakeComplete | SessionTicket | HandshakeFailed
+Event = (
+    PeerTransportParameters
+    | TrafficSecret
+    | CryptoData
+    | SignatureNeeded
+    | HandshakeComplete
+    | SessionTicket
+    | HandshakeFailed
+)

@@ -3,7 +3,7 @@
 import enum
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from handshaked.errors import Alert, Status
 
@@ -223,6 +223,18 @@ class SignatureScheme(enum.IntEnum):
     MLDSA44 = 0x0904
     MLDSA65 = 0x0905
     MLDSA87 = 0x0906
+
+
+class Signer(Protocol):
+    """Signs with the private key of one credential, which the engine never sees."""
+
+    def sign(self, scheme: SignatureScheme, transcript_hash: bytes, *, by_server: bool) -> bytes:
+        """Return the signature of a CertificateVerify (RFC 8446 section 4.4.3), made with `scheme`.
+
+        It covers the messages up to the Certificate by their `transcript_hash`, and that the server has sent it, or
+        the client. LocalError if the key cannot sign with that scheme.
+        """
+        ...
 
 
 class KeyType(enum.Enum):

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from handshaked.tls import state
 from handshaked.tls.codepoints import HandshakeType
-from handshaked.tls.state import PROCEED, State, Transitions
+from handshaked.tls.state import PROCEED, SIGNED, State, Transitions
 
 PAGE = "tls-states.md"
 _TABLES: dict[str, tuple[type[state.ServerState] | type[state.ClientState], Transitions, Transitions, str]] = {
@@ -63,7 +63,8 @@ def _edges(role: str) -> Iterator[_Edge]:
         only_quic, both = quic.get(source, {}), tcp.get(source, {})
         groups: dict[tuple[tuple[State, ...], bool], list[str]] = {}
         for message, targets in both.items():
-            label = proceed if message == PROCEED else _message(HandshakeType(message))
+            step = {PROCEED: proceed, SIGNED: "signed"}
+            label = step[message] if message in step else _message(HandshakeType(message))
             groups.setdefault((targets, message not in only_quic), []).append(label)
         for (targets, only_tcp), labels in groups.items():
             yield _Edge(source, targets, " or ".join(labels), only_tcp)

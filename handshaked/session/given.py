@@ -10,6 +10,7 @@ from handshaked.errors import Alert, CallerError, LocalError, PeerError, Status
 from handshaked.events import Event, PeerTransportParameters
 from handshaked.model import Level
 from handshaked.session.registered import Session
+from handshaked.session.signing import signed
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientHello, ClientParameters, ServerParameters
 from handshaked.tls.server import ServerHandshake
@@ -33,7 +34,7 @@ class GivenServerSession(Session):
         return []
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        events = self._engine.receive(level, data, now)
+        events = signed(self._engine.receive(level, data, now), self._engine.proceed_with_signature)
         hello = self._engine.client_hello
         if self._parameters is not None or hello is None:
             return events
@@ -49,7 +50,8 @@ class GivenServerSession(Session):
                 "transport parameters were passed before the ClientHello was received",
                 Status.INVALID,
             )
-        return self._engine.proceed(replace(self._parameters, transport_parameters=transport_parameters), now)
+        parameters = replace(self._parameters, transport_parameters=transport_parameters)
+        return signed(self._engine.proceed(parameters, now), self._engine.proceed_with_signature)
 
 
 class GivenClientSession(Session):
@@ -66,7 +68,7 @@ class GivenClientSession(Session):
         return self._engine.start(now)
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        return self._engine.receive(level, data, now)
+        return signed(self._engine.receive(level, data, now), self._engine.proceed_with_signature)
 
 
 def choose_alpn(hello: ClientHello, served: tuple[bytes, ...]) -> bytes:

@@ -13,6 +13,7 @@ from handshaked.events import Event, HandshakeFailed, PeerTransportParameters
 from handshaked.model import DEFAULT_CIPHER_SUITES, AuthMode, Level, Request, Role
 from handshaked.registry.names import canonical_server_name
 from handshaked.registry.snapshot import Query, Selection, Snapshot
+from handshaked.session.signing import signed
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import (
@@ -116,7 +117,7 @@ class ServerSession(Session):
         return []
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        events = self._engine.receive(level, data, now)
+        events = signed(self._engine.receive(level, data, now), self._engine.proceed_with_signature)
         if self._selection is None and self._engine.client_hello is not None:
             return [*events, *self._select(self._engine.client_hello, now)]
         return events
@@ -153,7 +154,7 @@ class ServerSession(Session):
         if self._selection is None or self._transport_parameters is None:
             return []
         parameters = self._resources.answer(self._request, self._selection, self._transport_parameters)
-        return self._engine.proceed(parameters, now)
+        return signed(self._engine.proceed(parameters, now), self._engine.proceed_with_signature)
 
 
 class ClientSession(Session):
@@ -207,7 +208,7 @@ class ClientSession(Session):
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
         if self._engine is None:
             raise _invalid("CRYPTO data before the session was started")
-        return self._engine.receive(level, data, now)
+        return signed(self._engine.receive(level, data, now), self._engine.proceed_with_signature)
 
 
 def open_session(request: Request, snapshot: Snapshot, resources: Resources) -> Session:

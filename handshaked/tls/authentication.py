@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from handshaked.errors import Alert, PeerError
+from handshaked.events import SignatureNeeded
 from handshaked.model import SignatureScheme
 from handshaked.tls import extensions as ext
 from handshaked.tls import messages
@@ -45,20 +46,19 @@ def certificate_message(
     return encoded
 
 
-def certificate_verify(
+def signature_needed(
     credential: Credential, offered: tuple[int, ...], transcript_hash: bytes, *, by_server: bool
-) -> bytes:
-    """Return the CertificateVerify of `credential`, signed with its best scheme that the peer has `offered`.
+) -> SignatureNeeded:
+    """Return what must be signed with `credential`, by its best scheme that the peer has `offered`.
 
-    PeerError if there is none, LocalError if the key cannot sign.
+    PeerError if there is none.
     """
     scheme = choose_scheme(credential.key_type, offered)
     if scheme is None:
         raise PeerError(
             Alert.HANDSHAKE_FAILURE, f"the peer supports no signature scheme of {credential.key_type.value} keys"
         )
-    signature = credential.signer.sign(scheme, signed_content(transcript_hash, by_server=by_server))
-    return messages.push_certificate_verify(scheme, signature)
+    return SignatureNeeded(credential.signer, scheme, transcript_hash, by_server)
 
 
 def decompressed(message: bytes, offered: tuple[CertificateCompression, ...]) -> bytes:

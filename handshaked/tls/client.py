@@ -10,6 +10,7 @@ from handshaked.events import (
     HandshakeComplete,
     PeerTransportParameters,
     SessionTicket,
+    SignatureNeeded,
 )
 from handshaked.model import CipherSuite, Direction, Group, Level
 from handshaked.tls import extensions as ext
@@ -17,10 +18,10 @@ from handshaked.tls import messages
 from handshaked.tls.authentication import (
     PeerCertificate,
     certificate_message,
-    certificate_verify,
     check_certificate_verify,
     decompressed,
     parse_chain,
+    signature_needed,
 )
 from handshaked.tls.client_offer import ClientOffer, OfferedPsk
 from handshaked.tls.codepoints import ExtensionType, HandshakeType
@@ -287,10 +288,16 @@ class ClientHandshake(Machine):
         if self.early_data and not self._quic:
             schedule.update(messages.END_OF_EARLY_DATA)
             events.append(CryptoData(Level.EARLY, messages.END_OF_EARLY_DATA))
-        flight = self._authentication()
-        finished = messages.push_finished(
-            profile.verify_data(self._client_handshake_secret, schedule.transcript_hash())
-        )
+        flight, needed = self._authentication()
+        if needed is not None:
+            self._wait_for_signature(needed, flight, events)
+            return ClientState.WAIT_SIGNATURE
+        return self._finish(flight, events)
+
+    def _finish(self, flight: bytes, events: list[Event]) -> ClientState:
+        schedule = self._schedule
+        verify_data = schedule.profile.verify_data(self._client_handshake_secret, schedule.transcript_hash())
+        finished = messages.push_finished(verify_data)
         schedule.update(finished)
         self._resumption_secret = schedule.derive(b"res master", schedule.transcript_hash())
         events += (CryptoData(Level.HANDSHAKE, flight + finished), self._completion())
@@ -308,21 +315,19 @@ class ClientHandshake(Machine):
             early_data_accepted=self.early_data is True,
         )
 
-    def _authentication(self) -> bytes:
-        """Return Certificate and CertificateVerify if requested (section 4.4.2), which are added to the transcript."""
+    def _authentication(self) -> tuple[bytes, SignatureNeeded | None]:
+        """Return the Certificate, if requested, after adding it to the transcript, and what must be signed."""
         request, credential = self._request, self._parameters.credential
         if request is None:
-            return b""
+            return b"", None
         if credential is None or choose_scheme(credential.key_type, request.signature_schemes) is None:
             flight = messages.push_certificate(())
             self._schedule.update(flight)
-            return flight
+            return flight, None
         flight = certificate_message(credential, self._parameters.compressions, request.compressions, ocsp=False)
         self._schedule.update(flight)
         transcript_hash = self._schedule.transcript_hash()
-        proof = certificate_verify(credential, request.signature_schemes, transcript_hash, by_server=False)
-        self._schedule.update(proof)
-        return flight + proof
+        return flight, signature_needed(credential, request.signature_schemes, transcript_hash, by_server=False)
 
     # After the handshake
 

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
-from handshaked.events import CryptoData, Event, TrafficSecret
+from handshaked.events import CryptoData, Event, SignatureNeeded, TrafficSecret
 from handshaked.model import Direction, Level
 from handshaked.tls import messages
 from handshaked.tls.codepoints import HandshakeType
 from handshaked.tls.key_schedule import KeySchedule, export, updated_secret
 from handshaked.tls.keylog import KeyLog, exporter_line, traffic_line
 from handshaked.tls.reassembly import MessageReassembler
-from handshaked.tls.state import ClientState, State, Transitions
+from handshaked.tls.state import SIGNED, ClientState, State, Transitions
 
 Handler = Callable[[Any, bytes, list[Event], float], State]
 """Handles a message (machine, message, events, now): appends events and returns the next state."""
@@ -21,7 +21,11 @@ _NAMES = {int(kind): kind.name.lower() for kind in HandshakeType}
 
 
 class Machine:
-    """One side of a handshake. Messages are dispatched to `handlers` by type, if the state's table has that type."""
+    """One side of a handshake. Messages are dispatched to `handlers` by type, if the state's table has that type.
+
+    `receive`, and `proceed` of a server, return SignatureNeeded as the last event if the own certificate is sent: the
+    handshake continues with `proceed_with_signature`.
+    """
 
     handlers: ClassVar[dict[int, Handler]]
     connected: ClassVar[State]
@@ -30,6 +34,8 @@ class Machine:
     # Set during the handshake; no transition reaches a state that reads them before they are set.
     _schedule: KeySchedule
     _application_hash: bytes
+    _needed: SignatureNeeded
+    _flight: bytes  # messages that are sent with the signature
     _receive_secret: bytes
     _send_secret: bytes
 
@@ -71,6 +77,30 @@ class Machine:
             self._state = self.failed
             raise
         return events
+
+    def proceed_with_signature(self, signature: bytes) -> list[Event]:
+        """Continue with the `signature` for the last SignatureNeeded. Returns and raises as `receive`."""
+        events: list[Event] = []
+        try:
+            next_states = self._transitions[self._state].get(SIGNED)
+            if next_states is None:
+                raise LocalError(f"no signature is needed in state: {self._state.value}")
+            proof = messages.push_certificate_verify(self._needed.scheme, signature)
+            self._schedule.update(proof)
+            self._enter(self._finish(self._flight + proof, events), next_states)
+        except HandshakeError:
+            self._state = self.failed
+            raise
+        return events
+
+    def _finish(self, flight: bytes, events: list[Event]) -> State:
+        """Send `flight`, which is in the transcript, and the own Finished. Return the next state."""
+        raise NotImplementedError
+
+    def _wait_for_signature(self, needed: SignatureNeeded, flight: bytes, events: list[Event]) -> None:
+        self._needed = needed
+        self._flight = flight
+        events.append(needed)
 
     def _enter(self, state: State, next_states: tuple[State, ...]) -> None:
         if state not in next_states:

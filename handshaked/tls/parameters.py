@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
-from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, KeyType, SignatureScheme
+from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, KeyType, Signer
 from handshaked.tls.codepoints import CertificateCompression
 from handshaked.tls.compression import AVAILABLE
 from handshaked.tls.psk import ExternalPsk, PskSource
@@ -19,14 +19,6 @@ DEFAULT_GROUPS = (
     Group.SECP384R1,
     Group.SECP521R1,
 )
-
-
-class Signer(Protocol):
-    """Signs with the private key of one credential, which the engine never sees."""
-
-    def sign(self, scheme: SignatureScheme, content: bytes) -> bytes:
-        """Return the signature of `content` under `scheme`. LocalError if the key cannot sign with that scheme."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Sign with a private key in this process: the one implementation of ``parameters.Signer``.
+"""Sign with a private key in this process: the one implementation of ``model.Signer``.
 
 The engine does not import this module: whoever opens a credential chooses its signer.
 """
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from handshaked.errors import LocalError
 from handshaked.model import SignatureScheme
-from handshaked.tls.signatures import ECDSA_SCHEMES, RSA_SCHEMES
+from handshaked.tls.signatures import ECDSA_SCHEMES, RSA_SCHEMES, signed_content
 
 _WITHOUT_PARAMETERS = (
     ed25519.Ed25519PrivateKey,
@@ -28,9 +28,10 @@ class PrivateKeySigner:
 
     private_key: PrivateKeyTypes = field(repr=False)
 
-    def sign(self, scheme: SignatureScheme, content: bytes) -> bytes:
-        """Return the signature of `content` under `scheme`. LocalError if the key cannot sign with that scheme."""
+    def sign(self, scheme: SignatureScheme, transcript_hash: bytes, *, by_server: bool) -> bytes:
+        """As in Signer."""
         key = self.private_key
+        content = signed_content(transcript_hash, by_server=by_server)
         try:
             if isinstance(key, ec.EllipticCurvePrivateKey):
                 return key.sign(content, ECDSA_SCHEMES[scheme])

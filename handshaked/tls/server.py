@@ -5,7 +5,7 @@ from hmac import compare_digest
 from typing import ClassVar
 
 from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
-from handshaked.events import CryptoData, Event, HandshakeComplete
+from handshaked.events import CryptoData, Event, HandshakeComplete, SignatureNeeded
 from handshaked.model import CipherSuite, ClientAuth, Direction, Group, Level
 from handshaked.tls import codepoints as cp
 from handshaked.tls import extensions as ext
@@ -13,10 +13,10 @@ from handshaked.tls import messages
 from handshaked.tls.authentication import (
     PeerCertificate,
     certificate_message,
-    certificate_verify,
     check_certificate_verify,
     decompressed,
     parse_chain,
+    signature_needed,
 )
 from handshaked.tls.client_hello import ClientHelloMessage, pull_client_hello
 from handshaked.tls.codec import push_extension
@@ -52,6 +52,7 @@ class ServerHandshake(Machine):
     _parameters: ServerParameters
     _peer: PeerCertificate
     _client_handshake_secret: bytes
+    _server_handshake_secret: bytes
 
     def __init__(self, *, quic: bool = True) -> None:
         super().__init__(ServerState.START, SERVER_QUIC if quic else SERVER_TCP)
@@ -181,7 +182,7 @@ class ServerHandshake(Machine):
         schedule.enter_handshake(shared_secret)
         transcript_hash = schedule.transcript_hash()
         client_secret = self._client_handshake_secret = schedule.derive(b"c hs traffic", transcript_hash)
-        server_secret = schedule.derive(b"s hs traffic", transcript_hash)
+        server_secret = self._server_handshake_secret = schedule.derive(b"s hs traffic", transcript_hash)
         events += (
             CryptoData(Level.INITIAL, server_hello),
             self._secret(Level.HANDSHAKE, Direction.SEND, server_secret),
@@ -189,19 +190,17 @@ class ServerHandshake(Machine):
         early = self.early_data is True and not self._quic
         if not early:
             events.append(self._secret(Level.HANDSHAKE, Direction.RECEIVE, client_secret))
-        flight = self._authentication(hello, now)
-        finished = messages.push_finished(schedule.profile.verify_data(server_secret, schedule.transcript_hash()))
-        schedule.update(finished)
-        events.append(CryptoData(Level.HANDSHAKE, flight + finished))
-        self._derive_application_secrets()
-        events.append(self._secret(Level.APPLICATION, Direction.SEND, self._send_secret))
         self._accepts_tickets = accepts_tickets(hello)
         self._hello = None
         self._reassembler.expect(Level.EARLY if early else Level.HANDSHAKE)
-        return ServerState.WAIT_EOED if early else self._after_early_data()
+        flight, needed = self._authentication(hello, now)
+        if needed is not None:
+            self._wait_for_signature(needed, flight, events)
+            return ServerState.WAIT_SIGNATURE
+        return self._finish(flight, events)
 
-    def _authentication(self, hello: ClientHelloMessage, now: float) -> bytes:
-        """Return EncryptedExtensions to CertificateVerify, which are added to the transcript."""
+    def _authentication(self, hello: ClientHelloMessage, now: float) -> tuple[bytes, SignatureNeeded | None]:
+        """Return EncryptedExtensions to Certificate, which are added to the transcript, and what must be signed."""
         schedule, parameters, psk = self._schedule, self._parameters, self._psk
         flight = encrypted_extensions(
             hello,
@@ -213,15 +212,24 @@ class ServerHandshake(Machine):
         credential = parameters.credential
         if psk is not None or credential is None:
             schedule.update(flight)
-            return flight
+            return flight, None
         flight += certificate_request(parameters)
         ocsp = hello.status_request and credential.has_staple(now)
         flight += certificate_message(credential, parameters.compressions, hello.compressions, ocsp=ocsp)
         schedule.update(flight)
         schemes = hello.signature_schemes or ()
-        proof = certificate_verify(credential, schemes, schedule.transcript_hash(), by_server=True)
-        schedule.update(proof)
-        return flight + proof
+        return flight, signature_needed(credential, schemes, schedule.transcript_hash(), by_server=True)
+
+    def _finish(self, flight: bytes, events: list[Event]) -> ServerState:
+        schedule = self._schedule
+        verify_data = schedule.profile.verify_data(self._server_handshake_secret, schedule.transcript_hash())
+        finished = messages.push_finished(verify_data)
+        schedule.update(finished)
+        events.append(CryptoData(Level.HANDSHAKE, flight + finished))
+        self._derive_application_secrets()
+        events.append(self._secret(Level.APPLICATION, Direction.SEND, self._send_secret))
+        early = self.early_data is True and not self._quic
+        return ServerState.WAIT_EOED if early else self._after_early_data()
 
     def _after_early_data(self) -> ServerState:
         if self._psk is None and self._parameters.client_auth is not ClientAuth.NONE:

@@ -12,6 +12,8 @@ from handshaked.tls.codepoints import HandshakeType as Message
 
 PROCEED = -1
 """In place of a message type: the caller's ``proceed`` (server) or ``start`` (client)."""
+SIGNED = -2
+"""In place of a message type: the caller's ``proceed_with_signature``."""
 
 
 class ServerState(enum.Enum):
@@ -20,6 +22,7 @@ class ServerState(enum.Enum):
     START = "start"
     RECVD_CH = "ClientHello received, credential not selected"
     RETRIED = "HelloRetryRequest sent"
+    WAIT_SIGNATURE = "ServerHello sent, waiting for the signature of the own CertificateVerify"
     WAIT_EOED = "early data accepted, waiting for EndOfEarlyData"
     WAIT_CERT = "waiting for the client's Certificate"
     WAIT_CV = "waiting for the client's CertificateVerify"
@@ -39,6 +42,7 @@ class ClientState(enum.Enum):
     WAIT_CERT = "client certificate requested, waiting for the server's Certificate"
     WAIT_CV = "waiting for the server's CertificateVerify"
     WAIT_FINISHED = "waiting for the server's Finished"
+    WAIT_SIGNATURE = "server verified, waiting for the signature of the own CertificateVerify"
     CONNECTED = "handshake complete"
     FAILED = "failed"
 
@@ -47,11 +51,12 @@ State = ServerState | ClientState
 Transitions = Mapping[State, Mapping[int, tuple[State, ...]]]
 
 _S = ServerState
-_SERVER_FLIGHT = (_S.WAIT_EOED, _S.WAIT_CERT, _S.WAIT_FINISHED)
+_SERVER_FLIGHT = (_S.WAIT_SIGNATURE, _S.WAIT_EOED, _S.WAIT_CERT, _S.WAIT_FINISHED)
 SERVER_QUIC: Transitions = {
     _S.START: {Message.CLIENT_HELLO: (_S.RECVD_CH,)},
     _S.RECVD_CH: {PROCEED: (_S.RETRIED, *_SERVER_FLIGHT)},
     _S.RETRIED: {Message.CLIENT_HELLO: _SERVER_FLIGHT},
+    _S.WAIT_SIGNATURE: {SIGNED: (_S.WAIT_CERT, _S.WAIT_FINISHED)},
     _S.WAIT_CERT: {
         Message.CERTIFICATE: (_S.WAIT_CV, _S.WAIT_FINISHED),
         Message.COMPRESSED_CERTIFICATE: (_S.WAIT_CV, _S.WAIT_FINISHED),
@@ -81,7 +86,8 @@ CLIENT_QUIC: Transitions = {
     },
     _C.WAIT_CERT: {Message.CERTIFICATE: (_C.WAIT_CV,), Message.COMPRESSED_CERTIFICATE: (_C.WAIT_CV,)},
     _C.WAIT_CV: {Message.CERTIFICATE_VERIFY: (_C.WAIT_FINISHED,)},
-    _C.WAIT_FINISHED: {Message.FINISHED: (_C.CONNECTED,)},
+    _C.WAIT_FINISHED: {Message.FINISHED: (_C.WAIT_SIGNATURE, _C.CONNECTED)},
+    _C.WAIT_SIGNATURE: {SIGNED: (_C.CONNECTED,)},
     _C.CONNECTED: {Message.NEW_SESSION_TICKET: (_C.CONNECTED,)},
     _C.FAILED: {},
 }

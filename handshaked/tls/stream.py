@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
-from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, TrafficSecret
+from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, SignatureNeeded, TrafficSecret
 from handshaked.model import Direction, Level, Role
 from handshaked.tls.parameters import ClientHello, ServerParameters
 from handshaked.tls.record import ContentType, Record, RecordLayer, pull_alert, push_alert
@@ -51,6 +51,8 @@ class _Handshake(Protocol):
 
     def receive(self, level: Level, data: bytes, now: float) -> list[Event]: ...
 
+    def proceed_with_signature(self, signature: bytes) -> list[Event]: ...
+
     def update_keys(self, *, request: bool) -> list[Event]: ...
 
 
@@ -73,6 +75,7 @@ class _Stream:
         self._handshake = handshake
         self._outgoing = bytearray()
         self._complete = False
+        self._unsigned = False
         self._closed_in = False
         self._closed_out = False
         self._key_updates = 0
@@ -88,6 +91,16 @@ class _Stream:
             return []
         self.records.receive(data)
         return self._process(now)
+
+    def proceed_with_signature(self, signature: bytes, now: float) -> list[StreamEvent]:
+        """Continue with the `signature` for the last SignatureNeeded, then process the bytes already received."""
+        events: list[StreamEvent] = []
+        self._unsigned = False
+        try:
+            self._apply(self._handshake.proceed_with_signature(signature), events)
+        except HandshakeError as error:
+            return [*events, self.fail(error)]
+        return events + self._process(now)
 
     def send(self, data: bytes) -> None:
         """Send application data, after a KeyUpdate if the key has reached its limit. LocalError if not connected."""
@@ -115,7 +128,7 @@ class _Stream:
 
     def _held(self) -> bool:
         """Return whether records must wait for the caller."""
-        return False
+        return self._unsigned
 
     def _process(self, now: float) -> list[StreamEvent]:
         events: list[StreamEvent] = []
@@ -175,6 +188,7 @@ class _Stream:
                     return
                 case _:
                     self._complete = self._complete or isinstance(event, HandshakeComplete)
+                    self._unsigned = isinstance(event, SignatureNeeded)
                     events.append(event)
 
     def _send_messages(self, event: CryptoData) -> None:
@@ -237,7 +251,7 @@ class ServerStream(_Stream):
             self.records.limit_early_data(limit)
 
     def _held(self) -> bool:
-        return self.waits
+        return self.waits or super()._held()
 
     def _send_messages(self, event: CryptoData) -> None:
         super()._send_messages(event)

@@ -7,7 +7,7 @@ import pytest
 
 from handshaked.cli.state_diagram import files
 from handshaked.tls.codepoints import HandshakeType
-from handshaked.tls.state import CLIENT_QUIC, CLIENT_TCP, PROCEED, SERVER_QUIC, SERVER_TCP, Transitions
+from handshaked.tls.state import CLIENT_QUIC, CLIENT_TCP, PROCEED, SERVER_QUIC, SERVER_TCP, SIGNED, Transitions
 
 TABLES = {"server": (SERVER_QUIC, SERVER_TCP), "client": (CLIENT_QUIC, CLIENT_TCP)}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def messages(table: Transitions) -> set[str]:
     """Return the messages that lead on in `table`, as RFC 8446 writes them."""
-    types = {message for transitions in table.values() for message in transitions} - {PROCEED}
+    types = {message for transitions in table.values() for message in transitions} - {PROCEED, SIGNED}
     return {HandshakeType(message).name.title().replace("_", "") for message in types}
 
 

@@ -1,24 +1,21 @@
 """Signature schemes of each key type, invalid signatures, and signers."""
 
-from dataclasses import replace
-
 import pytest
 from cryptography import x509
 
 from handshaked.errors import Alert, LocalError, PeerError
-from handshaked.model import ClientAuth, KeyType, SignatureScheme
-from handshaked.tls.parameters import Signer
+from handshaked.model import KeyType, SignatureScheme
 from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.signatures import SUPPORTED_SCHEMES, choose_scheme, signed_content, verify
 from handshaked.tls.x509.certificates import pull_chain
 from handshaked.tls.x509.keys import key_type_of
 from tests import raw_certificates as raw
 from tests.certificates import key as certificates_key
-from tests.tls.pair import client_parameters, credential, pair, server_parameters
-from tests.tls.test_client_auth import Verifier
+from tests.tls.pair import credential
 
 RSA = certificates_key("rsa2048")
-CONTENT = signed_content(bytes(32), by_server=True)
+TRANSCRIPT = bytes(32)  # a hash
+CONTENT = signed_content(TRANSCRIPT, by_server=True)
 
 
 def certificate(key_type: KeyType) -> x509.Certificate:
@@ -28,7 +25,8 @@ def certificate(key_type: KeyType) -> x509.Certificate:
 @pytest.mark.parametrize("key_type", KeyType)
 def test_every_scheme_of_a_key_signs_and_verifies(key_type: KeyType) -> None:
     for scheme in key_type.schemes:
-        verify(certificate(key_type), scheme, credential(key_type).signer.sign(scheme, CONTENT), CONTENT)
+        signature = credential(key_type).signer.sign(scheme, TRANSCRIPT, by_server=True)
+        verify(certificate(key_type), scheme, signature, CONTENT)
 
 
 @pytest.mark.parametrize("key_type", KeyType)
@@ -50,7 +48,7 @@ def test_malformed_signatures_are_refused(key_type: KeyType, signature: bytes) -
 @pytest.mark.parametrize("key_type", KeyType)
 def test_signature_for_the_other_role_is_refused(key_type: KeyType) -> None:
     scheme = key_type.schemes[0]
-    signature = credential(key_type).signer.sign(scheme, signed_content(bytes(32), by_server=False))
+    signature = credential(key_type).signer.sign(scheme, TRANSCRIPT, by_server=False)
     with pytest.raises(PeerError) as caught:
         verify(certificate(key_type), scheme, signature, CONTENT)
     assert caught.value.alert is Alert.DECRYPT_ERROR
@@ -64,9 +62,9 @@ def test_signed_content_is_that_of_the_rfc() -> None:
 
 def test_signing_with_an_unsuitable_scheme_is_a_local_error() -> None:
     with pytest.raises(LocalError):
-        credential(KeyType.RSA).signer.sign(SignatureScheme.ED25519, CONTENT)
+        credential(KeyType.RSA).signer.sign(SignatureScheme.ED25519, TRANSCRIPT, by_server=True)
     with pytest.raises(LocalError):
-        credential(KeyType.ECDSA_P256).signer.sign(SignatureScheme.RSA_PSS_RSAE_SHA256, CONTENT)
+        credential(KeyType.ECDSA_P256).signer.sign(SignatureScheme.RSA_PSS_RSAE_SHA256, TRANSCRIPT, by_server=True)
 
 
 def test_best_offered_scheme_is_chosen() -> None:
@@ -74,34 +72,6 @@ def test_best_offered_scheme_is_chosen() -> None:
     assert choose_scheme(rsa, (0x0806, 0x0804)) is SignatureScheme.RSA_PSS_RSAE_SHA256
     assert choose_scheme(rsa, (0x0806,)) is SignatureScheme.RSA_PSS_RSAE_SHA512
     assert choose_scheme(rsa, (0x0401, 0x0809)) is None
-
-
-class RecordingSigner:
-    """Records the contents to sign, and passes them to another signer."""
-
-    def __init__(self, signer: Signer) -> None:
-        self._signer = signer
-        self.contents: list[bytes] = []
-
-    def sign(self, scheme: SignatureScheme, content: bytes) -> bytes:
-        """As of Signer."""
-        self.contents.append(content)
-        return self._signer.sign(scheme, content)
-
-
-def test_each_side_requests_one_signature_from_its_signer() -> None:
-    server, client = RecordingSigner(credential().signer), RecordingSigner(credential().signer)
-    pair(
-        client_parameters(credential=replace(credential(), signer=client)),
-        server_parameters(
-            credential=replace(credential(), signer=server),
-            client_auth=ClientAuth.REQUIRE,
-            client_verifier=Verifier(),
-        ),
-    ).run()
-    (signed_by_server,), (signed_by_client,) = server.contents, client.contents
-    assert signed_by_server.startswith(signed_content(b"", by_server=True))
-    assert signed_by_client.startswith(signed_content(b"", by_server=False))
 
 
 def test_repr_of_a_signer_omits_the_private_key() -> None:
@@ -130,7 +100,7 @@ class TestRestrictedKeys:
         holder = self.restricted(*parameters)
         assert set(key_type_of(holder).schemes) == fitting
         for scheme in (0x0809, 0x080A, 0x080B):
-            signature = PrivateKeySigner(RSA).sign(SignatureScheme(scheme), CONTENT)
+            signature = PrivateKeySigner(RSA).sign(SignatureScheme(scheme), TRANSCRIPT, by_server=True)
             if scheme in fitting:
                 verify(holder, scheme, signature, CONTENT)
             else:
