@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from handshaked.control.requests.permissions import is_administrator
+from handshaked.errors import RefusedError
 from handshaked.model import Caller
 from handshaked.reporting.counts import HandshakeCounts
 
 KEPT = 1000
+MAX_PATTERN = 253
+MAX_WILDCARDS = 8
 Event = dict[str, Any]
 """Its ``type`` is ``handshake``, ``certificate``, ``registrations`` or ``worker``."""
 
@@ -35,6 +38,17 @@ class Filter:
             and self.role in (None, record.get("role"))
             and (self.server_name is None or fnmatch.fnmatchcase(record.get("server_name") or "", self.server_name))
         )
+
+
+def parse_pattern(text: str) -> str:
+    """Return the shell pattern `text`; RefusedError if it is one that takes long to compile."""
+    wildcards = sum(text.count(character) for character in "*?[")
+    if len(text) > MAX_PATTERN or wildcards > MAX_WILDCARDS:
+        raise RefusedError(
+            f"a server name pattern of {len(text)} characters with {wildcards} wildcards: use at most {MAX_PATTERN} and"
+            f" {MAX_WILDCARDS}"
+        )
+    return text
 
 
 class Subscription:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from handshaked.callers.threads import ThreadPool
-from handshaked.control.event_broker import EventBroker, Filter
+from handshaked.control.event_broker import EventBroker, Filter, parse_pattern
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.renewal import Renewal
 from handshaked.control.presentation import Result, shown_grant, shown_registration
@@ -35,7 +35,7 @@ from handshaked.model import Caller
 from handshaked.registry.expiry import LONGEST_WARNING, Expiry, expires, expiry
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of
 from handshaked.registry.registration import Grant, Registration
-from handshaked.registry.setting_types import Each
+from handshaked.registry.setting_types import Each, Text
 from handshaked.registry.settings import ALLOW_KERNEL, REPLACE
 from handshaked.registry.snapshot import Forwarded, Query, Snapshot
 from handshaked.registry.store import Lifetime, RegistryWriter
@@ -349,7 +349,7 @@ def pull_filter(arguments: Arguments) -> Filter:
         outcome=arguments.optional_text("outcome"),
         registration=arguments.optional_text("registration"),
         role=arguments.optional_text("role"),
-        server_name=arguments.optional_text("server_name"),
+        server_name=arguments.pull("server_name", Text(parse_pattern), None),
     )
 
 

@@ -16,7 +16,7 @@ from handshaked.callers.closing import Closer
 from handshaked.callers.log_limit import LogLimit
 from handshaked.callers.turns import Turns
 from handshaked.control.requests.arguments import Arguments
-from handshaked.errors import HandshakedError, RefusedError
+from handshaked.errors import HandshakedError, RefusedError, shortened
 from handshaked.model import Caller
 from handshaked.system.tasks import Tasks
 from handshaked.wire.json_packets import Message, Packet, receive_packet, send_message
@@ -127,7 +127,7 @@ class ControlServer:
             return {"error": str(error)}
         except OSError as error:
             log.error("a control command failed: %s", error)
-            return {"error": f"the command failed: {error}"}
+            return {"error": shortened(f"the command failed: {error}")}
 
     async def _serve_events(self, sock: socket.socket, caller: Caller, message: Message) -> None:
         del message["command"]

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from handshaked.control.event_broker import KEPT, EventBroker, Filter, Subscription
+import pytest
+
+from handshaked.control.event_broker import KEPT, EventBroker, Filter, Subscription, parse_pattern
+from handshaked.errors import RefusedError
 from handshaked.model import Caller
 
 OWNERS = {"mine": 5000, "other": 5001}
@@ -42,6 +45,17 @@ def test_filters_select_handshakes() -> None:
     assert received(root, Filter(role="client"), record()) == []
     assert len(received(root, Filter(server_name="*.b"), record(), record(server_name=None))) == 1
     assert received(root, None, record()) == []
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 9, "?" * 9, "[!a]" * 9, "x" * 254])
+def test_patterns_that_take_long_to_compile_are_refused(pattern: str) -> None:
+    with pytest.raises(RefusedError, match="server name pattern"):
+        parse_pattern(pattern)
+
+
+def test_patterns_of_server_names_are_accepted() -> None:
+    for pattern in ("*", "*.example.com", "a?.[bc].*", "x" * 253):
+        assert parse_pattern(pattern) == pattern
 
 
 def test_other_events_pass_every_filter_but_only_to_their_owner() -> None:

@@ -85,10 +85,11 @@ def compare(
     attack: Attack,
     *,
     honest_user: int = HONEST,
+    attacker: int = ATTACKER,
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
 ) -> Comparison:
-    """Run `honest` as `honest_user` in alternating phases without and with `attack` of the user ATTACKER.
+    """Run `honest` as `honest_user` in alternating phases without and with `attack` of the user `attacker`.
 
     `directory` is passed to both. A failed operation of the honest caller raises AssertionError.
     """
@@ -97,7 +98,7 @@ def compare(
         measure(caller, WARM_UP_SECONDS)
         for _ in range(rounds):
             found.without.extend(measure(caller, seconds))
-            with process(ATTACKER, attack, directory):
+            with process(attacker, attack, directory):
                 found.under.extend(measure(caller, seconds))
             recover(caller, found)
     print(found)

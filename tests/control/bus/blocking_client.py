@@ -75,10 +75,13 @@ class BlockingBus:
         self._serial += 1
         files = len(descriptors)
         message = Message(kind, destination, path, interface, member, signature=signature, body=body, files=files)
-        content = memoryview(message.marshal(self._serial))
+        return self.send_marshalled(message.marshal(self._serial), descriptors)
+
+    def send_marshalled(self, content: bytes | bytearray, descriptors: tuple[int, ...] = ()) -> int:
+        """Send the bytes of a message; return the serial of the last message made here."""
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         sent = self._sock.sendmsg([content], control)
-        self._sock.sendall(content[sent:])
+        self._sock.sendall(memoryview(content)[sent:])
         return self._serial
 
     def receive(self) -> Received:

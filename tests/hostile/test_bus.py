@@ -1,0 +1,146 @@
+"""Attacks over D-Bus by a user without any right, and what they cost an honest caller of another user."""
+
+import os
+import pwd
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from handshaked.control.bus.marshalling import Variant
+from handshaked.control.bus.messages import Kind, Message
+from handshaked.testing.daemon import RunningDaemon
+from tests.control.bus.blocking_client import MANAGER, NAME, PATH, BlockingBus
+from tests.control.bus.calls import OTHER, USER
+from tests.control.bus.running_bus import RunningBus
+from tests.hostile.honest import compare, environment
+from tests.lingering import lingering_pair
+from tests.patience import PATIENCE
+from tests.plugins.needs import public_python
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "dbus-daemon", "public python"), pytest.mark.timeout(300)]
+
+LONG = 30 * 1024 * 1024
+ELEMENT = struct.pack("<I", 26) + b"x" * 26 + b"\0\0"  # of an array of strings, with its padding
+MAX_GROWTH = 8 * 1024 * 1024
+Attack = Callable[[Path, Callable[[], None]], None]
+
+
+@pytest.fixture
+def bus_daemon(public_directory: Path) -> Iterator[RunningDaemon]:
+    """Run a daemon of an ordinary user on a bus with the shipped policy; dbus-daemon serves only users that exist."""
+    user = pwd.getpwnam("daemon").pw_uid
+    with RunningBus(public_directory) as bus:
+        os.chown(public_directory, user, user)
+        with RunningDaemon(
+            public_directory,
+            user=user,
+            launcher=("env", f"PYTHONPATH={environment()['PYTHONPATH']}"),
+            python=str(public_python()),
+            options=("--no-kernel", f"--bus={bus.address}"),
+        ) as daemon:
+            daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
+            yield daemon
+
+
+def connect(directory: Path) -> BlockingBus:
+    return BlockingBus(f"unix:path={directory}/bus")
+
+
+def honest_call(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
+    """Return an operation that asks for the daemon's status over D-Bus."""
+    bus = connect(directory)
+    return lambda: bus.call("Status", results="a{sv}")
+
+
+def pass_lingering_sockets(directory: Path, underway: Callable[[], None]) -> None:
+    """Register 300 times with a socket whose close waits for two minutes."""
+    with connect(directory) as bus, ExitStack() as stack:
+        for number in range(300):
+            sender, _ = stack.enter_context(lingering_pair())
+            bus.ask("Register", "sa{sv}ah", "x", {}, [0], descriptors=(sender.fileno(),))
+            sender.setblocking(False)
+            os.close(sender.detach())
+            if number == 32:
+                underway()
+        threading.Event().wait(2 * PATIENCE)
+
+
+def name_long_keys(directory: Path, underway: Callable[[], None]) -> None:
+    """Name a key of 9 MB of control characters, which an error would repeat four times longer."""
+    key = "\x01" * 9_000_000
+    pause = threading.Event()
+    with connect(directory) as bus:
+        underway()
+        while not pause.wait(0.5):
+            bus.ask("Recent", "a{sv}", {key: Variant("s", "x")})
+
+
+def introspect_with_long_bodies(directory: Path, underway: Callable[[], None]) -> None:
+    """Call Introspect with a million strings."""
+    call = Message(Kind.METHOD_CALL, NAME, PATH, "org.freedesktop.DBus.Introspectable", "Introspect", signature="as",
+                   body=[[]])  # fmt: skip
+    content = bytearray(call.marshal(2))
+    body = struct.pack("<I", LONG) + ELEMENT * (LONG // len(ELEMENT))
+    struct.pack_into("<I", content, 4, len(body))
+    content[-4:] = body
+    with connect(directory) as bus:
+        underway()
+        bus.send_marshalled(content)
+        bus.receive()
+        threading.Event().wait(2 * PATIENCE)
+
+
+def subscribe_and_leave(directory: Path, underway: Callable[[], None]) -> None:
+    """Hold as many subscriptions as possible, and subscribe with names that leave at once."""
+    pause = threading.Event()
+    with ExitStack() as stack:
+        for _ in range(32):
+            stack.enter_context(connect(directory)).send("Subscribe", "a{sv}", {})
+        underway()
+        while not pause.wait(0.1):
+            for _ in range(10):
+                with connect(directory) as bus:
+                    bus.send("Subscribe", "a{sv}", {})
+
+
+def send_many_signatures(directory: Path, underway: Callable[[], None]) -> None:
+    """Send signals and variants of ever new types."""
+    with connect(directory) as bus:
+        number = 0
+        while True:
+            signature = "".join("ynqiuxtd"[number >> 3 * place & 7] for place in range(6)) * 40
+            bus.ask("Signal", signature, *[0] * 240, kind=Kind.SIGNAL, interface=MANAGER)
+            bus.ask("Explain", "a{sv}", {"user": Variant(f"({signature})", [0] * 240)})
+            number += 1
+            if number == 10:
+                underway()
+
+
+def resident(pid: int) -> int:
+    """Return the bytes of memory of the process `pid`."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pass_lingering_sockets,
+        name_long_keys,
+        introspect_with_long_bodies,
+        subscribe_and_leave,
+        send_many_signatures,
+    ],
+    ids=lambda attack: attack.__name__,
+)
+def test_attack_over_the_bus_costs_an_honest_caller_little_and_no_memory(
+    bus_daemon: RunningDaemon, attack: Attack
+) -> None:
+    before = resident(bus_daemon.pid)
+    compare(bus_daemon.directory, honest_call, attack, honest_user=USER, attacker=OTHER).check()
+    assert resident(bus_daemon.pid) - before < MAX_GROWTH
+    with connect(bus_daemon.directory) as root:
+        assert root.call("Subscribe", "a{sv}", {}, results="") == []
