@@ -17,7 +17,8 @@ from handshaked.tls.parameters import Credential
 from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.x509.certificates import MAX_CERTIFICATES, Purpose, may_sign_handshakes, purposes_of
 from handshaked.tls.x509.der import is_one_sequence
-from handshaked.tls.x509.keys import key_type_of, plain_key_type
+from handshaked.tls.x509.host_names import covers
+from handshaked.tls.x509.keys import check_strength, key_type_of, plain_key_type
 from handshaked.tls.x509.parsing import MALFORMED, readable
 from handshaked.tls.x509.readers import (
     read_certificate,
@@ -152,8 +153,7 @@ def check_purpose(credential: LoadedCredential, purpose: Purpose) -> None:
 
 def uncovered_names(credential: LoadedCredential, server_names: tuple[str, ...]) -> list[str]:
     """Return those of `server_names` that no DNS name of the certificate covers (RFC 9525 section 6.3)."""
-    covered = set(credential.names)
-    return [name for name in server_names if name not in covered and f"*.{name.partition('.')[2]}" not in covered]
+    return [name for name in server_names if not any(covers(presented, name) for presented in credential.names)]
 
 
 def chain_digest(chain: tuple[bytes, ...], ocsp_response: bytes | None) -> bytes:
@@ -218,6 +218,7 @@ def _loaded(
 def _check_key_type(key: PrivateKeyTypes, name: str) -> None:
     try:
         plain_key_type(key.public_key())
+        check_strength(key.public_key())
     except UnsupportedKeyError as error:
         raise RefusedError(f"{name}: {error}") from None
 

@@ -4,43 +4,29 @@ Server names are lower-case A-labels (RFC 5890); a leading ``*.`` stands for exa
 are bytes (RFC 7301), with an escaped text form: ``h3``, ``\\x00grease``.
 """
 
-import ipaddress
 import re
 
-import idna
-
 from handshaked.errors import RefusedError
+from handshaked.tls.x509.host_names import MAX_HOST_NAME, canonical_host_name
 
-MAX_SERVER_NAME = 253
 MAX_ALPN = 255
 SELF_TEST_REGISTRATION = ".self-test"
 """The registration of the daemon's self-test. Its name and server name are reserved."""
 SELF_TEST_SERVER_NAME = "self-test.handshaked.invalid"
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(\\)|())")
 
 
 def canonical_server_name(name: str) -> str:
     """Return the canonical form of a server name to register; RefusedError if it is invalid."""
     wildcard, rest = ("*.", name[2:]) if name.startswith("*.") else ("", name)
-    rest = rest.removesuffix(".")
-    if len(rest) > MAX_SERVER_NAME:  # A-labels are no shorter
-        raise RefusedError(f"server name {name[:64]!r}... is longer than {MAX_SERVER_NAME} characters")
-    try:
-        ascii_name = rest.lower() if rest.isascii() else idna.encode(rest, uts46=True).decode("ascii")
-    except idna.IDNAError as error:
-        raise RefusedError(f"server name {name!r} is not a valid internationalised name: {error}") from None
-    if len(wildcard + ascii_name) > MAX_SERVER_NAME:
-        raise RefusedError(f"server name {name[:64]!r}... is longer than {MAX_SERVER_NAME} characters")
-    labels = ascii_name.split(".")
-    if not all(_LABEL.fullmatch(label) for label in labels):
-        hint = " (a wildcard stands for the first label only)" if "*" in rest else ""
-        raise RefusedError(f"server name {name!r} is not a host name{hint}")
-    if _is_ip_address(ascii_name):
-        raise RefusedError(f"server name {name!r} is an IP address; SNI carries host names only (RFC 6066 section 3)")
-    if wildcard and len(labels) < 2:
+    if "*" in rest:
+        raise RefusedError(f"server name {name!r} is not a host name (a wildcard stands for the first label only)")
+    canonical = wildcard + canonical_host_name(rest)
+    if len(canonical) > MAX_HOST_NAME:
+        raise RefusedError(f"server name {name[:64]!r}... is longer than {MAX_HOST_NAME} characters")
+    if wildcard and canonical.count(".") < 2:
         raise RefusedError(f"server name {name!r}: a wildcard needs at least two labels after it")
-    return wildcard + ascii_name
+    return canonical
 
 
 def sni_of(name: str) -> str:
@@ -93,11 +79,3 @@ def show_alpn(alpn: bytes) -> str:
 def _is_utf8(text: str) -> bool:
     """Return whether `text` has no lone surrogates, which stand for bytes that are not UTF-8 (PEP 383)."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _is_ip_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -4,14 +4,12 @@ No I/O and no clock: sessions take bytes and the time, and return events in the 
 error ends a session with HandshakeFailed, which is the last event.
 """
 
-import ipaddress
 from collections.abc import Callable
 from typing import Protocol
 
 from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, RefusedError, Status
 from handshaked.events import Event, HandshakeFailed, PeerTransportParameters
 from handshaked.model import DEFAULT_CIPHER_SUITES, AuthMode, Level, Request, Role
-from handshaked.registry.names import canonical_server_name
 from handshaked.registry.snapshot import Query, Selection, Snapshot
 from handshaked.session.signing import signed
 from handshaked.tls.client import ClientHandshake
@@ -24,6 +22,7 @@ from handshaked.tls.parameters import (
     ServerParameters,
 )
 from handshaked.tls.server import ServerHandshake
+from handshaked.tls.x509.host_names import canonical_host_name, ip_address
 
 MAX_TRANSPORT_PARAMETERS = 4096
 
@@ -226,13 +225,7 @@ def _check_auth_mode(request: Request) -> None:
 def client_host(name: str) -> str:
     """Return the host name or IP address `name` as it is sent and verified. CallerError if it is neither."""
     try:
-        return str(ipaddress.ip_address(name))
-    except ValueError:
-        pass
-    try:
-        if name.startswith("*"):
-            raise RefusedError(f"a client needs the name of a server, not the wildcard {name!r}")
-        return canonical_server_name(name)
+        return str(ip_address(name) or canonical_host_name(name))
     except RefusedError as error:
         raise _invalid(str(error)) from None
 

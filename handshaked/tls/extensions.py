@@ -22,6 +22,7 @@ from handshaked.tls.codec import (
     whole_vector16,
 )
 from handshaked.tls.codepoints import ExtensionType
+from handshaked.tls.x509.host_names import is_address
 
 _HOST_NAME = 0
 _OCSP = 1
@@ -53,13 +54,19 @@ class OfferedPsks:
     binders_length: int
 
 
-def pull_server_name(body: bytes) -> str:
-    """Return the host name (RFC 6066 section 3)."""
+def pull_server_name(body: bytes) -> str | None:
+    """Return the host name (RFC 6066 section 3), or None for an IP address, of either version.
+
+    "Literal IPv4 and IPv6 addresses are not permitted in "HostName"", but clients send them. They get the certificate
+    that they would get without the extension.
+    """
     names = whole_vector16(body, "server_name", 1)
     name, end = pull_vector16(names, 1, "server_name", 1)
     if names[0] != _HOST_NAME or end != len(names):
         # "MUST NOT contain more than one name of the same name_type", and there is only one type.
         raise PeerError(Alert.ILLEGAL_PARAMETER, "server_name must be one host name")
+    if is_address(name.decode("ascii", "replace")):
+        return None
     if not _DNS_NAME.fullmatch(name) or len(name) > 255:
         raise PeerError(Alert.ILLEGAL_PARAMETER, "server_name must be a DNS name")
     return name.decode("ascii")
@@ -277,7 +284,7 @@ def is_dns_name(name: str) -> bool:
     """Return whether `name` can be sent as server_name; an IP address cannot (RFC 6066 section 3)."""
     if not _DNS_NAME.fullmatch(name.encode("ascii", "replace")) or len(name) > 255:
         return False
-    return not name.replace(".", "").isdecimal()
+    return not is_address(name)
 
 
 def types_of(extensions: list[bytes]) -> frozenset[int]:

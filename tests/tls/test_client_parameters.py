@@ -40,7 +40,7 @@ def test_client_starts_once() -> None:
         client.start(NOW)
 
 
-@pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::1", "bücher.example"])
+@pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::1", "fe80::1%eth0", "1.2", "bücher.example"])
 def test_names_that_are_no_dns_names_are_not_sent(name: str) -> None:
     (event,) = SigningClient(client_parameters(server_name=name)).start(NOW)
     assert isinstance(event, CryptoData)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from handshaked.errors import Alert, PeerError, UnsupportedKeyError
-from handshaked.tls.x509.keys import key_type_of, may_have_signed
+from handshaked.tls.x509.keys import check_strength, key_type_of, may_have_signed
 from handshaked.tls.x509.parsing import MALFORMED, parse_certificate, shown, well_formed
 
 MAX_CERTIFICATES = 10
@@ -21,7 +21,6 @@ MAX_CERTIFICATE = 32 * 1024
 MAX_SIGNATURE_CHECKS = 16
 """Most signatures that each step of verifying a chain looks at: with keys of P-384 they take 9 ms."""
 
-_RARE_KEYS = (PublicKeyAlgorithmOID.ED25519, PublicKeyAlgorithmOID.ED448, PublicKeyAlgorithmOID.RSASSA_PSS)
 _oids = SignatureAlgorithmOID
 _SIGNATURES = {
     _oids.RSA_WITH_SHA256,
@@ -37,6 +36,20 @@ _SIGNATURES = {
     _oids.ML_DSA_87,
 }
 _PSS_DIGESTS = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+
+
+Path = tuple[x509.Certificate, ...]
+"""A leaf, the certificate of its issuer, and so on."""
+
+# Critical extensions that are processed (RFC 5280 section 4.2).
+_UNDERSTOOD = (
+    x509.BasicConstraints,
+    x509.KeyUsage,
+    x509.ExtendedKeyUsage,
+    x509.SubjectAlternativeName,
+    x509.CertificatePolicies,
+    x509.NameConstraints,
+)
 
 
 class Purpose(enum.Enum):
@@ -116,6 +129,7 @@ def check_key(certificate: x509.Certificate) -> None:
     """Refuse keys that are weak or that no TLS 1.3 signature scheme uses."""
     try:
         key_type_of(certificate)
+        check_strength(certificate.public_key())
     except UnsupportedKeyError as error:
         raise _unsupported(certificate, f"has a key that cannot be used: {error}") from None
 
@@ -176,6 +190,17 @@ def check_issuer_usage(certificate: x509.Certificate, purpose: Purpose) -> None:
         raise _unsupported(certificate, f"is not for issuing certificates of {purpose.label}s")
 
 
+def check_critical_extensions(certificate: x509.Certificate) -> None:
+    """Refuse critical extensions that are not processed (RFC 5280 section 4.2)."""
+    for extension in certificate.extensions:
+        if extension.critical and not isinstance(extension.value, _UNDERSTOOD):
+            raise PeerError(
+                Alert.BAD_CERTIFICATE,
+                f"the certificate of {subject(certificate)} has the critical extension {extension.oid.dotted_string},"
+                " which is not supported",
+            )
+
+
 def key_usage_of(certificate: x509.Certificate) -> x509.KeyUsage | None:
     """Return the key usage extension, or None."""
     try:
@@ -223,15 +248,6 @@ def is_plain_root(certificate: x509.Certificate) -> bool:
         return False
     key_usage = key_usage_of(certificate)
     return certificate.version is x509.Version.v1 or (key_usage is not None and key_usage.key_cert_sign)
-
-
-def is_rarely_signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Return whether `cryptography`'s verifier lacks the algorithm of a certificate's signature, which is sound.
-
-    That holds for keys of Ed25519, Ed448 and RSASSA-PSS, and for RSA-PSS with parameters such as OpenSSL's.
-    """
-    rare = authority.public_key_algorithm_oid in _RARE_KEYS
-    return rare or certificate.signature_algorithm_oid == _oids.RSASSA_PSS
 
 
 def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

@@ -42,10 +42,7 @@ _ALGORITHMS_BEFORE_KEY = 5  # serialNumber, signature, issuer, validity, subject
 
 
 def key_type_of(certificate: x509.Certificate) -> KeyType:
-    """Return the type of a certificate's key.
-
-    UnsupportedKeyError if the key is weak, or if no signature scheme of TLS 1.3 fits it.
-    """
+    """Return the type of a certificate's key; UnsupportedKeyError if no signature scheme of TLS 1.3 fits it."""
     try:
         key_type = plain_key_type(certificate.public_key())
         return _restricted_type(certificate) if _is_for_pss_only(certificate) else key_type
@@ -53,16 +50,22 @@ def key_type_of(certificate: x509.Certificate) -> KeyType:
         raise UnsupportedKeyError("keys of this unknown type are not supported") from None
 
 
+def check_strength(key: PublicKeyTypes) -> None:
+    """Refuse RSA keys that are weak, or whose signatures take long to verify, with UnsupportedKeyError."""
+    if not isinstance(key, rsa.RSAPublicKey):
+        return
+    bits = key.key_size
+    if bits < MIN_RSA_BITS:
+        raise UnsupportedKeyError(f"an RSA key of {bits} bits is too weak; use {MIN_RSA_BITS} or more")
+    if bits > MAX_RSA_BITS:
+        raise UnsupportedKeyError(f"an RSA key of {bits} bits is too slow; use {MAX_RSA_BITS} or less")
+    if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
+        raise UnsupportedKeyError(f"an RSA exponent of over {MAX_RSA_EXPONENT_BITS} bits is too slow; use 65537")
+
+
 def plain_key_type(key: PublicKeyTypes) -> KeyType:
     """Return the type of a public key without what a certificate says of it; UnsupportedKeyError as above."""
     if isinstance(key, rsa.RSAPublicKey):
-        bits = key.key_size
-        if bits < MIN_RSA_BITS:
-            raise UnsupportedKeyError(f"an RSA key of {bits} bits is too weak; use {MIN_RSA_BITS} or more")
-        if bits > MAX_RSA_BITS:
-            raise UnsupportedKeyError(f"an RSA key of {bits} bits is too slow; use {MAX_RSA_BITS} or less")
-        if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
-            raise UnsupportedKeyError(f"an RSA exponent of over {MAX_RSA_EXPONENT_BITS} bits is too slow; use 65537")
         return KeyType.RSA
     if isinstance(key, ec.EllipticCurvePublicKey):
         if type(key.curve) not in _CURVES:

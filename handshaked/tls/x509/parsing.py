@@ -41,6 +41,11 @@ Much of a certificate or list is parsed at the first look at it only, so that lo
 """
 
 
+_UNSUPPORTED = (UnsupportedAlgorithm, x509.UnsupportedGeneralNameType)
+
+_ENCODED_DEFAULT = "EncodedDefault"
+"""What the library says about a field that has its default value and should be left out: BER, but not DER."""
+
 _PANIC = "PanicException"
 """What a panic of the library's Rust code raises; a BaseException, whose class cannot be imported."""
 
@@ -58,12 +63,17 @@ def readable(thing: str) -> Iterator[None]:
 
 @contextmanager
 def well_formed() -> Iterator[None]:
-    """Translate into PeerError (bad_certificate) what is raised about a peer's certificates."""
+    """Translate into PeerError what is raised about a peer's certificates.
+
+    The alert is bad_certificate for malformed ones, unsupported_certificate for what only this package does not take.
+    """
     try:
         yield
     except BaseException as error:
         if not _is_about_input(error):
             raise
+        if isinstance(error, _UNSUPPORTED) or _ENCODED_DEFAULT in str(error):
+            raise PeerError(Alert.UNSUPPORTED_CERTIFICATE, f"unsupported certificate: {reason_of(error)}") from None
         raise PeerError(Alert.BAD_CERTIFICATE, f"malformed certificate: {shown(str(error))}") from None
 
 
@@ -95,6 +105,9 @@ def _is_about_input(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """Return what an error of `cryptography` says, in one line that is fit for a log."""
+    if _ENCODED_DEFAULT in str(error):
+        place = shown(str(error).rpartition('"')[0].rpartition('"')[2])
+        return f"a default value is encoded in {place}, which DER does not allow (ITU-T X.690 section 11.5): reissue it"
     return shown(str(error).partition("\n")[0], _MAX_REASON) or type(error).__name__
 
 

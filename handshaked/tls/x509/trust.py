@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from cryptography import x509
-from cryptography.x509.verification import Store
 
 from handshaked.tls.x509.certificates import MAX_SIGNATURE_CHECKS, is_signed_by
 from handshaked.tls.x509.parsing import MALFORMED
@@ -23,12 +22,11 @@ class TrustStore:
     """
 
     def __init__(self, anchors: Iterable[x509.Certificate], left_out: Iterable[str] = ()) -> None:
-        self._anchors = frozenset(anchors)
+        self._anchors = dict.fromkeys(anchors)  # in their order, which decides on the order of paths
         self.left_out = tuple(left_out)
         self._named: dict[x509.Name, tuple[x509.Certificate, ...]] = {}
         for anchor in self._anchors:
             self._named[anchor.subject] = (*self._named.get(anchor.subject, ()), anchor)
-        self.store = Store(list(self._anchors))
         self._anchored: set[x509.Certificate] = set()
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Certificates of private authorities, which the verifier of `cryptography` refuses."""
+"""Certificates of private authorities, which Web rules refuse: roots without extensions, rare keys, version 1."""
 
 from __future__ import annotations
 
@@ -95,9 +95,10 @@ class TestPrivateAuthorities:
         under = issue("intermediate", limited, authority(), kind="ed25519", number=101)
         refused(Alert.BAD_CERTIFICATE, leaf, under, anchors=[short], saying="path length")
         named = below(authority(), x509.NameConstraints([x509.DNSName("example")], None))
-        refused(Alert.UNSUPPORTED_CERTIFICATE, leaf, named, anchors=[top], saying="not supported")
+        verify(leaf, named, anchors=[top])
+        refused(Alert.BAD_CERTIFICATE, server(middle, san="a.test"), named, anchors=[top], server_name="a.test")
         odd = below(authority(), x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0"))
-        refused(Alert.UNSUPPORTED_CERTIFICATE, leaf, odd, anchors=[top], saying="not supported")
+        refused(Alert.BAD_CERTIFICATE, leaf, odd, anchors=[top], saying="not supported")
 
     def test_root_with_key_usage_only_is_accepted(self):
         plain = issue("root", None, key_usage("key_cert_sign", "crl_sign"), number=100)

@@ -248,20 +248,6 @@ class TestNameConstraints:
         )
         refused(Alert.BAD_CERTIFICATE, server(middle, san="a.example a.test"), middle)
 
-    def test_unsupported_constraints_are_refused(self):
-        """Stricter than OpenSSL: constraints on directory names are not supported, and not ignored either."""
-        for critical in (None, False):
-            subtree = x509.DirectoryName(x509.Name([]))
-            middle = issue(
-                "intermediate",
-                ROOT,
-                authority(),
-                x509.NameConstraints([subtree], None),
-                number=101,
-                critical=critical,
-            )
-            refused(Alert.BAD_CERTIFICATE, client(middle), middle, check=verify_client, saying="constraint")
-
 
 EDWARDS = root("edwards", kind="ed25519")
 MUTABLE = {
