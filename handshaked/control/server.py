@@ -19,7 +19,7 @@ from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import HandshakedError, RefusedError, shortened
 from handshaked.model import Caller
 from handshaked.system.tasks import Tasks
-from handshaked.wire.json_packets import Message, Packet, receive_packet, send_message
+from handshaked.wire.json_packets import MAX_MESSAGE, Message, Packet, next_length, receive_packet, send_message
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ _BOUNDS = ConnectionBounds(total=320, per_user=64, reserve=128)
 _LIMITS = Limits(seconds_per_second=0.25)
 _IDLE_SECONDS = 60.0
 _MAX_STRANGER_MESSAGE = 16 * 1024
+_TOO_LONG = f"the message has {{}} bytes, more than {_MAX_STRANGER_MESSAGE}: uid {{}} has no grant to register"
+_CONNECTION_SECONDS = 0.0005
+"""What a connection costs, whatever it is used for: charged to its user."""
 _EVENTS_PER_MESSAGE = 16
 
 
@@ -66,7 +69,9 @@ class ControlServer:
         await self._tasks.end()
 
     def _take(self, sock: socket.socket, caller: Caller) -> None:
-        task = self._tasks.start(self._serve(sock, caller, self._accounts.open(caller)))
+        account = self._accounts.open(caller)
+        account.charge(1, 0, _CONNECTION_SECONDS, asyncio.get_running_loop().time())
+        task = self._tasks.start(self._serve(sock, caller, account))
         released = partial(self._released, caller)
         task.add_done_callback(lambda _: self._closer.close_socket(caller.account, sock, released))
 
@@ -83,12 +88,17 @@ class ControlServer:
     async def _serve_next(self, sock: socket.socket, caller: Caller) -> bool:
         """Answer the next packet; return whether the connection stays open for another one."""
         try:
-            packet = receive_packet(sock)
+            length = next_length(sock)
+            permitted = length <= _MAX_STRANGER_MESSAGE or self._may_register(caller)
+            packet = receive_packet(sock, MAX_MESSAGE if permitted else _MAX_STRANGER_MESSAGE)
         except OSError as error:
             _send(sock, {"error": str(error)})
             return False
         try:
-            stays_open = await self._serve_packet(sock, caller, packet)
+            if permitted:
+                stays_open = await self._serve_packet(sock, caller, packet)
+            else:
+                stays_open = _send(sock, {"error": _TOO_LONG.format(length, caller.uid)})
         finally:
             closed = self._closer.close(caller.account, packet.descriptors)
         await closed  # until then, the connection counts against its user's limit
@@ -97,7 +107,6 @@ class ControlServer:
     async def _serve_packet(self, sock: socket.socket, caller: Caller, packet: Packet) -> bool:
         """Answer `packet`; return whether the connection stays open for another one."""
         try:
-            self._check_length(caller, packet)
             message = packet.message()
         except RefusedError as error:
             _send(sock, {"error": str(error)})
@@ -109,13 +118,6 @@ class ControlServer:
             return False
         _answer(sock, await self._answer_to(caller, message, packet.descriptors))
         return True
-
-    def _check_length(self, caller: Caller, packet: Packet) -> None:
-        if len(packet.content) > _MAX_STRANGER_MESSAGE and not self._may_register(caller):
-            raise RefusedError(
-                f"the message has {len(packet.content)} bytes, more than {_MAX_STRANGER_MESSAGE}, and uid {caller.uid}"
-                " has no grant to register"
-            )
 
     async def _answer_to(self, caller: Caller, message: Message, descriptors: tuple[int, ...]) -> Message:
         try:

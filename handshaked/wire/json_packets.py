@@ -41,9 +41,14 @@ class Packet:
         return _parsed(self.content) if self.content else None
 
 
-def receive_packet(sock: socket.socket) -> Packet:
-    """Receive the next packet, without looking at its content."""
-    content, control, flags, _ = sock.recvmsg(MAX_MESSAGE, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+def next_length(sock: socket.socket) -> int:
+    """Return the length of the next packet, which stays unread; 0 if the peer has closed."""
+    return sock.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+
+
+def receive_packet(sock: socket.socket, longest: int = MAX_MESSAGE) -> Packet:
+    """Receive the next packet, without looking at its content. The rest of one over `longest` bytes is dropped."""
+    content, control, flags, _ = sock.recvmsg(longest, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
     descriptors = pull_descriptors(control)
     whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and len(descriptors) <= MAX_DESCRIPTORS
     return Packet(content, tuple(descriptors), whole)
