@@ -3,6 +3,10 @@
 A ticket may be used for early data once (RFC 8446 section 8.1). The record is a database of its own, as workers cannot
 write to the registry. Clients make it grow, up to a limit: then early data is refused until tickets have expired.
 While the record cannot be used, early data is refused, too.
+
+The record itself says since when it is complete. Earlier tickets may have been used without being in it, so they are
+refused, for as long as they are valid (section 8.2): if the record is new because the last one was lost, or if the
+clock was set back, which makes tickets valid again whose use has been forgotten.
 """
 
 import fcntl
@@ -10,6 +14,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,26 +25,32 @@ log = logging.getLogger(__name__)
 MAX_PAGES = 32 * 1024
 """Largest size of a record, in pages of 4 KiB: enough for more than a million tickets."""
 
+CLOCK_TOLERANCE = 60.0
+"""How far the clock may go back without an effect, in seconds: uses are remembered that much longer."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS used (ticket BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS used_expires ON used (expires);
-CREATE TABLE IF NOT EXISTS record (one INTEGER PRIMARY KEY CHECK (one = 1), created REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS period (one INTEGER PRIMARY KEY CHECK (one = 1), since REAL NOT NULL, latest REAL NOT NULL);
 """
 _PURGE_EVERY = 1000
 _WAIT_SECONDS = 0.05
 _START_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
+_PRECISION = 1.0  # of `latest`, in seconds
 
 
 class ReplayRecord:
     """The record at `path`, created if needed. Implements the engine's ``ReplayGuard``.
 
     A damaged record is moved aside and a new one created. A record that cannot be opened is tried again later.
-    ``created`` is the time (Unix seconds) since which the record is complete; None while it cannot be used.
+    ``created`` is the time (Unix seconds) since which the record is complete, None while it cannot be used; `clock`
+    tells the time at which a new record is created.
     """
 
-    def __init__(self, path: Path, max_pages: int = MAX_PAGES) -> None:
+    def __init__(self, path: Path, max_pages: int = MAX_PAGES, clock: Callable[[], float] = time.time) -> None:
         self.created: float | None = None
+        self._clock = clock
         self._path = path
         self._max_pages = max_pages
         self._db: sqlite3.Connection | None = None
@@ -52,14 +63,19 @@ class ReplayRecord:
         except (OSError, sqlite3.Error, MemoryError) as error:
             self._fail(error)
 
-    def first_use(self, ticket: bytes, expires: float, now: float) -> bool:
+    def first_use(self, ticket: bytes, issued: float, expires: float, now: float) -> bool:
         """As ``ReplayGuard.first_use``: an insertion that succeeds for one caller only."""
         try:
             db = self._opened()
             if db is None:
                 return False
-            self._purge(db, now)
-            inserted = db.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", (ticket, expires)).rowcount
+            with db:  # commits, or rolls back
+                db.execute("BEGIN IMMEDIATE")
+                self._purge(db, now)
+                self.created = self._complete_since(db, now)
+                if issued < self.created:
+                    return False
+                inserted = db.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", (ticket, expires)).rowcount
         except (OSError, sqlite3.Error, MemoryError) as error:
             self._fail(error)
             return False
@@ -95,7 +111,7 @@ class ReplayRecord:
             file = _status(self._path)
             self._db = self._connect(seconds)
         self._file = file
-        self.created = float(self._db.execute("SELECT created FROM record").fetchone()[0])
+        self.created = float(self._db.execute("SELECT since FROM period").fetchone()[0])
 
     def _connect(self, seconds: float) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, timeout=seconds)
@@ -105,7 +121,8 @@ class ReplayRecord:
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA max_page_count = {self._max_pages}")
             db.executescript(_SCHEMA)
-            db.execute("INSERT OR IGNORE INTO record VALUES (1, ?)", (time.time(),))
+            now = self._clock()
+            db.execute("INSERT OR IGNORE INTO period VALUES (1, ?, ?)", (now, now))
             db.execute(f"PRAGMA busy_timeout = {_WAIT_SECONDS * 1000:.0f}")
         except BaseException:
             db.close()
@@ -135,12 +152,27 @@ class ReplayRecord:
             self.close()
             self._retry_at = time.monotonic() + _RETRY_SECONDS
 
+    def _complete_since(self, db: sqlite3.Connection, now: float) -> float:
+        """Return the time since which the record is complete, which a clock set back moves to the latest use."""
+        since, latest = db.execute("SELECT since, latest FROM period").fetchone()
+        if now < latest - CLOCK_TOLERANCE:
+            log.warning(
+                "the clock was set back by %.0f s: early data is refused for tickets issued before %s",
+                latest - now,
+                time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(latest)),
+            )
+            since = max(since, latest)
+            db.execute("UPDATE period SET since = ?, latest = ?", (since, now))
+        elif now >= latest + _PRECISION:
+            db.execute("UPDATE period SET latest = ?", (now,))
+        return float(since)
+
     def _purge(self, db: sqlite3.Connection, now: float) -> None:
         self._since_purge += 1
         if self._since_purge >= _PURGE_EVERY:
             self._since_purge = 0
             self._warned = False
-            db.execute("DELETE FROM used WHERE expires < ?", (now,))
+            db.execute("DELETE FROM used WHERE expires < ?", (now - CLOCK_TOLERANCE - _PRECISION,))
 
 
 class _Lock:

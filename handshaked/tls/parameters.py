@@ -80,10 +80,11 @@ class ClientCertificateVerifier(Protocol):
 class ReplayGuard(Protocol):
     """Records the tickets that early data was accepted with, for all workers (RFC 8446 section 8.1)."""
 
-    def first_use(self, ticket: bytes, expires: float, now: float) -> bool:
+    def first_use(self, ticket: bytes, issued: float, expires: float, now: float) -> bool:
         """Record `ticket` (a digest, 16 bytes) until `expires`; return whether it is new. Times are Unix seconds.
 
-        Atomic across workers. Return False when in doubt, which only rejects early data.
+        Atomic across workers. Return False when in doubt, which only rejects early data: in particular for tickets
+        that were `issued` before the guard began to record (RFC 8446 section 8.2).
         """
         ...
 

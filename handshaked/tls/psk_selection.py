@@ -146,7 +146,7 @@ def accepts_early_data(
     if abs(now * 1000 - ticket.issued - client_age) > accepted.window * 1000:
         return False
     expires = ticket.issued / 1000 + ticket.lifetime
-    return accepted.guard.first_use(ticket_digest(selected.offered.identity), expires, now)
+    return accepted.guard.first_use(ticket_digest(selected.offered.identity), ticket.issued / 1000, expires, now)
 
 
 def early_context(parameters: ServerParameters) -> bytes:

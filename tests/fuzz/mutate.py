@@ -30,7 +30,7 @@ class Accepting:
     def verify(self, chain: tuple[bytes, ...], *rest: object) -> None:
         return
 
-    def first_use(self, ticket: bytes, expires: float, now: float) -> bool:
+    def first_use(self, ticket: bytes, issued: float, expires: float, now: float) -> bool:
         return True
 
     def find(self, identity: bytes) -> ExternalPsk | None:

@@ -174,7 +174,7 @@ class Guard:
     def __init__(self) -> None:
         self._known: set[bytes] = set()
 
-    def first_use(self, ticket: bytes, expires: float, now: float) -> bool:
+    def first_use(self, ticket: bytes, issued: float, expires: float, now: float) -> bool:
         fresh = ticket not in self._known
         self._known.add(ticket)
         return fresh

@@ -32,7 +32,7 @@ class Guard:
 
     known: set[bytes] = field(default_factory=set)
 
-    def first_use(self, ticket: bytes, expires: float, now: float) -> bool:
+    def first_use(self, ticket: bytes, issued: float, expires: float, now: float) -> bool:
         fresh = ticket not in self.known
         self.known.add(ticket)
         return fresh
