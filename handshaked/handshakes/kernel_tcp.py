@@ -215,6 +215,7 @@ class KernelRun:
             alpn=selection.alpn or None,
             groups=answer.groups,
             registration=self.registration,
+            owner=answer.owner,
             client_auth=answer.client_auth,
             client_verifier=answer.client_verifier,
         )

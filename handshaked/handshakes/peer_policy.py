@@ -1,5 +1,6 @@
 """The configured sides of the kernel's handshakes: the verifier of peers, the rules on them, our own credential."""
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,11 @@ class RuledServers:
         self._verifier = verifier
         self._rules = rules
 
+    @property
+    def trust(self) -> bytes:
+        """As ``PeerVerifier.trust``."""
+        return _trust(self._verifier.trust, self._rules)
+
     def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
         """As ``PeerVerifier.verify``."""
         self._verifier.verify(chain, server_name, now)
@@ -83,10 +89,19 @@ class RuledClients:
         self._verifier = verifier
         self._rules = rules
 
+    @property
+    def trust(self) -> bytes:
+        """As ``ClientCertificateVerifier.trust``."""
+        return _trust(self._verifier.trust, self._rules)
+
     def verify(self, chain: tuple[bytes, ...], now: float) -> None:
         """As ``ClientCertificateVerifier.verify``."""
         self._verifier.verify(chain, now)
         self._rules.authorise(chain[0])
+
+
+def _trust(verifier: bytes, rules: PeerRules) -> bytes:
+    return hashlib.sha256(verifier + rules.digest).digest()
 
 
 def _credential(defaults: SideDefaults, purpose: Purpose) -> Credential | None:

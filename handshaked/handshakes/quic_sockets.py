@@ -142,14 +142,14 @@ class _Run:
             alpn=choose_alpn(hello, request.alpns),
             transport_parameters=None,
             cipher_suites=request.cipher_suites or DEFAULT_CIPHER_SUITES,
+            owner=request.caller.uid,
             tickets=_tickets(state),
             psks=credentials.psks,
             keylog=self._service.resources.keylog,
         )
         if auth is ClientAuth.NONE:
             return parameters
-        verifier, client_policy = client_verifier(request)
-        return replace(parameters, client_auth=auth, client_verifier=verifier, client_policy=client_policy)
+        return replace(parameters, client_auth=auth, client_verifier=client_verifier(request))
 
 
 class _KernelRun:
@@ -200,7 +200,6 @@ class _KernelRun:
             record_size_limit=None,
             tickets=_tickets(state),
             client_auth=max(parameters.client_auth, _client_auth(state)) if verifies else ClientAuth.NONE,
-            client_policy=b"kernel",
         )
 
 

@@ -3,7 +3,6 @@
 A registration's policy is translated into the engine's parameters here.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -72,10 +71,7 @@ class StoredResources:
         """
         policy = selection.registration.policy
         client_auth = ClientAuth[policy.client_auth.upper()]
-        verifier: ClientCertificateVerifier | None = None
-        client_policy = b""
-        if client_auth is not ClientAuth.NONE:
-            verifier, client_policy = self._client_trust(policy.client_trust)
+        verifier = None if client_auth is ClientAuth.NONE else self._client_trust(policy.client_trust)
         return ServerParameters(
             credential=self.credential(selection.credential.id),
             alpn=selection.alpn,
@@ -86,7 +82,6 @@ class StoredResources:
             owner=selection.registration.owner,
             client_auth=client_auth,
             client_verifier=verifier,
-            client_policy=client_policy,
             tickets=Tickets(self._ticket_keys, policy.tickets) if policy.tickets else None,
             early_data=self._early_data(request, policy),
             keylog=self.keylog,
@@ -101,10 +96,10 @@ class StoredResources:
         with _readable():
             return self._store.credential(identity)
 
-    def _load_client_trust(self, identity: int) -> tuple[ClientCertificateVerifier, bytes]:
-        """Return the verifier for the trust with that id (0: the system's), and a digest of what it accepts."""
+    def _load_client_trust(self, identity: int) -> ClientCertificateVerifier:
+        """Return the verifier for the trust with that id (0: the system's)."""
         if identity == 0:
-            return ClientChainVerifier(_system_anchors()), b"system"
+            return ClientChainVerifier(_system_anchors())
         with _readable():
             trust = self._store.trust(identity)
         try:
@@ -114,8 +109,7 @@ class StoredResources:
                 lists = read_revocation_lists(trust.revocations, trust.revocations_path or "revocation lists")
         except UnreadableError as error:
             raise LocalError(f"client certificates cannot be verified: {error}", Status.NO_KEY) from None
-        digest = hashlib.sha256(hashlib.sha256(trust.anchors).digest() + trust.revocations).digest()
-        return ClientChainVerifier(anchors, RevocationLists(lists)), digest
+        return ClientChainVerifier(anchors, RevocationLists(lists))
 
 
 @contextmanager
@@ -135,12 +129,11 @@ def _cipher_suites(request: Request, policy: Policy) -> tuple[CipherSuite, ...]:
     return allowed if policy.cipher_suites else DEFAULT_CIPHER_SUITES
 
 
-def client_verifier(request: Request) -> tuple[ClientCertificateVerifier, bytes]:
-    """Return the verifier for clients of a server without registration, and a digest of what it accepts."""
+def client_verifier(request: Request) -> ClientCertificateVerifier:
+    """Return the verifier for clients of a server without registration."""
     if not request.trust_anchors:
-        return ClientChainVerifier(_system_anchors()), b"system"
-    digest = hashlib.sha256(b"".join(hashlib.sha256(anchor).digest() for anchor in request.trust_anchors)).digest()
-    return ClientChainVerifier(_anchors_of_request(request.trust_anchors)), digest
+        return ClientChainVerifier(_system_anchors())
+    return ClientChainVerifier(_anchors_of_request(request.trust_anchors))
 
 
 @lru_cache(maxsize=_CACHED_TRUST_STORES)

@@ -13,6 +13,7 @@ The first ``allow`` or ``deny`` that holds decides; if none holds, the peer is d
 peer's tags are the ``tag=`` words of the rules that hold, up to and including the one that decides.
 """
 
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -83,10 +84,11 @@ def parse_rule(text: str) -> Rule:
 
 
 class PeerRules:
-    """Rules in order. Without rules, every peer is allowed."""
+    """Rules in order. Without rules, every peer is allowed. ``digest`` identifies them."""
 
     def __init__(self, rules: Sequence[str] = ()) -> None:
         self._rules = tuple(map(parse_rule, rules))
+        self.digest = hashlib.sha256(repr(self._rules).encode()).digest()
 
     def __bool__(self) -> bool:
         return bool(self._rules)

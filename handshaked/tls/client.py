@@ -336,10 +336,12 @@ class ClientHandshake(Machine):
         if self._tickets > MAX_TICKETS:
             raise PeerError(Alert.UNEXPECTED_MESSAGE, f"more than {MAX_TICKETS} session tickets")
         new = messages.pull_new_session_ticket(message)
-        if self._quic and new.max_early_data not in (0, 0xFFFFFFFF):
-            # RFC 9001 section 4.6.1: treat as PROTOCOL_VIOLATION
-            raise PeerError(Alert.ILLEGAL_PARAMETER, f"max_early_data_size of {new.max_early_data}, which QUIC forbids")
-        if new.lifetime == 0 or len(new.ticket) > MAX_TICKET:
+        if self._quic and new.max_early_data not in (None, QUIC_EARLY_DATA):
+            # RFC 9001 section 4.6.1: "any other value" is a PROTOCOL_VIOLATION
+            raise QuicViolationError(
+                Alert.ILLEGAL_PARAMETER, f"max_early_data_size of {new.max_early_data}, which QUIC forbids"
+            )
+        if not new.lifetime or len(new.ticket) > MAX_TICKET:
             return ClientState.CONNECTED
         parameters, suite = self._parameters, self._schedule.suite
         resumed = self._psk.resumption if self._psk is not None else None
@@ -347,22 +349,32 @@ class ClientHandshake(Machine):
         trusted = trusted_until(self._peer.leaf if self._peer is not None else None, resumed)
         state = ResumptionState(
             suite,
-            parameters.verifier is not None if resumed is None else resumed.verified,
+            self._binding(),
             received,
             min(received + new.lifetime * 1000, trusted),
             trusted,
             new.age_add,
-            new.max_early_data,
+            new.max_early_data or 0,
             profile_of(suite).resumption_psk(self._resumption_secret, new.nonce),
             (parameters.server_name or "").encode(),
             self._alpn or b"",
             new.ticket,
         )
-        events.append(SessionTicket(push_resumption(state), state.expires / 1000, new.max_early_data > 0))
+        events.append(SessionTicket(push_resumption(state), state.expires / 1000, state.max_early_data > 0))
         return ClientState.CONNECTED
 
     handlers: ClassVar[dict[int, Handler]] = {
         HandshakeType.KEY_UPDATE: Machine.receive_key_update,
+    def _binding(self) -> bytes:
+        """Return what the session is bound to (RFC 8446 section 2.2)."""
+        if self._psk is not None and self._psk.resumption is not None:
+            return self._psk.resumption.binding
+        bindings = self._offer.bindings
+        binding = bindings.by_certificate if self._psk is None else bindings.by_psk
+        if binding is None:
+            raise LocalError("the server was authenticated in a way that the client does not accept")
+        return binding
+
         HandshakeType.SERVER_HELLO: _receive_hello,
         HandshakeType.ENCRYPTED_EXTENSIONS: _receive_encrypted_extensions,
         HandshakeType.CERTIFICATE_REQUEST: _receive_certificate_request,

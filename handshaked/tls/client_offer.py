@@ -11,7 +11,7 @@ from handshaked.tls.codepoints import LEGACY_VERSION, TLS_1_3, ExtensionType, Ha
 from handshaked.tls.key_exchange import KeyShare, generate_key_share
 from handshaked.tls.key_schedule import PROFILES, HashProfile, KeySchedule, profile_of
 from handshaked.tls.parameters import ClientParameters
-from handshaked.tls.resumption import ResumptionState, pull_resumption
+from handshaked.tls.resumption import ResumptionState, bindings, pull_resumption
 from handshaked.tls.signatures import CERTIFICATE_SCHEMES, SUPPORTED_SCHEMES
 
 _VERSIONS = push_extension(ExtensionType.SUPPORTED_VERSIONS, push_vector8(TLS_1_3.to_bytes(2)))
@@ -57,6 +57,7 @@ class ClientOffer:
         self.session_id = b"" if quic else os.urandom(32)
         groups = parameters.key_shares or parameters.groups[:1]
         self.shares: dict[int, KeyShare] = {int(group): generate_key_share(group) for group in groups}
+        self.bindings = bindings(parameters, quic=quic)
         self.psks = self._usable_psks(now)
         self.early_data = parameters.early_data and self._allows_early_data()
         self.extension_types: frozenset[int] = frozenset()
@@ -88,9 +89,9 @@ class ClientOffer:
         return psks
 
     def _fits(self, state: ResumptionState, now: float) -> bool:
-        """Return whether a ticket applies: same name, not expired, verified if that is required now (section 4.6.1)."""
+        """Return whether a ticket applies: same name and binding, not expired (sections 2.2 and 4.6.1)."""
         parameters = self._parameters
-        if not state.verified and (parameters.verifier is not None or parameters.psk is not None):
+        if not self.bindings.accepts(state.binding):
             return False
         if state.server_name != (parameters.server_name or "").encode() or now * 1000 >= state.expires:
             return False

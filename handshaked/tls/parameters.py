@@ -61,6 +61,11 @@ class ClientHello:
 class PeerVerifier(Protocol):
     """Verifies the certificate chain of a server."""
 
+    @property
+    def trust(self) -> bytes:
+        """A digest, 32 bytes, of all that decides which chains are accepted: sessions are not resumed under another."""
+        ...
+
     def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
         """Accept `chain` (DER, leaf first) for `server_name` (host name or IP address) at `now` (Unix seconds).
 
@@ -71,6 +76,11 @@ class PeerVerifier(Protocol):
 
 class ClientCertificateVerifier(Protocol):
     """Verifies the certificate chain of a client."""
+
+    @property
+    def trust(self) -> bytes:
+        """As ``PeerVerifier.trust``."""
+        ...
 
     def verify(self, chain: tuple[bytes, ...], now: float) -> None:
         """Accept `chain` (DER, leaf first) at `now` (Unix seconds); PeerError with the appropriate alert if not."""
@@ -120,10 +130,9 @@ class ServerParameters:
     ``cipher_suites`` and ``groups`` are in order of preference; a group with a key share from the client is preferred
     over one that requires a HelloRetryRequest. Without a ``credential`` the handshake requires a PSK.
 
-    A session ticket is valid for the same server name, ``alpn``, ``registration`` and its ``owner`` (a uid),
-    ``client_auth`` and ``client_policy``: the last identifies what decides which client certificates are accepted
-    (e.g. a digest of the trust anchors). ``client_authorities`` are DER names that help the client choose its
-    certificate.
+    A session ticket is valid for the same transport, server name, ``alpn``, ``registration`` and its ``owner`` (a uid),
+    kinds of authentication (``credential``, ``psks``, ``client_auth``) and ``client_verifier.trust``.
+    ``client_authorities`` are DER names that help the client choose its certificate.
 
     ``record_size_limit`` and the size of early data are for TCP. ``keylog`` receives lines in the SSLKEYLOGFILE format,
     which contain secrets.
@@ -139,7 +148,6 @@ class ServerParameters:
     client_auth: ClientAuth = ClientAuth.NONE
     client_verifier: ClientCertificateVerifier | None = None
     client_authorities: tuple[bytes, ...] = ()
-    client_policy: bytes = b""
     tickets: Tickets | None = None
     early_data: EarlyData | None = None
     psks: PskSource | None = None
@@ -153,9 +161,10 @@ class ClientParameters:
     """What a client starts with.
 
     Without a ``verifier`` any server certificate is accepted, unless there is a ``psk``: then the server must accept
-    that, or the ticket of a session in which it was verified. ``groups`` are in order of preference; a key share is
+    that, or the ticket of a session that began with it. ``groups`` are in order of preference; a key share is
     sent for each of ``key_shares``, or for the first group if that is empty. ``session_ticket`` is the state of an
-    earlier SessionTicket event; it is ignored if it does not apply (another server name, expired, not verified).
+    earlier SessionTicket event; it is ignored if it does not apply (another server name, transport, way to authenticate
+    either side, or ``verifier.trust``; expired).
     ``early_data`` offers early data with it.
     """
 

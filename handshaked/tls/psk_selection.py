@@ -33,32 +33,44 @@ class SelectedPsk:
         return self.ticket.chain if self.ticket is not None else ()
 
 
-def ticket_binding(server_name: str | None, parameters: ServerParameters) -> bytes:
-    """Return what a ticket is bound to: it is sealed with these bytes, and opens with the same ones only."""
+def ticket_binding(server_name: str | None, parameters: ServerParameters, *, quic: bool) -> bytes:
+    """Return what a ticket is bound to: it is sealed with these bytes, and opens with the same ones only.
+
+    Besides the context, that is how both sides are authenticated (RFC 8446 section 2.2: resumption continues the
+    authentication of the first handshake), and the transport, as QUIC authenticates transport parameters, too.
+    """
+    verifier = parameters.client_verifier if parameters.client_auth is not ClientAuth.NONE else None
     return b"".join(
         (
+            bytes([quic, parameters.credential is not None, parameters.psks is not None]),
             push_vector8((server_name or "").lower().encode("ascii")),
             push_vector8(parameters.alpn or b""),
             push_vector16((parameters.registration or "").encode()),
             parameters.owner.to_bytes(4),
             bytes([parameters.client_auth]),
-            parameters.client_policy,
+            b"" if verifier is None else verifier.trust,
         )
     )
 
 
 def select_psk(
-    hello: ClientHelloMessage, parameters: ServerParameters, retry_suite: CipherSuite | None, now: float
+    hello: ClientHelloMessage,
+    parameters: ServerParameters,
+    retry_suite: CipherSuite | None,
+    now: float,
+    *,
+    quic: bool,
 ) -> SelectedPsk | None:
     """Return the first usable PSK, or None. `retry_suite` is that of the HelloRetryRequest, if there was one."""
     if hello.psks is None or PskMode.PSK_DHE_KE not in (hello.psk_modes or b""):
         return None
     suites = parameters.cipher_suites if retry_suite is None else (retry_suite,)
     usable = [suite for suite in suites if suite in hello.cipher_suites]
+    binding = ticket_binding(hello.server_name, parameters, quic=quic)
     for index, offered in enumerate(hello.psks.identities):
         selected = _select_external(index, offered, parameters, usable)
         if selected is None:
-            selected = _select_ticket(index, offered, hello.server_name, parameters, usable, now)
+            selected = _select_ticket(index, offered, binding, parameters, usable, now)
         if selected is not None:
             # Verifying the chain in a ticket takes long, so that is done for one of the tickets only.
             return selected if _still_trusted(selected.ticket, parameters, now) else None
@@ -80,14 +92,13 @@ def _select_external(
 def _select_ticket(
     index: int,
     offered: PskIdentity,
-    server_name: str | None,
+    binding: bytes,
     parameters: ServerParameters,
     usable: list[CipherSuite],
     now: float,
 ) -> SelectedPsk | None:
     if parameters.tickets is None:
         return None
-    binding = ticket_binding(server_name, parameters)
     ticket = pull_ticket(offered.identity, parameters.tickets.keys, binding, now)
     if ticket is None:
         return None

@@ -125,7 +125,7 @@ class ServerHandshake(Machine):
         """Send ServerHello to Finished, or a HelloRetryRequest."""
         parameters = self._parameters
         retried = self._schedule.suite if self._retry_group is not None else None
-        psk = self._psk = select_psk(hello, parameters, retried, now) if hello.psks is not None else None
+        psk = self._psk = select_psk(hello, parameters, retried, now, quic=self._quic)
         if psk is None:
             require_credential(hello, parameters)
         suite = retried or (

@@ -79,7 +79,7 @@ def new_session_tickets(
     if (lifetime := min(tickets.lifetime, MAX_TICKET_LIFETIME)) <= 0:
         return b""
     secret = schedule.derive(b"res master", schedule.transcript_hash())
-    binding = ticket_binding(server_name, parameters)
+    binding = ticket_binding(server_name, parameters, quic=quic)
     early = _max_early_data(parameters, quic=quic)
     flight = b""
     for number in range(tickets.count):

@@ -27,6 +27,8 @@ Tamper = Callable[[int, CryptoData], bytes]
 class Accepting:
     """A verifier and a replay guard that accept everything."""
 
+    trust = b""
+
     def verify(self, chain: tuple[bytes, ...], *rest: object) -> None:
         return
 
@@ -106,8 +108,8 @@ def scenarios() -> list[Scenario]:
             client_parameters(cipher_suites=(CipherSuite.AES_256_GCM_SHA384,), compressions=()),
             server_parameters(credential=ED25519, tickets=TICKETS),
         ),
-        Scenario(client_parameters(session_ticket=state), resuming),
-        Scenario(client_parameters(session_ticket=state, early_data=True, psk=PSK), resuming),
+        Scenario(client_parameters(session_ticket=state, verifier=YES), resuming),
+        Scenario(client_parameters(session_ticket=state, early_data=True, psk=PSK, verifier=YES), resuming),
         Scenario(client_parameters(psk=PSK), server_parameters(credential=None, psks=YES)),
         Scenario(
             client_parameters(alpns=(), transport_parameters=None, record_size_limit=1000),

@@ -14,6 +14,7 @@ class Verifier:
     """Accepts all chains, or refuses with an alert; records them."""
 
     alert: Alert | None = None
+    trust: bytes = b"all"
     seen: list[tuple[bytes, ...]] = field(default_factory=list)
 
     def verify(self, chain: tuple[bytes, ...], now: float) -> None:
@@ -70,6 +71,8 @@ def test_requesting_without_a_verifier_is_a_local_error() -> None:
 @dataclass
 class ServerVerifier:
     """Refuses all servers."""
+
+    trust = b"none"
 
     seen: list[str] = field(default_factory=list)
 

@@ -386,3 +386,5 @@ def test_client_auth_requires_no_extension_of_the_client() -> None:
 
     events = answer(hello().encode(), client_auth=ClientAuth.REQUEST, client_verifier=Accepting())
     assert events[-1] == "secret application send"
+        trust = b""
+

@@ -26,6 +26,8 @@ class Source(dict[bytes, ExternalPsk]):
 class Accepting:
     """A verifier that accepts everything."""
 
+    trust = b"everything"
+
     def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
         return
 
@@ -71,7 +73,7 @@ def test_client_does_not_fall_back_to_an_unverified_certificate() -> None:
 def test_ticket_and_psk_can_be_offered_together() -> None:
     ticketed = server_parameters(tickets=Tickets(KEYS))
     state = first(client_parameters(verifier=Accepting()), ticketed)
-    client = client_parameters(session_ticket=state, psk=PSK)
+    client = client_parameters(session_ticket=state, psk=PSK, verifier=Accepting())
     assert pair(client, ticketed).run().completed[1].resumed
     done = pair(client, server_parameters(psks=Source(PSK))).run()
     assert [each.psk_identity for each in done.completed] == [PSK.identity] * 2
@@ -82,6 +84,14 @@ def test_unverified_ticket_does_not_replace_the_psk() -> None:
     client = client_parameters(session_ticket=first(server=ticketed), psk=PSK)
     with pytest.raises(PeerError) as caught:
         pair(client, ticketed).run()
+    assert caught.value.alert is Alert.HANDSHAKE_FAILURE
+
+
+def test_ticket_of_a_certificate_does_not_replace_the_psk() -> None:
+    ticketed = server_parameters(tickets=Tickets(KEYS))
+    state = first(client_parameters(verifier=Accepting()), ticketed)
+    with pytest.raises(PeerError) as caught:
+        pair(client_parameters(session_ticket=state, psk=PSK), ticketed).run()
     assert caught.value.alert is Alert.HANDSHAKE_FAILURE
 
 

@@ -109,7 +109,6 @@ def test_suite_of_another_hash_does_not_resume() -> None:
         {"alpn": b"h2"},
         {"registration": "other"},
         {"owner": 1000},
-        {"client_policy": b"other"},
         {"client_auth": ClientAuth.REQUEST, "client_verifier": Verifier()},
         {"tickets": None},
         {"tickets": Tickets(RotatingTicketKeys([(NOW - DAY, bytes(32))]))},
@@ -132,6 +131,8 @@ def test_client_offers_a_ticket_to_its_server_name_only() -> None:
 
 def test_verifying_client_does_not_offer_an_unverified_ticket() -> None:
     class Accepting:
+        trust = b"everything"
+
         def verify(self, chain: tuple[bytes, ...], server_name: str, now: float) -> None:
             return
 
@@ -210,10 +211,10 @@ def test_one_chain_in_the_offered_tickets_is_verified_at_most() -> None:
     verifier.alert = Alert.CERTIFICATE_EXPIRED
     offered = [PskIdentity(identity, 0) for identity in identities]
     hello = offering(offered)
-    assert select_psk(hello, server, None, NOW) is None
+    assert select_psk(hello, server, None, NOW, quic=True) is None
     assert len(verifier.seen) == seen + 1
     hello.cipher_suites = (CipherSuite.AES_256_GCM_SHA384,)
-    assert select_psk(hello, server, None, NOW) is None
+    assert select_psk(hello, server, None, NOW, quic=True) is None
     assert len(verifier.seen) == seen + 1
 
 

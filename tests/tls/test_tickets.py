@@ -99,7 +99,7 @@ def test_reprs_omit_secrets() -> None:
 
 
 STATE = ResumptionState(
-    CipherSuite.AES_128_GCM_SHA256, True, 1, 2, 3, 4, 5, b"p" * 32, b"a.test", b"h3", b"the ticket of the server"
+    CipherSuite.AES_128_GCM_SHA256, bytes(32), 1, 2, 3, 4, 5, b"p" * 32, b"a.test", b"h3", b"the ticket of the server"
 )
 
 

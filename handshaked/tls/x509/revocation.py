@@ -4,10 +4,12 @@ Certificates of an issuer without a list are accepted, unless ``required`` is se
 must be current and signed by it, else its certificates are refused. A stale list still revokes what it lists.
 """
 
+import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from handshaked.errors import Alert, PeerError
 from handshaked.tls.x509 import certificates as cert
@@ -29,6 +31,7 @@ class RevocationList:
         self._users, self._authorities = self._scope()
         self._revoked = frozenset(entry.serial_number for entry in parsed)
         self._begin, self._end = parsed.last_update_utc, parsed.next_update_utc
+        self.fingerprint = parsed.fingerprint(hashes.SHA256())
 
     def _scope(self) -> tuple[bool, bool]:
         """Return whether the list covers end entities, and whether it covers authorities (RFC 5280 section 5.2.5)."""
@@ -80,13 +83,16 @@ class RevocationList:
 
 
 class RevocationLists:
-    """Revocation lists by issuer, immutable."""
+    """Revocation lists by issuer, immutable. ``digest`` identifies them."""
 
     def __init__(self, lists: Iterable[RevocationList] = (), *, required: bool = False) -> None:
         self._required = required
         self._of: dict[x509.Name, tuple[RevocationList, ...]] = {}
+        fingerprints = []
         for revocations in lists:
             self._of[revocations.issuer] = (*self._of.get(revocations.issuer, ()), revocations)
+            fingerprints.append(revocations.fingerprint)
+        self.digest = hashlib.sha256(bytes([required]) + b"".join(sorted(fingerprints))).digest()
 
     def check(self, certificate: x509.Certificate, authority: x509.Certificate, now: float) -> None:
         """Raise PeerError if a certificate that `authority` issued is revoked, or if no current list can tell."""

@@ -1,8 +1,10 @@
 """Trust anchors, which all handshakes that use them share."""
 
+import hashlib
 from collections.abc import Iterable
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from handshaked.tls.x509.certificates import MAX_SIGNATURE_CHECKS, is_signed_by
 from handshaked.tls.x509.parsing import MALFORMED
@@ -18,7 +20,7 @@ class TrustStore:
 
     A leaf in the set is trusted too, so that a self-signed certificate can be used. ``readers`` makes stores.
     ``left_out`` names certificates of the file that cannot be used: each with its position, the reason, and its subject
-    if that can be read.
+    if that can be read. ``digest`` identifies the set.
     """
 
     def __init__(self, anchors: Iterable[x509.Certificate], left_out: Iterable[str] = ()) -> None:
@@ -27,6 +29,8 @@ class TrustStore:
         self._named: dict[x509.Name, tuple[x509.Certificate, ...]] = {}
         for anchor in self._anchors:
             self._named[anchor.subject] = (*self._named.get(anchor.subject, ()), anchor)
+        fingerprints = sorted(anchor.fingerprint(hashes.SHA256()) for anchor in self._anchors)
+        self.digest = hashlib.sha256(b"".join(fingerprints)).digest()
         self._anchored: set[x509.Certificate] = set()
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ Paths are validated as RFC 5280 section 6.1 describes. The rules beyond:
 ``docs/explanation/certificate-checks.md`` lists what is stricter than the RFC, and where OpenSSL differs.
 """
 
+import hashlib
 from itertools import pairwise
 
 from cryptography import x509
@@ -36,6 +37,12 @@ class _ChainVerifier:
         self._purpose = purpose
         self._trust = trust
         self._revocations = revocations
+        self._digest = hashlib.sha256(trust.digest + revocations.digest).digest()
+
+    @property
+    def trust(self) -> bytes:
+        """As ``PeerVerifier.trust``: a digest of trust anchors and revocation lists."""
+        return self._digest
 
     def _verify(self, encoded: tuple[bytes, ...], server_name: ServerName | None, now: float) -> None:
         leaf, *sent = cert.pull_chain(encoded)
