@@ -200,6 +200,9 @@ class ClientHandshake(Machine):
     # The server's flight
 
     def _receive_encrypted_extensions(self, message: bytes, events: list[Event], now: float) -> ClientState:
+        # First, as it decides on the keys of an alert.
+        if self._offer.early_data:
+            self.early_data = ExtensionType.EARLY_DATA in fields
         fields = messages.pull_encrypted_extensions(message)
         self._check_solicited(fields)
         self._schedule.update(message)
@@ -216,7 +219,7 @@ class ClientHandshake(Machine):
                 raise PeerError(Alert.ILLEGAL_PARAMETER, "the selected application protocol was not offered")
             self._alpn = protocols[0]
         if (body := fields.get(ExtensionType.EARLY_DATA)) is not None:
-            self.early_data = ext.pull_empty(body, "early_data")
+            ext.pull_empty(body, "early_data")
             self._check_early_data()
         if self._quic:
             self._receive_quic_extensions(fields, events)

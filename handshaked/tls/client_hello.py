@@ -6,7 +6,7 @@ from handshaked.errors import Alert, PeerError
 from handshaked.model import CipherSuite, Group
 from handshaked.tls import extensions as ext
 from handshaked.tls.codec import decode_error, known_among, pull_extensions, pull_vector8, pull_vector16, unpack_u16s
-from handshaked.tls.codepoints import CLIENT_HELLO_EXTENSIONS, TLS_1_3, ExtensionType
+from handshaked.tls.codepoints import CLIENT_HELLO_EXTENSIONS, SSL_3_0, TLS_1_3, ExtensionType
 
 _RANDOM = 6
 _SESSION_ID = 38
@@ -84,8 +84,8 @@ def _check_version(message: bytes, fields: dict[int, bytes]) -> None:
     # Section 4.2.1: a client without the extension supports TLS 1.2 at most, whatever its legacy_version.
     if body is None or TLS_1_3 not in ext.pull_supported_versions(body):
         raise PeerError(Alert.PROTOCOL_VERSION, "the client does not offer TLS 1.3")
-    if message[4] != 3 or message[5] == 0:
-        # Appendix D.5: SSL 3.0 and older must not be negotiated for any reason.
+    if message[4:6] <= SSL_3_0:
+        # Appendix D.5: such a hello "MUST abort the handshake". Section 4.2.1: any other version is ignored.
         raise PeerError(Alert.PROTOCOL_VERSION, f"legacy_version {message[4]}.{message[5]}")
 
 

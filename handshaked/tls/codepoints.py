@@ -4,6 +4,11 @@ import enum
 
 LEGACY_VERSION = 0x0303
 TLS_1_3 = 0x0304
+SSL_3_0 = b"\x03\x00"
+"""As in legacy_version: no such hello is acceptable (RFC 8446 appendix D.5)."""
+
+QUIC_EARLY_DATA = 0xFFFFFFFF
+"""The only max_early_data_size of a session ticket over QUIC (RFC 9001 section 4.6.1)."""
 
 HELLO_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 """The random of a ServerHello that is a HelloRetryRequest (RFC 8446 section 4.1.3)."""

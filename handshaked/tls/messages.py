@@ -64,6 +64,9 @@ def pull_server_hello(message: bytes) -> ServerHelloMessage:
     version = fields.get(ExtensionType.SUPPORTED_VERSIONS)
     if version is None:
         raise PeerError(Alert.PROTOCOL_VERSION, "the server does not support TLS 1.3")
+    if message[_BODY:_RANDOM] <= cp.SSL_3_0:
+        # Appendix D.5
+        raise PeerError(Alert.PROTOCOL_VERSION, f"legacy_version {message[_BODY]}.{message[_BODY + 1]}")
     if ext.pull_u16(version, "supported_versions") != cp.TLS_1_3 or message[_BODY:_RANDOM] != _LEGACY_VERSION:
         # Section 4.2.1: illegal_parameter for a version that was not offered, or one before TLS 1.3.
         raise PeerError(Alert.ILLEGAL_PARAMETER, "the server selected a version that was not offered")

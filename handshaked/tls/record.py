@@ -162,9 +162,11 @@ class RecordLayer:
         return outer
 
     def _check_plaintext_allowed(self, outer: ContentType, protection: RecordProtection) -> None:
-        """With keys installed, allow only an alert, from a client that could not derive them."""
-        first = self._receive_level is not Level.APPLICATION and protection.sequence == 0
-        if outer is not ContentType.ALERT or self._role is not Role.SERVER or not first:  # RFC 8446 section 5.2
+        """With keys installed, allow only an alert, from a client that could not derive handshake keys."""
+        # RFC 8446 appendix A.1: clients may send alerts "in the clear or with the early data keys"
+        early = self._receive_level is Level.EARLY
+        first = self._receive_level is Level.HANDSHAKE and protection.sequence == 0
+        if outer is not ContentType.ALERT or self._role is not Role.SERVER or not (early or first):  # section 5.2
             raise PeerError(
                 Alert.UNEXPECTED_MESSAGE, f"unprotected {outer.name.lower()} record after keys are installed"
             )
@@ -302,7 +304,7 @@ class RecordLayer:
 
     @property
     def send_level(self) -> Level:
-        """The level at which an alert is sent: the highest with keys."""
+        """The highest level with keys to send."""
         return self._send_level
 
     @property

@@ -198,10 +198,14 @@ class _Stream:
     def _change_cipher_spec(self) -> None:
         self._outgoing += self.records.protect(Level.INITIAL, ContentType.CHANGE_CIPHER_SPEC, b"\x01")
 
+    def _alert_level(self) -> Level:
+        """Return the level at which an alert is sent: the highest with keys."""
+        return self.records.send_level
+
     def _send_alert(self, alert: Alert) -> None:
         if not self._closed_out:
             self._closed_out = True
-            self._outgoing += self.records.protect(self.records.send_level, ContentType.ALERT, push_alert(alert))
+            self._outgoing += self.records.protect(self._alert_level(), ContentType.ALERT, push_alert(alert))
 
 
 class ServerStream(_Stream):
@@ -294,9 +298,30 @@ class ClientStream(_Stream):
         if not self._hello_sent:
             self._hello_sent = True
             self._compatible = event.data[_SESSION_ID_LENGTH_AT] != 0
+            if self._handshake.early_data is not None:
+                self._send_change_cipher_spec_once()
 
     def _send_change_cipher_spec_once(self) -> None:
-        """RFC 8446 section D.4: before the second flight, if the legacy_session_id is not empty."""
+        """Send change_cipher_spec if the legacy_session_id is not empty (RFC 8446 section D.4).
+
+        It precedes the second flight or encrypted alert; if early data is offered, it follows the ClientHello.
+        """
         if self._compatible:
             self._compatible = False
             self._change_cipher_spec()
+
+    def _alert_level(self) -> Level:
+        """Return the level whose keys the server has installed (RFC 8446 appendix A.1).
+
+        Before the ServerHello it may have rejected the early data, and would skip an alert among them. If it has
+        accepted them, it reads them until EndOfEarlyData.
+        """
+        level = self.records.send_level
+        if level is Level.EARLY:
+            return Level.INITIAL
+        return Level.EARLY if level is Level.HANDSHAKE and self._handshake.early_data else level
+
+    def _send_alert(self, alert: Alert) -> None:
+        if self._alert_level() is not Level.INITIAL:
+            self._send_change_cipher_spec_once()
+        super()._send_alert(alert)

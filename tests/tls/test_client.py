@@ -99,6 +99,7 @@ def having(kind: int, body: bytes) -> Callable[[Extensions], Extensions]:
         (server_hello(suite=0x002F), Alert.ILLEGAL_PARAMETER),
         (server_hello(compression=1), Alert.ILLEGAL_PARAMETER),
         (server_hello(version=b"\x03\x04"), Alert.ILLEGAL_PARAMETER),
+        (server_hello(version=b"\x03\x00"), Alert.PROTOCOL_VERSION),
         (server_hello(extensions=without(E.SUPPORTED_VERSIONS)), Alert.PROTOCOL_VERSION),
         (server_hello(extensions=having(E.SUPPORTED_VERSIONS, b"\x03\x03")), Alert.ILLEGAL_PARAMETER),
         (server_hello(extensions=having(E.SUPPORTED_VERSIONS, b"\x03")), Alert.DECODE_ERROR),

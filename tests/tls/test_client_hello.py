@@ -269,6 +269,15 @@ def test_invalid_fields_are_refused(change: dict[str, bytes], alert: Alert) -> N
     assert refused(odd.encode()) is alert
 
 
+@pytest.mark.parametrize("version", [b"\x03\x01", b"\x03\x02", b"\x03\x04", b"\x04\x00", b"\x7f\x1c", b"\xff\xff"])
+@pytest.mark.parametrize("quic", [True, False])
+def test_legacy_version_is_ignored(version: bytes, quic: bool) -> None:
+    """RFC 8446 section 4.2.1: servers "MUST NOT use the ClientHello.legacy_version value for version negotiation"."""
+    odd = hello(quic=quic)
+    odd.version = version
+    assert "crypto handshake" in answer(odd.encode(), quic=quic)
+
+
 def test_session_id_is_echoed_over_tcp() -> None:
     server = SigningServer(quic=False)
     message = hello(quic=False)
