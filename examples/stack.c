@@ -51,7 +51,7 @@ static void on_done(void *context, const struct handshaked_result *result)
 	struct endpoint *endpoint = context;
 
 	endpoint->over = 1;
-	if (result->status) /* close the connection with QUIC error 0x100 + alert */
+	if (result->status) /* close the connection with result->quic_error */
 		printf("%s: failed: %s\n", endpoint->name, result->reason);
 	else
 		printf("%s: ALPN %s%s%s\n", endpoint->name, result->alpn, *result->registration ? ", registration " : "",

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from handshaked.shim import (
+    Close,
     CryptoData,
     Direction,
     Done,
@@ -59,10 +60,12 @@ class Endpoint:
             case CryptoData(level, data):
                 self._send_crypto(level, data)
             case Done(outcome):
-                # If it failed, close the connection with outcome.alert.quic_error, or INTERNAL_ERROR without an alert.
+                # If it failed, close the connection with outcome.quic_error, or INTERNAL_ERROR if that is None.
                 self.outcome.set_result(outcome)
             case SessionTicket():
                 pass  # only for a Start with ticket_seconds; keep it for the next connection
+            case Close():
+                pass  # only for a Start with ticket_seconds; close the connection with quic_error
 
     def _send_crypto(self, level: Level, data: bytes) -> None:
         if self.peer is not None:

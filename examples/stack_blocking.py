@@ -46,7 +46,7 @@ def handshake(start: Start, transport_parameters: bytes, incoming: Link, outgoin
                     case CryptoData():
                         outgoing.put(message)
                     case Done(outcome):
-                        # If it failed, close the connection with outcome.alert.quic_error.
+                        # If it failed, close the connection with outcome.quic_error.
                         return outcome
             received = incoming.get(timeout=SECONDS)
             messages.extend(client.receive(received.level, received.data))

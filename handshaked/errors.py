@@ -56,6 +56,13 @@ class Alert(enum.IntEnum):
         return _ERRNO.get(self, errno.EACCES)
 
 
+class QuicError(enum.IntEnum):
+    """QUIC transport errors besides those that carry an alert (RFC 9000 section 20.1)."""
+
+    INTERNAL_ERROR = 0x01
+    PROTOCOL_VIOLATION = 0x0A
+
+
 # Any other alert is a refused handshake: EACCES.
 _ERRNO = {
     Alert.UNKNOWN_PSK_IDENTITY: errno.EKEYREJECTED,
@@ -147,8 +154,9 @@ class HandshakedError(Exception):
 class HandshakeError(HandshakedError):
     """A handshake cannot continue.
 
-    ``alert`` is sent to the peer, ``reason`` goes to the log and the caller (no secrets), ``status`` is the errno of
-    the outcome.
+    ``alert`` is sent to the peer over TCP; over QUIC the connection is closed with ``quic_error``, which carries the
+    alert unless a subclass says otherwise. ``reason`` goes to the log and the caller (no secrets), ``status`` is the
+    errno of the outcome.
     """
 
     def __init__(self, alert: Alert, reason: str, status: int | None = None) -> None:
@@ -157,9 +165,23 @@ class HandshakeError(HandshakedError):
         self.reason = str(self)
         self.status = alert.errno if status is None else status
 
+    @property
+    def quic_error(self) -> int:
+        """The QUIC transport error to close a connection with."""
+        return self.alert.quic_error
+
 
 class PeerError(HandshakeError):
     """The peer violated the protocol, or offers nothing acceptable."""
+
+
+class QuicViolationError(PeerError):
+    """The peer violated a rule of RFC 9001 whose error is PROTOCOL_VIOLATION. ``alert`` says the same over TCP."""
+
+    @property
+    def quic_error(self) -> int:
+        """As in HandshakeError."""
+        return QuicError.PROTOCOL_VIOLATION
 
 
 class CallerError(HandshakeError):

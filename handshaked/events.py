@@ -18,7 +18,8 @@ signature; sessions answer it themselves.
 A HelloRetryRequest adds one CryptoData(INITIAL) on each side. Over TCP, TrafficSecret(APPLICATION) may change later
 on either side (KeyUpdate, RFC 8446 section 4.6.3).
 
-HandshakeFailed comes once and is the last event.
+HandshakeFailed comes once and is the last event. After HandshakeComplete it means that the peer has violated the
+protocol since: the connection must be closed.
 """
 
 from dataclasses import dataclass, field
@@ -100,16 +101,17 @@ class SessionTicket:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeFailed:
-    """The handshake is over. ``alert`` is for the peer, ``reason`` for people."""
+    """The handshake is over. ``alert`` or, over QUIC, ``quic_error`` is for the peer, ``reason`` for people."""
 
     alert: Alert
     reason: str
     status: int
+    quic_error: int
 
     @classmethod
     def of(cls, error: HandshakeError) -> "HandshakeFailed":
         """Return the event of `error`."""
-        return cls(error.alert, error.reason, error.status)
+        return cls(error.alert, error.reason, error.status, error.quic_error)
 
 
 Event = (

@@ -187,6 +187,9 @@ class Request:
 class Outcome:
     """The result of a request, reported once. The default is a failure.
 
+    ``quic_error`` is the QUIC error to close the connection with, None if that is for the endpoint to choose; ``alert``
+    is its TLS alert, or the closest one.
+
     ``peer_keys`` are the serials of keys that represent the authenticated peer, ``tags`` the tags that its certificate
     matched; ``psk_identity`` is that of the external PSK that authenticated both sides, if any.
     """
@@ -204,6 +207,7 @@ class Outcome:
     peer_keys: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()
     psk_identity: bytes | None = None
+    quic_error: int | None = None
 
 
 class SignatureScheme(enum.IntEnum):

@@ -51,7 +51,7 @@ struct handshaked_options {
 struct handshaked_result {
 	size_t size;
 	int status; /* 0, or an errno */
-	int alert; /* close the connection with QUIC error 0x100 + alert; -1: none */
+	int alert; /* TLS alert that ended the handshake; -1: none */
 	uint32_t cipher_suite; /* TLS code point */
 	int resumed;
 	int early_data_accepted;
@@ -62,6 +62,7 @@ struct handshaked_result {
 	char tags[1024]; /* tags of the peer's certificate, one per line */
 	unsigned char *peer_certificate; /* leaf in DER, or NULL */
 	size_t peer_certificate_length;
+	int quic_error; /* close the connection with this QUIC error; 0: INTERNAL_ERROR if it failed */
 };
 
 /*
@@ -76,6 +77,7 @@ struct handshaked_callbacks {
 	void (*transport_parameters)(void *context, const uint8_t *parameters, size_t length, const char *alpn);
 	void (*session_ticket)(void *context, const uint8_t *state, size_t length, uint32_t expires);
 	void (*done)(void *context, const struct handshaked_result *result);
+	void (*close)(void *context, int quic_error, const char *reason); /* after done: close the connection */
 };
 
 struct handshaked; /* a handshake in progress */

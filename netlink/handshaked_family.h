@@ -90,6 +90,7 @@ enum handshaked_a_done {
 	HANDSHAKED_A_DONE_RESUMED = 38,
 	HANDSHAKED_A_DONE_PEER_CERTIFICATE = 39,
 	HANDSHAKED_A_DONE_EARLY_DATA_ACCEPTED = 40,
+	HANDSHAKED_A_DONE_QUIC_ERROR = 41,
 };
 
 enum handshaked_a_cancel {
@@ -102,6 +103,11 @@ enum handshaked_a_session_ticket {
 	HANDSHAKED_A_SESSION_TICKET_EARLY_DATA = 3,
 };
 
+enum handshaked_a_close {
+	HANDSHAKED_A_CLOSE_QUIC_ERROR = 1,
+	HANDSHAKED_A_CLOSE_REASON = 2,
+};
+
 enum handshaked_a_lookup {
 	HANDSHAKED_A_LOOKUP_CLIENT_HELLO = 1,
 	HANDSHAKED_A_LOOKUP_DATAGRAM = 2,
@@ -111,6 +117,7 @@ enum handshaked_a_lookup {
 	HANDSHAKED_A_LOOKUP_SERVER_NAME = 6,
 	HANDSHAKED_A_LOOKUP_ALERT = 7,
 	HANDSHAKED_A_LOOKUP_REASON = 8,
+	HANDSHAKED_A_LOOKUP_QUIC_ERROR = 9,
 };
 
 enum handshaked_cmd {
@@ -122,6 +129,7 @@ enum handshaked_cmd {
 	HANDSHAKED_CMD_CANCEL = 6,
 	HANDSHAKED_CMD_LOOKUP = 7,
 	HANDSHAKED_CMD_SESSION_TICKET = 8,
+	HANDSHAKED_CMD_CLOSE = 9,
 };
 
 #endif

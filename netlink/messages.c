@@ -44,6 +44,11 @@ static const struct hs_policy done_policies[] = {
 	[HANDSHAKED_A_DONE_RESUMED] = { HS_FLAG },
 	[HANDSHAKED_A_DONE_PEER_CERTIFICATE] = { HS_BYTES, UINT16_MAX, .repeated = true },
 	[HANDSHAKED_A_DONE_EARLY_DATA_ACCEPTED] = { HS_FLAG },
+	[HANDSHAKED_A_DONE_QUIC_ERROR] = { HS_U32, INT32_MAX },
+};
+static const struct hs_policy close_policies[] = {
+	[HANDSHAKED_A_CLOSE_QUIC_ERROR] = { HS_U32, INT32_MAX, .required = true },
+	[HANDSHAKED_A_CLOSE_REASON] = { HS_TEXT, 1024 },
 };
 static const struct hs_policy error_policies[] = {
 	[ERROR_TEXT] = { HS_TEXT, UINT16_MAX },
@@ -139,6 +144,8 @@ static bool handle_done(struct handshaked *handshake, struct hs_reader attribute
 	keep_tags(result, attributes);
 	if (found[HANDSHAKED_A_DONE_ALERT].data)
 		result->alert = (int)hs_u32(&found[HANDSHAKED_A_DONE_ALERT]);
+	if (found[HANDSHAKED_A_DONE_QUIC_ERROR].data)
+		result->quic_error = (int)hs_u32(&found[HANDSHAKED_A_DONE_QUIC_ERROR]);
 	result->cipher_suite = hs_u32(&found[HANDSHAKED_A_DONE_CIPHER_SUITE]);
 	result->resumed = found[HANDSHAKED_A_DONE_RESUMED].data != NULL;
 	result->early_data_accepted = found[HANDSHAKED_A_DONE_EARLY_DATA_ACCEPTED].data != NULL;
@@ -253,6 +260,20 @@ static bool handle_session_ticket(struct handshaked *handshake, struct hs_reader
 	return true;
 }
 
+static bool handle_close(struct handshaked *handshake, struct hs_reader attributes)
+{
+	struct hs_attribute found[COUNT(close_policies)];
+	char reason[256];
+
+	if (!hs_pull(attributes, close_policies, COUNT(found), found))
+		return false;
+	keep_text(reason, sizeof(reason), &found[HANDSHAKED_A_CLOSE_REASON]);
+	handshake->state = HS_OVER;
+	if (handshake->callbacks.close)
+		handshake->callbacks.close(handshake->context, (int)hs_u32(&found[HANDSHAKED_A_CLOSE_QUIC_ERROR]), reason);
+	return true;
+}
+
 static bool handle(struct handshaked *handshake, const struct hs_frame *frame, struct handshaked_result *result)
 {
 	const bool is_running = handshake->state == HS_RUNNING;
@@ -263,8 +284,10 @@ static bool handle(struct handshaked *handshake, const struct hs_frame *frame, s
 		return false;
 	if (frame->command == HANDSHAKED_CMD_SESSION_TICKET)
 		return handle_session_ticket(handshake, frame->attributes);
+	if (frame->command == HANDSHAKED_CMD_CLOSE)
+		return !is_running && handle_close(handshake, frame->attributes);
 	if (!is_running)
-		return true; /* only session tickets count after the end */
+		return true; /* only session tickets, and their errors, count after the end */
 	switch (frame->command) {
 	case HANDSHAKED_CMD_DONE:
 		return handle_done(handshake, frame->attributes, result);

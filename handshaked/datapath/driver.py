@@ -119,7 +119,10 @@ class DataPath(Protocol):
     """Where a driver sends the events of its session."""
 
     def deliver(self, events: list[Event]) -> None:
-        """Carry out `events`, in order; none of them ends the handshake."""
+        """Carry out `events`, in order; none of them ends the handshake.
+
+        After the handshake, HandshakeFailed ends the connection.
+        """
         ...
 
     def finish(self, outcome: Outcome) -> None:
@@ -177,12 +180,12 @@ class Driver(Attempt):
         self._data_path.finish(outcome)
 
     def _receive_tickets(self, level: Level, data: bytes) -> None:
-        """Deliver session tickets; errors after the handshake only lose tickets."""
+        """Deliver session tickets, or that the connection must be closed; our own errors only lose tickets."""
         if not self.takes_tickets:
             return
         try:
             events = self._session.receive(level, data, time.time())
-            self._data_path.deliver([event for event in events if isinstance(event, SessionTicket)])
+            self._data_path.deliver([event for event in events if isinstance(event, SessionTicket | HandshakeFailed)])
         except Exception:
             log.exception("unexpected error in a session ticket for %s", self._request.caller)
             self.takes_tickets = False
@@ -190,7 +193,7 @@ class Driver(Attempt):
 
 def _outcome(end: End) -> Outcome:
     if isinstance(end, HandshakeFailed):
-        return Outcome(status=end.status, alert=end.alert, reason=end.reason)
+        return Outcome(status=end.status, alert=end.alert, reason=end.reason, quic_error=end.quic_error)
     return Outcome(
         status=Status.OK,
         reason="",

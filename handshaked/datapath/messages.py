@@ -2,15 +2,24 @@
 
 from collections.abc import Callable
 
-from handshaked.events import CryptoData, Event, PeerTransportParameters, SessionTicket, TrafficSecret
+from handshaked.events import (
+    CryptoData,
+    Event,
+    HandshakeFailed,
+    PeerTransportParameters,
+    SessionTicket,
+    TrafficSecret,
+)
 from handshaked.model import Outcome
 from handshaked.wire.family import (
+    push_close,
     push_crypto,
     push_done,
     push_peer_transport_parameters,
     push_secret,
     push_session_ticket,
 )
+from handshaked.wire.messages import Close
 
 
 class MessagePath:
@@ -32,6 +41,8 @@ class MessagePath:
                 self._send(push_peer_transport_parameters(self._sequence, event))
             elif isinstance(event, SessionTicket):
                 self._send(push_session_ticket(self._sequence, event))
+            elif isinstance(event, HandshakeFailed):
+                self._send(push_close(self._sequence, Close(event.quic_error, event.reason)))
 
     def finish(self, outcome: Outcome) -> None:
         """Send DONE."""

@@ -102,14 +102,15 @@ class QuicPath:
         attempt.step(self._guarded, self._begin)
 
     def finish(self, outcome: Outcome) -> None:
-        """Release the socket and report `outcome`; its alert is sent to the peer when the socket is closed."""
+        """Release the socket and report `outcome`; its QUIC error is sent to the peer when the socket is closed."""
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         if self._ticket_timer is not None:
             self._ticket_timer.cancel()
-        if outcome.alert is not None:
+        if outcome.quic_error is not None:
+            close = ConnectionClose.of_error(outcome.quic_error)
             with suppress(OSError):  # the connection is gone already
-                self._sock.set_option(Option.CONNECTION_CLOSE, push_connection_close(ConnectionClose.of(outcome.alert)))
+                self._sock.set_option(Option.CONNECTION_CLOSE, push_connection_close(close))
         self._report(outcome)
 
     def _guarded(self, step: Callable[[float], End | None], now: float) -> End | None:
@@ -132,6 +133,8 @@ class QuicPath:
             return Status.PEER_GONE, "the connection was closed"
         if close.alert is not None:
             return close.alert.errno, f"the peer sent the alert {close.alert.label}"
+        if close.is_violation:
+            return Status.REFUSED, "the peer closed the connection with PROTOCOL_VIOLATION"
         return Status.PEER_GONE, f"the connection was closed with QUIC error {close.error_code:#x}"
 
     def _begin(self, now: float) -> End | None:
@@ -237,15 +240,20 @@ class QuicPath:
                     _TICKET_INTERVAL, self._attempt.step, self._guarded, self._take_ticket
                 )
                 return None
-            self._store_ticket(ticket, now)
+            return self._store_ticket(ticket, now) or complete
         return complete
 
-    def _store_ticket(self, ticket: bytes, now: float) -> None:
-        """Store a NewSessionTicket in the socket for the next connection; one that does not fit is dropped."""
+    def _store_ticket(self, ticket: bytes, now: float) -> HandshakeFailed | None:
+        """Store a NewSessionTicket in the socket for the next connection; one that does not fit is dropped.
+
+        Return the failure if the ticket violates the protocol: the connection must be closed.
+        """
         if len(ticket) < 4 + int.from_bytes(ticket[1:4]):
             log.info("session ticket dropped: it does not fit the socket option, which returned %d bytes", len(ticket))
-            return
+            return None
         for event in self._session.receive(Level.APPLICATION, ticket, now):
+            if isinstance(event, HandshakeFailed):
+                return event
             if not isinstance(event, SessionTicket):
                 continue
             if MIN_SESSION_TICKET <= len(event.state) <= MAX_SESSION_TICKET:
@@ -254,6 +262,7 @@ class QuicPath:
                 log.info(
                     "session ticket dropped: its state of %d bytes does not fit the socket option", len(event.state)
                 )
+        return None
 
 
 def _split(event: CryptoData) -> list[tuple[Level, bytes]]:

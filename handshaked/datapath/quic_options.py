@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from handshaked.errors import Alert, LocalError, Status
+from handshaked.errors import Alert, LocalError, QuicError, Status
 from handshaked.events import TrafficSecret
 from handshaked.model import CipherSuite, Direction, Level
 
@@ -50,6 +50,7 @@ APPLICATION_ERROR = 0x0C
 """The error code of a socket that is closed while its connection is being established, whatever was set before."""
 _MAX_PHRASE = 63
 _ALERT_PHRASE = "TLS alert "
+_VIOLATION_PHRASE = f"QUIC error {QuicError.PROTOCOL_VIOLATION.name}"
 _ALERTS = {alert.quic_error: alert for alert in Alert}
 _ALERTS_BY_LABEL = {alert.label: alert for alert in Alert}
 _CONFIG = struct.Struct("=IIIIBBBBB3x")  # further fields do not concern a handshake
@@ -132,6 +133,21 @@ class ConnectionClose:
     def of(cls, alert: Alert) -> Self:
         """Return what a socket is closed with after `alert`."""
         return cls(alert.quic_error, f"{_ALERT_PHRASE}{alert.label}")
+
+    @classmethod
+    def of_error(cls, quic_error: int) -> Self:
+        """Return what a socket is closed with after the QUIC error `quic_error`, which may carry an alert."""
+        alert = _ALERTS.get(quic_error)
+        if alert is not None:
+            return cls.of(alert)
+        return cls(quic_error, _VIOLATION_PHRASE if quic_error == QuicError.PROTOCOL_VIOLATION else "")
+
+    @property
+    def is_violation(self) -> bool:
+        """Whether it is a PROTOCOL_VIOLATION: like an alert, in the error code or in the phrase."""
+        if self.error_code == APPLICATION_ERROR:
+            return self.phrase == _VIOLATION_PHRASE
+        return self.error_code == QuicError.PROTOCOL_VIOLATION
 
     @property
     def alert(self) -> Alert | None:

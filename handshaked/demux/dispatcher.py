@@ -286,4 +286,4 @@ class Dispatcher:
 
 
 def _close(header: LongHeader, error: PeerError) -> Reply:
-    return Reply(push_close(header, error.alert.quic_error, error.alert.label), error.alert.label, error.reason)
+    return Reply(push_close(header, error.quic_error, error.alert.label), error.alert.label, error.reason)

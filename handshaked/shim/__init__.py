@@ -3,7 +3,7 @@
 ``handshaked.shim.aioquic`` adapts aioquic; it is a separate import because it loads aioquic.
 """
 
-from handshaked.errors import Alert, FramingError, HandshakedError, Status
+from handshaked.errors import Alert, FramingError, HandshakedError, QuicError, Status
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
 from handshaked.shim.blocking import BlockingClient
@@ -19,13 +19,14 @@ from handshaked.shim.quic import (
     quic_server_handshake_async,
 )
 from handshaked.wire.demux import Datagram, Flow
-from handshaked.wire.messages import Done, Lookup, LookupAnswer, Start
+from handshaked.wire.messages import Close, Done, Lookup, LookupAnswer, Start
 
 __all__ = [
     "Alert",
     "AuthMode",
     "BlockingClient",
     "CipherSuite",
+    "Close",
     "CryptoData",
     "Datagram",
     "DemuxClient",
@@ -44,6 +45,7 @@ __all__ = [
     "Outcome",
     "PeerTransportParameters",
     "PendingHandshake",
+    "QuicError",
     "QuicSocketOptions",
     "Role",
     "SessionTicket",

@@ -26,7 +26,7 @@ from handshaked.shim.exchange import (
 from handshaked.system import directories
 from handshaked.system.connecting import connect
 from handshaked.wire.family import join_packets, pull_from_daemon, push_cancel, push_crypto, push_transport_parameters
-from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, Start
+from handshaked.wire.messages import MAX_PACKET, Acknowledged, Close, Done, FromDaemon, Start
 
 OnMessage = Callable[[Message], None]
 
@@ -61,6 +61,11 @@ class PendingHandshake:
         self._done = False
         self._expiry = asyncio.get_running_loop().call_later(timeout + GRACE, self._expire)
 
+    @property
+    def over(self) -> bool:
+        """Whether no further message is delivered, so that there is no use in passing anything on."""
+        return self._on_message is None
+
     def start(self, message: bytes) -> None:
         """Send the encoded Start. For HandshakeClient only."""
         self._send(message)
@@ -93,6 +98,8 @@ class PendingHandshake:
         known = self._messages.translate(message)
         if self._done and not isinstance(known, SessionTicket):
             self._end()
+            if isinstance(known, Close):
+                on_message(known)
             return
         if isinstance(known, Done):
             self._done = True

@@ -4,9 +4,19 @@ from handshaked.errors import Status
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import Direction, Level, Outcome, Role
 from handshaked.wire.family import push_start
-from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start
+from handshaked.wire.messages import (
+    MAX_PACKET,
+    Acknowledged,
+    Close,
+    Done,
+    FromDaemon,
+    LookupAnswer,
+    Malformed,
+    Refused,
+    Start,
+)
 
-Message = CryptoData | TrafficSecret | PeerTransportParameters | Done | SessionTicket
+Message = CryptoData | TrafficSecret | PeerTransportParameters | Done | SessionTicket | Close
 """What a caller gets for a handshake. ``handshaked.events`` documents the order."""
 
 DEFAULT_TIMEOUT = 8.0
@@ -54,12 +64,14 @@ class CallerMessages:
     def __init__(self, role: Role) -> None:
         self._early = Direction.SEND if role is Role.CLIENT else Direction.RECEIVE
         self._secrets: set[tuple[Level, Direction]] = set()
+        self._done = False
 
     def translate(self, message: FromDaemon) -> Message:
         """Return `message` for the caller. Errors, and messages that are not expected, become a failed Done."""
         if isinstance(message, Done | Refused | Malformed):
+            self._done = True
             return Done(outcome_of(message))
-        if isinstance(message, LookupAnswer | Acknowledged):
+        if isinstance(message, LookupAnswer | Acknowledged) or (isinstance(message, Close) and not self._done):
             return Done(Outcome(reason="unexpected answer from the daemon"))
         if isinstance(message, TrafficSecret) and not self._is_expected(message):
             reason = f"unexpected secret from the daemon: {message.level.name}, {message.direction.name}"

@@ -73,6 +73,9 @@ class _Handshake:
 
     # Called by the adapter.
 
+    over = False
+    """The socket keeps all session tickets."""
+
     def receive(self, level: Level, data: bytes) -> None:
         """Handle received CRYPTO data."""
         if level is Level.APPLICATION:

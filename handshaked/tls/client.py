@@ -3,7 +3,7 @@
 from hmac import compare_digest
 from typing import ClassVar
 
-from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
+from handshaked.errors import Alert, HandshakeError, LocalError, PeerError, QuicViolationError
 from handshaked.events import (
     CryptoData,
     Event,
@@ -24,7 +24,7 @@ from handshaked.tls.authentication import (
     signature_needed,
 )
 from handshaked.tls.client_offer import ClientOffer, OfferedPsk
-from handshaked.tls.codepoints import ExtensionType, HandshakeType
+from handshaked.tls.codepoints import QUIC_EARLY_DATA, ExtensionType, HandshakeType
 from handshaked.tls.key_exchange import generate_key_share
 from handshaked.tls.key_schedule import KeySchedule, profile_of
 from handshaked.tls.machine import Handler, Machine
@@ -55,11 +55,10 @@ class ClientHandshake(Machine):
     _resumption_secret: bytes
 
     def __init__(self, parameters: ClientParameters, *, quic: bool = True) -> None:
-        super().__init__(ClientState.START, CLIENT_QUIC if quic else CLIENT_TCP)
+        super().__init__(ClientState.START, CLIENT_QUIC if quic else CLIENT_TCP, quic=quic)
         self.early_data: bool | None = None
         self.peer_record_size_limit: int | None = None
         self._parameters = parameters
-        self._quic = quic
         self._retry_group: int | None = None
         self._psk: OfferedPsk | None = None
         self._peer: PeerCertificate | None = None
@@ -200,10 +199,10 @@ class ClientHandshake(Machine):
     # The server's flight
 
     def _receive_encrypted_extensions(self, message: bytes, events: list[Event], now: float) -> ClientState:
+        fields = messages.pull_encrypted_extensions(message)
         # First, as it decides on the keys of an alert.
         if self._offer.early_data:
             self.early_data = ExtensionType.EARLY_DATA in fields
-        fields = messages.pull_encrypted_extensions(message)
         self._check_solicited(fields)
         self._schedule.update(message)
         if (body := fields.get(ExtensionType.SERVER_NAME)) is not None:
@@ -366,8 +365,6 @@ class ClientHandshake(Machine):
         events.append(SessionTicket(push_resumption(state), state.expires / 1000, state.max_early_data > 0))
         return ClientState.CONNECTED
 
-    handlers: ClassVar[dict[int, Handler]] = {
-        HandshakeType.KEY_UPDATE: Machine.receive_key_update,
     def _binding(self) -> bytes:
         """Return what the session is bound to (RFC 8446 section 2.2)."""
         if self._psk is not None and self._psk.resumption is not None:
@@ -378,6 +375,8 @@ class ClientHandshake(Machine):
             raise LocalError("the server was authenticated in a way that the client does not accept")
         return binding
 
+    handlers: ClassVar[dict[int, Handler]] = {
+        HandshakeType.KEY_UPDATE: Machine.receive_key_update,
         HandshakeType.SERVER_HELLO: _receive_hello,
         HandshakeType.ENCRYPTED_EXTENSIONS: _receive_encrypted_extensions,
         HandshakeType.CERTIFICATE_REQUEST: _receive_certificate_request,

@@ -12,6 +12,14 @@ from handshaked.errors import Alert, PeerError
 _MANY = 256
 
 
+class MisplacedExtensionError(PeerError):
+    """The peer sent a known extension, ``kind``, in a message that it is not specified for (RFC 8446 section 4.2)."""
+
+    def __init__(self, kind: int, what: str) -> None:
+        super().__init__(Alert.ILLEGAL_PARAMETER, f"extension {kind} in {what}")
+        self.kind = kind
+
+
 def decode_error(what: str) -> PeerError:
     """Return the error for malformed bytes; `what` names them (RFC 8446 section 6.2)."""
     return PeerError(Alert.DECODE_ERROR, f"malformed {what}")
@@ -109,7 +117,7 @@ def pull_extensions(
         if kind in extensions:
             raise PeerError(Alert.ILLEGAL_PARAMETER, f"extension {kind} twice in {what}")
         if kind not in allowed and kind in known:
-            raise PeerError(Alert.ILLEGAL_PARAMETER, f"extension {kind} in {what}")
+            raise MisplacedExtensionError(kind, what)
         extensions[kind] = data[start:at]
     return extensions
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
+from handshaked.errors import Alert, HandshakeError, LocalError, PeerError, QuicViolationError
 from handshaked.events import CryptoData, Event, SignatureNeeded, TrafficSecret
 from handshaked.model import Direction, Level
 from handshaked.tls import messages
-from handshaked.tls.codepoints import HandshakeType
+from handshaked.tls.codec import MisplacedExtensionError
+from handshaked.tls.codepoints import ExtensionType, HandshakeType
 from handshaked.tls.key_schedule import KeySchedule, export, updated_secret
 from handshaked.tls.keylog import KeyLog, exporter_line, traffic_line
 from handshaked.tls.reassembly import MessageReassembler
@@ -39,7 +40,8 @@ class Machine:
     _receive_secret: bytes
     _send_secret: bytes
 
-    def __init__(self, state: State, transitions: Transitions) -> None:
+    def __init__(self, state: State, transitions: Transitions, *, quic: bool) -> None:
+        self._quic = quic
         self._state = state
         self._transitions = transitions
         self._reassembler = MessageReassembler(Level.INITIAL)
@@ -66,17 +68,29 @@ class Machine:
             while (kind := reassembler.next_type()) is not None:
                 next_states = self._transitions[self._state].get(kind)
                 if next_states is None:
-                    # RFC 8446 section 4: messages out of order are an unexpected_message.
-                    name = _NAMES.get(kind, f"message of type {kind}")
-                    raise PeerError(Alert.UNEXPECTED_MESSAGE, f"{name} in state: {self._state.value}")
+                    raise self._unexpected(kind)
                 message = reassembler.pull()
                 if message is None:
                     break
                 self._enter(self.handlers[kind](self, message, events, now), next_states)
+        except MisplacedExtensionError as error:
+            self._state = self.failed
+            if not self._quic and error.kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
+                raise unexpected_transport_parameters() from None
+            raise
         except HandshakeError:
             self._state = self.failed
             raise
         return events
+
+    def _unexpected(self, kind: int) -> PeerError:
+        """Return the error for a message that the current state does not expect (RFC 8446 section 4)."""
+        reason = f"{_NAMES.get(kind, f'message of type {kind}')} in state: {self._state.value}"
+        if kind == HandshakeType.CERTIFICATE_REQUEST and self.complete and self._is_client:
+            # RFC 9001 section 4.4: "clients MUST treat receipt of such messages as a connection error of type
+            # PROTOCOL_VIOLATION"
+            return QuicViolationError(Alert.UNEXPECTED_MESSAGE, reason)
+        return PeerError(Alert.UNEXPECTED_MESSAGE, reason)
 
     def proceed_with_signature(self, signature: bytes) -> list[Event]:
         """Continue with the `signature` for the last SignatureNeeded. Returns and raises as `receive`."""
@@ -169,3 +183,8 @@ class Machine:
         if self._keylog is not None:
             secret = schedule.derive(b"exp master", transcript_hash)
             self._keylog(exporter_line(self._client_random, secret))
+
+
+def unexpected_transport_parameters() -> PeerError:
+    """Return the error for quic_transport_parameters over TCP, in any message (RFC 9001 section 8.2)."""
+    return PeerError(Alert.UNSUPPORTED_EXTENSION, "quic_transport_parameters over TCP")

@@ -222,13 +222,13 @@ def push_finished(verify_data: bytes) -> bytes:
 
 @dataclass(slots=True)
 class NewSessionTicketMessage:
-    """A NewSessionTicket (RFC 8446 section 4.6.1); `max_early_data` is 0 without the early_data extension."""
+    """A NewSessionTicket (RFC 8446 section 4.6.1); `max_early_data` is None without the early_data extension."""
 
     lifetime: int
     age_add: int
     nonce: bytes
     ticket: bytes
-    max_early_data: int = 0
+    max_early_data: int | None = None
 
 
 def pull_new_session_ticket(message: bytes) -> NewSessionTicketMessage:
@@ -246,13 +246,15 @@ def pull_new_session_ticket(message: bytes) -> NewSessionTicketMessage:
     if early is not None and len(early) != 4:
         raise decode_error("early_data")
     return NewSessionTicketMessage(
-        lifetime, int.from_bytes(message[8:12]), nonce, ticket, 0 if early is None else int.from_bytes(early)
+        lifetime, int.from_bytes(message[8:12]), nonce, ticket, None if early is None else int.from_bytes(early)
     )
 
 
 def push_new_session_ticket(new: NewSessionTicketMessage) -> bytes:
     """Return a NewSessionTicket (RFC 8446 section 4.6.1)."""
-    extensions = push_extension(ExtensionType.EARLY_DATA, new.max_early_data.to_bytes(4)) if new.max_early_data else b""
+    extensions = b""
+    if new.max_early_data is not None:
+        extensions = push_extension(ExtensionType.EARLY_DATA, new.max_early_data.to_bytes(4))
     body = b"".join(
         (
             new.lifetime.to_bytes(4),

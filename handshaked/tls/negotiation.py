@@ -1,6 +1,6 @@
 """Negotiation by the server's preference, and the checks of a ClientHello that depend on it."""
 
-from handshaked.errors import Alert, PeerError
+from handshaked.errors import Alert, PeerError, QuicViolationError
 from handshaked.model import CipherSuite, Group
 from handshaked.tls.client_hello import ClientHelloMessage, pull_hello_extensions
 from handshaked.tls.codepoints import ExtensionType
@@ -64,7 +64,7 @@ def check_quic_hello(hello: ClientHelloMessage) -> None:
         raise PeerError(Alert.MISSING_EXTENSION, "ClientHello without quic_transport_parameters")
     if hello.legacy_session_id:
         # Section 8.4: no compatibility mode; a server SHOULD treat it as PROTOCOL_VIOLATION
-        raise PeerError(Alert.ILLEGAL_PARAMETER, "legacy_session_id is not empty")
+        raise QuicViolationError(Alert.ILLEGAL_PARAMETER, "legacy_session_id is not empty")
     if hello.alpns is None:
         # Section 8.1
         raise PeerError(Alert.NO_APPLICATION_PROTOCOL, "the client offers no application protocol")

@@ -1,6 +1,6 @@
 """Reassemble handshake messages from CRYPTO bytes, with a limit on their size, at the expected level only."""
 
-from handshaked.errors import Alert, PeerError
+from handshaked.errors import Alert, PeerError, QuicViolationError
 from handshaked.model import MAX_CLIENT_HELLO, MAX_HANDSHAKE_MESSAGE, Level
 from handshaked.tls.codepoints import HandshakeType
 
@@ -16,7 +16,8 @@ class MessageReassembler:
     """Splits the byte streams of the encryption levels into handshake messages (RFC 8446 section 4).
 
     One level is expected at a time; ``expect`` changes it. Bytes at another level, and bytes left when the keys
-    change, are an unexpected_message (RFC 8446 section 5.1, RFC 9001 section 4.1.3).
+    change, are an unexpected_message over TCP (RFC 8446 section 5.1), and a PROTOCOL_VIOLATION over QUIC (RFC 9001
+    sections 4.1.3 and, for 0-RTT, 8.3).
     """
 
     __slots__ = ("_buffer", "_level")
@@ -28,7 +29,7 @@ class MessageReassembler:
     def receive(self, level: Level, data: bytes) -> None:
         """Add `data` received at `level`. PeerError if another level is expected."""
         if level is not self._level:
-            raise PeerError(
+            raise QuicViolationError(
                 Alert.UNEXPECTED_MESSAGE,
                 f"handshake data at level {level.name.lower()}, expected {self._level.name.lower()}",
             )
@@ -73,7 +74,7 @@ class MessageReassembler:
     def expect_boundary(self) -> None:
         """Check that no bytes are left: the sender changes its keys here, or must wait for an answer."""
         if self._buffer:
-            raise PeerError(
+            raise QuicViolationError(
                 Alert.UNEXPECTED_MESSAGE,
                 f"{len(self._buffer)} bytes left at level {self._level.name.lower()} at its end",
             )

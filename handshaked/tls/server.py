@@ -23,7 +23,7 @@ from handshaked.tls.codec import push_extension
 from handshaked.tls.codepoints import ExtensionType, HandshakeType
 from handshaked.tls.key_exchange import answer_key_share
 from handshaked.tls.key_schedule import KeySchedule
-from handshaked.tls.machine import Handler, Machine
+from handshaked.tls.machine import Handler, Machine, unexpected_transport_parameters
 from handshaked.tls.negotiation import (
     check_quic_hello,
     check_second_hello,
@@ -55,12 +55,11 @@ class ServerHandshake(Machine):
     _server_handshake_secret: bytes
 
     def __init__(self, *, quic: bool = True) -> None:
-        super().__init__(ServerState.START, SERVER_QUIC if quic else SERVER_TCP)
+        super().__init__(ServerState.START, SERVER_QUIC if quic else SERVER_TCP, quic=quic)
         self.client_hello: ClientHello | None = None
         self.early_data: bool | None = None
         self.legacy_session_id = b""
         self.peer_record_size_limit: int | None = None
-        self._quic = quic
         self._hello: ClientHelloMessage | None = None
         self._server_name: str | None = None
         self._retry_group: Group | None = None
@@ -104,6 +103,8 @@ class ServerHandshake(Machine):
         hello = pull_client_hello(message)
         if self._quic:
             check_quic_hello(hello)
+        elif hello.transport_parameters is not None:
+            raise unexpected_transport_parameters()
         if self._hello is not None:
             check_second_hello(self._hello, hello, self._retry_group)
             return self._answer(hello, events, now)

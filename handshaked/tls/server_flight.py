@@ -7,14 +7,13 @@ from handshaked.tls import extensions as ext
 from handshaked.tls import messages
 from handshaked.tls.client_hello import ClientHelloMessage
 from handshaked.tls.codec import push_extension
-from handshaked.tls.codepoints import ExtensionType, PskMode
+from handshaked.tls.codepoints import QUIC_EARLY_DATA, ExtensionType, PskMode
 from handshaked.tls.key_schedule import KeySchedule
 from handshaked.tls.parameters import ServerParameters
 from handshaked.tls.psk_selection import early_context, ticket_binding
 from handshaked.tls.signatures import CERTIFICATE_SCHEMES, SUPPORTED_SCHEMES
 from handshaked.tls.tickets import MAX_TICKET_CHAIN, MAX_TICKET_LIFETIME, TicketContent, push_ticket
 
-_QUIC_EARLY_DATA = 0xFFFFFFFF
 _SCHEMES = ext.push_u16_list(ExtensionType.SIGNATURE_ALGORITHMS, SUPPORTED_SCHEMES) + ext.push_u16_list(
     ExtensionType.SIGNATURE_ALGORITHMS_CERT, CERTIFICATE_SCHEMES
 )
@@ -96,7 +95,7 @@ def new_session_tickets(
         )
         ticket = push_ticket(content, key, binding)
         flight += messages.push_new_session_ticket(
-            messages.NewSessionTicketMessage(lifetime, content.age_add, nonce, ticket, early)
+            messages.NewSessionTicketMessage(lifetime, content.age_add, nonce, ticket, early or None)
         )
     return flight
 
@@ -106,4 +105,4 @@ def _max_early_data(parameters: ServerParameters, *, quic: bool) -> int:
     if parameters.early_data is None:
         return 0
     # RFC 9001 section 4.6.1: in QUIC the value is always 0xffffffff.
-    return _QUIC_EARLY_DATA if quic else parameters.early_data.max_size
+    return QUIC_EARLY_DATA if quic else parameters.early_data.max_size

@@ -327,7 +327,9 @@ class Endpoint:
                 message = yield from assemble(lookup.datagrams)
             hello, selection = self._service.look_up(self._caller, message)
         except HandshakeError as error:
-            answer = LookupAnswer(status=error.status, alert=error.alert, reason=error.reason)
+            answer = LookupAnswer(
+                status=error.status, alert=error.alert, reason=error.reason, quic_error=error.quic_error
+            )
         else:
             answer = LookupAnswer(
                 status=Status.OK,

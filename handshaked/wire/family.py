@@ -17,6 +17,8 @@ from handshaked.wire.messages import (
     Acknowledged,
     Cancel,
     CancelAttribute,
+    Close,
+    CloseAttribute,
     Command,
     CryptoAttribute,
     Done,
@@ -136,6 +138,8 @@ def push_done(sequence: int, outcome: Outcome) -> bytes:
     parts += [push_string(a.TAG, printable(tag, 255)) for tag in outcome.tags]
     if outcome.alert is not None:
         parts.append(push_u32(a.ALERT, outcome.alert))
+    if outcome.quic_error is not None:
+        parts.append(push_u32(a.QUIC_ERROR, outcome.quic_error))
     if outcome.status:
         parts.append(push_string(a.REASON, printable(outcome.reason)))
     if outcome.alpn is not None:
@@ -161,6 +165,13 @@ def push_session_ticket(sequence: int, ticket: SessionTicket) -> bytes:
     if ticket.early_data:
         body += push_binary(a.EARLY_DATA, b"")
     return push_message(FAMILY, sequence, Command.SESSION_TICKET, body)
+
+
+def push_close(sequence: int, close: Close) -> bytes:
+    """Encode CLOSE, sent by the daemon."""
+    a = CloseAttribute
+    body = push_u32(a.QUIC_ERROR, close.quic_error) + push_string(a.REASON, printable(close.reason))
+    return push_message(FAMILY, sequence, Command.CLOSE, body)
 
 
 def push_cancel(sequence: int, reason: str = "") -> bytes:
@@ -317,6 +328,7 @@ def _pull_done(values: dict[int, Any]) -> Done:
             early_data_accepted=values.get(a.EARLY_DATA_ACCEPTED, False),
             peer_certificates=tuple(values.get(a.PEER_CERTIFICATE, ())),
             tags=tuple(values.get(a.TAG, ())),
+            quic_error=values.get(a.QUIC_ERROR),
         )
     )
 
@@ -348,5 +360,6 @@ _FROM_DAEMON = _pullers(
         Command.DONE: _pull_done,
         Command.LOOKUP: pull_lookup_answer,
         Command.SESSION_TICKET: _pull_session_ticket,
+        Command.CLOSE: lambda values: Close(values[CloseAttribute.QUIC_ERROR], values.get(CloseAttribute.REASON, "")),
     }
 )

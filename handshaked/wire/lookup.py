@@ -29,6 +29,8 @@ def push_lookup_answer(sequence: int, answer: LookupAnswer) -> bytes:
         parts.append(push_string(a.SERVER_NAME, printable(answer.server_name, 255)))
     if answer.alert is not None:
         parts.append(push_u32(a.ALERT, answer.alert))
+    if answer.quic_error is not None:
+        parts.append(push_u32(a.QUIC_ERROR, answer.quic_error))
     if answer.reason:
         parts.append(push_string(a.REASON, printable(answer.reason)))
     return push_message(FAMILY, sequence, Command.LOOKUP, b"".join(parts))
@@ -54,4 +56,5 @@ def pull_lookup_answer(values: dict[int, Any]) -> LookupAnswer:
         server_name=values.get(a.SERVER_NAME),
         alert=pull_alert(values.get(a.ALERT)),
         reason=values.get(a.REASON, ""),
+        quic_error=values.get(a.QUIC_ERROR),
     )

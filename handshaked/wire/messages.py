@@ -32,6 +32,7 @@ class Command(enum.IntEnum):
     CANCEL = 6
     LOOKUP = 7
     SESSION_TICKET = 8
+    CLOSE = 9
 
 
 class StartAttribute(enum.IntEnum):
@@ -94,6 +95,7 @@ class DoneAttribute(enum.IntEnum):
     RESUMED = 38
     PEER_CERTIFICATE = 39
     EARLY_DATA_ACCEPTED = 40
+    QUIC_ERROR = 41
 
 
 class LookupAttribute(enum.IntEnum):
@@ -107,6 +109,7 @@ class LookupAttribute(enum.IntEnum):
     SERVER_NAME = 6
     ALERT = 7
     REASON = 8
+    QUIC_ERROR = 9
 
 
 class CancelAttribute(enum.IntEnum):
@@ -121,6 +124,13 @@ class SessionTicketAttribute(enum.IntEnum):
     STATE = 1
     EXPIRES = 2
     EARLY_DATA = 3
+
+
+class CloseAttribute(enum.IntEnum):
+    """Attributes of CLOSE: the QUIC error to close the connection with, and why."""
+
+    QUIC_ERROR = 1
+    REASON = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +187,14 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Close:
+    """The peer violated the protocol after the handshake: close the connection with ``quic_error``."""
+
+    quic_error: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """The endpoint no longer needs the handshake, for a `reason` that is logged. DONE follows."""
 
@@ -193,7 +211,10 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class LookupAnswer:
-    """The answer to a Lookup: the registration if the status is 0, else the reason and the alert for the client."""
+    """The answer to a Lookup: the registration if the status is 0, else the reason and the error for the client.
+
+    ``quic_error`` and ``alert`` are as in Outcome.
+    """
 
     status: int
     registration: str | None = None
@@ -201,6 +222,7 @@ class LookupAnswer:
     server_name: str | None = None
     alert: Alert | None = None
     reason: str = ""
+    quic_error: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +251,7 @@ FromDaemon = (
     | PeerTransportParameters
     | Done
     | SessionTicket
+    | Close
     | LookupAnswer
     | Refused
     | Acknowledged
@@ -281,12 +304,17 @@ _DONE = {
     DoneAttribute.RESUMED: Policy("resumed", Kind.FLAG),
     DoneAttribute.PEER_CERTIFICATE: Policy("peer-certificate", Kind.BINARY, 65531, multi=True),
     DoneAttribute.EARLY_DATA_ACCEPTED: Policy("early-data-accepted", Kind.FLAG),
+    DoneAttribute.QUIC_ERROR: Policy("quic-error", Kind.U32),
 }
 _CANCEL = {CancelAttribute.REASON: Policy("reason", Kind.STRING, 1024)}
 _SESSION_TICKET = {
     SessionTicketAttribute.STATE: Policy("state", Kind.BINARY, 65000, required=True),
     SessionTicketAttribute.EXPIRES: Policy("expires", Kind.U32, required=True),
     SessionTicketAttribute.EARLY_DATA: Policy("early-data", Kind.FLAG),
+}
+_CLOSE = {
+    CloseAttribute.QUIC_ERROR: Policy("quic-error", Kind.U32, required=True),
+    CloseAttribute.REASON: Policy("reason", Kind.STRING, 1024),
 }
 _LOOKUP = {
     LookupAttribute.CLIENT_HELLO: Policy("client-hello", Kind.BINARY, 65531),
@@ -297,6 +325,7 @@ _LOOKUP = {
     LookupAttribute.SERVER_NAME: Policy("server-name", Kind.STRING, 255),
     LookupAttribute.ALERT: Policy("alert", Kind.U32, 255),
     LookupAttribute.REASON: Policy("reason", Kind.STRING, 1024),
+    LookupAttribute.QUIC_ERROR: Policy("quic-error", Kind.U32),
 }
 POLICIES: dict[Command, dict[Any, Policy]] = {
     Command.START: {**_START},
@@ -307,4 +336,5 @@ POLICIES: dict[Command, dict[Any, Policy]] = {
     Command.CANCEL: {**_CANCEL},
     Command.LOOKUP: {**_LOOKUP},
     Command.SESSION_TICKET: {**_SESSION_TICKET},
+    Command.CLOSE: {**_CLOSE},
 }

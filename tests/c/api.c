@@ -2,6 +2,7 @@
 /* api MODE [ARGUMENT]: a relayed handshake with a daemon that misbehaves, or by a caller that does; print what happens. */
 #include <errno.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 struct state {
 	struct handshaked *handshake;
 	int tickets;
+	int freed;
 };
 
 static void die(const char *what)
@@ -182,6 +184,37 @@ static void tickets(int is_late)
 	handshaked_free(state.handshake);
 }
 
+static void print_close(void *context, int quic_error, const char *reason)
+{
+	struct state *state = context;
+
+	printf("close: %d %s %d tickets %d\n", quic_error, reason, state->tickets,
+	       handshaked_continue(state->handshake, NULL));
+	if (state->freed)
+		handshaked_free(state->handshake);
+}
+
+/* Have the daemon report what violates the protocol after the handshake; with `frees`, free it in the callback. */
+static void close_after(int frees)
+{
+	const struct handshaked_options options = { .size = sizeof(options), .ticket_seconds = 20 };
+	const struct handshaked_callbacks callbacks = { .size = sizeof(callbacks), .session_ticket = count_ticket,
+							.close = print_close };
+	struct handshaked_result result = { .size = sizeof(result) };
+	struct state state = { .freed = frees };
+	int status;
+
+	start(&state, HANDSHAKED_CLIENT, &options, &callbacks);
+	status = finish(state.handshake, &result);
+	printf("done: %d quic_error %d\n", status, result.quic_error);
+	if (!status) {
+		status = finish(state.handshake, NULL);
+		printf("end: %d\n", status);
+	}
+	if (!frees)
+		handshaked_free(state.handshake);
+}
+
 /* Send more CRYPTO data than a slow daemon reads in a second. */
 static void slow(void)
 {
@@ -207,24 +240,26 @@ static void sizes(void)
 		struct handshaked_result result;
 		uint8_t bytes[sizeof(struct handshaked_result) + 8];
 	} one;
+	const size_t first[] = { sizeof(one.options), offsetof(struct handshaked_callbacks, close),
+				 offsetof(struct handshaked_result, quic_error) }; /* of version 0.1 */
 	const size_t whole[] = { sizeof(one.options), sizeof(one.callbacks), sizeof(one.result) };
 	struct handshaked_result result = { .size = sizeof(result) };
 	struct handshaked *handshake;
 	int status;
 
 	for (size_t kind = 0; kind < 3; kind++) {
-		const size_t tried[] = { 0, sizeof(size_t), whole[kind] - 8, whole[kind], whole[kind] + 8, whole[kind] + 8,
-					 SIZE_MAX };
+		const size_t tried[] = { 0, sizeof(size_t), first[kind] - 1, first[kind], whole[kind], whole[kind] + 8,
+					 whole[kind] + 8, SIZE_MAX };
 
-		for (size_t i = 0; i < 7; i++) {
+		for (size_t i = 0; i < 8; i++) {
 			memset(&one, 0, sizeof(one));
-			if (i == 5)
+			if (i == 6)
 				one.bytes[whole[kind]] = 1; /* a later version's member that is set */
 			set_size(&one, tried[i]);
 			status = handshaked_relay_start(HANDSHAKED_SERVER, kind == 0 ? &one.options : NULL, NULL, 0,
 							kind == 1 ? &one.callbacks : NULL, NULL,
 							kind == 2 ? &one.result : &result, &handshake);
-			printf("%d%s", status, i < 6 ? " " : "\n");
+			printf("%d%s", status, i < 7 ? " " : "\n");
 			if (!status && kind == 2)
 				printf("(%d) ", handshaked_continue(handshake, &one.result));
 			handshaked_free(handshake);
@@ -314,6 +349,8 @@ int main(int argc, char **argv)
 		late();
 	else if (!strcmp(mode, "tickets") || !strcmp(mode, "late-tickets"))
 		tickets(!strcmp(mode, "late-tickets"));
+	else if (!strcmp(mode, "close") || !strcmp(mode, "close-free"))
+		close_after(!strcmp(mode, "close-free"));
 	else if (!strcmp(mode, "slow"))
 		slow();
 	else if (!strcmp(mode, "sizes"))

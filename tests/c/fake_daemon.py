@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.patience import PATIENCE
 from tests.quic_socket_peers import in_thread
 
-CRYPTO, SECRET, TRANSPORT_PARAMETERS, DONE, LOOKUP, SESSION_TICKET = 2, 3, 4, 5, 7, 8
+CRYPTO, SECRET, TRANSPORT_PARAMETERS, DONE, LOOKUP, SESSION_TICKET, CLOSE = 2, 3, 4, 5, 7, 8, 9
 HANDSHAKE = 2
 
 
@@ -46,9 +46,14 @@ def ticket() -> bytes:
     return frame(SESSION_TICKET, attribute(1, b"state") + number(2, 1))
 
 
-def ended_with(status: int) -> bytes:
+def ended_with(status: int, quic_error: int | None = None) -> bytes:
     """Return DONE."""
-    return frame(DONE, number(1, status))
+    return frame(DONE, number(1, status) + (b"" if quic_error is None else number(41, quic_error)))
+
+
+def close(quic_error: int = 10, reason: bytes = b"why") -> bytes:
+    """Return CLOSE."""
+    return frame(CLOSE, number(1, quic_error) + attribute(2, reason + b"\0"))
 
 
 def error_with(error: int) -> bytes:

@@ -10,7 +10,7 @@ from threading import Event
 
 import pytest
 
-from tests.c.fake_daemon import answering, crypto, ended_with, error_with, secret, ticket
+from tests.c.fake_daemon import answering, close, crypto, ended_with, error_with, secret, ticket
 from tests.c.programs import Run
 from tests.handshake_channel import eventually
 from tests.patience import PATIENCE, run_program
@@ -79,6 +79,33 @@ def test_session_ticket_in_the_packet_of_done_is_delivered(run_api: Api) -> None
     assert run_api("tickets", ended_with(0) + ticket(), ticket(), hangs=False) == f"{-errno.EALREADY} -1 2"
 
 
+def test_result_has_the_quic_error_to_close_with(run_api: Api) -> None:
+    assert run_api("close", ended_with(errno.EACCES, 0x0A)) == f"done: {-errno.EACCES} quic_error 10"
+    assert run_api("close", ended_with(errno.EACCES)) == f"done: {-errno.EACCES} quic_error 0"
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_violation_after_the_handshake_closes_the_connection(run_api: Api, joined: bool) -> None:
+    """Nothing is delivered afterwards."""
+    messages = [ended_with(0), ticket(), close(), ticket(), close()]
+    printed = run_api("close", *([b"".join(messages)] if joined else messages))
+    assert printed.splitlines() == [
+        *([f"close: 10 why 1 tickets {-errno.EBUSY}"] if joined else []),
+        "done: 0 quic_error 0",
+        *([] if joined else [f"close: 10 why 1 tickets {-errno.EBUSY}"]),
+        f"end: {-errno.EALREADY}",
+    ]
+
+
+def test_callback_of_a_violation_may_free_the_handshake(run_api: Api) -> None:
+    printed = run_api("close-free", ended_with(0), close(), ticket())
+    assert printed.splitlines() == [
+        "done: 0 quic_error 0",
+        f"close: 10 why 0 tickets {-errno.EBUSY}",
+        f"end: {-errno.EALREADY}",
+    ]
+
+
 def test_slow_daemon_delays_a_call_only_once(run: Run, tmp_path: Path) -> None:
     """The second that a call may block was counted anew for each message of 32 KiB."""
     finished = Event()
@@ -113,14 +140,14 @@ def test_secrets_are_cleared_after_their_callback(run_api: Api) -> None:
 
 
 def test_structures_have_a_size_that_is_checked(run_api: Api, run: Run, tmp_path: Path) -> None:
-    """Sizes: 0, that of the size, 8 bytes too few, right, 8 more that are zero, 8 more that are not, the largest."""
+    """Sizes: 0, that of the size, one byte too few, of version 0.1, right, 8 more that are zero or not, the largest."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(tmp_path / "daemon.sock"))
         listener.listen()
         printed = run("api", "sizes", HANDSHAKED_SOCKET=str(tmp_path / "daemon.sock"))
     small, large, waiting = -errno.EINVAL, -errno.E2BIG, f"({-errno.EAGAIN})"
-    given = f"{small} {small} {small} 0 0 {large} {small}"
-    returned = f"{small} {small} {small} 0 {waiting} 0 {waiting} 0 {waiting} {small}"
+    given = f"{small} {small} {small} 0 0 0 {large} {small}"
+    returned = f"{small} {small} {small} " + 4 * f"0 {waiting} " + f"{small}"
     assert printed.splitlines() == [given, given, returned]
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from handshaked.datapath.driver import Driver
-from handshaked.errors import Alert, Status
+from handshaked.errors import Alert, QuicError, Status
 from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import Caller, CipherSuite, Level, Outcome, Request, Role
 from handshaked.session.registered import Session
 from tests.patience import soon
 
 COMPLETE = HandshakeComplete(b"h3", "a.example.com", CipherSuite.AES_128_GCM_SHA256, resumed=False, registration="web")
-FAILED = HandshakeFailed(Alert.UNRECOGNIZED_NAME, "unknown name", Status.REFUSED)
+FAILED = HandshakeFailed(Alert.UNRECOGNIZED_NAME, "unknown name", Status.REFUSED, Alert.UNRECOGNIZED_NAME.quic_error)
 DATA = CryptoData(Level.HANDSHAKE, b"data")
 TICKET = SessionTicket(b"state", expires=1.0)
 
@@ -107,6 +107,7 @@ def test_failed_handshake_reports_alert_and_reason() -> None:
 
     (outcome,) = drive(Scripted([DATA, FAILED]), act).outcomes
     assert (outcome.status, outcome.alert, outcome.reason) == (FAILED.status, FAILED.alert, FAILED.reason)
+    assert outcome.quic_error == FAILED.quic_error
 
 
 def test_outcome_starts_as_a_failure() -> None:
@@ -215,6 +216,17 @@ def test_only_requested_session_tickets_are_delivered_after_the_outcome() -> Non
 
     recorder = drive(Scripted([COMPLETE], [DATA, TICKET, COMPLETE]), act, ticket_seconds=1)
     assert recorder.delivered == [TICKET]
+    assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]
+
+
+def test_violation_after_the_outcome_is_delivered() -> None:
+    async def act(driver: Driver, recorder: Recorder) -> None:
+        driver.start()
+        driver.receive(Level.APPLICATION, b"ticket")
+
+    violation = HandshakeFailed(Alert.ILLEGAL_PARAMETER, "bad ticket", Status.REFUSED, QuicError.PROTOCOL_VIOLATION)
+    recorder = drive(Scripted([COMPLETE], [TICKET, violation]), act, ticket_seconds=1)
+    assert recorder.delivered == [TICKET, violation]
     assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]
 
 

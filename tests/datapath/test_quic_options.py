@@ -8,7 +8,7 @@ import pytest
 
 from handshaked.datapath import quic_options
 from handshaked.datapath.quic_options import Config, Option
-from handshaked.errors import Alert, LocalError
+from handshaked.errors import Alert, LocalError, QuicError
 from handshaked.events import TrafficSecret
 from handshaked.model import CipherSuite, Direction, Level, Role
 from handshaked.testing.fake_quic_socket import FakeQuicSocket, SocketError
@@ -100,6 +100,22 @@ def test_close_carries_the_alert_in_error_code_and_phrase(alert: Alert) -> None:
     # The kernel replaces the error code while the connection is being established.
     overwritten = quic_options.pull_connection_close(struct.pack("=I", quic_options.APPLICATION_ERROR) + sent[4:])
     assert (close.alert, overwritten and overwritten.alert) == (alert, alert)
+
+
+def test_close_carries_a_violation_in_error_code_and_phrase() -> None:
+    close = quic_options.ConnectionClose.of_error(QuicError.PROTOCOL_VIOLATION)
+    assert (close.error_code, close.alert, close.is_violation) == (0x0A, None, True)
+    overwritten = quic_options.ConnectionClose(quic_options.APPLICATION_ERROR, close.phrase)
+    assert (overwritten.alert, overwritten.is_violation) == (None, True)
+    for other in (quic_options.ConnectionClose(0x0B, close.phrase), quic_options.ConnectionClose(0x0C, "")):
+        assert not other.is_violation
+
+
+@pytest.mark.parametrize("alert", list(Alert))
+def test_close_of_an_error_with_an_alert_is_that_of_the_alert(alert: Alert) -> None:
+    close = quic_options.ConnectionClose.of_error(alert.quic_error)
+    assert close == quic_options.ConnectionClose.of(alert)
+    assert not close.is_violation
 
 
 def test_close_without_alert_has_none() -> None:

@@ -390,10 +390,10 @@ def test_client_without_psk_dhe_ke_gets_no_tickets() -> None:
 
 def test_client_auth_requires_no_extension_of_the_client() -> None:
     class Accepting:
+        trust = b""
+
         def verify(self, chain: tuple[bytes, ...], now: float) -> None:
             return
 
     events = answer(hello().encode(), client_auth=ClientAuth.REQUEST, client_verifier=Accepting())
     assert events[-1] == "secret application send"
-        trust = b""
-

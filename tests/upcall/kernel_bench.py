@@ -14,7 +14,7 @@ from handshaked.upcall.fake_kernel import FakeFamily, Report, Submission
 from handshaked.upcall.kernel import KernelLimits, KernelSource
 
 COMPLETE = HandshakeComplete(None, None, CipherSuite.AES_128_GCM_SHA256, resumed=False, peer_keys=(7,), tags=("a",))
-FAILED = HandshakeFailed(Alert.UNKNOWN_CA, "unknown CA", Status.REFUSED)
+FAILED = HandshakeFailed(Alert.UNKNOWN_CA, "unknown CA", Status.REFUSED, Alert.UNKNOWN_CA.quic_error)
 LIMITS = KernelLimits(answer=0.2, retry=0.05)
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from handshaked.errors import Alert
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Direction, Level, Outcome, Role
-from handshaked.wire.messages import Done, Lookup, LookupAnswer, Start
+from handshaked.wire.messages import Close, Done, Lookup, LookupAnswer, Start
 
 PRINTABLE = st.characters(codec="utf-8").filter(str.isprintable)
 ALPNS = st.binary(min_size=1, max_size=255)
@@ -51,6 +51,7 @@ def _secrets(draw: st.DrawFn) -> TrafficSecret:
 SECRETS = _secrets()
 PEER_PARAMETERS = st.builds(PeerTransportParameters, st.binary(max_size=300), ALPNS)
 STATUSES = st.integers(1, 133)
+QUIC_ERRORS = st.integers(0, 2**32 - 1)
 OUTCOMES = st.builds(
     Outcome,
     status=st.just(0) | STATUSES,
@@ -63,8 +64,10 @@ OUTCOMES = st.builds(
     resumed=st.booleans(),
     early_data_accepted=st.booleans(),
     peer_certificates=st.lists(st.binary(max_size=100), max_size=3).map(tuple),
+    quic_error=st.none() | QUIC_ERRORS,
 ).map(lambda outcome: outcome if outcome.status else Outcome(**{**fields(outcome), "reason": ""}))
 TICKETS = st.builds(SessionTicket, st.binary(max_size=300), st.integers(0, 2**32 - 1), st.booleans())
+CLOSES = st.builds(Close, QUIC_ERRORS, texts(1000))
 DONES = st.builds(Done, OUTCOMES)
 LOOKUPS = st.builds(Lookup, client_hello=st.binary(max_size=300)) | st.builds(
     Lookup, datagrams=st.lists(st.binary(max_size=300), min_size=1, max_size=3).map(tuple)
@@ -77,6 +80,7 @@ ANSWERS = st.builds(
     server_name=st.none() | texts(60),
     alert=st.none() | st.sampled_from(Alert),
     reason=texts(1000),
+    quic_error=st.none() | QUIC_ERRORS,
 )
 
 

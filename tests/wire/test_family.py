@@ -18,6 +18,7 @@ from handshaked.wire.family import (
     pull_from_daemon,
     pull_from_endpoint,
     push_cancel,
+    push_close,
     push_crypto,
     push_done,
     push_peer_transport_parameters,
@@ -80,10 +81,11 @@ def test_own_transport_parameters_survive_a_round_trip(sequence: int, body: byte
         (push_secret, messages.SECRETS),
         (push_peer_transport_parameters, messages.PEER_PARAMETERS),
         (push_session_ticket, messages.TICKETS),
+        (push_close, messages.CLOSES),
         (lambda sequence, done: push_done(sequence, done.outcome), messages.DONES),
         (push_lookup_answer, messages.ANSWERS),
     ],
-    ids=["crypto", "secret", "peer-transport-parameters", "session-ticket", "done", "lookup-answer"],
+    ids=["crypto", "secret", "peer-transport-parameters", "session-ticket", "close", "done", "lookup-answer"],
 )
 @given(data=st.data())
 def test_messages_of_the_daemon_survive_a_round_trip(

@@ -29,6 +29,7 @@ NUMBERS: dict[Command, type[enum.IntEnum]] = {
     Command.LOOKUP: messages.LookupAttribute,
     Command.CANCEL: messages.CancelAttribute,
     Command.SESSION_TICKET: messages.SessionTicketAttribute,
+    Command.CLOSE: messages.CloseAttribute,
 }
 ENUMS: dict[str, type[enum.IntEnum]] = {
     "msg-type": Role,

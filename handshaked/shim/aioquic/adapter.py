@@ -23,11 +23,11 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
 from handshaked.model import AuthMode, CipherSuite, Level, Role
-from handshaked.shim.aioquic.remote_tls import TRANSPORT_PARAMETERS, RemoteTls
+from handshaked.shim.aioquic.remote_tls import TRANSPORT_PARAMETERS, RemoteTls, check_ticket
 from handshaked.shim.aioquic.translation import DIRECTIONS, EPOCHS, LEVELS, aioquic_ticket, error_code, error_text
 from handshaked.shim.client import HandshakeClient, PendingHandshake
 from handshaked.shim.exchange import Message
-from handshaked.wire.messages import Done, Start
+from handshaked.wire.messages import Close, Done, Start
 
 _TESTED = ((1, 6), (1, 7))
 _VERSION = tuple(int(part) for part in aioquic.__version__.split(".")[:2])
@@ -156,9 +156,14 @@ class _Adapter:
         self._awaiting = True
 
     def _pass_ticket_on(self, message: bytes) -> None:
-        """Send a NewSessionTicket `message` to the daemon, which makes a ticket of it. Does not hold the connection."""
-        if self._handshake is not None:
+        """Send a NewSessionTicket `message` to the daemon, which makes a ticket of it. Does not hold the connection.
+
+        If the daemon takes none, the message is only checked.
+        """
+        if self._handshake is not None and not self._handshake.over:
             self._handshake.receive(Level.APPLICATION, message)
+        else:
+            check_ticket(message)
 
     def _start(self) -> Start:
         assert self._tls is not None  # noqa: S101 - for the type checker: _initialize comes first
@@ -223,6 +228,9 @@ class _Adapter:
             self._agree(remote, message)
         elif isinstance(message, SessionTicket):
             self._quic._session_ticket_handler(aioquic_ticket(remote, message))
+        elif isinstance(message, Close):
+            self._handshake = None
+            raise QuicConnectionError(message.quic_error, QuicFrameType.CRYPTO, message.reason)
         else:
             self._finish(remote, message)
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 
 from aioquic import tls
+from aioquic._buffer import Buffer, BufferReadError
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnectionError
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from handshaked.model import Outcome
 
 TRANSPORT_PARAMETERS = tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS
 
+_EARLY_DATA = (None, 0xFFFFFFFF)  # RFC 9001 section 4.6.1
 _MAX_TICKET = 65536
 _RANDOM_AT = 6  # in a ClientHello message (RFC 8446 section 4.1.2)
 _SESSION_ID_AT = 39
@@ -75,6 +79,8 @@ class RemoteTls:
         """Take messages after the handshake: only a server's session tickets are allowed (RFC 9001 section 6)."""
         self._late_messages += data
         while self._late_messages:
+            if self.is_client and self._late_messages[0] == tls.HandshakeType.CERTIFICATE_REQUEST:
+                raise _violation("CertificateRequest after the handshake")  # RFC 9001 section 4.4
             if not self.is_client or self._late_messages[0] != tls.HandshakeType.NEW_SESSION_TICKET:
                 raise tls.AlertUnexpectedMessage
             end = 4 + int.from_bytes(self._late_messages[1:4])
@@ -82,5 +88,20 @@ class RemoteTls:
                 raise tls.AlertDecodeError("session ticket too long")
             if len(self._late_messages) < max(end, 4):
                 return
-            self._pass_ticket_on(bytes(self._late_messages[:end]))
+            message = bytes(self._late_messages[:end])
             del self._late_messages[:end]
+            self._pass_ticket_on(message)
+
+
+def check_ticket(message: bytes) -> None:
+    """Check a NewSessionTicket that nobody takes: an invalid one closes the connection, too."""
+    try:
+        ticket = tls.pull_new_session_ticket(Buffer(data=message))
+    except BufferReadError:
+        raise tls.AlertDecodeError("malformed session ticket") from None
+    if ticket.max_early_data_size not in _EARLY_DATA:
+        raise _violation("session ticket with a max_early_data_size that QUIC forbids")
+
+
+def _violation(reason: str) -> QuicConnectionError:
+    return QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.CRYPTO, reason)

@@ -24,8 +24,8 @@ _QUIC_EARLY_DATA = 0xFFFFFFFF  # RFC 9001 section 4.6.1
 
 def error_code(outcome: Outcome) -> int:
     """Return the QUIC error code to close a connection with after a failed handshake (RFC 9000 section 20.1)."""
-    if outcome.alert is not None:
-        return QuicErrorCode.CRYPTO_ERROR + outcome.alert
+    if outcome.quic_error is not None:
+        return outcome.quic_error
     return QuicErrorCode.APPLICATION_ERROR if outcome.status == Status.CANCELED else QuicErrorCode.INTERNAL_ERROR
 
 
