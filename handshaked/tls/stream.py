@@ -314,12 +314,14 @@ class ClientStream(_Stream):
         """Return the level whose keys the server has installed (RFC 8446 appendix A.1).
 
         Before the ServerHello it may have rejected the early data, and would skip an alert among them. If it has
-        accepted them, it reads them until EndOfEarlyData.
+        accepted them, it reads them until EndOfEarlyData. It has application keys after our Finished only.
         """
         level = self.records.send_level
+        if self._complete or level is Level.INITIAL:
+            return level
         if level is Level.EARLY:
             return Level.INITIAL
-        return Level.EARLY if level is Level.HANDSHAKE and self._handshake.early_data else level
+        return Level.EARLY if self._handshake.early_data else Level.HANDSHAKE
 
     def _send_alert(self, alert: Alert) -> None:
         if self._alert_level() is not Level.INITIAL:

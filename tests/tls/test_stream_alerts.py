@@ -9,17 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handshaked.errors import Alert, PeerError
-from handshaked.events import CryptoData, Event, HandshakeComplete, HandshakeFailed, SessionTicket
-from handshaked.model import Group, Level
+from handshaked.errors import Alert, LocalError, PeerError
+from handshaked.events import (
+    CryptoData,
+    Event,
+    HandshakeComplete,
+    HandshakeFailed,
+    SessionTicket,
+    SignatureNeeded,
+)
+from handshaked.model import ClientAuth, Group, Level
+from handshaked.testing.engines import SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import HandshakeType
 from handshaked.tls.parameters import ClientHello, EarlyData, ServerParameters
 from handshaked.tls.record import ContentType
-from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import ClientStream, ServerStream
-from tests.tls.pair import NOW
+from tests.tls.pair import NOW, client_parameters, credential
 from tests.tls.test_resumption import Guard
-from tests.tls.test_stream import CCS, TICKETS, answer, new_client, new_server, talk, types
+from tests.tls.test_stream import CCS, TICKETS, AcceptsAll, answer, new_client, new_server, talk, types
 
 APPLICATION_DATA, ALERT = 23, 21
 
@@ -29,7 +37,7 @@ class DamagingHandshake:
 
     def __init__(self, damaged: int) -> None:
         self._damaged = damaged
-        self._handshake = ServerHandshake(quic=False)
+        self._handshake = SigningServer(quic=False)
 
     @property
     def early_data(self) -> bool | None:
@@ -48,6 +56,9 @@ class DamagingHandshake:
 
     def proceed(self, parameters: ServerParameters, now: float) -> list[Event]:
         return self._spoiled(self._handshake.proceed(parameters, now))
+
+    def proceed_with_signature(self, signature: bytes) -> list[Event]:
+        return self._handshake.proceed_with_signature(signature)
 
     def update_keys(self, *, request: bool) -> list[Event]:
         return self._handshake.update_keys(request=request)
@@ -226,3 +237,21 @@ def test_closing_during_the_handshake_follows_change_cipher_spec() -> None:
     assert [kind for kind, _ in records(sent)] == [20, APPLICATION_DATA]
     [told] = server.receive(sent, NOW)
     assert told.alert is Alert.CLOSE_NOTIFY
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_alert_while_a_signature_is_awaited_has_handshake_keys(closes: bool) -> None:
+    """The server has application keys to read with only after the client's Finished."""
+    parameters = client_parameters(transport_parameters=None, alpns=(), credential=credential(name="client"))
+    client, server = ClientStream(ClientHandshake(parameters, quic=False)), new_server()
+    client.start(NOW)
+    server.receive(client.pull_outgoing(), NOW)
+    assert server.proceed(answer(client_auth=ClientAuth.REQUIRE, client_verifier=AcceptsAll()), NOW) == []
+    assert types(client.receive(server.pull_outgoing(), NOW)) == [SignatureNeeded]
+    if closes:
+        client.close()
+    else:
+        client.fail(LocalError("the key is gone"))
+    [told] = server.receive(client.pull_outgoing(), NOW)
+    assert told.alert is (Alert.CLOSE_NOTIFY if closes else Alert.INTERNAL_ERROR)
+    assert "the peer sent the alert" in told.reason
