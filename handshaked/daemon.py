@@ -27,7 +27,9 @@ from handshaked.control.requests.permissions import uid_of
 from handshaked.control.server import ControlServer
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
 from handshaked.handshakes.peer_policy import check_sides
+from handshaked.handshakes.resources import system_trust_notices
 from handshaked.model import Caller
+from handshaked.registry.notices import Notice
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import RegistryWriter
@@ -47,7 +49,7 @@ from handshaked.workers.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 _SELF = Caller(os.geteuid())
-_EXPIRY_SECONDS = 60.0
+_WARNING_SECONDS = 60.0
 _ROTATION_SECONDS = 600.0
 _SOCKET_SECONDS = 1.0
 
@@ -56,7 +58,7 @@ def main() -> None:
     """Run the daemon in the foreground, or check its configuration."""
     options = parse_options()
     try:
-        configuration = _configuration(options)
+        configuration, _ = _configuration(options)
     except RefusedError as error:
         sys.exit(f"handshaked: {error}")
     if options.check_config:
@@ -102,7 +104,7 @@ class Daemon:
             self._store,
             self._publish,
             options.configuration_directory / DROP_INS,
-            lambda: _configuration(options),
+            lambda: _configuration(options)[1],
             self._closer.pool,
         )
         self._followers = _follower_uids(options.demux_user)
@@ -175,7 +177,7 @@ class Daemon:
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._options.workers} workers")
         self._tasks.start(self._watchdog.run())
         self._tasks.start(MemoryReturn().run())
-        self._tasks.start(self._warn_of_expiry())
+        self._tasks.start(self._warn())
         self._tasks.start(self._erasure.run())
         self._tasks.start(self._rotate_ticket_keys())
         self._tasks.start(self._bus.run())
@@ -202,17 +204,17 @@ class Daemon:
     async def _run_self_test(self) -> str | None:
         return await self._self_test.run(self._sockets.handshake_path)
 
-    async def _warn_of_expiry(self) -> None:
+    async def _warn(self) -> None:
         failing = False
         while True:
             try:
-                self._manager.warn_of_expiry(time.time())
+                await self._manager.warn(time.time())
                 failing = False
             except UnavailableError as error:
                 if not failing:
                     log.error("cannot look for certificates that expire: %s", error)
                 failing = True
-            await asyncio.sleep(_EXPIRY_SECONDS)
+            await asyncio.sleep(_WARNING_SECONDS)
 
     async def _rotate_ticket_keys(self) -> None:
         while True:
@@ -238,12 +240,11 @@ class Daemon:
         )
 
 
-def _configuration(options: DaemonOptions) -> Configuration:
-    """Return the current configuration; RefusedError if it, or a file it names, is invalid."""
+def _configuration(options: DaemonOptions) -> tuple[Configuration, list[Notice]]:
+    """Return the current configuration with notices; RefusedError if it, or a file it names, is invalid."""
     path = options.configuration or DEFAULT_PATH
     configuration = load_configuration(path, required=options.configuration is not None)
-    check_sides(configuration)
-    return configuration
+    return configuration, [*system_trust_notices(), *check_sides(configuration)]
 
 
 def _log_level(options: DaemonOptions, configuration: Configuration) -> str:

@@ -101,6 +101,9 @@ def _daemon(status: Result) -> Iterator[Finding]:
             "fault", problem, "fix the file; the daemon reads it again by itself, or at once with: handshakectl reload"
         )
 
+    for warning in status["warnings"]:
+        yield Finding("warning", warning)
+
 
 def _certificates(arguments: argparse.Namespace, status: Result) -> Iterator[Finding]:
     now = time.time()

@@ -57,6 +57,12 @@ def print_fields(fields: Result, styles: Result | None = None) -> None:
         console.print(text)
 
 
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print one warning per line."""
+    for words in warnings:
+        console.print(Text(words, style="yellow"))
+
+
 def user_name(uid: int) -> str:
     """Return the name of the user `uid`, or its number if it has none."""
     try:

@@ -13,6 +13,7 @@ from handshaked.cli.output import (
     print_fields,
     print_json,
     print_table,
+    print_warnings,
     short,
     urgency,
     user_name,
@@ -72,6 +73,8 @@ def list_registrations(arguments: argparse.Namespace) -> int:
         map(_row, registrations),
         [urgency(_expiry(one)) for one in registrations],
     )
+    for one in registrations:
+        print_warnings(f"{one['name']}: {warning}" for warning in one["warnings"])
     return 0
 
 
@@ -92,6 +95,7 @@ def show(arguments: argparse.Namespace) -> int:
                 **{f"  {file.label}": file.words(credential[file.name]) for file in CREDENTIAL},
             }
         )
+    print_warnings(f"warning: {warning}" for warning in registration["warnings"])
     return 0
 
 

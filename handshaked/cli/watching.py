@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from handshaked.cli.output import Result, ask, console, print_fields, print_json, urgency
+from handshaked.cli.output import Result, ask, console, print_fields, print_json, print_warnings, urgency
 from handshaked.configuration.handshaked_toml import OWN_NAMESPACE
 from handshaked.control.client import ControlClient
 from handshaked.registry.expiry import duration, expires, expiry
@@ -116,6 +116,7 @@ def _print_status(result: Result) -> None:
     for one in result["expiring"]:
         words = f"{one['registration']}: certificate {one['subject']} {expires(one['not_after'], now)}"
         console.print(Text(words, style=urgency(expiry(one["not_before"], one["not_after"], now))))
+    print_warnings(result["warnings"])
     for problem in result["problems"]:
         console.print(Text(problem, style=bad))
 

@@ -15,6 +15,7 @@ from handshaked.configuration.toml_lines import TomlError, decoded, line_of, par
 from handshaked.errors import RefusedError
 from handshaked.registry.names import parse_alpn
 from handshaked.registry.peer_rules import parse_rule
+from handshaked.registry.settings import MAX_GRACE
 from handshaked.system.process import LEVELS
 
 DEFAULT_PATH = Path("/etc/handshaked/handshaked.toml")
@@ -29,14 +30,15 @@ class SideDefaults:
     """Defaults of one side of kernel handshakes, for what neither the request nor a registration specifies.
 
     ``trust`` None: a client uses the system's trust store, a server requests no client certificate. ``peers`` are rules
-    on the peer's certificate (``registry.peer_rules``). A client's credential is for requests that name none, a
-    server's for clients that match no registration. ``alpns`` are what a client offers, and what a server accepts with
-    a credential that belongs to no registration.
+    on the peer's certificate (``registry.peer_rules``). ``revocation_list_grace`` is in hours. A client's credential is
+    for requests that name none, a server's for clients that match no registration. ``alpns`` are what a client offers,
+    and what a server accepts with a credential that belongs to no registration.
     """
 
     trust: Path | None = None
     revocation_lists: tuple[Path, ...] = ()
     require_revocation_lists: bool = False
+    revocation_list_grace: float = 0.0
     certificate: Path | None = None
     private_key: Path | None = None
     peers: tuple[str, ...] = ()
@@ -153,7 +155,7 @@ def _parsed(table: str, content: Mapping[str, Any], name: str, text: str) -> dic
     if ("certificate" in content) != ("private_key" in content):
         key, other = ("certificate", "private_key") if "certificate" in content else ("private_key", "certificate")
         raise _refusal(name, text, (table, key), f"{key} requires {other}")
-    for key in ("revocation_lists", "require_revocation_lists"):
+    for key in ("revocation_lists", "require_revocation_lists", "revocation_list_grace"):
         if key in content and "trust" not in content:
             raise _refusal(name, text, (table, key), f"{key} requires trust (the CA certificates)")
     return values
@@ -238,6 +240,10 @@ def _side(trust: str, credential: str, alpn: str) -> tuple[Setting, ...]:
         Setting(
             "require_revocation_lists", _flag, "boolean", "false",
             "Reject a peer whose issuer has no revocation list. Requires trust.",
+        ),
+        Setting(
+            "revocation_list_grace", _number(0, MAX_GRACE), "hours", "0",
+            "Hours after its nextUpdate in which a revocation list is still accepted. Requires trust.",
         ),
         Setting("certificate", _path, "path", "", credential),
         Setting("private_key", _path, "path", "", "PEM private key of the certificate."),

@@ -6,12 +6,13 @@ They change the store; handshakes in flight keep the snapshot they began with.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from handshaked.callers.threads import ThreadPool
+from handshaked.control.current_notices import CurrentNotices
 from handshaked.control.event_broker import EventBroker, Filter, parse_pattern
 from handshaked.control.files.readers import Readers
 from handshaked.control.files.renewal import Renewal
@@ -29,11 +30,12 @@ from handshaked.control.requests.permissions import (
     require_owner,
     uid_of,
 )
-from handshaked.control.requests.registration import RegistrationRequest, load_passed, pull_request, warnings
+from handshaked.control.requests.registration import RegistrationRequest, load_passed, pull_request
 from handshaked.errors import HandshakeError, RefusedError, UnavailableError
 from handshaked.model import Caller
 from handshaked.registry.expiry import LONGEST_WARNING, Expiry, expires, expiry
 from handshaked.registry.names import canonical_server_name, parse_alpn, show_alpn, sni_of
+from handshaked.registry.notices import Notice
 from handshaked.registry.registration import Grant, Registration
 from handshaked.registry.setting_types import Each, Text
 from handshaked.registry.settings import ALLOW_KERNEL, REPLACE
@@ -55,7 +57,8 @@ class Manager:
     """Run commands on the registrations in `store`.
 
     `publish` distributes a new snapshot to all workers. `check_settings` checks the daemon's settings, which workers
-    reload with the registrations. ``on_change`` is called with each new snapshot. Threads come from `pool`.
+    reload with the registrations, and returns notices about them. ``on_change`` is called with each new snapshot.
+    Threads come from `pool`.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Manager:
         store: RegistryWriter,
         publish: Callable[[Snapshot], Awaitable[None]],
         drop_ins: Path,
-        check_settings: Callable[[], object] = lambda: None,
+        check_settings: Callable[[], Iterable[Notice]] = tuple,
         pool: ThreadPool | None = None,
     ) -> None:
         self._store = store
@@ -77,9 +80,12 @@ class Manager:
         self._warned: dict[tuple[str, float], Expiry] = {}
         self._tasks = Tasks("the registrations")
         self._catching_up = False
+        self._notices = CurrentNotices(store, pool)
 
     async def start(self) -> None:
         """Start following files."""
+        with suppress(RefusedError):  # it was checked before; if a file has changed since, the next reload says so
+            self._notices.settings = tuple(self._check_settings())
         await self.renewal.start(self.snapshot)
 
     async def close(self) -> None:
@@ -101,7 +107,7 @@ class Manager:
         registration = self._store.register(new, replace=replace)
         await self._changed()
         log.info("%s registered %s", caller, registration.name)
-        return {"registration": self.shown(registration), "warnings": warnings(new)}
+        return {"registration": self.shown(registration), "warnings": self._notices.of(registration, time.time())}
 
     def may_register(self, caller: Caller) -> bool:
         """Return whether `caller` may register anything at all."""
@@ -122,7 +128,7 @@ class Manager:
         after = arguments.optional_text("after") or ""
         arguments.end()
         visible = [one for one in self.visible(caller) if one.name > after]
-        page = first_that_fit(self.shown(one) for one in visible[:PAGE])
+        page = first_that_fit(self._with_warnings(one) for one in visible[:PAGE])
         return {"registrations": page, "more": len(visible) > len(page)}
 
     def show(self, caller: Caller, arguments: Arguments) -> Result:
@@ -132,7 +138,7 @@ class Manager:
         registration = self._named(name)
         if not may_see(caller, registration):
             raise RefusedError(f"there is no registration {name!r}")
-        return {"registration": self.shown(registration)}
+        return {"registration": self._with_warnings(registration)}
 
     async def explain(self, caller: Caller, arguments: Arguments) -> Result:
         """Return which registration a ClientHello would select, and why, from the function that live handshakes use."""
@@ -177,9 +183,10 @@ class Manager:
         require_administrator(caller, "reload")
         renewed, errors = await self.renewal.reload()
         try:
-            self._check_settings()
+            self._notices.settings = tuple(self._check_settings())
         except RefusedError as error:
             errors.append(str(error))
+        self._notices.log_new(time.time())
         await self._publish(self.snapshot)  # workers reload their own files, too
         log.info("reloaded: %d registrations renewed, %d errors", len(renewed), len(errors))
         return {"renewed": _first(renewed), "errors": _first(errors)}
@@ -225,10 +232,11 @@ class Manager:
         return {"handshakes": self.events.recent(caller, wanted, limit)}
 
     def status(self, caller: Caller) -> Result:
-        """Return the number of registrations, the problems, and the certificates that expire soon."""
+        """Return the number of registrations, problems and warnings, and the certificates that expire soon."""
         problems = list(self.renewal.problems.values())
+        now = time.time()
         try:
-            ends = [one for one, _ in self._expiring(time.time())]
+            ends = [one for one, _ in self._expiring(now)]
         except UnavailableError as error:
             ends = []
             problems.append(str(error))
@@ -240,6 +248,7 @@ class Manager:
         return {
             "registrations": sum(not one.internal for one in self.snapshot.registrations),
             "problems": _first(problems) if is_administrator(caller) else [],
+            "warnings": _first(self._warnings(caller, now)),
             "expiring": first_that_fit(expiring[:PAGE], _LIST_SHARE),
             "handshakes": {"succeeded": self.events.counts.succeeded, "failed": self.events.counts.failed},
         }
@@ -260,8 +269,9 @@ class Manager:
             registration, self._store.trust_paths(policy.client_trust), self._store.details(registration)
         )
 
-    def warn_of_expiry(self, now: float) -> None:
-        """Report certificates that expire soon, in the log and to subscribers: at each stage of expiry once."""
+    async def warn(self, now: float) -> None:
+        """Report new notices in the log, and certificates that expire soon to subscribers, too: once at each stage."""
+        await self._notices.follow(self.snapshot, now)
         before, self._warned = self._warned, {}
         for one, stage in self._expiring(now):
             key = one.registration, one.not_after
@@ -282,6 +292,14 @@ class Manager:
             if len(found) >= limit:
                 break
         return found
+
+    def _with_warnings(self, registration: Registration) -> Result:
+        problems = [one.removeprefix(f"{registration.name}: ") for one in self.renewal.problems_of(registration.name)]
+        return self.shown(registration) | {"warnings": problems + self._notices.of(registration, time.time())}
+
+    def _warnings(self, caller: Caller, now: float) -> list[str]:
+        settings = self._notices.about_settings(now) if is_administrator(caller) else []
+        return [*settings, *self._notices.about(self.visible(caller), now)]
 
     def _expiring(self, now: float) -> Iterator[tuple[Lifetime, Expiry]]:
         for one in self._store.lifetimes(now + LONGEST_WARNING):
@@ -318,6 +336,8 @@ class Manager:
         for call in self.on_change:
             call(self.snapshot)
         self.events.publish("registrations", generation=self.snapshot.generation)
+        with suppress(UnavailableError):  # ``warn`` tries again
+            await self._notices.follow(self.snapshot, time.time())
         return self.snapshot
 
     async def _resolved(self, caller: Caller, look_up: Callable[[], T]) -> T:

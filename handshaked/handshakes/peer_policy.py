@@ -2,19 +2,21 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
 from handshaked.errors import RefusedError
 from handshaked.model import Role
-from handshaked.registry.credentials import check_purpose, load_pem, open_credential
+from handshaked.registry.credentials import LoadedCredential, check_purpose, load_pem, open_credential
+from handshaked.registry.expiry import HOUR
 from handshaked.registry.files import MAX_FILE, open_regular, read_file
+from handshaked.registry.notices import Notice, expiry_notices, list_notices, store_notices
 from handshaked.registry.peer_rules import PeerRules
 from handshaked.tls.parameters import ClientCertificateVerifier, Credential, PeerVerifier
 from handshaked.tls.x509.certificates import Purpose
 from handshaked.tls.x509.readers import MAX_BUNDLE, MAX_LIST, read_revocation_lists, read_trust_store
-from handshaked.tls.x509.revocation import RevocationLists
+from handshaked.tls.x509.revocation import RevocationList, RevocationLists
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 
 
@@ -30,6 +32,7 @@ class Side:
     credential: Credential | None = field(repr=False)
     rules: PeerRules
     alpns: tuple[bytes, ...]
+    notices: tuple[Notice, ...] = ()
 
 
 def load_side(defaults: SideDefaults, role: Role) -> Side:
@@ -41,27 +44,39 @@ def load_side(defaults: SideDefaults, role: Role) -> Side:
 
 
 def _loaded(defaults: SideDefaults, role: Role) -> Side:
+    notices: list[Notice] = []
     trust = None
     if defaults.trust is not None:
         trust = read_trust_store(_content(defaults.trust, MAX_BUNDLE), str(defaults.trust))
-    lists = [
-        one for path in defaults.revocation_lists for one in read_revocation_lists(_content(path, MAX_LIST), str(path))
-    ]
-    revocations = RevocationLists(lists, required=defaults.require_revocation_lists)
+        notices += store_notices(trust)
+    grace = defaults.revocation_list_grace
+    lists: list[RevocationList] = []
+    for path in defaults.revocation_lists:
+        lists += read_revocation_lists(_content(path, MAX_LIST), str(path))
+    notices += list_notices(lists, grace)
+    revocations = RevocationLists(lists, required=defaults.require_revocation_lists, grace=grace * HOUR)
     client = role is Role.CLIENT
+    loaded = _credential(defaults, Purpose.CLIENT if client else Purpose.SERVER)
+    if loaded is not None:
+        notices += expiry_notices(loaded, str(defaults.certificate))
     return Side(
         servers=ServerChainVerifier(trust, revocations) if client and trust is not None else None,
         clients=ClientChainVerifier(trust, revocations) if not client and trust is not None else None,
-        credential=_credential(defaults, Purpose.CLIENT if client else Purpose.SERVER),
+        credential=None if loaded is None else open_credential(loaded.chain, loaded.key, loaded.key_type),
         rules=PeerRules(defaults.peers),
         alpns=defaults.alpns,
+        notices=tuple(notices),
     )
 
 
-def check_sides(configuration: Configuration) -> None:
-    """Load the files of both sides, as a check; RefusedError names the one that cannot be used."""
-    load_side(configuration.client, Role.CLIENT)
-    load_side(configuration.server, Role.SERVER)
+def check_sides(configuration: Configuration) -> list[Notice]:
+    """Load the files of both sides, as a check, and return notices; RefusedError names a file that cannot be used."""
+    sides = {Role.CLIENT: configuration.client, Role.SERVER: configuration.server}
+    return [
+        replace(notice, text=f"[{role.name.lower()}] {notice.text}")
+        for role, defaults in sides.items()
+        for notice in load_side(defaults, role).notices
+    ]
 
 
 class RuledServers:
@@ -104,14 +119,14 @@ def _trust(verifier: bytes, rules: PeerRules) -> bytes:
     return hashlib.sha256(verifier + rules.digest).digest()
 
 
-def _credential(defaults: SideDefaults, purpose: Purpose) -> Credential | None:
+def _credential(defaults: SideDefaults, purpose: Purpose) -> LoadedCredential | None:
     if defaults.certificate is None or defaults.private_key is None:
         return None
     certificate = _content(defaults.certificate, MAX_FILE)
     key = _content(defaults.private_key, MAX_FILE, secret=True)
     loaded = load_pem(certificate, key, names=(str(defaults.certificate), str(defaults.private_key)))
     check_purpose(loaded, purpose)
-    return open_credential(loaded.chain, loaded.key, loaded.key_type)
+    return loaded
 
 
 def _content(path: Path, limit: int, *, secret: bool = False) -> bytes:

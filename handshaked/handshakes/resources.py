@@ -10,6 +10,8 @@ from pathlib import Path
 
 from handshaked.errors import Alert, CallerError, LocalError, Status, UnavailableError, UnreadableError
 from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, Request
+from handshaked.registry.expiry import HOUR
+from handshaked.registry.notices import Notice, store_notices
 from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Selection
 from handshaked.registry.store import TICKET_KEY_ROTATION, RegistryReader
@@ -71,7 +73,8 @@ class StoredResources:
         """
         policy = selection.registration.policy
         client_auth = ClientAuth[policy.client_auth.upper()]
-        verifier = None if client_auth is ClientAuth.NONE else self._client_trust(policy.client_trust)
+        trusted = (policy.client_trust, policy.crl_grace)
+        verifier = None if client_auth is ClientAuth.NONE else self._client_trust(*trusted)
         return ServerParameters(
             credential=self.credential(selection.credential.id),
             alpn=selection.alpn,
@@ -96,8 +99,11 @@ class StoredResources:
         with _readable():
             return self._store.credential(identity)
 
-    def _load_client_trust(self, identity: int) -> ClientCertificateVerifier:
-        """Return the verifier for the trust with that id (0: the system's)."""
+    def _load_client_trust(self, identity: int, grace_hours: int) -> ClientCertificateVerifier:
+        """Return the verifier for the trust with that id (0: the system's).
+
+        Its revocation lists are accepted for `grace_hours` after their nextUpdate.
+        """
         if identity == 0:
             return ClientChainVerifier(_system_anchors())
         with _readable():
@@ -109,7 +115,7 @@ class StoredResources:
                 lists = read_revocation_lists(trust.revocations, trust.revocations_path or "revocation lists")
         except UnreadableError as error:
             raise LocalError(f"client certificates cannot be verified: {error}", Status.NO_KEY) from None
-        return ClientChainVerifier(anchors, RevocationLists(lists))
+        return ClientChainVerifier(anchors, RevocationLists(lists, grace=grace_hours * HOUR))
 
 
 @contextmanager
@@ -151,6 +157,14 @@ def _anchors_of_request(anchors: tuple[bytes, ...]) -> TrustStore:
 @lru_cache(maxsize=1)
 def _system_trust() -> PeerVerifier:
     return ServerChainVerifier(_system_anchors())
+
+
+def system_trust_notices() -> list[Notice]:
+    """Return the notices about the system's trust store; none if it cannot be used, as not everybody needs it."""
+    try:
+        return list(store_notices(_system_anchors()))
+    except LocalError:
+        return []
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """Credentials: certificates and private keys of all supported file formats, checked, and converted to one form."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from math import inf
@@ -125,21 +126,24 @@ def check_validity(credential: LoadedCredential, now: float) -> None:
     Also refuse a leaf that requires a response and has none (RFC 7633).
     """
     if now > credential.not_after:
-        raise RefusedError(f"the certificate {credential.subject} expired on {_date(credential.not_after)}")
+        raise RefusedError(f"the certificate {credential.subject} expired on {date_and_time(credential.not_after)}")
     if now < credential.not_before:
-        raise RefusedError(f"the certificate {credential.subject} is not valid before {_date(credential.not_before)}")
+        raise RefusedError(
+            f"the certificate {credential.subject} is not valid before {date_and_time(credential.not_before)}"
+        )
     if credential.requires_staple and credential.ocsp_response is None:
         raise RefusedError(
             f"the certificate {credential.subject} requires a stapled OCSP response (must-staple, RFC 7633): clients"
             " refuse it without; give one with ocsp, or reissue the certificate without must-staple"
         )
     if now > credential.staple_end:
+        end = date_and_time(credential.staple_end)
         raise RefusedError(
-            f"the OCSP response for {credential.subject} is out of date since {_date(credential.staple_end)}: get a"
-            " current one from the certificate's authority"
+            f"the OCSP response for {credential.subject} is out of date since {end}: get a current one from the"
+            " certificate's authority"
         )
     if now < credential.staple_begin:
-        begin = _date(credential.staple_begin)
+        begin = date_and_time(credential.staple_begin)
         raise RefusedError(f"the OCSP response for {credential.subject} is not valid before {begin}")
 
 
@@ -151,9 +155,33 @@ def check_purpose(credential: LoadedCredential, purpose: Purpose) -> None:
         )
 
 
-def uncovered_names(credential: LoadedCredential, server_names: tuple[str, ...]) -> list[str]:
-    """Return those of `server_names` that no DNS name of the certificate covers (RFC 9525 section 6.3)."""
-    return [name for name in server_names if not any(covers(presented, name) for presented in credential.names)]
+def uncovered_names(names: Iterable[str], server_names: Iterable[str]) -> list[str]:
+    """Return those of `server_names` that none of the DNS `names` of a certificate covers (RFC 9525 section 6.3)."""
+    return [name for name in server_names if not any(covers(presented, name) for presented in names)]
+
+
+@dataclass(frozen=True, slots=True)
+class LeafSummary:
+    """What a leaf says of itself that matters to those who serve it; ``not_after`` is in Unix seconds."""
+
+    subject: str
+    names: tuple[str, ...]
+    is_for_servers: bool
+    requires_staple: bool
+    not_after: float
+
+
+def leaf_summary(encoded: bytes) -> LeafSummary:
+    """Return the summary of a leaf in DER that was loaded before."""
+    leaf = read_certificate(encoded, "certificate")
+    with readable("certificate"):
+        return LeafSummary(
+            _subject(leaf),
+            _dns_names(leaf),
+            Purpose.SERVER in purposes_of(leaf),
+            requires_staple(leaf),
+            leaf.not_valid_after_utc.timestamp(),
+        )
 
 
 def chain_digest(chain: tuple[bytes, ...], ocsp_response: bytes | None) -> bytes:
@@ -279,5 +307,6 @@ def _subject(leaf: x509.Certificate) -> str:
     return subject if subject.isprintable() else subject.encode("unicode_escape").decode()
 
 
-def _date(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def date_and_time(timestamp: float) -> str:
+    """Return a Unix time in seconds for people."""
+    return "never" if timestamp == inf else datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")

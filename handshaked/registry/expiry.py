@@ -7,7 +7,8 @@ renew at that time, whether certificates live for 90 days, for six, or for one.
 import enum
 import time
 
-DAY = 86400
+HOUR = 3600
+DAY = 24 * HOUR
 LONGEST_WARNING = 14 * DAY
 """The longest time before its end, in seconds, at which a certificate expires soon."""
 _SOON = 3

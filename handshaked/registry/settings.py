@@ -21,6 +21,7 @@ MAX_NAMES = 100
 MAX_ALPNS = 32
 MAX_RULES = 256
 MAX_TICKETS = 4
+MAX_GRACE = 8760  # hours: a year
 MAX_USERS = 256
 _CURVES = {"P256": "SECP256R1", "P384": "SECP384R1", "P521": "SECP521R1"}
 
@@ -190,6 +191,18 @@ class Policy:
         metavar="RULE",
         unset="(any)",
         example=["allow san=dns:*.example.com tag=ours"],
+    )
+    crl_grace: int = _row(
+        Number(MAX_GRACE),
+        0,
+        f"hours after its nextUpdate in which a revocation list is still accepted, 0 to {MAX_GRACE} (default: 0)",
+    )
+    lost_names: str = _row(
+        Choice(("refuse", "accept")),
+        "refuse",
+        "what to do with a renewed certificate that no longer covers a server name: refuse (default) keeps the old one"
+        " until it expires",
+        read_by="control",
     )
     deliver: str = _row(
         Text(_delivery, "`accept`, `relay` or `forward ADDRESS:PORT`", several_words=True),

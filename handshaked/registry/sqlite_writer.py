@@ -157,6 +157,20 @@ class SqliteRegistryWriter(SqliteRegistryReader):
                 found[registration] = (*found.get(registration, ()), Source(*json.loads(source)))
             return found
 
+    def chains(self, first: int, last: int) -> dict[int, list[tuple[tuple[bytes, ...], bytes | None]]]:
+        """As ``RegistryWriter.chains``."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT r.registration, c.chain, c.ocsp FROM registration_credential r"
+                " JOIN credential c ON c.id = r.credential WHERE r.registration BETWEEN ? AND ?"
+                " ORDER BY r.registration, r.position",
+                (first, last),
+            ).fetchall()
+        found: dict[int, list[tuple[tuple[bytes, ...], bytes | None]]] = {}
+        for registration, chain, ocsp in rows:
+            found.setdefault(registration, []).append((split(chain, 4), ocsp))
+        return found
+
     def forget_unused(self) -> None:
         """As ``RegistryWriter.forget_unused``."""
         with self._transaction():

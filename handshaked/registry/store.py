@@ -161,6 +161,13 @@ class RegistryWriter(RegistryReader, Protocol):
         """Return the files of the credentials of the registrations with the ids `first` to `last`."""
         ...
 
+    def chains(self, first: int, last: int) -> dict[int, list[tuple[tuple[bytes, ...], bytes | None]]]:
+        """Return the chains (DER, leaf first) of the registrations with the ids `first` to `last`, in order.
+
+        Each has its OCSP response, or None.
+        """
+        ...
+
     def trust_paths(self, identity: int) -> tuple[str, str]:
         """Return the files of trust anchors and of revocation lists by their id; empty: there is none."""
         ...

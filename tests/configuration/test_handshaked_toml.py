@@ -26,6 +26,7 @@ EVERYTHING = """
 trust = "/etc/trust.pem"
 revocation_lists = ["/etc/one.crl", "/etc/two.crl"]
 require_revocation_lists = true
+revocation_list_grace = 1.5
 certificate = "/etc/client.pem"
 private_key = "/etc/client.key"
 peers = ["deny fingerprint=00", "allow san=dns:*.example.com tag=ours"]
@@ -59,6 +60,7 @@ def test_every_setting_is_read() -> None:
             trust=Path("/etc/trust.pem"),
             revocation_lists=(Path("/etc/one.crl"), Path("/etc/two.crl")),
             require_revocation_lists=True,
+            revocation_list_grace=1.5,
             certificate=Path("/etc/client.pem"),
             private_key=Path("/etc/client.key"),
             peers=("deny fingerprint=00", "allow san=dns:*.example.com tag=ours"),
@@ -101,6 +103,11 @@ def test_an_empty_or_missing_file_gives_the_defaults(tmp_path: Path) -> None:
         (
             '[client]\ntrust = "/t"\nrequire_revocation_lists = 1',
             "file:3: require_revocation_lists: must be true or false",
+        ),
+        ("[client]\nrevocation_list_grace = 1", "file:2: revocation_list_grace requires trust"),
+        (
+            '[server]\ntrust = "/t"\nrevocation_list_grace = 8761',
+            "file:3: revocation_list_grace: must be a number from",
         ),
         ('[client]\npeers = ["permit san=dns:x"]', "file:2: peers: rule 'permit san=dns:x' begins with 'permit'"),
         ('[client]\npeers = "allow"', "file:2: peers: must be a list"),

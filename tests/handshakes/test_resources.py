@@ -19,7 +19,7 @@ from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import ClientTrust, NewRegistration, Source
 from handshaked.testing.authority import Issued
 from handshaked.tls.parameters import ClientCertificateVerifier
-from tests.certificates import NOW, client, crl_pem, revocation_list
+from tests.certificates import DAY, NOW, client, crl_pem, revocation_list
 from tests.conftest import Issue
 from tests.tls.pair import Pair, client_parameters, pair
 from tests.tls.x509.chains import INTERMEDIATE, ROOT
@@ -34,10 +34,10 @@ class TestRevocationLists:
     NONE = revocation_list(INTERMEDIATE)
     LIST = revocation_list(ROOT, [CLIENT])
 
-    def verifier(self, path: Path, issued: Issued, revocations: bytes) -> ClientCertificateVerifier:
+    def verifier(self, path: Path, issued: Issued, revocations: bytes, grace: int = 0) -> ClientCertificateVerifier:
         credential = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
         trust = ClientTrust(ROOT.pem, revocations, "ca.pem", "list.crl")
-        policy = Policy(client_auth="require")
+        policy = Policy(client_auth="require", crl_grace=grace)
         new = NewRegistration("web", 0, (NAME,), (b"h3",), ((credential, Source()),), policy=policy, client_trust=trust)
         with closing(SqliteRegistryWriter(path / "state" / "registry.db")) as store:
             store.register(new)
@@ -56,6 +56,19 @@ class TestRevocationLists:
         with pytest.raises(PeerError) as caught:
             verifier.verify((self.CLIENT.der,), NOW.timestamp())
         assert caught.value.alert is Alert.CERTIFICATE_REVOKED
+
+    def test_list_past_its_next_update_is_accepted_for_the_grace_of_the_registration(
+        self, tmp_path: Path, issue: Issue
+    ) -> None:
+        end = NOW.timestamp() + DAY.total_seconds()
+        other = client(ROOT)
+        for grace in (0, 2):
+            verifier = self.verifier(tmp_path / str(grace), issue(NAME), self.LIST, grace)
+            verifier.verify((other.der,), end + grace * 3600)
+            with pytest.raises(PeerError, match="the revocation list of CN=root is out of date"):
+                verifier.verify((other.der,), end + grace * 3600 + 1)
+            with pytest.raises(PeerError, match="was revoked by its issuer"):
+                verifier.verify((self.CLIENT.der,), end + 1)
 
     @pytest.mark.parametrize("revocations", [b"", b"junk", LIST[:-1]])
     def test_unreadable_list_is_an_error(self, tmp_path: Path, issue: Issue, revocations: bytes) -> None:

@@ -234,8 +234,8 @@ def test_leaf_is_refused_before_and_after_its_validity(valid_from_tomorrow_for_a
 def test_names_not_covered_by_a_certificate_are_found(issue: Issue) -> None:
     issued = issue("example.com", "*.example.com", "192.0.2.1")
     loaded = load_pem(issued.certificate.read_bytes(), issued.key.read_bytes())
-    assert uncovered_names(loaded, ("example.com", "a.example.com", "*.example.com")) == []
-    assert uncovered_names(loaded, ("a.b.example.com", "*.b.example.com", "example.org")) == [
+    assert uncovered_names(loaded.names, ("example.com", "a.example.com", "*.example.com")) == []
+    assert uncovered_names(loaded.names, ("a.b.example.com", "*.b.example.com", "example.org")) == [
         "a.b.example.com",
         "*.b.example.com",
         "example.org",

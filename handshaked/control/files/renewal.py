@@ -5,22 +5,22 @@ under the registration's name until it is fixed. Handshakes in flight are not af
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from handshaked.control.files.drop_ins import DropIns, Problem, read_drop_ins
 from handshaked.control.files.readers import Readers
+from handshaked.control.files.registration_files import Content, RegistrationFiles
 from handshaked.control.files.watch import Watch
-from handshaked.control.requests.loading import is_trusted, paths_of, reread, resolved
-from handshaked.control.requests.loading_sandbox import load_for
-from handshaked.control.requests.policies import TrustSource, load_trust, reread_trust
+from handshaked.control.requests.loading import is_trusted, paths_of
+from handshaked.control.requests.policies import TrustSource
 from handshaked.control.requests.registration import check_all_valid
 from handshaked.errors import RefusedError, UnavailableError
-from handshaked.registry.credentials import LoadedCredential
+from handshaked.registry.credentials import LoadedCredential, leaf_summary, uncovered_names
+from handshaked.registry.notices import does_not_cover
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import ClientTrust, ConflictError, NewRegistration, RegistryWriter, Source
@@ -53,16 +53,17 @@ class Renewal:
         self, store: RegistryWriter, directory: Path, changed: Callable[[], Awaitable[Snapshot]], readers: Readers
     ) -> None:
         self.problems: dict[str, str] = {}
+        self._defined: dict[str, str] = {}
         self._store = store
         self._directory = directory
         self._changed = changed
         self._readers = readers
         self._drop_in_readers = Readers()
         self._snapshot = Snapshot()
-        self._followed: dict[int, tuple[Registration, _Files]] = {}
+        self._followed: dict[int, tuple[Registration, RegistrationFiles]] = {}
         self._users: dict[str, set[int]] = {}
-        self._seen: dict[int, _Content] = {}
-        self._rejected: dict[int, _Content] = {}
+        self._seen: dict[int, Content] = {}
+        self._rejected: dict[int, Content] = {}
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()
         self._tasks = Tasks("the renewal of files")
@@ -160,7 +161,7 @@ class Renewal:
         renewed = []
         end = None if is_trusted(owner) else time.monotonic() + SHARE_SECONDS
         for identity in identities:
-            registration, files = self._followed.get(identity, (None, _Files()))
+            registration, files = self._followed.get(identity, (None, RegistrationFiles()))
             if registration is None:
                 continue
             if end is not None and time.monotonic() > end:
@@ -170,12 +171,12 @@ class Renewal:
                 renewed.append(registration.name)
         return renewed
 
-    def _files_of(self, registration: Registration, sources: tuple[Source, ...]) -> "_Files":
+    def _files_of(self, registration: Registration, sources: tuple[Source, ...]) -> RegistrationFiles:
         followed = tuple(one for one in sources if paths_of(one))
         trust = registration.policy.client_trust
-        return _Files(followed, TrustSource(*self._store.trust_paths(trust)) if trust else TrustSource())
+        return RegistrationFiles(followed, TrustSource(*self._store.trust_paths(trust)) if trust else TrustSource())
 
-    async def _check_one(self, registration: Registration, files: "_Files") -> bool:
+    async def _check_one(self, registration: Registration, files: RegistrationFiles) -> bool:
         """Return whether the credentials or trust anchors of `registration` were renewed."""
         if not files.paths:
             return False
@@ -196,7 +197,7 @@ class Renewal:
     def _follows(self, registration: Registration) -> bool:
         return self._followed.get(registration.id, (None,))[0] is registration
 
-    def _apply(self, registration: Registration, files: "_Files", found: "_Content") -> bool:
+    def _apply(self, registration: Registration, files: RegistrationFiles, found: Content) -> bool:
         """Put what was `found` into the store; return whether it differs. RefusedError if it cannot be used."""
         if found.refusal:
             self._rejected[registration.id] = found
@@ -205,7 +206,7 @@ class Renewal:
             return False
         renewed = self._renew_credentials(registration, files.sources, found.credentials)
         renewed = self._renew_trust(registration, found.trust) or renewed
-        self._seen[registration.id] = _Content(found.digest)
+        self._seen[registration.id] = Content(found.digest)
         return renewed
 
     def _renew_credentials(
@@ -217,8 +218,23 @@ class Renewal:
         if [(one.leaf_digest, one.chain_digest) for one in loaded] == old:
             return False
         check_all_valid(loaded)
+        if registration.policy.lost_names == "refuse":
+            self._check_names(registration, loaded)
         self._store.replace_credentials(registration, zip(loaded, sources, strict=True))
         return True
+
+    def _check_names(self, registration: Registration, loaded: Iterable[LoadedCredential]) -> None:
+        """Refuse `loaded` if one no longer covers a name that its predecessor, which has not expired, covers."""
+        chains = self._store.chains(registration.id, registration.id).get(registration.id, [])
+        for (chain, _), new in zip(chains, loaded, strict=False):
+            old = leaf_summary(chain[0])
+            missing = uncovered_names(new.names, registration.server_names)
+            lost = [name for name in missing if name not in uncovered_names(old.names, registration.server_names)]
+            if lost and time.time() < old.not_after:
+                raise RefusedError(
+                    f"{does_not_cover(new.subject, lost)}, unlike the old one: reissue it with all names, or register"
+                    " again without these or with lost-names=accept"
+                )
 
     def _renew_trust(self, registration: Registration, trust: ClientTrust | None) -> bool:
         if trust is None or trust == self._store.trust(registration.policy.client_trust):
@@ -245,7 +261,7 @@ class Renewal:
             if old is not None and not old.origin:
                 reason = f"registration {name!r} already exists, registered by uid {old.owner}; unregister it first"
                 found.problems.append(Problem(where, reason, name))
-            elif old is None or not self._same(old, new):
+            elif old is None or not (self._same(old, new) or self._loses_names(old, new)):
                 wanted[name] = new
         removed = [one.name for one in current.values() if one.origin and self._is_removed(one, found)]
         changed = self._exchange(removed, wanted, found)
@@ -275,15 +291,30 @@ class Renewal:
         return found.complete and registration.name not in stays and registration.origin not in found.unread
 
     def _same(self, old: Registration, new: NewRegistration) -> bool:
-        details = self._store.details(old)
+        digests = [one.chain_digest for one in self._store.details(old)]
+        return (
+            self._same_definition(old, new)
+            and self._same_trust(old, new.client_trust)
+            and digests == [one.chain_digest for one, _ in new.credentials]
+        )
+
+    def _same_definition(self, old: Registration, new: NewRegistration) -> bool:
         return (
             (old.owner, old.server_names, old.alpns, old.access, old.origin)
             == (new.owner, new.server_names, new.alpns, new.access, new.origin)
             and replace(old.policy, client_trust=0) == new.policy
-            and self._same_trust(old, new.client_trust)
-            and [one.source for one in details] == [source for _, source in new.credentials]
-            and [one.chain_digest for one in details] == [one.chain_digest for one, _ in new.credentials]
+            and [one.source for one in self._store.details(old)] == [source for _, source in new.credentials]
         )
+
+    def _loses_names(self, old: Registration, new: NewRegistration) -> bool:
+        """Return whether a drop-in's files are refused, which ``check`` reports, as for all registrations."""
+        if old.policy.lost_names != "refuse" or not self._same_definition(old, new):
+            return False
+        try:
+            self._check_names(old, [loaded for loaded, _ in new.credentials])
+        except RefusedError:
+            return True
+        return False
 
     def _same_trust(self, old: Registration, new: ClientTrust | None) -> bool:
         identity = old.policy.client_trust
@@ -293,11 +324,16 @@ class Renewal:
 
     def _report_all(self, found: DropIns) -> None:
         """Update the problems of drop-ins. Their keys begin with a slash, as no registration name does."""
+        self._defined = {f"/{problem.where}": problem.name for problem in found.problems}
         new = {f"/{problem.where}": str(problem) for problem in found.problems}
         for key in [key for key in self.problems if key.startswith("/") and key not in new]:
             self._clear_problem(key)
         for key, words in new.items():
             self._report(key, words)
+
+    def problems_of(self, name: str) -> list[str]:
+        """Return the problems of the files of the registration `name`."""
+        return [words for key, words in self.problems.items() if name in (key, self._defined.get(key))]
 
     def _report(self, key: str, words: str) -> None:
         if self.problems.get(key) != words:
@@ -310,7 +346,7 @@ class Renewal:
             log.info("fixed: %s", words)
 
     def _drop(self, identity: int) -> None:
-        registration, files = self._followed.pop(identity, (None, _Files()))
+        registration, files = self._followed.pop(identity, (None, RegistrationFiles()))
         for path in files.resolved:
             self._users[path].discard(identity)
             if not self._users[path]:
@@ -326,57 +362,3 @@ class Renewal:
         problems = self._watch.follow({f"{self._directory}/", *self._users})
         for words in problems:
             log.warning("%s; it is checked every %g s", words, CHECK_SECONDS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """The files of a registration."""
-
-    sources: tuple[Source, ...] = ()
-    trust: TrustSource = field(default=TrustSource())
-
-    @property
-    def paths(self) -> list[str]:
-        """Their paths as given."""
-        return [*(path for source in self.sources for path in paths_of(source)), *self.trust.paths]
-
-    @property
-    def resolved(self) -> set[str]:
-        """Their actual paths, with $CREDENTIALS_DIRECTORY replaced."""
-        found = set()
-        for path in self.paths:
-            try:
-                found.add(resolved(path))
-            except RefusedError:
-                continue  # this start of the service has no credentials; opening the file will report it
-        return found
-
-    def read(self, owner: int, known: Iterable["_Content"]) -> "_Content":
-        """Return their content as read for `owner`, or the one of `known` with the same digest. May block."""
-        contents = [reread(source, owner) for source in self.sources]
-        trust = reread_trust(self.trust, owner)
-        hashed = hashlib.sha256()
-        for content in (content for one in (*contents, trust) for content in one):
-            hashed.update(hashlib.sha256(content).digest())
-        digest = hashed.digest()
-        for found in known:
-            if found.digest == digest:
-                return found
-        try:
-            credentials = [load_for(owner, *one) for one in zip(self.sources, contents, strict=True)]
-            return _Content(digest, credentials, load_trust(self.trust, trust))
-        except RefusedError as error:
-            return _Content(digest, refusal=str(error))
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """The content of a registration's files, identified by ``digest``.
-
-    Either ``refusal`` says why it cannot be used, or it was loaded. Nothing loaded is kept once it is in the store.
-    """
-
-    digest: bytes
-    credentials: list[LoadedCredential] | None = field(default=None, repr=False)
-    trust: ClientTrust | None = field(default=None, repr=False)
-    refusal: str = ""

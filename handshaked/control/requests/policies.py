@@ -39,6 +39,8 @@ def pull_trust(arguments: Arguments, policy: Policy) -> TrustSource:
     source = TrustSource(arguments.setting(CLIENT_CA), arguments.setting(CLIENT_CRL))
     if source.revocations and not source.anchors:
         raise ArgumentError("client_crl", "client-crl requires client-ca (the CA that issued the revocation list)")
+    if policy.crl_grace and not source.revocations:
+        raise ArgumentError("crl_grace", "crl-grace requires client-crl (the revocation lists that it is for)")
     if source.anchors and policy.client_auth == "none" and not policy.peers:
         raise ArgumentError("client_ca", "client-ca has no effect without client certificates: set client-auth, too")
     return source

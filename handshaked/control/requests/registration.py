@@ -10,7 +10,7 @@ from handshaked.control.requests.loading import paths_of, read_passed
 from handshaked.control.requests.loading_sandbox import load_for
 from handshaked.control.requests.permissions import gid_of, uid_of
 from handshaked.control.requests.policies import TrustSource, load_trust, pull_policy, pull_trust, read_trust
-from handshaked.registry.credentials import LoadedCredential, check_validity, uncovered_names
+from handshaked.registry.credentials import LoadedCredential, check_validity
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.registration import Access
 from handshaked.registry.setting_types import Each
@@ -25,7 +25,6 @@ from handshaked.registry.settings import (
     Policy,
 )
 from handshaked.registry.store import ClientTrust, NewRegistration, Source
-from handshaked.tls.x509.certificates import Purpose
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
@@ -125,21 +124,6 @@ def check_all_valid(credentials: Iterable[LoadedCredential]) -> None:
     """Raise RefusedError if one of `credentials` is expired or not yet valid."""
     for credential in credentials:
         check_validity(credential, time.time())
-
-
-def warnings(new: NewRegistration) -> list[str]:
-    """Return warnings about what is allowed but probably a mistake."""
-    found = [
-        f"the certificate {credential.subject} does not cover {', '.join(uncovered)}"
-        for credential, _ in new.credentials
-        if (uncovered := uncovered_names(credential, new.server_names))
-    ]
-    found += [
-        f"the certificate {credential.subject} is not for servers by its extended key usage: clients will refuse it"
-        for credential, _ in new.credentials
-        if new.server_names and Purpose.SERVER not in credential.purposes
-    ]
-    return found
 
 
 def _sources(arguments: Arguments) -> Iterator[Source]:

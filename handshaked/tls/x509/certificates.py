@@ -96,15 +96,16 @@ def _pull_certificate(encoded: bytes) -> x509.Certificate:
 
 def subject(certificate: x509.Certificate) -> str:
     """Return a certificate's subject, fit for a log."""
-    return _name_text(certificate.subject)
+    return name_text(certificate.subject)
 
 
 def issuer(certificate: x509.Certificate) -> str:
     """Return the issuer that a certificate names, fit for a log."""
-    return _name_text(certificate.issuer)
+    return name_text(certificate.issuer)
 
 
-def _name_text(name: x509.Name) -> str:
+def name_text(name: x509.Name) -> str:
+    """Return a name, fit for a log."""
     return shown(name.rfc4514_string()) or "(no name)"
 
 

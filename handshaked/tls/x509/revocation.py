@@ -1,12 +1,13 @@
 """Certificate revocation lists (RFC 5280 section 5), and the check of a certificate against them.
 
 Certificates of an issuer without a list are accepted, unless ``required`` is set. If an issuer has lists, one of them
-must be current and signed by it, else its certificates are refused. A stale list still revokes what it lists.
+must be current and signed by it, else its certificates are refused. A list is current from thisUpdate to nextUpdate,
+and for ``grace`` seconds longer. A stale list still revokes what it lists.
 """
 
 import hashlib
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from math import inf
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -73,9 +74,24 @@ class RevocationList:
         except MALFORMED:
             return False
 
-    def is_fresh(self, now: float) -> bool:
-        """Return whether `now` is between thisUpdate and nextUpdate, which is mandatory (RFC 5280 section 5.1.2.5)."""
-        return self._end is not None and self._begin <= datetime.fromtimestamp(now, UTC) <= self._end
+    @property
+    def begin(self) -> float:
+        """Its thisUpdate, in Unix seconds."""
+        return self._begin.timestamp()
+
+    @property
+    def end(self) -> float:
+        """Its nextUpdate, in Unix seconds; without it, which is mandatory (RFC 5280 section 5.1.2.5), it has ended."""
+        return -inf if self._end is None else self._end.timestamp()
+
+    @property
+    def issuer_text(self) -> str:
+        """Its issuer, fit for a log."""
+        return cert.name_text(self.issuer)
+
+    def is_current(self, now: float, grace: float = 0.0) -> bool:
+        """Return whether `now` is between thisUpdate and `grace` seconds after nextUpdate."""
+        return self.begin <= now <= self.end + grace
 
     def revokes(self, certificate: x509.Certificate) -> bool:
         """Return whether the list contains a certificate of its issuer."""
@@ -85,14 +101,15 @@ class RevocationList:
 class RevocationLists:
     """Revocation lists by issuer, immutable. ``digest`` identifies them."""
 
-    def __init__(self, lists: Iterable[RevocationList] = (), *, required: bool = False) -> None:
+    def __init__(self, lists: Iterable[RevocationList] = (), *, required: bool = False, grace: float = 0.0) -> None:
         self._required = required
+        self._grace = grace
         self._of: dict[x509.Name, tuple[RevocationList, ...]] = {}
         fingerprints = []
         for revocations in lists:
             self._of[revocations.issuer] = (*self._of.get(revocations.issuer, ()), revocations)
             fingerprints.append(revocations.fingerprint)
-        self.digest = hashlib.sha256(bytes([required]) + b"".join(sorted(fingerprints))).digest()
+        self.digest = hashlib.sha256(b"".join([b"%d %r " % (required, grace), *sorted(fingerprints)])).digest()
 
     def check(self, certificate: x509.Certificate, authority: x509.Certificate, now: float) -> None:
         """Raise PeerError if a certificate that `authority` issued is revoked, or if no current list can tell."""
@@ -104,7 +121,7 @@ class RevocationLists:
             raise PeerError(
                 Alert.CERTIFICATE_REVOKED, f"the certificate of {cert.subject(certificate)} was revoked by its issuer"
             )
-        if any(one.is_fresh(now) for one in own):
+        if any(one.is_current(now, self._grace) for one in own):
             return
         wrong = "is out of date" if own else "is not signed by it" if lists else "is missing"
         raise PeerError(

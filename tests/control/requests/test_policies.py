@@ -15,6 +15,7 @@ from handshaked.errors import RefusedError
         ({"early_data": True, "tickets": 0}, "early_data", "requires session tickets"),
         ({"client_crl": "/a"}, "client_crl", "client-crl requires client-ca"),
         ({"client_ca": "/a"}, "client_ca", "set client-auth, too"),
+        ({"client_ca": "/a", "client_auth": "require", "crl_grace": 1}, "crl_grace", "requires client-crl"),
     ],
 )
 def test_contradicting_settings_are_refused(message: dict[str, Any], name: str, refusal: str) -> None:
