@@ -123,14 +123,15 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     """Return `data` with one to three changes; often with the message's length corrected, to reach the parsers."""
     damaged = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        _change(damaged, rng)
+        change(damaged, rng)
     if len(damaged) >= 4 and rng.random() < 0.5:
         first = 4 + int.from_bytes(data[1:4])
         damaged[1:4] = max(0, first + len(damaged) - len(data) - 4).to_bytes(3)
     return bytes(damaged)
 
 
-def _change(data: bytearray, rng: random.Random) -> None:
+def change(data: bytearray, rng: random.Random) -> None:
+    """Change `data` in one place."""
     at = rng.randrange(len(data)) if data else 0
     size = rng.choice((1, 1, 2, 4, 16, 200))
     match rng.randrange(7):

@@ -28,6 +28,7 @@ _ISSUER = 2
 MALFORMED = (
     ValueError,
     TypeError,
+    KeyError,  # of numbers that have no name, such as a TLS feature
     OverflowError,
     InternalError,
     UnsupportedAlgorithm,

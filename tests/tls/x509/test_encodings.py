@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from handshaked.errors import Alert, PeerError, UnreadableError
+from handshaked.errors import Alert, PeerError, RefusedError, UnreadableError
+from handshaked.registry.credentials import load_pem
 from handshaked.tls.x509.readers import read_certificate, read_trust_anchors
 from handshaked.tls.x509.verification import ServerChainVerifier
 from tests import raw_certificates as raw
-from tests.certificates import NOW, key
+from tests.certificates import NOW, key, pem_block
 
 ROOT = raw.certificate(key("p256", 100), raw.common_name("root"), None, raw.basic_constraints(True))
 NAMES = raw.alternative_names(raw.dns("a.example"))
@@ -65,3 +66,18 @@ def test_names_of_unsupported_forms_are_reported_as_such():
     with pytest.raises(PeerError, match="unsupported certificate: x400Address/EDIPartyName") as caught:
         ServerChainVerifier(read_trust_anchors([ROOT.der], "trust")).verify((leaf.der,), "a.example", NOW.timestamp())
     assert caught.value.alert is Alert.UNSUPPORTED_CERTIFICATE
+
+
+def test_unknown_tls_feature_is_no_other_error():
+    """`cryptography` raises KeyError about it (RFC 7633)."""
+    feature = raw.extension("1.3.6.1.5.5.7.1.24", raw.sequence(raw.integer(1285)))
+    with pytest.raises(PeerError) as caught:
+        verify(feature)
+    assert caught.value.alert is Alert.BAD_CERTIFICATE
+    made = raw.certificate(key("p256"), raw.common_name("a"), None, feature)
+    with pytest.raises(RefusedError, match="a.pem: certificate"):
+        load_pem(
+            pem_block("CERTIFICATE", made.der),
+            pem_block("PRIVATE KEY", raw.private_key(made.key)),
+            names=("a.pem", "k"),
+        )
