@@ -75,7 +75,7 @@ def test_unknown_tls_feature_is_no_other_error():
         verify(feature)
     assert caught.value.alert is Alert.BAD_CERTIFICATE
     made = raw.certificate(key("p256"), raw.common_name("a"), None, feature)
-    with pytest.raises(RefusedError, match="a.pem: certificate"):
+    with pytest.raises(RefusedError, match=r"a.pem: certificate"):
         load_pem(
             pem_block("CERTIFICATE", made.der),
             pem_block("PRIVATE KEY", raw.private_key(made.key)),
