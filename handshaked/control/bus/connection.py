@@ -1,7 +1,8 @@
 """A connection to a message bus: authentication, calls with their replies, and the messages of others.
 
-Written here because a D-Bus library unmarshals everything that a stranger sends, before anybody can say whose it is and
-how large it may be. The bus itself is trusted; it forwards the bytes of strangers and vouches for their sender.
+Not dbus-next's, which decodes everything that a stranger sends before anybody can say whose it is and how large it may
+be; authentication, addresses and the encoding of values are. The bus itself is trusted: it forwards the bytes of
+strangers and vouches for their sender.
 """
 
 import asyncio
@@ -11,7 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+
+from dbus_next._private.address import get_bus_address, parse_address
+from dbus_next.auth import AuthExternal
+from dbus_next.constants import BusType
+from dbus_next.errors import AuthError, InvalidAddressError
 
 from handshaked.callers.closing import Closer
 from handshaked.control.bus.marshalling import MalformedError
@@ -19,7 +24,7 @@ from handshaked.control.bus.messages import Kind, Message, MessageStream, Receiv
 from handshaked.errors import HandshakedError
 from handshaked.wire.attached import CONTROL_SPACE, pull_descriptors
 
-SYSTEM, SESSION = "system", "session"
+_KNOWN = {"system": BusType.SYSTEM, "session": BusType.SESSION}
 MAX_SENT = 16 * 1024 * 1024
 """Bytes. A bus disconnects the sender of a message that is longer than its limit, which is 32 MiB by default."""
 _CONNECT_SECONDS = _CALL_SECONDS = 25.0
@@ -212,38 +217,41 @@ def _socket_address(address: str) -> str:
 
     BusError if it has none, or cannot be parsed.
     """
-    if address == SYSTEM:
-        address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket")
-    elif address == SESSION:
-        runtime = os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")
-        address = os.environ.get("DBUS_SESSION_BUS_ADDRESS", f"unix:path={runtime}/bus")
-    for one in address.split(";"):
-        transport, _, rest = one.partition(":")
-        options = dict(option.partition("=")[::2] for option in rest.split(","))
+    try:
+        known = _KNOWN.get(address)
+        candidates = parse_address(address if known is None else get_bus_address(known))
+    except InvalidAddressError as error:
+        raise BusError(str(error)) from None
+    for transport, options in candidates:
         if transport == "unix" and "path" in options:
-            return unquote(options["path"])
+            return str(options["path"])
         if transport == "unix" and "abstract" in options:
-            return "\0" + unquote(options["abstract"])
+            return f"\0{options['abstract']}"
     raise BusError(f"unsupported bus address {address!r}: use system, session, unix:path=PATH or unix:abstract=NAME")
 
 
 async def _authenticate(sock: socket.socket, *, files: bool) -> None:
     """Authenticate by the socket's credentials (D-Bus specification, "Authentication Protocol")."""
     loop = asyncio.get_running_loop()
+    authenticator = AuthExternal()
+    await loop.sock_sendall(sock, b"\0")
+    line = authenticator._authentication_start(negotiate_unix_fd=files)  # noqa: SLF001 - only MessageBus is public
+    try:
+        while True:
+            await loop.sock_sendall(sock, line.encode() + b"\r\n")
+            if line == "BEGIN":
+                return
+            line = authenticator._receive_line(await _answer(sock))  # noqa: SLF001 - see above
+    except (AuthError, ValueError) as error:  # ValueError: an answer that is not in the specification
+        raise BusError(f"the bus refused authentication as uid {os.getuid()}: {error}") from None
 
-    async def ask(line: str) -> str:
-        await loop.sock_sendall(sock, line.encode() + b"\r\n")
-        answer = b""
-        while not answer.endswith(b"\r\n"):
-            chunk = await loop.sock_recv(sock, _MAX_LINE)
-            answer += chunk
-            if not chunk or len(answer) > _MAX_LINE:
-                raise BusError("the bus refused the connection during authentication")
-        return answer.decode(errors="replace").partition(" ")[0].rstrip()
 
-    answer = await ask(f"\0AUTH EXTERNAL {str(os.geteuid()).encode().hex()}")
-    if answer != "OK":
-        raise BusError(f"the bus refused authentication as uid {os.geteuid()}: {answer}")
-    if files and await ask("NEGOTIATE_UNIX_FD") != "AGREE_UNIX_FD":
-        raise BusError("the bus does not pass file descriptors")
-    await loop.sock_sendall(sock, b"BEGIN\r\n")
+async def _answer(sock: socket.socket) -> str:
+    """Return the next line from the bus."""
+    answer = b""
+    while not answer.endswith(b"\r\n"):
+        chunk = await asyncio.get_running_loop().sock_recv(sock, _MAX_LINE)
+        answer += chunk
+        if not chunk or len(answer) > _MAX_LINE:
+            raise BusError("the bus refused the connection during authentication")
+    return answer.decode(errors="replace").rstrip()

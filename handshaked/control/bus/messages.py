@@ -88,7 +88,7 @@ class Message:
             _Field.SIGNATURE: self.signature,
             _Field.UNIX_FDS: self.files,
         }
-        fields = [(one, Variant(_FIELD_TYPES.get(one, "s"), value)) for one, value in values.items() if value]
+        fields = [[one, Variant(_FIELD_TYPES.get(one, "s"), value)] for one, value in values.items() if value]
         header = marshal("yyyyuua(yv)", (ord("l"), self.kind, self.flags, _VERSION, len(body), serial, fields))
         return header + bytes(-len(header) % 8) + body
 

@@ -201,7 +201,7 @@ class BusService:
 
     async def _authorized(self, message: Received, action: str, details: dict[str, str]) -> bool:
         """Return whether polkit allows `action` to the sender. Without polkit, the manager's denial stands."""
-        subject = ("system-bus-name", {"name": Variant("s", message.sender)})
+        subject = ["system-bus-name", {"name": Variant("s", message.sender)}]
         interactive = 1 if message.flags & Flag.ALLOW_INTERACTIVE_AUTHORIZATION else 0
         asked = (subject, action, details, interactive, "")
         try:

@@ -1,11 +1,9 @@
-"""The wire format of values, compared with dbus-next, and limits on what strangers may let us decode."""
+"""The wire format of values, and limits on what strangers may let us decode."""
 
 import random
 from typing import Any
 
 import pytest
-from dbus_next import signature as oracle
-from dbus_next._private.marshaller import Marshaller
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,14 +22,6 @@ VALUES: list[tuple[str, list[Any]]] = [
 ]
 
 
-def for_oracle(value: Any) -> Any:
-    if isinstance(value, Variant):
-        return oracle.Variant(value.signature, for_oracle(value.value))
-    if isinstance(value, list):
-        return [for_oracle(one) for one in value]
-    return {key: for_oracle(one) for key, one in value.items()} if isinstance(value, dict) else value
-
-
 def plain(value: Any) -> Any:
     if isinstance(value, Variant):
         return plain(value.value)
@@ -41,10 +31,14 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("signature", "values"), VALUES)
-def test_values_are_marshalled_as_by_dbus_next_and_back(signature: str, values: list[Any]) -> None:
-    content = marshal(signature, values)
-    assert content == bytes(Marshaller(signature, for_oracle(values)).marshall())
-    assert unmarshal(signature, content, "<", 100) == plain(values)
+def test_values_are_marshalled_and_back(signature: str, values: list[Any]) -> None:
+    assert unmarshal(signature, marshal(signature, values), "<", 100) == plain(values)
+
+
+def test_values_are_padded_as_the_specification_says() -> None:
+    assert marshal("yxas", [1, 2, ["a"]]) == (
+        b"\x01" + bytes(7) + b"\x02" + bytes(7) + b"\x06\0\0\0" + b"\x01\0\0\0a\0"
+    )
 
 
 def test_big_endian_values_are_read() -> None:
