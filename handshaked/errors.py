@@ -118,6 +118,13 @@ def kernel_status(status: int) -> int:
     return status if status in _KERNEL_STATUSES else Status.FAILED
 
 
+def file_problem(error: Exception) -> str:
+    """Return the text of an `error` with a file, which names it as far as that is known."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    return str(error)
+
+
 def is_temporary(error: Exception) -> bool:
     """Return whether what failed with `error` may succeed later without anybody's help."""
     if isinstance(error, OSError):

@@ -61,7 +61,10 @@ class Acceptor:
     def start(self) -> None:
         """Start accepting."""
         self._retry = None
-        self._loop.add_reader(self._listener, self._accept)
+        try:
+            self._loop.add_reader(self._listener, self._accept)
+        except OSError as error:
+            self._pause(error)
 
     def stop(self) -> None:
         """Stop accepting; accepted connections continue."""
@@ -91,10 +94,15 @@ class Acceptor:
         except OSError as error:
             self._pause(error)
             return False
+        try:
+            caller = caller_of(sock)
+        except OSError as error:
+            sock.close()
+            self._pause(error)
+            return False
         if self._failing:
             self._failing = False
             log.info("connections to %s are accepted again", self._name)
-        caller = caller_of(sock)
         if not self._count(caller):
             if self._log_limit.allows(caller):
                 log.warning("too many connections to %s; refused one of %s (pid %d)", self._name, caller, caller.pid)

@@ -66,28 +66,39 @@ def close_unread(sock: socket.socket, threads: Threads, then: Callable[[], objec
     """Close `sock` and call `then`; in one of `threads` if descriptors are attached to packets not yet received."""
     with suppress(OSError):  # the peer has closed
         sock.shutdown(socket.SHUT_RD)  # no more packets can arrive
-    # Every received packet then has ancillary data, even an empty one, which tells it from the end of the queue.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    for _ in range(_MAX_UNREAD):
-        try:
-            _, control, _, _ = sock.recvmsg(1, _ROOM, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:  # the peer left packets of ours unread; its own packets are still here
-            continue
-        except OSError:
-            control = []
-        descriptors = pull_descriptors(control)
-        if descriptors:
-            break
-        if not control:
-            sock.close()
-            then()
-            return
+    descriptors = _first_unread(sock)
+    if descriptors is None:
+        sock.close()
+        then()
+        return
 
     def close() -> None:
         close_without_linger(descriptors)
         sock.close()
 
     threads.run(close, then)
+
+
+def _first_unread(sock: socket.socket) -> list[int] | None:
+    """Return the first descriptors in the queue of `sock`, empty if there may be some; None if there are none."""
+    try:
+        # Every received packet then has ancillary data, even an empty one, which tells it from the end of the queue.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        for _ in range(_MAX_UNREAD):
+            try:
+                _, control, _, _ = sock.recvmsg(1, _ROOM, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+            except ConnectionResetError:  # the peer left packets of ours unread; its own packets are still here
+                continue
+            descriptors = pull_descriptors(control)
+            if descriptors:
+                return descriptors
+            if not control:
+                return None
+    except BlockingIOError:
+        return None
+    except OSError:  # the kernel is short of memory
+        return []
+    return []
 
 
 def close_without_linger(descriptors: Iterable[int]) -> None:

@@ -33,6 +33,7 @@ _TOO_LONG = f"the message has {{}} bytes, more than {_MAX_STRANGER_MESSAGE}: uid
 _CONNECTION_SECONDS = 0.0005
 """What a connection costs, whatever it is used for: charged to its user."""
 _EVENTS_PER_MESSAGE = 16
+_RETRY_SECONDS = 0.2
 
 
 class ControlServer:
@@ -116,8 +117,7 @@ class ControlServer:
         if message.get("command") == "subscribe" and not packet.descriptors:
             await self._serve_events(sock, caller, message)
             return False
-        _answer(sock, await self._answer_to(caller, message, packet.descriptors))
-        return True
+        return _answer(sock, await self._answer_to(caller, message, packet.descriptors))
 
     async def _answer_to(self, caller: Caller, message: Message, descriptors: tuple[int, ...]) -> Message:
         try:
@@ -157,9 +157,10 @@ async def _readable(sock: socket.socket, seconds: float | None) -> bool:
     """Return whether `sock` becomes readable, or is closed by its peer, within `seconds`."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
     try:
-        await asyncio.wait_for(ready.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await _watch(sock, ready.set)
+            await ready.wait()
     except TimeoutError:
         return False
     finally:
@@ -167,14 +168,31 @@ async def _readable(sock: socket.socket, seconds: float | None) -> bool:
     return True
 
 
-def _answer(sock: socket.socket, answer: Message) -> None:
-    """Send `answer`, or the reason why it cannot be sent."""
+async def _watch(sock: socket.socket, call: Callable[[], object]) -> None:
+    """Call `call` when `sock` is readable, from now on, or from when the kernel has memory for that."""
+    failing = False
+    while True:
+        try:
+            asyncio.get_running_loop().add_reader(sock, call)
+        except OSError as error:
+            if not failing:
+                log.error("a connection to the control socket cannot be read for now: %s", error)
+            failing = True
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+def _answer(sock: socket.socket, answer: Message) -> bool:
+    """Send `answer`, or the reason why it cannot be sent; return False if nothing can be sent."""
     try:
         send_message(sock, answer)
     except RefusedError as error:
-        _send(sock, {"error": f"the answer cannot be sent: {error}"})
+        return _send(sock, {"error": f"the answer cannot be sent: {error}"})
     except OSError as error:
         log.debug("an answer could not be sent: %s", error)
+        return False
+    return True
 
 
 def _send(sock: socket.socket, message: Message) -> bool:

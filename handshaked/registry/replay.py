@@ -103,7 +103,7 @@ class ReplayRecord:
         self._path.touch(mode=0o600)
         file = _status(self._path)
         try:
-            self._db = self._connect(seconds)
+            self._db = self._connect_again(seconds)
         except sqlite3.DatabaseError as error:
             if not is_damage(error) or not self._move_aside(file, error):
                 raise
@@ -112,6 +112,15 @@ class ReplayRecord:
             self._db = self._connect(seconds)
         self._file = file
         self.created = float(self._db.execute("SELECT since FROM period").fetchone()[0])
+
+    def _connect_again(self, seconds: float) -> sqlite3.Connection:
+        """Connect, once again if it looks damaged: SQLite takes some errors of reading for damage."""
+        try:
+            return self._connect(seconds)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            return self._connect(seconds)
 
     def _connect(self, seconds: float) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, timeout=seconds)

@@ -6,6 +6,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from handshaked.errors import is_temporary
 from handshaked.reporting.counts import HandshakeCounts
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
@@ -13,6 +14,7 @@ log = logging.getLogger(__name__)
 
 _COUNTS_PER_MESSAGE = 256
 _RECORDS_PER_MESSAGE = 16
+_PAUSE_SECONDS = 0.1
 
 
 class ParentChannel:
@@ -55,9 +57,10 @@ class ParentChannel:
     def _read(self) -> None:
         try:
             received = receive_message(self._sock)
-        except BlockingIOError:
-            return
-        except OSError:
+        except OSError as error:
+            if is_temporary(error):
+                self._pause()
+                return
             received = None
         if received is None:
             self._loop.remove_reader(self._sock)
@@ -65,14 +68,25 @@ class ParentChannel:
             return
         self._on_command(str(received[0].get("command")))
 
+    def _pause(self) -> None:
+        """Read on a little later: while the kernel is short of memory, the event loop would spin."""
+        self._loop.remove_reader(self._sock)
+        self._loop.call_later(_PAUSE_SECONDS, self._loop.add_reader, self._sock, self._read)
+
+    def _write_later(self, error: OSError) -> None:
+        if isinstance(error, BlockingIOError):
+            self._loop.add_writer(self._sock, self._write)
+        else:
+            self._loop.call_later(_PAUSE_SECONDS, self._write)
+
     def _write(self) -> None:
         while self._unsent:
             try:
                 send_message(self._sock, self._unsent[0])
-            except BlockingIOError:
-                self._loop.add_writer(self._sock, self._write)
-                return
             except OSError as error:
+                if is_temporary(error):
+                    self._write_later(error)
+                    return
                 log.debug("the parent has ended: %s", error)
                 self._unsent.clear()
                 self._on_end()

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 5.0
 _HUNG_SECONDS = 15.0  # longer than a worker waits on a busy machine, and longer than callers wait
 _STOP_SECONDS = 15.0
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,26 @@ class _Worker:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting.append((event, answer))
         try:
-            send_message(self._channel, {"command": command})
-            await asyncio.wait([answer], timeout=seconds)
-        except OSError:
+            async with asyncio.timeout(seconds):
+                await self._send(command)
+                await asyncio.wait([answer])
+        except (OSError, TimeoutError):
             return None
         finally:
             self._waiting = [waiting for waiting in self._waiting if waiting[1] is not answer]
-        return answer.result() if answer.done() and not answer.cancelled() else None
+        return None if answer.cancelled() else answer.result()
+
+    async def _send(self, command: str) -> None:
+        """Send `command` as soon as the kernel has memory for it, and the worker has read earlier ones."""
+        while True:
+            try:
+                send_message(self._channel, {"command": command})
+            except OSError as error:
+                if not is_temporary(error):
+                    raise
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                return
 
     def send(self, command: str) -> None:
         """Send `command`, which has no answer."""
@@ -86,9 +100,10 @@ class _Worker:
     def _on_event(self) -> None:
         try:
             received = receive_message(self._channel)
-        except BlockingIOError:
-            return
-        except (OSError, RefusedError):
+        except (OSError, RefusedError) as error:
+            if is_temporary(error):
+                self._pause()
+                return
             received = None
         if received is None:
             asyncio.get_running_loop().remove_reader(self._channel)
@@ -106,6 +121,16 @@ class _Worker:
                 if not waiting[1].done():
                     waiting[1].set_result(message)
                 return
+
+    def _pause(self) -> None:
+        """Read on a little later: while the kernel is short of memory, the event loop would spin."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._channel)
+        loop.call_later(_PAUSE_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._channel, self._on_event)
 
 
 class Supervisor:
@@ -128,6 +153,7 @@ class Supervisor:
         self._on_outcomes = on_outcomes
         self._give_up = give_up
         self._failed_starts = 0
+        self._lagging: list[int] = []
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._started = [asyncio.Event() for _ in range(count)]
@@ -148,7 +174,8 @@ class Supervisor:
         """Let all workers load the snapshot in the store; return when they have, or are being replaced."""
         await asyncio.gather(*(worker.ask("refresh", "refreshed") for worker in self._workers.values()))
         lagging = [slot for slot, worker in self._workers.items() if worker.generation < snapshot.generation]
-        if lagging:
+        known, self._lagging = self._lagging, lagging
+        if lagging and lagging != known:
             log.warning("workers %s have not loaded the new registrations yet", lagging)
 
     def up_to_date(self, snapshot: Snapshot) -> bool:
@@ -248,5 +275,6 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONSAFEPATH": "1"},
             )
+            worker = _Worker(process, ours, ready, self._on_outcomes)
             undo.pop_all()
-        return _Worker(process, ours, ready, self._on_outcomes)
+        return worker

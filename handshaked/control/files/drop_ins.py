@@ -22,7 +22,7 @@ from handshaked.control.requests.loading_sandbox import load_for
 from handshaked.control.requests.permissions import uid_of
 from handshaked.control.requests.policies import load_trust, reread_trust
 from handshaked.control.requests.registration import Loaded, pull_request
-from handshaked.errors import RefusedError
+from handshaked.errors import RefusedError, file_problem
 from handshaked.registry.files import open_regular, read_file
 from handshaked.registry.settings import CREDENTIAL
 from handshaked.registry.store import NewRegistration
@@ -124,7 +124,7 @@ def _explained(error: OSError | RefusedError, table: Any) -> tuple[str, str]:
         if key == "credentials":  # the first credential may be written without the list
             key = next((one for one in _CREDENTIAL if one in table and str(error).startswith(f"{one} ")), key)
         return key, str(error).replace(error.name, key)
-    reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    reason = file_problem(error)
     values = table.items() if isinstance(table, dict) else ()
     named = (key for key, value in values if isinstance(value, str) and reason.startswith(f"{value}: "))
     return next(named, "credentials"), reason

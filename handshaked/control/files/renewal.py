@@ -18,7 +18,7 @@ from handshaked.control.files.watch import Watch
 from handshaked.control.requests.loading import is_trusted, paths_of
 from handshaked.control.requests.policies import TrustSource
 from handshaked.control.requests.registration import check_all_valid
-from handshaked.errors import RefusedError, UnavailableError
+from handshaked.errors import RefusedError, UnavailableError, file_problem
 from handshaked.registry.credentials import LoadedCredential, leaf_summary, uncovered_names
 from handshaked.registry.notices import does_not_cover
 from handshaked.registry.registration import Registration
@@ -188,8 +188,8 @@ class Renewal:
             renewed = self._follows(registration) and self._apply(registration, files, found)
         except (OSError, RefusedError) as error:
             if self._follows(registration):
-                words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-                self._report(registration.name, f"{registration.name}: {words}; the old credential stays in use")
+                words = f"{file_problem(error)}; the old credential stays in use"
+                self._report(registration.name, f"{registration.name}: {words}")
             return False
         self._clear_problem(registration.name)
         return renewed
