@@ -24,7 +24,7 @@ from tests.plugins.needs import public_python
 pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "dbus-daemon", "public python"), pytest.mark.timeout(300)]
 
 LONG = 30 * 1024 * 1024
-ELEMENT = struct.pack("<I", 26) + b"x" * 26 + b"\0\0"  # of an array of strings, with its padding
+STRING = struct.pack("<I", 3) + b"xxx\0"
 MAX_GROWTH = 8 * 1024 * 1024
 Attack = Callable[[Path, Callable[[], None]], None]
 
@@ -80,17 +80,18 @@ def name_long_keys(directory: Path, underway: Callable[[], None]) -> None:
 
 
 def introspect_with_long_bodies(directory: Path, underway: Callable[[], None]) -> None:
-    """Call Introspect with a million strings."""
+    """Call Introspect with four million strings."""
     call = Message(Kind.METHOD_CALL, NAME, PATH, "org.freedesktop.DBus.Introspectable", "Introspect", signature="as",
                    body=[[]])  # fmt: skip
     content = bytearray(call.marshal(2))
-    body = struct.pack("<I", LONG) + ELEMENT * (LONG // len(ELEMENT))
+    body = struct.pack("<I", LONG) + STRING * (LONG // len(STRING))
     struct.pack_into("<I", content, 4, len(body))
     content[-4:] = body
     with connect(directory) as bus:
         underway()
         bus.send_marshalled(content)
-        bus.receive()
+        while bus.receive().reply_serial != 2:
+            pass
         threading.Event().wait(2 * PATIENCE)
 
 

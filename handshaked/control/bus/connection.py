@@ -32,7 +32,7 @@ _MAX_LINE = 4096
 _MAX_VALUES = 4096
 _CHUNK = 16 * 1024  # of small messages, this is about two milliseconds' work
 _SKIPPED_CHUNK = 256 * 1024
-_MAX_UNSENT = 8 * 1024 * 1024
+MAX_UNSENT = 8 * 1024 * 1024
 
 
 class BusError(HandshakedError):
@@ -161,6 +161,8 @@ class Connection:
             if not reply.done():
                 reply.set_exception(BusError(reason))
         self._replies.clear()
+        with suppress(OSError):  # the bus is gone
+            self._sock.shutdown(socket.SHUT_RDWR)  # the bus must not wait until unread descriptors are closed
         self._closer.close(BUS, self._stream.close())
         self._closer.close_socket(BUS, self._sock)
 
@@ -209,7 +211,7 @@ class Connection:
             return
         else:
             self._loop.remove_writer(self._sock)
-        self._read(on=self._unsent_bytes <= _MAX_UNSENT)
+        self._read(on=self._unsent_bytes <= MAX_UNSENT)
 
 
 def _socket_address(address: str) -> str:

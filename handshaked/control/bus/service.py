@@ -32,7 +32,7 @@ from handshaked.registry.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 OFF = "none"
-_RETRY_SECONDS = 15.0
+RETRY_SECONDS = 15.0
 _POLKIT = Peer(
     "org.freedesktop.PolicyKit1",
     "/org/freedesktop/PolicyKit1/Authority",
@@ -42,7 +42,7 @@ _POLKIT_SECONDS = 300.0  # somebody may have to look for a password
 _DO_NOT_QUEUE = 4
 _OWNED = (1, 4)  # primary owner, already owner
 _ROOT = Caller(0)
-_MAX_PENDING_FILES = 4096
+MAX_PENDING_FILES = 4096
 """Files that are not closed yet. Beyond this number the service reconnects, so that the bus lets nobody attach more."""
 
 
@@ -83,7 +83,7 @@ class BusService:
                 connection = await self._connect(files=files)
             except (BusError, OSError) as error:
                 self._set_state(f"no bus: {error or type(error).__name__}")
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             reason = await self._stay(connection, files=files)
             self._senders.clear()
@@ -91,7 +91,7 @@ class BusService:
             self._connection = None
             self._set_state(f"no bus: {reason}")
             if files is self._accepts_files():
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
         """Disconnect from the bus."""
@@ -101,7 +101,7 @@ class BusService:
         self._calls.cancel()
 
     def _accepts_files(self) -> bool:
-        return self._closer.pending < _MAX_PENDING_FILES
+        return self._closer.pending < MAX_PENDING_FILES
 
     async def _connect(self, *, files: bool) -> Connection:
         connection = await Connection.open(self._address, self._on_message, self._closer, files=files)
@@ -124,7 +124,7 @@ class BusService:
         """Return why the connection was closed: here, if files can be accepted again."""
         closed = asyncio.ensure_future(connection.wait_closed())
         while not files and not self._accepts_files():
-            await asyncio.wait({closed}, timeout=_RETRY_SECONDS)
+            await asyncio.wait({closed}, timeout=RETRY_SECONDS)
             if closed.done():
                 break
         if not files and not closed.done():
