@@ -128,6 +128,7 @@ HANDSHAKED_TOML = """\
 trust = "/etc/ssl/certs/ca-certificates.crt"
 revocation_lists = ["/etc/handshaked/ca.crl"]
 require_revocation_lists = false
+revocation_list_grace = 12
 certificate = "/etc/handshaked/client.pem"
 private_key = "/etc/handshaked/client.key"
 peers = ["allow san=dns:*.example.com tag=ours", "deny fingerprint=00"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handshaked import __version__
+from handshaked.cli.credential_options import BEGINNINGS, PKCS12, CredentialOption
 from handshaked.registry.settings import CREDENTIAL, FORCE, REPLACE, SETTINGS
 from handshaked.system import directories
 from handshaked.system.command_line import RecordingParser
@@ -228,7 +229,7 @@ def _add_grant_options(sub: RecordingParser) -> None:
 
 def _add_register_options(sub: RecordingParser) -> None:
     sub.add_argument("name", help="name of the registration")
-    _add_credential_option(sub, "--pkcs12", "pkcs12", "PKCS#12 file with a certificate chain and its private key")
+    _add_credential_option(sub, "--pkcs12", PKCS12, "PKCS#12 file with a certificate chain and its private key")
     for file in CREDENTIAL:
         _add_credential_option(sub, file.flag, file.name, file.help)
     for setting in (*SETTINGS, REPLACE, FORCE):
@@ -240,5 +241,5 @@ def _add_register_options(sub: RecordingParser) -> None:
 
 
 def _add_credential_option(sub: RecordingParser, flag: str, name: str, words: str) -> None:
-    words += "; once for each credential"
-    sub.add_argument(flag, dest=name, action="append", default=[], metavar="F", help=words)
+    words += "; once for each credential" if name in BEGINNINGS else "; after the --key or --pkcs12 it belongs to"
+    sub.add_argument(flag, dest=name, action=CredentialOption, default=[], metavar="F", help=words)

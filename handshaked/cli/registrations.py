@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+from handshaked.cli.credential_options import given_credentials
 from handshaked.cli.output import (
     Result,
     ask,
@@ -140,21 +141,13 @@ def explain(arguments: argparse.Namespace) -> int:
 
 def _credentials(arguments: argparse.Namespace) -> tuple[list[Result], list[str]]:
     """Return the credentials as the daemon expects them, and the paths of their files in the same order."""
-    certificates, keys, passphrases = arguments.certificate, arguments.key, arguments.passphrase
-    if len(certificates) != len(keys) or (passphrases and len(passphrases) != len(certificates + arguments.pkcs12)):
-        arguments.parser.error("each --cert requires a --key; give --passphrase-file for all credentials or for none")
-    responses = arguments.ocsp
-    if responses and len(responses) != len(certificates + arguments.pkcs12):
-        arguments.parser.error("give --ocsp for all credentials or for none")
-    if not certificates and not arguments.pkcs12 and arguments.deliver[0] != "forward":
+    given = given_credentials(arguments)
+    if not given and arguments.deliver[0] != "forward":
         arguments.parser.error("a credential is required: --cert and --key, or --pkcs12")
-    pairs = [*zip(certificates, keys, strict=True), *((path, None) for path in arguments.pkcs12)]
     credentials: list[Result] = []
     paths: list[str] = []
-    for index, (certificate, key) in enumerate(pairs):
-        files = {"certificate": certificate, "key": key, "passphrase": passphrases[index] if passphrases else None}
-        files["ocsp"] = responses[index] if responses else None
-        files = {name: os.path.abspath(path) for name, path in files.items() if path}
+    for one in given:
+        files = {file.name: os.path.abspath(path) for file in CREDENTIAL if (path := one.get(file.name))}
         credentials.append(files)
         paths += files.values()
     return credentials, paths
