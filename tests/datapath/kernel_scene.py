@@ -1,7 +1,6 @@
 """A kernel source that serves emulated QUIC sockets, and consumers that request handshakes."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from handshaked.testing.fake_quic_endpoint import Connection
 from handshaked.upcall.fake_kernel import FakeFamily, Report, Submission
 from handshaked.upcall.kernel import KernelLimits, KernelSource
 from tests.conftest import Issue
+from tests.descriptors import none_left_open
 from tests.patience import PATIENCE
 from tests.registered import Registered
 
@@ -76,14 +76,13 @@ async def scene(
     service = HandshakeService(registered.snapshot, registered, lambda _, outcome, __: made.outcomes.append(outcome))
     kernel = KernelHandshakes(service, configuration, offload)
     sockets = QuicSocketHandshakes(service, emulated_quic_socket)
-    before = len(os.listdir("/proc/self/fd"))
-    source = KernelSource(family.open_link, {_EMULATED: partial(sockets.open_for_kernel, kernel)}, KernelLimits())
-    try:
-        yield made
-    finally:
-        source.close()
-        loop.remove_reader(family.commands)
-        family.close()
-        await asyncio.gather(*tasks)
+    with none_left_open():
+        source = KernelSource(family.open_link, {_EMULATED: partial(sockets.open_for_kernel, kernel)}, KernelLimits())
+        try:
+            yield made
+        finally:
+            source.close()
+            loop.remove_reader(family.commands)
+            family.close()
+            await asyncio.gather(*tasks)
     assert service.in_flight == 0
-    assert len(os.listdir("/proc/self/fd")) <= before  # less by sockets that were there before

@@ -22,6 +22,7 @@ from handshaked.tls.record import RecordLayer
 from handshaked.upcall.fake_kernel import FakeFamily, Report, Submission
 from handshaked.upcall.kernel import KernelLimits, KernelSource
 from tests.conftest import Issue
+from tests.descriptors import none_left_open
 from tests.patience import PATIENCE
 from tests.registered import Registered
 
@@ -142,13 +143,12 @@ async def scene(
     registered.add("nfs", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=(b"sunrpc",))
     registered.add("plain", (KeyType.ECDSA_P256, served or issue(NAME)), names=(NAME,), alpns=())
     configuration = Configuration(client=client or SideDefaults(trust=authority.root), server=server or SideDefaults())
-    before = len(os.listdir("/proc/self/fd"))
-    made = Scene(registered, configuration)
-    try:
-        yield made
-    finally:
-        await made.close()
-    assert len(os.listdir("/proc/self/fd")) <= before, "descriptors are left open"
+    with none_left_open():
+        made = Scene(registered, configuration)
+        try:
+            yield made
+        finally:
+            await made.close()
 
 
 def connection(*, narrow: bool = False) -> tuple[socket.socket, socket.socket]:

@@ -239,7 +239,7 @@ def lossy_link(port: int) -> Any:
 def test_many_connections_at_once_succeed(path: Path, authority: Authority, count: int) -> None:
     async def work() -> None:
         client = HandshakeClient(path)
-        handshakes = asyncio.Semaphore(20)  # each has a deadline, which they would miss all at once on a busy machine
+        handshakes = asyncio.Semaphore(8)  # each has a deadline, which they would miss all at once on a busy machine
 
         async def one(number: int) -> bytes:
             async with AsyncExitStack() as stack:

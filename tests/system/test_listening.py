@@ -9,6 +9,7 @@ import pytest
 
 from handshaked.errors import RefusedError
 from handshaked.system.listening import lock_file, open_listener
+from tests.descriptors import none_left_open
 
 
 def test_second_lock_is_refused_until_the_first_is_released(tmp_path: Path) -> None:
@@ -22,10 +23,8 @@ def test_second_lock_is_refused_until_the_first_is_released(tmp_path: Path) -> N
 
 def test_refused_lock_leaves_no_descriptor(tmp_path: Path) -> None:
     first = lock_file(tmp_path / "lock", "busy")
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(RefusedError):
+    with none_left_open(), pytest.raises(RefusedError):
         lock_file(tmp_path / "lock", "busy")
-    assert len(os.listdir("/proc/self/fd")) == before
     os.close(first)
 
 

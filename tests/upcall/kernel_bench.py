@@ -1,7 +1,6 @@
 """A kernel source on a fake family, with attempts that the test ends."""
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from handshaked.events import HandshakeComplete, HandshakeFailed
 from handshaked.model import CipherSuite, Outcome, Request, Role
 from handshaked.upcall.fake_kernel import FakeFamily, Report, Submission
 from handshaked.upcall.kernel import KernelLimits, KernelSource
+from tests.descriptors import none_left_open
 
 COMPLETE = HandshakeComplete(None, None, CipherSuite.AES_128_GCM_SHA256, resumed=False, peer_keys=(7,), tags=("a",))
 FAILED = HandshakeFailed(Alert.UNKNOWN_CA, "unknown CA", Status.REFUSED, Alert.UNKNOWN_CA.quic_error)
@@ -97,15 +97,10 @@ class Bench:
 async def bench(
     family: FakeFamily | None = None, limits: KernelLimits = LIMITS, *, end: End | None = COMPLETE
 ) -> AsyncIterator[Bench]:
-    before = descriptors()
-    made = Bench(family or FakeFamily(), limits, end=end)
-    try:
-        yield made
-    finally:
-        made.close()
-        await asyncio.sleep(0)
-    assert descriptors() == before, "descriptors are left open"
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    with none_left_open():
+        made = Bench(family or FakeFamily(), limits, end=end)
+        try:
+            yield made
+        finally:
+            made.close()
+            await asyncio.sleep(0)

@@ -16,6 +16,7 @@ from handshaked.wire.json_packets import (
     receive_packet,
     send_message,
 )
+from tests.descriptors import none_left_open
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -23,13 +24,12 @@ Pair = tuple[socket.socket, socket.socket]
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     """Return two connected sockets; check that no descriptor is left open."""
-    before = len(os.listdir("/proc/self/fd"))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for sock in (ours, theirs):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_MESSAGE)
-    with ours, theirs:
-        yield ours, theirs
-    assert len(os.listdir("/proc/self/fd")) == before
+    with none_left_open():
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for sock in (ours, theirs):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_MESSAGE)
+        with ours, theirs:
+            yield ours, theirs
 
 
 def test_message_survives_a_round_trip_with_its_descriptors(pair: Pair) -> None:
