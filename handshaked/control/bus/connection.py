@@ -219,11 +219,10 @@ def _socket_address(address: str) -> str:
 
     BusError if it has none, or cannot be parsed.
     """
-    try:
-        known = _KNOWN.get(address)
+    known = _KNOWN.get(address)
+    candidates = []
+    with suppress(InvalidAddressError, KeyError):  # KeyError: no session without HOME
         candidates = parse_address(address if known is None else get_bus_address(known))
-    except InvalidAddressError as error:
-        raise BusError(str(error)) from None
     for transport, options in candidates:
         if transport == "unix" and "path" in options:
             return str(options["path"])
