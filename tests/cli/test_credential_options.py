@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from handshaked.cli.credential_options import given_credentials
 from handshaked.cli.parser import command_line
+from handshaked.model import KeyType
+from handshaked.testing.daemon import RunningDaemon
+from tests.cli.commands import NAME, run
+from tests.conftest import Issue
 
 A, B = {"certificate": "a", "key": "ka"}, {"certificate": "b", "key": "kb"}
 
@@ -60,3 +73,23 @@ def test_files_of_no_credential_are_a_usage_error(words: str, reason: str, capsy
     with pytest.raises(SystemExit):
         given(words)
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("locked", [0, 1])
+def test_one_encrypted_key_among_several_is_unlocked(
+    daemon: RunningDaemon, issue: Issue, tmp_path: Path, locked: int
+) -> None:
+    passphrase = tmp_path / "passphrase"
+    passphrase.touch(mode=0o600)
+    passphrase.write_text("secret words\n")
+    words: list[str] = []
+    for number, issued in enumerate((issue(NAME, key_type=KeyType.RSA), issue(NAME))):
+        encryption = BestAvailableEncryption(b"secret words") if number == locked else NoEncryption()
+        key = load_pem_private_key(issued.key.read_bytes(), None)
+        path = tmp_path / f"{number}.key"
+        path.touch(mode=0o600)
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+        words += [f"--cert={issued.certificate}", f"--key={path}"]
+        words += [f"--passphrase-file={passphrase}"] * (number == locked)
+    run(daemon, "register", "web", *words, "--alpn=h3", f"--server-name={NAME}")
+    assert "rsa ecdsa-p256" in run(daemon, "list")

@@ -146,22 +146,6 @@ def test_every_credential_form_is_accepted(control: Control, issue: Issue, tmp_p
     assert credential["key_type"] == key_type.value
 
 
-@pytest.mark.parametrize("locked", [0, 1])
-def test_one_encrypted_key_among_several_is_unlocked(
-    control: Control, issue: Issue, tmp_path: Path, locked: int
-) -> None:
-    passphrase = private(tmp_path / "passphrase", b"secret words\n")
-    words: list[str] = []
-    for number, issued in enumerate((issue(NAME, key_type=KeyType.RSA), issue(NAME))):
-        encryption = BestAvailableEncryption(b"secret words") if number == locked else NoEncryption()
-        key = load_pem_private_key(issued.key.read_bytes(), None)
-        path = private(tmp_path / f"{number}.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-        words += [f"--cert={issued.certificate}", f"--key={path}"]
-        words += [f"--passphrase-file={passphrase}"] * (number == locked)
-    run = control("register", "web", *words, "--alpn=h3", f"--server-name={NAME}")
-    assert (run.code, run.err) == (0, "")
-
-
 def test_credentials_keep_their_order(control: Control, issue: Issue) -> None:
     rsa, ecdsa = issue(NAME, key_type=KeyType.RSA), issue(NAME)
     assert control("register", "web", *files(rsa), *files(ecdsa), "--alpn=h3", f"--server-name={NAME}").code == 0
