@@ -49,11 +49,13 @@ def end_early(directory: Path, underway: Callable[[], None]) -> None:
 
 def test_slower_caller_fails_the_comparison() -> None:
     fast, slower = [0.001] * 200, [0.001] * 190 + [FLOOR + 0.01] * 10
-    Comparison(fast, [0.9 * FLOOR] * 200).check()
-    Comparison(slower, slower).check()
-    Comparison(fast, [0.001] * 199 + [60.0]).check()
-    with pytest.raises(AssertionError, match=r"ratio of p99: 110\.0"):
-        Comparison(fast, slower).check()
+    Comparison([fast], [[0.9 * FLOOR] * 200]).check()
+    Comparison([slower], [slower]).check()
+    Comparison([fast], [[0.001] * 199 + [60.0]]).check()
+    Comparison([fast] * 3, [fast, slower, fast]).check()
+    for phases in ([slower], [slower, fast, slower]):
+        with pytest.raises(AssertionError, match=r"ratio of p99: 110\.0"):
+            Comparison([fast] * 3, phases).check()
 
 
 def test_attack_is_measured(public_directory: Path) -> None:
