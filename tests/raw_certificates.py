@@ -216,10 +216,12 @@ def certificate(
     key_algorithm: bytes | None = None,
     signing: Signing | None = None,
     signs: Signing = Signing(),
+    issuer_name: bytes | None = None,
 ) -> Raw:
     """Build a certificate, self-signed without `issuer`.
 
     `key_algorithm` replaces that of the public key, `signing` that of the issuer; `signs` is how the key signs others.
+    `issuer_name` replaces the issuer's subject.
     """
     signing = signing or (issuer.signing if issuer else signs)
     signer = issuer.key if issuer else key
@@ -228,7 +230,7 @@ def certificate(
         b"" if version is None else tlv(0xA0, integer(version)),
         integer(serial),
         algorithm,
-        issuer.subject if issuer else subject,
+        issuer_name or (issuer.subject if issuer else subject),
         sequence(*dates),
         subject,
         public_key(key, key_algorithm),

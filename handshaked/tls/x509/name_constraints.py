@@ -134,12 +134,13 @@ def _overlaps(name: x509.GeneralName, excluded: Iterable[tuple[str, str]]) -> bo
     """Return whether a wildcard stands for an excluded host name, too."""
     if not isinstance(name, x509.DNSName) or not name.value.startswith("*."):
         return False
-    parent = name.value[2:].lower().removesuffix(".")
+    parent = name.value[2:].lower()
     return any(label and parent == rest for label, _, rest in (base.partition(".") for base, _ in excluded))
 
 
-def _host(text: str) -> str:
-    return text.lower().removesuffix(".")
+def _host(text: str) -> str | None:
+    """Return a host name; None with a trailing dot, which names in certificates do not have (RFC 1034 section 3.5)."""
+    return None if text.endswith(".") else text.lower()
 
 
 def _host_of_uri(uri: str) -> str | None:
@@ -147,7 +148,7 @@ def _host_of_uri(uri: str) -> str | None:
     _, separator, rest = uri.partition("://")
     for end in "/?#":
         rest = rest.partition(end)[0]
-    host = _host(rest.rpartition("@")[2].partition(":")[0])
+    host = rest.rpartition("@")[2].partition(":")[0].lower().removesuffix(".")
     return host if separator and host and not is_address(host) and "[" not in host else None
 
 

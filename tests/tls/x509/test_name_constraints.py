@@ -123,6 +123,12 @@ def test_uri_without_a_host_name_is_refused_if_uris_are_constrained(text: str):
     verify(raw.name_constraints((dns("example"),)), uri(text))
 
 
+def test_dns_name_with_a_trailing_dot_is_refused_if_constrained():
+    """Stricter than OpenSSL, which compares the text."""
+    for constraints in (raw.name_constraints((dns("example"),)), raw.name_constraints(excluded=(dns("example"),))):
+        refused(constraints, dns("a.example."), saying="cannot be compared")
+
+
 @pytest.mark.parametrize("form", [registered_id("1.2.3"), other_name("1.2.3", utf8("a"))])
 def test_names_of_forms_without_comparison_are_refused_if_constrained(form: bytes):
     refused(raw.name_constraints((form,)), form, saying="cannot be compared")
