@@ -175,13 +175,13 @@ class Daemon:
             return
         log.info("handshaked %s is ready, %d registrations", __version__, len(self._manager.snapshot) - 1)
         notify(READY="1", STATUS=f"{len(self._manager.snapshot) - 1} registrations, {self._options.workers} workers")
-        self._tasks.start(self._watchdog.run())
-        self._tasks.start(MemoryReturn().run())
-        self._tasks.start(self._warn())
-        self._tasks.start(self._erasure.run())
-        self._tasks.start(self._rotate_ticket_keys())
-        self._tasks.start(self._bus.run())
-        self._tasks.start(self._watch_sockets())
+        self._tasks.keep(self._watchdog.run)
+        self._tasks.keep(MemoryReturn().run)
+        self._tasks.keep(self._warn)
+        self._tasks.keep(self._erasure.run)
+        self._tasks.keep(self._rotate_ticket_keys)
+        self._tasks.keep(self._bus.run)
+        self._tasks.keep(self._watch_sockets)
         await self._exporter.start(self._sockets.metrics, self._options.metrics)
 
     async def _watch_sockets(self) -> None:
@@ -198,8 +198,10 @@ class Daemon:
 
     async def _reload(self) -> None:
         notify_reloading()
-        await self._manager.reload(_SELF)
-        notify(READY="1")
+        try:
+            await self._manager.reload(_SELF)
+        finally:
+            notify(READY="1")
 
     async def _run_self_test(self) -> str | None:
         return await self._self_test.run(self._sockets.handshake_path)

@@ -73,7 +73,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until stopped."""
         self._channel.send({"event": "ready", "generation": self._service.snapshot.generation})
-        self._tasks.start(MemoryReturn().run())
+        self._tasks.keep(MemoryReturn().run)
         await self._stopped.wait()
         await self._tasks.end()
         self._source.close()

@@ -95,7 +95,7 @@ class Acceptor:
             self._pause(error)
             return False
         try:
-            caller = caller_of(sock)
+            caller = caller_of(sock, self._log_limit)
         except OSError as error:
             sock.close()
             self._pause(error)

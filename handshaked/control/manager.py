@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from handshaked.callers.log_limit import LogLimit
 from handshaked.callers.threads import ThreadPool
 from handshaked.control.current_notices import CurrentNotices
 from handshaked.control.event_broker import EventBroker, Filter, parse_pattern
@@ -75,6 +76,7 @@ class Manager:
         self.snapshot = store.load()
         self.events = EventBroker(self._owner_of)
         self._readers = Readers(pool)
+        self._log_limit = LogLimit()
         self.renewal = Renewal(store, drop_ins, self._changed, self._readers)
         self.on_change: list[Callable[[Snapshot], object]] = []
         self._warned: dict[tuple[str, float], Expiry] = {}
@@ -106,7 +108,8 @@ class Manager:
         self._require_right(caller, request, replace=replace)  # the registrations may have changed meanwhile
         registration = self._store.register(new, replace=replace)
         await self._changed()
-        log.info("%s registered %s", caller, registration.name)
+        if self._log_limit.allows(caller):
+            log.info("%s registered %s", caller, registration.name)
         return {"registration": self.shown(registration), "warnings": self._notices.of(registration, time.time())}
 
     def may_register(self, caller: Caller) -> bool:
@@ -120,7 +123,8 @@ class Manager:
         require_owner(caller, self._named(name), "unregister")
         self._store.unregister(name)
         await self._changed()
-        log.info("%s unregistered %s", caller, name)
+        if self._log_limit.allows(caller):
+            log.info("%s unregistered %s", caller, name)
         return {}
 
     def registrations(self, caller: Caller, arguments: Arguments) -> Result:

@@ -61,7 +61,10 @@ class ControlServer:
         self._accounts = Accounts(_LIMITS, closer.pool)
         self._turns = Turns()
         self._tasks = Tasks("the control socket")
-        self._acceptor = Acceptor(listener, "the control socket", _BOUNDS, LogLimit(), closer, self._take, privileged)
+        self._log_limit = LogLimit()
+        self._acceptor = Acceptor(
+            listener, "the control socket", _BOUNDS, self._log_limit, closer, self._take, privileged
+        )
         self._acceptor.start()
 
     async def close(self) -> None:
@@ -117,7 +120,12 @@ class ControlServer:
         if message.get("command") == "subscribe" and not packet.descriptors:
             await self._serve_events(sock, caller, message)
             return False
-        return _answer(sock, await self._answer_to(caller, message, packet.descriptors))
+        answer = {"error": "internal error: see the daemon's log"}
+        try:
+            answer = await self._answer_to(caller, message, packet.descriptors)
+        finally:
+            stays_open = _answer(sock, answer)
+        return stays_open
 
     async def _answer_to(self, caller: Caller, message: Message, descriptors: tuple[int, ...]) -> Message:
         try:
@@ -128,7 +136,8 @@ class ControlServer:
         except HandshakedError as error:
             return {"error": str(error)}
         except OSError as error:
-            log.error("a control command failed: %s", error)
+            if self._log_limit.allows(caller):
+                log.error("a control command failed: %s", error)
             return {"error": shortened(f"the command failed: {error}")}
 
     async def _serve_events(self, sock: socket.socket, caller: Caller, message: Message) -> None:

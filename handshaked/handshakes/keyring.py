@@ -9,6 +9,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from handshaked.errors import Status
@@ -121,8 +122,14 @@ def _keyrings(names: Sequence[str]) -> dict[str, int]:
         if owner in (0, os.geteuid()):
             found.setdefault(name, int(fields[0], 16))
         elif name in names:
-            log.warning("keyring %s of uid %d is ignored: it must belong to root or to the daemon's user", name, owner)
+            _warn_of_foreign(name, owner)
     return {name: found[name] for name in names if name in found}
+
+
+@lru_cache(maxsize=1024)
+def _warn_of_foreign(name: str, owner: int) -> None:
+    """Warn once: every request looks for keyrings."""
+    log.warning("keyring %s of uid %d is ignored: it must belong to root or to the daemon's user", name, owner)
 
 
 class RequestKeyrings:

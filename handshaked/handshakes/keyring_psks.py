@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from handshaked.errors import LocalError, Status
@@ -48,7 +49,7 @@ class KeyringPsks:
             serial = self._search(identity)
             return None if serial is None else self._given(identity, serial)
         except OSError as error:
-            log.info("the PSK %r cannot be used: %s", identity[:256], keyring.explain(error))
+            _say_unusable(identity, keyring.explain(error))
             return None
 
     def _given(self, identity: bytes, serial: int) -> ExternalPsk:
@@ -96,6 +97,12 @@ class InvisibleKeyrings:
             " run it as root (systemctl edit handshaked.service: User=root, Group=root)",
             ", ".join(keyring.WELL_KNOWN), uid,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _say_unusable(identity: bytes, why: str) -> None:
+    """Log once: peers can name the same PSK again and again."""
+    log.info("the PSK %r cannot be used: %s", identity[:256], why)
 
 
 def _hash_name(identity: bytes) -> Literal["sha256", "sha384"]:

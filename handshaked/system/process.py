@@ -2,9 +2,14 @@
 
 import ctypes
 import logging
+import os
 import resource
+import stat
+import sys
+from typing import TextIO
 
-from handshaked.system.journal import handler_for
+from handshaked.system.background_log import BackgroundHandler
+from handshaked.system.journal import JournalHandler, handler_for
 
 _PR_SET_DUMPABLE = 4
 DEFAULT_LEVEL = "info"
@@ -28,8 +33,15 @@ def raise_descriptor_limit() -> int:
 
 def start_logging(level: str, who: str, form: str = "auto") -> None:
     """Log messages of at least `level` for the process `who`, in the format `form` (``journal.FORMATS``)."""
-    logging.basicConfig(level=level.upper(), handlers=[handler_for(form, who)])
+    handler = handler_for(form, who)
+    if isinstance(handler, JournalHandler) or not _is_regular_file(sys.stderr):  # which has no reader to wait for
+        handler = BackgroundHandler(handler)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     # No format shows these, so do not collect them for each line.
     logging.logThreads = False
     logging.logProcesses = False
     logging.logMultiprocessing = False
+
+
+def _is_regular_file(stream: TextIO) -> bool:
+    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)

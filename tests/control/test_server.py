@@ -1,6 +1,7 @@
 """The control socket answers every command, whatever other callers do, even if the result is too long."""
 
 import array
+import asyncio
 import json
 import os
 import socket
@@ -11,12 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.callers.closing import Closer
+from handshaked.control.server import ControlServer
 from handshaked.errors import RefusedError
+from handshaked.system.listening import open_listener
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
 from handshaked.wire.attached import close_all
+from handshaked.wire.json_packets import Message
 from tests.conftest import Issue
 from tests.lingering import hand_over, lingering_pair
+from tests.patience import soon
 
 LONG = "x" * 3000
 
@@ -110,3 +116,21 @@ def test_root_can_connect_when_other_users_hold_all_connections(shared_daemon: R
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
         assert shared_daemon.ask("status")["self_test"] == "ok"
+
+
+def test_command_that_fails_unexpectedly_is_answered(tmp_path: Path) -> None:
+    async def fail(*_: object) -> Message:
+        raise KeyError("a fault")
+
+    async def scenario() -> None:
+        with open_listener(tmp_path / "socket") as listener:
+            server = ControlServer(listener, fail, lambda *_: lambda: None, lambda _: True, Closer())
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                sock.setblocking(False)
+                sock.connect(os.fspath(tmp_path / "socket"))
+                sock.send(b'{"command": "reload"}')
+                loop = asyncio.get_running_loop()
+                assert json.loads(await soon(loop.sock_recv(sock, 1000)))["error"].startswith("internal error")
+            await server.close()
+
+    asyncio.run(scenario())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from handshaked.configuration.toml_lines import KeyLines, TomlError, decoded, parsed_document
+from handshaked.control.files.readers import contained
 from handshaked.control.requests.arguments import ArgumentError, Arguments
 from handshaked.control.requests.loading import CREDENTIALS_PREFIX, paths_of, reread
 from handshaked.control.requests.loading_sandbox import load_for
@@ -78,7 +79,8 @@ def read_drop_ins(directory: Path) -> DropIns:
         return found
     for path in paths:
         try:
-            _read_file(path, found)
+            with contained(str(path)):
+                _read_file(path, found)
         except OSError as error:
             found.unread.add(str(path))
             found.problems.append(Problem(str(path), error.strerror or str(error)))
@@ -104,7 +106,8 @@ def _read_file(path: Path, found: DropIns) -> None:
     for name, table in document.get(TABLE, {}).items():
         where = f"{path}:{key_lines.line((TABLE, name))}"
         try:
-            new = _registration(name, table, path, owner)
+            with contained(where):
+                new = _registration(name, table, path, owner)
         except (OSError, RefusedError) as error:
             key, reason = _explained(error, table)
             found.problems.append(Problem(f"{path}:{key_lines.line((TABLE, name, key))}", reason, name))

@@ -4,14 +4,19 @@ A user whose files are slow, such as on an unresponsive network file system, del
 """
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 from handshaked.callers.threads import ThreadPool, Threads
-from handshaked.errors import RefusedError
+from handshaked.errors import HandshakedError, RefusedError
 from handshaked.wire.attached import close_all
+
+log = logging.getLogger(__name__)
 
 READ_SECONDS = 30.0
 
@@ -55,7 +60,8 @@ class Readers:
 
         def run() -> T:
             try:
-                return work(tuple(own))
+                with contained(f"files of uid {uid}"):
+                    return work(tuple(own))
             finally:
                 close_all(tuple(own))
 
@@ -75,3 +81,19 @@ class Readers:
         del self._busy[uid]
         self._overdue.discard(uid)
         done.exception()  # mark it as retrieved: the caller may have timed out
+
+
+@contextmanager
+def contained(what: str) -> Iterator[None]:
+    """Log an exception that no parser should raise, and turn it into RefusedError: `what` costs nobody else.
+
+    The exception's text stays out of the log: it may quote a file, which may hold a key.
+    """
+    try:
+        yield
+    except (OSError, HandshakedError):
+        raise
+    except Exception as error:  # a boundary: users choose the files, and others depend on what follows
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("unexpected %s in %s, raised in %s:%d", type(error).__name__, what, place.filename, place.lineno or 0)
+        raise RefusedError(f"internal error ({type(error).__name__}): see the daemon's log, and report it") from None

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from handshaked.callers.log_limit import LogLimit
 from handshaked.control.files.drop_ins import DropIns, Problem, read_drop_ins
-from handshaked.control.files.readers import Readers
+from handshaked.control.files.readers import Readers, contained
 from handshaked.control.files.registration_files import Content, RegistrationFiles
 from handshaked.control.files.watch import Watch
 from handshaked.control.requests.loading import is_trusted, paths_of
@@ -67,6 +68,7 @@ class Renewal:
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()
         self._tasks = Tasks("the renewal of files")
+        self._log_limit = LogLimit()
 
     async def start(self, snapshot: Snapshot) -> None:
         """Start following the files of `snapshot`, and load the drop-ins.
@@ -76,7 +78,7 @@ class Renewal:
         self._start_watching()
         self.follow(snapshot)
         await asyncio.wait([self._tasks.start(self._read_drop_ins())], timeout=START_SECONDS)
-        self._tasks.start(self._check_regularly())
+        self._tasks.keep(self._check_regularly)
 
     def _start_watching(self) -> None:
         try:
@@ -166,7 +168,7 @@ class Renewal:
                 continue
             if end is not None and time.monotonic() > end:
                 words = f"not checked yet: reading the files of uid {owner} takes longer than {SHARE_SECONDS:g} s"
-                self._report(registration.name, f"{registration.name}: {words}")
+                self._report(registration.name, f"{registration.name}: {words}", owner)
             elif await self._check_one(registration, files):
                 renewed.append(registration.name)
         return renewed
@@ -185,13 +187,14 @@ class Renewal:
         try:
             found = await self._readers.read(owner, lambda _: files.read(owner, known))
             # If the registration was replaced meanwhile, its successor is checked on its own.
-            renewed = self._follows(registration) and self._apply(registration, files, found)
+            with contained(registration.name):
+                renewed = self._follows(registration) and self._apply(registration, files, found)
         except (OSError, RefusedError) as error:
             if self._follows(registration):
                 words = f"{file_problem(error)}; the old credential stays in use"
-                self._report(registration.name, f"{registration.name}: {words}")
+                self._report(registration.name, f"{registration.name}: {words}", owner)
             return False
-        self._clear_problem(registration.name)
+        self._clear_problem(registration.name, owner)
         return renewed
 
     def _follows(self, registration: Registration) -> bool:
@@ -335,14 +338,15 @@ class Renewal:
         """Return the problems of the files of the registration `name`."""
         return [words for key, words in self.problems.items() if name in (key, self._defined.get(key))]
 
-    def _report(self, key: str, words: str) -> None:
+    def _report(self, key: str, words: str, owner: int = 0) -> None:
         if self.problems.get(key) != words:
-            log.error("%s", words)
+            if self._log_limit.allows(f"files of uid {owner}"):
+                log.error("%s", words)
             self.problems[key] = words
 
-    def _clear_problem(self, key: str) -> None:
+    def _clear_problem(self, key: str, owner: int = 0) -> None:
         words = self.problems.pop(key, None)
-        if words is not None:
+        if words is not None and self._log_limit.allows(f"files of uid {owner}"):
             log.info("fixed: %s", words)
 
     def _drop(self, identity: int) -> None:

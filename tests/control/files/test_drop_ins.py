@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.control.files import drop_ins
 from handshaked.control.files.drop_ins import read_drop_ins
+from handshaked.registry.credentials import LoadedCredential
+from handshaked.registry.store import Source
 from handshaked.testing.authority import Issued
 from tests.conftest import Issue
 
@@ -150,3 +153,26 @@ def test_many_problems_in_a_file_are_located_in_linear_time(tmp_path: Path, monk
     monkeypatch.setattr(tomllib, "loads", counted)
     assert len(read_drop_ins(tmp_path).problems) == 500
     assert parsed < 40 * len(text)
+
+
+def test_unexpected_error_in_one_registration_does_not_hide_the_others(
+    tmp_path: Path, issued: Issued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parser meets what it was not written for."""
+    good = tmp_path / "good.pem"
+    good.write_bytes(issued.certificate.read_bytes())
+    load = drop_ins.load_for
+
+    def load_or_fail(owner: int, source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
+        if source.certificate == str(issued.certificate):
+            raise KeyError(source.certificate)
+        return load(owner, source, contents)
+
+    monkeypatch.setattr(drop_ins, "load_for", load_or_fail)
+    other = GOOD.replace("registration.web", "registration.other").replace("{certificate}", str(good))
+    write(tmp_path, GOOD + other.replace("www.example.com", "*.example.com"), issued)
+    found = read_drop_ins(tmp_path)
+    assert list(found.wanted) == ["other"]
+    [problem] = found.problems
+    assert problem.name == "web"
+    assert problem.reason.startswith("internal error (KeyError)")

@@ -64,3 +64,18 @@ async def fail(readers: Readers) -> None:
 
 def test_error_of_a_read_reaches_the_caller() -> None:
     asyncio.run(fail(Readers()))
+
+
+def test_unexpected_error_costs_its_user_only_and_quotes_no_file(caplog: pytest.LogCaptureFixture) -> None:
+    def confuse(files: tuple[int, ...]) -> None:
+        raise LookupError("-----BEGIN PRIVATE KEY-----")
+
+    async def scenario(readers: Readers) -> None:
+        with pytest.raises(RefusedError, match=r"internal error \(LookupError\): see the daemon's log"):
+            await readers.read(1, confuse)
+        assert await readers.read(1, lambda _: "again") == "again"
+
+    asyncio.run(scenario(Readers()))
+    [line] = caplog.messages
+    assert line.startswith(f"unexpected LookupError in files of uid 1, raised in {__file__}:")
+    assert "KEY" not in line
