@@ -19,6 +19,7 @@ from handshaked import __version__
 from handshaked.cli.output import Result, ask, console, print_json
 from handshaked.errors import RefusedError
 from handshaked.registry.expiry import expires
+from handshaked.registry.mode_advice import advise
 from handshaked.system import directories
 from handshaked.workers.watchdog import NOT_YET
 
@@ -27,6 +28,7 @@ _TIME_ERROR = 5
 _GENERIC, _CONTROL, _GET_FAMILY, _FAMILY_NAME = 16, 16, 3, 2
 _NLMSG_ERROR = 2
 _SYSTEMD = Path("/run/systemd/system")
+_SYSTEM_SOCKETS = Path("/run/handshaked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def _daemon(status: Result) -> Iterator[Finding]:
         )
 
     for warning in status["warnings"]:
-        yield Finding("warning", warning)
+        yield Finding("warning", warning, "replace the file; the daemon reads it again by itself, or register again")
 
 
 def _certificates(arguments: argparse.Namespace, status: Result) -> Iterator[Finding]:
@@ -183,7 +185,7 @@ def _permissions(control: Path) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"{path}: not every user can connect",
-                f"chmod 0666 {path}; the daemon checks permissions by uid",
+                f"{_socket_advice(path)}; the daemon checks permissions by uid",
             )
     state = directories.state_directory()
     database = state / directories.DATABASE
@@ -191,9 +193,8 @@ def _permissions(control: Path) -> Iterator[Finding]:
         if not database.exists():
             return
         if stat.S_IMODE(database.stat().st_mode) & 0o077 or stat.S_IMODE(state.stat().st_mode) & 0o077:
-            yield Finding(
-                "fault", f"{database}: other users may read the keys", f"chmod 0700 {state}; chmod 0600 {database}"
-            )
+            advice = f"{advise('chmod 0700', str(state), str(state))}; chmod 0600 {database}"
+            yield Finding("fault", f"{database}: other users may read the keys", advice)
         free = os.statvfs(state)
         if free.f_bavail * free.f_frsize < 16 * 1024 * 1024:
             yield Finding("fault", f"{state}: less than 16 MiB free", "free some space: registrations cannot be stored")
@@ -201,6 +202,13 @@ def _permissions(control: Path) -> Iterator[Finding]:
             yield Finding("ok", f"{database} is private to the daemon, and there is free space")
     except PermissionError:
         yield Finding("note", f"{state} can only be read by root", "sudo handshakectl doctor")
+
+
+def _socket_advice(path: Path) -> str:
+    """Return how to let every user connect; systemd sets the mode of its sockets anew at each start."""
+    if _SYSTEMD.exists() and path.is_relative_to(_SYSTEM_SOCKETS):
+        return "set SocketMode=0666 with systemctl edit handshaked.socket; systemctl restart handshaked.socket"
+    return advise("chmod 0666", str(path), str(path))
 
 
 def _units() -> Iterator[Finding]:

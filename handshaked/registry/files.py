@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable
 
 from handshaked.errors import RefusedError
+from handshaked.registry.mode_advice import advise, shown_mode
 
 MAX_FILE = 1024 * 1024
 
@@ -39,7 +40,7 @@ def read_file(fd: int, path: str, *, secret: bool, limit: int = MAX_FILE) -> byt
     if secret and status.st_mode & 0o006:
         raise RefusedError(
             f"{path}: everyone can {'read' if status.st_mode & 0o004 else 'write'} this secret file "
-            f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod o-rw {path}"
+            f"(mode {shown_mode(status)}); {advise('chmod o-rw', path, fd)}"
         )
     with os.fdopen(os.dup(fd), "rb") as file:
         file.seek(0)

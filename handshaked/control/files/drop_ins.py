@@ -10,7 +10,6 @@ Every error names the file and the line, and the keys are those of the table of 
 """
 
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from handshaked.control.requests.policies import load_trust, reread_trust
 from handshaked.control.requests.registration import Loaded, pull_request
 from handshaked.errors import RefusedError, file_problem
 from handshaked.registry.files import open_regular, read_file
+from handshaked.registry.mode_advice import advise, shown_mode
 from handshaked.registry.settings import CREDENTIAL
 from handshaked.registry.store import NewRegistration
 
@@ -138,12 +138,11 @@ def _content(path: Path) -> tuple[str, int]:
 
     def check(status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
-            raise _LineError(
-                1,
-                f"owned by uid {status.st_uid}, must be owned by root; run: chown root {path}",
-            )
+            advice = advise("chown root", str(path), str(path))
+            raise _LineError(1, f"owned by uid {status.st_uid}, must be owned by root; {advice}")
         if status.st_mode & 0o022:
-            raise _LineError(1, f"mode {stat.S_IMODE(status.st_mode):04o} lets others write it; run: chmod go-w {path}")
+            advice = advise("chmod go-w", str(path), str(path))
+            raise _LineError(1, f"mode {shown_mode(status)} lets others write it; {advice}")
 
     descriptor = open_regular(str(path), check)
     try:
