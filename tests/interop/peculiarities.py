@@ -229,6 +229,11 @@ CONSTRAINTS: dict[str, Change] = {
         _at("middle", "constraints", all_names("excluded", (dns("b.example"),))),
         _at("leaf", "names", raw.alternative_names(dns("b.example."), dns("a.example"))),
     ),
+    "constraints: a common name elsewhere": _all(
+        _at("middle", "constraints", all_names("permitted", (dns("example"),))),
+        _without("leaf", "names"),
+        _subject("leaf", lambda chain: raw.common_name("a.test")),
+    ),
     "constraints: of the leaf": _at("leaf", "constraints", all_names("permitted", (dns("test"),))),
 }
 SIGNATURES: dict[str, Change] = {

@@ -35,6 +35,14 @@ def canonical_host_name(name: str) -> str:
     return ascii_name
 
 
+def is_host_name(text: str) -> bool:
+    """Return whether `text` is a host name in ASCII, without a trailing dot."""
+    try:
+        return text.isascii() and not text.endswith(".") and bool(canonical_host_name(text))
+    except RefusedError:
+        return False
+
+
 def ip_address(text: str) -> Address | None:
     """Return the address that `text` is, without the zone of a link (``%eth0``) and brackets, or None."""
     if text.startswith("[") and text.endswith("]"):

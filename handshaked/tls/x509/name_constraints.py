@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 from handshaked.errors import Alert, PeerError
 from handshaked.tls.x509 import certificates as cert
 from handshaked.tls.x509 import der
-from handshaked.tls.x509.host_names import is_address
+from handshaked.tls.x509.host_names import is_host_name
 from handshaked.tls.x509.parsing import shown
 
 _Subtrees = dict[type[x509.GeneralName], list[Any]]
@@ -33,7 +33,7 @@ def check_names(path: cert.Path) -> None:
         permitted, excluded = _by_form(constraints.permitted_subtrees), _by_form(constraints.excluded_subtrees)
         for below, certificate in enumerate(path[:position]):
             if below == 0 or certificate.issuer != certificate.subject:
-                for name in _names_of(certificate):
+                for name in (*_names_of(certificate), *(_common_names_of(certificate) if below == 0 else ())):
                     if (wrong := _violation(name, permitted, excluded)) is not None:
                         raise _refused(certificate, authority, wrong)
 
@@ -81,6 +81,18 @@ def _names_of(certificate: x509.Certificate) -> Iterator[x509.GeneralName]:
     for attribute in subject:
         if attribute.oid == NameOID.EMAIL_ADDRESS:
             yield x509.RFC822Name(str(attribute.value))
+
+
+def _common_names_of(leaf: x509.Certificate) -> Iterator[x509.GeneralName]:
+    """Yield the common names that look like host names, if there is no other DNS name, as OpenSSL and GnuTLS do.
+
+    They are not names of a server, but a peer rule or the consumer may go by a client's.
+    """
+    if any(isinstance(name, x509.DNSName) for name in _names_of(leaf)):
+        return
+    for attribute in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        if "." in (text := str(attribute.value)) and is_host_name(text):
+            yield x509.DNSName(text)
 
 
 def _violation(name: x509.GeneralName, permitted: _Subtrees, excluded: _Subtrees) -> str | None:
@@ -145,11 +157,11 @@ def _host(text: str) -> str | None:
 
 def _host_of_uri(uri: str) -> str | None:
     """Return the host of a URI (RFC 3986 section 3.2); None if there is none, or an IP address."""
-    _, separator, rest = uri.partition("://")
-    for end in "/?#":
+    _, _, rest = uri.partition("://")
+    for end in "/?#\\":  # no URI has a backslash, but browsers take it for a slash
         rest = rest.partition(end)[0]
     host = rest.rpartition("@")[2].partition(":")[0].lower().removesuffix(".")
-    return host if separator and host and not is_address(host) and "[" not in host else None
+    return host if is_host_name(host) else None
 
 
 def _mailbox(text: str) -> tuple[str, str] | None:

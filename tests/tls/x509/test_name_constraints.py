@@ -116,7 +116,20 @@ def test_wildcard_that_stands_for_an_excluded_name_is_refused():
     verify(raw.name_constraints(excluded=(dns(".example"),)), dns("example"))
 
 
-@pytest.mark.parametrize("text", ["urn:a", "spiffe:/a", "x://192.0.2.1/a", "x://[2001:db8::1]/a", "x:///a", "x://1.2/"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "urn:a",
+        "spiffe:/a",
+        "x://192.0.2.1/a",
+        "x://a%2eexample/",
+        "x://a b/",
+        "x://a,b",
+        "x://[2001:db8::1]/a",
+        "x:///a",
+        "x://1.2/",
+    ],
+)
 def test_uri_without_a_host_name_is_refused_if_uris_are_constrained(text: str):
     for constraints in (raw.name_constraints((uri("example"),)), raw.name_constraints(excluded=(uri("example"),))):
         refused(constraints, uri(text), saying="cannot be compared")
@@ -146,6 +159,17 @@ def test_all_names_of_all_certificates_below_are_checked():
     )
     verify(constraints, subject=organization("A", (MAIL_ADDRESS, tlv_mail("a@example"))))
     verify(constraints, subject=name())
+
+
+def test_common_name_that_looks_like_a_host_name_is_checked():
+    """If there is no DNS name. Some take a client's common name for its host name."""
+    constraints = raw.name_constraints((dns("example"),))
+    refused(constraints, subject=common_name("a.test"), saying="a.test is not permitted")
+    refused(constraints, uri("x://a"), subject=common_name("a.test"), saying="a.test is not permitted")
+    for text in ("a.example", "A. Person", "host", "a@b.test", "192.0.2.1"):
+        verify(constraints, subject=common_name(text))
+    verify(constraints, dns("a.example"), subject=common_name("a.test"))
+    verify(constraints, subject=common_name("leaf"), between=common_name("a.test"))
 
 
 def tlv_mail(text: str) -> bytes:
