@@ -95,6 +95,7 @@ class Status:
     WOULD_BLOCK: ClassVar = errno.EAGAIN
     NO_BUFFERS: ClassVar = errno.ENOBUFS
     BAD_DESCRIPTOR: ClassVar = errno.EBADF
+    NO_DEVICE: ClassVar = errno.ENODEV  # also: no such type of key
     NO_OPTION: ClassVar = errno.ENOPROTOOPT
     NOT_CONNECTED: ClassVar = errno.ENOTCONN
     BROKEN_PIPE: ClassVar = errno.EPIPE

@@ -26,6 +26,8 @@ KEYS = Path("/proc/keys")
 
 MAX_KEY = 1 << 20
 _ADD_KEY, _KEYCTL = {"aarch64": (217, 219), "riscv64": (217, 219)}.get(platform.machine(), (248, 250))
+_SET_PERMISSIONS = 5
+_POSSESSOR_AND_OWNER = 0x3F3F0000
 _LINK = 8
 _UNLINK = 9
 _DESCRIBE = 6
@@ -61,12 +63,19 @@ def add_key(kind: str, description: str, payload: bytes, keyring: int) -> int:
     )  # fmt: skip
 
 
-def link_user_keyring() -> None:
-    """Link the keyring of this process's uid to the session keyring, whose keys the process possesses.
+def link_key(serial: int, keyring: int) -> None:
+    """Link a key or keyring to `keyring`, which replaces a key with the same type and description there."""
+    _keyctl(_LINK, ctypes.c_int(serial), ctypes.c_int(keyring))
 
-    The default permissions of a key let only its possessor search it and change its timeout.
-    """
-    _keyctl(_LINK, ctypes.c_int(USER_KEYRING), ctypes.c_int(SESSION_KEYRING))
+
+def unlink_key(serial: int, keyring: int) -> None:
+    """Remove a key or keyring from `keyring`."""
+    _keyctl(_UNLINK, ctypes.c_int(serial), ctypes.c_int(keyring))
+
+
+def permit_owner(serial: int) -> None:
+    """Permit everything to the key's uid. By default only the possessor of a key may search it or set its timeout."""
+    _keyctl(_SET_PERMISSIONS, ctypes.c_int(serial), ctypes.c_uint(_POSSESSOR_AND_OWNER))
 
 
 def expire_key(serial: int, seconds: int) -> None:
@@ -95,7 +104,7 @@ def link_keyrings(names: Sequence[str]) -> list[str]:
     linked = []
     for name, serial in _keyrings(names).items():
         try:
-            _keyctl(_LINK, ctypes.c_int(serial), ctypes.c_int(SESSION_KEYRING))
+            link_key(serial, SESSION_KEYRING)
         except OSError as error:
             log.warning("keyring %s cannot be linked: %s", name, explain(error))
         else:
@@ -141,7 +150,7 @@ class RequestKeyrings:
     def use(self, keyring: int) -> None:
         """Link `keyring` for a request; OSError if it cannot be linked."""
         if not self._users[keyring]:
-            _keyctl(_LINK, ctypes.c_int(keyring), ctypes.c_int(PROCESS_KEYRING))
+            link_key(keyring, PROCESS_KEYRING)
         self._users[keyring] += 1
 
     def release(self, keyring: int) -> None:
@@ -151,7 +160,7 @@ class RequestKeyrings:
             return
         del self._users[keyring]
         try:
-            _keyctl(_UNLINK, ctypes.c_int(keyring), ctypes.c_int(PROCESS_KEYRING))
+            unlink_key(keyring, PROCESS_KEYRING)
         except OSError as error:
             log.debug("keyring %d is already gone: %s", keyring, error.strerror)
 

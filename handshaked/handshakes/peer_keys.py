@@ -12,17 +12,16 @@ AUTHENTICATED = -1
 """The peer ID of an authenticated peer for which no key could be added (TLS_NO_PEERID is 0)."""
 _SECONDS = 24 * 3600
 _TYPE = "asymmetric"
+_TYPE_ELSEWHERE = "user"
+"""The type of keys in kernels without CONFIG_ASYMMETRIC_KEY_TYPE."""
 
 
 class PeerKeys:
     """Adds keys to the keyring of the daemon's uid. They expire a day after the peer was last seen."""
 
     def __init__(self) -> None:
+        self._type = _TYPE
         self._problem: str | None = None
-        try:
-            keyring.link_user_keyring()
-        except OSError as error:
-            self._warn(error)
 
     def serial(self, peer: str, certificate: bytes) -> int:
         """Return the serial of the key with the DER `certificate` of the peer with the name or address `peer`.
@@ -32,12 +31,34 @@ class PeerKeys:
         """
         description = f"TLS x509 {peer} {hashlib.sha256(certificate).hexdigest()[:32]}"
         try:
-            serial = _find(description) or keyring.add_key(_TYPE, description, certificate, keyring.USER_KEYRING)
+            serial = self._find(description) or self._add(description, certificate)
             keyring.expire_key(serial, _SECONDS)
         except OSError as error:
             self._warn(error)
             return AUTHENTICATED
         self._problem = None
+        return serial
+
+    def _find(self, description: str) -> int | None:
+        try:
+            return keyring.search_key(keyring.USER_KEYRING, self._type, description.encode())
+        except OSError:
+            return None
+
+    def _add(self, description: str, certificate: bytes) -> int:
+        try:
+            serial = keyring.add_key(self._type, description, certificate, keyring.PROCESS_KEYRING)
+        except OSError as error:
+            if error.errno != Status.NO_DEVICE or self._type == _TYPE_ELSEWHERE:
+                raise
+            self._type = _TYPE_ELSEWHERE
+            return self._find(description) or self._add(description, certificate)
+        try:
+            # While the process possesses the key; it does not possess those in the keyring of its uid.
+            keyring.permit_owner(serial)
+            keyring.link_key(serial, keyring.USER_KEYRING)
+        finally:
+            keyring.unlink_key(serial, keyring.PROCESS_KEYRING)
         return serial
 
     def _warn(self, error: OSError) -> None:
@@ -52,14 +73,6 @@ class PeerKeys:
 
 _FIXES = {
     Status.QUOTA: "; raise kernel.keys.maxkeys and kernel.keys.maxbytes (sysctl), or run the service as root",
-    Status.REFUSED: "; the session keyring must be the daemon's own (KeyringMode=private)",
     Status.NOT_PERMITTED: "; the sandbox must allow the system calls @keyring",
     Status.NO_SYSTEM_CALL: "; the kernel needs CONFIG_KEYS",
 }
-
-
-def _find(description: str) -> int | None:
-    try:
-        return keyring.search_key(keyring.USER_KEYRING, _TYPE, description.encode())
-    except OSError:
-        return None

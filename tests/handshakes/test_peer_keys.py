@@ -21,7 +21,8 @@ ctypes.CDLL(None).syscall(ctypes.c_long(250), 1, None)  # keyctl(2), KEYCTL_JOIN
 os.setgroups([])
 os.setresgid({UID}, {UID}, {UID})
 os.setresuid({UID}, {UID}, {UID})
-print(PeerKeys().serial("peer.example.com", sys.stdin.buffer.read()))
+certificate = sys.stdin.buffer.read()
+print(*(PeerKeys().serial("peer.example.com", certificate) for _ in range(2)))
 """
 
 
@@ -58,14 +59,33 @@ def test_same_certificate_keeps_its_key(certificate: bytes, authority: Authority
 
 @pytest.mark.needs("keyrings", "root", "x86-64", "setpriv")
 def test_ordinary_user_with_a_private_session_keyring_gets_a_serial(certificate: bytes) -> None:
-    """As in handshaked.service (KeyringMode=private): only the possessor of a key may set its timeout."""
+    """As in handshaked.service (KeyringMode=private), which does not possess the keys in the keyring of its uid."""
     process = subprocess.run(
         [sys.executable, "-c", AS_ORDINARY_USER], input=certificate, capture_output=True, check=True, timeout=PATIENCE
     )
-    serial = int(process.stdout)
+    serial, again = map(int, process.stdout.split())
     assert serial != AUTHENTICATED, process.stderr
+    assert again == serial
     another_session = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
     assert expiry(serial, *another_session) in ("1d", "23h")
+
+
+@pytest.mark.needs("keyrings")
+def test_kernel_without_asymmetric_keys_gets_a_key_of_another_type(
+    certificate: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_key = keyring.add_key
+
+    def without_asymmetric(kind: str, description: str, payload: bytes, place: int) -> int:
+        if kind == "asymmetric":
+            raise OSError(Status.NO_DEVICE, "No such device")
+        return add_key(kind, description, payload, place)
+
+    monkeypatch.setattr(keyring, "add_key", without_asymmetric)
+    serials = [PeerKeys().serial("elsewhere.example.com", certificate) for _ in range(2)]
+    assert serials == serials[:1] * 2
+    assert keyring.describe_key(serials[0])[0] == "user"
+    assert keyring.read_key(serials[0]) == certificate
 
 
 def test_missing_keys_are_said_once_with_the_remedy(

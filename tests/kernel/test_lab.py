@@ -21,6 +21,8 @@ MEMORY = {"nfs_many": "9G"}  # The kernel queues 3 to 50 requests, depending on 
         "nfs_many",
         "nfs_restart",
         "tlshd",
+        "migrated",
+        "peer_keys",
         "netns",
         "netns_own",
     ],

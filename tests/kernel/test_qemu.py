@@ -13,7 +13,7 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     ("suite", "program"),
-    [("trixie", "nvme_psk"), ("trixie-backports", "nvme_psk"), ("trixie-backports", "keys")],
+    [("trixie", "nvme_psk"), ("trixie", "peer_keys"), ("trixie-backports", "nvme_psk"), ("trixie-backports", "keys")],
 )
 def test_program_succeeds_under_qemu(suite: str, program: str) -> None:
     result = boot(program, suite=suite)

@@ -20,6 +20,11 @@ SUBSYSTEM = "nqn.test"
 PAIR = (f"--hostnqn={HOST}", f"--subsysnqn={SUBSYSTEM}")
 BACKING = Path("/dev/nullb0")
 BLOCK = 64 * 1024
+ORDINARY_UID = 998
+AS_ORDINARY_USER = (
+    "setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups", "--inh-caps=+net_admin",
+    "--ambient-caps=+net_admin", "keyctl", "session", "-",
+)  # fmt: skip
 SOON = 8  # seconds; the consumers' own timeout is 10
 
 
@@ -147,3 +152,13 @@ with daemon('[kernel]\nkeyrings = ["of-the-host"]\n', name="second") as running:
     for role in ("client", "server"):
         logged(running, "outcome=ok", f"role={role}", f'psk="NVMe0R02 {HOST}', count=3)
     assert "outcome=failed" not in running.log.read_text()
+
+# As an ordinary user, root's keyrings are out of reach: the log says so, and what to do.
+directory = Path.cwd() / "ordinary"
+directory.mkdir()
+os.chown(directory, ORDINARY_UID, ORDINARY_UID)
+with RunningDaemon(directory, workers=1, options=("--kernel",), launcher=AS_ORDINARY_USER) as running:
+    serving(running)
+    assert connect() is not None, "connected"
+    logged(running, "pre-shared keys in the keyrings .nvme", f"uid {ORDINARY_UID}", "User=root")
+    logged(running, "outcome=failed", "role=client", "run the service as root")

@@ -11,6 +11,7 @@ from pathlib import Path
 from handshaked.testing.authority import Authority
 from tests.kernel.inside.scene import PATIENCE, make_keyring, mounted, must, run, serve_nfs, write_and_read
 
+NET_ADMIN, SYS_ADMIN = 12, 21
 CERTIFICATES = Path("/srv/certificates")
 CONFIGURATION = Path("/etc/handshaked/handshaked.toml")
 DROP_IN = Path("/run/systemd/system/handshaked.service.d/kernel.conf")
@@ -21,6 +22,7 @@ RestrictNamespaces=
 RestrictNamespaces=net
 User=root
 Group=root
+SystemCallFilter=capset
 """
 NAMESPACES_AND_KEYRINGS = """[kernel]
 network_namespaces = ["one", "two"]
@@ -49,6 +51,16 @@ def journal() -> str:
     return must("journalctl", "--unit=handshaked", "--output=cat")
 
 
+def capabilities_of_workers() -> set[int]:
+    """Return the sets of effective capabilities of the service's workers."""
+    status = json.loads(must("handshakectl", "status", "--json"))
+    masks = set()
+    for worker in status["workers"]:
+        lines = Path(f"/proc/{worker['pid']}/status").read_text().splitlines()
+        masks |= {int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")}
+    return masks
+
+
 def prepare() -> None:
     """Mount file systems with real file ownership, and install the service."""
     for path in (Path("/var/lib/handshaked"), CERTIFICATES):
@@ -73,6 +85,7 @@ def mounts() -> None:
         "--allow-kernel",
     )  # fmt: skip
     sources("serving", ".")
+    assert capabilities_of_workers() == {1 << NET_ADMIN}, "the parent reads files for the workers"
     serve_nfs()
     for security in ("tls", "mtls"):
         with mounted(security=security) as directory:
@@ -91,13 +104,15 @@ def namespaces_and_keyrings() -> None:
     for name in ("one", "two"):
         must("ip", "netns", "add", name)
     must("systemctl", "start", "handshaked.service")
-    sources("no netlink: Operation not permitted", "one", "two")
+    refused = "Operation not permitted; CAP_SYS_ADMIN is missing"
+    sources(f"no netlink: cannot enter a network namespace: {refused}", "one", "two")
     assert "keyrings linked: none" in journal()
     DROP_IN.parent.mkdir(parents=True)
     DROP_IN.write_text(SETTINGS)
     must("systemctl", "daemon-reload")
     must("systemctl", "restart", "handshaked.service")
     sources("serving", "one", "two")
+    assert capabilities_of_workers() == {1 << NET_ADMIN | 1 << SYS_ADMIN}
     assert "keyrings linked: of-root" in journal()
 
 
