@@ -11,12 +11,13 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from handshaked import __version__
 from handshaked.callers.closing import Closer
 from handshaked.configuration.daemon_options import DaemonOptions, parse_options
-from handshaked.configuration.handshaked_toml import DEFAULT_PATH, Configuration, load_configuration
+from handshaked.configuration.handshaked_toml import DEFAULT_PATH, OWN_NAMESPACE, Configuration, upcall_capabilities
 from handshaked.control.bus.service import BusService
 from handshaked.control.commands import Commands
 from handshaked.control.files.drop_ins import read_drop_ins
@@ -26,15 +27,14 @@ from handshaked.control.registry_feed import RegistryFeed
 from handshaked.control.requests.permissions import uid_of
 from handshaked.control.server import ControlServer
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError
-from handshaked.handshakes.peer_policy import check_sides
 from handshaked.handshakes.resources import system_trust_notices
+from handshaked.handshakes.side_files import SideFiles, SideFilesWatch
 from handshaked.model import Caller
-from handshaked.registry.notices import Notice
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import RegistryWriter
 from handshaked.reporting.metrics import MAX_LIFETIMES, Exporter, MetricValues
-from handshaked.system.capabilities import Capability, has
+from handshaked.system.capabilities import Capability, has, pass_on
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.listening import BoundPaths, lock_file, open_listener, still_bound
@@ -58,12 +58,13 @@ def main() -> None:
     """Run the daemon in the foreground, or check its configuration."""
     options = parse_options()
     try:
-        configuration, _ = _configuration(options)
+        files = _side_files(options)
     except RefusedError as error:
         sys.exit(f"handshaked: {error}")
     if options.check_config:
         problems = read_drop_ins(options.configuration_directory / DROP_INS).problems
         sys.exit("\n".join(f"handshaked: {problem}" for problem in problems) or 0)
+    configuration = files.configuration
     forbid_core_dumps()
     raise_descriptor_limit()
     start_logging(_log_level(options, configuration), "handshaked", options.log_format)
@@ -73,38 +74,34 @@ def main() -> None:
             options.state_directory / "lock", f"another handshaked is running on {options.state_directory}"
         )
         _check_keylog(configuration)
-        asyncio.run(_run(options, configuration))
+        asyncio.run(_run(options, files))
         os.close(lock)
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
         sys.exit(1)
 
 
-async def _run(options: DaemonOptions, configuration: Configuration) -> None:
-    await Daemon(options, configuration).run()
+async def _run(options: DaemonOptions, files: SideFiles) -> None:
+    await Daemon(options, files).run()
 
 
 class Daemon:
     """The parts of the parent process, and what connects them."""
 
-    def __init__(self, options: DaemonOptions, configuration: Configuration) -> None:
+    def __init__(self, options: DaemonOptions, files: SideFiles) -> None:
         self._sockets = _Sockets(options.runtime_directory)
         self._options = options
         self._store = SqliteRegistryWriter(options.state_directory / DATABASE)
         self._self_test = _prepare(self._store)
-        self._supervisor = Supervisor(
-            self._sockets.handshakes,
-            options.workers,
-            _worker_arguments(options, configuration),
-            lambda batch: self._manager.events.receive(batch),
-            lambda reason: self._fail(UnavailableError(reason)),
-        )
+        self._side_files = SideFilesWatch(files, partial(_side_files, options), self._configure_workers)
+        self._upcalls = _handles_upcalls(options, files.configuration)
+        self._supervisor = self._prepare_workers(files)
         self._closer = Closer()
         self._manager = Manager(
             self._store,
             self._publish,
             options.configuration_directory / DROP_INS,
-            lambda: _configuration(options)[1],
+            lambda: [*system_trust_notices(), *self._side_files.reload()],
             self._closer.pool,
         )
         self._followers = _follower_uids(options.demux_user)
@@ -179,6 +176,7 @@ class Daemon:
         self._tasks.keep(MemoryReturn().run)
         self._tasks.keep(self._warn)
         self._tasks.keep(self._erasure.run)
+        self._tasks.keep(self._side_files.run)
         self._tasks.keep(self._rotate_ticket_keys)
         self._tasks.keep(self._bus.run)
         self._tasks.keep(self._watch_sockets)
@@ -192,6 +190,24 @@ class Daemon:
             if lost is not None:
                 self._fail(UnavailableError(f"{lost} was removed or replaced: nobody can connect; restart handshaked"))
                 return
+
+    def _prepare_workers(self, files: SideFiles) -> Supervisor:
+        supervisor = Supervisor(
+            self._sockets.handshakes,
+            self._options.workers,
+            _worker_arguments(self._options, files.configuration),
+            lambda batch: self._manager.events.receive(batch),
+            lambda reason: self._fail(UnavailableError(reason)),
+        )
+        if self._upcalls:
+            supervisor.configure(files.push())
+        # Workers parse what strangers send: this process reads files for them.
+        pass_on(upcall_capabilities(_namespaces(self._options, files.configuration)) if self._upcalls else ())
+        return supervisor
+
+    def _configure_workers(self, files: SideFiles) -> None:
+        if self._upcalls:
+            self._supervisor.configure(files.push())
 
     async def _publish(self, snapshot: Snapshot) -> None:
         await asyncio.gather(self._supervisor.publish(snapshot), self._feed.publish(snapshot))
@@ -242,11 +258,9 @@ class Daemon:
         )
 
 
-def _configuration(options: DaemonOptions) -> tuple[Configuration, list[Notice]]:
-    """Return the current configuration with notices; RefusedError if it, or a file it names, is invalid."""
-    path = options.configuration or DEFAULT_PATH
-    configuration = load_configuration(path, required=options.configuration is not None)
-    return configuration, [*system_trust_notices(), *check_sides(configuration)]
+def _side_files(options: DaemonOptions) -> SideFiles:
+    """Return the current configuration with the files it names; RefusedError if one of them cannot be used."""
+    return SideFiles.read(options.configuration or DEFAULT_PATH, required=options.configuration is not None)
 
 
 def _log_level(options: DaemonOptions, configuration: Configuration) -> str:
@@ -296,15 +310,18 @@ def _worker_arguments(options: DaemonOptions, configuration: Configuration) -> l
         f"--state-directory={options.state_directory}",
         f"--log-level={_log_level(options, configuration)}",
         f"--log-format={options.log_format}",
-        f"--configuration={options.configuration or DEFAULT_PATH}",
     ]
     if configuration.keylog is not None:
         arguments.append(f"--keylog={configuration.keylog}")
-    if _handles_upcalls(options, configuration):
-        arguments += ["--kernel", *(f"--netns={name}" for name in options.netns)]
+    arguments += [f"--netns={name}" for name in _namespaces(options, configuration)]
     if options.emulated_quic_sockets:
         arguments.append("--emulated-quic-sockets")
     return arguments
+
+
+def _namespaces(options: DaemonOptions, configuration: Configuration) -> tuple[str, ...]:
+    """Return the names of the network namespaces whose upcalls are handled."""
+    return tuple(options.netns) or configuration.kernel.network_namespaces or (OWN_NAMESPACE,)
 
 
 def _handles_upcalls(options: DaemonOptions, configuration: Configuration) -> bool:

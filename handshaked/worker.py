@@ -1,7 +1,8 @@
 """One worker process: serves handshakes from its own snapshot of the registry until its parent tells it to stop.
 
-The parent sends JSON commands over a socket pair: ``refresh``, ``status``, ``forget``, ``stop``. The worker answers,
-and sends the outcomes of handshakes in batches. It ends when its parent ends.
+The parent sends JSON commands over a socket pair: ``refresh``, ``configure``, ``status``, ``forget``, ``stop``. The worker
+answers, and sends the outcomes of handshakes in batches. It ends when its parent ends. It gives up all capabilities but
+those that kernel upcalls need, so the parent reads the files that the configuration names and sends their content.
 """
 
 import argparse
@@ -17,18 +18,22 @@ from typing import TYPE_CHECKING
 
 from handshaked.callers.account import Limits
 from handshaked.callers.log_limit import LogLimit
+from handshaked.configuration.handshaked_toml import upcall_capabilities
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
-from handshaked.errors import HandshakedError, RefusedError, UnavailableError, is_temporary
+from handshaked.errors import HandshakedError, UnavailableError, is_temporary
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.resources import StoredResources
 from handshaked.handshakes.service import HandshakeService
+from handshaked.handshakes.side_files import SideFiles
 from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.reporting.outcomes import OutcomeRecorder
+from handshaked.system.capabilities import keep_only
 from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.memory import MemoryReturn
+from handshaked.system.memory_file import content_of
 from handshaked.system.process import forbid_core_dumps, start_logging
 from handshaked.system.tasks import Tasks
 from handshaked.tls.keylog import KeyLog
@@ -47,12 +52,14 @@ _RETRY_SECONDS = 1.0
 class Worker:
     """Connects the upcall sources to the service, and executes the parent's commands."""
 
-    def __init__(self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace) -> None:
+    def __init__(
+        self, listener: socket.socket, parent: socket.socket, arguments: argparse.Namespace, keylog: KeyLog | None
+    ) -> None:
         self._store = SqliteRegistryReader(arguments.state_directory / DATABASE)
         self._log_limit = LogLimit()
         self._outcomes = OutcomeRecorder(self._log_limit, lambda batch: self._channel.report(batch))
         replays = ReplayRecord(arguments.state_directory / REPLAY_RECORD)
-        self._resources = StoredResources(self._store, replays, _keylog(arguments.keylog))
+        self._resources = StoredResources(self._store, replays, keylog)
         self._service = HandshakeService(self._store.load(), self._resources, self._outcomes)
         # The snapshot is long-lived and has no cycles, and handshakes have none: keep the collector from traversing it.
         gc.collect()
@@ -61,7 +68,6 @@ class Worker:
         open_socket = emulated_quic_socket if arguments.emulated_quic_sockets else kernel_quic_socket
         quic_sockets = QuicSocketHandshakes(self._service, open_socket)
         self._source = UnixSource(listener, self._service, Limits(), self._log_limit, quic_sockets)
-        self._arguments = arguments
         self._kernel = _kernel_sources(self._service, arguments)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
@@ -83,9 +89,11 @@ class Worker:
         self._log_limit.report_dropped()
         self._store.close()
 
-    def _on_command(self, command: str) -> None:
+    def _on_command(self, command: str, file: int | None) -> None:
         if command == "refresh":
-            self._refresh()
+            self._load()
+        elif command == "configure" and file is not None and self._kernel is not None:
+            self._kernel.reload(SideFiles.pull(content_of(file)))
         elif command == "forget":
             self._resources.forget()
         elif command == "status":
@@ -94,13 +102,6 @@ class Worker:
             self._channel.send({"event": "status", **state, **self._outcomes.counts})
         elif command == "stop":
             self._start_stopping()
-
-    def _refresh(self) -> None:
-        if self._kernel is not None:
-            self._kernel.reload()
-        elif not self._stopping:
-            self._kernel = _kernel_sources(self._service, self._arguments)
-        self._load()
 
     def _load(self) -> None:
         """Load the current registrations, now or as soon as they can be read, and confirm them to the parent."""
@@ -140,26 +141,34 @@ def _keylog(path: Path | None) -> KeyLog | None:
 
 
 def _kernel_sources(service: HandshakeService, arguments: argparse.Namespace) -> "KernelSources | None":
-    """Return the kernel sources, None if they are disabled or the configuration has become invalid."""
-    if not arguments.kernel:
+    """Return the kernel sources, None if they are disabled."""
+    if arguments.settings is None:
         return None
     # Imported here: pyroute2 takes 0.17 s and 20 MB, which daemons without the privilege do not need.
     from handshaked.upcall.kernel_sources import KernelSources
 
+    files = SideFiles.pull(content_of(arguments.settings))
+    os.close(arguments.settings)
+    return KernelSources(service, files, tuple(arguments.netns))
+
+
+def _keep_needed_capabilities(arguments: argparse.Namespace) -> None:
+    """Give up what this process does not need, because it parses what strangers send."""
+    kernel = arguments.settings is not None
+    needed = upcall_capabilities(arguments.netns) if kernel else ()
     try:
-        return KernelSources(service, arguments.configuration, tuple(arguments.netns))
-    except RefusedError as error:
-        log.error("requests of the kernel are not accepted: %s", error)
-        return None
+        keep_only(needed)
+    except OSError as error:
+        log.warning("%s; if the service runs as root, add SystemCallFilter=capset to its unit", error.strerror)
 
 
-async def _run(arguments: argparse.Namespace) -> None:
+async def _run(arguments: argparse.Namespace, keylog: KeyLog | None) -> None:
     listener = socket.socket(fileno=arguments.listener)
     parent = socket.socket(fileno=arguments.parent)
     # The parent handles the signals that a terminal sends to the whole process group.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    await Worker(listener, parent, arguments).run()
+    await Worker(listener, parent, arguments, keylog).run()
 
 
 def main() -> None:
@@ -170,16 +179,17 @@ def main() -> None:
     parser.add_argument("--state-directory", type=Path, required=True)
     parser.add_argument("--log-level", required=True)
     parser.add_argument("--log-format", required=True)
-    parser.add_argument("--kernel", action="store_true")
+    parser.add_argument("--settings", type=int, help="file with the settings of kernel upcalls, if they are handled")
     parser.add_argument("--netns", action="append", default=[])
     parser.add_argument("--emulated-quic-sockets", action="store_true")
-    parser.add_argument("--configuration", type=Path, required=True)
     parser.add_argument("--keylog", type=Path)
     arguments = parser.parse_args()
     forbid_core_dumps()
     start_logging(arguments.log_level, f"worker[{os.getpid()}]", arguments.log_format)
     try:
-        asyncio.run(_run(arguments))
+        keylog = _keylog(arguments.keylog)
+        _keep_needed_capabilities(arguments)
+        asyncio.run(_run(arguments, keylog))
     except (OSError, HandshakedError, MemoryError) as error:
         log.error("the worker cannot start: %s", error)
         sys.exit(os.EX_TEMPFAIL if is_temporary(error) else 1)

@@ -57,7 +57,9 @@ ROOMS: dict[str, set[str]] = {
     "configuration": {"errors", "registry", "system"},
     # The main path.
     "datapath": {*BASIS, "session", "tls", "wire"},
-    "handshakes": {*BASIS, "configuration", "datapath", "quic", "registry", "session", "tls", "tls.x509"},
+    "handshakes": {
+        *BASIS, "configuration", "datapath", "quic", "registry", "session", "system", "tls", "tls.x509",
+    },
     "upcall": {*BASIS, "callers", "configuration", "datapath", "handshakes", "system", "wire"},
     # The client library.
     "shim": {*BASIS, "system", "wire"},

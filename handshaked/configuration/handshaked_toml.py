@@ -6,7 +6,7 @@ handshaked.toml(5) is generated from it. The files that settings name are read w
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from handshaked.errors import RefusedError
 from handshaked.registry.names import parse_alpn
 from handshaked.registry.peer_rules import parse_rule
 from handshaked.registry.settings import MAX_GRACE
+from handshaked.system.capabilities import Capability
 from handshaked.system.process import LEVELS
 
 DEFAULT_PATH = Path("/etc/handshaked/handshaked.toml")
@@ -80,22 +81,32 @@ class _InvalidError(Exception):
     """A value is invalid; the text completes "SETTING: "."""
 
 
+def upcall_capabilities(namespaces: Sequence[str]) -> set[Capability]:
+    """Return what handling the kernel upcalls of `namespaces` needs: accepting requests, entering the namespaces."""
+    elsewhere = any(name != OWN_NAMESPACE for name in namespaces)
+    return {Capability.NET_ADMIN, *([Capability.SYS_ADMIN] if elsewhere else [])}
+
+
 def load_configuration(path: Path, *, required: bool) -> Configuration:
     """Return the configuration in the file at `path`, or the defaults if the file does not exist and is not `required`.
 
     RefusedError names the file, the line and what is wrong.
     """
+    return parse_configuration(read_configuration(path, required=required), str(path))
+
+
+def read_configuration(path: Path, *, required: bool) -> str:
+    """Return the text of the file at `path`, "" if it does not exist and is not `required`; RefusedError as above."""
     try:
-        text = decoded(path.read_bytes())
+        return decoded(path.read_bytes())
     except FileNotFoundError:
         if required:
             raise RefusedError(f"{path}: no such file") from None
-        return Configuration()
+        return ""
     except OSError as error:
         raise RefusedError(f"{path}: cannot be read: {error.strerror}") from None
     except TomlError as error:
         raise RefusedError(f"{path}:{error.line}: {error}") from None
-    return parse_configuration(text, str(path))
 
 
 def parse_configuration(text: str, name: str) -> Configuration:

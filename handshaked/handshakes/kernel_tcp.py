@@ -19,7 +19,7 @@ from handshaked.events import HandshakeComplete
 from handshaked.handshakes import keyring
 from handshaked.handshakes.keyring_psks import InvisibleKeyrings, KeyringPsks
 from handshaked.handshakes.peer_keys import PeerKeys
-from handshaked.handshakes.peer_policy import RuledClients, RuledServers, Side, load_side
+from handshaked.handshakes.peer_policy import ReadFile, RuledClients, RuledServers, Side, load_side, read_side_file
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, CipherSuite, ClientAuth, Outcome, Request, Role
 from handshaked.registry.credentials import load_keys, open_credential
@@ -34,19 +34,29 @@ log = logging.getLogger(__name__)
 
 
 class KernelHandshakes:
-    """Opens handshakes of the kernel at `service` by `configuration`; RefusedError if that names an invalid file."""
+    """Opens handshakes of the kernel at `service` by `configuration`, whose files `read` returns.
 
-    def __init__(self, service: HandshakeService, configuration: Configuration, offload: Offload) -> None:
+    RefusedError if it names an invalid file.
+    """
+
+    def __init__(
+        self,
+        service: HandshakeService,
+        configuration: Configuration,
+        offload: Offload,
+        read: ReadFile = read_side_file,
+    ) -> None:
         self._service = service
         self._offload = offload
         self.keyrings = keyring.RequestKeyrings()
         self.peer_keys = PeerKeys()
         self.invisible_keyrings = InvisibleKeyrings()
-        self.configure(configuration)
+        self.configure(configuration, read)
 
-    def configure(self, configuration: Configuration) -> None:
+    def configure(self, configuration: Configuration, read: ReadFile) -> None:
         """Use `configuration` from now on; on RefusedError nothing has changed."""
-        client, server = load_side(configuration.client, Role.CLIENT), load_side(configuration.server, Role.SERVER)
+        client = load_side(configuration.client, Role.CLIENT, read)
+        server = load_side(configuration.server, Role.SERVER, read)
         self.client: Side = client
         self.server: Side = server
         self.psk_keyrings = configuration.kernel.keyrings

@@ -2,10 +2,11 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from handshaked.configuration.handshaked_toml import Configuration, SideDefaults
+from handshaked.configuration.handshaked_toml import SideDefaults
 from handshaked.errors import RefusedError
 from handshaked.model import Role
 from handshaked.registry.credentials import LoadedCredential, check_purpose, load_pem, open_credential
@@ -13,6 +14,7 @@ from handshaked.registry.expiry import HOUR
 from handshaked.registry.files import MAX_FILE, open_regular, read_file
 from handshaked.registry.notices import Notice, expiry_notices, list_notices, store_notices
 from handshaked.registry.peer_rules import PeerRules
+from handshaked.system.capabilities import Capability, explain
 from handshaked.tls.parameters import ClientCertificateVerifier, Credential, PeerVerifier
 from handshaked.tls.x509.certificates import Purpose
 from handshaked.tls.x509.readers import MAX_BUNDLE, MAX_LIST, read_revocation_lists, read_trust_store
@@ -35,28 +37,48 @@ class Side:
     notices: tuple[Notice, ...] = ()
 
 
-def load_side(defaults: SideDefaults, role: Role) -> Side:
-    """Load the files of the side that plays `role`; RefusedError names the one that cannot be used."""
+class ReadFile(Protocol):
+    """Returns the content of a file; RefusedError if it cannot be read or is longer than `limit` bytes."""
+
+    def __call__(self, path: Path, limit: int, *, secret: bool) -> bytes:
+        """Read the file at `path`, which others must not be able to read if it is `secret`."""
+        ...
+
+
+def read_side_file(path: Path, limit: int, *, secret: bool) -> bytes:
+    """As ``ReadFile``, from the file system."""
     try:
-        return _loaded(defaults, role)
+        descriptor = open_regular(str(path))
+        try:
+            return read_file(descriptor, str(path), secret=secret, limit=limit)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise RefusedError(f"{path}: {explain(error, Capability.DAC_READ_SEARCH)}") from None
+
+
+def load_side(defaults: SideDefaults, role: Role, read: ReadFile = read_side_file) -> Side:
+    """Load the files of the side that plays `role` with `read`; RefusedError names the one that cannot be used."""
+    try:
+        return _loaded(defaults, role, read)
     except RefusedError as error:
         raise RefusedError(f"[{role.name.lower()}] {error}") from None
 
 
-def _loaded(defaults: SideDefaults, role: Role) -> Side:
+def _loaded(defaults: SideDefaults, role: Role, read: ReadFile) -> Side:
     notices: list[Notice] = []
     trust = None
     if defaults.trust is not None:
-        trust = read_trust_store(_content(defaults.trust, MAX_BUNDLE), str(defaults.trust))
+        trust = read_trust_store(read(defaults.trust, MAX_BUNDLE, secret=False), str(defaults.trust))
         notices += store_notices(trust)
     grace = defaults.revocation_list_grace
     lists: list[RevocationList] = []
     for path in defaults.revocation_lists:
-        lists += read_revocation_lists(_content(path, MAX_LIST), str(path))
+        lists += read_revocation_lists(read(path, MAX_LIST, secret=False), str(path))
     notices += list_notices(lists, grace)
     revocations = RevocationLists(lists, required=defaults.require_revocation_lists, grace=grace * HOUR)
     client = role is Role.CLIENT
-    loaded = _credential(defaults, Purpose.CLIENT if client else Purpose.SERVER)
+    loaded = _credential(defaults, Purpose.CLIENT if client else Purpose.SERVER, read)
     if loaded is not None:
         notices += expiry_notices(loaded, str(defaults.certificate))
     return Side(
@@ -67,16 +89,6 @@ def _loaded(defaults: SideDefaults, role: Role) -> Side:
         alpns=defaults.alpns,
         notices=tuple(notices),
     )
-
-
-def check_sides(configuration: Configuration) -> list[Notice]:
-    """Load the files of both sides, as a check, and return notices; RefusedError names a file that cannot be used."""
-    sides = {Role.CLIENT: configuration.client, Role.SERVER: configuration.server}
-    return [
-        replace(notice, text=f"[{role.name.lower()}] {notice.text}")
-        for role, defaults in sides.items()
-        for notice in load_side(defaults, role).notices
-    ]
 
 
 class RuledServers:
@@ -119,22 +131,11 @@ def _trust(verifier: bytes, rules: PeerRules) -> bytes:
     return hashlib.sha256(verifier + rules.digest).digest()
 
 
-def _credential(defaults: SideDefaults, purpose: Purpose) -> LoadedCredential | None:
+def _credential(defaults: SideDefaults, purpose: Purpose, read: ReadFile) -> LoadedCredential | None:
     if defaults.certificate is None or defaults.private_key is None:
         return None
-    certificate = _content(defaults.certificate, MAX_FILE)
-    key = _content(defaults.private_key, MAX_FILE, secret=True)
+    certificate = read(defaults.certificate, MAX_FILE, secret=False)
+    key = read(defaults.private_key, MAX_FILE, secret=True)
     loaded = load_pem(certificate, key, names=(str(defaults.certificate), str(defaults.private_key)))
     check_purpose(loaded, purpose)
     return loaded
-
-
-def _content(path: Path, limit: int, *, secret: bool = False) -> bytes:
-    try:
-        descriptor = open_regular(str(path))
-        try:
-            return read_file(descriptor, str(path), secret=secret, limit=limit)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror}") from None

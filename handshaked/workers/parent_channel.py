@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from handshaked.errors import is_temporary
 from handshaked.reporting.counts import HandshakeCounts
+from handshaked.wire.attached import close_all
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)
@@ -18,9 +19,14 @@ _PAUSE_SECONDS = 0.1
 
 
 class ParentChannel:
-    """Calls `on_command` with each command received on `sock`, and `on_end` when the parent has ended."""
+    """Calls `on_command` with each command received on `sock` and its file if it has one, `on_end` if the parent ends.
 
-    def __init__(self, sock: socket.socket, on_command: Callable[[str], None], on_end: Callable[[], object]) -> None:
+    Files are closed after the call.
+    """
+
+    def __init__(
+        self, sock: socket.socket, on_command: Callable[[str, int | None], None], on_end: Callable[[], object]
+    ) -> None:
         self._sock = sock
         self._on_command = on_command
         self._on_end = on_end
@@ -66,7 +72,11 @@ class ParentChannel:
             self._loop.remove_reader(self._sock)
             self._on_end()
             return
-        self._on_command(str(received[0].get("command")))
+        message, descriptors = received
+        try:
+            self._on_command(str(message.get("command")), next(iter(descriptors), None))
+        finally:
+            close_all(descriptors)
 
     def _pause(self) -> None:
         """Read on a little later: while the kernel is short of memory, the event loop would spin."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from handshaked.errors import RefusedError, is_temporary
 from handshaked.registry.snapshot import Snapshot
+from handshaked.system.memory_file import memory_file
 from handshaked.wire.json_packets import Message, receive_message, send_message
 from handshaked.workers.backoff import MAX_FAILED_STARTS, Backoff
 
@@ -84,6 +85,15 @@ class _Worker:
             send_message(self._channel, {"command": command})
         except OSError as error:
             log.debug("cannot send worker %d the command %s: %s", self.process.pid, command, error)
+
+    def configure(self, settings: bytes) -> None:
+        """Let the worker use `settings`. A worker that cannot receive them is replaced."""
+        with memory_file(settings) as file:
+            try:
+                send_message(self._channel, {"command": "configure"}, (file.fileno(),))
+            except OSError as error:
+                log.warning("worker %d does not receive the new settings and is killed: %s", self.process.pid, error)
+                self.kill()
 
     def kill(self) -> None:
         """Kill the process, unless it has just ended by itself."""
@@ -159,7 +169,14 @@ class Supervisor:
         self._started = [asyncio.Event() for _ in range(count)]
         self._ready = [asyncio.Event() for _ in range(count)]
         self._stopping = asyncio.Event()
+        self._settings: bytes | None = None
         self.restarts = 0
+
+    def configure(self, settings: bytes) -> None:
+        """Let all workers use `settings`, those that are started later as well."""
+        self._settings = settings
+        for worker in self._workers.values():
+            worker.configure(settings)
 
     async def start(self) -> None:
         """Start the worker processes, without waiting until they serve."""
@@ -246,7 +263,10 @@ class Supervisor:
     async def _run_one(self, slot: int) -> _End:
         """Run one worker in `slot` until it ends."""
         try:
-            worker = self._workers[slot] = await self._spawn(self._ready[slot])
+            settings = self._settings
+            worker = self._workers[slot] = await self._spawn(self._ready[slot], settings)
+            if self._settings is not None and self._settings is not settings:
+                worker.configure(self._settings)
         except OSError as error:
             return _End(f"a worker cannot be started: {error}", failed=not is_temporary(error))
         finally:
@@ -260,18 +280,20 @@ class Supervisor:
         failed = not served and status not in (os.EX_TEMPFAIL, -signal.SIGKILL)
         return _End(f"worker {worker.process.pid} ended with status {status}", served, failed)
 
-    async def _spawn(self, ready: asyncio.Event) -> _Worker:
+    async def _spawn(self, ready: asyncio.Event, settings: bytes | None) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, ExitStack() as undo:
+        with theirs, ExitStack() as undo, ExitStack() as passed:
             undo.callback(ours.close)
+            descriptors = {"listener": self._listener.fileno(), "parent": theirs.fileno()}
+            if settings is not None:
+                descriptors["settings"] = passed.enter_context(memory_file(settings)).fileno()
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "handshaked.worker",
-                f"--listener={self._listener.fileno()}",
-                f"--parent={theirs.fileno()}",
+                *(f"--{name}={descriptor}" for name, descriptor in descriptors.items()),
                 *self._arguments,
-                pass_fds=(self._listener.fileno(), theirs.fileno()),
+                pass_fds=tuple(descriptors.values()),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONSAFEPATH": "1"},
             )

@@ -1,4 +1,4 @@
-"""The kernel sources of a worker: changed configuration files are loaded, and invalid ones are ignored."""
+"""The kernel sources of a worker: they use what the parent has read, from the files as they are at that time."""
 
 import asyncio
 import ssl
@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.handshakes.service import HandshakeService
+from handshaked.handshakes.side_files import SideFiles
 from handshaked.model import AuthMode, Role
 from handshaked.testing.authority import Authority, Issued
 from handshaked.upcall.fake_kernel import FakeFamily, Submission
@@ -18,7 +19,6 @@ from tests.datapath.tcp_scene import (
     connection,
     server_context,
 )
-from tests.patience import PATIENCE
 from tests.registered import Registered
 
 
@@ -36,9 +36,7 @@ def der(issued: Issued) -> bytes:
     return issued.leaf.public_bytes(Encoding.DER)
 
 
-def test_renewed_client_certificate_is_loaded_without_reload(
-    authority: Authority, issue: Issue, tmp_path: Path
-) -> None:
+def test_client_certificate_is_that_of_the_latest_files(authority: Authority, issue: Issue, tmp_path: Path) -> None:
     old, new = (authority.issue("someone", client=True, file_name=f"sources-{name}") for name in ("old", "new"))
     certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
     configuration = tmp_path / "handshaked.toml"
@@ -46,30 +44,25 @@ def test_renewed_client_certificate_is_loaded_without_reload(
         f'[client]\ntrust = "{authority.root}"\ncertificate = "{certificate}"\nprivate_key = "{key}"\n'
     )
 
-    def put(issued: Issued) -> None:
+    def files_with(issued: Issued) -> SideFiles:
         certificate.write_bytes(issued.certificate.read_bytes())
         key.write_bytes(issued.key.read_bytes())
         key.chmod(0o600)
+        read = SideFiles.read(configuration, required=True)
+        key.unlink()  # a worker may not be able to read it
+        return SideFiles.pull(read.push())
 
     async def scenario() -> None:
-        put(old)
         registered = Registered(authority)
         service = HandshakeService(registered.snapshot, registered, lambda *_: None)
         family = FakeFamily()
         family.serve_in_loop()
         context = server_context(issue(NAME), authority.root)
-        sources = KernelSources(
-            service, configuration, (), open_link=lambda namespace: family.open_link(), interval=0.01
-        )
+        sources = KernelSources(service, files_with(old), open_link=lambda namespace: family.open_link())
         try:
             assert await certificate_shown(family, context) == der(old)
-            key.write_text("half of a renewal")
-            sources.reload()
-            assert await certificate_shown(family, context) == der(old)
-            put(new)
-            async with asyncio.timeout(PATIENCE):
-                while await certificate_shown(family, context) != der(new):
-                    pass
+            sources.reload(files_with(new))
+            assert await certificate_shown(family, context) == der(new)
         finally:
             sources.close()
             family.close()

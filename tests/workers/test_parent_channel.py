@@ -8,6 +8,7 @@ from typing import Any
 
 from handshaked.model import Caller, Outcome, Request, Role
 from handshaked.reporting.counts import HandshakeCounts
+from handshaked.system.memory_file import content_of
 from handshaked.wire.json_packets import Message, receive_message, send_message
 from handshaked.workers.parent_channel import ParentChannel
 from tests.patience import soon
@@ -20,8 +21,13 @@ class Scene:
         self.worker = worker
         self.parent = parent
         self.commands: asyncio.Queue[str] = asyncio.Queue()
+        self.files: list[bytes | None] = []
         self.ended = asyncio.Event()
-        self.channel = ParentChannel(worker, self.commands.put_nowait, self.ended.set)
+        self.channel = ParentChannel(worker, self._receive_command, self.ended.set)
+
+    def _receive_command(self, command: str, file: int | None) -> None:
+        self.commands.put_nowait(command)
+        self.files.append(None if file is None else content_of(file))
 
     async def receive(self) -> Message:
         """Receive the next message as the parent."""

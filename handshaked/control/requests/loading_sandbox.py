@@ -11,6 +11,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ from handshaked.errors import RefusedError
 from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.store import Source
+from handshaked.system.capabilities import keep_only, pass_on
 from handshaked.system.process import forbid_core_dumps
 from handshaked.tls.x509.certificates import Purpose
 
@@ -39,6 +41,7 @@ def load_for(owner: int, source: Source, contents: tuple[bytes, ...]) -> LoadedC
 
 def load_in_sandbox(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
     """As ``load``, in a separate process. RefusedError if it takes more than ``CPU_SECONDS`` or ``MEMORY`` bytes."""
+    pass_on(())
     asked = {"source": asdict(source), "contents": [_text(content) for content in contents]}
     process = subprocess.run(
         [sys.executable, "-m", "handshaked.control.requests.loading_sandbox"],
@@ -59,6 +62,8 @@ def load_in_sandbox(source: Source, contents: tuple[bytes, ...]) -> LoadedCreden
 def main() -> None:
     """Load the credential on standard input, and write the result to standard output."""
     forbid_core_dumps()
+    with suppress(OSError):  # root's service may not be permitted to; others have nothing left to give up
+        keep_only(())
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     asked = json.load(sys.stdin)
