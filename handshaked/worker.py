@@ -1,8 +1,8 @@
 """One worker process: serves handshakes from its own snapshot of the registry until its parent tells it to stop.
 
-The parent sends JSON commands over a socket pair: ``refresh``, ``configure``, ``status``, ``forget``, ``stop``. The worker
-answers, and sends the outcomes of handshakes in batches. It ends when its parent ends. It gives up all capabilities but
-those that kernel upcalls need, so the parent reads the files that the configuration names and sends their content.
+The parent sends JSON commands over a socket pair: ``refresh``, ``configure``, ``status``, ``forget``, ``stop``. The
+worker answers, and sends the outcomes of handshakes in batches. It ends when its parent ends. It gives up capabilities
+that kernel upcalls do not need, so the parent reads the files that the configuration names and sends their content.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from handshaked.testing.daemon import RunningDaemon
-from tests.kernel.inside.scene import daemon, logged, make_keyring, must, run, serving, until
+from tests.kernel.inside.scene import ORDINARY_UID, SANDBOX, daemon, logged, make_keyring, must, run, serving, until
 
 HOST_ID = "11111111-2222-3333-4444-555555555555"
 HOST = f"nqn.2014-08.org.nvmexpress:uuid:{HOST_ID}"
@@ -20,11 +20,6 @@ SUBSYSTEM = "nqn.test"
 PAIR = (f"--hostnqn={HOST}", f"--subsysnqn={SUBSYSTEM}")
 BACKING = Path("/dev/nullb0")
 BLOCK = 64 * 1024
-ORDINARY_UID = 998
-AS_ORDINARY_USER = (
-    "setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups", "--inh-caps=+net_admin",
-    "--ambient-caps=+net_admin", "keyctl", "session", "-",
-)  # fmt: skip
 SOON = 8  # seconds; the consumers' own timeout is 10
 
 
@@ -154,10 +149,7 @@ with daemon('[kernel]\nkeyrings = ["of-the-host"]\n', name="second") as running:
     assert "outcome=failed" not in running.log.read_text()
 
 # As an ordinary user, root's keyrings are out of reach: the log says so, and what to do.
-directory = Path.cwd() / "ordinary"
-directory.mkdir()
-os.chown(directory, ORDINARY_UID, ORDINARY_UID)
-with RunningDaemon(directory, workers=1, options=("--kernel",), launcher=AS_ORDINARY_USER) as running:
+with daemon(name="ordinary", launcher=SANDBOX) as running:
     serving(running)
     assert connect() is not None, "connected"
     logged(running, "pre-shared keys in the keyrings .nvme", f"uid {ORDINARY_UID}", "User=root")

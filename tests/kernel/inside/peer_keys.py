@@ -1,17 +1,26 @@
 """The service as an ordinary user with CAP_NET_ADMIN and a session keyring of its own, as in ``handshaked.service``.
 
 Consumers get the serial numbers of keys with the certificates of their peers: the keys exist in the kernel, can be
-described by their serial, and expire. Pre-shared keys of root are out of reach, which the log says with the remedy.
+described by their serial, and expire.
 """
 
 import os
 
 from handshaked.testing.daemon import RunningDaemon
-from tests.kernel.inside.scene import HERE, authority, logged, mounted, must, run, serve_nfs, serving, write_and_read
-
-UID = 998
-AS_USER = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
-SANDBOX = (*AS_USER, "--inh-caps=+net_admin", "--ambient-caps=+net_admin", "keyctl", "session", "-")
+from tests.kernel.inside.scene import (
+    AS_ORDINARY_USER,
+    ORDINARY_UID,
+    SANDBOX,
+    authority,
+    daemon,
+    logged,
+    mounted,
+    must,
+    run,
+    serve_nfs,
+    serving,
+    write_and_read,
+)
 
 KIND = "user" if "No such device" in run("keyctl", "add", "asymmetric", "probe", "x", "@s").stdout else "asymmetric"
 """The type of keys with certificates; User-Mode Linux has no CONFIG_ASYMMETRIC_KEY_TYPE."""
@@ -20,12 +29,8 @@ ca = authority()
 server = ca.issue("server.test")
 client = ca.issue("client.test", client=True)
 for path in (ca.root.parent, *ca.root.parent.iterdir()):
-    os.chown(path, UID, UID)
-directory = HERE / "service"
-directory.mkdir()
-os.chown(directory, UID, UID)
-configuration = directory / "handshaked.toml"
-configuration.write_text(
+    os.chown(path, ORDINARY_UID, ORDINARY_UID)
+configuration = (
     f'[client]\ntrust = "{ca.root}"\ncertificate = "{client.certificate}"\nprivate_key = "{client.key}"\n'
     f'[server]\ntrust = "{ca.root}"\ncertificate = "{server.certificate}"\nprivate_key = "{server.key}"\n'
 )
@@ -39,17 +44,15 @@ def serials(running: RunningDaemon, role: str, count: int) -> list[int]:
 
 def check(serial: int, peer: str) -> None:
     """Check that the kernel knows the key with `serial`, outside of the session of the service."""
-    described = must(*AS_USER, "keyctl", "rdescribe", str(serial))
+    described = must(*AS_ORDINARY_USER, "keyctl", "rdescribe", str(serial))
     assert described.startswith(f"{KIND};"), described
     assert f"TLS x509 {peer} " in described, described
-    listed = [line.split() for line in must(*AS_USER, "cat", "/proc/keys").splitlines()]
+    listed = [line.split() for line in must(*AS_ORDINARY_USER, "cat", "/proc/keys").splitlines()]
     (key,) = [line for line in listed if int(line[0], 16) == serial]
     assert key[3] in ("1d", "23h"), f"the key does not expire: {key}"
 
 
-running = RunningDaemon(
-    directory, workers=2, options=("--kernel", f"--configuration={configuration}"), launcher=SANDBOX
-)
+running = daemon(configuration, workers=2, launcher=SANDBOX)
 with running:
     serving(running)
     serve_nfs()

@@ -1,6 +1,7 @@
 """Shared by programs in the lab: an NFS server on loopback, mounts of it, and a daemon that serves the kernel."""
 
 import atexit
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +21,11 @@ IN_CLIENT = ("nsenter", f"--net=/run/netns/{CLIENT}")
 """The prefix of commands that run there."""
 PATIENCE = 120
 """Seconds to wait for an expected event: emulated machines are slow on busy hosts."""
+ORDINARY_UID = 998
+AS_ORDINARY_USER = ("setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups")
+"""The prefix of commands of an ordinary user."""
+SANDBOX = (*AS_ORDINARY_USER, "--inh-caps=+net_admin", "--ambient-caps=+net_admin")
+"""The prefix of a daemon's command with the user and the capability that it has in ``handshaked.service``."""
 _SERVER_ADDRESS = "10.9.0.1"
 
 
@@ -117,18 +123,25 @@ def make_keyring(name: str) -> None:
 
 
 def daemon(
-    configuration: str = "", *, name: str = "daemon", workers: int = 1, options: tuple[str, ...] = ()
+    configuration: str = "",
+    *,
+    name: str = "daemon",
+    workers: int = 1,
+    options: tuple[str, ...] = (),
+    launcher: tuple[str, ...] = (),
 ) -> RunningDaemon:
-    """Return a daemon that serves the kernel, not started yet."""
+    """Return a daemon that serves the kernel, not started yet; `launcher` is a prefix of its command."""
     directory = HERE / name
     directory.mkdir(exist_ok=True)
+    if launcher:
+        os.chown(directory, ORDINARY_UID, ORDINARY_UID)
     file = directory / "handshaked.toml"
     file.write_text(configuration)
     running = RunningDaemon(
         directory,
         workers=workers,
         options=("--kernel", f"--configuration={file}", *options),
-        launcher=("keyctl", "session", "-"),  # without access to the session keyring of others
+        launcher=(*launcher, "keyctl", "session", "-"),  # without access to the session keyring of others
     )
     atexit.register(_show, running)
     return running
