@@ -122,6 +122,7 @@ class Dispatcher:
         self._bytes = 0
         self._second = 0.0
         self._new = 0
+        self._was_busy = False
         self._snapshot = Snapshot()
         self._forwards = False
         self.snapshot = snapshot or Snapshot()
@@ -249,10 +250,17 @@ class Dispatcher:
         return Reply(push_retry(header, cid, token), "retry")
 
     def _is_busy(self, now: float) -> bool:
-        """Return whether new connections arrive too fast, or too many ClientHellos are incomplete."""
-        if now - self._second >= 1.0:
+        """Return whether new connections arrive too fast, or too many ClientHellos are incomplete.
+
+        The second after a busy one is busy, too: else a flood would cost the full work for its first connections of
+        each second.
+        """
+        elapsed = now - self._second
+        if elapsed >= 1.0:
+            self._was_busy = self._new >= self._bounds.retry_from * elapsed
             self._second, self._new = now, 0
-        return self._new >= self._bounds.retry_from or len(self._flights) > self._bounds.flows // 2
+        too_fast = self._was_busy or self._new >= self._bounds.retry_from
+        return too_fast or len(self._flights) > self._bounds.flows // 2
 
     def _start_flight(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, now: float) -> Decision:
         flight.source = source_of(key[0])

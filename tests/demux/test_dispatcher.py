@@ -290,11 +290,21 @@ def test_forwarded_connections_get_no_retry(pieces: list[bytes]) -> None:
     assert isinstance([dispatch.receive(datagram, PEER, 0.0) for datagram in initials(pieces)][-1], Deliver)
 
 
-def test_retry_depends_on_the_rate_of_the_current_second() -> None:
+@pytest.mark.parametrize(
+    ("times", "kinds"),
+    [
+        ((0.0, 0.1, 0.2, 2.2), [Deliver, Deliver, Reply, Deliver]),
+        ((0.0, 0.1, 0.2, 1.2, 1.3, 2.6, 2.7), [Deliver, Deliver, Reply, Reply, Reply, Deliver, Deliver]),
+        ((0.0, 0.1, 0.2, 1.0, 1.1, 2.0, 2.1), [Deliver, Deliver, *[Reply] * 5]),
+    ],
+    ids=["burst", "busy second", "flood"],
+)
+def test_retry_depends_on_the_rate_of_this_second_and_the_last_one(
+    times: tuple[float, ...], kinds: list[type[Decision]]
+) -> None:
     dispatch = dispatcher(retry_from=2)
     whole = initial(crypto(0, HELLO))
-    kinds = [type(dispatch.receive(whole, ("192.0.2.1", n), now)) for n, now in enumerate((0.0, 0.1, 0.2, 1.2))]
-    assert kinds == [Deliver, Deliver, Reply, Deliver]
+    assert [type(dispatch.receive(whole, ("192.0.2.1", n), now)) for n, now in enumerate(times)] == kinds
 
 
 @pytest.mark.parametrize("snapshot", [SNAPSHOT, BESIDE_FORWARDING], ids=["accept", "beside forward"])
@@ -305,7 +315,7 @@ def test_client_sent_a_retry_gets_no_other_answer(snapshot: Snapshot) -> None:
     for port in (1, 2):
         assert isinstance(dispatch.receive(first, ("192.0.2.2", port), 0.0), Deliver)
     answer = dispatch.receive(first, PEER, 0.9)
-    for now in (1.1, 2.5, 9.0, 10.8):
+    for now in (2.2, 3.5, 9.0, 10.8):
         assert isinstance(dispatch.receive(first, ("192.0.2.3", int(now)), now), Deliver), "the port is no longer busy"
         again = dispatch.receive(first, PEER, now + 0.05)
         assert isinstance(again, Reply)
