@@ -19,7 +19,7 @@ from handshaked.registry.store import NewRegistration, Source
 from handshaked.shim import HandshakeClient
 from handshaked.shim import aioquic as ours
 from handshaked.shim.aioquic import serve
-from handshaked.system.directories import DATABASE
+from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 
@@ -158,6 +158,26 @@ def test_tickets_and_replay_record_survive_restart_of_daemon(daemon: RunningDaem
         asyncio.run(first())
     with daemon:
         asyncio.run(second())
+
+
+def test_early_data_with_tickets_of_before_a_lost_record_is_rejected(
+    daemon: RunningDaemon, authority: Authority
+) -> None:
+    """RFC 8446 section 8.2: the lost record may have contained them."""
+    tickets: list[SessionTicket] = []
+
+    async def visit(expected: tuple[bool, bool]) -> None:
+        async with visitor(daemon, authority) as guest:
+            assert await guest.visit(tickets[-1] if tickets else None) == expected
+            tickets.extend(guest.tickets)
+
+    with daemon:
+        asyncio.run(visit((False, False)))
+    for file in daemon.state_directory.glob(f"{REPLAY_RECORD}*"):
+        file.unlink()
+    with daemon:
+        asyncio.run(visit((True, False)))
+        asyncio.run(visit((True, True)))
 
 
 def test_ticket_is_not_accepted_for_another_name(daemon: RunningDaemon, authority: Authority) -> None:
