@@ -5,6 +5,8 @@ import asyncio
 import hashlib
 import socket
 import ssl
+import sys
+from functools import cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -17,7 +19,7 @@ from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.names import parse_alpn
 from handshaked.shim import BlockingClient, Message
 from handshaked.system import directories
-from handshaked.tls.x509.readers import read_certificates
+from handshaked.tls.x509.readers import read_trust_store
 from handshaked.wire.messages import Done, Start
 
 _TRANSPORT_PARAMETERS = b"\x04\x01\x00"  # initial_max_data 0: RFC 9000 section 18.2
@@ -214,15 +216,21 @@ async def _quic_outcome(
     return outcome_of(protocol) or Outcome()
 
 
+@cache
 def _anchors(path: str | None) -> tuple[bytes, ...]:
-    """Return the certificates of the file `path` in DER, none for None: the only reader of ``--ca``."""
+    """Return the certificates of the file `path` in DER, none for None: the only reader of ``--ca``.
+
+    Those that cannot be used are left out, and named once.
+    """
     if path is None:
         return ()
     try:
-        certificates = read_certificates(Path(path).read_bytes(), path)
+        store = read_trust_store(Path(path).read_bytes(), path)
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from None
-    return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)
+    for one in store.left_out:
+        print(f"handshakectl: warning: left out: {one}", file=sys.stderr)
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in store)
 
 
 def _digest(chain: tuple[bytes, ...]) -> str | None:

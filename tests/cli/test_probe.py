@@ -129,9 +129,19 @@ def test_forwarded_registration_is_tested_with_its_server(
 
 @pytest.mark.parametrize("transport", ["quic", "tcp"])
 def test_a_damaged_ca_file_is_refused(daemon: RunningDaemon, web: Authority, tmp_path: Path, transport: str) -> None:
-    """Each way to connect reads the file with the same reader, which returns all certificates or none."""
+    """Each way to connect reads the file with the same reader."""
     good = web.root.read_text()
     damaged = tmp_path / "ca.pem"
     damaged.write_text(good + good.replace("-----END", "----END"))
     words = ("--connect=127.0.0.1:1", f"--transport={transport}")
     assert f"handshakectl: {damaged}" in run(daemon, "test", "web", f"--ca={damaged}", *words, status=1)
+
+
+def test_a_certificate_of_ca_that_cannot_be_used_is_left_out_and_named_once(
+    daemon: RunningDaemon, web: Authority, tmp_path: Path
+) -> None:
+    good = web.root.read_text()
+    mixed = tmp_path / "ca.pem"
+    mixed.write_text(good.replace("\nMII", "\n?MII") + good)
+    said = run(daemon, "test", "web", f"--ca={mixed}")
+    assert said.count(f"warning: left out: {mixed}: line 1: ") == 1

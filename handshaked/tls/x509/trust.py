@@ -1,7 +1,7 @@
 """Trust anchors, which all handshakes that use them share."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -35,6 +35,9 @@ class TrustStore:
 
     def __len__(self) -> int:
         return len(self._anchors)
+
+    def __iter__(self) -> Iterator[x509.Certificate]:
+        return iter(self._anchors)
 
     def has(self, certificate: x509.Certificate) -> bool:
         """Return whether a certificate is an anchor."""
