@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from handshaked.errors import DamagedError, RefusedError, UnavailableError
+from handshaked.model import KeyType
+from handshaked.registry.rows import split
+from handshaked.tls.x509.keys import key_type_of
+from handshaked.tls.x509.readers import read_certificate
 
 _FIRST = """
 CREATE TABLE registration (
@@ -45,7 +49,10 @@ CREATE TABLE trust (
 );
 CREATE TABLE ticket_key (begins REAL PRIMARY KEY, secret BLOB NOT NULL) WITHOUT ROWID;
 """
-_STEPS = (_FIRST, _SECOND, _THIRD)
+_FOURTH = """
+UPDATE credential SET key_type = rsa_pss_type(chain) WHERE key_type = 'rsa-pss';
+"""
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """The step at index n migrates schema n to schema n + 1. A released step is never changed."""
 SCHEMA_VERSION = len(_STEPS)
 
@@ -69,6 +76,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA secure_delete = ON")
             db.execute("PRAGMA foreign_keys = ON")
+            db.create_function("rsa_pss_type", 1, _rsa_pss_type)
             for number in range(version, SCHEMA_VERSION):
                 db.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
         except BaseException:
@@ -122,6 +130,17 @@ def readable_rows_of(path: Path) -> Iterator[None]:
 def is_damage(error: Exception) -> bool:
     """Return whether `error` means that the database's file is damaged."""
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def _rsa_pss_type(chain: bytes) -> str:
+    """Return the type of a credential's RSA-PSS key, which schema 4 restricts to the digest that the leaf names.
+
+    One that no signature scheme fits stays as it is: it is refused when its files are loaded again.
+    """
+    try:
+        return key_type_of(read_certificate(split(chain, 4)[0], "credential")).value
+    except RefusedError:
+        return KeyType.RSA_PSS.value
 
 
 def _version(db: sqlite3.Connection) -> int:

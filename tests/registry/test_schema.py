@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from handshaked.errors import RefusedError, UnavailableError
+from handshaked.model import KeyType
 from handshaked.registry.registration import Grant
+from handshaked.registry.rows import join
 from handshaked.registry.schema import SCHEMA_VERSION, open_for_reading, open_for_writing
 from handshaked.registry.settings import Policy
 from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import Source
+from tests import raw_certificates as raw
+from tests.certificates import key
 
 FIRST = Path(__file__).with_name("schema-1.sql")
 
@@ -96,3 +100,33 @@ def test_damaged_database_is_reported(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(UnavailableError, match="restore it from a backup"):
         open_for_writing(path)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "key_type"),
+    [
+        ((), KeyType.RSA_PSS),
+        (("sha384", "sha384", 48), KeyType.RSA_PSS_SHA384),
+        (("sha512", "sha1", 20), KeyType.RSA_PSS),  # no scheme fits it
+    ],
+)
+def test_restricted_rsa_pss_keys_get_their_type(
+    tmp_path: Path, parameters: tuple[object, ...], key_type: KeyType
+) -> None:
+    """Up to schema 3, their type did not name the digest that their certificate allows."""
+    path = tmp_path / "registry.db"
+    SqliteRegistryWriter(path).close()
+    algorithm = raw.pss_algorithm(*parameters)
+    leaf = raw.certificate(key("rsa2048"), raw.common_name("a"), None, key_algorithm=algorithm)
+    db = sqlite3.connect(path)
+    db.execute(
+        "INSERT INTO credential (digest, key_type, subject, not_before, not_after, chain, key)"
+        " VALUES (x'00', 'rsa-pss', 'CN=a', 0, 0, ?, x'00')",
+        (join((leaf.der,), 4),),
+    )
+    db.execute("PRAGMA user_version = 3")
+    db.commit()
+    db.close()
+    migrated = open_for_writing(path)
+    assert migrated.execute("SELECT key_type FROM credential").fetchall() == [(key_type.value,)]
+    migrated.close()
