@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handshaked.callers.account import Limits
+from handshaked.callers.account import Limits, Totals
 from handshaked.callers.log_limit import LogLimit
 from handshaked.configuration.handshaked_toml import upcall_capabilities
 from handshaked.datapath.emulated import emulated_quic_socket
@@ -34,7 +34,7 @@ from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.memory import MemoryReturn
 from handshaked.system.memory_file import content_of
-from handshaked.system.process import forbid_core_dumps, start_logging
+from handshaked.system.process import descriptor_limit, forbid_core_dumps, start_logging
 from handshaked.system.tasks import Tasks
 from handshaked.tls.keylog import KeyLog
 from handshaked.upcall.unix import UnixSource
@@ -67,7 +67,8 @@ class Worker:
         gc.set_threshold(20_000, 20, 100)
         open_socket = emulated_quic_socket if arguments.emulated_quic_sockets else kernel_quic_socket
         quic_sockets = QuicSocketHandshakes(self._service, open_socket)
-        self._source = UnixSource(listener, self._service, Limits(), self._log_limit, quic_sockets)
+        limits = Limits(totals=Totals().within(descriptor_limit()))
+        self._source = UnixSource(listener, self._service, limits, self._log_limit, quic_sockets)
         self._kernel = _kernel_sources(self._service, arguments)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()

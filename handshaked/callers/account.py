@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from handshaked.callers.pool import Pool, Quota
 from handshaked.callers.threads import ThreadPool, Threads
@@ -18,12 +18,27 @@ _RETRY_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Limits for all callers together, in one process, which ``Pool`` shares among them."""
+    """Limits for all callers together, in one process, which ``Pool`` shares among them.
 
+    The defaults are for a process that may open 65,536 descriptors: three quarters of them at most, if all handshakes
+    are on QUIC sockets.
+    """
+
+    connections: int = 16_384
     handshakes: int = 8192
     kept_bytes: int = 192 * 1024 * 1024
     unsent_bytes: int = 64 * 1024 * 1024
     descriptors: int = 24_576
+
+    def within(self, descriptors: int) -> "Totals":
+        """Return these limits, reduced for a process that may open that many descriptors only."""
+        share = min(1.0, descriptors / 65_536)
+        return replace(
+            self,
+            connections=int(self.connections * share),
+            handshakes=int(self.handshakes * share),
+            descriptors=int(self.descriptors * share),
+        )
 
 
 @dataclass(frozen=True, slots=True)

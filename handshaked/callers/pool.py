@@ -1,11 +1,14 @@
 """A resource of a process that its callers share, fairly for any number of them.
 
-A caller may hold as much as is still free (dynamic thresholds: Choudhury, Hahne 1998). One that takes all it can get
-leaves half of it, two leave a third, and so on: nobody can use it up, and nobody is limited while there is plenty.
+A caller may hold an eighth of what is still free (dynamic thresholds: Choudhury, Hahne 1998). Callers that take all
+they can get, one after the other, leave eight ninths each: nobody can use it up, twenty of them leave a tenth, and
+nobody is limited while there is plenty.
 """
 
 import os
 from collections.abc import Iterable
+
+_PARTS = 8
 
 
 class Pool:
@@ -24,7 +27,8 @@ class Pool:
         """Return how much more the user `uid`, who holds `held`, may take."""
         if uid in self._privileged:
             return self._total - self.used
-        return self._total - self._reserve - self.used - held
+        free = self._total - self._reserve - self.used
+        return -(-free // _PARTS) - held
 
 
 class Quota:

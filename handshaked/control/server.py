@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[str, Caller, Arguments, tuple[int, ...]], Awaitable[Message]]
 Subscriber = Callable[[Caller, Arguments, Callable[[list[Message]], None]], Callable[[], None]]
-_BOUNDS = ConnectionBounds(total=320, per_user=64, reserve=128)
+_BOUNDS = ConnectionBounds(total=704, per_user=64, reserve=128)
 _LIMITS = Limits(seconds_per_second=0.25)
 _IDLE_SECONDS = 60.0
 _MAX_STRANGER_MESSAGE = 16 * 1024

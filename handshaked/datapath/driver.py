@@ -104,8 +104,10 @@ class Attempt:
             return
         self.finished = True
         self._deadline.cancel()
+        finish = self._finish_path
+        self._finish_path = _nothing  # it usually refers to this attempt, which no cycle shall keep alive
         try:
-            self._finish_path(outcome)
+            finish(outcome)
         except Exception:  # same boundary: a timer or an upcall source called abort, and has others to serve
             log.exception("cannot report the outcome of a handshake of %s", self._request.caller)
             outcome = Outcome(reason="the outcome could not be reported")
@@ -189,6 +191,10 @@ class Driver(Attempt):
         except Exception:
             log.exception("unexpected error in a session ticket for %s", self._request.caller)
             self.takes_tickets = False
+
+
+def _nothing(_: Outcome) -> None:
+    pass
 
 
 def _outcome(end: End) -> Outcome:

@@ -24,6 +24,11 @@ def forbid_core_dumps() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) failed")
 
 
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def raise_descriptor_limit() -> int:
     """Raise the limit of open file descriptors to the hard limit. Return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

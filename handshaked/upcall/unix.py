@@ -15,9 +15,6 @@ from handshaked.handshakes.service import HandshakeService
 from handshaked.model import Caller
 from handshaked.upcall.endpoint import Endpoint
 
-_MAX_CONNECTIONS = 16_384
-_RESERVE = 256
-
 
 class UnixSource:
     """Accepts endpoints on `listener`; `service` opens their handshakes, `quic_sockets` those on QUIC sockets."""
@@ -38,7 +35,9 @@ class UnixSource:
         self._accounts = Accounts(limits, closer.pool)
         self._queue = FairQueue()
         self._endpoints: set[Endpoint] = set()
-        bounds = ConnectionBounds(_MAX_CONNECTIONS, limits.connections, _RESERVE)
+        bounds = ConnectionBounds(
+            limits.totals.connections, limits.connections, reserve=limits.totals.connections // 64
+        )
         self._acceptor = Acceptor(listener, "the handshake socket", bounds, log_limit, closer, self._take)
         self._acceptor.start()
 

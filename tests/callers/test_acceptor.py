@@ -102,12 +102,12 @@ def test_connections_of_a_user_are_limited_until_released() -> None:
 @pytest.mark.needs("root")
 def test_many_greedy_users_leave_connections_for_others() -> None:
     async def scenario(scene: Scene) -> None:
-        for uid in [*USERS[:5]] * 10:
+        for uid in [*USERS[:8]] * 10:
             await scene.connect_as(uid)
-        assert [sum(caller.uid == uid for caller in scene.accepted) for uid in USERS[:5]] == [5] * 5
-        assert [await scene.connect_as(uid) for uid in USERS[5:9]] == [True] * 4
+        assert [sum(caller.uid == uid for caller in scene.accepted) for uid in USERS[:8]] == [8] * 8
+        assert [await scene.connect_as(uid) for uid in USERS[8:]] == [True] * len(USERS[8:])
 
-    run(ConnectionBounds(total=40, per_user=20, reserve=10), scenario)
+    run(ConnectionBounds(total=138, per_user=20, reserve=10), scenario)
 
 
 @pytest.mark.needs("root")

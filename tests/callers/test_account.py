@@ -75,14 +75,21 @@ def test_subordinate_uids_share_their_owners_account() -> None:
 
 def test_accounts_share_what_there_is() -> None:
     async def scenario() -> None:
-        accounts = Accounts(Limits(totals=Totals(handshakes=9)))
+        accounts = Accounts(Limits(totals=Totals(handshakes=100)))
         quotas = [accounts.open(Caller(uid)).handshakes for uid in (1, 2)]
-        for quota in quotas * 10:
+        for quota in quotas * 20:
             quota.take()
-        assert [quota.used for quota in quotas] == [3, 3]
+        assert [quota.used for quota in quotas] == [10, 10]
         assert accounts.open(Caller(3)).handshakes.take()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("limit", "connections"), [(10**9, 16_384), (65_536, 16_384), (20_000, 5000), (1024, 256)])
+def test_totals_fit_the_descriptors_of_the_process(limit: int, connections: int) -> None:
+    totals = Totals().within(limit)
+    assert totals.connections == connections
+    assert totals.connections + totals.handshakes + totals.descriptors <= 0.75 * limit
 
 
 def test_packet_is_read_when_there_is_room_for_its_descriptors() -> None:

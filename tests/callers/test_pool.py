@@ -20,17 +20,21 @@ def greedy(pool: Pool, *uids: int, limit: int = 10**6) -> list[Quota]:
     return quotas
 
 
-@pytest.mark.parametrize(("users", "each"), [(1, 500), (3, 250), (9, 100), (99, 10)])
-def test_greedy_users_leave_as_much_as_each_of_them_has(users: int, each: int) -> None:
+@pytest.mark.parametrize(("users", "each"), [(1, 112), (2, 100), (12, 50), (92, 10)])
+def test_greedy_users_leave_eight_times_what_each_of_them_has(users: int, each: int) -> None:
     pool = Pool(1000)
     assert [quota.used for quota in greedy(pool, *USERS[:users])] == [each] * users
-    assert greedy(pool, USERS[-1])[0].used == each // 2
+    assert greedy(pool, USERS[-1])[0].used == pytest.approx((1000 - users * each) / 9, abs=1)
 
 
-def test_one_unit_is_left_for_a_new_user_while_there_is_room() -> None:
-    pool = Pool(100)
-    greedy(pool, *USERS[:50])
-    assert Quota(pool, USERS[-1], 10).take()
+def test_users_that_are_greedy_one_after_the_other_leave_some() -> None:
+    pool = Pool(1000)
+    for uid in USERS[:20]:
+        greedy(pool, uid)
+    assert 80 < 1000 - pool.used < 120
+    while pool.used < 1000:
+        assert Quota(pool, USERS[-1], 10).take()
+    assert not Quota(pool, USERS[-1], 10).take()
 
 
 def test_quota_is_limited() -> None:
@@ -50,13 +54,13 @@ def test_reserve_is_for_privileged_users(uid: int) -> None:
 
 
 def test_amount_beyond_the_limits_is_noticed() -> None:
-    pool = Pool(100)
-    one, other = Quota(pool, USERS[0], 60), Quota(pool, USERS[1], 60)
-    one.add(50)
+    pool = Pool(900)
+    one, other = Quota(pool, USERS[0], 110), Quota(pool, USERS[1], 110)
+    one.add(100)
     assert [one.exceeded, other.exceeded] == [False, False]
-    other.add(1)
+    other.add(8)
     assert [one.exceeded, other.exceeded] == [True, False]
-    other.release(1)
+    other.release(8)
     assert [one.exceeded, other.exceeded] == [False, False]
-    one.add(11)
+    one.add(12)
     assert [one.exceeded, other.exceeded] == [True, False]

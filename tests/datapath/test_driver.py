@@ -1,6 +1,8 @@
 """Each request has exactly one outcome, with scripted sessions and injected errors on a real event loop."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -243,3 +245,23 @@ def test_error_in_a_session_ticket_loses_only_tickets(fault: str) -> None:
     recorder = drive(Scripted([COMPLETE], second), act, ticket_seconds=1)
     assert recorder.delivered == []
     assert [outcome.status for outcome in recorder.outcomes] == [Status.OK]
+
+
+def test_ended_handshake_is_freed_at_once() -> None:
+    """A cycle would keep it, and the bytes that it holds, until the collector looks at its generation."""
+
+    async def scenario() -> None:
+        recorder = Recorder()
+        request = Request(Role.CLIENT, Caller(uid=1), timeout=8)
+        driver = Driver(request, Scripted([COMPLETE]), recorder, recorder.observe)
+        driver.start()
+        assert recorder.observed[0].status == Status.OK
+        known = weakref.ref(driver)
+        del driver
+        assert known() is None
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()

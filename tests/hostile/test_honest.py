@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.testing.daemon import RunningDaemon
-from tests.hostile.honest import FLOOR, Comparison, compare, honest_handshakes, honest_status
+from tests.hostile.honest import FLOOR, Comparison, compare, floor, honest_handshakes, honest_status
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.needs("root", "public python")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.needs("root", "public python")
 def honest_reader(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
     """Return an operation that is slow while ``slow`` runs."""
     slowed = threading.Event()
-    return lambda: is_attacked(directory) and slowed.wait(2 * FLOOR)
+    return lambda: is_attacked(directory) and slowed.wait(3 * floor())
 
 
 def honest_failure(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
