@@ -12,7 +12,6 @@ from handshaked.callers.account import Accounts, Limits
 from handshaked.callers.closing import Closer
 from handshaked.callers.turns import Turns
 from handshaked.control.bus import interface as spec
-from handshaked.control.bus.call_limits import CallLimits
 from handshaked.control.bus.connection import BusError
 from handshaked.control.bus.dispatch import Call, Dispatcher
 from handshaked.control.bus.interface import CallError
@@ -20,6 +19,7 @@ from handshaked.control.bus.marshalling import MalformedError
 from handshaked.control.bus.messages import Flag, Message, Received
 from handshaked.control.bus.objects import BusObjects
 from handshaked.control.bus.packing import pack_as, pack_interfaces, pack_properties
+from handshaked.control.bus.places import Places
 from handshaked.control.bus.senders import Sender
 from handshaked.errors import DeniedError, HandshakedError, shortened
 from handshaked.model import Caller
@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 UNKNOWN_UID = -1
 """Stands for the user of calls that are refused before their caller is known."""
 MAX_OBJECTS = 5000
-_MAX_BODY = 16 * 1024
+MAX_CALLS = 256
+MAX_CALLS_PER_USER = 16  # one that waits for polkit can take minutes, and must not keep others out
+RESERVED_CALLS = 32
+MAX_ARGUMENTS = 16 * 1024
 _MAX_VALUES = 1024
 _MAX_FILES_VALUES = 4096  # of methods that take files; their bodies have only the limit of all messages
 _ERROR = "org.freedesktop.DBus.Error"
@@ -58,7 +61,7 @@ class Calls:
         self._dispatcher = dispatcher
         self._authorize = authorize
         self._send = send
-        self._limits = CallLimits()
+        self._places = Places(MAX_CALLS, RESERVED_CALLS, MAX_CALLS_PER_USER)
         self._closer = closer
         self._accounts = Accounts(Limits(), closer.pool)
         self._turns = Turns()
@@ -70,12 +73,11 @@ class Calls:
 
     def accept(self, message: Received, sender: Sender, caller: Caller) -> None:
         """Answer `message` of `sender`, unless `caller` has too many calls in progress."""
-        try:
-            self._limits.acquire(caller)
-        except CallError as error:
-            self.refuse(message, error, caller.uid)
-        else:
+        if self._places.take(caller):
             self._tasks.start(self._serve(message, sender, caller))
+        else:
+            reason = f"{caller} has too many calls in progress; try again later"
+            self.refuse(message, CallError("LimitsExceeded", reason), caller.account)
 
     def refuse(self, message: Received, error: Exception, uid: int = UNKNOWN_UID) -> None:
         """Reply to `message` with `error`, and close its files."""
@@ -91,8 +93,8 @@ class Calls:
         except (HandshakedError, OSError) as error:
             reply = _failure(message, error)
         finally:
-            closed = self._closer.close(caller.uid, message.descriptors)
-            closed.add_done_callback(lambda _: self._limits.release(caller))
+            closed = self._closer.close(caller.account, message.descriptors)
+            closed.add_done_callback(lambda _: self._places.release(caller))
             self._accounts.close(caller)
             self._reply(message, reply)
 
@@ -159,7 +161,7 @@ def check_size(message: Received) -> None:
     if any(method is not None and method.takes_files for method in methods):
         too_long = message.body is None
     else:
-        too_long = message.body is None or len(message.body) > _MAX_BODY
+        too_long = message.body is None or len(message.body) > MAX_ARGUMENTS
         if message.descriptors:
             raise CallError("InvalidArgs", f"{message.member} takes no files")
     if too_long:

@@ -12,6 +12,7 @@ from typing import Any
 
 from handshaked import __version__
 from handshaked.callers.closing import Closer
+from handshaked.callers.owners import owner_of
 from handshaked.control.bus import interface as spec
 from handshaked.control.bus.calls import OBJECT_MANAGER, PROPERTIES, UNKNOWN_UID, Calls, check_size
 from handshaked.control.bus.connection import BUS, BusError, Connection, Peer
@@ -193,10 +194,13 @@ class BusService:
         [credentials] = await self._call(BUS, "GetConnectionCredentials", "s", name, results="a{sv}")
         if "UnixUserID" not in credentials:
             raise BusError("the bus does not know the user of this name")
+        uid = credentials["UnixUserID"]
+        owner = owner_of(uid)
         return Caller(
-            uid=credentials["UnixUserID"],
+            uid=uid,
             gids=frozenset(credentials.get("UnixGroupIDs", ())),
             pid=credentials.get("ProcessID", 0),
+            owner=None if owner == uid else owner,
         )
 
     async def _authorized(self, message: Received, action: str, details: dict[str, str]) -> bool:

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from handshaked.control.bus.places import Places
 from handshaked.control.event_broker import Event, EventBroker, Filter, Subscription
-from handshaked.control.requests.permissions import is_administrator
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 
 MAX_SUBSCRIBERS = 32
 MAX_SUBSCRIBERS_PER_USER = 8
 RESERVED_SUBSCRIBERS = 8
-"""Of ``MAX_SUBSCRIBERS``, only for administrators."""
+"""Of ``MAX_SUBSCRIBERS``, only for root and the daemon's user."""
 SIGNALS_PER_SECOND = 50
 
 Send = Callable[[str, Event, int], None]
@@ -32,15 +32,15 @@ class BusSubscribers:
         self._broker = broker
         self._send = send
         self._subscribers: dict[str, _Subscriber] = {}
+        self._places = Places(MAX_SUBSCRIBERS, RESERVED_SUBSCRIBERS, MAX_SUBSCRIBERS_PER_USER)
 
     def add(self, name: str, caller: Caller, wanted: Filter) -> None:
         """Subscribe `name`, which belongs to `caller`; replace the filter if it has subscribed before."""
         self.remove(name)
-        uids = [one.caller.uid for one in self._subscribers.values()]
-        if uids.count(caller.uid) >= MAX_SUBSCRIBERS_PER_USER:
-            raise RefusedError(f"uid {caller.uid} has too many subscribers (at most {MAX_SUBSCRIBERS_PER_USER})")
-        if len(uids) >= MAX_SUBSCRIBERS - (0 if is_administrator(caller) else RESERVED_SUBSCRIBERS):
-            raise RefusedError(f"too many subscribers (at most {MAX_SUBSCRIBERS}); try again later")
+        if not self._places.take(caller):
+            raise RefusedError(
+                f"{caller} has too many subscribers: at most {MAX_SUBSCRIBERS_PER_USER}, fewer while others have many"
+            )
         limited = _RateLimited(lambda event, dropped: self._send(name, event, dropped))
         unsubscribe = self._broker.subscribe(Subscription(caller, wanted, limited.deliver))
         self._subscribers[name] = _Subscriber(caller, unsubscribe)
@@ -50,6 +50,7 @@ class BusSubscribers:
         subscriber = self._subscribers.pop(name, None)
         if subscriber is not None:
             subscriber.unsubscribe()
+            self._places.release(subscriber.caller)
 
     def clear(self) -> None:
         """Unsubscribe everybody."""
