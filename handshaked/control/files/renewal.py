@@ -82,11 +82,12 @@ class Renewal:
 
     def _start_watching(self) -> None:
         try:
-            self._watch = Watch(self._on_change, QUIET_SECONDS)
+            self._watch = Watch(self._on_change, QUIET_SECONDS, self._readers, self._warn_of_unwatched)
         except OSError as error:
             self._report("inotify(7)", f"files cannot be watched, they are checked every {CHECK_SECONDS:g} s: {error}")
         else:
             self._clear_problem("inotify(7)")
+            self._watch.follow_now(f"{self._directory}/")
 
     async def close(self) -> None:
         """Stop watching."""
@@ -109,11 +110,12 @@ class Renewal:
             self._followed[registration.id] = (registration, files)
             for path in files.resolved:
                 self._users.setdefault(path, set()).add(registration.id)
-        self._follow_paths()
-        if new:
-            # Files may have been replaced before they were watched. And if the daemon cannot read them, the
-            # administrator should know before they are renewed.
-            self._tasks.start(self.check([registration.id for registration in new]))
+        unwatched = self._follow_paths()
+        # Files may have been replaced before they were watched. And if the daemon cannot read them, the administrator
+        # should know before they are renewed.
+        watched = [one.id for one in new if unwatched.isdisjoint(self._followed[one.id][1].resolved)]
+        if watched:
+            self._tasks.start(self.check(watched))
 
     async def reload(self) -> tuple[list[str], list[str]]:
         """Check all files; return the names of registrations renewed, added, changed or removed, and all problems."""
@@ -360,9 +362,16 @@ class Renewal:
         if registration is not None and self._snapshot.named(registration.name) is None:
             self.problems.pop(registration.name, None)
 
-    def _follow_paths(self) -> None:
+    def _follow_paths(self) -> set[str]:
+        """Watch the current paths; return those that are not watched yet, for which ``_on_change`` will be called."""
         if self._watch is None:
-            return
-        problems = self._watch.follow({f"{self._directory}/", *self._users})
-        for words in problems:
+            return set()
+        owners = {
+            path: min(self._followed[identity][0].owner for identity in identities)
+            for path, identities in self._users.items()
+        }
+        return self._watch.follow({**owners, f"{self._directory}/": 0})
+
+    def _warn_of_unwatched(self, words: str, owner: int) -> None:
+        if self._log_limit.allows(f"files of uid {owner}"):
             log.warning("%s; it is checked every %g s", words, CHECK_SECONDS)

@@ -2,13 +2,23 @@
 
 certbot replaces ``live/NAME/privkey.pem -> ../../archive/NAME/privkey7.pem``, Kubernetes ``..data -> ..2026_01_01``,
 acme.sh writes in place. Therefore the directory of the file, and of every symbolic link on its path, is watched.
+
+Paths are resolved in a thread of the user whose registration names them, and within limits: they may be long chains of
+links, or on a file system that does not answer.
 """
 
 import asyncio
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from handshaked.control.files.readers import Readers
+from handshaked.control.requests.loading import is_trusted
+from handshaked.errors import RefusedError
+from handshaked.system.tasks import Tasks
 
 _IN_CLOSE_WRITE, _IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
 _IN_DELETE_SELF, _IN_MOVE_SELF, _IN_ATTRIB = 0x400, 0x800, 0x4
@@ -20,23 +30,48 @@ _EVENTS = (
 )  # fmt: skip
 _HEADER = struct.Struct("=iIII")
 _MAX_LINKS = 40
+_MAX_VISITED = 1024  # directories and links on one path
+MAX_VISITED_BY_USER = 16_384
+"""Directories and links on all paths of a user that are resolved at a time; users who are trusted have no limit."""
 _LONGEST = 8
 _Step = tuple[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """Where the resolution of ``path`` can change, and the watches of these directories: a number, or an error."""
+
+    path: str
+    steps: list[_Step]
+    watches: dict[str, int | str] = field(default_factory=dict)
 
 
 class Watch:
     """Watch the files last passed to ``follow``.
 
-    `on_change` is called with the files that may have changed, `quiet` seconds after the last change of a burst, and at
-    the latest ``_LONGEST`` times as long after the first.
+    `on_change` is called with files as soon as they are watched, because they may have changed before. Later it is
+    called with those that may have changed, `quiet` seconds after the last change of a burst, and at the latest
+    ``_LONGEST`` times as long after the first. `on_problem` is called with a text and the uid of the user whose files
+    cannot be watched. `readers` run what may block.
     """
 
-    def __init__(self, on_change: Callable[[set[str]], object], quiet: float) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[set[str]], object],
+        quiet: float,
+        readers: Readers,
+        on_problem: Callable[[str, int], object],
+    ) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "inotify")
         self._on_change = on_change
+        self._on_problem = on_problem
+        self._readers = readers
+        self._tasks = Tasks("the watch of files")
+        self._owners: Mapping[str, int] = {}
+        self._locating = 0
         self._quiet = quiet
         self._loop = asyncio.get_running_loop()
         self._planned: asyncio.TimerHandle | None = None
@@ -52,37 +87,88 @@ class Watch:
         """Stop watching."""
         if self._planned is not None:
             self._planned.cancel()
+        self._tasks.cancel()
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
+        self._descriptor = -1  # for threads that are still busy
 
-    def follow(self, paths: set[str]) -> list[str]:
-        """Watch `paths` and nothing else; return a message for each directory that cannot be watched."""
-        for path in self._steps.keys() - paths:
+    def follow(self, owners: Mapping[str, int]) -> set[str]:
+        """Watch the paths in `owners`, each with the uid of its user, and nothing else.
+
+        Return those that are not watched yet, with which ``on_change`` will be called.
+        """
+        self._owners = owners
+        for path in self._steps.keys() - owners.keys():
             self._remove(path)
-        return [problem for path in paths - self._steps.keys() for problem in self._add(path)]
+        new = owners.keys() - self._steps.keys()
+        self._locate(new)
+        return new
 
-    def _add(self, path: str) -> list[str]:
-        problems = []
-        self._steps[path] = steps(path)
-        for step in self._steps[path]:
-            self._paths.setdefault(step, set()).add(path)
-            if step[0] not in self._numbers:
-                problems += self._watch(step[0])
-        return problems
+    def follow_now(self, path: str) -> None:
+        """Watch `path` of the administrator, too, without a thread."""
+        self._owners = {**self._owners, path: 0}
+        for found in self._located([path], None):
+            self._put(found, 0)
+
+    def _locate(self, paths: Iterable[str]) -> None:
+        by_owner: dict[int, set[str]] = {}
+        for path in paths:
+            by_owner.setdefault(self._owners.get(path, 0), set()).add(path)
+        for owner, those in by_owner.items():
+            self._tasks.start(self._locate_of(owner, those))
+
+    async def _locate_of(self, owner: int, paths: set[str]) -> None:
+        budget = None if is_trusted(owner) else iter(range(MAX_VISITED_BY_USER))
+        self._locating += 1
+        try:
+            for found in await self._readers.read(owner, lambda _: self._located(sorted(paths), budget)):
+                self._put(found, owner)
+        except (OSError, RefusedError) as error:
+            self._on_problem(f"files cannot be watched: {error}", owner)
+        finally:
+            self._locating -= 1
+        if budget is not None and next(budget, None) is None:
+            self._on_problem(f"uid {owner}: not all files are watched: too many links are on their paths", owner)
+        self._forget_directories()
+        self._on_change(paths)
+
+    def _located(self, paths: Iterable[str], budget: Iterator[int] | None) -> list[_Located]:
+        """Resolve `paths`, and watch the directories on them. May block."""
+        found = []
+        for path in paths:
+            visits = iter(range(_MAX_VISITED)) if budget is None else islice(budget, _MAX_VISITED)
+            on_path = steps(path, visits)
+            found.append(_Located(path, on_path, {directory: self._watch(directory) for directory, _ in on_path}))
+        return found
+
+    def _watch(self, directory: str) -> int | str:
+        """Return the number of the watch of `directory`, or why there is none."""
+        number: int = self._libc.inotify_add_watch(self._descriptor, os.fsencode(directory), _EVENTS)
+        return os.strerror(ctypes.get_errno()) if number < 0 else number
+
+    def _put(self, found: _Located, owner: int) -> None:
+        """Use what was `found`, unless nobody follows its path any more."""
+        self._remove(found.path)
+        if found.path not in self._owners:
+            return
+        self._steps[found.path] = found.steps
+        for step in found.steps:
+            self._paths.setdefault(step, set()).add(found.path)
+        for directory, number in found.watches.items():
+            if isinstance(number, str):
+                self._on_problem(f"{directory}: cannot be watched: {number}", owner)
+                continue
+            old = self._numbers.get(directory)
+            if old not in (None, number):
+                self._directories[old].discard(directory)
+            self._numbers[directory] = number
+            self._directories.setdefault(number, set()).add(directory)
 
     def _remove(self, path: str) -> None:
-        for step in self._steps.pop(path):
+        for step in self._steps.pop(path, ()):
             self._paths[step].discard(path)
             if not self._paths[step]:
                 del self._paths[step]
-
-    def _watch(self, directory: str) -> list[str]:
-        number = self._libc.inotify_add_watch(self._descriptor, os.fsencode(directory), _EVENTS)
-        if number < 0:
-            return [f"{directory}: cannot be watched: {os.strerror(ctypes.get_errno())}"]
-        self._numbers[directory] = number
-        self._directories.setdefault(number, set()).add(directory)
-        return []
 
     def _read(self) -> None:
         try:
@@ -110,7 +196,7 @@ class Watch:
             self._touch([path for step, paths in self._paths.items() if step[0] == directory for path in paths])
         if removed:
             for directory in self._directories.pop(number, ()):
-                del self._numbers[directory]
+                self._numbers.pop(directory, None)
             self._libc.inotify_rm_watch(self._descriptor, number)  # no effect if the kernel has already removed it
 
     def _touch(self, paths: Iterable[str]) -> None:
@@ -128,14 +214,12 @@ class Watch:
     def _fire(self) -> None:
         self._planned = None
         touched, self._touched = self._touched, set()
-        for path in touched & self._steps.keys():  # the path may resolve differently now
-            self._remove(path)
-            self._add(path)
-        self._forget_directories()
-        self._on_change(touched)
+        self._locate(touched & self._owners.keys())  # the paths may resolve differently now
 
     def _forget_directories(self) -> None:
-        """Stop watching directories that are on no path any more."""
+        """Stop watching directories that are on no path any more, unless a thread may just have begun to watch them."""
+        if self._locating:
+            return
         used = {directory for directory, _ in self._paths}
         for directory in self._numbers.keys() - used:
             number = self._numbers.pop(directory)
@@ -145,10 +229,11 @@ class Watch:
                 self._libc.inotify_rm_watch(self._descriptor, number)
 
 
-def steps(path: str) -> list[_Step]:
+def steps(path: str, visits: Iterator[int]) -> list[_Step]:
     """Return where the resolution of `path` can change: each symbolic link, and its end, as directory and name.
 
-    A path that ends in ``/`` stands for all entries of that directory: the name is empty.
+    A path that ends in ``/`` stands for all entries of that directory: the name is empty. The resolution ends early
+    when `visits`, of which each directory and link takes one, are used up.
     """
     found: list[_Step] = []
     whole = path.endswith("/")
@@ -160,6 +245,8 @@ def steps(path: str) -> list[_Step]:
         if part in (".", ".."):
             at = os.path.dirname(at) if part == ".." else at
             continue
+        if next(visits, None) is None:
+            return found
         here = os.path.join(at, part)
         try:
             target = os.readlink(here)

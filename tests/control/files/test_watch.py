@@ -3,14 +3,18 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.control.files.watch import Watch, steps
+from handshaked.control.files.readers import Readers
+from handshaked.control.files.watch import MAX_VISITED_BY_USER, Watch, steps
+from tests.patience import soon
 
 
 def certbot(root: Path) -> tuple[Path, Callable[[], object]]:
@@ -90,101 +94,156 @@ def not_there(root: Path) -> tuple[Path, Callable[[], object]]:
 LAYOUTS = [certbot, kubernetes, acme_sh, renamed, linked_directory, not_there]
 
 
-async def changed(watch_for: Callable[[Watch], object], act: Callable[[], object]) -> set[str]:
-    """Return the files that a watch reports when `act` is called."""
-    found: asyncio.Future[set[str]] = asyncio.get_running_loop().create_future()
+class Scene:
+    """A watch for files of the user who runs the tests."""
 
-    def tell(paths: set[str]) -> None:
-        if not found.done():
-            found.set_result(paths)
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._told: asyncio.Queue[set[str]] = asyncio.Queue()
+        self.watch = Watch(self._told.put_nowait, 0.01, Readers(), lambda words, _: self.problems.append(words))
 
-    watch = Watch(tell, 0.01)
-    try:
-        watch_for(watch)
+    async def follow(self, *paths: Path | str, owner: int | None = None) -> None:
+        """Watch `paths`, and wait until they are watched."""
+        user = os.geteuid() if owner is None else owner
+        left = self.watch.follow({str(path): user for path in paths})
+        while left:
+            left -= await self.changed()
+
+    async def changed(self) -> set[str]:
+        """Return the files that are reported next."""
+        return await soon(self._told.get())
+
+    def drain(self) -> None:
+        while not self._told.empty():
+            self._told.get_nowait()
+
+
+def play(scenario: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        scene = Scene()
+        try:
+            await scenario(scene)
+        finally:
+            scene.watch.close()
+
+    asyncio.run(run())
+
+
+def assert_noticed(path: Path | str, act: Callable[[], object]) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.follow(path)
         act()
-        return await asyncio.wait_for(found, 20)
-    finally:
-        watch.close()
+        assert await scene.changed() == {str(path)}
+
+    play(scenario)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_renewal_is_noticed(tmp_path: Path, layout: Callable[[Path], tuple[Path, Callable[[], object]]]) -> None:
     path, renew = layout(tmp_path)
-    assert asyncio.run(changed(lambda watch: watch.follow({str(path)}), renew)) == {str(path)}
+    assert_noticed(path, renew)
 
 
 @pytest.mark.parametrize("layout", [certbot, kubernetes, linked_directory])
 def test_new_path_is_watched(tmp_path: Path, layout: Callable[[Path], tuple[Path, Callable[[], object]]]) -> None:
     path, renew = layout(tmp_path)
-    told: asyncio.Queue[set[str]] = asyncio.Queue()
 
-    async def twice() -> None:
-        watch = Watch(told.put_nowait, 0.01)
-        watch.follow({str(path)})
+    async def twice(scene: Scene) -> None:
+        await scene.follow(path)
         renew()
-        await asyncio.wait_for(told.get(), 20)
-        while not told.empty():
-            told.get_nowait()
+        await scene.changed()
+        scene.drain()
         path.resolve().write_text("once more")
-        assert await asyncio.wait_for(told.get(), 20) == {str(path)}
-        watch.close()
+        assert await scene.changed() == {str(path)}
 
-    asyncio.run(twice())
+    play(twice)
 
 
 def test_only_followed_files_are_reported(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text("1")
 
-    def follow(watch: Watch) -> None:
-        watch.follow({str(tmp_path / "one"), str(tmp_path / "two")})
-        watch.follow({str(tmp_path / "two")})
-
-    def act() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.follow(tmp_path / "one", tmp_path / "two")
+        await scene.follow(tmp_path / "two")
         (tmp_path / "one").write_text("2")
         (tmp_path / "other").write_text("2")
         (tmp_path / "two").write_text("2")
+        assert await scene.changed() == {str(tmp_path / "two")}
 
-    assert asyncio.run(changed(follow, act)) == {str(tmp_path / "two")}
+    play(scenario)
 
 
 def test_every_entry_of_a_followed_directory_is_reported(tmp_path: Path) -> None:
     path = f"{tmp_path}/d/"
     (tmp_path / "d").mkdir()
-    assert asyncio.run(changed(lambda watch: watch.follow({path}), (tmp_path / "d/new").touch)) == {path}
+    assert_noticed(path, (tmp_path / "d/new").touch)
 
 
 def test_directory_moved_away_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     path = tmp_path / "d/key"
     path.write_text("1")
-    moved = changed(lambda watch: watch.follow({str(path)}), lambda: (tmp_path / "d").rename(tmp_path / "e"))
-    assert asyncio.run(moved) == {str(path)}
+    assert_noticed(path, lambda: (tmp_path / "d").rename(tmp_path / "e"))
 
 
 def test_directory_that_cannot_be_watched_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    async def follow() -> list[str]:
-        watch = Watch(lambda paths: None, 0.01)
-        try:
-            return watch.follow({f"{tmp_path}/file/key"})
-        finally:
-            watch.close()
+    async def scenario(scene: Scene) -> None:
+        await scene.follow(f"{tmp_path}/file/key")
+        assert scene.problems == []  # the file itself is watched: it may become a directory
 
-    assert asyncio.run(follow()) == []  # the file itself is watched: it may become a directory
+    play(scenario)
+
+
+def chains(directory: Path, count: int, links: int = 39) -> list[Path]:
+    """Return paths of as many chains of links, each of which leads back and forth as often as its length allows."""
+    (directory / "d").mkdir()
+    detour = "d/../" * 700
+    for number in range(count):
+        (directory / f"{number}.0").write_text("end")
+        for link in range(1, links + 1):
+            (directory / f"{number}.{link}").symlink_to(f"{detour}{number}.{link - 1}")
+    return [directory / f"{number}.{links}" for number in range(count)]
+
+
+def test_chains_of_links_are_resolved_in_a_thread_and_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 paths of a user with 39 links of 3,500 bytes each would mean half a million directories."""
+    paths = chains(tmp_path, 20)
+    (tmp_path / "plain").write_text("1")
+    readlink, visited, threads = os.readlink, [0], set()
+
+    def count(path: str) -> str:
+        visited[0] += 1
+        threads.add(threading.current_thread())
+        return readlink(path)
+
+    async def scenario(scene: Scene) -> None:
+        await scene.follow(*paths, owner=12345)
+        assert scene.problems == ["uid 12345: not all files are watched: too many links are on their paths"]
+        assert visited[0] <= MAX_VISITED_BY_USER
+        await scene.follow(*paths, tmp_path / "plain")
+        (tmp_path / "plain").write_text("2")
+        assert await scene.changed() == {str(tmp_path / "plain")}
+
+    monkeypatch.setattr(os, "readlink", count)
+    play(scenario)
+    assert threading.main_thread() not in threads
 
 
 def test_link_loop_ends(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    assert len(steps(str(tmp_path / "a"))) < 100
+    assert len(steps(str(tmp_path / "a"), iter(range(1000)))) < 100
 
 
 @given(st.lists(st.sampled_from(["..", ".", "x", "", "usr", "etc", "passwd"]), max_size=8))
 def test_last_step_is_the_file(parts: list[str]) -> None:
     path = "/" + "/".join(parts)
-    found = steps(path)
+    found = steps(path, iter(range(1000)))
     if os.path.isfile(path) and not path.endswith("/"):
         directory, name = found[-1]
         assert os.path.samefile(os.path.join(os.fsencode(directory), name), path)
