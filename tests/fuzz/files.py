@@ -35,6 +35,7 @@ from handshaked.tls.x509.readers import (
 )
 from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
+from tests import raw_certificates as raw
 from tests.certificates import (
     CLIENT,
     DAY,
@@ -44,6 +45,7 @@ from tests.certificates import (
     authority,
     crl_pem,
     issue,
+    key,
     key_usage,
     name,
     names,
@@ -115,6 +117,13 @@ def chain(kind: str) -> tuple[Issued, Issued, Issued]:
 CHAINS = [chain(kind) for kind in ("p256", "ed25519", "rsa2048")]
 PLAIN = issue("leaf", CHAINS[0][2], names("a.example"))
 KEY = PLAIN.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, serialization.NoEncryption())
+RESTRICTED = [
+    raw.certificate(
+        key("rsa2048"), raw.common_name("pss"), None, names_in_der, key_algorithm=raw.pss_algorithm(digest, digest, 20)
+    ).der
+    for digest in ("sha256", "sha512")
+    for names_in_der in [raw.alternative_names(raw.dns("a.example"), raw.uri("spiffe://a/b"), raw.mail("a@example"))]
+]
 ANCHORS = read_trust_anchors([top.der for _, _, top in CHAINS], "trust")
 LISTS = [
     revocation_list(top, [leaf], extensions=scope)
@@ -171,9 +180,13 @@ def pkcs12_files() -> list[bytes]:
 def use_certificate(data: bytes, rng: random.Random) -> None:
     """Use `data` as a certificate of a file, as a trust anchor, and as a certificate that a peer sends."""
     leaf, middle, top = rng.choice(CHAINS)
-    match rng.randrange(5):
+    match rng.randrange(6):
         case 0:
             load_keys(data, KEY)
+        case 5:
+            own = read_trust_anchors([data], "anchors")  # no signature protects it
+            ServerChainVerifier(own).verify((data,), "a.example", T)
+            ClientChainVerifier(own).verify((data,), T)
         case 1:
             anchors = read_trust_anchors([data], "anchors")
             ServerChainVerifier(anchors).verify((leaf.der, middle.der), "a.example", T)
@@ -249,7 +262,7 @@ def use_ocsp(data: bytes, rng: random.Random) -> None:
 
 def kinds() -> list[Kind]:
     """Return all kinds; those that are read most often come several times."""
-    certificates = [each.der for made in CHAINS for each in made] + [PLAIN.der]
+    certificates = [each.der for made in CHAINS for each in made] + [PLAIN.der, *RESTRICTED]
     files = [leaf.pem + middle.pem + top.pem for leaf, middle, top in CHAINS]
     certificate = Kind(certificates, use_certificate)
     return [

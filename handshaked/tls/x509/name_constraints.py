@@ -18,7 +18,8 @@ _Subtrees = dict[type[x509.GeneralName], list[Any]]
 
 _OID = bytes.fromhex("0603551d1e")
 _EXTENSIONS = 0xA3
-_OCTET_STRING = 0x04
+_INTERNATIONAL_MAILBOX = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9")
+"""SmtpUTF8Mailbox: an otherName that constraints on mail addresses apply to (RFC 9598 section 6)."""
 
 
 def check_names(path: cert.Path) -> None:
@@ -97,12 +98,12 @@ def _common_names_of(leaf: x509.Certificate) -> Iterator[x509.GeneralName]:
 
 def _violation(name: x509.GeneralName, permitted: _Subtrees, excluded: _Subtrees) -> str | None:
     """Return how a name violates constraints, or None."""
-    form = type(name)
+    form = x509.RFC822Name if _is_international_mailbox(name) else type(name)
     inside, outside = permitted.get(form, ()), excluded.get(form, ())
     if not inside and not outside:
         return None
-    what = f"the name {shown(str(name.value))}"
-    if form not in _FORMS or (comparable := _FORMS[form].name(name.value)) is None:
+    what = f"the name {_text(name)}"
+    if form not in _FORMS or form is not type(name) or (comparable := _FORMS[form].name(name.value)) is None:
         return f"{what} cannot be compared with the constraints on names of its form"
     contains = _FORMS[form].contains
     if any(contains(subtree, comparable) for subtree in outside) or _overlaps(name, outside):
@@ -110,6 +111,15 @@ def _violation(name: x509.GeneralName, permitted: _Subtrees, excluded: _Subtrees
     if inside and not any(contains(subtree, comparable) for subtree in inside):
         return f"{what} is not permitted"
     return None
+
+
+def _is_international_mailbox(name: x509.GeneralName) -> bool:
+    return isinstance(name, x509.OtherName) and name.type_id == _INTERNATIONAL_MAILBOX
+
+
+def _text(name: x509.GeneralName) -> str:
+    """Return a name, fit for a log."""
+    return shown(name.value.rfc4514_string() if isinstance(name, x509.DirectoryName) else str(name.value))
 
 
 def _by_form(subtrees: Iterable[x509.GeneralName] | None) -> _Subtrees:

@@ -148,6 +148,14 @@ def test_names_of_forms_without_comparison_are_refused_if_constrained(form: byte
     verify(raw.name_constraints((form,)), dns("a.example"))
 
 
+def test_international_mailbox_is_refused_if_mail_addresses_are_constrained():
+    """RFC 9598 section 6; the form is not compared."""
+    mailbox = other_name("1.3.6.1.5.5.7.8.9", utf8("a@b.example"))
+    for constraints in (raw.name_constraints((mail("b.example"),)), raw.name_constraints(excluded=(mail("a.test"),))):
+        refused(constraints, mailbox, saying="cannot be compared")
+    verify(raw.name_constraints((dns("example"),)), mailbox)
+
+
 def test_all_names_of_all_certificates_below_are_checked():
     constraints = raw.name_constraints((directory(organization("A")), dns("example"), mail("example")))
     good = organization("A", (COMMON, utf8("x")))
