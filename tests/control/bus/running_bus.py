@@ -36,18 +36,36 @@ _CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Co
   <include>{policy}</include>
 </busconfig>
 """
+_WITHOUT_POLICY = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>session</type>
+  <listen>unix:path={directory}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_destination="*"/>
+    <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+"""
 
 
 class RunningBus:
-    """A dbus-daemon below `directory`, set up like a system bus; a context manager."""
+    """A dbus-daemon below `directory`, set up like a system bus, or like a session bus without `policy`.
 
-    def __init__(self, directory: Path) -> None:
+    A context manager.
+    """
+
+    def __init__(self, directory: Path, *, policy: bool = True) -> None:
         self.address = f"unix:path={directory}/bus"
         self._configuration = directory / "bus.conf"
         # A policy may only name existing users, and the test machine does not have this one.
-        policy = directory / POLICY.name
-        policy.write_text(POLICY.read_text().replace('<policy user="handshaked">', '<policy user="daemon">'))
-        self._configuration.write_text(_CONFIGURATION.format(directory=directory, policy=policy))
+        shipped = directory / POLICY.name
+        shipped.write_text(POLICY.read_text().replace('<policy user="handshaked">', '<policy user="daemon">'))
+        configuration = _CONFIGURATION if policy else _WITHOUT_POLICY
+        self._configuration.write_text(configuration.format(directory=directory, policy=shipped))
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:

@@ -1,8 +1,9 @@
 """Callers without any right, and the daemon that they must not slow, fill or disconnect."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -118,18 +119,43 @@ def test_lingering_files_of_refused_calls_cost_nobody_anything(
     stranger: BlockingBus, root: BlockingBus, daemon: RunningDaemon
 ) -> None:
     """Nobody reads what these sockets have sent, and each of them would linger for two minutes."""
+    pass_lingering_sockets(
+        daemon,
+        root,
+        lambda file: stranger.send("Register", "sa{sv}ah", "x", {}, [0], descriptors=(file,)),
+    )
+    assert stranger.call("Status", results="a{sv}")
+
+
+def test_files_are_closed_where_a_bus_delivers_signals(public_directory: Path) -> None:
+    """A session bus has no policy."""
+    with RunningBus(public_directory, policy=False) as bus:
+        options = ("--no-kernel", f"--bus={bus.address}")
+        with RunningDaemon(public_directory, options=options) as daemon, BlockingBus(bus.address) as client:
+            daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
+            before = open_files(daemon.pid)
+            pass_lingering_sockets(
+                daemon,
+                client,
+                lambda file: client.send("Signal", "h", 0, kind=Kind.SIGNAL, descriptors=(file,)),
+            )
+            daemon.wait_until(lambda: open_files(daemon.pid) <= before + 4)
+
+
+def pass_lingering_sockets(daemon: RunningDaemon, root: BlockingBus, send: Callable[[int], object]) -> None:
+    """Pass more sockets than the daemon has threads and calls for one user; `root` must not wait."""
     with ExitStack() as stack:
-        for _ in range(24):  # more than the daemon has threads for one user, and more than a user's calls
+        for _ in range(24):
             sender, _ = stack.enter_context(lingering_pair())
-
-            def send(descriptor: int = sender.fileno()) -> None:
-                stranger.send("Register", "sa{sv}ah", "x", {}, [0], descriptors=(descriptor,))
-
-            hand_over(sender, daemon.pid, send)
+            hand_over(sender, daemon.pid, partial(send, sender.fileno()))
             assert root.call("Status", results="a{sv}")
-        assert stranger.call("Status", results="a{sv}")
         threads = list(Path(f"/proc/{daemon.pid}/task").iterdir())
         assert len(threads) < 20
+
+
+def open_files(pid: int) -> int:
+    """Return the number of open descriptors of the process `pid`."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def test_one_user_does_not_keep_root_from_subscribing(bus: RunningBus, root: BlockingBus) -> None:
