@@ -66,6 +66,8 @@ class BoundPaths:
                     return path
             except (FileNotFoundError, NotADirectoryError):
                 return path
+            except OSError as error:
+                log.debug("cannot look for %s: %s", path, error)
         return None
 
 

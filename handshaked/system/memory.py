@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _INTERVAL_SECONDS = 10.0
@@ -28,15 +29,22 @@ class MemoryReturn:
         self._resident = resident or resident_memory
         self._interval = interval
         self._growth = growth
-        self._least = self._resident()
+        self._least: int | None = None
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
+            with suppress(OSError):  # no descriptor is free: there is more to look at next time
+                self._look()
             await asyncio.sleep(self._interval)
-            if self._resident() - self._least > self._growth:
-                self._trim()
-            self._least = min(self._least, self._resident())
+
+    def _look(self) -> None:
+        if self._least is None:
+            self._least = self._resident()
+            return
+        if self._resident() - self._least > self._growth:
+            self._trim()
+        self._least = min(self._least, self._resident())
 
 
 def release_free_memory() -> None:

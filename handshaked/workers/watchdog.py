@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 _DEFAULT_SECONDS = 30.0
 _FIRST_ATTEMPTS = 3
 _PAUSE_SECONDS = 1.0
+_RETRY_SECONDS = 2.0
 NOT_YET = "not run yet"
 OK = "ok"
 
@@ -30,7 +31,7 @@ class Watchdog:
         """Run periodically until cancelled."""
         while True:
             await self.beat()
-            await asyncio.sleep(self._seconds)
+            await asyncio.sleep(self._seconds if self.state == OK else min(self._seconds, _RETRY_SECONDS))
 
     async def first_beat(self) -> None:
         """Run the checks at the start of the daemon; UnavailableError if the self-test fails each time."""

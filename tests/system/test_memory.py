@@ -1,6 +1,7 @@
 """Memory is returned to the system after a burst."""
 
 import asyncio
+import errno
 import sys
 
 import pytest
@@ -56,3 +57,21 @@ def test_memory_is_returned_when_the_process_has_grown(sizes: list[int], trims: 
 
 def test_resident_memory_is_in_bytes() -> None:
     assert 1_000_000 < resident_memory() < 10**12
+
+
+def test_looking_goes_on_when_no_descriptor_was_free() -> None:
+    trimmed = asyncio.Event()
+    readings: list[int | None] = [None, 100, None, 111]
+
+    def read() -> int:
+        size = readings.pop(0) if readings else 111
+        if size is None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return size
+
+    async def scenario() -> None:
+        work = asyncio.create_task(MemoryReturn(trimmed.set, read, 0.0, 10).run())
+        await soon(trimmed.wait())
+        work.cancel()
+
+    asyncio.run(scenario())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.errors import UnavailableError
 from handshaked.workers.watchdog import NOT_YET, Watchdog
 
 FAILURE = "server: no answer"
@@ -63,3 +64,22 @@ def test_recovery_is_reported(notifications: socket.socket) -> None:
     states, received, _ = beat([FAILURE, None], notifications)
     assert states[-1] == "ok"
     assert received[-1] == "WATCHDOG=1\nSTATUS=the self-test succeeds again"
+
+
+def test_start_fails_with_the_third_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handshaked.workers.watchdog._PAUSE_SECONDS", 0.0)
+
+    async def start(*results: str | None) -> int:
+        remaining = list(results)
+
+        async def self_test() -> str | None:
+            return remaining.pop(0)
+
+        async def check() -> None: ...
+
+        await Watchdog(self_test, check).first_beat()
+        return len(remaining)
+
+    assert asyncio.run(start(FAILURE, FAILURE, None, FAILURE)) == 1
+    with pytest.raises(UnavailableError, match=f"the self-test failed 3 times: {FAILURE}"):
+        asyncio.run(start(FAILURE, FAILURE, FAILURE))

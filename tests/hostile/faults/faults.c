@@ -2,7 +2,7 @@
  *
  * All processes share the file that FAULTS_CONTROL names (see injector.py). While it is armed for a process, the
  * library counts the calls of each function, and calls number `first` to `last` of `function` fail with `error`, or, if
- * that is SHORT, transfer one byte.
+ * that is SHORT, transfer one byte. Nothing fails before the process has set its limits, after all imports.
  */
 
 #define _GNU_SOURCE
@@ -18,6 +18,7 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -40,6 +41,7 @@ struct control {
 
 static struct control *control;
 static enum role role;
+static atomic_int begun;
 
 static int has_word(const char *text, ssize_t size, const char *word)
 {
@@ -66,7 +68,7 @@ __attribute__((constructor)) static void start(void)
 /* Return the errno that this call of `function` fails with, SHORT, or 0. */
 static int fault(enum function function)
 {
-    if (control == NULL || !(atomic_load(&control->armed) & role))
+    if (control == NULL || !begun || !(atomic_load(&control->armed) & role))
         return 0;
     int call = atomic_fetch_add(&control->calls[function], 1) + 1;
     if ((int)function != control->function || call < control->first || call > control->last)
@@ -316,3 +318,12 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
         real = (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))next("pthread_create");
     return real(thread, attributes, run, argument);
 }
+
+#define LIMITS(name, type)                                           \
+    int name(__rlimit_resource_t resource, const struct type *limit) \
+    {                                                                \
+        begun = 1;                                                   \
+        return syscall(SYS_setrlimit, resource, limit);              \
+    }
+LIMITS(setrlimit, rlimit)
+LIMITS(setrlimit64, rlimit64)
