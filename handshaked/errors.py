@@ -60,7 +60,10 @@ class QuicError(enum.IntEnum):
     """QUIC transport errors besides those that carry an alert (RFC 9000 section 20.1)."""
 
     INTERNAL_ERROR = 0x01
+    CONNECTION_REFUSED = 0x02
     PROTOCOL_VIOLATION = 0x0A
+    INVALID_TOKEN = 0x0B
+    APPLICATION_ERROR = 0x0C
 
 
 # Any other alert is a refused handshake: EACCES.

@@ -19,8 +19,8 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, QuicEvent, StreamDataReceived
 from aioquic.tls import SessionTicket
 
-from handshaked.datapath.quic_options import APPLICATION_ERROR, ConnectionClose
-from handshaked.errors import Alert
+from handshaked.datapath.quic_options import ConnectionClose
+from handshaked.errors import Alert, QuicError
 from handshaked.model import Role
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
@@ -97,7 +97,7 @@ class Echoed:
 
 def closed_in_handshake(alert: Alert) -> ConnectionClose:
     """Return what the peer of a QUIC socket receives that is closed after `alert`: only the phrase names it."""
-    return ConnectionClose(APPLICATION_ERROR, f"TLS alert {alert.label}")
+    return ConnectionClose(QuicError.APPLICATION_ERROR, f"TLS alert {alert.label}")
 
 
 def client_configuration(

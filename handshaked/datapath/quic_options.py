@@ -46,8 +46,6 @@ _SUITES = {suite.linux_cipher: suite for suite in CipherSuite}
 _SECRET = struct.Struct("=BBHI48s")  # send, level, reserved, type, secret
 _CONNECTION_CLOSE = struct.Struct("=IB3x64s")  # errcode, frame, phrase with a final 0
 CONNECTION_CLOSE_SIZE = _CONNECTION_CLOSE.size
-APPLICATION_ERROR = 0x0C
-"""The error code of a socket that is closed while its connection is being established, whatever was set before."""
 _MAX_PHRASE = 63
 _ALERT_PHRASE = "TLS alert "
 _VIOLATION_PHRASE = f"QUIC error {QuicError.PROTOCOL_VIOLATION.name}"
@@ -145,14 +143,14 @@ class ConnectionClose:
     @property
     def is_violation(self) -> bool:
         """Whether it is a PROTOCOL_VIOLATION: like an alert, in the error code or in the phrase."""
-        if self.error_code == APPLICATION_ERROR:
+        if self.error_code == QuicError.APPLICATION_ERROR:
             return self.phrase == _VIOLATION_PHRASE
         return self.error_code == QuicError.PROTOCOL_VIOLATION
 
     @property
     def alert(self) -> Alert | None:
         """The alert in the error code or, with APPLICATION_ERROR, in the phrase."""
-        if self.error_code == APPLICATION_ERROR and self.phrase.startswith(_ALERT_PHRASE):
+        if self.error_code == QuicError.APPLICATION_ERROR and self.phrase.startswith(_ALERT_PHRASE):
             return _ALERTS_BY_LABEL.get(self.phrase.removeprefix(_ALERT_PHRASE))
         return _ALERTS.get(self.error_code)
 

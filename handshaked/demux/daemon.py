@@ -22,8 +22,8 @@ from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds
 from handshaked.demux.forwarder import UdpForwarder
 from handshaked.demux.registry_follower import RegistryFollower
 from handshaked.demux.shared_port import LocalSocket, SharedPort
-from handshaked.errors import Status, WireError
-from handshaked.quic.answers import CONNECTION_REFUSED, push_close
+from handshaked.errors import QuicError, Status, WireError
+from handshaked.quic.answers import push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
@@ -268,7 +268,7 @@ class Demux:
             outcome = "busy"  # not answered, as with a full listen queue: the client retransmits
         else:
             outcome = "refused"
-            local.send(push_close(new.header, CONNECTION_REFUSED, "no application is listening"), peer)
+            local.send(push_close(new.header, QuicError.CONNECTION_REFUSED, "no application is listening"), peer)
         self._counts[f"flows/{outcome}"] += 1
         self._log_flow(
             outcome,
@@ -357,7 +357,7 @@ class Demux:
         self._counts["flows/unreachable"] += 1
         header = flow.header
         if header is not None:
-            flow.local.send(push_close(header, CONNECTION_REFUSED, "server unreachable"), flow.peer)
+            flow.local.send(push_close(header, QuicError.CONNECTION_REFUSED, "server unreachable"), flow.peer)
         self._log_flow("unreachable", flow.local, flow.peer)
 
     def _log_flow(self, outcome: str, local: LocalSocket, peer: Address, **words: str | None) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from handshaked.demux.retry_tokens import RetriedClients, RetryTokens
-from handshaked.errors import Alert, PeerError
+from handshaked.errors import Alert, PeerError, QuicError
 from handshaked.model import Caller
-from handshaked.quic.answers import INVALID_TOKEN, push_close, push_retry, push_version_negotiation
+from handshaked.quic.answers import push_close, push_retry, push_version_negotiation
 from handshaked.quic.initial import ClientHelloAssembler
 from handshaked.quic.packets import (
     MAX_CID,
@@ -201,7 +201,7 @@ class Dispatcher:
             if ours and original is None:
                 # The client accepts neither a second Retry nor a server that does not know of the first one
                 # (RFC 9000 section 8.1.2).
-                return Reply(push_close(header, INVALID_TOKEN, "invalid_token"), "invalid_token")
+                return Reply(push_close(header, QuicError.INVALID_TOKEN, "invalid_token"), "invalid_token")
             # A server behind ``forward`` does not know of our Retry, so its client would abort the connection. With
             # such registrations no Retry is sent before the registration is known.
             self._new += 1

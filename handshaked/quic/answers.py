@@ -8,10 +8,6 @@ from handshaked.quic.protection import InitialKeys, retry_tag
 _CONNECTION_CLOSE = 0x1C
 _CRYPTO_FRAME = 0x06
 _MAX_REASON = 256
-CONNECTION_REFUSED = 0x02
-"""QUIC transport error: the server refuses a new connection (RFC 9000 section 20.1)."""
-INVALID_TOKEN = 0x0B
-"""QUIC transport error: the client used an invalid Retry token (same section)."""
 
 
 def push_version_negotiation(header: LongHeader) -> bytes:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.datapath.quic_options import APPLICATION_ERROR, Config
-from handshaked.errors import Alert, Status
+from handshaked.datapath.quic_options import Config
+from handshaked.errors import Alert, QuicError, Status
 from handshaked.handshakes import keyring
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.shim import HandshakeRefusedError, QuicSocketOptions, quic_client_handshake, quic_server_handshake
@@ -279,7 +279,7 @@ def test_client_refuses_a_wrong_name(source: Source, peer: Foreign, issue: Issue
     with peer.serve(issue(NAME)) as server:
         outcome, refused, _ = connected(source, server, name="other.example.com")
     assert (outcome.status, outcome.alert) == (errno.EACCES, Alert.BAD_CERTIFICATE)
-    assert refused == (b"", APPLICATION_ERROR)
+    assert refused == (b"", QuicError.APPLICATION_ERROR)
 
 
 def test_client_reports_the_servers_alert(source: Source, aioquic: Aioquic, issue: Issue) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 
 from handshaked.datapath.emulated import Kind, pull_message, push_message
-from handshaked.datapath.quic_options import APPLICATION_ERROR, ConnectionClose, Option, push_connection_close
-from handshaked.errors import Alert, Status
+from handshaked.datapath.quic_options import ConnectionClose, Option, push_connection_close
+from handshaked.errors import Alert, QuicError, Status
 from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
 from tests.patience import PATIENCE
 from tests.quic_socket_peers import (
@@ -26,12 +26,12 @@ def closed_with(close: ConnectionClose | None) -> ConnectionClose | None:
 
 
 def test_socket_closed_during_the_handshake_is_an_application_error() -> None:
-    assert closed_with(None) == ConnectionClose(APPLICATION_ERROR, "")
+    assert closed_with(None) == ConnectionClose(QuicError.APPLICATION_ERROR, "")
 
 
 def test_close_during_the_handshake_replaces_the_error_code_but_not_the_phrase() -> None:
     """As seen on Linux 6.12 and 7.3 with the out-of-tree module."""
-    assert closed_with(ConnectionClose(0x1FF, "a phrase")) == ConnectionClose(APPLICATION_ERROR, "a phrase")
+    assert closed_with(ConnectionClose(0x1FF, "a phrase")) == ConnectionClose(QuicError.APPLICATION_ERROR, "a phrase")
     close = closed_with(ConnectionClose.of(Alert.ACCESS_DENIED))
     assert close == closed_in_handshake(Alert.ACCESS_DENIED)
     assert close.alert is Alert.ACCESS_DENIED

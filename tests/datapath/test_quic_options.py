@@ -98,14 +98,14 @@ def test_close_carries_the_alert_in_error_code_and_phrase(alert: Alert) -> None:
     assert sent[-1] == 0
     assert quic_options.pull_connection_close(sent) == close
     # The kernel replaces the error code while the connection is being established.
-    overwritten = quic_options.pull_connection_close(struct.pack("=I", quic_options.APPLICATION_ERROR) + sent[4:])
+    overwritten = quic_options.pull_connection_close(struct.pack("=I", QuicError.APPLICATION_ERROR) + sent[4:])
     assert (close.alert, overwritten and overwritten.alert) == (alert, alert)
 
 
 def test_close_carries_a_violation_in_error_code_and_phrase() -> None:
     close = quic_options.ConnectionClose.of_error(QuicError.PROTOCOL_VIOLATION)
     assert (close.error_code, close.alert, close.is_violation) == (0x0A, None, True)
-    overwritten = quic_options.ConnectionClose(quic_options.APPLICATION_ERROR, close.phrase)
+    overwritten = quic_options.ConnectionClose(QuicError.APPLICATION_ERROR, close.phrase)
     assert (overwritten.alert, overwritten.is_violation) == (None, True)
     for other in (quic_options.ConnectionClose(0x0B, close.phrase), quic_options.ConnectionClose(0x0C, "")):
         assert not other.is_violation

@@ -12,8 +12,7 @@ import pytest
 
 from handshaked.demux.applications import AcceptBounds
 from handshaked.demux.forwarded_flow import ForwarderBounds
-from handshaked.errors import Alert, Status
-from handshaked.quic.answers import CONNECTION_REFUSED
+from handshaked.errors import Alert, QuicError, Status
 from handshaked.quic.packets import pull_long_header
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
@@ -72,7 +71,7 @@ def test_losing_a_registration_ends_its_deliveries(
     with smb_server(demux_daemon, demux, "first", user=FIRST_USER):
         assert served(target, "first.example.com", "smb")[0] == "first"
         register("first", "first.example.com", "smb", user=SECOND_USER, replace=True)
-        assert refusal(target, "first.example.com", "smb") == CONNECTION_REFUSED
+        assert refusal(target, "first.example.com", "smb") == QuicError.CONNECTION_REFUSED
         register("first", "first.example.com", "smb", user=FIRST_USER, replace=True)
         assert served(target, "first.example.com", "smb")[0] == "first"
 
@@ -114,7 +113,7 @@ def test_registration_without_application_is_refused_immediately(
     demux: RunningDemux, register: Callable[..., None], target: Target
 ) -> None:
     register("smb", "smb.example.com", "smb", user=FIRST_USER)
-    assert refusal(target, "smb.example.com", "smb") == CONNECTION_REFUSED
+    assert refusal(target, "smb.example.com", "smb") == QuicError.CONNECTION_REFUSED
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -160,7 +159,7 @@ def test_connections_are_dispatched_while_the_daemon_is_down(
 ) -> None:
     register("smb", "smb.example.com", "smb", user=FIRST_USER)
     demux_daemon.stop()
-    assert refusal(target, "smb.example.com", "smb") == CONNECTION_REFUSED
+    assert refusal(target, "smb.example.com", "smb") == QuicError.CONNECTION_REFUSED
     assert refusal(target, "other.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
     demux_daemon.start()
     register("other", "other.example.com", "smb", user=FIRST_USER)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.control.files.drop_ins import read_drop_ins
-from handshaked.errors import RefusedError
-from handshaked.quic.answers import CONNECTION_REFUSED
+from handshaked.errors import QuicError, RefusedError
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demo import ask
@@ -95,7 +94,7 @@ def test_forwarding_loop_is_refused(
     with RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, host=host) as demux:
         deliver = f"forward 127.0.0.1:{demux.port}"
         demux_daemon.register("loop", alpns=["h3"], server_names=["loop.example.com"], deliver=deliver)
-        assert refusal(Target(demux.port, authority.root), "loop.example.com", "h3") == CONNECTION_REFUSED
+        assert refusal(Target(demux.port, authority.root), "loop.example.com", "h3") == QuicError.CONNECTION_REFUSED
         assert 'flows_total{reason="forward"}' not in demux.metrics()
 
 
@@ -105,7 +104,7 @@ def test_unreachable_server_is_reported_immediately(
     port = _port(backend_socket)
     backend_socket.close()
     demux_daemon.register("gone", alpns=["h3"], server_names=["gone.example.com"], deliver=f"forward 127.0.0.1:{port}")
-    assert refusal(target, "gone.example.com", "h3") == CONNECTION_REFUSED
+    assert refusal(target, "gone.example.com", "h3") == QuicError.CONNECTION_REFUSED
 
 
 async def _first_datagram(target: Target, backend: socket.socket, server_name: str) -> bytes:

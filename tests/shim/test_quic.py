@@ -9,8 +9,8 @@ from typing import TypeVar
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handshaked.datapath.quic_options import APPLICATION_ERROR, Config
-from handshaked.errors import Alert
+from handshaked.datapath.quic_options import Config
+from handshaked.errors import Alert, QuicError
 from handshaked.model import CipherSuite, Outcome
 from handshaked.shim import (
     HandshakeRefusedError,
@@ -270,7 +270,7 @@ def test_client_rejects_server_with_other_name(quic_daemon: RunningDaemon, issue
         outcome, echo, _ = client_of(quic_daemon, server.port, name="other.example.com", trust_anchors=(anchor,))
     assert outcome.alert is Alert.BAD_CERTIFICATE
     assert outcome.status == errno.EACCES
-    assert echo == (b"", APPLICATION_ERROR)
+    assert echo == (b"", QuicError.APPLICATION_ERROR)
 
 
 def test_psk_authenticates_both_ends(quic_daemon: RunningDaemon, tmp_path: Path) -> None:
