@@ -7,7 +7,7 @@ are bytes (RFC 7301), with an escaped text form: ``h3``, ``\\x00grease``.
 import re
 
 from handshaked.errors import RefusedError
-from handshaked.tls.x509.host_names import MAX_HOST_NAME, canonical_host_name
+from handshaked.tls.x509.host_names import MAX_HOST_NAME, canonical_host_name, is_address
 
 MAX_ALPN = 255
 SELF_TEST_REGISTRATION = ".self-test"
@@ -29,8 +29,13 @@ def canonical_server_name(name: str) -> str:
     return canonical
 
 
-def sni_of(name: str) -> str:
-    """Return the SNI that a client of the server `name` sends: A-labels of an internationalised name, else `name`."""
+def sni_of(name: str) -> str | None:
+    """Return the SNI that a client of the server `name` sends: A-labels of an internationalised name, else `name`.
+
+    None for an IP address (RFC 6066 section 3).
+    """
+    if is_address(name):
+        return None
     return name if name.isascii() else canonical_server_name(name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from handshaked.errors import CallerError, PeerError, RefusedError
-from handshaked.registry.names import canonical_server_name
+from handshaked.registry.names import canonical_server_name, sni_of
 from handshaked.session.registered import client_host
 from handshaked.tls import extensions as ext
 from handshaked.tls.codec import push_vector16
@@ -55,7 +55,7 @@ def test_addresses_of_both_versions_are_no_host_names(name):
     """RFC 6066 section 3: they are "not permitted" in server_name. Clients that send one get what others get."""
     with pytest.raises(RefusedError, match=r"is an IP address|is not a host name"):
         canonical_server_name(name)
-    assert received(name) is None
+    assert received(name) is sni_of(name) is None
     address = client_host(name)
     assert not ext.is_dns_name(address)
     verify(server(ROOT, san=address), server_name=name)
