@@ -19,6 +19,7 @@ from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import HandshakedError, RefusedError, shortened
 from handshaked.model import Caller
 from handshaked.system.tasks import Tasks
+from handshaked.wire.attached import MAX_ATTACHED
 from handshaked.wire.json_packets import MAX_MESSAGE, Message, Packet, next_length, receive_packet, send_message
 
 log = logging.getLogger(__name__)
@@ -86,18 +87,21 @@ class ControlServer:
     async def _serve(self, sock: socket.socket, caller: Caller, account: Account) -> None:
         while await _readable(sock, _IDLE_SECONDS):
             await asyncio.sleep(account.debt(asyncio.get_running_loop().time()))
-            if not await self._turns.run(account, self._serve_next(sock, caller)):
+            await _room_for_descriptors(account)
+            if not await self._turns.run(account, self._serve_next(sock, caller, account)):
                 return
 
-    async def _serve_next(self, sock: socket.socket, caller: Caller) -> bool:
-        """Answer the next packet; return whether the connection stays open for another one."""
+    async def _serve_next(self, sock: socket.socket, caller: Caller, account: Account) -> bool:
+        """Answer the next packet, whose descriptors have room; return whether the connection stays open."""
         try:
             length = next_length(sock)
             permitted = length <= _MAX_STRANGER_MESSAGE or self._may_register(caller)
             packet = receive_packet(sock, MAX_MESSAGE if permitted else _MAX_STRANGER_MESSAGE)
         except OSError as error:
+            account.release_descriptors(MAX_ATTACHED)
             _send(sock, {"error": str(error)})
             return False
+        account.release_descriptors(MAX_ATTACHED - len(packet.descriptors))
         try:
             if permitted:
                 stays_open = await self._serve_packet(sock, caller, packet)
@@ -105,7 +109,8 @@ class ControlServer:
                 stays_open = _send(sock, {"error": _TOO_LONG.format(length, caller.uid)})
         finally:
             closed = self._closer.close(caller.account, packet.descriptors)
-        await closed  # until then, the connection counts against its user's limit
+        await closed  # until then, connection and descriptors count against its user's limits
+        account.release_descriptors(len(packet.descriptors))
         return stays_open
 
     async def _serve_packet(self, sock: socket.socket, caller: Caller, packet: Packet) -> bool:
@@ -160,6 +165,14 @@ class ControlServer:
             await _readable(sock, None)  # subscribers send nothing more: readable means closed
         finally:
             end()
+
+
+async def _room_for_descriptors(account: Account) -> None:
+    """Take room for the descriptors of one packet, once there is enough."""
+    room = asyncio.Event()
+    while not account.take_descriptors(MAX_ATTACHED, room.set):
+        await room.wait()
+        room.clear()
 
 
 async def _readable(sock: socket.socket, seconds: float | None) -> bool:

@@ -7,11 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Hashable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from handshaked.callers.account import Limits
 from handshaked.callers.closing import Closer
 from handshaked.control.server import ControlServer
 from handshaked.errors import RefusedError
@@ -132,5 +134,61 @@ def test_command_that_fails_unexpectedly_is_answered(tmp_path: Path) -> None:
                 loop = asyncio.get_running_loop()
                 assert json.loads(await soon(loop.sock_recv(sock, 1000)))["error"].startswith("internal error")
             await server.close()
+
+    asyncio.run(scenario())
+
+
+class StuckCloser(Closer):
+    """Closes nothing before ``go_on``; ``most`` is the largest number of descriptors that waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self.waits = asyncio.Event()
+        self._stuck: list[tuple[tuple[int, ...], asyncio.Future[None]]] = []
+
+    def close(self, user: Hashable, descriptors: Iterable[int]) -> asyncio.Future[None]:
+        self._stuck.append((tuple(descriptors), asyncio.get_running_loop().create_future()))
+        self.most = max(self.most, sum(len(some) for some, _ in self._stuck))
+        self.waits.set()
+        return self._stuck[-1][1]
+
+    def go_on(self) -> None:
+        """Close the descriptors of the oldest packet."""
+        descriptors, closed = self._stuck.pop(0)
+        close_all(descriptors)
+        closed.set_result(None)
+        if not self._stuck:
+            self.waits.clear()
+
+
+def test_packets_wait_until_there_is_room_for_their_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handshaked.control.server._LIMITS", Limits(descriptors=600))
+
+    async def handle(*_: object) -> Message:
+        return {}
+
+    async def scenario() -> None:
+        closer = StuckCloser()
+        with open_listener(tmp_path / "socket") as listener, ExitStack() as stack:
+            server = ControlServer(listener, handle, lambda *_: lambda: None, lambda _: True, closer)
+            sockets = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) for _ in range(5)]
+            for sock in sockets:
+                sock.connect(os.fspath(tmp_path / "socket"))
+                socket.send_fds(sock, [b'{"command": "reload"}'], [sock.fileno()] * 200)
+                sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            answers = [asyncio.ensure_future(loop.sock_recv(sock, 1000)) for sock in sockets]
+            while not all(answer.done() for answer in answers):
+                await soon(closer.waits.wait())
+                for _ in range(100):
+                    await asyncio.sleep(0)  # all that need not wait go on
+                closer.go_on()
+            while closer.waits.is_set():
+                closer.go_on()
+            await server.close()
+            assert closer.most == 400
 
     asyncio.run(scenario())

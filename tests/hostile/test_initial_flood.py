@@ -28,7 +28,8 @@ pytestmark = pytest.mark.needs("root")
 
 NAME = "smb.example.com"
 SECONDS, SECONDS_BEFORE = 30.0, 10.0
-RATE = 10_000
+RATES = {"hello": 10_000, "forged": Bounds().retry_from * 0.9}
+"""Datagrams a second. Above ``retry_from``, no packet is opened."""
 ESTABLISHED = 4
 PAUSE = 0.1  # between two operations of a client
 LONGEST_P99 = 1.0
@@ -44,20 +45,23 @@ def share_of_machine() -> float:
 class Flood:
     """What ``tests.hostile.flood`` reports at its end."""
 
+    wanted: float
     sent: int = 0
     seconds: float = 0.0
     dropped: int = 0
 
     def __str__(self) -> str:
         rate = self.sent / self.seconds
-        return f"{rate:.0f} Initials a second for {self.seconds:.1f} s (wanted: {RATE}), {self.dropped} dropped"
+        return (
+            f"{rate:.0f} Initials a second for {self.seconds:.1f} s (wanted: {self.wanted:.0f}), {self.dropped} dropped"
+        )
 
 
 @contextmanager
-def flooding(port: int, rate: float) -> Iterator[Flood]:
+def flooding(port: int, kind: str, share: float) -> Iterator[Flood]:
     """Flood `port` in a process of its own; its report is complete after the block."""
-    command = [sys.executable, "-m", "tests.hostile.flood", str(port), str(SECONDS), str(rate)]
-    flood = Flood()
+    command = [sys.executable, "-m", "tests.hostile.flood", str(port), str(SECONDS), str(RATES[kind] * share), kind]
+    flood = Flood(RATES[kind])
     with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         yield flood
         output, _ = process.communicate(timeout=SECONDS + PATIENCE)
@@ -117,9 +121,9 @@ def served(directory: Path, delivery: str, issued: Issued, retry_from: float) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delivery", ["accept", "relay"])
+@pytest.mark.parametrize(("delivery", "kind"), [("accept", "hello"), ("relay", "hello"), ("accept", "forged")])
 def test_flood_of_initials_costs_honest_clients_little(
-    delivery: str, public_directory: Path, authority: Authority, issue: Issue
+    delivery: str, kind: str, public_directory: Path, authority: Authority, issue: Issue
 ) -> None:
     """Established flows lose nothing; every new connection succeeds, 99 of 100 within a second."""
 
@@ -129,7 +133,7 @@ def test_flood_of_initials_costs_honest_clients_little(
         target, end = Target(demux.port, authority.root), asyncio.Event()
         talks = [asyncio.create_task(talk(target, end)) for _ in range(ESTABLISHED)]
         before = await connect_again(target, SECONDS_BEFORE)
-        with flooding(demux.port, RATE * share) as flood:
+        with flooding(demux.port, kind, share) as flood:
             under = await connect_again(target, SECONDS)
         end.set()
         return Comparison([before], [under], LONGEST_P99), flood, await asyncio.gather(*talks)
