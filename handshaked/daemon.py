@@ -120,7 +120,7 @@ class Daemon:
             self._supervisor.up_to_date,
             self._supervisor.forget_credentials,
         )
-        self._exporter = Exporter(self._metric_values)
+        self._exporter = Exporter(self._metric_values, self._closer)
         self._tasks = Tasks("the daemon")
         self._end = asyncio.Event()
         self._failure: Exception | None = None
@@ -180,7 +180,7 @@ class Daemon:
         self._tasks.keep(self._rotate_ticket_keys)
         self._tasks.keep(self._bus.run)
         self._tasks.keep(self._watch_sockets)
-        await self._exporter.start(self._sockets.metrics, self._options.metrics)
+        self._exporter.start(self._sockets.metrics, self._options.metrics)
 
     async def _watch_sockets(self) -> None:
         """End the daemon if somebody removes its sockets: systemd starts it again, and it makes new ones."""

@@ -65,7 +65,7 @@ ROOMS: dict[str, set[str]] = {
     "shim": {*BASIS, "system", "wire"},
     "shim.aioquic": {*BASIS, "shim", "wire"},
     # Administration.
-    "reporting": {*BASIS, "callers", "registry", "wire"},
+    "reporting": {*BASIS, "callers", "registry", "system", "wire"},
     "workers": {*BASIS, "registry", "reporting", "shim", "system", "wire"},
     "control.requests": {*BASIS, "registry", "system", "tls.x509", "wire"},
     "control.files": {*BASIS, "callers", "configuration", "control.requests", "registry", "system", "wire"},

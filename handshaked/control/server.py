@@ -18,6 +18,7 @@ from handshaked.callers.turns import Turns
 from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import HandshakedError, RefusedError, shortened
 from handshaked.model import Caller
+from handshaked.system.readiness import readable
 from handshaked.system.tasks import Tasks
 from handshaked.wire.attached import MAX_ATTACHED
 from handshaked.wire.json_packets import MAX_MESSAGE, Message, Packet, next_length, receive_packet, send_message
@@ -34,7 +35,6 @@ _TOO_LONG = f"the message has {{}} bytes, more than {_MAX_STRANGER_MESSAGE}: uid
 _CONNECTION_SECONDS = 0.0005
 """What a connection costs, whatever it is used for: charged to its user."""
 _EVENTS_PER_MESSAGE = 16
-_RETRY_SECONDS = 0.2
 
 
 class ControlServer:
@@ -177,32 +177,11 @@ async def _room_for_descriptors(account: Account) -> None:
 
 async def _readable(sock: socket.socket, seconds: float | None) -> bool:
     """Return whether `sock` becomes readable, or is closed by its peer, within `seconds`."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
     try:
-        async with asyncio.timeout(seconds):
-            await _watch(sock, ready.set)
-            await ready.wait()
+        await asyncio.wait_for(readable(sock, "the control socket"), seconds)
     except TimeoutError:
         return False
-    finally:
-        loop.remove_reader(sock)
     return True
-
-
-async def _watch(sock: socket.socket, call: Callable[[], object]) -> None:
-    """Call `call` when `sock` is readable, from now on, or from when the kernel has memory for that."""
-    failing = False
-    while True:
-        try:
-            asyncio.get_running_loop().add_reader(sock, call)
-        except OSError as error:
-            if not failing:
-                log.error("a connection to the control socket cannot be read for now: %s", error)
-            failing = True
-            await asyncio.sleep(_RETRY_SECONDS)
-        else:
-            return
 
 
 def _answer(sock: socket.socket, answer: Message) -> bool:

@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from prometheus_client.registry import Collector
 
 from handshaked import __version__
+from handshaked.callers.closing import Closer
 from handshaked.errors import RefusedError
 from handshaked.registry.expiry import warning_time
 from handshaked.registry.store import Lifetime
 from handshaked.reporting.counts import BUCKETS, HandshakeCounts
-from handshaked.wire.attached import refuse_descriptors
+from handshaked.system.readiness import readable
+from handshaked.system.tasks import Tasks
+from handshaked.wire.attached import CONTROL_SPACE, pull_descriptors, refuse_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ MAX_LIFETIMES = 5000
 _REQUEST_SECONDS = 5.0
 _MAX_CONNECTIONS = 16
 _MAX_REQUEST = 8192
+_PAUSE_SECONDS = 0.2
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -57,64 +62,99 @@ class MetricValues:
 
 
 class Exporter:
-    """Serves the values that `values` returns to HTTP requests."""
+    """Serves the values that `values` returns to HTTP requests. Descriptors that clients attach go to `closer`."""
 
-    def __init__(self, values: Callable[[], Awaitable[MetricValues]]) -> None:
+    def __init__(self, values: Callable[[], Awaitable[MetricValues]], closer: Closer) -> None:
         self._metric_values = values
+        self._closer = closer
         self._collector = _Collector()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._collector)
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._tasks = Tasks("the metrics")
         self._connections = 0
 
-    async def start(self, inherited: socket.socket | None, address: str | None) -> None:
+    def start(self, inherited: socket.socket | None, address: str | None) -> None:
         """Listen on the `inherited` socket of systemd, or at `address`: a path, or HOST:PORT with a loopback host."""
         if inherited is None and address is None:
             return
         try:
-            sock = inherited or _listen(address or "")
-            if sock.family == socket.AF_UNIX:
-                refuse_descriptors(sock)  # closing them may block
-            self._server = await asyncio.start_server(self._serve, sock=sock, limit=_MAX_REQUEST)
+            listener = inherited or _listen(address or "")
         except (OSError, RefusedError) as error:
-            log.error("cannot serve metrics at %s: %s", address or "the inherited socket", error)
+            log.error("cannot serve metrics at %s: %s", address, error)
             return
-        log.info("metrics are served at %s", sock.getsockname())
+        listener.setblocking(False)
+        if listener.family == socket.AF_UNIX:
+            refuse_descriptors(listener)  # closing them may block
+        self._listener = listener
+        self._tasks.keep(partial(self._accept, listener))
+        log.info("metrics are served at %s", listener.getsockname())
 
     def close(self) -> None:
         """Stop listening."""
-        if self._server is not None:
-            self._server.close()
+        self._tasks.cancel()
+        if self._listener is not None:
+            self._listener.close()
 
     async def text(self) -> bytes:
         """Return the metrics in OpenMetrics' text format."""
         self._collector.values = await self._metric_values()
         return bytes(generate_latest(self._registry))  # type: ignore[no-untyped-call]  # annotated in part only
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
-        writer.transport.set_write_buffer_limits(0)  # drain waits until everything is sent
-        try:
-            if self._connections <= _MAX_CONNECTIONS:
-                async with asyncio.timeout(_REQUEST_SECONDS):
-                    await self._answer(reader, writer)
-        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            log.debug("a request for metrics failed: %s", error)
-            writer.transport.abort()  # close would wait for a peer that does not read
-        finally:
-            self._connections -= 1
-            writer.close()
+    async def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+            except OSError as error:  # no descriptors or memory
+                log.debug("a connection for metrics could not be accepted: %s", error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            if self._connections < _MAX_CONNECTIONS:
+                self._connections += 1
+                self._tasks.start(self._serve(sock)).add_done_callback(partial(self._ended, sock))
+            else:
+                self._close(sock, lambda: None)
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = await reader.readuntil(b"\r\n\r\n")
+    def _ended(self, sock: socket.socket, _: object) -> None:
+        self._close(sock, self._released)
+
+    def _released(self) -> None:
+        self._connections -= 1
+
+    def _close(self, sock: socket.socket, then: Callable[[], object]) -> None:
+        if sock.family == socket.AF_UNIX:
+            self._closer.close_socket("metrics", sock, then)
+        else:
+            sock.close()
+            then()
+
+    async def _serve(self, sock: socket.socket) -> None:
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                await self._answer(sock, await self._request(sock))
+        except (OSError, ValueError, TimeoutError) as error:
+            log.debug("a request for metrics failed: %s", error)
+
+    async def _request(self, sock: socket.socket) -> bytes:
+        """Return the head of a request; ValueError if it is too long or incomplete."""
+        request = b""
+        while b"\r\n\r\n" not in request:
+            await readable(sock, "the metrics")
+            part, control, _, _ = sock.recvmsg(_MAX_REQUEST, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+            await self._closer.close("metrics", pull_descriptors(control))
+            request += part
+            if not part or len(request) > _MAX_REQUEST:
+                raise ValueError(f"{len(request)} bytes without an end")
+        return request
+
+    async def _answer(self, sock: socket.socket, request: bytes) -> None:
         method, path, *_ = request.split(b" ", 2)
         found = method in (b"GET", b"HEAD") and path.partition(b"?")[0] == b"/metrics"
         body = await self.text() if found else b"try /metrics\n"
         kind = CONTENT_TYPE_LATEST if found else "text/plain; charset=utf-8"
         head = f"HTTP/1.1 {'200 OK' if found else '404 Not Found'}\r\nContent-Type: {kind}\r\n"
         head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        writer.write(head.encode() + (b"" if method == b"HEAD" else body))
-        await writer.drain()
+        await asyncio.get_running_loop().sock_sendall(sock, head.encode() + (b"" if method == b"HEAD" else body))
 
 
 class _Collector(Collector):

@@ -1,5 +1,6 @@
 """Metrics in the OpenMetrics format, over a socket of this machine."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -11,8 +12,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from handshaked.callers.closing import Closer
+from handshaked.reporting.counts import HandshakeCounts
+from handshaked.reporting.metrics import Exporter, MetricValues
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.handshakes import fail, succeed
+from tests.lingering import lingering_pair
+from tests.patience import soon
 
 
 @pytest.fixture
@@ -115,3 +121,29 @@ def test_connections_for_metrics_are_limited(daemon: RunningDaemon, public_direc
 
     assert any(refused() for _ in range(20))
     daemon.wait_until(answered)
+
+
+def test_lingering_socket_in_a_request_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on kernels before Linux 6.16, which cannot refuse it: half a request with the last copy of the socket."""
+    monkeypatch.setattr("handshaked.reporting.metrics.refuse_descriptors", lambda _: False)
+
+    async def nothing() -> MetricValues:
+        return MetricValues(HandshakeCounts(), 0, 0, 0, {}, [], 0)
+
+    async def scenario() -> None:
+        path = str(tmp_path / "socket")
+        exporter = Exporter(nothing, Closer())
+        exporter.start(None, path)
+        with lingering_pair() as (sender, _), socket.socket(socket.AF_UNIX) as hostile:
+            hostile.connect(path)
+            socket.send_fds(hostile, [b"GET "], [sender.fileno()])
+            socket.send_fds(hostile, [b"/"], [sender.fileno()])
+            sender.close()
+            for _ in range(3):
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+                assert (await soon(reader.read())).startswith(b"HTTP/1.1 200 OK")
+                writer.close()
+        exporter.close()
+
+    asyncio.run(scenario())
