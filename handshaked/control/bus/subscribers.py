@@ -9,8 +9,8 @@ from handshaked.control.event_broker import Event, EventBroker, Filter, Subscrip
 from handshaked.errors import RefusedError
 from handshaked.model import Caller
 
-MAX_SUBSCRIBERS = 32
-MAX_SUBSCRIBERS_PER_USER = 8
+MAX_SUBSCRIBERS = 48
+MAX_SUBSCRIBERS_PER_USER = 4
 RESERVED_SUBSCRIBERS = 8
 """Of ``MAX_SUBSCRIBERS``, only for root and the daemon's user."""
 SIGNALS_PER_SECOND = 50

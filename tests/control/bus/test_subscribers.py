@@ -9,7 +9,6 @@ import pytest
 from handshaked.control.bus.subscribers import (
     MAX_SUBSCRIBERS,
     MAX_SUBSCRIBERS_PER_USER,
-    RESERVED_SUBSCRIBERS,
     BusSubscribers,
 )
 from handshaked.control.event_broker import EventBroker, Filter
@@ -48,7 +47,7 @@ def test_many_users_leave_the_reserve_to_administrators() -> None:
         with pytest.raises(RefusedError, match="too many subscribers"):
             subscribers.add(":1.99", Caller(5000), ANY)
         subscribers.add(":1.98", Caller(4999), ANY)
-        for number in range(RESERVED_SUBSCRIBERS):
+        for number in range(MAX_SUBSCRIBERS_PER_USER):
             subscribers.add(f":0.{number}", Caller(0), ANY)
         subscribers.clear()
         subscribers.add(":1.99", Caller(4999), ANY)
