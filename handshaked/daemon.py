@@ -206,6 +206,7 @@ class Daemon:
         return supervisor
 
     def _configure_workers(self, files: SideFiles) -> None:
+        self._manager.use_settings([*system_trust_notices(), *files.notices])
         if self._upcalls:
             self._supervisor.configure(files.push())
 

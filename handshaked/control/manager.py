@@ -87,13 +87,17 @@ class Manager:
     async def start(self) -> None:
         """Start following files."""
         with suppress(RefusedError):  # it was checked before; if a file has changed since, the next reload says so
-            self._notices.settings = tuple(self._check_settings())
+            self.use_settings(self._check_settings())
         await self.renewal.start(self.snapshot)
 
     async def close(self) -> None:
         """Stop following files."""
         await self._tasks.end()
         await self.renewal.close()
+
+    def use_settings(self, notices: Iterable[Notice]) -> None:
+        """Replace the notices about the daemon's settings, which have changed."""
+        self._notices.settings = tuple(notices)
 
     async def register(self, caller: Caller, arguments: Arguments, descriptors: tuple[int, ...]) -> Result:
         """Add a registration. Its files are passed as open `descriptors`, in the order of their paths."""
@@ -187,7 +191,7 @@ class Manager:
         require_administrator(caller, "reload")
         renewed, errors = await self.renewal.reload()
         try:
-            self._notices.settings = tuple(self._check_settings())
+            self.use_settings(self._check_settings())
         except RefusedError as error:
             errors.append(str(error))
         self._notices.log_new(time.time())

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from handshaked.configuration.handshaked_toml import (
 from handshaked.errors import RefusedError
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
+from tests.certificates import DAY, NOW, revocation_list
 from tests.patience import PATIENCE
+from tests.tls.x509.chains import ROOT
 
 EVERYTHING = """
 [client]
@@ -216,6 +219,24 @@ def test_a_worker_that_starts_when_the_configuration_is_broken_gets_the_last_goo
         file.write_text("")
         assert running.ask("reload")["errors"] == []
         assert kernel_sources() != [None]
+
+
+def test_revocation_list_out_of_date_is_reported_until_it_is_replaced(public_directory: Path) -> None:
+    (public_directory / "ca.pem").write_bytes(ROOT.pem)
+    (public_directory / "ca.crl").write_bytes(revocation_list(ROOT, end=NOW - DAY / 2))
+    file = public_directory / "handshaked.toml"
+    file.write_text(
+        f'[server]\ntrust = "{public_directory}/ca.pem"\nrevocation_lists = ["{public_directory}/ca.crl"]\n'
+    )
+    words = "[server] the revocation list of CN=root is out of date since"
+    with RunningDaemon(public_directory, workers=1, options=(f"--configuration={file}",)) as running:
+        running.wait_until(lambda: any(one.startswith(words) for one in running.ask("status")["warnings"]))
+        running.wait_until(lambda: words in running.log.read_text())
+        end = datetime.now(UTC) + DAY
+        (public_directory / "ca.crl").write_bytes(revocation_list(ROOT, end=end))
+        assert running.ask("reload")["errors"] == []
+        assert running.ask("status")["warnings"] == []
+        running.wait_until(lambda: f"no longer: {words}" in running.log.read_text())
 
 
 @pytest.fixture
