@@ -20,7 +20,7 @@ from handshaked.configuration.handshaked_toml import (
 from handshaked.errors import RefusedError
 from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
-from tests.certificates import DAY, NOW, revocation_list
+from tests.certificates import DAY, revocation_list
 from tests.patience import PATIENCE
 from tests.tls.x509.chains import ROOT
 
@@ -223,7 +223,8 @@ def test_a_worker_that_starts_when_the_configuration_is_broken_gets_the_last_goo
 
 def test_revocation_list_out_of_date_is_reported_until_it_is_replaced(public_directory: Path) -> None:
     (public_directory / "ca.pem").write_bytes(ROOT.pem)
-    (public_directory / "ca.crl").write_bytes(revocation_list(ROOT, end=NOW - DAY / 2))
+    now = datetime.now(UTC)
+    (public_directory / "ca.crl").write_bytes(revocation_list(ROOT, begin=now - 2 * DAY, end=now - DAY))
     file = public_directory / "handshaked.toml"
     file.write_text(
         f'[server]\ntrust = "{public_directory}/ca.pem"\nrevocation_lists = ["{public_directory}/ca.crl"]\n'
@@ -232,8 +233,7 @@ def test_revocation_list_out_of_date_is_reported_until_it_is_replaced(public_dir
     with RunningDaemon(public_directory, workers=1, options=(f"--configuration={file}",)) as running:
         running.wait_until(lambda: any(one.startswith(words) for one in running.ask("status")["warnings"]))
         running.wait_until(lambda: words in running.log.read_text())
-        end = datetime.now(UTC) + DAY
-        (public_directory / "ca.crl").write_bytes(revocation_list(ROOT, end=end))
+        (public_directory / "ca.crl").write_bytes(revocation_list(ROOT, begin=now - DAY, end=now + DAY))
         assert running.ask("reload")["errors"] == []
         assert running.ask("status")["warnings"] == []
         running.wait_until(lambda: f"no longer: {words}" in running.log.read_text())
