@@ -1,6 +1,5 @@
 """Damaged files and passphrases cause our own errors and no other exception (``tests/fuzz/files.py``)."""
 
-import os
 import random
 
 import pytest
@@ -9,7 +8,7 @@ from handshaked.errors import HandshakedError
 from tests.certificates import pem_block
 from tests.fuzz.files import Kind, kinds, run
 
-COUNT = int(os.environ.get("HANDSHAKED_FUZZ_COUNT", "4000"))
+COUNT = 4000
 
 
 def test_intact_files_are_accepted() -> None:
