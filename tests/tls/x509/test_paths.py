@@ -131,3 +131,11 @@ class TestPrivateAuthorities:
         ]:
             with pytest.raises(PeerError):
                 verifier.verify(*arguments)
+
+    def test_intermediate_that_issued_itself_does_not_count_as_a_step(self):
+        """RFC 5280 section 6.1.4 (l), for new keys of an authority."""
+        top = issue("root", None, authority(1), number=100)
+        middle = issue("middle", top, authority(), number=101)
+        renewed, lower = (issue(common_name, middle, authority(), number=102) for common_name in ("middle", "lower"))
+        verify(server(renewed), renewed, middle, anchors=[top])
+        refused(Alert.BAD_CERTIFICATE, server(lower), lower, middle, anchors=[top], saying="path length")
