@@ -110,9 +110,9 @@ def test_sighup_loads_renewed_files(daemon: RunningDaemon, authority: Authority)
         # A handshake that began before the reload keeps its credential.
         channel.send(push_start(2, server_start(), ack=True))
         channel.until(2, Acknowledged)
+        assert certificate_served(daemon) == first.leaf.fingerprint(hashes.SHA256())
         second = authority.issue(NAME, file_name="renewed")
         assert second.certificate == first.certificate
-        assert certificate_served(daemon) == first.leaf.fingerprint(hashes.SHA256())
         os.kill(daemon.pid, signal.SIGHUP)
         assert eventually(lambda: certificate_served(daemon) == second.leaf.fingerprint(hashes.SHA256()))
         hello = client_hello(channel, 1, client_start(NAME, b"h3"))
@@ -130,7 +130,8 @@ def test_reload_loads_a_chain_with_the_same_leaf(daemon: RunningDaemon, authorit
     register(daemon, issued)
     with issued.certificate.open("ab") as file:
         file.write(authority.root.read_bytes())
-    assert daemon.ask("reload") == {"renewed": ["web"], "errors": []}
+    # On a busy machine the daemon may have noticed the change by itself, and then there is nothing left to renew.
+    assert daemon.ask("reload")["errors"] == []
     with HandshakeChannel(daemon.handshake_socket) as channel:
         client, _ = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
         assert len(client.peer_certificates) == 2
