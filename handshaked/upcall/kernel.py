@@ -57,6 +57,17 @@ class KernelLimits:
     undelivered: float = 30.0
 
 
+_REMEDIES = {
+    Status.NOT_PERMITTED: "; CAP_NET_ADMIN is missing",
+    # The kernel links the keyring of a consumer such as NVMe/TCP to the process that accepts its request.
+    Status.REFUSED: (
+        "; the consumer's keyring, such as .nvme, belongs to root: run the service as root"
+        " (systemctl edit handshaked.service: User=root, Group=root)"
+    ),
+}
+"""What helps when ACCEPT is refused."""
+
+
 class _Answer:
     """The one DONE of a request, and the descriptor that is closed after it. Callable with the outcome."""
 
@@ -170,8 +181,7 @@ class KernelSource:
         elif reply is not LOST:
             status = reply.status if isinstance(reply, Acknowledgement) else Status.FAILED
             if status != self._refused:
-                missing = "; CAP_NET_ADMIN is missing" if status == Status.NOT_PERMITTED else ""
-                log.warning("ACCEPT failed: %s%s", status_text(status), missing)
+                log.warning("ACCEPT failed: %s%s", status_text(status), _REMEDIES.get(status, ""))
             self._refused = status
             self._loop.call_later(self._limits.retry / 10, self._accept)
 

@@ -136,18 +136,26 @@ def test_refused_accept_is_retried(fault: int) -> None:
     asyncio.run(scene())
 
 
-def test_missing_capability_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        (Status.NOT_PERMITTED, "ACCEPT failed: EPERM (Operation not permitted); CAP_NET_ADMIN is missing"),
+        (Status.REFUSED, "run the service as root (systemctl edit handshaked.service: User=root, Group=root)"),
+    ],
+)
+def test_missing_right_is_said_once_with_the_remedy(caplog: pytest.LogCaptureFixture, fault: int, remedy: str) -> None:
     async def scene() -> None:
         async with bench() as made:
             await made.serving()
             made.submit(ready=False)
-            made.family.faults.extend([Status.NOT_PERMITTED] * 3)
+            made.family.faults.extend([fault] * 3)
             made.family.send_ready()
             assert (await made.reports(1))[0].status == Status.OK
 
     asyncio.run(scene())
     said = [record.getMessage() for record in caplog.records if "ACCEPT" in record.getMessage()]
-    assert said == ["ACCEPT failed: EPERM (Operation not permitted); CAP_NET_ADMIN is missing"]
+    assert len(said) == 1
+    assert said[0].endswith(remedy)
 
 
 @pytest.mark.parametrize("fault", [0, Status.NO_BUFFERS, Status.NOT_FOUND])
