@@ -19,9 +19,10 @@ from cryptography import x509
 from benchmarks._measure import report
 from handshaked.events import CryptoData, Event, SessionTicket
 from handshaked.model import CipherSuite, Group, KeyType, Level, SignatureScheme
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.key_exchange import answer_key_share, generate_key_share
 from handshaked.tls.parameters import ClientParameters, ServerParameters, Tickets
+from handshaked.tls.private_key import PrivateKeySigner
 from handshaked.tls.server import ServerHandshake
 from handshaked.tls.tickets import RotatingTicketKeys
 from tests.tls.pair import NOW, client_parameters, credential, private_key, server_parameters
@@ -47,10 +48,10 @@ def crypto(events: list[Event], level: Level) -> bytes:
 
 def ours(server: ServerParameters, client: ClientParameters = CLIENT) -> tuple[float, list[Event], list[Event]]:
     """Run a handshake. Return the CPU seconds of our server, its events, and the client's."""
-    peer = SigningClient(client)
+    peer = ClientHandshake(client)
     hello = crypto(peer.start(NOW), Level.INITIAL)
     began = time.process_time()
-    handshake = SigningServer()
+    handshake = ServerHandshake()
     handshake.receive(Level.INITIAL, hello, NOW)
     events = handshake.proceed(server, NOW)
     spent = time.process_time() - began
@@ -76,7 +77,7 @@ def key_exchange() -> float:
 
 def signature() -> float:
     """Return the CPU seconds of the ECDSA P-256 signature of a full handshake."""
-    signer, transcript_hash = credential().signer, bytes(32)
+    signer, transcript_hash = PrivateKeySigner(private_key(credential())), bytes(32)
     began = time.process_time()
     signer.sign(SignatureScheme.ECDSA_SECP256R1_SHA256, transcript_hash, by_server=True)
     return time.process_time() - began
@@ -111,7 +112,7 @@ class AioquicServer:
 
 def theirs() -> float:
     """Return the CPU seconds of aioquic's server for the same handshake with the same client."""
-    peer = SigningClient(CLIENT)
+    peer = ClientHandshake(CLIENT)
     hello = crypto(peer.start(NOW), Level.INITIAL)
     began = time.process_time()
     handshake = AioquicServer()
@@ -138,7 +139,7 @@ def interleaved(*measures: Callable[[], float]) -> list[float]:
 
 def waiting_bytes(make: Callable[[bytes], object]) -> float:
     """Return the bytes held by a handshake that has received the ClientHello and waits for its credential."""
-    hellos = [crypto(SigningClient(CLIENT).start(NOW), Level.INITIAL) for _ in range(WAITING)]
+    hellos = [crypto(ClientHandshake(CLIENT).start(NOW), Level.INITIAL) for _ in range(WAITING)]
     make(hellos[0])
     gc.collect()
     tracemalloc.start()
@@ -152,7 +153,7 @@ def waiting_bytes(make: Callable[[bytes], object]) -> float:
 
 def wait(hello: bytes) -> ServerHandshake:
     """Return a handshake that waits for its credential."""
-    handshake = SigningServer()
+    handshake = ServerHandshake()
     handshake.receive(Level.INITIAL, hello, NOW)
     return handshake
 

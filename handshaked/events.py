@@ -12,8 +12,8 @@ TrafficSecret(APPLICATION, RECEIVE), TrafficSecret(APPLICATION, SEND), CryptoDat
 early data may be sent, TrafficSecret(EARLY, SEND) follows CryptoData(INITIAL); over TCP, CryptoData(EARLY) precedes
 CryptoData(HANDSHAKE) if it was accepted. SessionTicket comes at any time after HandshakeComplete, once for each ticket.
 
-If the own certificate is sent, the engine returns SignatureNeeded before CryptoData(HANDSHAKE), and continues with the
-signature; sessions answer it themselves.
+If the own certificate is sent and its credential has no signer, SignatureNeeded comes before CryptoData(HANDSHAKE), and
+the rest when the signature is given.
 
 A HelloRetryRequest adds one CryptoData(INITIAL) on each side. Over TCP, TrafficSecret(APPLICATION) may change later
 on either side (KeyUpdate, RFC 8446 section 4.6.3).
@@ -25,7 +25,7 @@ protocol since: the connection must be closed.
 from dataclasses import dataclass, field
 
 from handshaked.errors import Alert, HandshakeError
-from handshaked.model import CipherSuite, Direction, Level, SignatureScheme, Signer
+from handshaked.model import CipherSuite, Direction, Level, SignatureScheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,11 @@ class CryptoData:
 
 @dataclass(frozen=True, slots=True)
 class SignatureNeeded:
-    """The handshake waits for a signature: what `signer` returns for the other fields. Always the last event."""
+    """The handshake waits for a signature, as ``Signer.sign`` makes it, by the credential's key. Always the last event.
 
-    signer: Signer = field(repr=False)
+    It comes only if the credential has no signer.
+    """
+
     scheme: SignatureScheme
     transcript_hash: bytes
     by_server: bool

@@ -10,7 +10,6 @@ from handshaked.errors import Alert, CallerError, LocalError, PeerError, Status
 from handshaked.events import Event, PeerTransportParameters
 from handshaked.model import Level
 from handshaked.session.registered import Session
-from handshaked.session.signing import signed
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientHello, ClientParameters, ServerParameters
 from handshaked.tls.server import ServerHandshake
@@ -34,7 +33,7 @@ class GivenServerSession(Session):
         return []
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        events = signed(self._engine.receive(level, data, now), self._engine.proceed_with_signature)
+        events = self._engine.receive(level, data, now)
         hello = self._engine.client_hello
         if self._parameters is not None or hello is None:
             return events
@@ -51,7 +50,7 @@ class GivenServerSession(Session):
                 Status.INVALID,
             )
         parameters = replace(self._parameters, transport_parameters=transport_parameters)
-        return signed(self._engine.proceed(parameters, now), self._engine.proceed_with_signature)
+        return self._engine.proceed(parameters, now)
 
 
 class GivenClientSession(Session):
@@ -68,7 +67,7 @@ class GivenClientSession(Session):
         return self._engine.start(now)
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        return signed(self._engine.receive(level, data, now), self._engine.proceed_with_signature)
+        return self._engine.receive(level, data, now)
 
 
 def choose_alpn(hello: ClientHello, served: tuple[bytes, ...]) -> bytes:

@@ -11,7 +11,6 @@ from handshaked.errors import Alert, CallerError, HandshakeError, PeerError, Ref
 from handshaked.events import Event, HandshakeFailed, PeerTransportParameters
 from handshaked.model import DEFAULT_CIPHER_SUITES, AuthMode, Level, Request, Role
 from handshaked.registry.snapshot import Query, Selection, Snapshot
-from handshaked.session.signing import signed
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.keylog import KeyLog
 from handshaked.tls.parameters import (
@@ -116,7 +115,7 @@ class ServerSession(Session):
         return []
 
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
-        events = signed(self._engine.receive(level, data, now), self._engine.proceed_with_signature)
+        events = self._engine.receive(level, data, now)
         if self._selection is None and self._engine.client_hello is not None:
             return [*events, *self._select(self._engine.client_hello, now)]
         return events
@@ -153,7 +152,7 @@ class ServerSession(Session):
         if self._selection is None or self._transport_parameters is None:
             return []
         parameters = self._resources.answer(self._request, self._selection, self._transport_parameters)
-        return signed(self._engine.proceed(parameters, now), self._engine.proceed_with_signature)
+        return self._engine.proceed(parameters, now)
 
 
 class ClientSession(Session):
@@ -207,7 +206,7 @@ class ClientSession(Session):
     def _receive(self, level: Level, data: bytes, now: float) -> list[Event]:
         if self._engine is None:
             raise _invalid("CRYPTO data before the session was started")
-        return signed(self._engine.receive(level, data, now), self._engine.proceed_with_signature)
+        return self._engine.receive(level, data, now)
 
 
 def open_session(request: Request, snapshot: Snapshot, resources: Resources) -> Session:

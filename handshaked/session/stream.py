@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from handshaked.errors import HandshakeError
 from handshaked.events import Event, HandshakeComplete, HandshakeFailed
-from handshaked.session.signing import signed
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientHello, ClientParameters, ServerParameters
 from handshaked.tls.record import RecordLayer
@@ -38,7 +37,7 @@ class StreamSession:
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Process bytes of the stream, at most ``needed``."""
-        return self._signed(self._stream.receive(data, now), now)
+        return _of_handshake(self._stream.receive(data, now))
 
     def fail(self, error: HandshakeError) -> HandshakeFailed:
         """End the handshake with the alert of `error`, and return the event."""
@@ -47,14 +46,6 @@ class StreamSession:
     def pull_outgoing(self) -> bytes:
         """Return the bytes to send and forget them."""
         return self._stream.pull_outgoing()
-
-    def _signed(self, events: list[StreamEvent], now: float) -> list[Event]:
-        """Return the handshake's part of `events`, and those after a signature if one is needed."""
-        try:
-            events = signed(events, lambda signature: self._stream.proceed_with_signature(signature, now))
-        except HandshakeError as error:
-            return [self.fail(error)]
-        return _of_handshake(events)
 
 
 class ClientStreamSession(StreamSession):
@@ -89,7 +80,7 @@ class ServerStreamSession(StreamSession):
                 self._parameters = self._choose(hello)
             except HandshakeError as error:
                 return [self.fail(error)]
-            events = self._signed(self._server_stream.proceed(self._parameters, now), now)
+            events = _of_handshake(self._server_stream.proceed(self._parameters, now))
         if events and isinstance(events[-1], HandshakeComplete) and self._parameters is not None:
             events[-1] = replace(events[-1], registration=self._parameters.registration)
         return events

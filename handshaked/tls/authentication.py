@@ -58,7 +58,7 @@ def signature_needed(
         raise PeerError(
             Alert.HANDSHAKE_FAILURE, f"the peer supports no signature scheme of {credential.key_type.value} keys"
         )
-    return SignatureNeeded(credential.signer, scheme, transcript_hash, by_server)
+    return SignatureNeeded(scheme, transcript_hash, by_server)
 
 
 def decompressed(message: bytes, offered: tuple[CertificateCompression, ...]) -> bytes:

@@ -10,7 +10,6 @@ from handshaked.events import (
     HandshakeComplete,
     PeerTransportParameters,
     SessionTicket,
-    SignatureNeeded,
 )
 from handshaked.model import CipherSuite, Direction, Group, Level
 from handshaked.tls import extensions as ext
@@ -21,7 +20,6 @@ from handshaked.tls.authentication import (
     check_certificate_verify,
     decompressed,
     parse_chain,
-    signature_needed,
 )
 from handshaked.tls.client_offer import ClientOffer, OfferedPsk
 from handshaked.tls.codepoints import QUIC_EARLY_DATA, ExtensionType, HandshakeType
@@ -31,7 +29,7 @@ from handshaked.tls.machine import Handler, Machine
 from handshaked.tls.parameters import ClientParameters
 from handshaked.tls.resumption import MAX_TICKET, ResumptionState, push_resumption, trusted_until
 from handshaked.tls.signatures import SUPPORTED_SCHEMES, choose_scheme
-from handshaked.tls.state import CLIENT_QUIC, CLIENT_TCP, PROCEED, ClientState
+from handshaked.tls.state import CLIENT_QUIC, CLIENT_TCP, PROCEED, ClientState, State
 
 MAX_TICKETS = 64
 """Most session tickets that a server may send: 32 KiB of data, one step of a session, could hold 1,600."""
@@ -272,7 +270,7 @@ class ClientHandshake(Machine):
         self._schedule.update(message)
         return ClientState.WAIT_FINISHED
 
-    def _receive_finished(self, message: bytes, events: list[Event], now: float) -> ClientState:
+    def _receive_finished(self, message: bytes, events: list[Event], now: float) -> State:
         schedule = self._schedule
         profile = schedule.profile
         verify_data = messages.pull_finished(message, profile.size)
@@ -290,13 +288,9 @@ class ClientHandshake(Machine):
         if self.early_data and not self._quic:
             schedule.update(messages.END_OF_EARLY_DATA)
             events.append(CryptoData(Level.EARLY, messages.END_OF_EARLY_DATA))
-        flight, needed = self._authentication()
-        if needed is not None:
-            self._wait_for_signature(needed, flight, events)
-            return ClientState.WAIT_SIGNATURE
-        return self._finish(flight, events)
+        return self._send(self._authentication(), ClientState.WAIT_SIGNATURE, events)
 
-    def _finish(self, flight: bytes, events: list[Event]) -> ClientState:
+    def _finish(self, flight: bytes, events: list[Event]) -> State:
         schedule = self._schedule
         verify_data = schedule.profile.verify_data(self._client_handshake_secret, schedule.transcript_hash())
         finished = messages.push_finished(verify_data)
@@ -317,19 +311,19 @@ class ClientHandshake(Machine):
             early_data_accepted=self.early_data is True,
         )
 
-    def _authentication(self) -> tuple[bytes, SignatureNeeded | None]:
-        """Return the Certificate, if requested, after adding it to the transcript, and what must be signed."""
+    def _authentication(self) -> bytes:
+        """Return the Certificate, if requested, after adding it to the transcript (section 4.4.2)."""
         request, credential = self._request, self._parameters.credential
         if request is None:
-            return b"", None
+            return b""
         if credential is None or choose_scheme(credential.key_type, request.signature_schemes) is None:
             flight = messages.push_certificate(())
             self._schedule.update(flight)
-            return flight, None
+            return flight
         flight = certificate_message(credential, self._parameters.compressions, request.compressions, ocsp=False)
         self._schedule.update(flight)
-        transcript_hash = self._schedule.transcript_hash()
-        return flight, signature_needed(credential, request.signature_schemes, transcript_hash, by_server=False)
+        self._need_signature(credential, request.signature_schemes)
+        return flight
 
     # After the handshake
 

@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 
 from handshaked.errors import Alert, HandshakeError, LocalError, PeerError, QuicViolationError
 from handshaked.events import CryptoData, Event, SignatureNeeded, TrafficSecret
-from handshaked.model import Direction, Level
+from handshaked.model import Direction, Level, Signer
 from handshaked.tls import messages
+from handshaked.tls.authentication import signature_needed
 from handshaked.tls.codec import MisplacedExtensionError
 from handshaked.tls.codepoints import ExtensionType, HandshakeType
 from handshaked.tls.key_schedule import KeySchedule, export, updated_secret
 from handshaked.tls.keylog import KeyLog, exporter_line, traffic_line
+from handshaked.tls.parameters import Credential
 from handshaked.tls.reassembly import MessageReassembler
 from handshaked.tls.state import SIGNED, ClientState, State, Transitions
 
@@ -24,8 +26,8 @@ _NAMES = {int(kind): kind.name.lower() for kind in HandshakeType}
 class Machine:
     """One side of a handshake. Messages are dispatched to `handlers` by type, if the state's table has that type.
 
-    `receive`, and `proceed` of a server, return SignatureNeeded as the last event if the own certificate is sent: the
-    handshake continues with `proceed_with_signature`.
+    If the own certificate is sent and its credential has no signer, `receive`, or `proceed` of a server, returns
+    SignatureNeeded as the last event, and the handshake continues with `proceed_with_signature`.
     """
 
     handlers: ClassVar[dict[int, Handler]]
@@ -35,7 +37,6 @@ class Machine:
     # Set during the handshake; no transition reaches a state that reads them before they are set.
     _schedule: KeySchedule
     _application_hash: bytes
-    _needed: SignatureNeeded
     _flight: bytes  # messages that are sent with the signature
     _receive_secret: bytes
     _send_secret: bytes
@@ -46,6 +47,8 @@ class Machine:
         self._transitions = transitions
         self._reassembler = MessageReassembler(Level.INITIAL)
         self._is_client = isinstance(state, ClientState)
+        self._needed: SignatureNeeded | None = None
+        self._signer: Signer | None = None
         self._keylog: KeyLog | None = None
         self._client_random = b""
 
@@ -73,6 +76,7 @@ class Machine:
                 if message is None:
                     break
                 self._enter(self.handlers[kind](self, message, events, now), next_states)
+                self._sign_at_once(events)
         except MisplacedExtensionError as error:
             self._state = self.failed
             if not self._quic and error.kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
@@ -99,9 +103,10 @@ class Machine:
             next_states = self._transitions[self._state].get(SIGNED)
             if next_states is None:
                 raise LocalError(f"no signature is needed in state: {self._state.value}")
-            proof = messages.push_certificate_verify(self._needed.scheme, signature)
-            self._schedule.update(proof)
-            self._enter(self._finish(self._flight + proof, events), next_states)
+            if self._needed is not None:
+                proof = messages.push_certificate_verify(self._needed.scheme, signature)
+                self._schedule.update(proof)
+                self._enter(self._finish(self._flight + proof, events), next_states)
         except HandshakeError:
             self._state = self.failed
             raise
@@ -111,10 +116,26 @@ class Machine:
         """Send `flight`, which is in the transcript, and the own Finished. Return the next state."""
         raise NotImplementedError
 
-    def _wait_for_signature(self, needed: SignatureNeeded, flight: bytes, events: list[Event]) -> None:
-        self._needed = needed
+    def _sign_at_once(self, events: list[Event]) -> None:
+        """Continue without the caller if the last event is a SignatureNeeded, and the credential has a signer."""
+        if self._signer is None or not events or not isinstance(needed := events[-1], SignatureNeeded):
+            return
+        signature = self._signer.sign(needed.scheme, needed.transcript_hash, by_server=needed.by_server)
+        events[-1:] = self.proceed_with_signature(signature)
+
+    def _need_signature(self, credential: Credential, offered: tuple[int, ...]) -> None:
+        """Let the next flight wait for a signature over the transcript; PeerError if the peer supports no scheme."""
+        transcript_hash = self._schedule.transcript_hash()
+        self._needed = signature_needed(credential, offered, transcript_hash, by_server=not self._is_client)
+        self._signer = credential.signer
+
+    def _send(self, flight: bytes, waiting: State, events: list[Event]) -> State:
+        """Finish `flight`, or be `waiting` for the signature that it needs."""
+        if self._needed is None:
+            return self._finish(flight, events)
         self._flight = flight
-        events.append(needed)
+        events.append(self._needed)
+        return waiting
 
     def _enter(self, state: State, next_states: tuple[State, ...]) -> None:
         if state not in next_states:

@@ -23,14 +23,14 @@ DEFAULT_GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A certificate chain (DER, leaf first) and the signer of its private key.
+    """A certificate chain (DER, leaf first) and the signer of its private key: None if the engine must wait for one.
 
     ``ocsp_response`` (DER) is stapled if the peer requests it, from the first to the second time of ``ocsp_valid``, in
     Unix seconds. ``messages`` caches encoded messages: make a new Credential for a new response.
     """
 
     chain: tuple[bytes, ...] = field(repr=False)
-    signer: Signer = field(repr=False)
+    signer: Signer | None = field(repr=False)
     key_type: KeyType
     ocsp_response: bytes | None = field(default=None, repr=False)
     ocsp_valid: tuple[float, float] = (-inf, inf)

@@ -5,7 +5,7 @@ from hmac import compare_digest
 from typing import ClassVar
 
 from handshaked.errors import Alert, HandshakeError, LocalError, PeerError
-from handshaked.events import CryptoData, Event, HandshakeComplete, SignatureNeeded
+from handshaked.events import CryptoData, Event, HandshakeComplete
 from handshaked.model import CipherSuite, ClientAuth, Direction, Group, Level
 from handshaked.tls import codepoints as cp
 from handshaked.tls import extensions as ext
@@ -16,7 +16,6 @@ from handshaked.tls.authentication import (
     check_certificate_verify,
     decompressed,
     parse_chain,
-    signature_needed,
 )
 from handshaked.tls.client_hello import ClientHelloMessage, pull_client_hello
 from handshaked.tls.codec import push_extension
@@ -35,7 +34,7 @@ from handshaked.tls.parameters import ClientHello, ServerParameters
 from handshaked.tls.psk_selection import SelectedPsk, accepts_early_data, check_binder, select_psk
 from handshaked.tls.server_flight import accepts_tickets, certificate_request, encrypted_extensions, new_session_tickets
 from handshaked.tls.signatures import SUPPORTED_SCHEMES
-from handshaked.tls.state import PROCEED, SERVER_QUIC, SERVER_TCP, ServerState
+from handshaked.tls.state import PROCEED, SERVER_QUIC, SERVER_TCP, ServerState, State
 
 
 class ServerHandshake(Machine):
@@ -77,6 +76,7 @@ class ServerHandshake(Machine):
             self._check_parameters(parameters, self._hello)
             self._parameters = parameters
             self._enter(self._answer(self._hello, events, now), next_states)
+            self._sign_at_once(events)
         except HandshakeError:
             self._state = self.failed
             raise
@@ -97,7 +97,7 @@ class ServerHandshake(Machine):
 
     # ClientHello
 
-    def _receive_hello(self, message: bytes, events: list[Event], now: float) -> ServerState:
+    def _receive_hello(self, message: bytes, events: list[Event], now: float) -> State:
         # Nothing may follow a ClientHello before the server's answer.
         self._reassembler.expect_boundary()
         hello = pull_client_hello(message)
@@ -122,7 +122,7 @@ class ServerHandshake(Machine):
         )
         return ServerState.RECVD_CH
 
-    def _answer(self, hello: ClientHelloMessage, events: list[Event], now: float) -> ServerState:
+    def _answer(self, hello: ClientHelloMessage, events: list[Event], now: float) -> State:
         """Send ServerHello to Finished, or a HelloRetryRequest."""
         parameters = self._parameters
         retried = self._schedule.suite if self._retry_group is not None else None
@@ -171,7 +171,7 @@ class ServerHandshake(Machine):
 
     def _send_flight(
         self, hello: ClientHelloMessage, group: Group, share: bytes, events: list[Event], now: float
-    ) -> ServerState:
+    ) -> State:
         schedule = self._schedule
         self._log_to(self._parameters.keylog, hello.random)
         public, shared_secret = answer_key_share(group, share)
@@ -194,14 +194,10 @@ class ServerHandshake(Machine):
         self._accepts_tickets = accepts_tickets(hello)
         self._hello = None
         self._reassembler.expect(Level.EARLY if early else Level.HANDSHAKE)
-        flight, needed = self._authentication(hello, now)
-        if needed is not None:
-            self._wait_for_signature(needed, flight, events)
-            return ServerState.WAIT_SIGNATURE
-        return self._finish(flight, events)
+        return self._send(self._authentication(hello, now), ServerState.WAIT_SIGNATURE, events)
 
-    def _authentication(self, hello: ClientHelloMessage, now: float) -> tuple[bytes, SignatureNeeded | None]:
-        """Return EncryptedExtensions to Certificate, which are added to the transcript, and what must be signed."""
+    def _authentication(self, hello: ClientHelloMessage, now: float) -> bytes:
+        """Return EncryptedExtensions to Certificate, which are added to the transcript."""
         schedule, parameters, psk = self._schedule, self._parameters, self._psk
         flight = encrypted_extensions(
             hello,
@@ -213,15 +209,15 @@ class ServerHandshake(Machine):
         credential = parameters.credential
         if psk is not None or credential is None:
             schedule.update(flight)
-            return flight, None
+            return flight
         flight += certificate_request(parameters)
         ocsp = hello.status_request and credential.has_staple(now)
         flight += certificate_message(credential, parameters.compressions, hello.compressions, ocsp=ocsp)
         schedule.update(flight)
-        schemes = hello.signature_schemes or ()
-        return flight, signature_needed(credential, schemes, schedule.transcript_hash(), by_server=True)
+        self._need_signature(credential, hello.signature_schemes or ())
+        return flight
 
-    def _finish(self, flight: bytes, events: list[Event]) -> ServerState:
+    def _finish(self, flight: bytes, events: list[Event]) -> State:
         schedule = self._schedule
         verify_data = schedule.profile.verify_data(self._server_handshake_secret, schedule.transcript_hash())
         finished = messages.push_finished(verify_data)

@@ -14,9 +14,10 @@ from handshaked.handshakes import kernel_tcp
 from handshaked.model import AuthMode, CipherSuite, Role
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.testing.authority import Authority
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, ServerParameters
 from handshaked.tls.record import MAX_PLAINTEXT
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import ClientStream, ServerStream
 from tests.conftest import Issue
 from tests.datapath.tcp_scene import NAME, connected
@@ -57,9 +58,9 @@ def test_peers_record_size_limit_is_set_in_the_kernel(
     )
     stream: ClientStream | ServerStream
     if role is Role.SERVER:
-        stream = ClientStream(SigningClient(asked, quic=False), LIMIT)
+        stream = ClientStream(ClientHandshake(asked, quic=False), LIMIT)
     else:
-        stream = ServerStream(SigningServer(quic=False))
+        stream = ServerStream(ServerHandshake(quic=False))
 
     async def scenario() -> None:
         async with connected(authority, issue) as (made, ours, theirs):
@@ -77,7 +78,7 @@ def test_tiny_records_are_read_in_many_steps(
 ) -> None:
     """Other handshakes of the worker go on in between."""
     asked = ClientParameters(alpns=(b"sunrpc",), server_name=NAME, transport_parameters=None, verifier=None)
-    hello = SigningClient(asked, quic=False).start(0.0)[0]
+    hello = ClientHandshake(asked, quic=False).start(0.0)[0]
     assert isinstance(hello, CryptoData)
     records = b"".join(b"\x16\3\1\0\1" + hello.data[at : at + 1] for at in range(len(hello.data) - 1))
     steps = 0

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from handshaked.errors import HandshakeError
 from handshaked.events import CryptoData, Event, HandshakeComplete, SessionTicket
 from handshaked.model import CipherSuite, ClientAuth, Group, KeyType, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, EarlyData, ServerParameters, Tickets
 from handshaked.tls.psk import ExternalPsk
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.tickets import RotatingTicketKeys
 from tests.tls.pair import NOW, client_parameters, credential, pair, server_parameters
 
@@ -61,8 +62,8 @@ class Scenario:
 
     def run(self, tamper: Tamper) -> bool:
         """Return whether both sides complete. `tamper` gets each message in turn and returns what is received."""
-        client = SigningClient(self.client, quic=self.quic)
-        server = SigningServer(quic=self.quic)
+        client = ClientHandshake(self.client, quic=self.quic)
+        server = ServerHandshake(quic=self.quic)
         counter = itertools.count()
         ended: set[object] = set()
         to_server = _crypto(client.start(NOW), client, ended)

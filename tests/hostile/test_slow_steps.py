@@ -16,9 +16,9 @@ from handshaked.model import KeyType, Role
 from handshaked.shim import BlockingClient
 from handshaked.system import directories
 from handshaked.testing.daemon import RunningDaemon
-from handshaked.testing.engines import SigningServer
 from handshaked.tls.parameters import Credential, ServerParameters
 from handshaked.tls.private_key import PrivateKeySigner
+from handshaked.tls.server import ServerHandshake
 from handshaked.wire.messages import Done, Lookup, Start
 from tests.certificates import Issued, authority, issue, names, root
 from tests.hostile.honest import Attack, compare, honest_handshakes
@@ -106,7 +106,7 @@ def serve(directory: Path, underway: Callable[[], None], anchors: list[Issued], 
     )
 
     def ask(channel: BlockingClient) -> None:
-        engine = SigningServer()
+        engine = ServerHandshake()
         flight: list[Event] = []
         for message in channel.start(start):
             if isinstance(message, CryptoData):

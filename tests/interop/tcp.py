@@ -20,9 +20,10 @@ from pathlib import Path
 from handshaked.errors import HandshakedError
 from handshaked.events import HandshakeComplete, HandshakeFailed
 from handshaked.model import KeyType, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientHello, ClientParameters, Credential, EarlyData, ServerParameters, Tickets
 from handshaked.tls.private_key import PrivateKeySigner
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import ApplicationData, ClientStream, PeerClosed, ServerStream, StreamEvent
 from handshaked.tls.tickets import RotatingTicketKeys
 from tests.certificates import Issued, root, server
@@ -106,7 +107,7 @@ class TlsServer:
         served = Served()
         with connection, contextlib.suppress(OSError):
             connection.settimeout(TIMEOUT)
-            self._run(connection, ServerStream(SigningServer(quic=False)), served)
+            self._run(connection, ServerStream(ServerHandshake(quic=False)), served)
         self.results.put(served)
 
     def _run(self, connection: socket.socket, stream: ServerStream, served: Served) -> None:
@@ -140,7 +141,7 @@ class TlsServer:
 
 def converse(port: int, parameters: ClientParameters, text: bytes = b"") -> Served:
     """Connect, complete the handshake, send `text`, wait for as many bytes, and close."""
-    served, handshake = Served(), SigningClient(parameters, quic=False)
+    served, handshake = Served(), ClientHandshake(parameters, quic=False)
     stream = ClientStream(handshake, parameters.record_size_limit)
     with socket.create_connection(("127.0.0.1", port), TIMEOUT) as connection:
         served.events += stream.start(time.time())

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.events import CryptoData, Event, HandshakeComplete, PeerTransportParameters, TrafficSecret
 from handshaked.model import Direction, KeyType, Level
-from handshaked.testing.engines import SigningClient, SigningServer
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, Credential, ServerParameters
 from handshaked.tls.private_key import PrivateKeySigner
@@ -192,8 +191,8 @@ def pair(
 ) -> Pair:
     """Return a pair that has not started."""
     return Pair(
-        SigningClient(client or client_parameters(), quic=quic),
-        SigningServer(quic=quic),
+        ClientHandshake(client or client_parameters(), quic=quic),
+        ServerHandshake(quic=quic),
         server or server_parameters(),
         now,
     )

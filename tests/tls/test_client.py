@@ -7,12 +7,12 @@ import pytest
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import CipherSuite, Level
-from handshaked.testing.engines import SigningClient, SigningServer
 from handshaked.tls import messages
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import HELLO_RETRY_RANDOM
 from handshaked.tls.codepoints import ExtensionType as E
 from handshaked.tls.codepoints import HandshakeType as M
+from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, data, kinds, pair, server_parameters
 
 Extensions = list[tuple[int, bytes]]
@@ -36,8 +36,8 @@ def refused(
     change: Callable[[dict[int, bytes]], None], *, quic: bool = True, server: object = None, **client: object
 ) -> Alert:
     """Return the alert of a client that receives a server's messages altered by `change`."""
-    ours = SigningClient(client_parameters(**client), quic=quic)
-    theirs = SigningServer(quic=quic)
+    ours = ClientHandshake(client_parameters(**client), quic=quic)
+    theirs = ServerHandshake(quic=quic)
     theirs.receive(Level.INITIAL, data(ours.start(NOW)), NOW)
     events = theirs.proceed(server or server_parameters(), NOW)
     found = parts(data(events))
@@ -145,7 +145,7 @@ def test_invalid_hello_retry_request_is_refused(change: Callable[[dict[int, byte
 
 def retried(extensions: Extensions) -> tuple[ClientHandshake, bytes]:
     """Return a client that has answered a HelloRetryRequest, and its answer."""
-    client = SigningClient(client_parameters())
+    client = ClientHandshake(client_parameters())
     client.start(NOW)
     found = parts(b"")
     body = block([(int(E.SUPPORTED_VERSIONS), b"\x03\x04"), *extensions])
@@ -179,7 +179,7 @@ def test_second_hello_retry_request_is_refused() -> None:
 def test_server_hello_must_match_hello_retry_request(field: str) -> None:
     client, again = retried([(int(E.KEY_SHARE), b"\0\x17")])
     suites = (CipherSuite.AES_256_GCM_SHA384 if field == "suite" else CipherSuite.AES_128_GCM_SHA256,)
-    server = SigningServer()
+    server = ServerHandshake()
     server.receive(Level.INITIAL, again, NOW)
     flight = data(server.proceed(server_parameters(cipher_suites=suites), NOW), Level.INITIAL)
     if field == "group":

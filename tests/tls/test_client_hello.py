@@ -9,9 +9,10 @@ import pytest
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import ClientAuth, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import ExtensionType as E
 from handshaked.tls.parameters import ClientParameters
+from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, data, kinds, server_parameters
 
 
@@ -81,11 +82,11 @@ class Hello:
 
 
 def hello(parameters: ClientParameters | None = None, *, quic: bool = True) -> Hello:
-    return Hello.parse(data(SigningClient(parameters or client_parameters(), quic=quic).start(NOW)))
+    return Hello.parse(data(ClientHandshake(parameters or client_parameters(), quic=quic).start(NOW)))
 
 
 def answer(message: bytes, *, quic: bool = True, **changes: object) -> list[str]:
-    server = SigningServer(quic=quic)
+    server = ServerHandshake(quic=quic)
     server.receive(Level.INITIAL, message, NOW)
     return kinds(server.proceed(server_parameters(**changes), NOW))
 
@@ -97,7 +98,7 @@ def refused(message: bytes, *, quic: bool = True, **changes: object) -> Alert:
 
 
 def test_parsed_hello_encodes_to_the_same_bytes() -> None:
-    message = data(SigningClient(client_parameters()).start(NOW))
+    message = data(ClientHandshake(client_parameters()).start(NOW))
     assert Hello.parse(message).encode() == message
     assert answer(message)[0] == "crypto initial"
 
@@ -279,7 +280,7 @@ def test_legacy_version_is_ignored(version: bytes, quic: bool) -> None:
 
 
 def test_session_id_is_echoed_over_tcp() -> None:
-    server = SigningServer(quic=False)
+    server = ServerHandshake(quic=False)
     message = hello(quic=False)
     server.receive(Level.INITIAL, message.encode(), NOW)
     assert message.session_id in data(server.proceed(server_parameters(), NOW), Level.INITIAL)
@@ -293,7 +294,7 @@ def test_truncated_hello_is_refused(size: int) -> None:
 
 def test_hello_with_trailing_bytes_is_refused() -> None:
     with pytest.raises(PeerError) as caught:
-        SigningServer().receive(Level.INITIAL, b"\x01\x01\x04\x01", NOW)
+        ServerHandshake().receive(Level.INITIAL, b"\x01\x01\x04\x01", NOW)
     assert caught.value.alert is Alert.ILLEGAL_PARAMETER
 
 
@@ -303,7 +304,7 @@ def test_many_unknown_schemes_and_groups_are_dropped() -> None:
     for kind in (E.SIGNATURE_ALGORITHMS, E.SUPPORTED_GROUPS):
         body = numbers + many.body(kind)[2:]
         many.put(kind, len(body).to_bytes(2) + body)
-    server = SigningServer()
+    server = ServerHandshake()
     server.receive(Level.INITIAL, many.encode(), NOW)
     assert server.client_hello is not None
     assert len(server.client_hello.signature_schemes) < 20
@@ -335,7 +336,7 @@ def test_hello_with_many_entries_takes_bounded_memory(kind: int | None, item: ob
     if kind is E.KEY_SHARE:
         odd.put(E.SUPPORTED_GROUPS, vector(b"".join(number.to_bytes(2) for number in numbers)))
     message = odd.encode()
-    server = SigningServer()
+    server = ServerHandshake()
     gc.collect()
     tracemalloc.start()
     try:
@@ -350,7 +351,7 @@ def test_hello_with_many_entries_takes_bounded_memory(kind: int | None, item: ob
 
 def test_protocols_after_the_256th_are_ignored() -> None:
     many = [number.to_bytes(2) for number in range(300)]
-    server = SigningServer()
+    server = ServerHandshake()
     message = hello().put(E.ALPN, vector(b"".join(vector(each, 1) for each in many)))
     server.receive(Level.INITIAL, message.encode(), NOW)
     assert server.client_hello is not None
@@ -361,7 +362,7 @@ def test_protocols_after_the_256th_are_ignored() -> None:
 def test_ignored_protocols_must_be_well_formed(wrong: bytes) -> None:
     message = hello().put(E.ALPN, vector(b"\1a" * 300 + wrong))
     with pytest.raises(PeerError) as caught:
-        SigningServer().receive(Level.INITIAL, message.encode(), NOW)
+        ServerHandshake().receive(Level.INITIAL, message.encode(), NOW)
     assert caught.value.alert is Alert.DECODE_ERROR
 
 

@@ -5,8 +5,9 @@ import pytest
 from handshaked.errors import CallerError, LocalError
 from handshaked.events import CryptoData
 from handshaked.model import Group, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.psk import ExternalPsk
+from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters
 
 
@@ -30,11 +31,11 @@ from tests.tls.pair import NOW, client_parameters
 )
 def test_invalid_parameters_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(CallerError):
-        SigningClient(client_parameters(**wrong)).start(NOW)
+        ClientHandshake(client_parameters(**wrong)).start(NOW)
 
 
 def test_client_starts_once() -> None:
-    client = SigningClient(client_parameters())
+    client = ClientHandshake(client_parameters())
     client.start(NOW)
     with pytest.raises(LocalError):
         client.start(NOW)
@@ -42,9 +43,9 @@ def test_client_starts_once() -> None:
 
 @pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::1", "fe80::1%eth0", "1.2", "bücher.example"])
 def test_names_that_are_no_dns_names_are_not_sent(name: str) -> None:
-    (event,) = SigningClient(client_parameters(server_name=name)).start(NOW)
+    (event,) = ClientHandshake(client_parameters(server_name=name)).start(NOW)
     assert isinstance(event, CryptoData)
-    server = SigningServer()
+    server = ServerHandshake()
     server.receive(Level.INITIAL, event.data, NOW)
     assert server.client_hello is not None
     assert server.client_hello.server_name is None

@@ -4,7 +4,8 @@ import pytest
 
 from handshaked.errors import Alert, LocalError, PeerError
 from handshaked.model import CipherSuite, Group, KeyType, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
+from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, credential, data, kinds, pair, server_parameters
 
 SERVER_ORDER = [
@@ -47,7 +48,7 @@ def test_both_sides_agree() -> None:
 
 
 def test_server_waits_for_proceed() -> None:
-    client, server = SigningClient(client_parameters()), SigningServer()
+    client, server = ClientHandshake(client_parameters()), ServerHandshake()
     hello = data(client.start(NOW))
     assert server.receive(Level.INITIAL, hello, NOW) == []
     assert server.client_hello is not None
@@ -124,28 +125,28 @@ def test_selecting_a_protocol_that_was_not_offered_is_a_local_error() -> None:
 
 def test_proceed_in_another_state_is_a_local_error() -> None:
     with pytest.raises(LocalError):
-        SigningServer().proceed(server_parameters(), NOW)
+        ServerHandshake().proceed(server_parameters(), NOW)
 
 
 def test_failed_handshake_stays_failed() -> None:
-    server = SigningServer()
+    server = ServerHandshake()
     with pytest.raises(PeerError):
         server.receive(Level.INITIAL, b"\x02\0\0\0", NOW)
     with pytest.raises(LocalError):
-        server.receive(Level.INITIAL, data(SigningClient(client_parameters()).start(NOW)), NOW)
+        server.receive(Level.INITIAL, data(ClientHandshake(client_parameters()).start(NOW)), NOW)
     with pytest.raises(LocalError):
         server.proceed(server_parameters(), NOW)
 
 
 def test_bytes_after_a_client_hello_are_refused() -> None:
-    hello = data(SigningClient(client_parameters()).start(NOW))
+    hello = data(ClientHandshake(client_parameters()).start(NOW))
     with pytest.raises(PeerError) as caught:
-        SigningServer().receive(Level.INITIAL, hello + b"\x01", NOW)
+        ServerHandshake().receive(Level.INITIAL, hello + b"\x01", NOW)
     assert caught.value.alert is Alert.UNEXPECTED_MESSAGE
 
 
 def test_flight_at_the_wrong_level_is_refused() -> None:
-    client, server = SigningClient(client_parameters()), SigningServer()
+    client, server = ClientHandshake(client_parameters()), ServerHandshake()
     server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
     flight = data(server.proceed(server_parameters(), NOW))
     with pytest.raises(PeerError) as caught:

@@ -10,8 +10,9 @@ from cryptography import x509
 
 from handshaked.events import HandshakeComplete, SessionTicket, TrafficSecret
 from handshaked.model import CipherSuite, Direction, Group, KeyType, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import Tickets
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.tickets import RotatingTicketKeys
 from tests.tls.pair import NOW, client_parameters, credential, data, kinds, private_key, server_parameters
 
@@ -61,7 +62,7 @@ def agree(foreign: Foreign, events: list[Any]) -> None:
 @pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.RSA, KeyType.ED25519])
 @pytest.mark.parametrize("suite", [CipherSuite.AES_256_GCM_SHA384, CipherSuite.CHACHA20_POLY1305_SHA256])
 def test_aioquic_client_with_our_server(key_type: KeyType, suite: CipherSuite) -> None:
-    foreign, server = Foreign(is_client=True), SigningServer()
+    foreign, server = Foreign(is_client=True), ServerHandshake()
     ((level, hello),) = foreign.receive()
     assert server.receive(level, hello, NOW) == []
     assert server.client_hello is not None
@@ -77,7 +78,7 @@ def test_aioquic_client_with_our_server(key_type: KeyType, suite: CipherSuite) -
 @pytest.mark.parametrize("group", [Group.X25519, Group.SECP256R1])
 def test_our_client_with_aioquic_server(key_type: KeyType, group: Group) -> None:
     foreign = Foreign(is_client=False, key_type=key_type)
-    client = SigningClient(client_parameters(groups=(group,), key_shares=(group,)))
+    client = ClientHandshake(client_parameters(groups=(group,), key_shares=(group,)))
     events = client.start(NOW)
     for level, flight in foreign.receive(data(events)):
         events += client.receive(level, flight, NOW)
@@ -98,7 +99,7 @@ def test_aioquic_client_resumes_with_our_ticket() -> None:
     parameters = server_parameters(tickets=TICKETS)
     resumed = []
     for _ in range(2):
-        foreign, server = Foreign(is_client=True), SigningServer()
+        foreign, server = Foreign(is_client=True), ServerHandshake()
         foreign.context.new_session_ticket_cb = tickets.append
         foreign.context.session_ticket = tickets[-1] if tickets else None
         ((level, hello),) = foreign.receive()
@@ -124,7 +125,7 @@ def test_our_client_resumes_with_aioquic_ticket(early: bool) -> None:
         foreign.context._max_early_data = 0xFFFFFFFF if early else None  # noqa: SLF001  # it takes it when it is made
         foreign.context.new_session_ticket_cb = lambda ticket: kept.update({ticket.ticket: ticket})
         foreign.context.get_session_ticket_cb = kept.get
-        client = SigningClient(client_parameters(session_ticket=state, early_data=early))
+        client = ClientHandshake(client_parameters(session_ticket=state, early_data=early))
         events = client.start(NOW)
         for level, flight in foreign.receive(data(events)):
             events += client.receive(level, flight, NOW)

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 
 from handshaked.model import Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.client_hello import pull_client_hello
 from handshaked.tls.codepoints import ExtensionType
 from handshaked.tls.extensions import push_ocsp_response
+from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, credential, data, kinds, server_parameters
 from tests.tls.test_client_hello import hello
 
@@ -20,7 +21,7 @@ def test_response_is_stapled_if_requested(asked: bool) -> None:
     message = hello(client_parameters(compressions=()))
     if asked:
         message.put(ExtensionType.STATUS_REQUEST, b"\x01\0\0\0\0")
-    server = SigningServer()
+    server = ServerHandshake()
     server.receive(Level.INITIAL, message.encode(), NOW)
     flight = data(server.proceed(server_parameters(credential=STAPLED), NOW), Level.HANDSHAKE)
     assert (push_ocsp_response(b"an OCSP response") in flight) is asked
@@ -32,7 +33,7 @@ def test_response_is_stapled_only_while_it_is_valid(valid: tuple[float, float], 
     timed = dataclasses.replace(STAPLED, ocsp_valid=(NOW + valid[0], NOW + valid[1]))
     message = hello(client_parameters(compressions=())).put(ExtensionType.STATUS_REQUEST, b"\x01\0\0\0\0").encode()
     for now, expected in ((NOW, stapled), (NOW + valid[1] + 1, False)):
-        server = SigningServer()
+        server = ServerHandshake()
         server.receive(Level.INITIAL, message, now)
         flight = data(server.proceed(server_parameters(credential=timed), now), Level.HANDSHAKE)
         assert (push_ocsp_response(b"an OCSP response") in flight) is expected
@@ -40,7 +41,7 @@ def test_response_is_stapled_only_while_it_is_valid(valid: tuple[float, float], 
 
 def test_status_request_of_another_type_is_ignored() -> None:
     message = hello().put(ExtensionType.STATUS_REQUEST, b"\x02whatever")
-    server = SigningServer()
+    server = ServerHandshake()
     server.receive(Level.INITIAL, message.encode(), NOW)
     assert kinds(server.proceed(server_parameters(credential=STAPLED), NOW))[-1] == "secret application send"
 
@@ -50,5 +51,5 @@ def test_encoding_of_an_ocsp_response() -> None:
 
 
 def test_client_does_not_request_a_stapled_response() -> None:
-    sent = pull_client_hello(data(SigningClient(client_parameters()).start(NOW)))
+    sent = pull_client_hello(data(ClientHandshake(client_parameters()).start(NOW)))
     assert not sent.status_request

@@ -7,12 +7,13 @@ import pytest
 from handshaked.errors import Alert, PeerError, QuicError
 from handshaked.events import HandshakeFailed
 from handshaked.model import ClientAuth, Level
-from handshaked.testing.engines import SigningClient, SigningServer
 from handshaked.tls import messages
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codec import push_extension
 from handshaked.tls.codepoints import ExtensionType as E
 from handshaked.tls.codepoints import HandshakeType as M
 from handshaked.tls.machine import Machine
+from handshaked.tls.server import ServerHandshake
 from tests.fuzz.mutate import YES
 from tests.tls.pair import NOW, client_parameters, credential, data, pair, server_parameters
 from tests.tls.test_client import encrypted_extensions, entry, having, parts, patch, refused, server_hello
@@ -64,7 +65,7 @@ def test_certificate_request_after_the_handshake_is_a_violation() -> None:
     """Section 4.4."""
     request = messages.push_certificate_request(push_extension(E.SIGNATURE_ALGORITHMS, b"\0\2\4\3"))
     violated(failure(connected("client"), Level.APPLICATION, request), Alert.UNEXPECTED_MESSAGE)
-    for other in (connected("server"), SigningClient(client_parameters())):
+    for other in (connected("server"), ClientHandshake(client_parameters())):
         level = Level.APPLICATION if other.complete else Level.INITIAL
         assert failure(other, level, request).quic_error == Alert.UNEXPECTED_MESSAGE.quic_error
 
@@ -73,13 +74,13 @@ def test_hello_with_session_id_is_a_violation() -> None:
     """Section 8.4."""
     odd = hello()
     odd.session_id = bytes(32)
-    violated(failure(SigningServer(), Level.INITIAL, odd.encode()), Alert.ILLEGAL_PARAMETER)
+    violated(failure(ServerHandshake(), Level.INITIAL, odd.encode()), Alert.ILLEGAL_PARAMETER)
 
 
 @pytest.mark.parametrize("level", [Level.EARLY, Level.HANDSHAKE, Level.APPLICATION])
 def test_data_at_another_level_is_a_violation(level: Level) -> None:
     """Sections 4.1.3 and, for 0-RTT, 8.3."""
-    violated(failure(SigningServer(), level, hello().encode()), Alert.UNEXPECTED_MESSAGE)
+    violated(failure(ServerHandshake(), level, hello().encode()), Alert.UNEXPECTED_MESSAGE)
 
 
 @pytest.mark.parametrize("role", ["client", "server"])
@@ -91,15 +92,15 @@ def test_data_at_an_earlier_level_is_a_violation(role: str, level: Level) -> Non
 
 def test_data_left_when_keys_change_is_a_violation() -> None:
     """Section 4.1.3: "data from a previous encryption level that TLS has not consumed"."""
-    violated(failure(SigningServer(), Level.INITIAL, hello().encode() + b"\x01"), Alert.UNEXPECTED_MESSAGE)
-    client, server = SigningClient(client_parameters()), SigningServer()
+    violated(failure(ServerHandshake(), Level.INITIAL, hello().encode() + b"\x01"), Alert.UNEXPECTED_MESSAGE)
+    client, server = ClientHandshake(client_parameters()), ServerHandshake()
     server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
     events = server.proceed(server_parameters(), NOW)
     violated(failure(client, Level.INITIAL, data(events, Level.INITIAL) + b"\x08"), Alert.UNEXPECTED_MESSAGE)
 
 
 def test_data_after_finished_is_a_violation() -> None:
-    client, server = SigningClient(client_parameters()), SigningServer()
+    client, server = ClientHandshake(client_parameters()), ServerHandshake()
     server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
     events = server.proceed(server_parameters(), NOW)
     client.receive(Level.INITIAL, data(events, Level.INITIAL), NOW)
@@ -181,8 +182,8 @@ def test_ticket_with_transport_parameters_is_refused(quic: bool, kind: int, aler
 
 
 def test_client_certificate_with_transport_parameters_is_refused_over_tcp() -> None:
-    client = SigningClient(client_parameters(credential=credential(), compressions=()), quic=False)
-    server = SigningServer(quic=False)
+    client = ClientHandshake(client_parameters(credential=credential(), compressions=()), quic=False)
+    server = ServerHandshake(quic=False)
     server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
     events = server.proceed(ASKING, NOW)
     client.receive(Level.INITIAL, data(events, Level.INITIAL), NOW)
@@ -195,10 +196,10 @@ def test_client_certificate_with_transport_parameters_is_refused_over_tcp() -> N
 @pytest.mark.parametrize("body", [b"", b"tp"])
 def test_hello_with_transport_parameters_is_refused_over_tcp(body: bytes) -> None:
     odd = hello(quic=False).put(E.QUIC_TRANSPORT_PARAMETERS, body)
-    assert failure(SigningServer(quic=False), Level.INITIAL, odd.encode()).alert is Alert.UNSUPPORTED_EXTENSION
+    assert failure(ServerHandshake(quic=False), Level.INITIAL, odd.encode()).alert is Alert.UNSUPPORTED_EXTENSION
 
 
 def test_hello_without_transport_parameters_is_refused_over_quic() -> None:
     odd = hello().without(E.QUIC_TRANSPORT_PARAMETERS)
-    error = failure(SigningServer(), Level.INITIAL, odd.encode())
+    error = failure(ServerHandshake(), Level.INITIAL, odd.encode())
     assert (error.alert, error.quic_error) == (Alert.MISSING_EXTENSION, Alert.MISSING_EXTENSION.quic_error)

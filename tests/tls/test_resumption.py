@@ -8,8 +8,7 @@ import pytest
 from handshaked.errors import Alert, PeerError
 from handshaked.events import SessionTicket
 from handshaked.model import CipherSuite, ClientAuth, Group, Level
-from handshaked.testing.engines import SigningClient
-from handshaked.tls.client import MAX_TICKETS
+from handshaked.tls.client import MAX_TICKETS, ClientHandshake
 from handshaked.tls.client_hello import ClientHelloMessage, pull_client_hello
 from handshaked.tls.codepoints import PskMode
 from handshaked.tls.extensions import OfferedPsks, PskIdentity
@@ -220,7 +219,7 @@ def test_one_chain_in_the_offered_tickets_is_verified_at_most() -> None:
 
 def offering(identities: list[PskIdentity]) -> ClientHelloMessage:
     """Return the parsed ClientHello of the default client, with `identities` in addition."""
-    (event,) = SigningClient(client_parameters()).start(NOW)
+    (event,) = ClientHandshake(client_parameters()).start(NOW)
     hello = pull_client_hello(event.data)
     hello.psk_modes = bytes([PskMode.PSK_DHE_KE])
     hello.psks = OfferedPsks(identities, [bytes(32)] * len(identities), 0)

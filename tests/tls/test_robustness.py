@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from handshaked.errors import HandshakeError
 from handshaked.events import CryptoData, Event
 from handshaked.model import ClientAuth, KeyType, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.client_hello import pull_client_hello
 from handshaked.tls.machine import Machine
 from handshaked.tls.parameters import Tickets
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.tickets import RotatingTicketKeys
 from tests.fuzz.mutate import YES, run, scenarios
 from tests.tls.pair import NOW, client_parameters, credential, server_parameters
@@ -51,7 +52,7 @@ def in_pieces(side: Machine, sent: CryptoData, sizes: list[int]) -> list[Event]:
 
 def handshake(sizes: list[int]) -> tuple[list[Event], list[Event]]:
     """Return all events of client and server that receive messages in pieces of these sizes."""
-    client, server = SigningClient(CLIENT), SigningServer()
+    client, server = ClientHandshake(CLIENT), ServerHandshake()
     client_events, server_events = client.start(NOW), []
     seen = 0
     for each in client_events:
@@ -95,7 +96,7 @@ def test_damaged_handshakes_never_complete() -> None:
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=600), st.sampled_from(list(Level)))
 def test_server_answers_any_bytes_with_an_alert_at_most(data: bytes, level: Level) -> None:
-    server = SigningServer()
+    server = ServerHandshake()
     events = None
     with contextlib.suppress(HandshakeError):
         events = server.receive(level, data, NOW)
@@ -111,7 +112,7 @@ def test_any_client_hello_body_is_parsed_or_refused(body: bytes) -> None:
 
 
 def test_many_small_pieces_of_a_large_message_take_linear_time() -> None:
-    server = SigningServer()
+    server = ServerHandshake()
     message = b"\x01" + (60_000).to_bytes(3) + bytes(59_999)
     for at in range(0, len(message), 64):
         assert server.receive(Level.INITIAL, message[at : at + 64], NOW) == []

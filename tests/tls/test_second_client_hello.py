@@ -4,16 +4,17 @@ import pytest
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import Group, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import ExtensionType as E
+from handshaked.tls.server import ServerHandshake
 from tests.tls.pair import NOW, client_parameters, data, kinds, server_parameters
 from tests.tls.test_client_hello import Hello, hello, vector
 
 
 def second(change: object) -> Alert | None:
     """Return the alert for a second ClientHello altered by `change`, or None."""
-    client = SigningClient(client_parameters())
-    server = SigningServer()
+    client = ClientHandshake(client_parameters())
+    server = ServerHandshake()
     server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
     retry = server.proceed(server_parameters(groups=(Group.SECP384R1,)), NOW)
     again = Hello.parse(data(client.receive(Level.INITIAL, data(retry), NOW)))

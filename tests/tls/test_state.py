@@ -6,7 +6,7 @@ import pytest
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import ClientAuth, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import HandshakeType
 from handshaked.tls.machine import Machine
 from handshaked.tls.server import ServerHandshake
@@ -58,12 +58,12 @@ def test_quic_has_no_key_update_and_no_end_of_early_data(table: Transitions) -> 
 
 
 def fresh_server() -> tuple[Machine, Level]:
-    return SigningServer(), Level.INITIAL
+    return ServerHandshake(), Level.INITIAL
 
 
 def waiting_server() -> tuple[Machine, Level]:
-    server = SigningServer()
-    server.receive(Level.INITIAL, data(SigningClient(client_parameters()).start(NOW)), NOW)
+    server = ServerHandshake()
+    server.receive(Level.INITIAL, data(ClientHandshake(client_parameters()).start(NOW)), NOW)
     return server, Level.INITIAL
 
 
@@ -83,8 +83,8 @@ def asking_server() -> tuple[Machine, Level]:
 
 def server_with_certificate() -> tuple[Machine, Level]:
     client, server = (
-        SigningClient(client_parameters(credential=credential(name="c"), compressions=())),
-        SigningServer(),
+        ClientHandshake(client_parameters(credential=credential(name="c"), compressions=())),
+        ServerHandshake(),
     )
     server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
     events = server.proceed(ASKING, NOW)
@@ -95,7 +95,7 @@ def server_with_certificate() -> tuple[Machine, Level]:
 
 
 def fresh_client() -> tuple[Machine, Level]:
-    client = SigningClient(client_parameters())
+    client = ClientHandshake(client_parameters())
     client.start(NOW)
     return client, Level.INITIAL
 
@@ -104,7 +104,7 @@ def client_after(messages: int) -> Callable[[], tuple[Machine, Level]]:
     """Return a client that has received the ServerHello and so many messages after it."""
 
     def make() -> tuple[Machine, Level]:
-        client, server = SigningClient(client_parameters(compressions=())), SigningServer()
+        client, server = ClientHandshake(client_parameters(compressions=())), ServerHandshake()
         server.receive(Level.INITIAL, data(client.start(NOW)), NOW)
         events = server.proceed(server_parameters(), NOW)
         client.receive(Level.INITIAL, data(events, Level.INITIAL), NOW)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from handshaked.errors import Alert, LocalError
 from handshaked.events import HandshakeComplete, HandshakeFailed, SessionTicket
 from handshaked.model import CipherSuite, ClientAuth, Direction, Group, KeyType, Level
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import EarlyData, Tickets
 from handshaked.tls.record import ContentType, push_alert
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import (
     MAX_KEY_UPDATES,
     MAX_WARNINGS,
@@ -39,11 +40,11 @@ class AcceptsAll:
 
 def new_client(**changes) -> ClientStream:
     parameters = client_parameters(**{"transport_parameters": None, "alpns": (), **changes})
-    return ClientStream(SigningClient(parameters, quic=False), parameters.record_size_limit)
+    return ClientStream(ClientHandshake(parameters, quic=False), parameters.record_size_limit)
 
 
 def new_server() -> ServerStream:
-    return ServerStream(SigningServer(quic=False))
+    return ServerStream(ServerHandshake(quic=False))
 
 
 def answer(**changes):
@@ -357,7 +358,7 @@ class TestKeyUpdate:
         assert server.records.state(Direction.RECEIVE).sequence == 0
 
     def test_number_of_consecutive_key_updates_is_limited(self):
-        client = SigningClient(client_parameters(transport_parameters=None, alpns=()), quic=False)
+        client = ClientHandshake(client_parameters(transport_parameters=None, alpns=()), quic=False)
         stream, server = connected(ClientStream(client))
         for left in range(MAX_KEY_UPDATES, -1, -1):
             message, secret = client.update_keys(request=False)

@@ -19,11 +19,11 @@ from handshaked.events import (
     SignatureNeeded,
 )
 from handshaked.model import ClientAuth, Group, Level
-from handshaked.testing.engines import SigningServer
 from handshaked.tls.client import ClientHandshake
 from handshaked.tls.codepoints import HandshakeType
 from handshaked.tls.parameters import ClientHello, EarlyData, ServerParameters
 from handshaked.tls.record import ContentType
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import ClientStream, ServerStream
 from tests.tls.pair import NOW, client_parameters, credential
 from tests.tls.test_resumption import Guard
@@ -37,7 +37,7 @@ class DamagingHandshake:
 
     def __init__(self, damaged: int) -> None:
         self._damaged = damaged
-        self._handshake = SigningServer(quic=False)
+        self._handshake = ServerHandshake(quic=False)
 
     @property
     def early_data(self) -> bool | None:
@@ -239,10 +239,13 @@ def test_closing_during_the_handshake_follows_change_cipher_spec() -> None:
     assert told.alert is Alert.CLOSE_NOTIFY
 
 
+UNSIGNED = replace(credential(name="client"), signer=None)
+
+
 @pytest.mark.parametrize("closes", [False, True])
 def test_alert_while_a_signature_is_awaited_has_handshake_keys(closes: bool) -> None:
     """The server has application keys to read with only after the client's Finished."""
-    parameters = client_parameters(transport_parameters=None, alpns=(), credential=credential(name="client"))
+    parameters = client_parameters(transport_parameters=None, alpns=(), credential=UNSIGNED)
     client, server = ClientStream(ClientHandshake(parameters, quic=False)), new_server()
     client.start(NOW)
     server.receive(client.pull_outgoing(), NOW)

@@ -1,4 +1,6 @@
-"""The engine stops for the signature of its own CertificateVerify, and continues with it."""
+"""Without a signer, the engine stops for the signature of its own CertificateVerify, and continues with it."""
+
+import dataclasses
 
 import pytest
 
@@ -13,15 +15,19 @@ from tests.fuzz.mutate import YES
 from tests.tls.pair import NOW, client_parameters, credential, data, kinds, server_parameters
 from tests.tls.test_external_psk import PSK, Source
 
-ASKING = server_parameters(client_auth=ClientAuth.REQUIRE, client_verifier=YES)
-ANSWERING = client_parameters(credential=credential(name="client"))
+SERVER, CLIENT = credential(), credential(name="client")
+UNSIGNED_SERVER, UNSIGNED_CLIENT = (dataclasses.replace(one, signer=None) for one in (SERVER, CLIENT))
+ASKING = server_parameters(credential=UNSIGNED_SERVER, client_auth=ClientAuth.REQUIRE, client_verifier=YES)
+ANSWERING = client_parameters(credential=UNSIGNED_CLIENT)
 
 
 def signature_for(events: list) -> bytes:
     """Return the signature that the last event needs."""
     needed = events[-1]
     assert isinstance(needed, SignatureNeeded)
-    return needed.signer.sign(needed.scheme, needed.transcript_hash, by_server=needed.by_server)
+    signer = (SERVER if needed.by_server else CLIENT).signer
+    assert signer is not None
+    return signer.sign(needed.scheme, needed.transcript_hash, by_server=needed.by_server)
 
 
 def waiting_server(
@@ -71,7 +77,9 @@ def test_each_side_says_its_role_and_the_scheme() -> None:
 
 
 def test_server_waits_after_a_hello_retry_request() -> None:
-    client, server, events = waiting_server(parameters=server_parameters(groups=(Group.SECP384R1,)))
+    client, server, events = waiting_server(
+        parameters=server_parameters(credential=UNSIGNED_SERVER, groups=(Group.SECP384R1,))
+    )
     assert kinds(events) == ["crypto initial"]
     retried = client.receive(Level.INITIAL, data(events), NOW)
     events = server.receive(Level.INITIAL, data(retried), NOW)
@@ -79,8 +87,19 @@ def test_server_waits_after_a_hello_retry_request() -> None:
     server.proceed_with_signature(signature_for(events))
 
 
+def test_a_signer_is_asked_at_once() -> None:
+    asking = dataclasses.replace(ASKING, credential=SERVER)
+    client, server, events = waiting_server(client_parameters(credential=CLIENT), asking)
+    client.receive(Level.INITIAL, data(events, Level.INITIAL), NOW)
+    events = client.receive(Level.HANDSHAKE, data(events, Level.HANDSHAKE), NOW)
+    assert isinstance(events[-1], HandshakeComplete)
+    assert isinstance(server.receive(Level.HANDSHAKE, data(events), NOW)[-1], HandshakeComplete)
+
+
 def test_a_psk_needs_no_signature() -> None:
-    _, server, events = waiting_server(client_parameters(psk=PSK), server_parameters(psks=Source(PSK)))
+    _, server, events = waiting_server(
+        client_parameters(psk=PSK), server_parameters(credential=UNSIGNED_SERVER, psks=Source(PSK))
+    )
     assert kinds(events)[-2:] == ["crypto handshake", "secret application send"]
     with pytest.raises(LocalError, match="no signature is needed"):
         server.proceed_with_signature(b"signature")
@@ -122,13 +141,11 @@ class TestStreams:
 
     def streams(self) -> tuple[ClientStream, ServerStream, list]:
         parameters = {"transport_parameters": None}
-        client = ClientStream(
-            ClientHandshake(client_parameters(credential=credential(name="client"), **parameters), quic=False)
-        )
+        client = ClientStream(ClientHandshake(client_parameters(credential=UNSIGNED_CLIENT, **parameters), quic=False))
         server = ServerStream(ServerHandshake(quic=False))
         client.start(NOW)
         server.receive(client.pull_outgoing(), NOW)
-        asking = server_parameters(client_auth=ClientAuth.REQUIRE, client_verifier=YES, **parameters)
+        asking = dataclasses.replace(ASKING, **parameters)
         return client, server, server.proceed(asking, NOW)
 
     def test_a_handshake_with_two_signatures(self) -> None:

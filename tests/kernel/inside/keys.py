@@ -11,9 +11,10 @@ import time
 from handshaked.datapath.ktls import capabilities, offload
 from handshaked.registry.credentials import load_pem, open_credential
 from handshaked.testing.authority import Issued
-from handshaked.testing.engines import SigningClient, SigningServer
+from handshaked.tls.client import ClientHandshake
 from handshaked.tls.parameters import ClientParameters, ServerParameters
 from handshaked.tls.record import MAX_INNER
+from handshaked.tls.server import ServerHandshake
 from handshaked.tls.stream import ClientStream, ServerStream
 from tests.kernel.inside.scene import (
     authority,
@@ -65,8 +66,8 @@ def records_sent(issued: Issued, count: int, *, record_size_limit: int) -> list[
         alpns=(), server_name="server.test", transport_parameters=None, verifier=None,
         record_size_limit=record_size_limit,
     )  # fmt: skip
-    theirs = ClientStream(SigningClient(asked, quic=False), record_size_limit)
-    ours = ServerStream(SigningServer(quic=False))
+    theirs = ClientStream(ClientHandshake(asked, quic=False), record_size_limit)
+    ours = ServerStream(ServerHandshake(quic=False))
     now = time.time()
     theirs.start(now)
     ours.receive(theirs.pull_outgoing(), now)
