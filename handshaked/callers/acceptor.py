@@ -15,6 +15,7 @@ from handshaked.model import Caller
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.2
+_UNKNOWN = "unknown"  # the user of connections whose caller the kernel could not name
 _BATCH = 16  # connections accepted in one turn of the event loop
 
 
@@ -97,7 +98,7 @@ class Acceptor:
         try:
             caller = caller_of(sock, self._log_limit)
         except OSError as error:
-            sock.close()
+            self._closer.close_socket(_UNKNOWN, sock)
             self._pause(error)
             return False
         if self._failing:

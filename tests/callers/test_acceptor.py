@@ -152,3 +152,23 @@ def test_lack_of_descriptors_is_waited_out_and_logged_once(caplog: pytest.LogCap
     assert len(lines) == 2, lines
     assert lines[0].startswith("cannot accept connections to the test for now: ")
     assert lines[1] == "connections to the test are accepted again"
+
+
+def test_connection_of_an_unknown_caller_is_closed_as_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has sent already may linger, so that closing it in the event loop would stop everything."""
+    closed: list[socket.socket] = []
+
+    def fail(*_: object) -> Caller:
+        raise OSError("the kernel has no memory for credentials")
+
+    def close(self: Closer, caller: object, sock: socket.socket) -> None:
+        closed.append(sock)
+        sock.close()
+
+    async def scenario(scene: Scene) -> None:
+        monkeypatch.setattr("handshaked.callers.acceptor.caller_of", fail)
+        monkeypatch.setattr(Closer, "close_socket", close)
+        assert not await scene.connect_as(os.geteuid())
+        assert len(closed) == 1
+
+    run(ConnectionBounds(total=5, per_user=4, reserve=0), scenario)
