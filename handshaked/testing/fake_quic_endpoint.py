@@ -90,10 +90,12 @@ class _Handshake:
 
     def cancel(self, reason: str = "") -> None:
         """Mark the connection as closed; `reason` has the error and the phrase of the peer's CONNECTION_CLOSE."""
-        if closed := _CLOSED.fullmatch(reason):
+        sock = self.connection.socket
+        closed = _CLOSED.fullmatch(reason)
+        if closed and sock.connection_close == ConnectionClose():  # the agent may have closed it before
             code = int(closed[1], 16) if closed[1] else Alert[closed[2].upper()].quic_error
-            self.connection.socket.connection_close = ConnectionClose(code, closed[4])
-        self.connection.socket.closed = True
+            sock.connection_close = ConnectionClose(code, closed[4])
+        sock.closed = True
         self._say_readable()
 
     # Called by the socket.

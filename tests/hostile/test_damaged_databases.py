@@ -51,7 +51,8 @@ def test_registrations_in_use_survive_a_damaged_registry(public_directory: Path,
         assert daemon.ask("explain", server_name=NAME, alpns=["web"])["registration"] == "web"
         status = daemon.ask("status")
         assert status["registrations"] == 1
-        assert ["it is damaged" in problem for problem in status["problems"]] == [True]
+        # The regular look at all files may have met the damage, too.
+        assert {"it is damaged" in problem for problem in status["problems"]} == {True}
         assert status["worker_restarts"] == 0
         assert "Traceback" not in daemon.log.read_text()
 
