@@ -34,6 +34,9 @@ from handshaked.tls.x509.stapling import CertificateStatus, requires_staple
 MAX_CHAIN = MAX_CERTIFICATES  # what our own client accepts from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 
+_LAST = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
+"""The end of what is to last for ever (RFC 5280 section 4.1.2.5), in Unix seconds; a grace period may end later."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedCredential:
@@ -308,5 +311,5 @@ def _subject(leaf: x509.Certificate) -> str:
 
 
 def date_and_time(timestamp: float) -> str:
-    """Return a Unix time in seconds for people."""
-    return "never" if timestamp == inf else datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    """Return a Unix time in seconds for people; a time after the year 9999 is never."""
+    return "never" if timestamp > _LAST else datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")

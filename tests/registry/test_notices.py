@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -20,6 +21,7 @@ ROOT = root()
 LEAF = server(ROOT)
 STAPLE = server(ROOT, SERVER, MUST_STAPLE)
 NAMES = ("a.example",)
+NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 def due(notices: Iterable[Notice], now: float = NOW) -> list[str]:
@@ -68,6 +70,14 @@ def test_a_revocation_list_is_named_from_its_next_update_on() -> None:
     (said,) = due(with_grace, NOW + DAY)
     assert "still accepted until 2026-11-25 14:00 UTC" in said
     assert due(with_grace, NOW + DAY + 2 * HOUR) == [due(notices, NOW + DAY)[0]]
+
+
+def test_a_grace_period_may_end_after_the_last_year() -> None:
+    trust = ClientTrust(ROOT.pem, revocation_list(ROOT, end=NEVER), "/ca", "/crl")
+    notices = list(trust_notices(trust, 1))
+    assert due(notices) == []
+    (said,) = due(notices, NEVER.timestamp())
+    assert "out of date since 9999-12-31 23:59 UTC, and still accepted until never" in said
 
 
 def test_a_list_of_the_future_is_named_until_it_begins() -> None:
