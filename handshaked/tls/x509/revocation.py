@@ -43,6 +43,8 @@ class RevocationList:
                 if value.indirect_crl or value.only_some_reasons or value.only_contains_attribute_certs:
                     raise ValueError("indirect and partial lists are not supported")
                 users, authorities = not value.only_contains_ca_certs, not value.only_contains_user_certs
+            elif isinstance(value, x509.DeltaCRLIndicator):
+                raise ValueError("delta lists are not supported: they leave out what the complete list contains")
             elif extension.critical and not isinstance(value, _UNDERSTOOD):
                 raise ValueError(f"critical extension {extension.oid.dotted_string} is not supported")
         return users, authorities
