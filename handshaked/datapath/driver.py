@@ -105,7 +105,7 @@ class Attempt:
         self.finished = True
         self._deadline.cancel()
         finish = self._finish_path
-        self._finish_path = _nothing  # it usually refers to this attempt, which no cycle shall keep alive
+        self._finish_path = _nothing  # break the cycle: it usually refers to this attempt
         try:
             finish(outcome)
         except Exception:  # same boundary: a timer or an upcall source called abort, and has others to serve

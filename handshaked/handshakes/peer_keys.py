@@ -1,4 +1,4 @@
-"""Keys with the certificates of verified peers, by whose serials consumers in the kernel know the peers."""
+"""Keys that contain the certificates of verified peers. Consumers in the kernel identify peers by the keys' serials."""
 
 import hashlib
 import logging

@@ -137,12 +137,12 @@ def check_validity(credential: LoadedCredential, now: float) -> None:
     if credential.requires_staple and credential.ocsp_response is None:
         raise RefusedError(
             f"the certificate {credential.subject} requires a stapled OCSP response (must-staple, RFC 7633): clients"
-            " refuse it without; give one with ocsp, or reissue the certificate without must-staple"
+            " refuse it without one; give one with ocsp, or reissue the certificate without must-staple"
         )
     if now > credential.staple_end:
         end = date_and_time(credential.staple_end)
         raise RefusedError(
-            f"the OCSP response for {credential.subject} is out of date since {end}: get a current one from the"
+            f"the OCSP response for {credential.subject} has been out of date since {end}: get a current one from the"
             " certificate's authority"
         )
     if now < credential.staple_begin:

@@ -74,8 +74,8 @@ def _staple_notices(leaf: LeafSummary, chain: tuple[bytes, ...], ocsp: bytes | N
     if ocsp is not None:
         end = staple_status(chain, ocsp, "OCSP response").end
         yield Notice(
-            f"the OCSP response for {leaf.subject} is out of date since {date_and_time(end)} and not stapled{must}: get"
-            " a current one",
+            f"the OCSP response for {leaf.subject} has been out of date since {date_and_time(end)} and is not"
+            f" stapled{must}: get a current one",
             since=end,
         )
     elif must:
@@ -113,9 +113,9 @@ def list_notices(lists: Iterable[RevocationList], grace_hours: float) -> Iterato
             yield Notice(f"{what} has no nextUpdate, as if out of date: {refused}; install a list with nextUpdate")
             continue
         yield Notice(f"{what} is not valid before {date_and_time(one.begin)}: {refused}", until=one.begin)
-        ended = f"{what} is out of date since {date_and_time(one.end)}"
+        ended = f"{what} has been out of date since {date_and_time(one.end)}"
         final = one.end + grace_hours * HOUR
         yield Notice(
-            f"{ended}, and still accepted until {date_and_time(final)}: install a current list", one.end, final
+            f"{ended}, and is still accepted until {date_and_time(final)}: install a current list", one.end, final
         )
         yield Notice(f"{ended}: {refused}; install a current list", since=final)

@@ -229,7 +229,7 @@ def test_revocation_list_out_of_date_is_reported_until_it_is_replaced(public_dir
     file.write_text(
         f'[server]\ntrust = "{public_directory}/ca.pem"\nrevocation_lists = ["{public_directory}/ca.crl"]\n'
     )
-    words = "[server] the revocation list of CN=root is out of date since"
+    words = "[server] the revocation list of CN=root has been out of date since"
     with RunningDaemon(public_directory, workers=1, options=(f"--configuration={file}",)) as running:
         running.wait_until(lambda: any(one.startswith(words) for one in running.ask("status")["warnings"]))
         running.wait_until(lambda: words in running.log.read_text())

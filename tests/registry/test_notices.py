@@ -49,7 +49,7 @@ def test_an_ocsp_response_is_named_from_its_end_on() -> None:
         notices = list(credential_notices(NAMES, (leaf.der,), ocsp_response(leaf.certificate, ROOT.certificate)))
         assert due(notices, NOW + DAY - 1) == []
         (said,) = due(notices, NOW + DAY)
-        assert said.startswith("the OCSP response for CN=leaf is out of date since 2026-11-25 12:00 UTC")
+        assert said.startswith("the OCSP response for CN=leaf has been out of date since 2026-11-25 12:00 UTC")
         assert ("must-staple" in said) is must
 
 
@@ -64,7 +64,7 @@ def test_a_revocation_list_is_named_from_its_next_update_on() -> None:
     notices = list(trust_notices(trust, 0))
     assert due(notices, NOW + DAY - 1) == []
     (said,) = due(notices, NOW + DAY)
-    assert "the revocation list of CN=root is out of date since 2026-11-25 12:00 UTC: certificates of that" in said
+    assert "the revocation list of CN=root has been out of date since 2026-11-25 12:00 UTC: certificates of" in said
     with_grace = list(trust_notices(trust, 2))
     assert due(with_grace, NOW + DAY - 1) == []
     (said,) = due(with_grace, NOW + DAY)
@@ -77,7 +77,7 @@ def test_a_grace_period_may_end_after_the_last_year() -> None:
     notices = list(trust_notices(trust, 1))
     assert due(notices) == []
     (said,) = due(notices, NEVER.timestamp())
-    assert "out of date since 9999-12-31 23:59 UTC, and still accepted until never" in said
+    assert "out of date since 9999-12-31 23:59 UTC, and is still accepted until never" in said
 
 
 def test_a_list_of_the_future_is_named_until_it_begins() -> None:

@@ -61,7 +61,7 @@ def test_response_about_something_else_is_refused(response: bytes, reason: str) 
 
 @pytest.mark.parametrize(
     ("valid", "reason"),
-    [((-2, -1), "is out of date since"), ((1, 2), "is not valid before"), ((-1, 1), ""), ((-1, None), "")],
+    [((-2, -1), "has been out of date since"), ((1, 2), "is not valid before"), ((-1, 1), ""), ((-1, None), "")],
 )
 def test_response_has_to_be_valid_when_it_is_registered(valid: tuple[float, float | None], reason: str) -> None:
     credential = stapled(ocsp_response(LEAF.certificate, ROOT.certificate, valid))

@@ -12,7 +12,7 @@ from handshaked.tls.x509 import der
 
 # The library accepts some invalid input with a warning, such as serial number 0, which eight roots of Debian 13 have.
 # Drop these warnings: peers and authors of files must not be able to fill the log. The filter is set once, for calls
-# from this package: threads share the filters, so that none may change them for a while (warnings.catch_warnings).
+# from this package: threads share the filters, so warnings.catch_warnings is not safe here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"handshaked\.")
 
 _MAX_SHOWN = 80
