@@ -1,6 +1,8 @@
 """Log in the background: the daemon must not wait for a reader of its log that does not read."""
 
+import io
 import logging
+import os
 import queue
 import threading
 import time
@@ -10,10 +12,28 @@ WAITING = 4096
 FLUSH_SECONDS = 2.0
 
 
+class UnlockedStream(io.TextIOBase):
+    """Writes to `descriptor` without the lock of a buffered stream, which a blocked write would hold.
+
+    The end of the process waits for that of ``sys.stderr``.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, text: str) -> int:
+        """Write all of `text`. May block."""
+        left = text.encode(errors="backslashreplace")
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        return len(text)
+
+
 class BackgroundHandler(QueueHandler):
     """Passes records to `target`, whose ``emit`` may block, in a thread.
 
     At most `waiting` records wait for it. Others are lost, and counted in a record as soon as `target` takes one again.
+    The thread does not hold the lock of `target`, for which ``logging.shutdown`` waits.
     """
 
     def __init__(self, target: logging.Handler, waiting: int = WAITING) -> None:
@@ -58,14 +78,16 @@ class BackgroundHandler(QueueHandler):
                 self._report_lost()
                 item.set()
             else:
-                self._target.handle(item)
+                self._emit(item)
                 self._report_lost()
+
+    def _emit(self, record: logging.LogRecord) -> None:
+        if self._target.filter(record):
+            self._target.emit(record)
 
     def _report_lost(self) -> None:
         with self._counting:
             lost, self._lost = self._lost, 0
         if lost:
             text = "%d log lines were lost because nobody read the log"
-            self._target.handle(
-                logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (lost,), None, "background_log")
-            )
+            self._emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (lost,), None, "background_log"))

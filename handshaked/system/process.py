@@ -8,7 +8,7 @@ import stat
 import sys
 from typing import TextIO
 
-from handshaked.system.background_log import BackgroundHandler
+from handshaked.system.background_log import BackgroundHandler, UnlockedStream
 from handshaked.system.journal import JournalHandler, handler_for
 
 _PR_SET_DUMPABLE = 4
@@ -40,6 +40,8 @@ def start_logging(level: str, who: str, form: str = "auto") -> None:
     """Log messages of at least `level` for the process `who`, in the format `form` (``journal.FORMATS``)."""
     handler = handler_for(form, who)
     if isinstance(handler, JournalHandler) or not _is_regular_file(sys.stderr):  # which has no reader to wait for
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(UnlockedStream(sys.stderr.fileno()))
         handler = BackgroundHandler(handler)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # No format shows these, so do not collect them for each line.

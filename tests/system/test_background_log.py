@@ -95,6 +95,15 @@ def test_process_does_not_wait_for_the_reader_of_its_standard_error() -> None:
     assert lost + text.count(" INFO the test: line ") == LINES
 
 
+def test_process_ends_although_nobody_reads_its_standard_error() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    pipe = subprocess.PIPE
+    with ending(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)) as process:
+        assert process.stdout.readline() == "done\n"
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+
+
 def test_process_does_not_wait_for_the_journal(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(os.fspath(tmp_path / "socket"))
