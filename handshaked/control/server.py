@@ -97,7 +97,7 @@ class ControlServer:
             length = next_length(sock)
             permitted = length <= _MAX_STRANGER_MESSAGE or self._may_register(caller)
             packet = receive_packet(sock, MAX_MESSAGE if permitted else _MAX_STRANGER_MESSAGE)
-        except OSError as error:
+        except (OSError, HandshakedError) as error:  # HandshakedError: the grants cannot be read
             account.release_descriptors(MAX_ATTACHED)
             _send(sock, {"error": str(error)})
             return False

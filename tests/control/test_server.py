@@ -16,7 +16,8 @@ import pytest
 from handshaked.callers.account import Limits
 from handshaked.callers.closing import Closer
 from handshaked.control.server import ControlServer
-from handshaked.errors import RefusedError
+from handshaked.errors import RefusedError, UnavailableError
+from handshaked.model import Caller
 from handshaked.system.listening import open_listener
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
@@ -120,6 +121,10 @@ def test_root_can_connect_when_other_users_hold_all_connections(shared_daemon: R
         assert shared_daemon.ask("status")["self_test"] == "ok"
 
 
+async def succeed(*_: object) -> Message:
+    return {}
+
+
 def test_command_that_fails_unexpectedly_is_answered(tmp_path: Path) -> None:
     async def fail(*_: object) -> Message:
         raise KeyError("a fault")
@@ -133,6 +138,25 @@ def test_command_that_fails_unexpectedly_is_answered(tmp_path: Path) -> None:
                 sock.send(b'{"command": "reload"}')
                 loop = asyncio.get_running_loop()
                 assert json.loads(await soon(loop.sock_recv(sock, 1000)))["error"].startswith("internal error")
+            await server.close()
+
+    asyncio.run(scenario())
+
+
+def test_long_message_is_answered_if_the_grants_cannot_be_read(tmp_path: Path) -> None:
+    def may_register(_: Caller) -> bool:
+        raise UnavailableError("the registry is damaged")
+
+    async def scenario() -> None:
+        with open_listener(tmp_path / "socket") as listener:
+            server = ControlServer(listener, succeed, lambda *_: lambda: None, may_register, Closer())
+            loop = asyncio.get_running_loop()
+            for _ in range(20):  # each must return the room for its descriptors
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                    sock.setblocking(False)
+                    sock.connect(os.fspath(tmp_path / "socket"))
+                    sock.send(b" " * 20_000)
+                    assert json.loads(await soon(loop.sock_recv(sock, 1000))) == {"error": "the registry is damaged"}
             await server.close()
 
     asyncio.run(scenario())
@@ -167,13 +191,10 @@ def test_packets_wait_until_there_is_room_for_their_descriptors(
 ) -> None:
     monkeypatch.setattr("handshaked.control.server._LIMITS", Limits(descriptors=600))
 
-    async def handle(*_: object) -> Message:
-        return {}
-
     async def scenario() -> None:
         closer = StuckCloser()
         with open_listener(tmp_path / "socket") as listener, ExitStack() as stack:
-            server = ControlServer(listener, handle, lambda *_: lambda: None, lambda _: True, closer)
+            server = ControlServer(listener, succeed, lambda *_: lambda: None, lambda _: True, closer)
             sockets = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) for _ in range(5)]
             for sock in sockets:
                 sock.connect(os.fspath(tmp_path / "socket"))
