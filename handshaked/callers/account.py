@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from handshaked.callers.pool import Pool, Quota
 from handshaked.callers.threads import ThreadPool, Threads
 from handshaked.model import Caller
+from handshaked.wire.attached import MAX_ATTACHED
 
 _RETRY_SECONDS = 0.1
 
@@ -31,13 +32,16 @@ class Totals:
     descriptors: int = 24_576
 
     def within(self, descriptors: int) -> "Totals":
-        """Return these limits, reduced for a process that may open that many descriptors only."""
+        """Return these limits, reduced for a process that may open that many descriptors only.
+
+        An ordinary user always finds room for the descriptors of a packet: without it, nothing is read.
+        """
         share = min(1.0, descriptors / 65_536)
         return replace(
             self,
             connections=int(self.connections * share),
             handshakes=int(self.handshakes * share),
-            descriptors=int(self.descriptors * share),
+            descriptors=max(int(self.descriptors * share), 16 * MAX_ATTACHED),
         )
 
 

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from handshaked.callers.account import Account, Accounts, Limits, Totals
+from handshaked.callers.account import Account, Accounts, Limits, Pools, Totals
 from handshaked.model import Caller
+from handshaked.wire.attached import MAX_ATTACHED
 from tests.patience import soon
 
 LIMITS = Limits(messages_per_second=10, bytes_per_second=1000, seconds_per_second=0.5)
@@ -85,11 +86,20 @@ def test_accounts_share_what_there_is() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("limit", "connections"), [(10**9, 16_384), (65_536, 16_384), (20_000, 5000), (1024, 256)])
+@pytest.mark.parametrize(("limit", "connections"), [(10**9, 16_384), (65_536, 16_384), (20_000, 5000)])
 def test_totals_fit_the_descriptors_of_the_process(limit: int, connections: int) -> None:
     totals = Totals().within(limit)
     assert totals.connections == connections
     assert totals.connections + totals.handshakes + totals.descriptors <= 0.75 * limit
+
+
+def test_packet_is_read_in_a_process_that_may_open_few_descriptors() -> None:
+    limits = Limits(totals=Totals().within(1024))
+    pools = Pools(limits.totals)
+    assert limits.totals.connections == 256
+    others = Account(limits, now=0.0, uid=50_001, pools=pools)
+    assert all(others.take_descriptors(1, lambda: None) for _ in range(200))
+    assert Account(limits, now=0.0, uid=50_002, pools=pools).take_descriptors(MAX_ATTACHED, lambda: None)
 
 
 def test_packet_is_read_when_there_is_room_for_its_descriptors() -> None:
