@@ -21,7 +21,7 @@ from handshaked.callers.log_limit import LogLimit
 from handshaked.configuration.handshaked_toml import upcall_capabilities
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
-from handshaked.errors import HandshakedError, UnavailableError, is_temporary
+from handshaked.errors import HandshakedError, RefusedError, UnavailableError, is_temporary
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.resources import StoredResources
 from handshaked.handshakes.service import HandshakeService
@@ -133,12 +133,12 @@ class Worker:
         self._service.when_idle(self._stopped.set)
 
 
-def _keylog(path: Path | None) -> KeyLog | None:
-    if path is None:
-        return None
-    file = KeyLogFile(path)
-    file.warn()
-    return file.write
+def _open_keylog(path: Path | None) -> tuple[KeyLogFile | None, RefusedError | None]:
+    """Return the key log file, None without a `path`, and why it cannot be opened."""
+    try:
+        return None if path is None else KeyLogFile(path), None
+    except RefusedError as error:
+        return None, error
 
 
 def _kernel_sources(service: HandshakeService, arguments: argparse.Namespace) -> "KernelSources | None":
@@ -153,14 +153,15 @@ def _kernel_sources(service: HandshakeService, arguments: argparse.Namespace) ->
     return KernelSources(service, files, tuple(arguments.netns))
 
 
-def _keep_needed_capabilities(arguments: argparse.Namespace) -> None:
-    """Give up what this process does not need, because it parses what strangers send."""
+def _keep_needed_capabilities(arguments: argparse.Namespace) -> str:
+    """Give up what this process does not need, because it parses what strangers send; return why that failed, or ""."""
     kernel = arguments.settings is not None
     needed = upcall_capabilities(arguments.netns) if kernel else ()
     try:
         keep_only(needed)
     except OSError as error:
-        log.warning("%s; if the service runs as root, add SystemCallFilter=capset to its unit", error.strerror)
+        return f"{error.strerror}; if the service runs as root, add SystemCallFilter=capset to its unit"
+    return ""
 
 
 async def _run(arguments: argparse.Namespace, keylog: KeyLog | None) -> None:
@@ -186,11 +187,18 @@ def main() -> None:
     parser.add_argument("--keylog", type=Path)
     arguments = parser.parse_args()
     forbid_core_dumps()
+    keylog, unusable = _open_keylog(arguments.keylog)
+    refused = _keep_needed_capabilities(arguments)
+    # Logging starts a thread, which would keep capabilities that are given up later.
     start_logging(arguments.log_level, f"worker[{os.getpid()}]", arguments.log_format)
+    if refused:
+        log.warning("%s", refused)
     try:
-        keylog = _keylog(arguments.keylog)
-        _keep_needed_capabilities(arguments)
-        asyncio.run(_run(arguments, keylog))
+        if unusable is not None:
+            raise unusable
+        if keylog is not None:
+            keylog.warn()
+        asyncio.run(_run(arguments, None if keylog is None else keylog.write))
     except (OSError, HandshakedError, MemoryError) as error:
         log.error("the worker cannot start: %s", error)
         sys.exit(os.EX_TEMPFAIL if is_temporary(error) else 1)

@@ -38,8 +38,9 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def effective(pid: int) -> set[Capability]:
-    """Return the effective capabilities of a process; every one must be known."""
-    mask = int(status_of(pid)["CapEff"], 16)
+    """Return the effective capabilities of a process, the same in all its threads; every one must be known."""
+    threads = [status_of(int(path.name)) for path in Path(f"/proc/{pid}/task").iterdir()]
+    [mask] = {int(thread["CapEff"], 16) for thread in threads}
     found = {capability for capability in Capability if mask >> capability & 1}
     assert mask == sum(1 << capability for capability in found)
     return found
@@ -47,8 +48,8 @@ def effective(pid: int) -> set[Capability]:
 
 @contextmanager
 def workers(directory: Path, *options: str) -> Iterator[list[int]]:
-    """Run a daemon of root with two workers. Yield their pids."""
-    with RunningDaemon(directory, options=options) as daemon:
+    """Run a daemon of root with two workers, which have a thread for the log. Yield their pids."""
+    with RunningDaemon(directory, options=("--log-format=journal", *options)) as daemon:
         assert int(status_of(daemon.pid)["CapEff"], 16) >> Capability.DAC_READ_SEARCH & 1, "the parent reads files"
         yield daemon.worker_pids()
 
