@@ -267,6 +267,8 @@ class Supervisor:
             worker = self._workers[slot] = await self._spawn(self._ready[slot], settings)
             if self._settings is not None and self._settings is not settings:
                 worker.configure(self._settings)
+            if self._stopping.is_set():  # ``stop`` did not know of this worker yet
+                worker.send("stop")
         except OSError as error:
             return _End(f"a worker cannot be started: {error}", failed=not is_temporary(error))
         finally:

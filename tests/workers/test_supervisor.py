@@ -12,12 +12,16 @@ import pytest
 
 from handshaked.errors import Status
 from handshaked.model import Outcome
+from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.shim import HandshakeClient, Message
+from handshaked.system.directories import DATABASE
+from handshaked.system.listening import open_listener
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_crypto, push_start
 from handshaked.wire.json_packets import send_message
 from handshaked.wire.messages import Acknowledged, Done
+from handshaked.workers.supervisor import Supervisor
 from tests.conftest import Issue
 from tests.handshake_channel import (
     HandshakeChannel,
@@ -28,7 +32,7 @@ from tests.handshake_channel import (
     server_start,
     shake_hands,
 )
-from tests.patience import soon
+from tests.patience import PATIENCE, soon
 
 NAME = "a.example.com"
 OK = (Status.OK, Status.OK)
@@ -163,6 +167,26 @@ def test_stopping_does_not_wait_for_a_hung_worker(daemon: RunningDaemon) -> None
         for _ in range(3):
             daemon.ask("list")  # meanwhile the question has come in
         assert daemon.stop() == 0  # and not killed by its keeper, after 30 s
+
+
+def test_worker_that_is_being_started_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("handshaked.workers.supervisor._STOP_SECONDS", PATIENCE)
+    SqliteRegistryWriter(tmp_path / DATABASE).close()
+    arguments = [f"--state-directory={tmp_path}", "--log-level=info", "--log-format=text"]
+
+    async def scenario() -> None:
+        with open_listener(tmp_path / "socket") as listener:
+            supervisor = Supervisor(listener, 1, arguments, lambda _: None, pytest.fail)
+            starting = asyncio.create_task(supervisor.start())
+            await asyncio.sleep(0)  # the worker's task exists
+            await asyncio.sleep(0)  # and has begun to start its process
+            await supervisor.stop()
+            await soon(starting)
+
+    asyncio.run(scenario())
+    assert "did not stop in time" not in caplog.text
 
 
 def test_worker_ends_with_its_parent(public_directory: Path) -> None:
