@@ -32,7 +32,7 @@ from handshaked.handshakes.side_files import SideFiles, SideFilesWatch
 from handshaked.model import Caller
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
-from handshaked.registry.store import RegistryWriter
+from handshaked.registry.store import Lifetime, RegistryWriter
 from handshaked.reporting.metrics import MAX_LIFETIMES, Exporter, MetricValues
 from handshaked.system.capabilities import Capability, has, pass_on
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
@@ -245,15 +245,18 @@ class Daemon:
             await asyncio.sleep(_ROTATION_SECONDS)
 
     async def _metric_values(self) -> MetricValues:
-        """Return the values of the metrics."""
+        """Return the values of the metrics, without lifetimes if the registry cannot be read."""
         workers = await self._supervisor.status()
         broker = self._manager.events
+        lifetimes: dict[str, Lifetime] = {}
+        with contextlib.suppress(UnavailableError):  # ``_warn`` reports it
+            lifetimes = self._manager.lifetimes(MAX_LIFETIMES)
         return MetricValues(
             counts=broker.counts,
             unreported=broker.left_out,
             registrations=sum(not one.internal for one in self._manager.snapshot.registrations),
             problems=len(self._manager.renewal.problems),
-            lifetimes=self._manager.lifetimes(MAX_LIFETIMES),
+            lifetimes=lifetimes,
             workers=workers,
             worker_restarts=self._supervisor.restarts,
         )

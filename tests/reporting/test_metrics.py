@@ -15,8 +15,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from handshaked.callers.closing import Closer
 from handshaked.reporting.counts import HandshakeCounts
 from handshaked.reporting.metrics import Exporter, MetricValues
+from handshaked.system.directories import DATABASE
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.handshakes import fail, succeed
+from tests.damage import damage
 from tests.lingering import lingering_pair
 from tests.patience import soon
 
@@ -64,6 +66,12 @@ def test_metrics_count_handshakes(daemon: RunningDaemon, public_directory: Path,
     assert scrape(path, "GET /")[0] == 404
     assert scrape(path, "HEAD /metrics") == (200, "")
     assert path.stat().st_mode & 0o777 == 0o660
+
+
+def test_metrics_are_served_while_the_registry_is_damaged(daemon: RunningDaemon, public_directory: Path) -> None:
+    damage(daemon.state_directory / DATABASE)
+    assert scrape(public_directory / "metrics.sock")[0] == 200
+    assert "Traceback" not in daemon.log.read_text()
 
 
 def test_dashboard_uses_only_exported_metrics(daemon: RunningDaemon, public_directory: Path, tmp_path: Path) -> None:
