@@ -6,9 +6,9 @@ A registration's policy is translated into the engine's parameters here.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 from handshaked.errors import Alert, CallerError, LocalError, Status, UnavailableError, UnreadableError
+from handshaked.handshakes.system_trust import SystemTrust
 from handshaked.model import DEFAULT_CIPHER_SUITES, CipherSuite, ClientAuth, Group, Request
 from handshaked.registry.expiry import HOUR
 from handshaked.registry.notices import Notice, store_notices
@@ -32,9 +32,9 @@ from handshaked.tls.x509.revocation import RevocationLists
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 
-SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
 _CACHED_CREDENTIALS = 4096
 _CACHED_TRUST_STORES = 64
+_system_trust = SystemTrust()
 
 
 class StoredResources:
@@ -63,7 +63,7 @@ class StoredResources:
     def server_verifier(self, request: Request) -> PeerVerifier:
         """Return the verifier for the server of a client's `request`; CallerError if its anchors are unreadable."""
         if not request.trust_anchors:
-            return _system_trust()
+            return _verifier_by_system(_system_trust.store())
         return _verifier_by(request.trust_anchors)
 
     def answer(self, request: Request, selection: Selection, transport_parameters: bytes | None) -> ServerParameters:
@@ -73,8 +73,7 @@ class StoredResources:
         """
         policy = selection.registration.policy
         client_auth = ClientAuth[policy.client_auth.upper()]
-        trusted = (policy.client_trust, policy.crl_grace)
-        verifier = None if client_auth is ClientAuth.NONE else self._client_trust(*trusted)
+        verifier = None if client_auth is ClientAuth.NONE else self._client_verifier(policy)
         return ServerParameters(
             credential=self.credential(selection.credential.id),
             alpn=selection.alpn,
@@ -99,13 +98,17 @@ class StoredResources:
         with _readable():
             return self._store.credential(identity)
 
+    def _client_verifier(self, policy: Policy) -> ClientCertificateVerifier:
+        """Return the verifier for the trust of a registration with `policy`, by default the system's."""
+        if policy.client_trust == 0:
+            return ClientChainVerifier(_system_trust.store())
+        return self._client_trust(policy.client_trust, policy.crl_grace)
+
     def _load_client_trust(self, identity: int, grace_hours: int) -> ClientCertificateVerifier:
-        """Return the verifier for the trust with that id (0: the system's).
+        """Return the verifier for the trust with that id.
 
         Its revocation lists are accepted for `grace_hours` after their nextUpdate.
         """
-        if identity == 0:
-            return ClientChainVerifier(_system_anchors())
         with _readable():
             trust = self._store.trust(identity)
         try:
@@ -138,7 +141,7 @@ def _cipher_suites(request: Request, policy: Policy) -> tuple[CipherSuite, ...]:
 def client_verifier(request: Request) -> ClientCertificateVerifier:
     """Return the verifier for clients of a server without registration."""
     if not request.trust_anchors:
-        return ClientChainVerifier(_system_anchors())
+        return ClientChainVerifier(_system_trust.store())
     return ClientChainVerifier(_anchors_of_request(request.trust_anchors))
 
 
@@ -155,21 +158,13 @@ def _anchors_of_request(anchors: tuple[bytes, ...]) -> TrustStore:
 
 
 @lru_cache(maxsize=1)
-def _system_trust() -> PeerVerifier:
-    return ServerChainVerifier(_system_anchors())
+def _verifier_by_system(anchors: TrustStore) -> PeerVerifier:
+    return ServerChainVerifier(anchors)
 
 
 def system_trust_notices() -> list[Notice]:
     """Return the notices about the system's trust store; none if it cannot be used, as not everybody needs it."""
     try:
-        return list(store_notices(_system_anchors()))
+        return list(store_notices(_system_trust.store()))
     except LocalError:
         return []
-
-
-@lru_cache(maxsize=1)
-def _system_anchors() -> TrustStore:
-    try:
-        return read_trust_store(SYSTEM_TRUST.read_bytes(), str(SYSTEM_TRUST))
-    except (OSError, UnreadableError) as error:
-        raise LocalError(f"the system's trust store cannot be used: {error}", Status.NO_KEY) from None
