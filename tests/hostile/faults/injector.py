@@ -130,11 +130,6 @@ class Injector:
             self._disarm()
             counts.update(zip(FUNCTIONS, self._counts()[1:], strict=True))
 
-    @property
-    def injected(self) -> int:
-        """How many calls have failed since the last block began."""
-        return self._counts()[0]
-
     def _arm(self, process: int, function: int, error: int, first: int, last: int) -> None:
         self._COUNTS.pack_into(self._shared, self._HEADER.size, *bytes(1 + len(FUNCTIONS)))
         self._HEADER.pack_into(self._shared, 0, 0, function, error, first, last)
