@@ -195,7 +195,7 @@ class Manager:
         except RefusedError as error:
             errors.append(str(error))
         self._notices.log_new(time.time())
-        await self._publish(self.snapshot)  # workers reload their own files, too
+        await self._publish(self.snapshot)  # workers that could not read the registry try again
         log.info("reloaded: %d registrations renewed, %d errors", len(renewed), len(errors))
         return {"renewed": _first(renewed), "errors": _first(errors)}
 

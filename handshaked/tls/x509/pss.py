@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from handshaked.tls.x509 import der
 
-_INTEGER = 0x02
-_OID = 0x06
 _MGF1 = bytes.fromhex("06092a864886f70d010108")
 _DIGESTS = {
     bytes.fromhex("06052b0e03021a"): "sha1",
@@ -75,6 +73,6 @@ def _mask_digest(algorithm: bytes) -> str:
 def _number(encoded: bytes) -> int:
     element = der.pull_element(encoded)
     content = encoded[element.begin : element.end]
-    if element.tag != _INTEGER or not 0 < len(content) <= _MAX_SALT_BYTES or content[0] & 0x80:
+    if element.tag != der.INTEGER or not 0 < len(content) <= _MAX_SALT_BYTES or content[0] & 0x80:
         raise ValueError("malformed or excessive number in the parameters of RSASSA-PSS")
     return int.from_bytes(content)
