@@ -1,5 +1,7 @@
 """Read files that users name or pass, and look up names of users, in threads: one at a time for each user.
 
+Subordinate uids count as their owner (``owners``): with a thread for each, one user could keep all of them busy.
+
 A user whose files are slow, such as on an unresponsive network file system, delays nobody else.
 """
 
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from handshaked.callers.owners import owner_of
 from handshaked.callers.threads import ThreadPool, Threads
 from handshaked.errors import HandshakedError, RefusedError
 from handshaked.wire.attached import close_all
@@ -43,16 +46,19 @@ class Readers:
 
         RefusedError if it takes longer than `seconds`, or if an earlier read for this user already does.
         """
+        owner = owner_of(uid)
         try:
             async with asyncio.timeout(seconds):
-                while uid in self._busy:
-                    if uid in self._overdue:
+                while owner in self._busy:
+                    if owner in self._overdue:
                         raise TimeoutError
-                    await asyncio.wait([self._busy[uid]])
-                return await asyncio.shield(self._begin(uid, work, descriptors))
+                    await asyncio.wait([self._busy[owner]])
+                done = self._busy[owner] = self._begin(uid, work, descriptors)
+                done.add_done_callback(partial(self._ended, owner))
+                return await asyncio.shield(done)
         except TimeoutError:
-            if uid in self._busy:
-                self._overdue.add(uid)
+            if owner in self._busy:
+                self._overdue.add(owner)
             raise RefusedError(f"files of uid {uid} could not be read in time") from None
 
     def _begin(self, uid: int, work: Callable[[tuple[int, ...]], T], descriptors: tuple[int, ...]) -> asyncio.Future[T]:
@@ -72,14 +78,11 @@ class Readers:
         except OSError:
             threads.run(partial(close_all, own), lambda: None)
             raise
-        done = threads.result(run)
-        self._busy[uid] = done
-        done.add_done_callback(lambda _: self._ended(uid, done))
-        return done
+        return threads.result(run)
 
-    def _ended(self, uid: int, done: asyncio.Future[Any]) -> None:
-        del self._busy[uid]
-        self._overdue.discard(uid)
+    def _ended(self, owner: int, done: asyncio.Future[Any]) -> None:
+        del self._busy[owner]
+        self._overdue.discard(owner)
         done.exception()  # mark it as retrieved: the caller may have timed out
 
 

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from handshaked.callers.threads import ThreadPool
 from handshaked.control.files.readers import Readers
 from handshaked.errors import RefusedError
 from tests.patience import set_in_time
@@ -49,6 +50,33 @@ def test_slow_file_delays_only_its_user() -> None:
                 await asyncio.sleep(0)
             else:
                 break
+
+    asyncio.run(run())
+
+
+class CountingPool(ThreadPool):
+    """Counts the threads that were started."""
+
+    count = 0
+
+    def started(self) -> None:
+        super().started()
+        self.count += 1
+
+
+def test_subordinate_uids_share_the_thread_of_their_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handshaked.control.files.readers.owner_of", lambda uid: 1 if uid > 100_000 else uid)
+
+    async def run() -> None:
+        pool, came = CountingPool(), threading.Event()
+        readers = Readers(pool)
+        try:
+            for uid in (100_001, 100_002, 1):
+                with pytest.raises(RefusedError, match=f"files of uid {uid} could not be read"):
+                    await readers.read(uid, lambda _: set_in_time(came), seconds=0)
+            assert pool.count == 1
+        finally:
+            came.set()
 
     asyncio.run(run())
 
