@@ -32,7 +32,7 @@ from handshaked.tls.signatures import SUPPORTED_SCHEMES, choose_scheme
 from handshaked.tls.state import CLIENT_QUIC, CLIENT_TCP, PROCEED, ClientState, State
 
 MAX_TICKETS = 64
-"""Most session tickets that a server may send: 32 KiB of data, one step of a session, could hold 1,600."""
+"""Most session tickets of a server that are kept: 32 KiB of data, one step of a session, could hold 1,600."""
 
 
 class ClientHandshake(Machine):
@@ -328,17 +328,15 @@ class ClientHandshake(Machine):
     # After the handshake
 
     def _receive_new_session_ticket(self, message: bytes, events: list[Event], now: float) -> ClientState:
-        self._tickets += 1
-        if self._tickets > MAX_TICKETS:
-            raise PeerError(Alert.UNEXPECTED_MESSAGE, f"more than {MAX_TICKETS} session tickets")
         new = messages.pull_new_session_ticket(message)
         if self._quic and new.max_early_data not in (None, QUIC_EARLY_DATA):
             # RFC 9001 section 4.6.1: "any other value" is a PROTOCOL_VIOLATION
             raise QuicViolationError(
                 Alert.ILLEGAL_PARAMETER, f"max_early_data_size of {new.max_early_data}, which QUIC forbids"
             )
-        if not new.lifetime or len(new.ticket) > MAX_TICKET:
+        if not new.lifetime or len(new.ticket) > MAX_TICKET or self._tickets >= MAX_TICKETS:
             return ClientState.CONNECTED
+        self._tickets += 1
         parameters, suite = self._parameters, self._schedule.suite
         resumed = self._psk.resumption if self._psk is not None else None
         received = int(now * 1000)

@@ -1,8 +1,9 @@
 """Certificate revocation lists (RFC 5280 section 5), and the check of a certificate against them.
 
 Certificates of an issuer without a list are accepted, unless ``required`` is set. If an issuer has lists, one of them
-must be current and signed by it, else its certificates are refused. A list is current from thisUpdate to nextUpdate,
-and for ``grace`` seconds longer. A stale list still revokes what it lists.
+must be current, signed by it, and for the certificate's distribution point if it names any, else its certificates are
+refused. A list is current from thisUpdate to nextUpdate, and for ``grace`` seconds longer. Any list still revokes what
+it lists.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ class RevocationList:
         self._signed_by: dict[x509.Certificate, bool] = {}
         self._list = parsed
         self.issuer = parsed.issuer
+        self._points: frozenset[x509.GeneralName] | None = None
         self._users, self._authorities = self._scope()
         self._revoked = frozenset(entry.serial_number for entry in parsed)
         self._begin, self._end = parsed.last_update_utc, parsed.next_update_utc
@@ -43,6 +45,8 @@ class RevocationList:
                 if value.indirect_crl or value.only_some_reasons or value.only_contains_attribute_certs:
                     raise ValueError("indirect and partial lists are not supported")
                 users, authorities = not value.only_contains_ca_certs, not value.only_contains_user_certs
+                if value.full_name is not None or value.relative_name is not None:
+                    self._points = frozenset(value.full_name or ())
             elif isinstance(value, x509.DeltaCRLIndicator):
                 raise ValueError("delta lists are not supported: they leave out what the complete list contains")
             elif extension.critical and not isinstance(value, _UNDERSTOOD):
@@ -53,6 +57,19 @@ class RevocationList:
         """Return whether a certificate is in the list's scope (RFC 5280 section 6.3.3 (b) (2))."""
         constraints = cert.basic_constraints_of(certificate)
         return self._authorities if constraints is not None and constraints.ca else self._users
+
+    def is_complete_for(self, certificate: x509.Certificate) -> bool:
+        """Return whether the list would contain a certificate that is revoked (RFC 5280 section 6.3.3 (b) (2) (i)).
+
+        A list that names distribution points contains the certificates that name one of them, and perhaps no others.
+        """
+        if self._points is None:
+            return True
+        try:
+            points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+        except x509.ExtensionNotFound:
+            return False
+        return any(name in self._points for point in points for name in point.full_name or ())
 
     def is_signed_by(self, authority: x509.Certificate) -> bool:
         """Return whether `authority` signed the list, and may sign lists (RFC 5280 section 6.3.3 (f), (g)); cached."""
@@ -123,9 +140,15 @@ class RevocationLists:
             raise PeerError(
                 Alert.CERTIFICATE_REVOKED, f"the certificate of {cert.subject(certificate)} was revoked by its issuer"
             )
-        if any(one.is_current(now, self._grace) for one in own):
+        complete = [one for one in own if one.is_complete_for(certificate)]
+        if any(one.is_current(now, self._grace) for one in complete):
             return
-        wrong = "is out of date" if own else "is not signed by it" if lists else "is missing"
+        wrong = (
+            "is out of date" if complete
+            else "is only for other distribution points" if own
+            else "is not signed by it" if lists
+            else "is missing"
+        )  # fmt: skip
         raise PeerError(
             Alert.CERTIFICATE_UNKNOWN,
             f"the revocation list of {cert.issuer(certificate)} {wrong}: install a current list",

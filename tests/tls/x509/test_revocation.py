@@ -10,6 +10,7 @@ from handshaked.errors import Alert, PeerError
 from tests.certificates import (
     DAY,
     NOW,
+    SERVER,
     authority,
     client,
     issue,
@@ -83,3 +84,19 @@ class TestRevocation:
         for_users = revocation_list(ROOT, [INTERMEDIATE], extensions=scoped(only_contains_user_certs=True))
         self.check(for_users)
         self.refused(Alert.CERTIFICATE_UNKNOWN, for_users, revocation_list(INTERMEDIATE), required=True)
+
+    def test_list_for_a_distribution_point_is_complete_only_for_its_certificates(self):
+        points = [[x509.UniformResourceIdentifier(f"http://a.example/{shard}.crl")] for shard in "12"]
+        first, second = (scoped(full_name=point) for point in points)
+        leaf = server(INTERMEDIATE, SERVER, x509.CRLDistributionPoints([point(points[0])]))
+        of_first, of_second = (revocation_list(INTERMEDIATE, extensions=one) for one in (first, second))
+        verify(leaf, INTERMEDIATE, revocations=lists_of(of_first, of_second))
+        refused(Alert.CERTIFICATE_UNKNOWN, leaf, INTERMEDIATE, revocations=lists_of(of_second))
+        self.refused(Alert.CERTIFICATE_UNKNOWN, of_first, saying="only for other distribution points")
+        self.check(of_first, revocation_list(INTERMEDIATE))
+        self.refused(Alert.CERTIFICATE_REVOKED, revocation_list(INTERMEDIATE, [self.LEAF], extensions=second))
+
+
+def point(names: list[x509.GeneralName]) -> x509.DistributionPoint:
+    """The distribution point with `names`."""
+    return x509.DistributionPoint(names, None, None, None)
