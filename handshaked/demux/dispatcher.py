@@ -46,6 +46,8 @@ class Bounds:
     seconds: float = 5.0
     retry_from: int = 2000
     """New connections per second above which clients get a Retry."""
+    invalid_tokens: int = 1000
+    """Initials with an invalid token of a Retry that are opened and answered in a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Dispatcher:
         self._second = 0.0
         self._new = 0
         self._was_busy = False
+        self._invalid_since = 0.0
+        self._invalid = 0
         self._snapshot = Snapshot()
         self._forwards = False
         self.snapshot = snapshot or Snapshot()
@@ -192,6 +196,8 @@ class Dispatcher:
             self._new += 1
             return self._retry(key, header, now)  # without decryption, which is most of the work
         original = self._tokens.open(token, show_address(key[0]), header.destination_cid, now) if ours else None
+        if ours and original is None and self._has_too_many_invalid_tokens(now):
+            return Existing(header.destination_cid)  # as it is for a client that has moved; all others are dropped
         flight = _Flight(header, self._bounds.client_hello_bytes, original)
         try:
             message = flight.assembler.receive_packets(chain((first,), packets))
@@ -261,6 +267,13 @@ class Dispatcher:
             self._second, self._new = now, 0
         too_fast = self._was_busy or self._new >= self._bounds.retry_from
         return too_fast or len(self._flights) > self._bounds.flows // 2
+
+    def _has_too_many_invalid_tokens(self, now: float) -> bool:
+        """Count an invalid token: anybody can make one, from a spoofed address, and opening its packet is most work."""
+        if now - self._invalid_since >= 1.0:
+            self._invalid_since, self._invalid = now, 0
+        self._invalid += 1
+        return self._invalid > self._bounds.invalid_tokens
 
     def _start_flight(self, key: tuple[Address, bytes], flight: _Flight, datagram: bytes, now: float) -> Decision:
         flight.source = source_of(key[0])

@@ -15,6 +15,7 @@ from handshaked.registry.registration import Registration
 from handshaked.registry.settings import Policy
 from handshaked.registry.snapshot import Snapshot
 from handshaked.wire.addresses import Address
+from handshaked.wire.demux import RETRY_TOKEN
 from tests.quic.initials import DCID, SCID, client_hello, crypto, initial, initials
 
 PEER: Address = ("192.0.2.1", 50000)
@@ -250,6 +251,14 @@ def test_retry_validates_addresses_without_state(pieces: list[bytes]) -> None:
         again = dispatch.receive(initials(pieces, dcid=header.source_cid, token=token)[0], other, when)
         assert isinstance(again, Reply)
         assert again.reason == "invalid_token"
+
+
+def test_flood_of_invalid_tokens_is_dropped_unopened() -> None:
+    dispatch = dispatcher(invalid_tokens=2)
+    forged = initial(crypto(0, HELLO), token=RETRY_TOKEN + bytes(60))
+    answers = [dispatch.receive(forged, PEER, now) for now in (1.0, 1.1, 1.2, 1.9, 2.0)]
+    assert [isinstance(answer, Reply) for answer in answers] == [True, True, False, False, True]
+    assert answers[2] == Existing(DCID)
 
 
 def test_token_of_another_process_closes_the_connection() -> None:
