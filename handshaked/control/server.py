@@ -128,6 +128,9 @@ class ControlServer:
         answer = {"error": "internal error: see the daemon's log"}
         try:
             answer = await self._answer_to(caller, message, packet.descriptors)
+        except asyncio.CancelledError:
+            answer = {"error": "the daemon is stopping"}
+            raise
         finally:
             stays_open = _answer(sock, answer)
         return stays_open

@@ -143,6 +143,29 @@ def test_command_that_fails_unexpectedly_is_answered(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_command_in_progress_is_told_that_the_daemon_stops(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def wait(*_: object) -> Message:
+            begun.set()
+            await asyncio.Event().wait()
+            return {}
+
+        with open_listener(tmp_path / "socket") as listener:
+            server = ControlServer(listener, wait, lambda *_: lambda: None, lambda _: True, Closer())
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                sock.setblocking(False)
+                sock.connect(os.fspath(tmp_path / "socket"))
+                sock.send(b'{"command": "follow"}')
+                await soon(begun.wait())
+                await soon(server.close())
+                answer = await soon(asyncio.get_running_loop().sock_recv(sock, 1000))
+                assert json.loads(answer) == {"error": "the daemon is stopping"}
+
+    asyncio.run(scenario())
+
+
 def test_long_message_is_answered_if_the_grants_cannot_be_read(tmp_path: Path) -> None:
     def may_register(_: Caller) -> bool:
         raise UnavailableError("the registry is damaged")
