@@ -157,6 +157,7 @@ def test_keyrings_of_root_are_missed_once_by_an_ordinary_user(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     invisible = InvisibleKeyrings()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     invisible.warn([])  # as root the consumer's module is not loaded yet
     monkeypatch.setattr(os, "geteuid", lambda: 998)
     invisible.warn([".nvme"])
