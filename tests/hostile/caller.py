@@ -10,7 +10,7 @@ from pathlib import Path
 
 from handshaked.wire.json_packets import receive_message, send_message
 
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.005
 """Between two operations: a caller that never rests measures its own share of the processor instead."""
 
 

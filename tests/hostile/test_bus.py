@@ -21,7 +21,12 @@ from tests.lingering import lingering_pair
 from tests.patience import PATIENCE
 from tests.plugins.needs import public_python
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "dbus-daemon", "public python"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.slow,
+    pytest.mark.needs("root", "dbus-daemon", "public python"),
+    pytest.mark.timeout(300),
+]
 
 LONG = 30 * 1024 * 1024
 STRING = struct.pack("<I", 3) + b"xxx\0"

@@ -11,7 +11,7 @@ from handshaked.testing.daemon import RunningDaemon
 from tests.hostile.floods import flood
 from tests.hostile.honest import ATTACKER, Attack, compare, honest_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "public python")]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.needs("root", "public python")]
 
 
 def registers(**settings: object) -> bytes:

@@ -120,6 +120,7 @@ def served(directory: Path, delivery: str, issued: Issued, retry_from: float) ->
             yield demux
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("delivery", "kind", "seconds"), [("accept", "hello", 30.0), ("relay", "hello", 10.0), ("accept", "forged", 10.0)]
@@ -138,7 +139,7 @@ def test_flood_of_initials_costs_honest_clients_little(
         with flooding(demux.port, seconds, kind, share) as flood:
             under = await connect_again(target, seconds)
         end.set()
-        return Comparison([before], [under], LONGEST_P99), flood, await asyncio.gather(*talks)
+        return Comparison([before], [under], LONGEST_P99, PATIENCE), flood, await asyncio.gather(*talks)
 
     with served(public_directory, delivery, issue(NAME), Bounds().retry_from * share) as demux:
         _, before = queued_and_dropped(demux.port, connected=True)

@@ -10,7 +10,7 @@ from handshaked.testing.daemon import RunningDaemon
 from tests.hostile.floods import send_lingering
 from tests.hostile.honest import Attack, Honest, compare, honest_handshakes, honest_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "public python")]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.needs("root", "public python")]
 
 
 def on_handshake_socket(directory: Path, underway: Callable[[], None]) -> None:

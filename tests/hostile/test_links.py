@@ -16,7 +16,7 @@ from tests.conftest import Issue
 from tests.control.files.test_watch import chains
 from tests.hostile.honest import ATTACKER, compare, honest_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "public python")]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.needs("root", "public python")]
 
 NAME = "links.example.com"
 CREDENTIALS = 8

@@ -120,6 +120,7 @@ def serve(directory: Path, underway: Callable[[], None], anchors: list[Issued], 
     repeat(directory, underway, ask)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
