@@ -40,8 +40,9 @@ from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.listening import BoundPaths, lock_file, open_listener, still_bound
 from handshaked.system.memory import MemoryReturn
 from handshaked.system.process import DEFAULT_LEVEL, forbid_core_dumps, raise_descriptor_limit, start_logging
-from handshaked.system.systemd import listening_sockets, notify, notify_reloading
+from handshaked.system.systemd import by_name, inherited_sockets, notify, notify_reloading
 from handshaked.system.tasks import Tasks
+from handshaked.upcall.kernel_sockets import is_isolated, pairs_of
 from handshaked.workers.self_test import SelfTest
 from handshaked.workers.supervisor import Supervisor
 from handshaked.workers.watchdog import Watchdog
@@ -95,6 +96,8 @@ class Daemon:
         self._self_test = _prepare(self._store)
         self._side_files = SideFilesWatch(files, partial(_side_files, options), self._configure_workers)
         self._upcalls = _handles_upcalls(options, files.configuration)
+        if self._upcalls and OWN_NAMESPACE in _namespaces(options, files.configuration):
+            _check_own_namespace(len(self._sockets.netlink), options.workers)
         self._supervisor = self._prepare_workers(files)
         self._closer = Closer()
         self._manager = Manager(
@@ -195,9 +198,10 @@ class Daemon:
         supervisor = Supervisor(
             self._sockets.handshakes,
             self._options.workers,
-            _worker_arguments(self._options, files.configuration),
+            _worker_arguments(self._options, files.configuration, passed_netlink=bool(self._sockets.netlink)),
             lambda batch: self._manager.events.receive(batch),
             lambda reason: self._fail(UnavailableError(reason)),
+            [{"commands": commands, "events": events} for commands, events in self._sockets.netlink],
         )
         if self._upcalls:
             supervisor.configure(files.push())
@@ -281,7 +285,9 @@ class _Sockets:
     """The listening sockets: those that systemd passed, else new ones in `directory`."""
 
     def __init__(self, directory: Path) -> None:
-        inherited = listening_sockets()
+        passed = inherited_sockets()
+        inherited = by_name(passed)
+        self.netlink = pairs_of([sock for _, sock in passed])
         self._lock: int | None = None
         self.metrics = inherited.get("metrics")
         self.handshakes, self.handshake_path = self._listen(inherited, directory / HANDSHAKE_SOCKET)
@@ -308,7 +314,7 @@ def _prepare(store: RegistryWriter) -> SelfTest:
     return self_test
 
 
-def _worker_arguments(options: DaemonOptions, configuration: Configuration) -> list[str]:
+def _worker_arguments(options: DaemonOptions, configuration: Configuration, *, passed_netlink: bool) -> list[str]:
     """Return the command line of a worker, without its sockets."""
     arguments = [
         f"--state-directory={options.state_directory}",
@@ -318,6 +324,8 @@ def _worker_arguments(options: DaemonOptions, configuration: Configuration) -> l
     if configuration.keylog is not None:
         arguments.append(f"--keylog={configuration.keylog}")
     arguments += [f"--netns={name}" for name in _namespaces(options, configuration)]
+    if passed_netlink:
+        arguments.append("--passed-netlink")
     if options.emulated_quic_sockets:
         arguments.append("--emulated-quic-sockets")
     return arguments
@@ -337,6 +345,16 @@ def _handles_upcalls(options: DaemonOptions, configuration: Configuration) -> bo
     elif wanted is None and not permitted:
         log.info("kernel upcalls are off: CAP_NET_ADMIN is missing")
     return permitted if wanted is None else wanted
+
+
+def _check_own_namespace(passed: int, workers: int) -> None:
+    """Log if not all workers can handle the upcalls of the own network namespace with `passed` pairs of sockets."""
+    if passed and passed < workers:
+        log.info("kernel upcalls: %d of %d workers handle them, as systemd passes no more sockets", passed, workers)
+    if not passed and is_isolated():
+        log.warning(
+            "kernel upcalls: the daemon's network namespace has no interfaces, and systemd passed no sockets of another"
+        )
 
 
 def _follower_uids(demux_user: str) -> frozenset[int]:

@@ -13,12 +13,13 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handshaked.callers.account import Limits, Totals
 from handshaked.callers.log_limit import LogLimit
-from handshaked.configuration.handshaked_toml import upcall_capabilities
+from handshaked.configuration.handshaked_toml import OWN_NAMESPACE, upcall_capabilities
 from handshaked.datapath.emulated import emulated_quic_socket
 from handshaked.datapath.quic_socket import kernel_quic_socket
 from handshaked.errors import HandshakedError, RefusedError, UnavailableError, is_temporary
@@ -146,11 +147,17 @@ def _kernel_sources(service: HandshakeService, arguments: argparse.Namespace) ->
     if arguments.settings is None:
         return None
     # Imported here: pyroute2 takes 0.17 s and 20 MB, which daemons without the privilege do not need.
+    from handshaked.upcall.kernel_sockets import NetlinkLink
     from handshaked.upcall.kernel_sources import KernelSources
 
     files = SideFiles.pull(content_of(arguments.settings))
     os.close(arguments.settings)
-    return KernelSources(service, files, tuple(arguments.netns))
+    passed = None
+    if arguments.commands is not None and arguments.events is not None:
+        passed = (socket.socket(fileno=arguments.commands), socket.socket(fileno=arguments.events))
+    left_out = OWN_NAMESPACE if arguments.passed_netlink and passed is None else None
+    namespaces = tuple(name for name in arguments.netns if name != left_out)
+    return KernelSources(service, files, namespaces, open_link=partial(NetlinkLink, passed=passed))
 
 
 def _keep_needed_capabilities(arguments: argparse.Namespace) -> str:
@@ -182,6 +189,9 @@ def main() -> None:
     parser.add_argument("--log-level", required=True)
     parser.add_argument("--log-format", required=True)
     parser.add_argument("--settings", type=int, help="file with the settings of kernel upcalls, if they are handled")
+    parser.add_argument("--passed-netlink", action="store_true", help="only these serve the own network namespace:")
+    parser.add_argument("--commands", type=int, help="netlink socket for commands")
+    parser.add_argument("--events", type=int, help="netlink socket for events")
     parser.add_argument("--netns", action="append", default=[])
     parser.add_argument("--emulated-quic-sockets", action="store_true")
     parser.add_argument("--keylog", type=Path)

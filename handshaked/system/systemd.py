@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterable
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,10 @@ def inherited_sockets() -> list[tuple[str, socket.socket]]:
     return found
 
 
-def listening_sockets() -> dict[str, socket.socket]:
-    """Return the sockets that systemd opened for this process, by the last component of their path, or by the name from
-    the unit if they have no path. Remove the variables from the environment.
-    """
+def by_name(inherited: Iterable[tuple[str, socket.socket]]) -> dict[str, socket.socket]:
+    """Return the sockets by the last component of their path, or by the name from the unit if they have no path."""
     found: dict[str, socket.socket] = {}
-    for name, sock in inherited_sockets():
+    for name, sock in inherited:
         address = sock.getsockname()
         if isinstance(address, str) and address:
             found[os.path.basename(address)] = sock

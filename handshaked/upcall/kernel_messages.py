@@ -1,31 +1,23 @@
-"""The kernel's generic netlink family ``handshake``: its messages, coded by pyroute2, and the sockets for them.
+"""The messages of the kernel's generic netlink family ``handshake``, coded by pyroute2.
 
-``netlink/handshake.yaml`` specifies the family. Commands and events have separate sockets, so that a flood of READY
-messages cannot displace an answer.
+``netlink/handshake.yaml`` specifies the family.
 """
 
-import ctypes
-import os
-import socket
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pyroute2.netlink import CTRL_CMD_GETFAMILY, GENL_ID_CTRL, NLM_F_ACK, NLM_F_REQUEST, genlmsg, nla
 from pyroute2.netlink.exceptions import NetlinkDecodeError
 
-from handshaked.errors import FramingError, Status, WireError
+from handshaked.errors import FramingError, WireError
 from handshaked.model import AuthMode, Role
-from handshaked.system.capabilities import Capability, explain
 from handshaked.wire.netlink import HEADER_SIZE, pull_raw_attributes
 
 FAMILY_NAME = "handshake"
 GROUP_NAME = "tlshd"
-NOTIFY_GROUP = 16
-"""The controller's multicast group, which announces new and removed families."""
 MAX_PEER_KEYS = 5
 MAX_MESSAGE = 32 * 1024
 _HANDLER_CLASS = 1
@@ -33,10 +25,6 @@ _READY, _ACCEPT, _DONE = 1, 2, 3
 _SOCKFD = 1
 _CTRL_NEWFAMILY, _CTRL_DELFAMILY = 1, 2
 _NLMSG_ERROR = 2
-_SOL_NETLINK = 270
-_NETLINK_ADD_MEMBERSHIP = 1
-_CLONE_NEWNET = 0x40000000
-_NAMESPACES = Path("/run/netns")
 _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i")
 _DESCRIPTOR = struct.Struct("=i")
@@ -133,41 +121,6 @@ class Acknowledgement:
 
 
 FromKernel = Ready | Accepted | InvalidRequest | Family | FamilyChange | Acknowledgement
-
-
-class NetlinkLink:
-    """The sockets to the kernel in the network namespace `namespace`, by default that of this process."""
-
-    def __init__(self, namespace: str | None = None) -> None:
-        self._file = None if namespace is None else _NAMESPACES / namespace
-        self._inode = self._current_inode()
-        with _inside(self._file):
-            self.commands, self.events = _netlink_socket(), _netlink_socket()
-        self.join(NOTIFY_GROUP)
-
-    @property
-    def stale(self) -> bool:
-        """Whether the namespace was deleted or replaced; these sockets would keep it alive."""
-        try:
-            return self._current_inode() != self._inode
-        except OSError:
-            return True
-
-    def _current_inode(self) -> tuple[int, int] | None:
-        """Return the device and inode of the namespace with that name."""
-        if self._file is None:
-            return None
-        status = self._file.stat()
-        return status.st_dev, status.st_ino
-
-    def join(self, group: int) -> None:
-        """Subscribe to a multicast group."""
-        self.events.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-
-    def close(self) -> None:
-        """Close both sockets."""
-        self.commands.close()
-        self.events.close()
 
 
 def push_get_family(sequence: int) -> bytes:
@@ -338,32 +291,3 @@ def _is_decoded(name: str, value: Any) -> bool:
     if isinstance(value, nla):  # decoded when it is accessed
         return not _unreadable(value)
     return name == "UNKNOWN" or not isinstance(value, bytes | bytearray)
-
-
-def _netlink_socket() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 16)  # NETLINK_GENERIC
-    sock.bind((0, 0))
-    sock.connect((0, 0))  # to the kernel: messages from other processes are refused
-    return sock
-
-
-@contextmanager
-def _inside(namespace: Path | None) -> Iterator[None]:
-    """Open sockets in the network namespace of the file `namespace` (ip-netns(8)); OSError if it does not exist."""
-    if namespace is None:
-        yield
-        return
-    with Path("/proc/thread-self/ns/net").open("rb") as before, namespace.open("rb") as wanted:
-        _enter(wanted.fileno())
-        try:
-            yield
-        finally:
-            _enter(before.fileno())
-
-
-def _enter(descriptor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno() or Status.FAILED
-        error = OSError(number, os.strerror(number))
-        raise OSError(number, f"cannot enter a network namespace: {explain(error, Capability.SYS_ADMIN)}")

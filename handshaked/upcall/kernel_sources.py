@@ -15,7 +15,7 @@ from handshaked.handshakes.service import HandshakeService
 from handshaked.handshakes.side_files import SideFiles
 from handshaked.upcall.kernel import KernelLimits, KernelSource, OpenPath
 from handshaked.upcall.kernel_connection import Link
-from handshaked.upcall.kernel_messages import NetlinkLink
+from handshaked.upcall.kernel_sockets import NetlinkLink
 
 
 class KernelSources:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +146,7 @@ class _Worker:
 class Supervisor:
     """Runs `count` workers that share `listener`, each started with `arguments`.
 
+    `own_sockets` are those that only one worker gets: the first worker the first ones, by the names of its arguments.
     `on_outcomes` is called with each batch of their outcomes, `give_up` with the reason if no worker can start.
     """
 
@@ -156,12 +157,14 @@ class Supervisor:
         arguments: Sequence[str],
         on_outcomes: Callable[[Message], None],
         give_up: Callable[[str], object],
+        own_sockets: Sequence[Mapping[str, socket.socket]] = (),
     ) -> None:
         self._listener = listener
         self._count = count
         self._arguments = arguments
         self._on_outcomes = on_outcomes
         self._give_up = give_up
+        self._own_sockets = own_sockets
         self._failed_starts = 0
         self._lagging: list[int] = []
         self._workers: dict[int, _Worker] = {}
@@ -264,7 +267,7 @@ class Supervisor:
         """Run one worker in `slot` until it ends."""
         try:
             settings = self._settings
-            worker = self._workers[slot] = await self._spawn(self._ready[slot], settings)
+            worker = self._workers[slot] = await self._spawn(slot, settings)
             if self._settings is not None and self._settings is not settings:
                 worker.configure(self._settings)
             if self._stopping.is_set():  # ``stop`` did not know of this worker yet
@@ -282,11 +285,13 @@ class Supervisor:
         failed = not served and status not in (os.EX_TEMPFAIL, -signal.SIGKILL)
         return _End(f"worker {worker.process.pid} ended with status {status}", served, failed)
 
-    async def _spawn(self, ready: asyncio.Event, settings: bytes | None) -> _Worker:
+    async def _spawn(self, slot: int, settings: bytes | None) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, ExitStack() as undo, ExitStack() as passed:
             undo.callback(ours.close)
             descriptors = {"listener": self._listener.fileno(), "parent": theirs.fileno()}
+            for own in self._own_sockets[slot : slot + 1]:
+                descriptors |= {name: sock.fileno() for name, sock in own.items()}
             if settings is not None:
                 descriptors["settings"] = passed.enter_context(memory_file(settings)).fileno()
             process = await asyncio.create_subprocess_exec(
@@ -299,6 +304,6 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONSAFEPATH": "1"},
             )
-            worker = _Worker(process, ours, ready, self._on_outcomes)
+            worker = _Worker(process, ours, self._ready[slot], self._on_outcomes)
             undo.pop_all()
         return worker

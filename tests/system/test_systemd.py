@@ -30,7 +30,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 class Systemd:
     """The notifications received and the sockets passed in the place of systemd."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, netlink: int = 0) -> None:
         self.directory = directory
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
@@ -41,10 +41,13 @@ class Systemd:
             listener.bind(str(directory / name))
             listener.listen()
             self.listeners.append(listener)
+        for _ in range(netlink):
+            self.listeners.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16))
+            self.listeners[-1].bind((0, 0))
         numbers = [listener.fileno() for listener in self.listeners]
         self.process = subprocess.Popen(
             [
-                sys.executable, "-c", EXEC, "2", ",".join(map(str, numbers)),
+                sys.executable, "-c", EXEC, str(len(numbers)), ",".join(map(str, numbers)),
                 sys.executable, "-m", "handshaked.daemon", f"--state-directory={directory}/state",
                 f"--runtime-directory={directory}/elsewhere", f"--configuration-directory={directory}/etc",
                 "--workers=1", "--no-kernel", "--log-level=error", *options,
@@ -73,8 +76,8 @@ class Systemd:
 
 
 @contextmanager
-def service(directory: Path) -> Iterator[Systemd]:
-    systemd = Systemd(directory)
+def service(directory: Path, *options: str, netlink: int = 0) -> Iterator[Systemd]:
+    systemd = Systemd(directory, *options, netlink=netlink)
     try:
         yield systemd
     finally:
@@ -114,3 +117,13 @@ def test_watchdog_is_not_notified_without_a_successful_handshake(public_director
             assert "WATCHDOG=1" not in systemd.heard_until("^STATUS=the self-test failed")
         with ControlClient(public_directory / "control.sock") as client:
             assert client.ask("status", {})["self_test"].startswith("server: ")
+
+
+def test_workers_with_netlink_sockets_of_systemd_handle_upcalls(public_directory: Path) -> None:
+    """The other workers do not: in the service's own network namespace there is no request to be had."""
+    with service(public_directory, "--workers=2", "--kernel", "--netns=.", netlink=2) as systemd:
+        systemd.hear("^READY=1$")
+        with ControlClient(public_directory / "control.sock") as client:
+            workers = client.ask("status", {})["workers"]
+        served = [[source["network_namespace"] for source in worker["kernel"]] for worker in workers]
+        assert served == [["."], []]

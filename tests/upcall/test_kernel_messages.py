@@ -1,9 +1,6 @@
 """The codec of the kernel's family: messages recorded from a kernel, our own, and malformed ones."""
 
 import contextlib
-import os
-import socket
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -17,7 +14,6 @@ from handshaked.upcall.kernel_messages import (
     Family,
     FamilyChange,
     InvalidRequest,
-    NetlinkLink,
     Ready,
     pull_from_kernel,
     push_accept,
@@ -25,9 +21,6 @@ from handshaked.upcall.kernel_messages import (
     push_get_family,
 )
 from handshaked.wire.netlink import pull_frames, push_binary, push_message, push_string, push_u32
-from tests.patience import run_program
-from tests.plugins.needs import need
-from tests.run_name import PREFIX
 
 FAMILY = 33
 # Linux 6.12
@@ -198,33 +191,3 @@ def test_garbage_is_malformed(packet: bytes) -> None:
 def test_damaged_message_is_decoded_or_refused(packet: bytes, damages: list[tuple[int, int]]) -> None:
     for _, message in pull_from_kernel(damaged(packet, *damages), FAMILY):
         assert isinstance(message, Accepted | InvalidRequest | Family | FamilyChange | Ready | Acknowledgement)
-
-
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    """Create a network namespace; return its name."""
-    name = f"{PREFIX}{os.urandom(4).hex()}"
-    need("root", "ip", "network namespaces")
-    run_program("ip", "netns", "add", name)
-    yield name
-    run_program("ip", "netns", "delete", name)
-
-
-def test_link_to_a_replaced_namespace_is_stale(namespace: str) -> None:
-    with contextlib.closing(NetlinkLink(namespace)) as there, contextlib.closing(NetlinkLink()) as here:
-        assert (there.stale, here.stale) == (False, False)
-        for command in ("delete", "add"):
-            run_program("ip", "netns", command, namespace)
-            assert (there.stale, here.stale) == (True, False), command
-    with pytest.raises(FileNotFoundError):
-        NetlinkLink(f"no-{namespace}")
-
-
-def test_messages_of_other_processes_are_refused() -> None:
-    link = NetlinkLink()
-    with contextlib.closing(link), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as forger:
-        for sock in (link.commands, link.events):
-            with pytest.raises(OSError, match=r"refused|permitted"):
-                forger.sendto(CLIENT, (sock.getsockname()[0], 0))
-            with pytest.raises(BlockingIOError):
-                sock.recv(4096)

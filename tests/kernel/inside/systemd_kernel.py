@@ -5,6 +5,8 @@ drop-in the service runs without them and logs why.
 """
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ AmbientCapabilities=CAP_SYS_ADMIN
 CapabilityBoundingSet=CAP_SYS_ADMIN
 RestrictNamespaces=
 RestrictNamespaces=net
+RestrictAddressFamilies=AF_NETLINK
 User=root
 Group=root
 SystemCallFilter=capset
@@ -51,12 +54,45 @@ def journal() -> str:
     return must("journalctl", "--unit=handshaked", "--output=cat")
 
 
+def workers() -> set[int]:
+    """Return the pids of the service's workers."""
+    return {worker["pid"] for worker in json.loads(must("handshakectl", "status", "--json"))["workers"]}
+
+
+def networks_of_workers() -> set[str]:
+    """Return the network namespaces of the service's workers."""
+    return {os.readlink(f"/proc/{pid}/ns/net") for pid in workers()}
+
+
+def kill_workers() -> None:
+    """Kill all workers, and wait until they are gone."""
+    before = workers()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_until_gone(before)
+
+
+def kill_daemon() -> None:
+    """Kill the parent process, and wait until it and its workers are gone."""
+    main = int(must("systemctl", "show", "--property=MainPID", "--value", "handshaked.service"))
+    before = {main, *workers()}
+    os.kill(main, signal.SIGKILL)
+    wait_until_gone(before)
+
+
+def wait_until_gone(pids: set[int]) -> None:
+    """Wait until no process has one of `pids`."""
+    deadline = time.monotonic() + PATIENCE
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, journal()
+        time.sleep(0.1)
+
+
 def capabilities_of_workers() -> set[int]:
     """Return the sets of effective capabilities of the service's workers."""
-    status = json.loads(must("handshakectl", "status", "--json"))
     masks = set()
-    for worker in status["workers"]:
-        lines = Path(f"/proc/{worker['pid']}/status").read_text().splitlines()
+    for pid in workers():
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         masks |= {int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")}
     return masks
 
@@ -86,11 +122,16 @@ def mounts() -> None:
     )  # fmt: skip
     sources("serving", ".")
     assert capabilities_of_workers() == {1 << NET_ADMIN}, "the parent reads files for the workers"
+    assert networks_of_workers().isdisjoint({os.readlink("/proc/self/ns/net")}), "the host's network is out of reach"
     serve_nfs()
-    for security in ("tls", "mtls"):
+    for security, ended in (("tls", kill_workers), ("mtls", kill_daemon)):
         with mounted(security=security) as directory:
             write_and_read(directory)
+        ended()
+        sources("serving", ".")
     must("systemctl", "stop", "handshaked.service")  # flushes its last outcomes
+    sockets = run("systemctl", "is-active", "handshaked-netlink.socket").stdout.strip()
+    assert sockets == "inactive", "the kernel would wait for the daemon"
     said = journal()
     for role in ("client", "server"):
         assert said.count(f"outcome=ok role={role} caller=kernel") == 2, said
