@@ -102,6 +102,7 @@ class Account:
 
     def charge(self, messages: int, size: int, seconds: float, now: float) -> None:
         """Charge `messages` of together `size` bytes, which took `seconds`."""
+        self.time_served += seconds
         limits, earliest = self._limits, now - 1.0
         self._messages_until = max(self._messages_until, earliest) + messages / limits.messages_per_second
         self._bytes_until = max(self._bytes_until, earliest) + size / limits.bytes_per_second

@@ -3,7 +3,7 @@
 While there is little work, all of it runs immediately. After TURN_SECONDS of work, which may come from many
 connections, the rest is queued and runs in turns of that length, with the event loop's other callbacks in between. The
 caller with the least service so far is next (start-time fair queueing: Goyal, Vin, Cheng 1996), and of its connections
-the one that has waited longest.
+the one that has waited longest. Whoever has sent something during a turn takes part in the choice of the next one.
 """
 
 import asyncio
@@ -14,7 +14,16 @@ from dataclasses import dataclass
 
 from handshaked.callers.account import Account
 
-TURN_SECONDS = 0.002
+TURN_SECONDS = 0.001
+
+
+def call_after_polling(call: Callable[[], None]) -> None:
+    """Call `call` after all sockets that are readable by then have been noticed.
+
+    ``call_soon`` alone precedes them: the event loop polls, and then runs first what was planned before.
+    """
+    loop = asyncio.get_running_loop()
+    loop.call_soon(loop.call_soon, call)
 
 
 @dataclass(slots=True)
@@ -25,7 +34,7 @@ class _Work:
 
 
 class FairQueue:
-    """Runs work in turns of `seconds` by `clock`, with `call_soon` between them."""
+    """Runs work in turns of `seconds` by `clock`, with `call_soon` between them: by default ``call_after_polling``."""
 
     def __init__(
         self,
@@ -33,7 +42,7 @@ class FairQueue:
         clock: Callable[[], float] = time.monotonic,
         seconds: float = TURN_SECONDS,
     ) -> None:
-        self._call_soon = call_soon or asyncio.get_running_loop().call_soon
+        self._call_soon = call_soon or call_after_polling
         self._clock = clock
         self._seconds = seconds
         self._spent = 0.0
@@ -78,7 +87,6 @@ class FairQueue:
         finally:  # an error in one caller's work must not stop the work of others
             took = now - started
             self._spent += took
-            account.time_served += took
             account.charge(count, size, took, now)
             if not done:
                 self._wait(work)

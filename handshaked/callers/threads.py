@@ -4,29 +4,34 @@ A file server (FUSE or remote) can delay open, fstat, read and close without lim
 socket. The process does not wait for these threads when it ends.
 """
 
+import _thread
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
+Run = Callable[[Callable[[], object], Callable[[], object]], None]
 
 TOTAL = 128
 RESERVE = 32
 _RETRY_SECONDS = 0.2
+_MAX_IDLE = 8  # threads without work that are kept: most work takes less time than starting a thread
 
 
 class ThreadPool:
     """The limit on the threads of all callers together: `total`, of which `reserve` are for privileged ones.
 
     The fewer threads are left, the fewer a caller may have: each at most as many as are left for others (dynamic
-    thresholds: Choudhury, Hahne 1998). So a few callers cannot take them all.
+    thresholds: Choudhury, Hahne 1998). So a few callers cannot take them all. `run` runs work in a thread.
     """
 
-    def __init__(self, total: int = TOTAL, reserve: int = RESERVE) -> None:
+    def __init__(self, total: int = TOTAL, reserve: int = RESERVE, run: Run | None = None) -> None:
+        self.run = run or run_in_thread
         self._total = total
         self._reserve = reserve
         self._running = 0
@@ -102,7 +107,7 @@ class Threads:
                 return
             work, then = self._queue[0]
             try:
-                _start_thread(work, partial(self._done, then))
+                self._pool.run(work, partial(self._done, then))
             except RuntimeError:  # the system has no more threads
                 if self._retry is None:
                     self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._start_again)
@@ -122,15 +127,48 @@ class Threads:
         then()
 
 
-def _start_thread(work: Callable[[], object], done: Callable[[], object]) -> None:
+@dataclass(slots=True)
+class _Work:
+    loop: asyncio.AbstractEventLoop
+    run: Callable[[], object]
+    done: Callable[[], object]
+
+
+_Inbox = SimpleQueue[_Work]
+_idle: deque[_Inbox] = deque()
+"""Inboxes of this process's threads without work, whose operations are atomic."""
+
+
+def run_in_thread(work: Callable[[], object], done: Callable[[], object]) -> None:
     """Run `work` in a thread, then call `done` in the event loop. RuntimeError if the system has no more threads."""
-    loop = asyncio.get_running_loop()
+    one = _Work(asyncio.get_running_loop(), work, done)
+    try:
+        _idle.pop().put(one)
+    except IndexError:
+        # Unlike Thread.start, this does not wait until the thread runs, for which all others must pause.
+        _thread.start_new_thread(_serve, (one,))
 
-    def run() -> None:
+
+def _serve(work: _Work) -> None:
+    """Do `work` and what follows in this thread's inbox."""
+    inbox: _Inbox = SimpleQueue()
+    while True:
+        done = work.done
         try:
-            work()
-        finally:
-            with suppress(RuntimeError):  # the loop has ended, and everything with it
-                loop.call_soon_threadsafe(done)
+            work.run()
+        except BaseException as error:  # the event loop logs it
+            done = partial(_report, work.loop, error, done)
+        kept = len(_idle) < _MAX_IDLE
+        if kept:
+            _idle.append(inbox)
+        with suppress(RuntimeError):  # the loop has ended, and everything with it
+            work.loop.call_soon_threadsafe(done)
+        if not kept:
+            return
+        del work, done  # nothing of it lives on while there is no more work
+        work = inbox.get()
 
-    threading.Thread(target=run, name="blocking-work", daemon=True).start()
+
+def _report(loop: asyncio.AbstractEventLoop, error: BaseException, done: Callable[[], object]) -> None:
+    loop.call_exception_handler({"message": "unexpected error of work in a thread", "exception": error})
+    done()

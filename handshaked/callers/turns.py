@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 from handshaked.callers.account import Account
-from handshaked.callers.fair_queue import TURN_SECONDS
+from handshaked.callers.fair_queue import TURN_SECONDS, call_after_polling
 
 T = TypeVar("T")
 
@@ -73,7 +73,6 @@ class Turns:
 
     def _charge(self, account: Account, seconds: float) -> None:
         self._spent += seconds
-        account.time_served += seconds
         account.charge(1, 0, seconds, self._clock())
         if self._waiting or self._spent >= TURN_SECONDS:
             self._plan()
@@ -81,7 +80,7 @@ class Turns:
     def _plan(self) -> None:
         if not self._planned:
             self._planned = True
-            asyncio.get_running_loop().call_soon(self._next)
+            call_after_polling(self._next)
 
     def _next(self) -> None:
         self._planned = False

@@ -18,7 +18,7 @@ from handshaked.callers.turns import Turns
 from handshaked.control.requests.arguments import Arguments
 from handshaked.errors import HandshakedError, RefusedError, shortened
 from handshaked.model import Caller
-from handshaked.system.readiness import readable
+from handshaked.system.readiness import is_readable, readable
 from handshaked.system.tasks import Tasks
 from handshaked.wire.attached import MAX_ATTACHED
 from handshaked.wire.json_packets import MAX_MESSAGE, Message, Packet, next_length, receive_packet, send_message
@@ -85,8 +85,12 @@ class ControlServer:
         self._acceptor.release(caller)
 
     async def _serve(self, sock: socket.socket, caller: Caller, account: Account) -> None:
-        while await _readable(sock, _IDLE_SECONDS):
-            await asyncio.sleep(account.debt(asyncio.get_running_loop().time()))
+        loop = asyncio.get_running_loop()
+        while True:
+            if (debt := account.debt(loop.time())) > 0:
+                await asyncio.sleep(debt)
+            if not (is_readable(sock) or await _readable(sock, _IDLE_SECONDS)):
+                return
             await _room_for_descriptors(account)
             if not await self._turns.run(account, self._serve_next(sock, caller, account)):
                 return
@@ -181,7 +185,8 @@ async def _room_for_descriptors(account: Account) -> None:
 async def _readable(sock: socket.socket, seconds: float | None) -> bool:
     """Return whether `sock` becomes readable, or is closed by its peer, within `seconds`."""
     try:
-        await asyncio.wait_for(readable(sock, "the control socket"), seconds)
+        async with asyncio.timeout(seconds):
+            await readable(sock, "the control socket")
     except TimeoutError:
         return False
     return True

@@ -10,6 +10,17 @@ log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.2
 
 
+def is_readable(sock: socket.socket) -> bool:
+    """Return whether `sock`, which is non-blocking, can be read, or is closed by its peer."""
+    try:
+        sock.recv_into(bytearray(1), 1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:  # reading it will say which
+        return True
+    return True
+
+
 async def readable(sock: socket.socket, name: str) -> None:
     """Wait until `sock`, a connection to what the log calls `name`, can be read, or is closed by its peer."""
     ready = asyncio.Event()

@@ -5,14 +5,14 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from handshaked.callers import closing
 from handshaked.callers.closing import Closer, close_unread
-from handshaked.callers.threads import ThreadPool, Threads
+from handshaked.callers.threads import ThreadPool, Threads, run_in_thread
 from tests.lingering import lingering_pair
 from tests.patience import PATIENCE, set_in_time, soon
 
@@ -111,19 +111,17 @@ def test_blocked_closes_take_a_limited_number_of_threads(monkeypatch: pytest.Mon
     assert max(most) <= 4
 
 
-def test_nothing_is_closed_in_the_event_loop_when_there_are_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, failures = threading.Thread.start, iter([RuntimeError("can't start new thread")] * 2)
+def test_nothing_is_closed_in_the_event_loop_when_there_are_no_more_threads() -> None:
+    failures = iter([RuntimeError("can't start new thread")] * 2)
 
-    def start_sometimes(thread: threading.Thread) -> None:
+    def run_sometimes(work: Callable[[], object], done: Callable[[], object]) -> None:
         for failure in failures:
             raise failure
-        start(thread)
+        run_in_thread(work, done)
 
     async def scenario() -> None:
         reading, writing = os.pipe()
-        closer = Closer()
-        monkeypatch.setattr(threading.Thread, "start", start_sometimes)
-        closed = closer.close(5000, (reading, writing))
+        closed = Closer(ThreadPool(run=run_sometimes)).close(5000, (reading, writing))
         assert os.fstat(reading)
         await soon(closed)
         with pytest.raises(OSError, match="Bad file descriptor"):

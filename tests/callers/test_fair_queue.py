@@ -1,11 +1,15 @@
 """The fair queue: callers share the time, no matter how much work each of them causes."""
 
+import asyncio
+import socket
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 
 from handshaked.callers.account import Account, Limits
 from handshaked.callers.fair_queue import FairQueue
+from tests.patience import soon
 
 TURN = 2.0
 
@@ -122,3 +126,40 @@ def test_time_is_charged_to_the_account(scene: Scene) -> None:
     account = Account(Limits(seconds_per_second=0.25), scene.now)
     scene.run(account, "busy", 1.0)
     assert account.debt(scene.now) == pytest.approx((1.0 - 0.25) / 0.25)
+
+
+def test_what_was_sent_during_a_turn_is_served_in_the_next_one() -> None:
+    """The event loop polls before it continues with a caller that has work for many turns."""
+    done: list[str] = []
+    clock, ended = count(), asyncio.Event()
+
+    def after(finished: bool) -> None:
+        if finished:
+            ended.set()
+
+    def flood() -> Iterator[int]:
+        while "honest" not in done:
+            done.append("flood")
+            yield 1
+
+    def honest() -> Iterator[int]:
+        done.append("honest")
+        yield 1
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        queue = FairQueue(clock=lambda: next(clock), seconds=1.0)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+
+            def read() -> None:
+                loop.remove_reader(ours)
+                queue.run(Account(Limits(), 0.0), honest(), lambda _: None)
+
+            loop.add_reader(ours, read)
+            queue.run(Account(Limits(), 0.0), flood(), after)
+            theirs.send(b"x")
+            await soon(ended.wait())
+
+    asyncio.run(scenario())
+    assert done == ["flood", "honest"]

@@ -1,14 +1,16 @@
 """Blocking work runs in threads, with a limit for each caller, and never in the event loop."""
 
+import _thread
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 
-from handshaked.callers.threads import ThreadPool, Threads
-from tests.patience import PATIENCE, join, set_in_time, soon
+from handshaked.callers.threads import ThreadPool, Threads, run_in_thread
+from tests.patience import PATIENCE, set_in_time, soon
 
 
 def test_threads_of_a_caller_are_limited_and_no_work_is_lost() -> None:
@@ -38,43 +40,62 @@ def test_threads_of_a_caller_are_limited_and_no_work_is_lost() -> None:
     assert max(most) <= 2
 
 
-def test_work_waits_for_a_thread_and_never_runs_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, failures = threading.Thread.start, iter([RuntimeError("can't start new thread")] * 2)
+def test_work_waits_for_a_thread_and_never_runs_in_the_event_loop() -> None:
+    failures = iter([RuntimeError("can't start new thread")] * 2)
 
-    def start_sometimes(thread: threading.Thread) -> None:
+    def run_sometimes(work: Callable[[], object], done: Callable[[], object]) -> None:
         for failure in failures:
             raise failure
-        start(thread)
+        run_in_thread(work, done)
 
-    ran: list[threading.Thread] = []
+    ran: list[int] = []
 
     async def scenario() -> None:
         done = asyncio.Event()
-        Threads(limit=2).run(lambda: ran.append(threading.current_thread()), done.set)
+        threads = Threads(limit=2, pool=ThreadPool(run=run_sometimes))
+        threads.run(lambda: ran.append(threading.get_ident()), done.set)
         await soon(done.wait())
 
-    monkeypatch.setattr(threading.Thread, "start", start_sometimes)
     asyncio.run(scenario())
-    assert threading.main_thread() not in ran
+    assert threading.get_ident() not in ran
     assert len(ran) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_failed_work_releases_its_thread() -> None:
-    failing: list[threading.Thread] = []
+def test_thread_without_work_does_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting a thread for each would cost the event loop more than most work does."""
+    started: list[object] = []
+    start = _thread.start_new_thread
 
-    def fail() -> None:
-        failing.append(threading.current_thread())
-        raise OSError
+    def count_and_start(work: Callable[..., object], words: tuple[object, ...]) -> int:
+        started.append(work)
+        return start(work, words)
+
+    monkeypatch.setattr(_thread, "start_new_thread", count_and_start)
 
     async def scenario() -> None:
+        for _ in range(100):
+            await soon(Threads(limit=1).result(lambda: None))
+
+    asyncio.run(scenario())
+    assert len(started) <= 1
+
+
+def test_failed_work_is_reported_and_releases_its_thread() -> None:
+    errors: list[dict] = []
+    error = OSError("why")
+
+    def fail() -> None:
+        raise error
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
         threads, done = Threads(limit=1), asyncio.Event()
         threads.run(fail, lambda: None)
         threads.run(lambda: None, done.set)
         await soon(done.wait())
 
     asyncio.run(scenario())
-    join(failing[0])  # else its exception might be reported in the next test
+    assert errors == [{"message": "unexpected error of work in a thread", "exception": error}]
 
 
 def test_fewer_threads_left_means_fewer_for_each_caller() -> None:

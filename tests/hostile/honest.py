@@ -20,9 +20,9 @@ what the last attack left behind. ``check`` fails if, in more than half of the r
 LIMIT times the p99 without it, and above FLOOR, or if any operation takes longer than LONGEST.
 
 On a system, the scheduler divides the processors among the daemon's service and the slices of the users (cgroups), so
-that attackers cannot starve the daemon of processor time with processes of their own. Here, daemon and honest caller
-are NICE levels above the attacker instead: only what the daemon does for the attacker delays the honest caller. Where
-that is allowed, they also are above everything else on the machine.
+that nobody starves others of processor time, and whoever uses little is served first. Here, priorities do that: the
+attacker's is the lowest, then comes the daemon, and the honest caller's is the highest. So only what the daemon does
+for the attacker delays the honest caller. Where that is allowed, all are above everything else on the machine.
 
 Tests of comparisons are marked `alone` and `slow`. ``python -m tests.hostile.compare NAME ..`` repeats them for longer
 without a FLOOR, and prints the figures, for machines that have nothing else to do.
@@ -59,8 +59,10 @@ LONGEST = 1.0
 ROUNDS = int(os.environ.get("HANDSHAKED_HOSTILE_ROUNDS", "5"))
 SECONDS = 1.0
 """Of each phase: enough operations for a p99."""
-NICE = 10
-"""Ten levels are a tenth of the processor time, see sched(7)."""
+PRIORITIES = {"honest": -20, "daemon": -10, "attacker": 0}
+"""Nice values: ten levels are a tenth of the processor time, see sched(7)."""
+AUTOGROUP = Path("/proc/self/autogroup")
+"""The nice value of this session, of which the scheduler may make a group of its own."""
 WARM_UP_SECONDS = 1.0
 ROOT = Path(__file__).parents[2]
 TRUST = "trust.pem"
@@ -121,27 +123,45 @@ def compare(
     `directory` is passed to both. A failed operation of the honest caller raises AssertionError.
     """
     found = Comparison()
-    raised = prioritize(os.stat(directory).st_uid)
-    with process(honest_user, honest, directory, -NICE if raised else 0) as caller:
+    nice = prioritize(os.stat(directory).st_uid)
+    with process(honest_user, honest, directory, nice["honest"]) as caller, session_prioritized():
         measure(caller, WARM_UP_SECONDS)
         for _ in range(rounds):
             found.without.append(measure(caller, seconds))
-            with process(attacker, attack, directory, 0 if raised else NICE):
+            with process(attacker, attack, directory, nice["attacker"]):
                 found.under.append(measure(caller, seconds))
             recover(caller, found)
     print(found)
     return found
 
 
-def prioritize(daemon: int) -> bool:
-    """Raise the priority of the processes of the user `daemon`; return False if that is not allowed."""
-    if daemon == 0:
-        return False  # everything else of root is not the daemon
+def prioritize(daemon: int) -> dict[str, int]:
+    """Set the priority of the processes of the user `daemon`, unless that is root; return the nice values of all."""
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    nice = {"honest": own, "daemon": min(own + 10, 19), "attacker": 19}
+    if daemon:
+        try:
+            os.setpriority(os.PRIO_USER, daemon, PRIORITIES["daemon"])
+        except PermissionError:  # in a container without CAP_SYS_NICE: all others can be lowered only
+            os.setpriority(os.PRIO_USER, daemon, nice["daemon"])
+        else:
+            nice = PRIORITIES
+    return nice
+
+
+@contextmanager
+def session_prioritized() -> Iterator[None]:
+    """Raise this session above others for the block, if the scheduler groups sessions and that is allowed."""
     try:
-        os.setpriority(os.PRIO_USER, daemon, -NICE)
-    except PermissionError:  # in a container without CAP_SYS_NICE
-        return False
-    return True
+        before = AUTOGROUP.read_text().split()[-1]
+        AUTOGROUP.write_text(str(PRIORITIES["daemon"]))
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        AUTOGROUP.write_text(before)
 
 
 def measure(caller: socket, seconds: float) -> list[float]:
