@@ -26,6 +26,7 @@ RESTARTS = 5
 DOWNLOAD = 50_000_000
 DOWNLOADS = 5
 NOBODY = 65534
+NO_RETRY = ("--retry-from=1000000",)
 _DELIVERIES = {"direct": "accept", "accept": "accept", "relay": "relay", "forward": "forward 127.0.0.1:{port}"}
 
 
@@ -56,7 +57,7 @@ async def connections(target: Target, server_name: str, count: int) -> float:
 
 def measure_connections(directory: Path, daemon: RunningDaemon, authority: Authority) -> None:
     """Measure connections of aioquic: direct, accepted, relayed and forwarded, in interleaved rounds."""
-    with RunningDemux(directory, daemon) as demux, smb_server_on_own_port(daemon) as port:
+    with RunningDemux(directory, daemon, options=NO_RETRY) as demux, smb_server_on_own_port(daemon) as port:
         for name, delivery in _DELIVERIES.items():
             # The server behind ``forward`` finds its certificate in the registration, too.
             issued = authority.issue(f"{name}.example.com")

@@ -7,7 +7,6 @@ bytes, time and flows per source; beyond that, the oldest flow is dropped first.
 import os
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
-from itertools import chain
 
 from handshaked.demux.retry_tokens import RetriedClients, RetryTokens
 from handshaked.errors import Alert, PeerError, QuicError
@@ -20,8 +19,8 @@ from handshaked.quic.packets import (
     VERSIONS,
     LongHeader,
     is_initial,
-    pull_initials,
     pull_long_header,
+    pull_token,
 )
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.registration import Registration
@@ -44,8 +43,9 @@ class Bounds:
     total_bytes: int = 64 * 1024 * 1024
     flows_per_source: int = 256
     seconds: float = 5.0
-    retry_from: int = 2000
-    """New connections per second above which clients get a Retry."""
+    retry_from: int = 100
+    """New connections per second above which clients get a Retry. Behind the port, each costs its application and the
+    daemon milliseconds of processor time, whether its client exists or not."""
     invalid_tokens: int = 1000
     """Initials with an invalid token of a Retry that are opened and answered in a second."""
 
@@ -97,6 +97,31 @@ class Existing:
 Decision = Drop | Buffered | Reply | Deliver | Existing
 
 
+class ConnectionRate:
+    """Compares the rate of new connections with `limit` per second: a token bucket for the connections of one second.
+
+    An empty bucket means that the rate is too high, until the bucket is full again. Without that, part of a flood would
+    pass all the time, and cost the full work.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._left = limit
+        self._updated = 0.0
+        self._too_high = False
+
+    def is_too_high(self, now: float) -> bool:
+        """Count a new connection; return whether there are too many."""
+        self._left = min(self._limit, self._left + (now - self._updated) * self._limit)
+        self._updated = now
+        if self._left < 1.0:
+            self._too_high = True
+        elif self._left >= self._limit:
+            self._too_high = False
+        self._left = max(0.0, self._left - 1.0)
+        return self._too_high
+
+
 class _Flight:
     """The datagrams of one connection whose ClientHello is not complete."""
 
@@ -122,9 +147,7 @@ class Dispatcher:
         self._flights: OrderedDict[tuple[Address, bytes], _Flight] = OrderedDict()
         self._sources: Counter[str] = Counter()
         self._bytes = 0
-        self._second = 0.0
-        self._new = 0
-        self._was_busy = False
+        self._rate = ConnectionRate(bounds.retry_from)
         self._invalid_since = 0.0
         self._invalid = 0
         self._snapshot = Snapshot()
@@ -185,22 +208,19 @@ class Dispatcher:
         return count
 
     def _admit(self, key: tuple[Address, bytes], header: LongHeader, datagram: bytes, now: float) -> Decision:
-        packets = pull_initials(datagram)
-        first = next(packets, None)
-        if first is None:
+        token = pull_token(datagram, header)
+        if token is None:
             return Existing(header.destination_cid)
-        token = first.token
         ours = self._tokens.is_ours(token)
         busy = not ours and (self._is_busy(now) or self._retried.has(*key, now))
         if busy and not self._forwards:
-            self._new += 1
             return self._retry(key, header, now)  # without decryption, which is most of the work
         original = self._tokens.open(token, show_address(key[0]), header.destination_cid, now) if ours else None
         if ours and original is None and self._has_too_many_invalid_tokens(now):
             return Existing(header.destination_cid)  # as it is for a client that has moved; all others are dropped
         flight = _Flight(header, self._bounds.client_hello_bytes, original)
         try:
-            message = flight.assembler.receive_packets(chain((first,), packets))
+            message = flight.assembler.receive(datagram)
             if flight.assembler.connection is None:
                 # The Initial of a client that has moved during its handshake carries the server's connection ID.
                 return Existing(header.destination_cid)
@@ -210,7 +230,6 @@ class Dispatcher:
                 return Reply(push_close(header, QuicError.INVALID_TOKEN, "invalid_token"), "invalid_token")
             # A server behind ``forward`` does not know of our Retry, so its client would abort the connection. With
             # such registrations no Retry is sent before the registration is known.
-            self._new += 1
             if message is not None:
                 return self._route(key, flight, datagram, message, now, busy=busy)
         except PeerError as error:
@@ -256,17 +275,8 @@ class Dispatcher:
         return Reply(push_retry(header, cid, token), "retry")
 
     def _is_busy(self, now: float) -> bool:
-        """Return whether new connections arrive too fast, or too many ClientHellos are incomplete.
-
-        The second after a busy one is busy, too: else a flood would cost the full work for its first connections of
-        each second.
-        """
-        elapsed = now - self._second
-        if elapsed >= 1.0:
-            self._was_busy = self._new >= self._bounds.retry_from * elapsed
-            self._second, self._new = now, 0
-        too_fast = self._was_busy or self._new >= self._bounds.retry_from
-        return too_fast or len(self._flights) > self._bounds.flows // 2
+        """Count a new connection. Return whether they arrive too fast, or too many ClientHellos are incomplete."""
+        return self._rate.is_too_high(now) or len(self._flights) > self._bounds.flows // 2
 
     def _has_too_many_invalid_tokens(self, now: float) -> bool:
         """Count an invalid token: anybody can make one, from a spoofed address, and opening its packet is most work."""

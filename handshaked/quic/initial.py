@@ -4,12 +4,11 @@ Sans-IO. CRYPTO frames may be split, reordered, repeated or padded, over several
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
 from itertools import islice
 
 from handshaked.errors import Alert, PeerError
 from handshaked.model import MAX_CLIENT_HELLO
-from handshaked.quic.packets import InitialPacket, Reader, pull_initials
+from handshaked.quic.packets import Reader, pull_initials
 from handshaked.quic.protection import InitialKeys
 
 _CLIENT_HELLO = 1
@@ -47,14 +46,10 @@ class ClientHelloAssembler:
 
         PeerError for authentic packets that violate the protocol or the limits.
         """
-        return self.receive_packets(pull_initials(datagram))
-
-    def receive_packets(self, packets: Iterable[InitialPacket]) -> bytes | None:
-        """Do the same with the Initial packets of a datagram."""
         misses = 0
         tried: tuple[int, bytes] | None = None  # the connection that `keys` are for; anyone can make us derive them
         keys = self._keys
-        for packet in islice(packets, _MAX_PACKETS):
+        for packet in islice(pull_initials(datagram), _MAX_PACKETS):
             connection = self.connection or (packet.version, packet.destination_cid)
             if keys is None or connection != (self.connection or tried):
                 keys, tried = InitialKeys(*connection), connection

@@ -105,6 +105,15 @@ def is_initial(datagram: bytes, version: int) -> bool:
     return datagram[0] >> 4 & 3 == _INITIAL_TYPE[version]
 
 
+def pull_token(datagram: bytes, header: LongHeader) -> bytes | None:
+    """Return the token of the Initial packet with `header` at the start of `datagram`; None if it is truncated."""
+    reader = Reader(datagram, 7 + len(header.destination_cid) + len(header.source_cid))
+    try:
+        return reader.pull(reader.pull_varint())
+    except PeerError:
+        return None
+
+
 def pull_initials(datagram: bytes) -> Iterator[InitialPacket]:
     """Yield the Initial packets of a known version in `datagram`, up to the first malformed packet.
 

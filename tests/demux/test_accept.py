@@ -208,21 +208,22 @@ def test_clients_get_a_retry_under_load(
 
 
 def test_clients_of_a_stalled_application_get_no_answer(
-    demux: RunningDemux, register: Callable[..., None], target: Target
+    public_directory: Path, demux_daemon: RunningDaemon, register: Callable[..., None]
 ) -> None:
     register("smb", "smb.example.com", "smb")
     hello = client_hello("smb.example.com", ["smb"])
     with (
+        RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, options=("--retry-from=1000000",)) as demux,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
     ):
         idle.connect(os.fspath(demux.socket))
         idle.send(push_listen(1, Listen("smb")))
         assert len(idle.recv(1000)) > 16
-        client.connect(("127.0.0.1", target.port))
+        client.connect(("127.0.0.1", demux.port))
         while 'flows_total{reason="busy"}' not in demux.metrics():
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
-                another.sendto(initial(crypto(0, hello), dcid=os.urandom(8)), ("127.0.0.1", target.port))
+                another.sendto(initial(crypto(0, hello), dcid=os.urandom(8)), ("127.0.0.1", demux.port))
         client.send(initial(crypto(0, hello), dcid=os.urandom(8)))
         busy = demux.metrics()['flows_total{reason="busy"}']
         while demux.metrics()['flows_total{reason="busy"}'] < busy:
