@@ -4,9 +4,17 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from tests.cli.commands import NAME, PROGRAM, run
+
+
+@pytest.fixture
+def daemon(own_daemon: RunningDaemon) -> RunningDaemon:
+    """A daemon that tests may break."""
+    return own_daemon
 
 
 def test_doctor_finds_no_fault_in_a_healthy_daemon(daemon: RunningDaemon, web: Authority) -> None:

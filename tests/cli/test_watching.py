@@ -18,6 +18,12 @@ from handshaked.testing.processes import ending
 from tests.cli.commands import NAME, PROGRAM, fail, run, run_on_terminal
 
 
+@pytest.fixture
+def daemon(own_daemon: RunningDaemon) -> RunningDaemon:
+    """A daemon that counts the handshakes of one test."""
+    return own_daemon
+
+
 def test_status_shows_problems(daemon: RunningDaemon, web: Authority, tmp_path: Path) -> None:
     said = run(daemon, "status")
     assert "self-test:      ok" in said

@@ -11,15 +11,25 @@ from handshaked.system.listening import open_listener
 from handshaked.testing.authority import Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux
+from tests.lending import lent
+from tests.run_name import public_temporary_directory
 
 DEMUX_USER = 2010
 FIRST_USER, SECOND_USER = 2001, 2002
+DAEMON_OPTIONS = ("--no-kernel", f"--demux-user={DEMUX_USER}")
+
+
+@pytest.fixture(scope="session")
+def daemon_for_demultiplexers() -> Iterator[RunningDaemon]:
+    """The daemon whose registrations the demultiplexers of all tests follow, one after the other."""
+    with public_temporary_directory() as path, RunningDaemon(path, options=DAEMON_OPTIONS) as daemon:
+        yield daemon
 
 
 @pytest.fixture
-def demux_daemon(public_directory: Path) -> Iterator[RunningDaemon]:
-    """Run a daemon whose registrations the demultiplexer's user may follow."""
-    with RunningDaemon(public_directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")) as daemon:
+def demux_daemon(daemon_for_demultiplexers: RunningDaemon) -> Iterator[RunningDaemon]:
+    """A shared daemon without registrations, which the demultiplexer's user may follow."""
+    with lent(daemon_for_demultiplexers) as daemon:
         yield daemon
 
 

@@ -154,21 +154,6 @@ def test_relayed_connections_survive_a_restart(
     assert demux.metrics()['flows_total{reason="moved"}'] == 1
 
 
-def test_connections_are_dispatched_while_the_daemon_is_down(
-    demux_daemon: RunningDaemon, demux: RunningDemux, register: Callable[..., None], target: Target
-) -> None:
-    register("smb", "smb.example.com", "smb", user=FIRST_USER)
-    demux_daemon.stop()
-    assert refusal(target, "smb.example.com", "smb") == QuicError.CONNECTION_REFUSED
-    assert refusal(target, "other.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
-    demux_daemon.start()
-    register("other", "other.example.com", "smb", user=FIRST_USER)
-    while demux.metrics()["registrations"] != 2:  # it reconnects to the daemon within a second
-        continue
-    with smb_server(demux_daemon, demux, "other", user=FIRST_USER):
-        assert served(target, "other.example.com", "smb")[0] == "other"
-
-
 @pytest.mark.parametrize(
     ("host", "listen"),
     [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::1", "::1")],  # noqa: S104 - clients use loopback
