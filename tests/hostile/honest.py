@@ -59,8 +59,9 @@ LONGEST = 1.0
 ROUNDS = int(os.environ.get("HANDSHAKED_HOSTILE_ROUNDS", "5"))
 SECONDS = 1.0
 """Of each phase: enough operations for a p99."""
-PRIORITIES = {"honest": -20, "daemon": -10, "attacker": 0}
-"""Nice values: ten levels are a tenth of the processor time, see sched(7)."""
+NICE = 10
+"""Levels between two priorities: ten are a tenth of the processor time, see sched(7)."""
+PRIORITIES = {"honest": -2 * NICE, "daemon": -NICE, "attacker": 0}
 AUTOGROUP = Path("/proc/self/autogroup")
 """The nice value of this session, of which the scheduler may make a group of its own."""
 WARM_UP_SECONDS = 1.0
@@ -138,7 +139,7 @@ def compare(
 def prioritize(daemon: int) -> dict[str, int]:
     """Set the priority of the processes of the user `daemon`, unless that is root; return the nice values of all."""
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    nice = {"honest": own, "daemon": min(own + 10, 19), "attacker": 19}
+    nice = {"honest": own, "daemon": min(own + NICE, 19), "attacker": 19}
     if daemon:
         try:
             os.setpriority(os.PRIO_USER, daemon, PRIORITIES["daemon"])
