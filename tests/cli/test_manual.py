@@ -1,12 +1,13 @@
 """Manual pages: sections, completeness, and examples that hold."""
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from handshaked.cli import COMMANDS
+from handshaked.cli import COMMANDS, command_function
 from handshaked.cli import manual_text as text
 from handshaked.cli.manual import page
 from handshaked.cli.parser import PAGES, PROGRAM_PAGES, command_line
@@ -46,6 +47,15 @@ def test_every_page_has_the_usual_sections_in_order(name: str) -> None:
 
 def test_every_command_has_a_function_and_every_function_a_command() -> None:
     assert set(command_line().commands) == set(COMMANDS)
+    assert all(callable(command_function(command)) for command in COMMANDS)
+
+
+def test_command_imports_only_its_own_module() -> None:
+    script = "import sys; from handshaked.cli import command_function; command_function('list'); print(*sys.modules)"
+    loaded = run_program(sys.executable, "-c", script).stdout.split()
+    modules = {name.partition(".")[0] for name in COMMANDS.values()}
+    assert {name for name in modules if f"handshaked.cli.{name}" in loaded} == {"registrations"}
+    assert "asyncio" not in loaded
 
 
 def test_the_page_of_the_settings_names_all_of_them() -> None:
