@@ -25,6 +25,18 @@ CONTROL_CHARACTERS = "\x01" * 9_000_000
 
 
 @pytest.fixture
+def bus(own_bus: RunningBus) -> RunningBus:
+    """A bus whose connections are those of one test."""
+    return own_bus
+
+
+@pytest.fixture
+def daemon(own_daemon: RunningDaemon) -> RunningDaemon:
+    """A daemon whose memory, threads and subscribers are those of one test."""
+    return own_daemon
+
+
+@pytest.fixture
 def stranger(bus: RunningBus, daemon: RunningDaemon) -> Iterator[BlockingBus]:
     """A connection of USER, who has no right."""
     with as_user(bus) as client:

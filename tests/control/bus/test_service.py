@@ -122,10 +122,12 @@ with BlockingClient(Path(sys.argv[1])) as client:
 """
 
 
-def test_too_many_objects_for_one_message_are_refused(bus: RunningBus, public_directory: Path, files: Issued) -> None:
+def test_too_many_objects_for_one_message_are_refused(
+    own_bus: RunningBus, public_directory: Path, files: Issued
+) -> None:
     """The bus would end the connection, and other calls would wait meanwhile."""
     credential = load_pem(files.certificate.read_bytes(), files.key.read_bytes())
-    options = ("--no-kernel", f"--bus={bus.address}")
+    options = ("--no-kernel", f"--bus={own_bus.address}")
     with RunningDaemon(public_directory, options=options) as daemon:
         store = SqliteRegistryWriter(daemon.state_directory / DATABASE)
     store.register_all(
@@ -136,8 +138,8 @@ def test_too_many_objects_for_one_message_are_refused(bus: RunningBus, public_di
     managed = step("GetManagedObjects", interface="org.freedesktop.DBus.ObjectManager")
     with daemon:
         daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
-        refused, status = bus.call_as(USER, managed, step("Status"))
-        [nothing] = bus.call_as(OTHER, managed)
+        refused, status = own_bus.call_as(USER, managed, step("Status"))
+        [nothing] = own_bus.call_as(OTHER, managed)
     assert refused["error"] == "org.freedesktop.DBus.Error.LimitsExceeded"
     assert status[0]["registrations"] == 5001
     assert list(nothing[0]) == ["/org/handshaked/Handshaked1"]
@@ -170,10 +172,10 @@ def test_daemon_works_without_a_bus_and_reports_it(public_directory: Path) -> No
         assert daemon.ask("status")["self_test"] == "ok"
 
 
-def test_daemon_survives_the_end_of_the_bus(bus: RunningBus, daemon: RunningDaemon) -> None:
-    bus.stop()
-    daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("no bus: "))
-    assert daemon.ask("reload") == {"renewed": [], "errors": []}
+def test_daemon_survives_the_end_of_the_bus(own_bus: RunningBus, own_daemon: RunningDaemon) -> None:
+    own_bus.stop()
+    own_daemon.wait_until(lambda: own_daemon.ask("status")["bus"].startswith("no bus: "))
+    assert own_daemon.ask("reload") == {"renewed": [], "errors": []}
 
 
 @pytest.mark.parametrize(("kind", "value"), [("as", ["x"]), ("a{ss}", {"a": "b"}), ("", None)])
@@ -219,14 +221,14 @@ async def ask_faulty(bus: BusService, address: str) -> str:
 # dbus-next leaves sockets of closed connections to the garbage collector.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 def test_unexpected_exception_in_a_call_gets_an_error(
-    bus: RunningBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    own_bus: RunningBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> str:
         store = SqliteRegistryWriter(tmp_path / DATABASE)
         manager = Manager(store, lambda _: asyncio.sleep(0), tmp_path)
         try:
             return await ask_faulty(
-                BusService(bus.address, FaultyCommands(), manager, lambda: "ok", Closer()), bus.address
+                BusService(own_bus.address, FaultyCommands(), manager, lambda: "ok", Closer()), own_bus.address
             )
         finally:
             store.close()

@@ -74,7 +74,7 @@ async def state(served: BusService, expected: Callable[[str], bool]) -> None:
 
 
 def test_service_refuses_files_while_too_many_cannot_be_closed(
-    bus: RunningBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_bus: RunningBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file on a hostile file system blocks its close for as long as the attacker likes."""
     go_on = threading.Event()
@@ -85,7 +85,7 @@ def test_service_refuses_files_while_too_many_cannot_be_closed(
         close(descriptors)
 
     def register() -> str:
-        with BlockingBus(bus.address) as client, Path("/dev/null").open() as file:
+        with BlockingBus(own_bus.address) as client, Path("/dev/null").open() as file:
             descriptors = (file.fileno(),)
             return client.ask("Register", "sa{sv}ah", "x", {}, [0], descriptors=descriptors).error_name
 
@@ -105,16 +105,16 @@ def test_service_refuses_files_while_too_many_cannot_be_closed(
     monkeypatch.setattr(service, "MAX_PENDING_FILES", 8)
     monkeypatch.setattr(service, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(closing, "close_without_linger", block)
-    with_service(bus, tmp_path, check)
+    with_service(own_bus, tmp_path, check)
 
 
 def test_reply_that_is_too_long_becomes_an_error(
-    bus: RunningBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_bus: RunningBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bus would disconnect the daemon."""
 
     def introspect() -> str:
-        with BlockingBus(bus.address) as client:
+        with BlockingBus(own_bus.address) as client:
             return client.ask("Introspect", interface="org.freedesktop.DBus.Introspectable").error_name
 
     async def check(served: BusService) -> None:
@@ -122,4 +122,4 @@ def test_reply_that_is_too_long_becomes_an_error(
         assert await asyncio.to_thread(introspect) == "org.freedesktop.DBus.Error.LimitsExceeded"
         assert served.state.startswith("on the bus")
 
-    with_service(bus, tmp_path, check)
+    with_service(own_bus, tmp_path, check)
