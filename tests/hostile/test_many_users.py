@@ -3,15 +3,17 @@
 import os
 import signal
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from handshaked.errors import Status
 from handshaked.events import CryptoData
 from handshaked.model import Level
+from handshaked.system import directories
 from handshaked.system.process import raise_descriptor_limit
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
@@ -21,13 +23,25 @@ from handshaked.wire.messages import Acknowledged, Done
 from tests.conftest import Issue
 from tests.control.handshakes import NAME
 from tests.handshake_channel import HandshakeChannel, server_start, user
-from tests.hostile.honest import HONEST, TRUST, Honest, honest_handshakes, honest_status, measure, process
+from tests.hostile.honest import (
+    HONEST,
+    TRUST,
+    Attack,
+    Honest,
+    compare,
+    honest_handshakes,
+    honest_status,
+    measure,
+    process,
+)
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "public python")]
 
 DEMUX_USER = 3004
 FEW = range(4001, 4004)
 MANY = range(4001, 4041)
+TWENTY = MANY[:20]
 UNFINISHED = b"\1\0\xff\xf0" + bytes(30_000)
 MEBIBYTE = 1 << 20
 
@@ -83,6 +97,32 @@ def test_handshake_socket_has_room_for_others(daemon: RunningDaemon, public_dire
     with occupied(daemon.handshake_socket, MANY, each=256):
         serves(public_directory, honest_handshakes)
         assert daemon.ask("status")["self_test"] == "ok"
+
+
+def occupy_control_socket(directory: Path, underway: Callable[[], None]) -> None:
+    """Hold all connections to the control socket that twenty users get."""
+    occupy(directory, directories.CONTROL_SOCKET, 64, underway)
+
+
+def occupy_handshake_socket(directory: Path, underway: Callable[[], None]) -> None:
+    """Hold all connections to the handshake socket that twenty users get."""
+    occupy(directory, directories.HANDSHAKE_SOCKET, 256, underway)
+
+
+def occupy(directory: Path, name: str, each: int, underway: Callable[[], None]) -> None:
+    raise_descriptor_limit()
+    with occupied(directory / "run" / name, TWENTY, each):
+        honest_status(directory, underway)()  # until all of them are accepted or refused
+        underway()
+        Event().wait(PATIENCE)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("honest", "attack"), [(honest_status, occupy_control_socket), (honest_handshakes, occupy_handshake_socket)]
+)
+def test_many_users_delay_nobody_else(hostile_daemon: RunningDaemon, honest: Honest, attack: Attack) -> None:
+    compare(hostile_daemon.directory, honest, attack, attacker=0, rounds=3, seconds=0.5).check()
 
 
 def test_memory_is_limited_and_returned(daemon: RunningDaemon, public_directory: Path) -> None:
