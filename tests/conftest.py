@@ -1,4 +1,4 @@
-"""What many tests need: a certificate authority, certificates that are made once, and daemons of their own."""
+"""Fixtures of many tests: a certificate authority, certificates that are made once, and daemons."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -85,7 +85,7 @@ class Peer(QuicConnectionProtocol):
 
 
 class Echoed:
-    """What an unmodified aioquic client received."""
+    """The results of an unmodified aioquic client."""
 
     def __init__(self, data: bytes, peer: Peer, tickets: list[SessionTicket]) -> None:
         self.data = data

@@ -81,7 +81,7 @@ ROOMS: dict[str, set[str]] = {
     "cli": EVERYTHING,
     "testing": EVERYTHING,
 }  # fmt: skip
-"""What each room may import besides itself. Nested rooms have their own rows; single modules may be named, too."""
+"""Allowed imports of each room besides itself. Nested rooms have their own rows; single modules may be named, too."""
 
 PURE_MODULES = {module: {*BASIS, *PURE_REGISTRY} for module in PURE_REGISTRY}
 PURE_MODULES["registry.peer_rules"] |= {"tls.x509"}

@@ -1,4 +1,4 @@
-"""What a run leaves behind is found."""
+"""Find processes, directories, mounts and network namespaces that a run leaves behind."""
 
 import os
 import subprocess

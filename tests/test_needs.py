@@ -1,4 +1,4 @@
-"""What tests need of the machine, and the closing line about it."""
+"""Needs of tests, and the closing line about them."""
 
 from collections import Counter
 

@@ -67,7 +67,7 @@ class Limits:
 
 
 class Pools:
-    """What all callers share in one process."""
+    """The pools that all callers of one process share."""
 
     def __init__(self, totals: Totals) -> None:
         self.handshakes = Pool(totals.handshakes)

@@ -32,7 +32,7 @@ class Pool:
 
 
 class Quota:
-    """What the user `uid` holds of `pool`: ``used``, at most `limit`."""
+    """The share of `pool` that the user `uid` holds: ``used``, at most `limit`."""
 
     def __init__(self, pool: Pool, uid: int, limit: int) -> None:
         self.used = 0

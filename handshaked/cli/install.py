@@ -86,7 +86,7 @@ def uninstall(arguments: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class _Manifest:
-    """What was installed below the root: ``files`` with their digests, and ``directories`` that did not exist."""
+    """Files installed below the root, with their digests, and ``directories`` that did not exist before."""
 
     files: dict[str, str] = field(default_factory=dict)
     directories: list[str] = field(default_factory=list)

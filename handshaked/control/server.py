@@ -33,7 +33,7 @@ _IDLE_SECONDS = 60.0
 _MAX_STRANGER_MESSAGE = 16 * 1024
 _TOO_LONG = f"the message has {{}} bytes, more than {_MAX_STRANGER_MESSAGE}: uid {{}} has no grant to register"
 _CONNECTION_SECONDS = 0.0005
-"""What a connection costs, whatever it is used for: charged to its user."""
+"""Time charged to the user of a new connection, whatever the connection is used for."""
 _EVENTS_PER_MESSAGE = 16
 
 

@@ -118,7 +118,7 @@ class Attempt:
 
 
 class DataPath(Protocol):
-    """Where a driver sends the events of its session."""
+    """The destination of a driver's events."""
 
     def deliver(self, events: list[Event]) -> None:
         """Carry out `events`, in order; none of them ends the handshake.

@@ -33,7 +33,7 @@ class SideFiles:
     text: str
     contents: Mapping[str, bytes] = field(repr=False)
     notices: tuple[Notice, ...] = field(default=(), compare=False)
-    """What administrators should know about them; not passed on."""
+    """Warnings about the files for administrators; not passed on to workers."""
 
     @classmethod
     def read(cls, configuration_path: Path, *, required: bool) -> Self:

@@ -165,7 +165,7 @@ def uncovered_names(names: Iterable[str], server_names: Iterable[str]) -> list[s
 
 @dataclass(frozen=True, slots=True)
 class LeafSummary:
-    """What a leaf says of itself that matters to those who serve it; ``not_after`` is in Unix seconds."""
+    """Facts about a leaf that matter to those who serve it; ``not_after`` is in Unix seconds."""
 
     subject: str
     names: tuple[str, ...]

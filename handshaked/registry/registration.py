@@ -11,7 +11,7 @@ NO_ALPN = b""
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may use a registration besides its owner and root."""
+    """The users who may use a registration besides its owner and root."""
 
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
@@ -20,7 +20,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class CredentialReference:
-    """What a snapshot knows of a credential, enough to select one; the registry has the rest under ``id``.
+    """A snapshot's description of a credential, enough to select one; the registry has the rest under ``id``.
 
     ``leaf_digest`` is the SHA-256 of the leaf certificate, 32 bytes.
     """

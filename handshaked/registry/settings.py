@@ -125,7 +125,7 @@ ALLOW_GROUPS = Setting(
 ALLOW_KERNEL = Setting("allow_kernel", Flag(), False, "let kernel upcalls use the registration")
 ACCESS = (ALLOW_USERS, ALLOW_GROUPS, ALLOW_KERNEL)
 SCOPE = (SERVER_NAMES, ALPNS, *ACCESS)
-"""What a registration is for, and for whom. Users and groups are given by name or number and shown by number."""
+"""Purpose and users of a registration. Users and groups are given by name or number and shown by number."""
 
 
 def _row(

@@ -12,7 +12,7 @@ from handshaked.registry.registration import NO_ALPN, CredentialReference, Regis
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is known when a credential must be selected.
+    """Facts known when a credential must be selected.
 
     ``alpns`` are the client's, in its order (empty: it sends none, which only TCP allows). ``signature_schemes`` None
     asks without a client: any key will do. The caller may set limits: ``served_alpns`` (empty: all), ``registration``,

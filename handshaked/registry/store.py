@@ -69,7 +69,7 @@ class ClientTrust:
 
 @dataclass(frozen=True, slots=True)
 class CredentialDetails:
-    """What is shown of a registration's credential; times are in Unix seconds.
+    """Description of a registration's credential; times are in Unix seconds.
 
     ``chain_digest`` is the SHA-256 of all certificates of the chain, and of the OCSP response.
     """
@@ -92,7 +92,7 @@ class Lifetime(NamedTuple):
 
 
 class RegistryReader(Protocol):
-    """What workers read of the registry. UnavailableError if it does not answer."""
+    """The registry as workers read it. UnavailableError if it does not answer."""
 
     def load(self) -> Snapshot:
         """Return all registrations."""
@@ -120,7 +120,7 @@ class RegistryReader(Protocol):
 
 
 class RegistryWriter(RegistryReader, Protocol):
-    """What control reads and writes. Each change is made as a whole or not at all; UnavailableError if it cannot be.
+    """The registry as control uses it. Each change is made as a whole or not at all; UnavailableError if it cannot be.
 
     A change is known to workers once they ``refresh``.
     """

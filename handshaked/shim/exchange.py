@@ -1,4 +1,4 @@
-"""What the clients of the handshake socket share: message types, time limits, translation of daemon messages."""
+"""Parts that the clients of the handshake socket share: message types, time limits, translation of daemon messages."""
 
 from handshaked.errors import Status
 from handshaked.events import CryptoData, PeerTransportParameters, SessionTicket, TrafficSecret
@@ -17,7 +17,7 @@ from handshaked.wire.messages import (
 )
 
 Message = CryptoData | TrafficSecret | PeerTransportParameters | Done | SessionTicket | Close
-"""What a caller gets for a handshake. ``handshaked.events`` documents the order."""
+"""The events that a caller gets for a handshake. ``handshaked.events`` documents the order."""
 
 DEFAULT_TIMEOUT = 8.0
 """The daemon's deadline for a handshake that sets none, in seconds."""

@@ -1,4 +1,4 @@
-"""What a daemon needs to be the only one at a path: a lock, and a listening Unix socket."""
+"""Keep a daemon the only one at a path: a lock, and a listening Unix socket."""
 
 import errno
 import fcntl

@@ -84,7 +84,7 @@ ASKS = (
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a client received; ``page`` is the name of the registration, as the server sent it."""
+    """The answer that a client received; ``page`` is the name of the registration, as the server sent it."""
 
     page: str
     certificate: bytes

@@ -46,7 +46,7 @@ class OfferedPsk:
 
 
 class ClientOffer:
-    """What the client offers: parameters are checked, key shares generated, PSKs selected. CallerError if invalid."""
+    """A client's offer: checked parameters, generated key shares, selected PSKs. CallerError if invalid."""
 
     def __init__(self, parameters: ClientParameters, *, quic: bool, now: float) -> None:
         self._parameters = parameters

@@ -125,7 +125,7 @@ class Tickets:
 
 @dataclass(frozen=True, slots=True)
 class ServerParameters:
-    """What a server continues with after a ClientHello.
+    """The parameters with which a server continues after a ClientHello.
 
     ``cipher_suites`` and ``groups`` are in order of preference; a group with a key share from the client is preferred
     over one that requires a HelloRetryRequest. Without a ``credential`` the handshake requires a PSK.
@@ -158,7 +158,7 @@ class ServerParameters:
 
 @dataclass(frozen=True, slots=True)
 class ClientParameters:
-    """What a client starts with.
+    """The parameters with which a client starts.
 
     Without a ``verifier`` any server certificate is accepted, unless there is a ``psk``: then the server must accept
     that, or the ticket of a session that began with it. ``groups`` are in order of preference; a key share is

@@ -49,7 +49,7 @@ class ResumptionState:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """What sessions of the same client are bound to, 32 bytes each, by the way that authenticated the server.
+    """Values that sessions of the same client are bound to, 32 bytes each, by the way that authenticated the server.
 
     A session is resumed only over the same transport (TCP or QUIC), with the same client certificate, and if the client
     accepts the way in which the server was authenticated in the first handshake: None if it does not.

@@ -65,7 +65,7 @@ _REMEDIES = {
         " (systemctl edit handshaked.service: User=root, Group=root)"
     ),
 }
-"""What helps when ACCEPT is refused."""
+"""Advice for the log when ACCEPT is refused."""
 
 
 class _Answer:

@@ -1,4 +1,4 @@
-"""What libhandshaked installs and exports."""
+"""The files that libhandshaked installs, and the functions that it exports."""
 
 import os
 import re

@@ -155,7 +155,7 @@ def test_lack_of_descriptors_is_waited_out_and_logged_once(caplog: pytest.LogCap
 
 
 def test_connection_of_an_unknown_caller_is_closed_as_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it has sent already may linger, so that closing it in the event loop would stop everything."""
+    """Sockets that it has sent may linger: closing one in the event loop would stop everything."""
     closed: list[socket.socket] = []
 
     def fail(*_: object) -> Caller:

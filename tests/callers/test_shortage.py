@@ -1,4 +1,4 @@
-"""What callers' connections do while the kernel is short of memory, descriptors or epoll watches."""
+"""Connections of callers while the kernel is short of memory, descriptors or epoll watches."""
 
 import asyncio
 import errno

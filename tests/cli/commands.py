@@ -18,7 +18,7 @@ NAME = "www.example.com"
 
 
 def run(daemon: RunningDaemon, *words: str, status: int = 0) -> str:
-    """What a command prints, in a pipe."""
+    """Return the output of a command in a pipe."""
     command = [str(PROGRAM), words[0], f"--socket={daemon.control_socket}", *words[1:]]
     process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert process.returncode == status, process.stdout + process.stderr
@@ -26,7 +26,7 @@ def run(daemon: RunningDaemon, *words: str, status: int = 0) -> str:
 
 
 def run_on_terminal(daemon: RunningDaemon, *words: str, **environment: str) -> str:
-    """What a command prints on a terminal."""
+    """Return the output of a command on a terminal."""
     ours, theirs = pty.openpty()
     command = [str(PROGRAM), words[0], f"--socket={daemon.control_socket}", *words[1:]]
     with ending(

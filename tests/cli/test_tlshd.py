@@ -45,7 +45,7 @@ tags:
 
 
 def run(*words: str | Path, status: int = 0) -> tuple[str, str]:
-    """What ``import-tlshd`` prints and complains of."""
+    """Output and complaints of ``import-tlshd``."""
     process = subprocess.run([PROGRAM, "import-tlshd", *words], capture_output=True, text=True, check=False, timeout=60)
     assert process.returncode == status, process.stdout + process.stderr
     return process.stdout, process.stderr

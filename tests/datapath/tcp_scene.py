@@ -37,7 +37,7 @@ _AEADS: dict[CipherSuite, Callable[[bytes], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Offloaded:
-    """What the kernel's TLS was given for a connection, which continues with these keys."""
+    """The keys that the kernel's TLS was given for a connection, which continues with them."""
 
     sending: RecordState
     receiving: RecordState

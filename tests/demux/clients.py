@@ -39,7 +39,7 @@ class Client(QuicConnectionProtocol):
 
 @dataclass(frozen=True)
 class Target:
-    """Where to connect to, and the root certificate to verify with."""
+    """The address to connect to, and the root certificate to verify with."""
 
     port: int
     root: Path

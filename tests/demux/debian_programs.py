@@ -148,7 +148,7 @@ def _sites(debian: Debian, user: int, program: str, certificates: dict[str, Issu
 
 @dataclass(frozen=True)
 class Visit:
-    """What a client received: the body, or the error."""
+    """The body or the error that a client received."""
 
     body: str
     error: str = ""

@@ -1,4 +1,4 @@
-"""What the demultiplexer does when the system refuses sockets or destinations: it drops, and stays up."""
+"""A demultiplexer to which the system refuses sockets or destinations drops datagrams and stays up."""
 
 import resource
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the documentation says is what the code does: messages, options, the parts that are written by the code."""
+"""The documentation agrees with the code: messages, options, the parts that are generated."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What attackers do with Unix sockets: flood them, and attach sockets whose closing blocks."""
+"""Attacks on Unix sockets: floods, and attached sockets whose closing blocks."""
 
 import os
 import select

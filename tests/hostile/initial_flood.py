@@ -54,7 +54,7 @@ class Plan:
 
 @dataclass
 class Report:
-    """What the flood cost. Latencies are in seconds, of connecting and one echo."""
+    """The cost of the flood. Latencies are in seconds, of connecting and one echo."""
 
     plan: Plan
     sent: int = 0

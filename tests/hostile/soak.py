@@ -63,7 +63,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Report:
-    """What happened: handshakes by their end, and the seconds from each kill until the service was whole again."""
+    """Results: handshakes by their end, and the seconds from each kill until the service was whole again."""
 
     ends: Counter[str] = field(default_factory=Counter)
     after_worker: list[float] = field(default_factory=list)

@@ -85,7 +85,7 @@ class Chain:
 
     @property
     def untrusted(self) -> list[bytes]:
-        """What a peer sends after the leaf."""
+        """The certificates that a peer sends after the leaf."""
         return [each.der for each in (*self.sent(self.made), *self.besides(self.made))]
 
     @property

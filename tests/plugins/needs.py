@@ -1,4 +1,4 @@
-"""What tests need of the machine: the only place that skips a test, and the closing line about what was missing.
+"""Needs of tests: the only place that skips a test, and the closing line about missing programs.
 
 `@pytest.mark.needs("gtlsclient", "root")` on a test, or `need("gtlsclient")` in a fixture.
 """

@@ -1,4 +1,4 @@
-"""What an own certificate says of its key's use is obeyed when it is loaded (RFC 8446 section 4.4.2.2)."""
+"""The key usage of an own certificate is obeyed when it is loaded (RFC 8446 section 4.4.2.2)."""
 
 import pytest
 

@@ -36,7 +36,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 class Pair:
-    """Which implementation is on each side: ``ours`` has its TLS in the daemon, ``stock`` is plain aioquic."""
+    """The implementation on each side: ``ours`` has its TLS in the daemon, ``stock`` is plain aioquic."""
 
     def __init__(self, which: str, path: Path, issued: Issued) -> None:
         self._client, _, self._server = which.partition("-")

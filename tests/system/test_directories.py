@@ -1,4 +1,4 @@
-"""Where clients look for a daemon, and where an ordinary user's daemon is."""
+"""The places where clients look for a daemon, and the place of an ordinary user's daemon."""
 
 import os
 from pathlib import Path

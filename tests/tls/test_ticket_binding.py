@@ -1,4 +1,4 @@
-"""What session tickets are bound to, on both sides (RFC 8446 section 2.2): another configuration does not resume."""
+"""Binding of session tickets, on both sides (RFC 8446 section 2.2): another configuration does not resume."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What workers may do: they parse what strangers send, and give up what they do not need before they begin."""
+"""Privileges of workers: they parse input of strangers, and drop unneeded privileges before they begin."""
 
 import json
 import os

@@ -39,7 +39,7 @@ _Step = tuple[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class _Located:
-    """Where the resolution of ``path`` can change, and the watches of these directories: a number, or an error."""
+    """The directories in which the resolution of ``path`` can change, and their watches: a number, or an error."""
 
     path: str
     steps: list[_Step]

@@ -77,7 +77,7 @@ class RegistrationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a request refers to: the content of its files, and who may use the registration."""
+    """The contents of the files that a request refers to, and the users who may use the registration."""
 
     credentials: tuple[LoadedCredential, ...]
     trust: ClientTrust | None

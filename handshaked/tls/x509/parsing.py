@@ -1,4 +1,4 @@
-"""What `cryptography` raises and warns about input, translated into this package's errors, in one place."""
+"""Translate errors and warnings of `cryptography` about input into this package's errors, in one place."""
 
 import warnings
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ MALFORMED = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What `cryptography` raises on input that is malformed, or that it does not support.
+"""Errors that `cryptography` raises on input that is malformed, or that it does not support.
 
 Much of a certificate or list is parsed at the first look at it only, so that looking has to be guarded too.
 """
@@ -45,10 +45,10 @@ Much of a certificate or list is parsed at the first look at it only, so that lo
 _UNSUPPORTED = (UnsupportedAlgorithm, x509.UnsupportedGeneralNameType)
 
 _ENCODED_DEFAULT = "EncodedDefault"
-"""What the library says about a field that has its default value and should be left out: BER, but not DER."""
+"""The library's words about a field that has its default value and should be left out: BER, but not DER."""
 
 _PANIC = "PanicException"
-"""What a panic of the library's Rust code raises; a BaseException, whose class cannot be imported."""
+"""The class of a panic of the library's Rust code: a BaseException, which cannot be imported."""
 
 
 @contextmanager

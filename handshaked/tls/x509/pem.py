@@ -29,7 +29,7 @@ class PemBlock:
 
     @property
     def place(self) -> str:
-        """Where the block is, for error texts."""
+        """The position of the block, for error texts."""
         return f"{self.name}: line {self.line}"
 
     @property

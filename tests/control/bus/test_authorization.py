@@ -1,4 +1,4 @@
-"""Who may call what: the bus policy, the manager's rules, and polkit."""
+"""Authorization of calls: the bus policy, the manager's rules, and polkit."""
 
 import os
 import subprocess

@@ -47,7 +47,7 @@ def digest(issued: Issued) -> str:
 
 
 class Layout:
-    """Where a renewal tool keeps the files ``certificate`` and ``key``, and how it replaces them."""
+    """The places where a renewal tool keeps the files ``certificate`` and ``key``, and its way to replace them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -58,7 +58,7 @@ ERRORS: dict[str, tuple[int, ...]] = {
     "inotify_add": (errno.ENOSPC, errno.ENOMEM),
     "thread": (errno.EAGAIN,),
 }
-"""What each function may fail with, as far as it has to do with storage, memory, descriptors or signals."""
+"""The errors with which each function may fail, as far as it has to do with storage, memory, descriptors or signals."""
 
 
 class Process(enum.IntEnum):

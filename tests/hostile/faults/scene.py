@@ -1,4 +1,4 @@
-"""What the fault campaign does with a daemon, and what must hold afterwards."""
+"""The steps of the fault campaign with a daemon, and the checks afterwards."""
 
 import shutil
 from collections.abc import Callable

@@ -11,7 +11,7 @@ def monotonic(unit: str, event: str) -> int:
 
 
 def journal() -> str:
-    """What has been said since boot."""
+    """The log since boot."""
     return must("journalctl", "--boot", "--output=short-monotonic", "--lines=200")
 
 

@@ -50,7 +50,7 @@ def sources(state: str, *namespaces: str) -> None:
 
 
 def journal() -> str:
-    """What the service has said."""
+    """The log of the service."""
     return must("journalctl", "--unit=handshaked", "--output=cat")
 
 

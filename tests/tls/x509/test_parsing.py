@@ -1,4 +1,4 @@
-"""What `cryptography` warns of reaches no log, in any thread."""
+"""Warnings of `cryptography` reach no log, in any thread."""
 
 from __future__ import annotations
 
