@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.2
 _UNKNOWN = "unknown"  # the user of connections whose caller the kernel could not name
-_BATCH = 16  # connections accepted in one turn of the event loop
+_BATCH_SECONDS = 0.001  # the longest time of accepting before other events
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ class Acceptor:
             del self._connections[caller.account]
 
     def _accept(self) -> None:
-        for _ in range(_BATCH):
-            if not self._accept_one():
-                return
+        end = time.monotonic() + _BATCH_SECONDS
+        while self._accept_one() and time.monotonic() < end:
+            pass
 
     def _accept_one(self) -> bool:
         """Accept a connection; return whether there may be another one."""

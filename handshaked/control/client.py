@@ -24,12 +24,12 @@ class ControlClient:
     def __init__(self, path: Path | None = None) -> None:
         path = path or directories.control_socket()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.settimeout(_TIMEOUT)
         try:
-            connect(self._sock, path)
+            connect(self._sock, path)  # blocking: it waits for an overloaded daemon
         except OSError as error:
             self._sock.close()
             raise RefusedError(f"cannot reach the daemon at {path}: {error.strerror}; is handshaked running?") from None
+        self._sock.settimeout(_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self

@@ -3,10 +3,12 @@
 One thread and one event loop, which callers share through a fair queue. ``endpoint`` handles each connection.
 """
 
+import asyncio
 import socket
+from collections.abc import Iterator
 
 from handshaked.callers.acceptor import Acceptor, ConnectionBounds
-from handshaked.callers.account import Accounts, Limits
+from handshaked.callers.account import Account, Accounts, Limits
 from handshaked.callers.closing import Closer
 from handshaked.callers.fair_queue import FairQueue
 from handshaked.callers.log_limit import LogLimit
@@ -14,6 +16,9 @@ from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import Caller
 from handshaked.upcall.endpoint import Endpoint
+
+_CONNECTION_SECONDS = 0.0002
+"""What a connection costs, whatever it is used for: charged to its user."""
 
 
 class UnixSource:
@@ -57,8 +62,12 @@ class UnixSource:
             endpoint.shut_down()
 
     def _take(self, sock: socket.socket, caller: Caller) -> None:
+        """Open an endpoint when the caller has its turn: accepting alone is cheap."""
         account = self._accounts.open(caller)
+        account.charge(1, 0, _CONNECTION_SECONDS, asyncio.get_running_loop().time())
+        self._queue.run(account, self._open(sock, caller, account), lambda _: None)
 
+    def _open(self, sock: socket.socket, caller: Caller, account: Account) -> Iterator[int]:
         def released() -> None:
             self._endpoints.discard(endpoint)
             self._accounts.close(caller)
@@ -76,3 +85,4 @@ class UnixSource:
             self._quic_sockets,
         )
         self._endpoints.add(endpoint)
+        yield 0

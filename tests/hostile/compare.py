@@ -21,7 +21,7 @@ def main() -> int:
         *(sys.executable, "-m", "pytest", "-q", "-s", "-m", "alone", "-k", names, "--tb=no"),
         os.fspath(Path(__file__).parent),
     ]
-    environment = {**os.environ, "HANDSHAKED_HOSTILE_FLOOR": "0", "HANDSHAKED_HOSTILE_ROUNDS": str(ROUNDS)}
+    environment = {**os.environ, "HANDSHAKED_HOSTILE_EXACT": "1", "HANDSHAKED_HOSTILE_ROUNDS": str(ROUNDS)}
     return subprocess.run(command, env=environment, check=False, timeout=SECONDS).returncode
 
 

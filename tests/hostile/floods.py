@@ -28,7 +28,7 @@ def flood(path: Path, packets: list[bytes], underway: Callable[[], None], connec
     while True:
         with suppress(BlockingIOError):  # the accept queue is full
             while len(sockets) < connections:
-                sock = _connected(path)
+                sock = connected(path)
                 sockets[sock.fileno()] = sock
                 poll.register(sock, select.POLLIN)
                 _send(sock, next(following))
@@ -57,7 +57,7 @@ def send_lingering(path: Path, first: bytes, underway: Callable[[], None], most:
         for number in count():
             sender, receiver = _lingering(listener)
             with suppress(BlockingIOError):
-                sock = _connected(path)
+                sock = connected(path)
                 made.append((sock, receiver))
                 _send(sock, first)
                 with suppress(OSError):  # the connection was closed meanwhile
@@ -88,7 +88,8 @@ def _lingering(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
     return sender, receiver
 
 
-def _connected(path: Path) -> socket.socket:
+def connected(path: Path) -> socket.socket:
+    """Return a non-blocking socket connected to `path`; BlockingIOError if the accept queue is full."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
         sock.connect(os.fspath(path))

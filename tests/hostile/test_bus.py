@@ -103,8 +103,8 @@ def introspect_with_long_bodies(directory: Path, underway: Callable[[], None]) -
     struct.pack_into("<I", content, 4, len(body))
     content[-4:] = body
     with connect(directory) as bus:
+        bus.send_marshalled(content)  # receiving it takes dbus-daemon's time
         underway()
-        bus.send_marshalled(content)
         while bus.receive().reply_serial != 2:
             pass
         threading.Event().wait(2 * PATIENCE)

@@ -138,6 +138,11 @@ def overloaded(tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
+def test_commands_wait_a_second_for_an_overloaded_daemon(overloaded: Path) -> None:
+    with pytest.raises(RefusedError, match="timed out"):
+        control(overloaded)
+
+
 @pytest.mark.parametrize("use", [BlockingClient, on_quic_socket])
 def test_blocking_clients_wait_a_second_for_an_overloaded_daemon(
     use: Callable[[Path], object], overloaded: Path
