@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.2
 _UNKNOWN = "unknown"  # the user of connections whose caller the kernel could not name
-_BATCH_SECONDS = 0.001  # the longest time of accepting before other events
+_BATCH_SECONDS = 0.0003  # the longest time of accepting before other events
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from handshaked.errors import RefusedError
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 256  # a user may fill it: the longer it is, the longer others wait in it
+_BACKLOG = 128  # a user may fill it: the longer it is, the longer others wait in it
 # The workers of a killed daemon hold its sockets until they notice its end.
 _ATTEMPTS = 30
 _PAUSE_SECONDS = 0.1
