@@ -11,6 +11,8 @@
 
 #include "handshake.h"
 
+enum { MAX_PACKETS = 16 }; /* handled in one call */
+
 EXPORTED int handshaked_quic_start(int sockfd, int role, const struct handshaked_options *options,
 				   struct handshaked_result *result, struct handshaked **handshake)
 {
@@ -83,15 +85,15 @@ static bool handle_packet(struct handshaked *handshake, struct handshaked_result
 }
 
 /*
- * Handle packets until there are no more, or the state changes. The deadline is checked after each: a daemon that keeps
- * sending must not keep the caller.
+ * Handle packets until there are no more, or the state changes, but a bounded number: a daemon that keeps sending must
+ * not keep the caller from its other handshakes. The deadline is checked after each.
  */
 static void handle_packets(struct handshaked *handshake, struct handshaked_result *result)
 {
 	const enum hs_state state = handshake->state;
 	bool more = true;
 
-	while (more && handshake->state == state && !handshake->freed) {
+	for (int left = MAX_PACKETS; left && more && handshake->state == state && !handshake->freed; left--) {
 		more = handle_packet(handshake, result);
 		if (handshake->state != state || handshake->freed || hs_now() < handshake->deadline)
 			continue;

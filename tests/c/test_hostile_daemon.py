@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -13,6 +14,7 @@ import pytest
 from tests.c.fake_daemon import answering, close, crypto, ended_with, error_with, secret, ticket
 from tests.c.programs import Run
 from tests.handshake_channel import eventually
+from tests.hostile.honest import LIMIT, LONGEST
 from tests.patience import PATIENCE, run_program
 from tests.quic_socket_peers import in_thread
 
@@ -127,6 +129,32 @@ def test_slow_daemon_delays_a_call_only_once(run: Run, tmp_path: Path) -> None:
             finished.set()
         reading.result(PATIENCE)
     assert printed == str(-errno.ETIMEDOUT)
+
+
+def test_daemon_that_keeps_sending_does_not_delay_other_handshakes_of_a_program(run: Run, tmp_path: Path) -> None:
+    """One call handled packets for as long as they came, until the handshake's timeout."""
+    path = tmp_path / "hostile.sock"
+    packet = crypto()
+    ended = Event()
+
+    def keep_sending() -> None:
+        hostile, _ = listener.accept()
+        with hostile, suppress(ConnectionError):  # the program closes at its end
+            hostile.settimeout(PATIENCE)
+            while not ended.is_set():
+                hostile.send(packet)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(PATIENCE)
+        sending = in_thread(keep_sending)
+        try:
+            without, under = map(int, run("beside", path).split())
+        finally:
+            ended.set()
+        sending.result(PATIENCE)
+    assert under <= max(LIMIT * without, LONGEST * 1e6), f"p99 {without} microseconds, beside a hostile daemon {under}"
 
 
 def test_secrets_are_cleared_after_their_callback(run_api: Api) -> None:
