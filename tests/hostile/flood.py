@@ -1,7 +1,9 @@
-"""Flood a UDP port of 127.0.0.1 with Initials from spoofed sources: ``PORT SECONDS RATE [NAME ALPN]``, as root.
+"""Flood a UDP port of 127.0.0.1 with Initials from spoofed sources: ``PORT SECONDS RATE PULSE [NAME ALPN]``, as root.
 
 The Initials carry ClientHellos that ask for NAME and ALPN. Without these, they are datagrams of 25 packets that do not
 open.
+
+Unless PULSE is 0, the flood pauses after PULSE seconds for as long, again and again.
 
 Each comes from another address of the loopback network, and begins another connection. The receiver is not waited for:
 what its queue has no room for is lost. Prints how many datagrams were sent, in how many seconds, and the processor time
@@ -48,7 +50,7 @@ def packets(port: int, payloads: list[bytes]) -> Iterator[bytes]:
         yield header + source + target + _UDP.pack(1024 + number % 60_000, port, size, 0) + content
 
 
-def flood(source: Iterator[bytes], seconds: float, rate: float) -> tuple[int, float]:
+def flood(source: Iterator[bytes], seconds: float, rate: float, pulse: float) -> tuple[int, float]:
     """Send `rate` packets a second for `seconds`; return their number and the time that took."""
     pause = threading.Event()
     sent = 0
@@ -57,6 +59,8 @@ def flood(source: Iterator[bytes], seconds: float, rate: float) -> tuple[int, fl
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         while now - started < seconds:
             due = max(due, now - _MOST_AT_ONCE)
+            if pulse and (now - started) % (2 * pulse) > pulse:
+                due = now
             for packet in itertools.islice(source, round((now - due) * rate)):
                 sock.sendto(packet, ("127.0.0.1", 0))
                 sent += 1
@@ -68,11 +72,11 @@ def flood(source: Iterator[bytes], seconds: float, rate: float) -> tuple[int, fl
 
 def main() -> None:
     """Make the payloads, then flood."""
-    port, seconds, rate, *names = sys.argv[1:]
+    port, seconds, rate, pulse, *names = sys.argv[1:]
     payloads = hellos(*names) if names else forged()
     print("underway", flush=True)
     used = time.process_time()
-    sent, lasted = flood(packets(int(port), payloads), float(seconds), float(rate))
+    sent, lasted = flood(packets(int(port), payloads), float(seconds), float(rate), float(pulse))
     print(sent, lasted, time.process_time() - used)
 
 

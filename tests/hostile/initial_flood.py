@@ -42,7 +42,7 @@ class Plan:
     """A flood of `rate` Initials a second for `seconds`.
 
     Their ClientHellos ask for `server_name`; without it, none of their packets opens. The demultiplexer sends a Retry
-    from `retry_from` new connections a second on.
+    from `retry_from` new connections a second on. The flood pauses after `pulse` seconds for as long, unless that is 0.
     """
 
     rate: float
@@ -50,6 +50,7 @@ class Plan:
     delivery: str = "accept"
     server_name: str | None = NAME
     retry_from: float = Bounds().retry_from
+    pulse: float = 0.0
 
 
 @dataclass
@@ -105,7 +106,14 @@ def flooding(port: int, report: Report) -> Iterator[None]:
     """Flood `port` in a process of its own; the report has its figures after the block."""
     plan = report.plan
     names = [] if plan.server_name is None else [plan.server_name, ALPN]
-    command = [sys.executable, "-m", "tests.hostile.flood", str(port), str(plan.seconds), str(plan.rate), *names]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.hostile.flood",
+        str(port),
+        *map(str, (plan.seconds, plan.rate, plan.pulse)),
+        *names,
+    ]
     with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         os.setpriority(os.PRIO_PROCESS, process.pid, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
         assert process.stdout is not None

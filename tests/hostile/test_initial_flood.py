@@ -20,16 +20,19 @@ def share_of_machine() -> float:
 
 
 @pytest.mark.parametrize(
-    ("delivery", "server_name", "seconds"),
-    [("accept", NAME, 10.0), ("relay", NAME, 5.0), ("accept", None, 5.0)],
-    ids=["accept", "relay", "forged"],
+    ("delivery", "server_name", "seconds", "pulse"),
+    [("accept", NAME, 10.0, 0.0), ("relay", NAME, 5.0, 0.0), ("accept", None, 5.0, 0.0), ("accept", NAME, 5.0, 1.2)],
+    ids=["accept", "relay", "forged", "pulses"],
 )
 def test_flood_of_initials_costs_honest_clients_little(
-    delivery: str, server_name: str | None, seconds: float, public_directory: Path, authority: Authority
+    delivery: str, server_name: str | None, seconds: float, pulse: float, public_directory: Path, authority: Authority
 ) -> None:
-    """Established flows lose nothing; every new connection succeeds, 99 of 100 within a second."""
+    """Established flows lose nothing; every new connection succeeds, 99 of 100 within a second.
+
+    With pulses, Retries begin and end while connections are made.
+    """
     share = share_of_machine()
-    plan = Plan(RATE * share, seconds, delivery, server_name, Bounds().retry_from * share)
+    plan = Plan(RATE * share, seconds, delivery, server_name, Bounds().retry_from * share, pulse)
     report = measure(public_directory, authority, plan)
     print(report)
     report.check()
