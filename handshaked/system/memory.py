@@ -55,7 +55,7 @@ def release_free_memory() -> None:
         trim(0)
 
 
-def resident_memory() -> int:
-    """Return the resident memory of this process, in bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def resident_memory(pid: int | str = "self") -> int:
+    """Return the resident memory of the process `pid`, by default of this one, in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from handshaked.errors import Status
 from handshaked.events import CryptoData, HandshakeComplete
 from handshaked.model import Level, Outcome
+from handshaked.system.memory import resident_memory
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.tls.client import ClientHandshake
@@ -279,7 +280,7 @@ class Soak:
         """Return name, descriptors and resident bytes of each process, by pid, once all connections are closed."""
         parent, *workers = self._daemon.pid, *sorted(self._daemon.worker_pids())
         names = {parent: "the parent", **{pid: f"worker {number}" for number, pid in enumerate(workers)}}
-        return {pid: (name, descriptors(pid), resident(pid)) for pid, name in names.items()}
+        return {pid: (name, descriptors(pid), resident_memory(pid)) for pid, name in names.items()}
 
     def _compare(self, before: dict[int, tuple[str, int, int]]) -> None:
         after = self._usage()
@@ -293,11 +294,6 @@ class Soak:
 def descriptors(pid: int) -> int:
     """Return how many descriptors the process `pid` has."""
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def resident(pid: int) -> int:
-    """Return the resident memory of the process `pid` in bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def zombies(parent: int) -> list[int]:

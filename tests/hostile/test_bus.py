@@ -12,6 +12,7 @@ import pytest
 
 from handshaked.control.bus.marshalling import Variant
 from handshaked.control.bus.messages import Kind, Message
+from handshaked.system.memory import resident_memory
 from handshaked.testing.daemon import RunningDaemon
 from tests.control.bus.blocking_client import MANAGER, NAME, PATH, BlockingBus
 from tests.control.bus.calls import OTHER, USER
@@ -136,11 +137,6 @@ def send_many_signatures(directory: Path, underway: Callable[[], None]) -> None:
                 underway()
 
 
-def resident(pid: int) -> int:
-    """Return the bytes of memory of the process `pid`."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.parametrize(
     ("attack", "honest"),
     [
@@ -154,6 +150,6 @@ def resident(pid: int) -> int:
 def test_attack_over_the_bus_costs_an_honest_caller_little_and_no_memory(
     bus_daemon: RunningDaemon, attack: Attack, honest: Honest
 ) -> None:
-    before = resident(bus_daemon.pid)
+    before = resident_memory(bus_daemon.pid)
     compare(bus_daemon.directory, honest, attack, honest_user=USER, attacker=OTHER).check()
-    assert resident(bus_daemon.pid) - before < MAX_GROWTH
+    assert resident_memory(bus_daemon.pid) - before < MAX_GROWTH

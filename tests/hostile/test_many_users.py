@@ -14,6 +14,7 @@ from handshaked.errors import Status
 from handshaked.events import CryptoData
 from handshaked.model import Level
 from handshaked.system import directories
+from handshaked.system.memory import resident_memory
 from handshaked.system.process import raise_descriptor_limit
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
@@ -128,7 +129,7 @@ def test_many_users_delay_nobody_else(hostile_daemon: RunningDaemon, honest: Hon
 def test_memory_is_limited_and_returned(daemon: RunningDaemon, public_directory: Path) -> None:
     """Each uid made each worker keep 116 MB, for ever."""
     workers = daemon.worker_pids()
-    before = {pid: resident(pid) for pid in workers}
+    before = {pid: resident_memory(pid) for pid in workers}
     with ExitStack() as stack:
         refused = 0
         for uid in MANY[:12]:
@@ -138,9 +139,9 @@ def test_memory_is_limited_and_returned(daemon: RunningDaemon, public_directory:
                 refused += keep_all(channel)
         assert refused == 12 * 4
         for pid in workers:
-            assert resident(pid) - before[pid] < 256 * MEBIBYTE
+            assert resident_memory(pid) - before[pid] < 256 * MEBIBYTE
         serves(public_directory, honest_handshakes)
-    daemon.wait_until(lambda: all(resident(pid) - before[pid] < 16 * MEBIBYTE for pid in workers))
+    daemon.wait_until(lambda: all(resident_memory(pid) - before[pid] < 16 * MEBIBYTE for pid in workers))
 
 
 def keep_all(channel: HandshakeChannel) -> int:
@@ -154,8 +155,3 @@ def keep_all(channel: HandshakeChannel) -> int:
                 assert message.outcome.status == Status.RATE_LIMITED
                 return 1
     return 0
-
-
-def resident(pid: int) -> int:
-    """Return the resident memory of a process, in bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

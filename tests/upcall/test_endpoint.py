@@ -11,6 +11,7 @@ import pytest
 from handshaked.errors import Status, WireError
 from handshaked.events import CryptoData
 from handshaked.model import Level
+from handshaked.system.memory import resident_memory
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.wire.family import push_cancel, push_crypto, push_start
 from handshaked.wire.lookup import push_lookup
@@ -78,12 +79,6 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def resident(pid: int) -> int:
-    """Return VmRSS in KiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
-
-
 def bad_packets(count: int) -> Iterator[bytes]:
     """Yield packets that are malformed in every way, in turn."""
     good = push_start(1, server_start(alpns=(b"h3",)))
@@ -131,11 +126,11 @@ def test_malformed_packets_leak_nothing(public_directory: Path, issue: Issue) ->
                         channel = stack.enter_context(HandshakeChannel(daemon.handshake_socket))
 
         send(bad_packets(2000))  # what is allocated once
-        memory = resident(worker)
+        memory = resident_memory(worker)
         send(bad_packets(10_000))
         assert daemon.worker_pids() == [worker]
         assert eventually(lambda: descriptors(worker) == count)
-        assert resident(worker) < memory + 8 * 1024
+        assert resident_memory(worker) < memory + (8 << 20)
         with HandshakeChannel(daemon.handshake_socket) as channel:
             client, server = shake_hands(channel, 1, 2, client_start(NAME, b"h3"), server_start())
             assert (client.status, server.status) == (Status.OK, Status.OK)
