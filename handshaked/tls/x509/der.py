@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 INTEGER = 0x02
 SEQUENCE = 0x30
+ISSUER, SUBJECT, PUBLIC_KEY = 2, 4, 5
+"""Indexes of the fields of a TBSCertificate: RFC 5280 section 4.1, not counting the version."""
+_VERSION = 0xA0
 _LONG_FORM = 0x80
 _MAX_LENGTH_BYTES = 4
 
@@ -54,6 +57,17 @@ def encodings(data: bytes, outer: Element) -> Iterator[bytes]:
 def parts(data: bytes) -> Iterator[bytes]:
     """Yield the elements that the element at the beginning of `data` consists of, as ``encodings`` does."""
     yield from encodings(data, pull_element(data))
+
+
+def tbs_fields(certificate: bytes) -> Iterator[bytes]:
+    """Yield the encoded fields of the TBSCertificate of a certificate in DER, without its optional version.
+
+    ValueError as above.
+    """
+    body = pull_element(certificate, pull_element(certificate).begin)
+    for field in encodings(certificate, body):
+        if field[0] != _VERSION:
+            yield field
 
 
 def is_one_sequence(data: bytes) -> bool:

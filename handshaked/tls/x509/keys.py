@@ -37,8 +37,6 @@ _RESTRICTED = {
     "sha512": KeyType.RSA_PSS_SHA512,
 }
 _DIGEST_SIZES = {"sha256": 32, "sha384": 48, "sha512": 64}
-_VERSION = 0xA0
-_ALGORITHMS_BEFORE_KEY = 5  # serialNumber, signature, issuer, validity, subject: RFC 5280 section 4.1
 
 
 def key_type_of(certificate: x509.Certificate) -> KeyType:
@@ -119,8 +117,7 @@ def pss_limits(certificate: x509.Certificate) -> PssParameters | None:
 
     Raises one of ``MALFORMED``. `cryptography` drops them.
     """
-    fields = list(der.parts(certificate.tbs_certificate_bytes))
-    key = fields[_ALGORITHMS_BEFORE_KEY + (fields[0][0] == _VERSION)]
+    key = list(der.tbs_fields(certificate.public_bytes(Encoding.DER)))[der.PUBLIC_KEY]
     return pull_algorithm(next(der.parts(key)))
 
 

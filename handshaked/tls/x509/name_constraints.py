@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from handshaked.errors import Alert, PeerError
@@ -56,7 +57,7 @@ def _constraints_of(certificate: x509.Certificate) -> x509.NameConstraints | Non
 
 def _check_no_distances(authority: x509.Certificate) -> None:
     """Refuse ``minimum`` and ``maximum`` of subtrees, as RFC 5280 requires; `cryptography` drops them."""
-    last = list(der.parts(authority.tbs_certificate_bytes))[-1]
+    *_, last = der.tbs_fields(authority.public_bytes(Encoding.DER))
     if last[0] != _EXTENSIONS:
         return
     (extensions,) = der.parts(last)

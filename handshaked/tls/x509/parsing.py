@@ -21,10 +21,6 @@ _MAX_REASON = 200
 MAX_NAME = 4096
 """Longest issuer or subject of a certificate, in bytes of DER."""
 
-_VERSION = 0xA0  # precedes the other fields, and is optional
-_FIELDS_TO_SUBJECT = 5  # serialNumber, signature, issuer, validity, subject
-_ISSUER = 2
-
 MALFORMED = (
     ValueError,
     TypeError,
@@ -87,17 +83,10 @@ def parse_certificate(encoded: bytes) -> x509.Certificate:
 
 def _check_names(encoded: bytes) -> None:
     """Refuse a certificate whose issuer or subject is long: the library takes 7 microseconds for each part of one."""
-    element = der.pull_element(encoded, der.pull_element(encoded).begin)  # tbsCertificate (RFC 5280 section 4.1)
-    elements: list[der.Element] = []
-    at = element.begin
-    while len(elements) < _FIELDS_TO_SUBJECT:
-        element = der.pull_element(encoded, at)
-        if element.tag != _VERSION:
-            elements.append(element)
-        at = element.end
-    for name in (elements[_ISSUER], elements[-1]):
-        if name.end - name.begin > MAX_NAME:
-            raise ValueError(f"a name of {name.end - name.begin} bytes, the limit is {MAX_NAME}")
+    fields = list(der.tbs_fields(encoded))
+    for name in (fields[der.ISSUER], fields[der.SUBJECT]):
+        if len(name) > MAX_NAME:
+            raise ValueError(f"a name of {len(name)} bytes, the limit is {MAX_NAME}")
 
 
 def _is_about_input(error: BaseException) -> bool:

@@ -2,32 +2,29 @@
 
 from collections.abc import Iterator
 
-from handshaked.tls.x509.der import elements, encodings, pull_element
+from handshaked.tls.x509.der import ISSUER, SUBJECT, elements, pull_element, tbs_fields
 from handshaked.tls.x509.parsing import shown
 
 _KEYWORDS = {b"\x55\x04\x03": "CN", b"\x55\x04\x06": "C", b"\x55\x04\x0a": "O", b"\x55\x04\x0b": "OU"}
-_VERSION = 0xA0
 _BMP_STRING = 0x1E
-_ISSUER, _SUBJECT = 2, 4  # after serialNumber and signature; after validity
 
 
 def raw_subject(certificate: bytes) -> str:
     """Return the common attributes of the subject of a certificate in DER, fit for a log; empty if there are none."""
     try:
-        return shown(", ".join(_attributes(_field(certificate, _SUBJECT))))
+        return shown(", ".join(_attributes(_field(certificate, SUBJECT))))
     except ValueError:
         return ""
 
 
 def raw_issuer(certificate: bytes) -> bytes:
     """Return the encoded name of the issuer of a certificate in DER; ValueError if there is none."""
-    return _field(certificate, _ISSUER)
+    return _field(certificate, ISSUER)
 
 
 def _field(certificate: bytes, number: int) -> bytes:
-    """Return a field of the TBSCertificate (RFC 5280 section 4.1), not counting the version."""
-    body = pull_element(certificate, pull_element(certificate).begin)
-    fields = [one for one in encodings(certificate, body) if one[0] != _VERSION]
+    """Return the field of the TBSCertificate at the index `number` of ``tbs_fields``."""
+    fields = list(tbs_fields(certificate))
     if len(fields) <= number:
         raise ValueError("truncated certificate")
     return fields[number]

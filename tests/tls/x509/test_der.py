@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handshaked.tls.x509.der import Element, is_one_sequence, pull_element, push_sequence
+from handshaked.tls.x509.der import (
+    ISSUER,
+    PUBLIC_KEY,
+    SUBJECT,
+    Element,
+    is_one_sequence,
+    pull_element,
+    push_sequence,
+    tbs_fields,
+)
 
 
 @given(st.binary(max_size=70_000), st.binary(max_size=3), st.binary(max_size=3))
@@ -30,3 +39,18 @@ def test_malformed_element_is_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="DER"):
         pull_element(data)
     assert not is_one_sequence(data)
+
+
+def test_fields_of_a_certificate_do_not_depend_on_its_version() -> None:
+    fields = [push_sequence(bytes([5, 0] * number)) for number in range(7)]
+    for version in (b"", b"\xa0\x03\x02\x01\x02"):
+        certificate = push_sequence(push_sequence(version + b"".join(fields)) + b"\x05\x00")
+        found = list(tbs_fields(certificate))
+        assert found == fields
+        assert (found[ISSUER], found[SUBJECT], found[PUBLIC_KEY]) == (fields[2], fields[4], fields[5])
+
+
+@pytest.mark.parametrize("certificate", [b"", b"0\x00", push_sequence(b"0\x05\x02"), push_sequence(b"0\x02\x02\x05")])
+def test_truncated_certificate_is_value_error(certificate: bytes) -> None:
+    with pytest.raises(ValueError, match="truncated"):
+        list(tbs_fields(certificate))
