@@ -86,11 +86,12 @@ def test_handshake_byte_by_byte_gives_the_same_events() -> None:
 
 
 @pytest.mark.fuzz
-def test_damaged_handshakes_never_complete() -> None:
-    endings = run(10_000, 0, scenarios())
-    assert endings.total() == 10_000
-    assert endings["PeerError decode_error"] > 1000
-    assert endings["PeerError decrypt_error"] > 500
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_handshakes_never_complete(count: int) -> None:
+    endings = run(count, 0, scenarios())
+    assert endings.total() == count
+    assert endings["PeerError decode_error"] > count / 10
+    assert endings["PeerError decrypt_error"] > count / 20
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
