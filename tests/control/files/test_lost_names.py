@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from handshaked.registry.credentials import load_pem
@@ -21,17 +19,6 @@ from tests.cli.commands import run
 
 NAMES = ["a.example.com", "b.example.com"]
 LOST = "the certificate CN=a.example.com does not cover b.example.com"
-
-
-@pytest.fixture
-def daemon(public_directory: Path) -> Iterator[RunningDaemon]:
-    with RunningDaemon(public_directory, workers=1) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def own_authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
 
 
 def served(daemon: RunningDaemon) -> str:

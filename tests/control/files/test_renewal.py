@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -24,17 +24,6 @@ alpns = ["h3"]
 certificate = "{issued.certificate}"
 key = "{issued.key}"
 """
-
-
-@pytest.fixture
-def daemon(public_directory: Path) -> Iterator[RunningDaemon]:
-    with RunningDaemon(public_directory, workers=1) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def own_authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
 
 
 def served(daemon: RunningDaemon, name: str = "web") -> str:

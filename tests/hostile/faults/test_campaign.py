@@ -14,7 +14,6 @@ from handshaked.testing.daemon import RunningDaemon
 from tests.control.bus.running_bus import RunningBus
 from tests.hostile.faults.injector import ERRORS, FUNCTIONS, Fault, Injector, Process
 from tests.hostile.faults.scene import OK, Scene, check_log
-from tests.run_name import public_temporary_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "cc", "dbus-daemon")]
 
@@ -22,18 +21,6 @@ _BURST = 5
 """So many calls in a row fail in the longest fault: a second's worth of those that are tried again."""
 _SINGLE = (1, 2, 3, 5, 8, 13, 21, 34)
 """The calls of a function that fail alone."""
-
-
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
-    with public_temporary_directory() as path:
-        yield path
-
-
-@pytest.fixture(scope="module")
-def injector(directory: Path) -> Iterator[Injector]:
-    with Injector(directory) as injector:
-        yield injector
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 It starts nevertheless, if need be with another worker, or exits and says why, once.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from handshaked.testing.daemon import RunningDaemon
 from tests.hostile.faults.injector import ERRORS, Fault, Injector, Process
 from tests.hostile.faults.scene import check_log
-from tests.run_name import public_temporary_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("cc")]
 
@@ -20,18 +18,6 @@ _SOCKETS = ("socket", "bind", "listen", "connect", "accept", "getsockopt", "send
 _CASES = [(Process.DAEMON, function) for function in (*_STORAGE, *_SOCKETS)] + [
     (Process.WORKER, function) for function in ("open", "pread", "pwrite", "ftruncate", "mmap", "epoll_ctl", "send")
 ]
-
-
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
-    with public_temporary_directory() as path:
-        yield path
-
-
-@pytest.fixture(scope="module")
-def injector(directory: Path) -> Iterator[Injector]:
-    with Injector(directory) as injector:
-        yield injector
 
 
 @pytest.fixture(scope="module")
