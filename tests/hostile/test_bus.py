@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.control.bus.calls import MAX_CALLS_PER_USER
 from handshaked.control.bus.marshalling import Variant
 from handshaked.control.bus.messages import Kind, Message
 from handshaked.system.memory import resident_memory
@@ -137,6 +138,20 @@ def send_many_signatures(directory: Path, underway: Callable[[], None]) -> None:
                 underway()
 
 
+def call_without_end(directory: Path, underway: Callable[[], None]) -> None:
+    """Keep as many valid calls in progress as a user may have."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect(directory)) for _ in range(MAX_CALLS_PER_USER // 2)]
+        for bus in connections:
+            bus.send("Status")
+            bus.send("Status")
+        underway()
+        while True:
+            for bus in connections:
+                bus.receive()
+                bus.send("Status")
+
+
 @pytest.mark.parametrize(
     ("attack", "honest"),
     [
@@ -145,6 +160,7 @@ def send_many_signatures(directory: Path, underway: Callable[[], None]) -> None:
         (introspect_with_long_bodies, honest_call),
         (subscribe_and_leave, honest_subscription),
         (send_many_signatures, honest_call),
+        (call_without_end, honest_call),
     ],
 )
 def test_attack_over_the_bus_costs_an_honest_caller_little_and_no_memory(
