@@ -155,7 +155,7 @@ def session_prioritized() -> Iterator[None]:
     """Raise this session above others for the block, if the scheduler groups sessions and that is allowed."""
     try:
         before = AUTOGROUP.read_text().split()[-1]
-        AUTOGROUP.write_text(str(PRIORITIES["daemon"]))
+        AUTOGROUP.write_text(str(PRIORITIES["honest"]))
     except OSError:
         yield
         return
