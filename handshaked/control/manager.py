@@ -21,6 +21,7 @@ from handshaked.control.presentation import Result, shown_grant, shown_registrat
 from handshaked.control.requests.arguments import Arguments
 from handshaked.control.requests.permissions import (
     caller_named,
+    count_held,
     gid_of,
     is_administrator,
     may_register,
@@ -357,7 +358,7 @@ class Manager:
         old = self.snapshot.named(request.name) if replace else None
         if old is not None:
             require_owner(caller, old, "replace")
-        held = sum(one.owner == caller.uid and one is not old for one in self.snapshot.registrations)
+        held = count_held(caller, (one for one in self.snapshot.registrations if one is not old))
         require_grant(caller, request, self._store.grants(), held)
 
     def _owner_of(self, name: str) -> int | None:

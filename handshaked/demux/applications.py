@@ -296,7 +296,8 @@ class Applications:
                 log.info("%s (pid %d) listens for %s", application.caller, application.caller.pid, listen.registration)
         if application.route is None:
             application.route = self._connection_ids.assign_route(application, application.caller.uid, listen.route)
-        claimed = sum(one.held for one in self._all if one.caller.uid == application.caller.uid) - application.held
+        others = (one for one in self._all if one is not application)
+        claimed = sum(one.held for one in others if one.caller.account == application.caller.account)
         application.held = max(application.held, min(listen.held, self._bounds.held_per_user - claimed))
         self._send(application, push_listening(sequence, Listening(listen.registration, application.route)))
         self._events.on_listen(listen.registration)

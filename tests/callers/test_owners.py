@@ -41,6 +41,27 @@ def test_uid_of_a_range_counts_as_its_owner(owners: Owners, uid: int, owner: int
     assert owners.owner_of(uid) == owner
 
 
+@pytest.mark.parametrize(
+    ("ranges", "uid", "owner"),
+    [
+        ("alice:100000:65536\nbob:110000:1000", 110_500, 1001),
+        ("alice:100000:65536\nbob:110000:1000", 111_500, 1001),
+        ("bob:100000:1000\nalice:100000:65536", 100_500, 1001),
+        ("alice:100000:65536\nbob:150000:65536", 160_000, 1001),
+        ("alice:100000:65536\nbob:150000:65536", 170_000, 1002),
+        ("root:100000:1000000\nalice:300000:65536", 300_001, 1001),
+        ("alice:100000:65536\n100005:300000:65536", 300_001, 1001),
+        ("100005:300000:65536\n300005:100000:65536", 300_001, 300_005),
+        ("alice:100000:-5\nalice:200000:0", 100_000, 100_000),
+    ],
+)
+def test_nested_and_overlapping_ranges_count_as_one_owner(
+    owners: Owners, tmp_path: Path, ranges: str, uid: int, owner: int
+) -> None:
+    (tmp_path / "subuid").write_text(ranges)
+    assert owners.owner_of(uid) == owner
+
+
 def test_uids_of_a_container_count_together_but_not_as_root(owners: Owners) -> None:
     """The ranges of root are for containers, 65,536 uids each."""
     assert [owners.owner_of(1_000_000 + n) for n in (0, 1000, 65_535, 65_536, 70_000)] == [

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from handshaked.callers.log_limit import LogLimit
+from handshaked.callers.owners import owner_of
 from handshaked.control.files.drop_ins import DropIns, Problem, read_drop_ins
 from handshaked.control.files.readers import Readers, contained
 from handshaked.control.files.registration_files import Content, RegistrationFiles
@@ -130,7 +131,7 @@ class Renewal:
         by_owner: dict[int, list[int]] = {}
         for identity in identities:
             if identity in self._followed:
-                by_owner.setdefault(self._followed[identity][0].owner, []).append(identity)
+                by_owner.setdefault(owner_of(self._followed[identity][0].owner), []).append(identity)
         found = await asyncio.gather(*(self._check_owner(*one) for one in by_owner.items()))
         renewed = [name for names in found for name in names]
         if renewed:

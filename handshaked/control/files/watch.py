@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from handshaked.callers.owners import owner_of
 from handshaked.control.files.readers import Readers
 from handshaked.control.requests.loading import is_trusted
 from handshaked.errors import RefusedError
@@ -113,7 +114,7 @@ class Watch:
     def _locate(self, paths: Iterable[str]) -> None:
         by_owner: dict[int, set[str]] = {}
         for path in paths:
-            by_owner.setdefault(self._owners.get(path, 0), set()).add(path)
+            by_owner.setdefault(owner_of(self._owners.get(path, 0)), set()).add(path)
         for owner, those in by_owner.items():
             self._tasks.start(self._locate_of(owner, those))
 

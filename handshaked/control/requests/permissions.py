@@ -3,9 +3,11 @@
 import grp
 import os
 import pwd
+from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
+from handshaked.callers.owners import owner_of
 from handshaked.errors import DeniedError, RefusedError
 from handshaked.model import KERNEL, Caller
 from handshaked.registry.delivery import Way, parse_delivery
@@ -72,7 +74,7 @@ def require_any_grant(caller: Caller, grants: Iterable[Grant]) -> None:
 
 
 def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int) -> None:
-    """Raise DeniedError unless `caller`, who has `held` registrations, may register `new`."""
+    """Raise DeniedError unless `caller`, for whose account `held` registrations count, may register `new`."""
     if is_administrator(caller):
         return
     own = [grant for grant in grants if grant.is_for(caller)]
@@ -91,7 +93,15 @@ def require_grant(caller: Caller, new: Claim, grants: Iterable[Grant], held: int
     if parse_delivery(new.policy.deliver).way is Way.FORWARD:
         raise DeniedError(f"uid {caller.uid} may not use deliver=forward: grants do not include it, only root may")
     if held >= MAX_REGISTRATIONS_BY_GRANT:
-        raise DeniedError(f"uid {caller.uid} has {held} registrations, the limit for users with a grant")
+        raise DeniedError(
+            f"uid {caller.account} with its subordinate uids has {held} registrations, the limit for users with a grant"
+        )
+
+
+def count_held(caller: Caller, registrations: Iterable[Registration]) -> int:
+    """Return how many of `registrations` count for the account of `caller`: those of all its uids."""
+    by_owner = Counter(one.owner for one in registrations)
+    return sum(count for owner, count in by_owner.items() if owner_of(owner) == caller.account)
 
 
 def may_see(caller: Caller, registration: Registration) -> bool:

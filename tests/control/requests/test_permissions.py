@@ -2,14 +2,17 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handshaked.callers import owners
 from handshaked.control.requests.permissions import (
     MAX_REGISTRATIONS_BY_GRANT,
     caller_named,
+    count_held,
     gid_of,
     is_administrator,
     may_see,
@@ -89,6 +92,15 @@ def test_registrations_of_users_with_grants_are_limited() -> None:
     require_grant(ME, wanted("exact.org"), [GRANT], MAX_REGISTRATIONS_BY_GRANT - 1)
     with pytest.raises(DeniedError, match="the limit"):
         require_grant(ME, wanted("exact.org"), [GRANT], MAX_REGISTRATIONS_BY_GRANT)
+
+
+def test_registrations_of_all_uids_of_a_user_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "subuid").write_text(f"{USER}:100000:65536\n{USER + 1}:200000:65536\n")
+    (tmp_path / "passwd").write_text("")
+    monkeypatch.setattr(owners, "_OWNERS", owners.Owners(tmp_path / "subuid", tmp_path / "passwd"))
+    held = [registration(owner) for owner in (USER, 100_000, 100_001, 100_001, USER + 1, 200_000, 7000)]
+    subordinate = Caller(100_002, owner=USER)
+    assert [count_held(one, held) for one in (ME, subordinate, Caller(USER + 1), Caller(7000))] == [4, 4, 2, 1]
 
 
 def test_administrators_need_no_grant() -> None:
