@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from handshaked.registry.schema import is_damage
+from handshaked.registry.schema import is_damage, leaves_locks
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +158,9 @@ class ReplayRecord:
             log.warning("early data is refused: the record of used tickets is unavailable: %s", error)
         self._warned = True
         if self._db is None or is_damage(error):
-            self.close()
             self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if is_damage(error) or leaves_locks(error):
+            self.close()
 
     def _complete_since(self, db: sqlite3.Connection, now: float) -> float:
         """Return the time since which the record is complete, which a clock set back moves to the latest use."""

@@ -56,6 +56,8 @@ _STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """The step at index n migrates schema n to schema n + 1. A released step is never changed."""
 SCHEMA_VERSION = len(_STEPS)
 
+_BUSY_SECONDS = 1.0
+"""How long the daemon's event loop waits for another program that uses the database, such as a backup."""
 _DAMAGED = "; it is damaged: restore it from a backup, or move it away and register again"
 
 
@@ -64,7 +66,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     with unavailable_for(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(path, isolation_level=None)
+        db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
         try:
             version = _version(db)
             if version > SCHEMA_VERSION:
@@ -130,6 +132,16 @@ def readable_rows_of(path: Path) -> Iterator[None]:
 def is_damage(error: Exception) -> bool:
     """Return whether `error` means that the database's file is damaged."""
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def leaves_locks(error: Exception) -> bool:
+    """Return whether a connection that raised `error` may hold locks for good, so that it must be closed.
+
+    SQLite does not notice every lock that it has failed to release. It then waits for its own lock: ten seconds in each
+    statement, with SQLITE_PROTOCOL at the end.
+    """
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_IOERR", "SQLITE_PROTOCOL", "SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 def _rsa_pss_type(chain: bytes) -> str:

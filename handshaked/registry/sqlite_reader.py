@@ -15,7 +15,7 @@ from handshaked.model import KeyType
 from handshaked.registry.credentials import open_credential
 from handshaked.registry.registration import CredentialReference, Registration
 from handshaked.registry.rows import load_access, load_alpns, load_key_type, load_policy, split
-from handshaked.registry.schema import open_for_reading, readable_rows_of
+from handshaked.registry.schema import leaves_locks, open_for_reading, readable_rows_of
 from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.store import ClientTrust
 from handshaked.tls.parameters import Credential
@@ -29,6 +29,7 @@ class SqliteRegistryReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db = self._open(path)
+        self._holds_locks = False
 
     def _open(self, path: Path) -> sqlite3.Connection:
         return open_for_reading(path)
@@ -61,7 +62,7 @@ class SqliteRegistryReader:
 
     def credential(self, identity: int) -> Credential:
         """As ``RegistryReader.credential``."""
-        with readable_rows_of(self._path):
+        with self._reading_rows():
             row = self._db.execute(
                 "SELECT chain, key, key_type, ocsp FROM credential WHERE id = ?", (identity,)
             ).fetchone()
@@ -75,7 +76,7 @@ class SqliteRegistryReader:
 
     def trust(self, identity: int) -> ClientTrust:
         """As ``RegistryReader.trust``."""
-        with readable_rows_of(self._path):
+        with self._reading_rows():
             row = self._db.execute(
                 "SELECT anchors, revocations, source FROM trust WHERE id = ?", (identity,)
             ).fetchone()
@@ -86,7 +87,7 @@ class SqliteRegistryReader:
 
     def ticket_keys(self) -> list[tuple[float, bytes]]:
         """As ``RegistryReader.ticket_keys``."""
-        with readable_rows_of(self._path):
+        with self._reading_rows():
             return list(self._db.execute("SELECT begins, secret FROM ticket_key ORDER BY begins"))
 
     def _registrations(self, identity: int | None) -> Iterator[Registration]:
@@ -135,13 +136,31 @@ class SqliteRegistryReader:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with readable_rows_of(self._path):
+        with self._reading_rows():
             self._begin("BEGIN")
             try:
                 yield
             finally:
                 if self._db.in_transaction:  # an error may have ended it already
                     self._db.execute("COMMIT")
+
+    @contextmanager
+    def _reading_rows(self) -> Iterator[None]:
+        with readable_rows_of(self._path), self._without_old_locks():
+            yield
+
+    @contextmanager
+    def _without_old_locks(self) -> Iterator[None]:
+        """Use a new connection after an error that may have left locks to the old one."""
+        if self._holds_locks:
+            self._db.close()
+            self._db = self._open(self._path)
+            self._holds_locks = False
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._holds_locks = leaves_locks(error)
+            raise
 
     def _begin(self, statement: str) -> None:
         """Begin a transaction, after the end of one that an error has left open."""

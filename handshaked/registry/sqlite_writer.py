@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 
-from handshaked.errors import RefusedError
+from handshaked.errors import RefusedError, UnavailableError
 from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential, chain_digest
 from handshaked.registry.names import show_alpn
 from handshaked.registry.registration import NO_ALPN, CredentialReference, Grant, Registration
 from handshaked.registry.rows import dump_access, dump_policy, join, load_alpns, split
-from handshaked.registry.schema import open_for_writing, readable_rows_of, unavailable_for
+from handshaked.registry.schema import open_for_writing, unavailable_for
 from handshaked.registry.settings import Policy
 from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.registry.store import (
@@ -95,7 +95,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
 
     def trust_paths(self, identity: int) -> tuple[str, str]:
         """As ``RegistryWriter.trust_paths``."""
-        with readable_rows_of(self._path):
+        with self._reading_rows():
             row = self._db.execute("SELECT source FROM trust WHERE id = ?", (identity,)).fetchone()
             anchors, revocations = json.loads(row[0]) if row is not None else ("", "")
             return anchors, revocations
@@ -196,8 +196,10 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         """As ``RegistryWriter.erase``, from the database and from its write-ahead log."""
         with self._transaction():
             self._db.executemany("DELETE FROM credential WHERE id = ?", ((identity,) for identity in unused))
-        with unavailable_for(self._path):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with unavailable_for(self._path), self._without_old_locks():
+            busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise UnavailableError(f"{self._path}: its write-ahead log is being read, and keeps the keys until later")
 
     def add_grant(self, grant: Grant) -> Grant:
         """As ``RegistryWriter.add_grant``."""
@@ -318,7 +320,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with unavailable_for(self._path):
+        with unavailable_for(self._path), self._without_old_locks():
             self._begin("BEGIN IMMEDIATE")
             try:
                 yield
