@@ -37,12 +37,15 @@ class KeyErasure:
 
     async def run(self) -> None:
         """Run until cancelled."""
+        unfinished: set[int] = set()
         while True:
             try:
-                snapshot, unused = self._snapshot(), self._store.unused()
+                snapshot, unused = self._snapshot(), unfinished.union(self._store.unused())
                 await asyncio.sleep(self._seconds)
                 if unused and self._up_to_date(snapshot):
+                    unfinished = unused
                     self._store.erase(unused)
+                    unfinished = set()
                     self._forget()
                     log.info("erased %d unregistered keys", len(unused))
             except UnavailableError as error:

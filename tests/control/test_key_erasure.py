@@ -1,6 +1,7 @@
 """The key of a removed registration is erased from disk, but not before the last handshake that can use it."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,3 +89,26 @@ def test_key_unregistered_since_the_last_check_stays(tmp_path: Path, loaded: Loa
     with pytest.raises(LocalError):
         store.credential(identity)
     store.close()
+
+
+def test_key_that_a_reader_keeps_in_the_log_is_erased_later(tmp_path: Path, loaded: LoadedCredential) -> None:
+    path = tmp_path / "registry.db"
+    store, _ = unregistered(path, loaded)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM credential").fetchall()
+    kept: list[bool] = []
+    forgotten: list[bool] = []
+
+    def up_to_date(snapshot: Snapshot) -> bool:
+        kept.append(on_disk(path, loaded.key))
+        if len(kept) == 2:
+            reader.execute("ROLLBACK")
+        return True
+
+    erasure = KeyErasure(store, Snapshot, up_to_date, lambda: forgotten.append(True), 0)
+    asyncio.run(rounds(erasure, lambda: bool(forgotten)))
+    assert kept == [True, True]
+    assert not on_disk(path, loaded.key)
+    store.close()
+    reader.close()
