@@ -39,6 +39,7 @@ from handshaked.system.process import descriptor_limit, forbid_core_dumps, start
 from handshaked.system.tasks import Tasks
 from handshaked.tls.keylog import KeyLog
 from handshaked.upcall.unix import UnixSource
+from handshaked.wire.json_packets import Message
 from handshaked.workers.parent_channel import ParentChannel
 
 if TYPE_CHECKING:  # see _kernel_sources
@@ -91,22 +92,29 @@ class Worker:
         self._log_limit.report_dropped()
         self._store.close()
 
-    def _on_command(self, command: str, file: int | None) -> None:
+    def _on_command(self, command: str, file: int | None) -> Message | None:
+        """Execute `command`, and return its answer if it has one."""
         if command == "refresh":
             self._load()
-        elif command == "configure" and file is not None and self._kernel is not None:
+            return self._refreshed
+        if command == "status":
+            kernel = None if self._kernel is None else self._kernel.status
+            state = {"in_flight": self._service.in_flight, "queue": self._source.unsent_bytes, "kernel": kernel}
+            return {"event": "status", **state, **self._outcomes.counts}
+        if command == "configure" and file is not None and self._kernel is not None:
             self._kernel.reload(SideFiles.pull(content_of(file)))
         elif command == "forget":
             self._resources.forget()
-        elif command == "status":
-            kernel = None if self._kernel is None else self._kernel.status
-            state = {"in_flight": self._service.in_flight, "queue": self._source.unsent_bytes, "kernel": kernel}
-            self._channel.send({"event": "status", **state, **self._outcomes.counts})
         elif command == "stop":
             self._start_stopping()
+        return None
+
+    @property
+    def _refreshed(self) -> Message:
+        return {"event": "refreshed", "generation": self._service.snapshot.generation}
 
     def _load(self) -> None:
-        """Load the current registrations, now or as soon as they can be read, and confirm them to the parent."""
+        """Load the current registrations, now or as soon as they can be read."""
         failed_before = self._retry is not None
         if self._retry is not None:
             self._retry.cancel()
@@ -117,11 +125,14 @@ class Worker:
         except UnavailableError as error:
             if not failed_before:
                 log.error("cannot load the new registrations, the current ones stay in use: %s", error)
-            self._retry = self._loop.call_later(_RETRY_SECONDS, self._load)
+            self._retry = self._loop.call_later(_RETRY_SECONDS, self._load_again)
         else:
             if failed_before:
                 log.info("the new registrations are loaded")
-        self._channel.send({"event": "refreshed", "generation": self._service.snapshot.generation})
+
+    def _load_again(self) -> None:
+        self._load()
+        self._channel.send(self._refreshed)
 
     def _start_stopping(self) -> None:
         if self._stopping:

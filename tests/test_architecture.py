@@ -51,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
     # Bytes on sockets, and the operating system.
     "wire": BASIS,
     "system": {"errors"},
-    "callers": {"errors", "model", "wire"},
+    "callers": {"errors", "model", "system", "wire"},
     # Registrations.
     "registry": {*BASIS, "tls", "tls.x509"},
     "configuration": {"errors", "registry", "system"},
@@ -67,7 +67,7 @@ ROOMS: dict[str, set[str]] = {
     # Administration.
     "reporting": {*BASIS, "callers", "registry", "system", "wire"},
     "workers": {*BASIS, "registry", "reporting", "shim", "system", "wire"},
-    "control.requests": {*BASIS, "registry", "system", "tls.x509", "wire"},
+    "control.requests": {*BASIS, "callers", "registry", "system", "tls.x509", "wire"},
     "control.files": {*BASIS, "callers", "configuration", "control.requests", "registry", "system", "wire"},
     "control": {
         *BASIS, "callers", "control.files", "control.requests", "registry", "reporting", "system", "wire", "workers",

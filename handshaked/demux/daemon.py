@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,7 @@ from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
 from handshaked.system.memory import MemoryReturn
+from handshaked.system.readiness import Readiness
 from handshaked.system.systemd import notify, watchdog_interval
 from handshaked.wire import demux as wire
 from handshaked.wire.addresses import Address, parse_address, show_address, source_of
@@ -108,7 +110,7 @@ class Demux:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
-        self._loop.add_reader(self._forwarder.fileno(), lambda: self._forwarder.run(time.monotonic()))
+        self._watch(self._forwarder.fileno(), lambda: self._forwarder.run(time.monotonic()))
         work = (stop.wait(), self._follower.run(), self._sweep(), MemoryReturn().run())
         tasks = [asyncio.create_task(one) for one in work]
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -120,6 +122,9 @@ class Demux:
         self._log_limit.report_dropped()
         for task in ended:
             task.result()
+
+    def _watch(self, sock: socket.socket | int, call: Callable[[], None]) -> None:
+        Readiness(sock, "the network", call).start()
 
     def metrics(self) -> str:
         """Return counters and gauges in the Prometheus text format."""
@@ -143,9 +148,7 @@ class Demux:
         self._dispatcher.snapshot = self._applications.snapshot = snapshot
         log.debug("%d registrations, generation %d", len(snapshot), snapshot.generation)
         if not self._ports:
-            self._ports = [
-                SharedPort(sock, self._loop.add_reader, self._receive, self._drained) for sock in self._shared
-            ]
+            self._ports = [SharedPort(sock, self._watch, self._receive, self._drained) for sock in self._shared]
             self._applications.open()
             log.info("serving %s", ", ".join(show_address(port.address) for port in self._ports))
             notify(READY="1")

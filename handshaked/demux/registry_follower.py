@@ -12,6 +12,7 @@ from handshaked.registry.registration import Access, Registration
 from handshaked.registry.settings import POLICY, Policy
 from handshaked.registry.snapshot import Snapshot
 from handshaked.system.connecting import connect
+from handshaked.system.readiness import readable
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class RegistryFollower:
 
     async def _ask(self, sock: socket.socket, **arguments: int) -> Message:
         send_message(sock, {"command": "follow", "follower": self._name, **arguments})
-        await asyncio.wait_for(_readable(sock), _ANSWER_SECONDS)
+        await asyncio.wait_for(readable(sock, "the daemon"), _ANSWER_SECONDS)
         received = receive_message(sock)
         if received is None:
             raise RefusedError("the daemon closed the connection")
@@ -88,16 +89,6 @@ class RegistryFollower:
             raise RefusedError(str(received[0]["error"]))
         answer: Message = received[0]["result"]
         return answer
-
-
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(sock)
 
 
 def _registration(shown: Message) -> Registration:

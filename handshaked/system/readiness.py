@@ -1,4 +1,4 @@
-"""Wait until a socket can be read, without receiving: descriptors may be attached, which asyncio's functions lose."""
+"""Watch sockets with the event loop, which fails while the kernel has no memory for that, or no room (epoll_ctl(2))."""
 
 import asyncio
 import logging
@@ -21,26 +21,65 @@ def is_readable(sock: socket.socket) -> bool:
     return True
 
 
+class Readiness:
+    """Calls `call` while `sock`, a connection to what the log calls `name`, can be read, or written if `writing`.
+
+    If the kernel cannot watch the socket now, that is tried again until it can. Stop before the socket is closed.
+    """
+
+    def __init__(
+        self, sock: socket.socket | int, name: str, call: Callable[[], object], *, writing: bool = False
+    ) -> None:
+        self._sock = sock
+        self._name = name
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._add = self._loop.add_writer if writing else self._loop.add_reader
+        self._remove = self._loop.remove_writer if writing else self._loop.remove_reader
+        self._retry: asyncio.TimerHandle | None = None
+        self._failing = False
+        self.watched = False
+        """Whether the socket is watched, or will be as soon as the kernel can."""
+
+    def start(self) -> None:
+        """Watch the socket from now on, unless it is watched already."""
+        if not self.watched:
+            self.watched = True
+            self._try()
+
+    def stop(self) -> None:
+        """Watch the socket no more."""
+        if not self.watched:
+            return
+        self.watched = False
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        else:
+            self._remove(self._sock)
+
+    def _try(self) -> None:
+        self._retry = None
+        try:
+            self._add(self._sock, self._call)
+        except OSError as error:
+            if not self._failing:
+                log.error("a connection to %s cannot be used for now: %s", self._name, error)
+            self._failing = True
+            self._retry = self._loop.call_later(_RETRY_SECONDS, self._try)
+        else:
+            self._failing = False
+
+
 async def readable(sock: socket.socket, name: str) -> None:
-    """Wait until `sock`, a connection to what the log calls `name`, can be read, or is closed by its peer."""
+    """Wait until `sock`, a connection to what the log calls `name`, can be read, or is closed by its peer.
+
+    Nothing is received: descriptors may be attached, which asyncio's functions lose.
+    """
     ready = asyncio.Event()
+    reading = Readiness(sock, name, ready.set)
+    reading.start()
     try:
-        await _watch(sock, name, ready.set)
         await ready.wait()
     finally:
-        asyncio.get_running_loop().remove_reader(sock)
-
-
-async def _watch(sock: socket.socket, name: str, call: Callable[[], object]) -> None:
-    """Call `call` when `sock` is readable, from now on, or from when the kernel has memory for that."""
-    failing = False
-    while True:
-        try:
-            asyncio.get_running_loop().add_reader(sock, call)
-        except OSError as error:
-            if not failing:
-                log.error("a connection to %s cannot be read for now: %s", name, error)
-            failing = True
-            await asyncio.sleep(_RETRY_SECONDS)
-        else:
-            return
+        reading.stop()

@@ -22,6 +22,7 @@ from handshaked.events import CryptoData
 from handshaked.handshakes.quic_sockets import QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService, assemble
 from handshaked.model import MAX_HANDSHAKE_MESSAGE, Caller, Outcome, Request
+from handshaked.system.readiness import Readiness
 from handshaked.upcall.descriptors import Descriptors, open_on_socket
 from handshaked.wire.attached import CONTROL_SPACE, MAX_ATTACHED
 from handshaked.wire.family import join_packets, pull_from_endpoint, push_done
@@ -79,7 +80,7 @@ class Endpoint:
         self._unsent_bytes = 0
         self._descriptors: Descriptors | None = None
         self._flush_planned = False
-        self._waits_to_write = False
+        self._writing = Readiness(sock, "an endpoint", self._write, writing=True)
         self._closed = self._socket_closed = False
         self._loop = asyncio.get_running_loop()
         self._reader = PacedReader(sock, account, queue, self._read_packet, self._after_turn)
@@ -101,7 +102,7 @@ class Endpoint:
             return
         self._closed = True
         self._reader.stop()
-        self._loop.remove_writer(self._sock)
+        self._writing.stop()
         self._abort_all(Status.CANCELED, "the endpoint closed the connection")
         for sequence in list(self._awaiting_tickets):
             self._stop_awaiting_tickets(sequence)
@@ -369,9 +370,7 @@ class Endpoint:
                 self.close()
                 return
             self._count_unsent(-len(self._unsent.popleft()))
-        if self._waits_to_write:
-            self._waits_to_write = False
-            self._loop.remove_writer(self._sock)
+        self._writing.stop()
 
     def _wait_to_write(self) -> None:
         if self._account.unsent_bytes.exceeded:
@@ -380,9 +379,8 @@ class Endpoint:
                     "%s (pid %d) does not read its messages, its connection is closed", self._caller, self._caller.pid
                 )
             self.close()
-        elif not self._waits_to_write:
-            self._waits_to_write = True
-            self._loop.add_writer(self._sock, self._write)
+        else:
+            self._writing.start()
 
     def _count_unsent(self, size: int) -> None:
         self._unsent_bytes += size

@@ -8,9 +8,11 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from handshaked.errors import FramingError, Status
+from handshaked.system.readiness import Readiness
 from handshaked.upcall.kernel_messages import (
     MAX_MESSAGE,
     Acknowledgement,
@@ -81,6 +83,8 @@ class Connection:
         self._retry_seconds = retry
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
+        self._commands: Readiness | None = None
+        self._events: Readiness | None = None
         self._family: Family | None = None
         self._sequence = 0
         self._waiting: dict[int, Then] = {}
@@ -104,16 +108,21 @@ class Connection:
         except OSError as error:
             self._retry_later(f"no netlink: {error.strerror}", self.connect)
             return
-        self._loop.add_reader(self._link.commands, self._read, self._link.commands)
-        self._loop.add_reader(self._link.events, self._read, self._link.events)
+        self._commands = self._watch(self._link.commands)
+        self._events = self._watch(self._link.events)
         self._stale_check = self._loop.call_later(self._retry_seconds, self._check_stale)
         self._resolve()
+
+    def _watch(self, sock: socket.socket) -> Readiness:
+        readiness = Readiness(sock, "the kernel", partial(self._read, sock))
+        readiness.start()
+        return readiness
 
     def leave_events(self) -> None:
         """Stop receiving events, so that requests go to others; commands still work."""
         self._closed = True
-        if self._link is not None:
-            self._loop.remove_reader(self._link.events)
+        if self._events is not None:
+            self._events.stop()
 
     def receive_pending(self) -> None:
         """Receive the available answers: the kernel queues them while a command is sent."""
@@ -213,9 +222,10 @@ class Connection:
         if self._stale_check is not None:
             self._stale_check.cancel()
             self._stale_check = None
+        for readiness in (self._commands, self._events):
+            if readiness is not None:
+                readiness.stop()
         if self._link is not None:
-            self._loop.remove_reader(self._link.commands)
-            self._loop.remove_reader(self._link.events)
             self._link.close()
             self._link = None
         self._lose(state)

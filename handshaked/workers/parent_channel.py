@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from handshaked.errors import is_temporary
 from handshaked.reporting.counts import HandshakeCounts
+from handshaked.system.readiness import Readiness
 from handshaked.wire.attached import close_all
 from handshaked.wire.json_packets import Message, receive_message, send_message
 
@@ -21,11 +22,14 @@ _PAUSE_SECONDS = 0.1
 class ParentChannel:
     """Calls `on_command` with each command received on `sock` and its file if it has one, `on_end` if the parent ends.
 
-    Files are closed after the call.
+    What `on_command` returns is sent as the answer, with the command's number. Files are closed after the call.
     """
 
     def __init__(
-        self, sock: socket.socket, on_command: Callable[[str, int | None], None], on_end: Callable[[], object]
+        self,
+        sock: socket.socket,
+        on_command: Callable[[str, int | None], Message | None],
+        on_end: Callable[[], object],
     ) -> None:
         self._sock = sock
         self._on_command = on_command
@@ -35,7 +39,9 @@ class ParentChannel:
         self._unsent_counts = HandshakeCounts()
         self._dropped = 0
         sock.setblocking(False)
-        self._loop.add_reader(sock, self._read)
+        self._reading = Readiness(sock, "the parent", self._read)
+        self._writing = Readiness(sock, "the parent", self._write, writing=True)
+        self._reading.start()
 
     def send(self, message: Message) -> None:
         """Send `message`, in order, as soon as the socket accepts it."""
@@ -69,23 +75,25 @@ class ParentChannel:
                 return
             received = None
         if received is None:
-            self._loop.remove_reader(self._sock)
+            self._reading.stop()
             self._on_end()
             return
         message, descriptors = received
         try:
-            self._on_command(str(message.get("command")), next(iter(descriptors), None))
+            answer = self._on_command(str(message.get("command")), next(iter(descriptors), None))
         finally:
             close_all(descriptors)
+        if answer is not None:
+            self.send({**answer, "number": message.get("number")})
 
     def _pause(self) -> None:
         """Read on a little later: while the kernel is short of memory, the event loop would spin."""
-        self._loop.remove_reader(self._sock)
-        self._loop.call_later(_PAUSE_SECONDS, self._loop.add_reader, self._sock, self._read)
+        self._reading.stop()
+        self._loop.call_later(_PAUSE_SECONDS, self._reading.start)
 
     def _write_later(self, error: OSError) -> None:
         if isinstance(error, BlockingIOError):
-            self._loop.add_writer(self._sock, self._write)
+            self._writing.start()
         else:
             self._loop.call_later(_PAUSE_SECONDS, self._write)
 
@@ -102,5 +110,5 @@ class ParentChannel:
                 self._on_end()
                 return
             self._unsent.popleft()
-        self._loop.remove_writer(self._sock)
+        self._writing.stop()
         self._send_counts()

@@ -12,20 +12,21 @@ from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from handshaked.errors import RefusedError, is_temporary
+from handshaked.errors import is_temporary
 from handshaked.registry.snapshot import Snapshot
 from handshaked.system.memory_file import memory_file
-from handshaked.wire.json_packets import Message, receive_message, send_message
+from handshaked.system.tasks import Tasks
+from handshaked.wire.json_packets import Message
 from handshaked.workers.backoff import MAX_FAILED_STARTS, Backoff
+from handshaked.workers.worker_channel import WorkerChannel
 
 log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS = 5.0
 _HUNG_SECONDS = 15.0  # longer than a worker waits on a busy machine, and longer than callers wait
 _STOP_SECONDS = 15.0
-_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,108 +40,44 @@ class _End:
 
 
 class _Worker:
-    """A worker process and the parent's end of its socket pair."""
+    """A worker process and the channel to it, `sock`."""
 
     def __init__(
-        self, process: Process, channel: socket.socket, ready: asyncio.Event, on_outcomes: Callable[[Message], None]
+        self, process: Process, sock: socket.socket, ready: asyncio.Event, on_outcomes: Callable[[Message], None]
     ) -> None:
         self.process = process
         self._ready = ready
         self._on_outcomes = on_outcomes
         self.generation = -1
-        self._channel = channel
-        self._waiting: list[tuple[str, asyncio.Future[Message]]] = []
-        channel.setblocking(False)
-        asyncio.get_running_loop().add_reader(channel, self._on_event)
-
-    async def ask(self, command: str, event: str, seconds: float = _ANSWER_SECONDS) -> Message | None:
-        """Send `command` and wait for `event`; return None if the worker does not answer in time or has ended."""
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting.append((event, answer))
-        try:
-            async with asyncio.timeout(seconds):
-                await self._send(command)
-                await asyncio.wait([answer])
-        except (OSError, TimeoutError):
-            return None
-        finally:
-            self._waiting = [waiting for waiting in self._waiting if waiting[1] is not answer]
-        return None if answer.cancelled() else answer.result()
-
-    async def _send(self, command: str) -> None:
-        """Send `command` as soon as the kernel has memory for it, and the worker has read earlier ones."""
-        while True:
-            try:
-                send_message(self._channel, {"command": command})
-            except OSError as error:
-                if not is_temporary(error):
-                    raise
-                await asyncio.sleep(_PAUSE_SECONDS)
-            else:
-                return
+        self.channel = WorkerChannel(sock, self._on_event)
 
     def send(self, command: str) -> None:
         """Send `command`, which has no answer."""
         try:
-            send_message(self._channel, {"command": command})
+            self.channel.send(command)
         except OSError as error:
             log.debug("cannot send worker %d the command %s: %s", self.process.pid, command, error)
 
     def configure(self, settings: bytes) -> None:
         """Let the worker use `settings`. A worker that cannot receive them is replaced."""
-        with memory_file(settings) as file:
-            try:
-                send_message(self._channel, {"command": "configure"}, (file.fileno(),))
-            except OSError as error:
-                log.warning("worker %d does not receive the new settings and is killed: %s", self.process.pid, error)
-                self.kill()
+        try:
+            with memory_file(settings) as file:
+                self.channel.send("configure", (file.fileno(),))
+        except OSError as error:
+            log.warning("worker %d does not receive the new settings and is killed: %s", self.process.pid, error)
+            self.kill()
 
     def kill(self) -> None:
         """Kill the process, unless it has just ended by itself."""
         with suppress(ProcessLookupError):
             self.process.kill()
 
-    def close(self) -> None:
-        """Close the channel; outstanding answers are cancelled."""
-        asyncio.get_running_loop().remove_reader(self._channel)
-        self._channel.close()
-        for _, answer in self._waiting:
-            answer.cancel()
-
-    def _on_event(self) -> None:
-        try:
-            received = receive_message(self._channel)
-        except (OSError, RefusedError) as error:
-            if is_temporary(error):
-                self._pause()
-                return
-            received = None
-        if received is None:
-            asyncio.get_running_loop().remove_reader(self._channel)
-            return
-        message = received[0]
+    def _on_event(self, message: Message) -> None:
         if message["event"] == "outcomes":
             self._on_outcomes(message)
-            return
-        if message["event"] in ("ready", "refreshed"):
+        elif message["event"] in ("ready", "refreshed"):
             self.generation = message["generation"]
             self._ready.set()
-        for waiting in self._waiting:
-            if waiting[0] == message["event"]:
-                self._waiting.remove(waiting)
-                if not waiting[1].done():
-                    waiting[1].set_result(message)
-                return
-
-    def _pause(self) -> None:
-        """Read on a little later: while the kernel is short of memory, the event loop would spin."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._channel)
-        loop.call_later(_PAUSE_SECONDS, self._resume)
-
-    def _resume(self) -> None:
-        if self._channel.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(self._channel, self._on_event)
 
 
 class Supervisor:
@@ -168,7 +105,8 @@ class Supervisor:
         self._failed_starts = 0
         self._lagging: list[int] = []
         self._workers: dict[int, _Worker] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks("the supervisor of workers")
+        self._slots: list[asyncio.Task[Any]] = []
         self._started = [asyncio.Event() for _ in range(count)]
         self._ready = [asyncio.Event() for _ in range(count)]
         self._stopping = asyncio.Event()
@@ -183,7 +121,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Start the worker processes, without waiting until they serve."""
-        self._tasks = [asyncio.create_task(self._keep_running(slot)) for slot in range(self._count)]
+        self._slots = [self._tasks.keep(partial(self._keep_running, slot)) for slot in range(self._count)]
         await asyncio.gather(*(started.wait() for started in self._started))
 
     async def ready(self) -> None:
@@ -192,7 +130,7 @@ class Supervisor:
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Let all workers load the snapshot in the store; return when they have, or are being replaced."""
-        await asyncio.gather(*(worker.ask("refresh", "refreshed") for worker in self._workers.values()))
+        await asyncio.gather(*(worker.channel.ask("refresh") for worker in self._workers.values()))
         lagging = [slot for slot, worker in self._workers.items() if worker.generation < snapshot.generation]
         known, self._lagging = self._lagging, lagging
         if lagging and lagging != known:
@@ -211,7 +149,7 @@ class Supervisor:
     async def check(self) -> None:
         """Kill workers that no longer answer, so that they are replaced."""
         workers = [worker for worker in self._workers.values() if worker.generation >= 0]
-        answers = await asyncio.gather(*(worker.ask("status", "status", _HUNG_SECONDS) for worker in workers))
+        answers = await asyncio.gather(*(worker.channel.ask("status", _HUNG_SECONDS) for worker in workers))
         for worker, answer in zip(workers, answers, strict=True):
             if answer is None and worker in self._workers.values():
                 log.error("worker %d does not answer and is killed", worker.process.pid)
@@ -220,7 +158,7 @@ class Supervisor:
     async def status(self) -> list[dict[str, Any]]:
         """Return the status of each worker."""
         workers = sorted(self._workers.items())
-        answers = await asyncio.gather(*(worker.ask("status", "status") for _, worker in workers))
+        answers = await asyncio.gather(*(worker.channel.ask("status") for _, worker in workers))
         return [
             {"slot": slot, "pid": worker.process.pid, "answers": answer is not None}
             | {key: value for key, value in (answer or {}).items() if key != "event"}
@@ -232,7 +170,7 @@ class Supervisor:
         self._stopping.set()
         for worker in self._workers.values():
             worker.send("stop")
-        _, late = await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
+        _, late = await asyncio.wait(self._slots, timeout=_STOP_SECONDS)
         if late:
             log.warning("%d workers did not stop in time and are killed", len(late))
             for worker in self._workers.values():
@@ -267,19 +205,20 @@ class Supervisor:
         """Run one worker in `slot` until it ends."""
         try:
             settings = self._settings
-            worker = self._workers[slot] = await self._spawn(slot, settings)
-            if self._settings is not None and self._settings is not settings:
-                worker.configure(self._settings)
-            if self._stopping.is_set():  # ``stop`` did not know of this worker yet
-                worker.send("stop")
+            worker = await self._spawn(slot, settings)
         except OSError as error:
             return _End(f"a worker cannot be started: {error}", failed=not is_temporary(error))
         finally:
             self._started[slot].set()
+        self._workers[slot] = worker
         try:
+            if self._settings is not None and self._settings is not settings:
+                worker.configure(self._settings)
+            if self._stopping.is_set():  # ``stop`` did not know of this worker yet
+                worker.send("stop")
             status = await worker.process.wait()
         finally:
-            worker.close()
+            worker.channel.close()  # the worker ends when its parent does, as far as it can tell
             del self._workers[slot]
         served = worker.generation >= 0
         failed = not served and status not in (os.EX_TEMPFAIL, -signal.SIGKILL)

@@ -44,7 +44,7 @@ def test_connection_is_read_when_epoll_has_room_again(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = pair
-    monkeypatch.setattr("handshaked.callers.paced_reader._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("handshaked.system.readiness._RETRY_SECONDS", 0.0)
 
     async def scenario() -> bytes:
         loop = asyncio.get_running_loop()
@@ -63,7 +63,7 @@ def test_connection_is_read_when_epoll_has_room_again(
             reader.stop()
 
     assert asyncio.run(scenario()) == b"x"
-    assert caplog.messages == ["a connection cannot be read for now: [Errno 28] No space left on device"]
+    assert caplog.messages == ["a connection to a caller cannot be used for now: [Errno 28] No space left on device"]
     assert caplog.records[0].levelno == logging.ERROR
 
 

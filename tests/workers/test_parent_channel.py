@@ -25,9 +25,10 @@ class Scene:
         self.ended = asyncio.Event()
         self.channel = ParentChannel(worker, self._receive_command, self.ended.set)
 
-    def _receive_command(self, command: str, file: int | None) -> None:
+    def _receive_command(self, command: str, file: int | None) -> Message | None:
         self.commands.put_nowait(command)
         self.files.append(None if file is None else content_of(file))
+        return {"event": "status"} if command == "status" else None
 
     async def receive(self) -> Message:
         """Receive the next message as the parent."""
@@ -73,6 +74,16 @@ def test_commands_are_received_in_order() -> None:
         for command in ("refresh", "status"):
             send_message(scene.parent, {"command": command})
         assert [await soon(scene.commands.get()) for _ in range(2)] == ["refresh", "status"]
+
+    play(scenario)
+
+
+def test_answer_repeats_the_number_of_its_command() -> None:
+    async def scenario(scene: Scene) -> None:
+        for number in (5, 3):
+            send_message(scene.parent, {"command": "status", "number": number})
+        answers = [await scene.receive() for _ in range(2)]
+        assert answers == [{"event": "status", "number": 5}, {"event": "status", "number": 3}]
 
     play(scenario)
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,6 +188,33 @@ def test_worker_that_is_being_started_is_stopped(
 
     asyncio.run(scenario())
     assert "did not stop in time" not in caplog.text
+
+
+def test_slot_whose_task_ended_unexpectedly_gets_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    SqliteRegistryWriter(tmp_path / DATABASE).close()
+    arguments = [f"--state-directory={tmp_path}", "--log-level=info", "--log-format=text"]
+    start_process = asyncio.create_subprocess_exec
+    attempts = 0
+
+    async def start_process_once_not(*words: Any, **options: Any) -> asyncio.subprocess.Process:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise RuntimeError("can't start new thread")  # which asyncio needs to wait for the process
+        return await start_process(*words, **options)
+
+    async def scenario() -> None:
+        with open_listener(tmp_path / "socket") as listener:
+            supervisor = Supervisor(listener, 1, arguments, lambda _: None, pytest.fail)
+            await supervisor.start()
+            await soon(supervisor.ready())
+            await supervisor.stop()
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_process_once_not)
+    asyncio.run(scenario())
+    assert "a task of the supervisor of workers ended unexpectedly" in caplog.text
 
 
 def test_worker_ends_with_its_parent(public_directory: Path) -> None:

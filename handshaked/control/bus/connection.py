@@ -22,6 +22,7 @@ from handshaked.callers.closing import Closer
 from handshaked.control.bus.marshalling import MalformedError
 from handshaked.control.bus.messages import Kind, Message, MessageStream, Received
 from handshaked.errors import HandshakedError
+from handshaked.system.readiness import Readiness
 from handshaked.wire.attached import CONTROL_SPACE, pull_descriptors
 
 _KNOWN = {"system": BusType.SYSTEM, "session": BusType.SESSION}
@@ -66,7 +67,8 @@ class Connection:
         self._replies: dict[int, asyncio.Future[Received]] = {}
         self._unsent: deque[memoryview] = deque()
         self._unsent_bytes = 0
-        self._reads = False
+        self._reading = Readiness(sock, "the bus", self._readable)
+        self._writing = Readiness(sock, "the bus", self._write, writing=True)
         self._closed: asyncio.Future[str] = self._loop.create_future()
 
     @classmethod
@@ -86,7 +88,7 @@ class Connection:
             sock.close()
             raise
         connection = cls(sock, on_message, closer)
-        connection._read(on=True)
+        connection._reading.start()
         try:
             await connection.call(BUS, "Hello", "", results="s")
         except BaseException:
@@ -154,8 +156,8 @@ class Connection:
         if self._closed.done():
             return
         self._closed.set_result(reason)
-        self._read(on=False)
-        self._loop.remove_writer(self._sock)
+        self._reading.stop()
+        self._writing.stop()
         self._unsent.clear()
         for reply in self._replies.values():
             if not reply.done():
@@ -165,14 +167,6 @@ class Connection:
             self._sock.shutdown(socket.SHUT_RDWR)  # the bus must not wait until unread descriptors are closed
         self._closer.close(BUS, self._stream.close())
         self._closer.close_socket(BUS, self._sock)
-
-    def _read(self, *, on: bool) -> None:
-        if on is not self._reads:
-            self._reads = on
-            if on:
-                self._loop.add_reader(self._sock, self._readable)
-            else:
-                self._loop.remove_reader(self._sock)
 
     def _readable(self) -> None:
         size = _SKIPPED_CHUNK if self._stream.skipping else _CHUNK
@@ -205,13 +199,16 @@ class Connection:
                 else:
                     self._unsent.popleft()
         except BlockingIOError:
-            self._loop.add_writer(self._sock, self._write)
+            self._writing.start()
         except OSError as error:
             self.close(str(error))
             return
         else:
-            self._loop.remove_writer(self._sock)
-        self._read(on=self._unsent_bytes <= MAX_UNSENT)
+            self._writing.stop()
+        if self._unsent_bytes <= MAX_UNSENT:
+            self._reading.start()
+        else:
+            self._reading.stop()
 
 
 def _socket_address(address: str) -> str:

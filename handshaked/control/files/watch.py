@@ -19,6 +19,7 @@ from handshaked.callers.owners import owner_of
 from handshaked.control.files.readers import Readers
 from handshaked.control.requests.loading import is_trusted
 from handshaked.errors import RefusedError
+from handshaked.system.readiness import Readiness
 from handshaked.system.tasks import Tasks
 
 _IN_CLOSE_WRITE, _IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
@@ -82,14 +83,15 @@ class Watch:
         self._paths: dict[_Step, set[str]] = {}
         self._numbers: dict[str, int] = {}
         self._directories: dict[int, set[str]] = {}
-        self._loop.add_reader(self._descriptor, self._read)
+        self._reading = Readiness(self._descriptor, "inotify(7)", self._read)
+        self._reading.start()
 
     def close(self) -> None:
         """Stop watching."""
         if self._planned is not None:
             self._planned.cancel()
         self._tasks.cancel()
-        self._loop.remove_reader(self._descriptor)
+        self._reading.stop()
         os.close(self._descriptor)
         self._descriptor = -1  # for threads that are still busy
 
