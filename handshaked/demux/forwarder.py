@@ -99,7 +99,8 @@ class UdpForwarder:
             return None
         flow = ForwardedFlow(local, peer, server_socket)
         flow.target = target
-        self._add(flow, source, now)
+        if not self._add(flow, source, now):
+            return None
         if proxy:
             flow.prefix = proxy_header(peer, local.address)
         return flow
@@ -118,7 +119,10 @@ class UdpForwarder:
         except OSError:
             return None
         refuse_descriptors(end)
-        flow = self._add(ForwardedFlow(local, peer, end), source, now)
+        flow = ForwardedFlow(local, peer, end)
+        if not self._add(flow, source, now):
+            peer_end.close()
+            return None
         if established:
             self._establish(flow)
         return flow, peer_end
@@ -242,7 +246,8 @@ class UdpForwarder:
             self.close(oldest)
         return oldest is not None
 
-    def _add(self, flow: ForwardedFlow, source: str, now: float) -> ForwardedFlow:
+    def _add(self, flow: ForwardedFlow, source: str, now: float) -> bool:
+        """Add `flow`; return False, and close it, if the kernel cannot watch its sockets."""
         flows = self._at.get((flow.local, flow.peer), [])
         if len(flows) >= _MAX_FLOWS_AT_PEER:
             self.close(min(flows, key=lambda one: (one.established, one.last_active)))
@@ -253,7 +258,6 @@ class UdpForwarder:
         self._sources[source] = self._sources.get(source, 0) + 1
         self._flows[flow] = self._embryonic[flow] = None
         self._at.setdefault((flow.local, flow.peer), []).append(flow)
-        self._watch(flow.server_socket, flow)
         if flow.target is not None:
             enable_gro(flow.server_socket)
             receive_marks(flow.server_socket)
@@ -261,12 +265,15 @@ class UdpForwarder:
             enable_gro(flow.client_socket)
             receive_marks(flow.client_socket)
             self._connected += 1
-            self._watch(flow.client_socket, flow)
-        return flow
-
-    def _watch(self, sock: socket.socket, flow: ForwardedFlow) -> None:
-        self._by_descriptor[sock.fileno()] = flow
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        sockets = [one for one in (flow.server_socket, flow.client_socket) if one is not None]
+        self._by_descriptor |= {one.fileno(): flow for one in sockets}
+        try:
+            for one in sockets:
+                self._epoll.register(one.fileno(), select.EPOLLIN)
+        except OSError:
+            self.close(flow)
+            return False
+        return True
 
     def _from_client_socket(self, flow: ForwardedFlow, client_socket: socket.socket) -> None:
         for _ in range(_BATCH):

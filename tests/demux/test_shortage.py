@@ -1,5 +1,7 @@
 """A demultiplexer to which the system refuses sockets or destinations drops datagrams and stays up."""
 
+import errno
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +30,24 @@ def no_more_descriptors() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_no_flow_is_opened_that_epoll_has_no_room_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullEpoll:
+        """An epoll instance of a user who has no watches left."""
+
+        def register(self, *_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    client = stage.endpoint()
+    with monkeypatch.context() as context:
+        context.setattr("handshaked.demux.forwarder.select.epoll", FullEpoll)
+        forwarder = stage.forwarder()
+    before = len(os.listdir("/proc/self/fd"))
+    assert stage.forward(forwarder, client) is None
+    assert forwarder.pair(stage.local, client.getsockname(), "source", 0.0) is None
+    assert len(forwarder) == 0
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_no_flow_is_opened_without_descriptors(stage: Stage) -> None:
