@@ -39,8 +39,9 @@ log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1.0
 _MAX_PASSED_PER_SECOND = 2000
-# New connections wait this long after a start, because applications may not have reconnected yet.
-_GRACE_SECONDS = 1.5
+# New connections wait this long after a start, because applications, which try every half second, may not have
+# reconnected yet on a busy machine.
+_GRACE_SECONDS = 3.0
 _MAX_WAITING = 4096
 _MAX_RECENT = 4096
 
