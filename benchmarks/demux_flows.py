@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 
 from benchmarks._measure import CpuMeter, report, resident
-from handshaked.demux.shared_port import open_shared
+from handshaked.demux.sockets import OwnSockets
 from handshaked.shim.listening import DemuxClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
@@ -185,7 +185,7 @@ def microseconds(work: Callable[[], object]) -> float:
 def measure_lookup() -> None:
     """Measure the kernel's socket lookup for a datagram of a connected flow, and for one of no flow."""
     with ExitStack() as stack:
-        shared = stack.enter_context(open_shared(("127.0.0.1", free_port())))
+        shared = stack.enter_context(OwnSockets().shared(("127.0.0.1", free_port())))
         address = shared.getsockname()
         stranger, known = clients(2, stack)
         own = stack.enter_context(connected_flow(address[1], known.getsockname()))

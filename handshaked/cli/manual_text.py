@@ -102,11 +102,12 @@ _DROP_INS = ("/etc/handshaked/registrations.d/*.toml", "Registrations in files; 
 _HANDSHAKE = ("/run/handshaked/handshake.sock", "Socket for endpoints. Every user may connect.")
 _CONTROL = ("/run/handshaked/control.sock", "Socket for handshakectl. Every user may connect.")
 _DEMUX = ("/run/handshaked-demux/accept.sock", "Socket of the demultiplexer for servers. Every user may connect.")
+_BINDER = ("/run/handshaked-demux-sockets/binder.sock", "Socket at which the demultiplexer gets UDP sockets.")
 _REGISTRY = ("/var/lib/handshaked/registry.db", "Registrations, grants and private keys; only the daemon can read it.")
 FILES = {
     "handshakectl.1": (_CONTROL, _HANDSHAKE, _DROP_INS),
     "handshaked.8": (_HANDSHAKE, _CONTROL, _TOML, _DROP_INS, _REGISTRY),
-    "handshaked-demux.8": (_DEMUX, _CONTROL),
+    "handshaked-demux.8": (_DEMUX, _BINDER, _CONTROL),
     "handshaked.toml.5": (_TOML,),
     "registrations.d.5": (_DROP_INS,),
 }

@@ -23,6 +23,7 @@ from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds
 from handshaked.demux.forwarder import UdpForwarder
 from handshaked.demux.registry_follower import RegistryFollower
 from handshaked.demux.shared_port import LocalSocket, SharedPort
+from handshaked.demux.sockets import OwnSockets, Sockets
 from handshaked.errors import QuicError, Status, WireError
 from handshaked.quic.answers import push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
@@ -78,14 +79,21 @@ class Settings:
 class Demux:
     """Delivers connections of the UDP sockets `shared` to the applications of `listener`, or forwards them."""
 
-    def __init__(self, settings: Settings, shared: list[socket.socket], listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shared: list[socket.socket],
+        listener: socket.socket,
+        sockets: Sockets | None = None,
+    ) -> None:
+        self._sockets = sockets or OwnSockets()
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._log_limit = LogLimit()
         self._counts: Counter[str] = Counter()
         self._connection_ids: ConnectionIds[Application, ForwardedFlow] = ConnectionIds()
         self._dispatcher = Dispatcher(settings.bounds)
-        self._forwarder = UdpForwarder(settings.forwarder, self._connection_ids)
+        self._forwarder = UdpForwarder(settings.forwarder, self._connection_ids, self._sockets)
         self._forwarder.on_unreachable = self._unreachable
         self._forwarder.on_unknown = self._look_anew
         self._applications = Applications(
@@ -142,6 +150,7 @@ class Demux:
             "learned_connection_ids": len(self._connection_ids),
             "applications": len(self._applications),
             "accepted_flows": self._applications.held,
+            "socket_failures": self._sockets.failures,
         }
         return "\n".join([*lines, *(f"handshaked_demux_{name} {value}" for name, value in gauges.items())]) + "\n"
 
@@ -149,7 +158,9 @@ class Demux:
         self._dispatcher.snapshot = self._applications.snapshot = snapshot
         log.debug("%d registrations, generation %d", len(snapshot), snapshot.generation)
         if not self._ports:
-            self._ports = [SharedPort(sock, self._watch, self._receive, self._drained) for sock in self._shared]
+            self._ports = [
+                SharedPort(sock, self._watch, self._receive, self._drained, self._sockets) for sock in self._shared
+            ]
             self._applications.open()
             log.info("serving %s", ", ".join(show_address(port.address) for port in self._ports))
             notify(READY="1")
@@ -162,6 +173,7 @@ class Demux:
             now = time.monotonic()
             self._counts["dropped/expired"] += self._dispatcher.expire(now)
             self._counts["relays/idle"] += self._forwarder.sweep(now)
+            self._sockets.refresh()
             self._passed = 0
             if self._watched:
                 notify(WATCHDOG="1")

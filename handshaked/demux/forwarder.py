@@ -25,7 +25,6 @@ from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds, proxy_header
 from handshaked.demux.segmentation import (
     enable_gro,
-    forbid_fragmentation,
     receive,
     receive_marks,
     send,
@@ -33,6 +32,7 @@ from handshaked.demux.segmentation import (
     split,
 )
 from handshaked.demux.shared_port import LocalSocket
+from handshaked.demux.sockets import OwnSockets, Sockets
 from handshaked.quic.packets import pull_long_header
 from handshaked.wire.addresses import Address, family_of
 from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, refuse_descriptors
@@ -54,7 +54,13 @@ class UdpForwarder:
     returns whether it handled the datagram, which otherwise belongs to the flow.
     """
 
-    def __init__(self, bounds: ForwarderBounds, connection_ids: ConnectionIds[Any, ForwardedFlow]) -> None:
+    def __init__(
+        self,
+        bounds: ForwarderBounds,
+        connection_ids: ConnectionIds[Any, ForwardedFlow],
+        sockets: Sockets | None = None,
+    ) -> None:
+        self._sockets = sockets or OwnSockets()
         self._bounds = bounds
         self._connection_ids = connection_ids
         self._epoll = select.epoll()
@@ -88,11 +94,10 @@ class UdpForwarder:
         if not self._has_room(source):
             return None
         try:
-            server_socket = socket.socket(family_of(target), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            server_socket = self._sockets.unbound(family_of(target))
         except OSError:
             return None
         try:
-            forbid_fragmentation(server_socket)
             server_socket.connect(target)
         except OSError:
             server_socket.close()

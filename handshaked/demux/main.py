@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from handshaked import __version__
+from handshaked.demux.binder import serve
+from handshaked.demux.binder_client import BinderSockets
 from handshaked.demux.daemon import Demux, Settings
 from handshaked.demux.dispatcher import Bounds
 from handshaked.demux.forwarded_flow import ForwarderBounds
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_LISTEN = ("0.0.0.0:443", "[::]:443")
 _STATUS_SECONDS = 10.0
+_BINDER_SECONDS = 10.0
 
 
 def main() -> None:
@@ -38,6 +41,9 @@ def main() -> None:
     forbid_core_dumps()
     start_logging(arguments.log_level, "handshaked-demux")
     try:
+        if arguments.serve_sockets is not None:
+            _serve_sockets(arguments.serve_sockets)
+            return
         asyncio.run(_run(arguments, raise_descriptor_limit()))
     except (OSError, HandshakedError) as error:
         log.error("cannot run: %s", error)
@@ -59,7 +65,23 @@ async def _run(arguments: argparse.Namespace, descriptors: int) -> None:
         forwarder=bounds.within(descriptors),
     )
     log.info("handshaked-demux %s, following the registrations of %s", __version__, arguments.control)
-    await Demux(settings, shared, listener).run()
+    sockets = None
+    if arguments.sockets is not None:
+        sockets = BinderSockets(arguments.sockets, shared)
+        sockets.fill(_BINDER_SECONDS)
+    await Demux(settings, shared, listener, sockets).run()
+    if sockets is not None:
+        sockets.close()
+    if lock is not None:
+        os.close(lock)
+
+
+def _serve_sockets(path: Path) -> None:
+    """Run as the binder, at the socket that systemd passed or else at `path`."""
+    inherited = [sock for _, sock in inherited_sockets()]
+    lock = None if inherited else _lock(path)
+    with inherited[0] if inherited else open_listener(path) as listener:
+        serve(listener)
     if lock is not None:
         os.close(lock)
 
@@ -100,6 +122,20 @@ def _add_sockets(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=directories.control_socket(),
         help="control socket of handshaked (root default: /run/handshaked/control.sock)",
+    )
+
+    parser.add_argument(
+        "--sockets",
+        type=Path,
+        metavar="PATH",
+        help="have sockets opened by the process at this Unix socket, which runs with --serve-sockets (default: open"
+        " them)",
+    )
+    parser.add_argument(
+        "--serve-sockets",
+        type=Path,
+        metavar="PATH",
+        help="only open sockets for another handshaked-demux, at this Unix socket unless systemd passes one",
     )
 
 

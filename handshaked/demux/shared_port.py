@@ -19,13 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handshaked.demux.segmentation import ECN_CONTROL_SIZE, forbid_fragmentation, pull_mark, push_mark, receive_marks
+from handshaked.demux.sockets import OwnSockets, Sockets, set_receive_buffer, share
 from handshaked.errors import RefusedError
 from handshaked.wire.addresses import Address, family_of, show_address
 
 log = logging.getLogger(__name__)
 
 _BATCH = 64  # datagrams read per turn of the event loop
-_RECEIVE_BUFFER = 4 * 1024 * 1024
 _MAX_LOCAL_SOCKETS = 1024
 _IP_PKTINFO = 8
 _PKTINFO = struct.Struct("=I4s4s")
@@ -41,8 +41,15 @@ Watch = Callable[[socket.socket, Callable[[], None]], None]
 class LocalSocket:
     """The shared socket of one local address. `on_drained` is called when there is nothing left to read."""
 
-    def __init__(self, sock: socket.socket, receive: Receive, on_drained: Callable[["LocalSocket"], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        receive: Receive,
+        on_drained: Callable[["LocalSocket"], None],
+        sockets: Sockets | None = None,
+    ) -> None:
         self.socket = sock
+        self._sockets = sockets or OwnSockets()
         self.address: Address = sock.getsockname()
         self.name = show_address(self.address)
         self._receive = receive
@@ -74,15 +81,12 @@ class LocalSocket:
 
     def open_flow(self, peer: Address) -> socket.socket | None:
         """Return a socket connected to `peer`; None if its source address would differ from this one, or on errors."""
-        family = family_of(self.address)
         try:
-            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            sock = self._sockets.for_flow(family_of(self.address), self.address[1])
         except OSError as error:
             log.debug("no socket for %s: %s", show_address(peer), error)
             return None
         try:
-            _share(sock)
-            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", self.address[1]))  # noqa: S104 - see the module's docstring
             sock.connect(peer)
             if sock.getsockname()[0].partition("%")[0] == self.address[0].partition("%")[0]:
                 return sock
@@ -93,11 +97,20 @@ class LocalSocket:
 
 
 class SharedPort:
-    """A shared port, at one address or at the wildcard address. `watch` registers the reader of a socket."""
+    """A shared port, at one address or at the wildcard address.
+
+    `watch` registers the reader of a socket, `sockets` opens further ones.
+    """
 
     def __init__(
-        self, sock: socket.socket, watch: Watch, receive: Receive, on_drained: Callable[[LocalSocket], None]
+        self,
+        sock: socket.socket,
+        watch: Watch,
+        receive: Receive,
+        on_drained: Callable[[LocalSocket], None],
+        sockets: Sockets | None = None,
     ) -> None:
+        self._sockets = sockets or OwnSockets()
         self.address: Address = sock.getsockname()
         self._watch = watch
         self._receive = receive
@@ -128,10 +141,19 @@ class SharedPort:
             return False
         if self.address[0] not in ("0.0.0.0", "::"):  # noqa: S104 - compared
             return _host(address) == _host(self.address)
-        return _host(address) in self._locals or _is_ours(address)
+        return _host(address) in self._locals or self._is_ours(address)
+
+    def _is_ours(self, address: Address) -> bool:
+        """Return whether `address` is one of this machine's."""
+        try:
+            with self._sockets.unbound(family_of(address)) as probe:
+                probe.bind((address[0], 0, *address[2:]))
+        except OSError:
+            return False
+        return True
 
     def _add(self, address: Address, sock: socket.socket) -> LocalSocket:
-        local = self._locals[_host(address)] = LocalSocket(sock, self._receive, self._on_drained)
+        local = self._locals[_host(address)] = LocalSocket(sock, self._receive, self._on_drained, self._sockets)
         self._watch(sock, local.read)
         return local
 
@@ -139,7 +161,7 @@ class SharedPort:
         try:
             if len(self._locals) >= _MAX_LOCAL_SOCKETS:
                 raise OSError(f"too many local addresses (limit: {_MAX_LOCAL_SOCKETS})")
-            return self._add(address, open_shared(address))
+            return self._add(address, self._sockets.shared(address))
         except OSError as error:
             if not self._failure_logged:  # once: every datagram of a client would log it
                 log.warning("cannot listen on %s, its datagrams are dropped: %s", show_address(address), error)
@@ -189,16 +211,6 @@ def _host(address: Address) -> tuple[str, int]:
     return str(address[0]).partition("%")[0], address[3] if len(address) > 2 else 0
 
 
-def _is_ours(address: Address) -> bool:
-    """Return whether `address` is one of this machine's."""
-    try:
-        with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
-            probe.bind((address[0], 0, *address[2:]))
-    except OSError:
-        return False
-    return True
-
-
 def claim_shared(address: Address) -> socket.socket:
     """Open the shared socket of a port. OSError(EADDRINUSE) if another process receives at `address`.
 
@@ -209,26 +221,13 @@ def claim_shared(address: Address) -> socket.socket:
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)  # without SO_REUSEADDR: nobody else can come in between
-        _share(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        share(sock)
+        set_receive_buffer(sock)
     except OSError as error:
         sock.close()
         if error.errno != errno.EADDRINUSE or _is_served(address):
             raise
-        return open_shared(address)
-    return sock
-
-
-def open_shared(address: Address) -> socket.socket:
-    """Open a shared socket at `address`."""
-    sock = socket.socket(family_of(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    try:
-        _share(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
+        return OwnSockets().shared(address)
     return sock
 
 
@@ -244,10 +243,3 @@ def _is_served(address: Address) -> bool:
         if int(port, 16) == address[1] and int(state, 16) == _UNCONNECTED and b"".join(words) in hosts:
             return True
     return False
-
-
-def _share(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    forbid_fragmentation(sock)
-    if sock.family == socket.AF_INET6 and not sock.getsockname()[1]:  # not bound yet
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from handshaked.demux.shared_port import open_shared
+from handshaked.demux.sockets import OwnSockets
 from handshaked.system.listening import open_listener
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
@@ -65,7 +65,7 @@ class RunningDemux:
         self._held: list[socket.socket] = []
         if activated:
             address = (host, self.port, 0, 0) if ":" in host else (host, self.port)
-            self._held = [open_shared(address), open_listener(self.socket)]
+            self._held = [OwnSockets().shared(address), open_listener(self.socket)]
             shared, listener = (sock.fileno() for sock in self._held)
             self._command = [sys.executable, "-c", _ACTIVATION, str(shared), str(listener), *self._command]
         self._process: subprocess.Popen[bytes] | None = None

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds
 from handshaked.demux.forwarder import UdpForwarder
-from handshaked.demux.shared_port import LocalSocket, open_shared
+from handshaked.demux.shared_port import LocalSocket
+from handshaked.demux.sockets import OwnSockets
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.addresses import Address
 from tests.patience import PATIENCE
@@ -25,7 +26,7 @@ class Stage:
         self.server = self.endpoint()
         self.target: Address = self.server.getsockname()
         self.local = LocalSocket(
-            stack.enter_context(open_shared(("127.0.0.1", free_port()))), self._receive, lambda _: None
+            stack.enter_context(OwnSockets().shared(("127.0.0.1", free_port()))), self._receive, lambda _: None
         )
         self.connection_ids: ConnectionIds[object, ForwardedFlow] = ConnectionIds()
 

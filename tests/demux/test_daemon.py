@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.demux.daemon import BoundedDict, Demux, Settings
-from handshaked.demux.shared_port import open_shared
+from handshaked.demux.sockets import OwnSockets
 from handshaked.system.listening import open_listener
 from tests.demux.control import answer
 from tests.patience import soon
@@ -23,7 +23,7 @@ def test_bounded_dict_drops_its_oldest_entry() -> None:
 
 def test_unexpected_error_of_the_follower_ends_the_process(control: socket.socket, tmp_path: Path) -> None:
     async def scenario() -> None:
-        with open_shared(("127.0.0.1", 0)) as shared, open_listener(tmp_path / "accept.sock") as listener:
+        with OwnSockets().shared(("127.0.0.1", 0)) as shared, open_listener(tmp_path / "accept.sock") as listener:
             settings = Settings(Path(os.fspath(control.getsockname())))
             running = asyncio.create_task(Demux(settings, [shared], listener).run())
             await answer(control, result={"unexpected": "answer"})

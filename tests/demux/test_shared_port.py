@@ -12,7 +12,8 @@ from typing import Self
 
 import pytest
 
-from handshaked.demux.shared_port import LocalSocket, SharedPort, claim_shared, open_shared, take_shared
+from handshaked.demux.shared_port import LocalSocket, SharedPort, claim_shared, take_shared
+from handshaked.demux.sockets import OwnSockets
 from handshaked.errors import RefusedError
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.addresses import Address
@@ -30,7 +31,7 @@ class Reader:
         self._reads: list[Callable[[], None]] = []
         self.sockets: list[socket.socket] = []
         self.locals: set[LocalSocket] = set()
-        first = open_shared(address)
+        first = OwnSockets().shared(address)
         self.port = SharedPort(first, self._watch, self._receive, self._drained)
 
     def read(self) -> None:
@@ -176,7 +177,7 @@ def test_dual_stack_socket_is_refused() -> None:
         dual.bind(any_address("::1"))
         with pytest.raises(RefusedError, match="BindIPv6Only=ipv6-only"):
             take_shared(dual)
-    with open_shared(any_address("::1")) as alone:
+    with OwnSockets().shared(any_address("::1")) as alone:
         assert take_shared(alone) is alone
 
 

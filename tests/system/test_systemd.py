@@ -13,6 +13,7 @@ from pathlib import Path
 
 from handshaked.control.client import ControlClient
 from handshaked.system.directories import DATABASE
+from tests.patience import PATIENCE
 
 EXEC = """
 import os, sys
@@ -34,7 +35,7 @@ class Systemd:
         self.directory = directory
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
-        self._notify.settimeout(30)
+        self._notify.settimeout(PATIENCE)
         self.listeners = []
         for name in ("handshake.sock", "control.sock"):
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
