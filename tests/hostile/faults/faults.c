@@ -27,9 +27,9 @@
 enum { SHORT = -1 };
 enum role { NOBODY, DAEMON = 1, WORKER = 2 };
 enum function {
-    OPEN, READ, WRITE, PREAD, PWRITE, FSYNC, FTRUNCATE, STAT, UNLINK, MKDIR, RENAME, LOCK, MMAP, CLOSE, DUP, READLINK,
-    SOCKET, SOCKETPAIR, BIND, LISTEN, CONNECT, ACCEPT, GETSOCKOPT, SETSOCKOPT, SEND, RECEIVE, EPOLL_CREATE, EPOLL_CTL,
-    EPOLL_WAIT, PIPE, INOTIFY_INIT, INOTIFY_ADD, THREAD, FUNCTIONS
+    OPEN, READ, WRITE, PREAD, PWRITE, FSYNC, FTRUNCATE, STAT, UNLINK, MKDIR, RENAME, LOCK, UNLOCK, MMAP, CLOSE, DUP,
+    READLINK, SOCKET, SOCKETPAIR, BIND, LISTEN, CONNECT, ACCEPT, GETSOCKOPT, SETSOCKOPT, SEND, RECEIVE, EPOLL_CREATE,
+    EPOLL_CTL, EPOLL_WAIT, PIPE, INOTIFY_INIT, INOTIFY_ADD, THREAD, FUNCTIONS
 };
 
 struct control {
@@ -200,8 +200,8 @@ static int control_file(int fd, int command, void *argument)
     int error = 0;
     if (command == F_DUPFD || command == F_DUPFD_CLOEXEC)
         error = fault(DUP);
-    else if (command == F_SETLK && ((struct flock *)argument)->l_type != F_UNLCK)
-        error = fault(LOCK);
+    else if (command == F_SETLK)
+        error = fault(((struct flock *)argument)->l_type == F_UNLCK ? UNLOCK : LOCK);
     if (error > 0) {
         errno = error;
         return -1;

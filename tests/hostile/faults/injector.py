@@ -4,7 +4,7 @@ import enum
 import errno
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ SOURCE = Path(__file__).with_name("faults.c")
 SHORT = -1
 FUNCTIONS = (
     "open", "read", "write", "pread", "pwrite", "fsync", "ftruncate", "stat", "unlink", "mkdir", "rename", "lock",
-    "mmap", "close", "dup", "readlink", "socket", "socketpair", "bind", "listen", "connect", "accept", "getsockopt",
-    "setsockopt", "send", "receive", "epoll_create", "epoll_ctl", "epoll_wait", "pipe", "inotify_init", "inotify_add",
-    "thread",
+    "unlock", "mmap", "close", "dup", "readlink", "socket", "socketpair", "bind", "listen", "connect", "accept",
+    "getsockopt", "setsockopt", "send", "receive", "epoll_create", "epoll_ctl", "epoll_wait", "pipe", "inotify_init",
+    "inotify_add", "thread",
 )  # fmt: skip
 """As in ``enum function`` of ``faults.c``."""
 _STORAGE = (errno.ENOSPC, errno.EIO)
@@ -36,6 +36,7 @@ ERRORS: dict[str, tuple[int, ...]] = {
     "mkdir": _STORAGE,
     "rename": _STORAGE,
     "lock": (errno.EIO, errno.ENOMEM, errno.EINTR),
+    "unlock": (errno.ENOLCK,),
     "mmap": (errno.ENOMEM,),
     "close": (errno.EIO, errno.EINTR),
     "dup": (errno.EMFILE,),
@@ -111,11 +112,11 @@ class Injector:
         self._shared.close()
 
     @contextmanager
-    def injecting(self, fault: Fault) -> Iterator[None]:
-        """Inject `fault` in this block."""
+    def injecting(self, fault: Fault) -> Iterator[Callable[[], int]]:
+        """Inject `fault` in this block; yield a function that returns how many calls have failed."""
         self._arm(fault.process, FUNCTIONS.index(fault.function), fault.error, fault.first, fault.last)
         try:
-            yield
+            yield lambda: self._counts()[0]
         finally:
             self._disarm()
 

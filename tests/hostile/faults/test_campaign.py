@@ -1,7 +1,7 @@
 """Every system call on storage, sockets and the bus fails once and several times, in each process of a running daemon.
 
 Callers get an answer in time, the log one clear message, and as soon as the fault is over everything works without a
-restart. No registration is lost.
+restart. No registration is lost. Each fault is met: a function that a process does not call is listed with the reason.
 """
 
 from collections.abc import Iterator
@@ -21,6 +21,32 @@ _BURST = 5
 """So many calls in a row fail in the longest fault: a second's worth of those that are tried again."""
 _SINGLE = (1, 2, 3, 5, 8, 13, 21, 34)
 """The calls of a function that fail alone."""
+_MAX_PLAYS = 5
+"""So many times the scene is played until it has met a fault: not all calls occur each time."""
+_AT_START = "the sockets, files and event loop are made at the start: see test_start"
+_BY_PARENT = "only the parent reads the files of callers and writes the registry"
+_BY_SQLITE = "all files that are written are SQLite's, which it writes with pwrite"
+_ABSENT = {
+    Process.DAEMON: {
+        "write": _BY_SQLITE,
+        "pread": "the registry's pages are in SQLite's cache, as nobody else writes them",
+        "ftruncate": "SQLite reuses the log's file",
+        "thread": "idle threads take further work",
+        "rename": "nothing is renamed but damaged records of used tickets",
+        **dict.fromkeys(("unlink", "mkdir", "mmap", "epoll_create", "inotify_init"), _AT_START),
+        **dict.fromkeys(("socket", "socketpair", "bind", "listen", "connect", "pipe"), _AT_START),
+    },
+    Process.WORKER: {
+        "write": _BY_SQLITE,
+        **dict.fromkeys(("read", "pwrite", "fsync", "ftruncate", "dup", "readlink", "inotify_add"), _BY_PARENT),
+        **dict.fromkeys(("open", "stat", "close"), "the registry stays open, and nobody uses early data"),
+        **dict.fromkeys(("unlink", "mkdir", "rename", "inotify_init", "pipe"), _BY_PARENT),
+        **dict.fromkeys(("socket", "bind", "listen", "connect"), "the parent makes the sockets and passes them on"),
+        **dict.fromkeys(("mmap", "socketpair", "epoll_create"), _AT_START),
+        "thread": "only closing what callers attach takes threads, and they attach nothing",
+    },
+}
+"""The functions that a process does not call in the scene, or not each time, each with the reason."""
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +85,12 @@ def faults(process: Process, function: str, calls: int) -> Iterator[Fault]:
 def check(daemon: RunningDaemon, scene: Scene, injector: Injector, fault: Fault) -> None:
     """Inject `fault`, and check that the daemon copes."""
     logged = daemon.log.stat().st_size
-    with injector.injecting(fault):
+    with injector.injecting(fault) as injected:
         results = scene.play(daemon)
+        for _ in range(1, _MAX_PLAYS):
+            if not injected():
+                results = scene.play(daemon)
+        assert injected(), f"not met in {_MAX_PLAYS} plays"
     if results["register"] == OK and results["unregister"] != OK:
         assert "web" in names(daemon)
     daemon.wait_until(lambda: scene.recovers(daemon))
@@ -79,6 +109,9 @@ def test_daemon_survives_each_fault(
     pid, workers = daemon.pid, daemon.worker_pids()
     with injector.counting(process) as calls:
         scene.play(daemon)
+    if function in _ABSENT[process]:
+        return
+    assert calls[function], f"{function} is not called: extend the scene, or say why not in _ABSENT"
     for fault in faults(process, function, calls[function]):
         try:
             check(daemon, scene, injector, fault)
