@@ -178,14 +178,16 @@ def test_renewal_not_yet_valid_is_a_problem_until_replaced(public_directory: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # it starts 200 daemons
-def test_registry_is_consistent_after_sigkill_at_any_instant(public_directory: Path, authority: Authority) -> None:
-    """SIGKILL while a registration is replaced, 200 times: the registry is whole, and no older than acknowledged."""
-    issued = [authority.issue(NAME, file_name=f"kill-{number}") for number in range(2)]
-    random = Random(6)
+@pytest.mark.parametrize("seed", range(4))  # in parts that run side by side: each starts 50 daemons
+def test_registry_is_consistent_after_sigkill_at_any_instant(
+    public_directory: Path, authority: Authority, seed: int
+) -> None:
+    """SIGKILL while a registration is replaced, 50 times: the registry is whole, and no older than acknowledged."""
+    issued = [authority.issue(NAME, file_name=f"kill-{seed}-{number}") for number in range(2)]
+    random = Random(seed)
     database = public_directory / "state" / "registry.db"
     acknowledged = -1
-    for _ in range(200):
+    for _ in range(50):
         with RunningDaemon(public_directory, workers=1, log_level="error") as daemon:
             killer = threading.Timer(random.uniform(0, 0.02), os.kill, (daemon.pid, signal.SIGKILL))
             killer.start()
