@@ -52,7 +52,6 @@ log = logging.getLogger(__name__)
 _SELF = Caller(os.geteuid())
 _WARNING_SECONDS = 60.0
 _ROTATION_SECONDS = 600.0
-_SOCKET_SECONDS = 1.0
 
 
 def main() -> None:
@@ -187,12 +186,10 @@ class Daemon:
 
     async def _watch_sockets(self) -> None:
         """End the daemon if somebody removes its sockets: systemd starts it again, and it makes new ones."""
-        while True:
-            await asyncio.sleep(_SOCKET_SECONDS)
-            lost = self._sockets.paths.lost()
-            if lost is not None:
-                self._fail(UnavailableError(f"{lost} was removed or replaced: nobody can connect; restart handshaked"))
-                return
+        try:
+            await self._sockets.paths.watch()
+        except UnavailableError as error:
+            self._fail(error)
 
     def _prepare_workers(self, files: SideFiles) -> Supervisor:
         supervisor = Supervisor(
@@ -292,7 +289,7 @@ class _Sockets:
         self.metrics = inherited.get("metrics")
         self.handshakes, self.handshake_path = self._listen(inherited, directory / HANDSHAKE_SOCKET)
         self.control, control_path = self._listen(inherited, directory / CONTROL_SOCKET)
-        self.paths = BoundPaths((self.handshake_path, control_path))
+        self.paths = BoundPaths((self.handshake_path, control_path), "handshaked")
 
     def _listen(self, inherited: dict[str, socket.socket], path: Path) -> tuple[socket.socket, Path]:
         sock = inherited.get(path.name)

@@ -29,6 +29,7 @@ from handshaked.quic.answers import push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
+from handshaked.system.listening import BoundPaths
 from handshaked.system.memory import MemoryReturn
 from handshaked.system.readiness import Readiness
 from handshaked.system.systemd import notify, watchdog_interval
@@ -107,6 +108,7 @@ class Demux:
         self._recent: dict[LocalSocket, BoundedDict[Address, Application]] = {}
         self._mark = 0  # ECN mark of the current datagram; all of a ClientHello are forwarded with that of the last one
         self._moved: BoundedDict[tuple[LocalSocket, Address], Application] = BoundedDict(_MAX_RECENT)
+        self._paths = BoundPaths((Path(listener.getsockname()),), "handshaked-demux")
         self._shared = shared
         self._ports: list[SharedPort] = []
         self._waiting: dict[tuple[Address, bytes], tuple[Deliver, LocalSocket]] = {}
@@ -115,12 +117,15 @@ class Demux:
         self._watched = watchdog_interval() is not None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Unexpected errors of the tasks are raised."""
+        """Serve until SIGTERM or SIGINT. UnavailableError if somebody removes the applications' socket.
+
+        Unexpected errors of the tasks are raised, too.
+        """
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
         self._watch(self._forwarder.fileno(), lambda: self._forwarder.run(time.monotonic()))
-        work = (stop.wait(), self._follower.run(), self._sweep(), MemoryReturn().run())
+        work = (stop.wait(), self._follower.run(), self._sweep(), MemoryReturn().run(), self._paths.watch())
         tasks = [asyncio.create_task(one) for one in work]
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         notify(STOPPING="1")

@@ -20,7 +20,7 @@ from handshaked.system import directories
 from handshaked.system.capabilities import Capability, explain
 from handshaked.system.command_line import RecordingParser
 from handshaked.system.connecting import connect
-from handshaked.system.listening import lock_file, open_listener
+from handshaked.system.listening import lock_file, open_listener, still_bound
 from handshaked.system.process import LEVELS, forbid_core_dumps, raise_descriptor_limit, start_logging
 from handshaked.system.systemd import inherited_sockets
 from handshaked.wire.addresses import Address, parse_address, show_address
@@ -53,9 +53,12 @@ def main() -> None:
 async def _run(arguments: argparse.Namespace, descriptors: int) -> None:
     inherited = [sock for _, sock in inherited_sockets()]
     shared = [take_shared(sock) for sock in inherited if sock.family != socket.AF_UNIX]
-    listeners = [sock for sock in inherited if sock.family == socket.AF_UNIX]
-    lock = None if listeners else _lock(arguments.socket)
-    listener = listeners[0] if listeners else open_listener(arguments.socket)
+    passed = next((sock for sock in inherited if sock.family == socket.AF_UNIX), None)
+    path = arguments.socket if passed is None else Path(passed.getsockname())
+    if passed is not None and not still_bound(passed, path):
+        passed = None
+    lock = None if passed else _lock(path)
+    listener = passed or open_listener(path)
     if not shared:
         shared = [_open(address) for address in arguments.listen or map(parse_address, _DEFAULT_LISTEN)]
     bounds = ForwarderBounds(connected=arguments.connected, idle_seconds=arguments.idle_timeout)

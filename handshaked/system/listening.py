@@ -1,5 +1,6 @@
 """Keep a daemon the only one at a path: a lock, and a listening Unix socket."""
 
+import asyncio
 import errno
 import fcntl
 import logging
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from handshaked.errors import RefusedError
+from handshaked.errors import RefusedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ _BACKLOG = 128  # a user may fill it: the longer it is, the longer others wait i
 # The workers of a killed daemon hold its sockets until they notice its end.
 _ATTEMPTS = 30
 _PAUSE_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
 
 
 def lock_file(path: Path, conflict: str) -> int:
@@ -53,12 +55,21 @@ def open_listener(path: Path) -> socket.socket:
 
 
 class BoundPaths:
-    """The `paths` of listening sockets, to notice when somebody removes or replaces one."""
+    """The `paths` of the listening sockets of `program`, to notice when somebody removes or replaces one."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path], program: str) -> None:
         self._bound = {path: path.stat() for path in paths}
+        self._program = program
 
-    def lost(self) -> Path | None:
+    async def watch(self) -> None:
+        """Wait until a path no longer leads to its socket; then UnavailableError."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            lost = self._lost()
+            if lost is not None:
+                raise UnavailableError(f"{lost} was removed or replaced: nobody can connect; restart {self._program}")
+
+    def _lost(self) -> Path | None:
         """Return a path that no longer leads to its socket, or None."""
         for path, status in self._bound.items():
             try:

@@ -121,6 +121,12 @@ class RunningDemux:
             return 0
         if self._process.poll() is None:
             self._process.send_signal(number)
+        return self.exit_status()
+
+    def exit_status(self) -> int:
+        """Wait until the demultiplexer ends, and kill it after a timeout. Return its exit status."""
+        if self._process is None:
+            raise RuntimeError("the demultiplexer is not running")
         try:
             status = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -53,6 +53,20 @@ def test_second_demultiplexer_takes_nothing_over(
             assert served(Target(demux.port, authority.root), "first.example.com", "smb")[0] == "first"
 
 
+@pytest.mark.parametrize("activated", [False, True], ids=["own sockets", "inherited sockets"])
+def test_demultiplexer_ends_when_its_socket_is_removed_and_makes_a_new_one(
+    public_directory: Path, demux_daemon: RunningDaemon, activated: bool
+) -> None:
+    with RunningDemux(public_directory, demux_daemon, user=DEMUX_USER, activated=activated) as demux:
+        for _ in range(2):  # also in place of its own stale socket
+            demux.socket.unlink()
+            assert demux.exit_status() == 1
+            assert f"cannot run: {demux.socket} was removed or replaced" in demux.log.read_text()
+            demux.log.unlink()
+            demux.start()
+        assert demux.metrics()["registry_connected"] == 1
+
+
 def test_event_loop_notifies_the_watchdog(
     public_directory: Path, demux_daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
