@@ -5,7 +5,8 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from handshaked.callers.threads import ThreadPool, Threads
-from handshaked.errors import LocalError, RefusedError
+from handshaked.control.files.readers import contained
+from handshaked.errors import DamagedError, LocalError, RefusedError, UnavailableError
 from handshaked.registry.notices import Notice, credential_notices, trust_notices
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
@@ -68,11 +69,18 @@ class CurrentNotices:
         self._logged = current
 
     async def _examine(self, registrations: list[Registration]) -> None:
+        """Examine `registrations`, in the order of their ids; say so if one of them cannot be examined."""
         chains = self._store.chains(registrations[0].id, registrations[-1].id)
         for registration in registrations:
-            found = list(_about_credentials(registration, chains.get(registration.id, [])))
-            if registration.policy.client_trust:
-                found += await self._about_trust(registration)
+            try:
+                with contained(registration.name):
+                    found = list(_about_credentials(registration, chains.get(registration.id, [])))
+                    if registration.policy.client_trust:
+                        found += await self._about_trust(registration)
+            except RefusedError as error:
+                if isinstance(error, UnavailableError) and not isinstance(error, DamagedError):
+                    raise  # not this registration's fault
+                found = [Notice(f"the registration cannot be examined: {error}")]
             self._examined[registration.id] = registration
             self._of.pop(registration.id, None)
             if found:

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from handshaked.control.current_notices import CurrentNotices
+from handshaked.errors import DamagedError, UnavailableError
 from handshaked.registry.credentials import load_pem, with_ocsp_response
 from handshaked.registry.expiry import DAY
 from handshaked.registry.notices import Notice
@@ -89,6 +91,46 @@ def test_trust_of_a_registration_is_examined(store: SqliteRegistryWriter, caplog
     assert [text.partition(": ")[0] for text in notices.about(snapshot.registrations, NOW)] == ["web"]
     assert len(notices.of(registration, NOW + DAY)) == 2
     assert len(logged(caplog)) == 1
+
+
+@pytest.mark.parametrize("fault", [IndexError("secret"), DamagedError("a row cannot be decoded")])
+def test_registration_that_cannot_be_examined_costs_no_other(
+    store: SqliteRegistryWriter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    trust = ClientTrust(ROOT.pem, "", "/ca", "")
+    store.register(new("bad", "a.example", trust=trust))
+    store.register(new("uncovered", "b.example"))
+
+    def fail(_: object) -> NoReturn:
+        raise fault
+
+    monkeypatch.setattr(store, "trust", fail)
+    notices = CurrentNotices(store)
+    snapshot = store.load()
+    for _ in range(2):
+        asyncio.run(notices.follow(snapshot, NOW))
+    found = dict(text.split(": ", 1) for text in notices.about(snapshot.registrations, NOW))
+    assert found["bad"].startswith("the registration cannot be examined: ")
+    assert "uncovered" in found
+    assert "secret" not in caplog.text
+    assert len(logged(caplog)) == 2 + isinstance(fault, IndexError), "once, with the place of an unexpected error"
+
+
+def test_notices_wait_for_a_registry_that_cannot_be_read(
+    store: SqliteRegistryWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registration = store.register(new("web", "a.example", trust=ClientTrust(ROOT.pem + pem(VERSION_4), "", "/ca", "")))
+    notices = CurrentNotices(store)
+
+    def fail(_: object) -> NoReturn:
+        raise UnavailableError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "trust", fail)
+        with pytest.raises(UnavailableError):
+            asyncio.run(notices.follow(store.load(), NOW))
+    asyncio.run(notices.follow(store.load(), NOW))
+    assert len(notices.of(registration, NOW)) == 1
 
 
 def test_notices_about_settings_are_logged_once(store: SqliteRegistryWriter, caplog: pytest.LogCaptureFixture) -> None:
