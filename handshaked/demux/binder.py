@@ -38,7 +38,7 @@ _UNUSED_PORT = 1
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """A connection of the demultiplexer, and the addresses of the sockets that it has shown."""
+    """A connection of the demultiplexer, and the addresses of the sockets that it has shown last."""
 
     sock: socket.socket
     shown: set[Address] = field(default_factory=set)
@@ -116,7 +116,7 @@ class Binder:
                     raise FramingError("closed")
                 request = pull_request(packet)
                 if request.kind is Kind.SHOW:
-                    connection.shown |= {found for one in descriptors if (found := self._address_of(one)) is not None}
+                    connection.shown = {found for one in descriptors if (found := self._address_of(one)) is not None}
             finally:
                 close_all(descriptors)
             self._answer(connection, request)

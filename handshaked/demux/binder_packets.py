@@ -1,7 +1,7 @@
 """The packets between the demultiplexer and the binder, each with descriptors attached (SOCK_SEQPACKET).
 
-The demultiplexer first shows the sockets of its shared ports (SHOW). Every request gets one answer: itself and an
-errno, with the sockets attached.
+The demultiplexer first shows the sockets of its shared ports (SHOW), which replace those of an earlier SHOW. Every
+request gets one answer: itself and an errno, with the sockets attached.
 """
 
 import errno

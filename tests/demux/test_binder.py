@@ -143,15 +143,18 @@ def test_stock_is_filled_in_batches(sockets: BinderSockets, held: socket.socket)
     assert sockets.failures == 0
 
 
-def asked(path: Path, held: list[socket.socket], request: Request) -> tuple[int, int]:
+def asked(
+    path: Path, held: list[socket.socket], request: Request, shown_before: list[socket.socket] | None = None
+) -> tuple[int, int]:
     """Return the number of sockets and the errno in the answer to `request` of who holds the sockets `held`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         connect(channel, path)
         channel.settimeout(PATIENCE)
-        numbers = array.array("i", [sock.fileno() for sock in held])
         show = push_request(Request(Kind.SHOW, 0, ("0.0.0.0", 0)))  # noqa: S104 - not bound
-        channel.sendmsg([show], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
-        assert pull_answer(channel.recv(ANSWER_SIZE))[1] is None
+        for sockets in (shown_before or [], held):
+            numbers = array.array("i", [sock.fileno() for sock in sockets])
+            channel.sendmsg([show], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
+            assert pull_answer(channel.recv(ANSWER_SIZE))[1] is None
         channel.send(push_request(request))
         packet, control, _, _ = channel.recvmsg(ANSWER_SIZE, CONTROL_SPACE)
         descriptors = pull_descriptors(control)
@@ -179,6 +182,14 @@ def test_shared_socket_is_bound_to_the_held_address_only(binder: object, path: P
     with OwnSockets().shared(("127.0.0.1", port)) as held:
         assert asked(path, [held], Request(Kind.SHARED, 1, ("127.0.0.1", port))) == (1, 0)
         assert asked(path, [held], Request(Kind.SHARED, 1, ("127.0.0.2", port))) == (0, 1)
+
+
+def test_only_the_sockets_shown_last_count(binder: object, path: Path) -> None:
+    """Otherwise a demultiplexer could let the binder remember ever more addresses."""
+    before, now = free_port(), free_port()
+    with OwnSockets().shared(("127.0.0.1", before)) as first, OwnSockets().shared(("127.0.0.1", now)) as second:
+        for port, answer in ((before, (0, 1)), (now, (1, 0))):
+            assert asked(path, [second], Request(Kind.SHARED, 1, ("127.0.0.1", port)), [first]) == answer
 
 
 @pytest.mark.needs("root")
