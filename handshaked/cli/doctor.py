@@ -9,7 +9,7 @@ import stat
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +29,14 @@ _GENERIC, _CONTROL, _GET_FAMILY, _FAMILY_NAME = 16, 16, 3, 2
 _NLMSG_ERROR = 2
 _SYSTEMD = Path("/run/systemd/system")
 _SYSTEM_SOCKETS = Path("/run/handshaked")
+_NEEDED_SOCKETS = {
+    "handshaked.service": ("handshaked-netlink.socket", "kernel upcalls are not handled"),
+    "handshaked-demux.service": (
+        "handshaked-demux-sockets.socket",
+        "new connections share one UDP socket, and none is forwarded",
+    ),
+}
+"""The socket unit that each service needs, and what does not work without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,8 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     yield from _kernel()
     yield from _clock()
     yield from _permissions(arguments.socket)
-    yield from _units()
+    if _SYSTEMD.exists() and shutil.which("systemctl") is not None:
+        yield from examine_units(_systemctl)
 
 
 def _fix_for_no_answer(path: Path) -> str:
@@ -211,14 +220,21 @@ def _socket_advice(path: Path) -> str:
     return advise("chmod 0666", str(path), str(path))
 
 
-def _units() -> Iterator[Finding]:
-    systemctl = shutil.which("systemctl")
-    if systemctl is None or not _SYSTEMD.exists():
-        return
+def _systemctl(verb: str, unit: str) -> str:
+    """Return the answer of systemctl to the question `verb` about `unit`; empty if it has none."""
+    process = subprocess.run(["systemctl", verb, unit], capture_output=True, text=True, check=False)  # noqa: S603, S607 - systemd's own program
+    return process.stdout.strip()
+
+
+def examine_units(systemctl: Callable[[str, str], str]) -> Iterator[Finding]:
+    """Yield findings about the units; `systemctl` answers ``is-enabled`` and ``is-active`` for a unit."""
     for unit in ("handshaked.socket", "handshaked.service"):
-        process = subprocess.run([systemctl, "is-enabled", unit], capture_output=True, text=True, check=False)  # noqa: S603 - systemd's own program
-        state = process.stdout.strip() or "not installed"
+        state = systemctl("is-enabled", unit) or "not installed"
         if state in ("enabled", "enabled-runtime", "static", "indirect"):
             yield Finding("ok", f"{unit} is {state}")
         else:
             yield Finding("note", f"{unit} is {state}", f"handshakectl install-systemd; systemctl enable --now {unit}")
+    for service, (unit, effect) in _NEEDED_SOCKETS.items():
+        if systemctl("is-active", service) == "active" and systemctl("is-active", unit) != "active":
+            what = f"{service} runs without {unit}: {effect}"
+            yield Finding("warning", what, f"handshakectl install-systemd; systemctl restart {service}")

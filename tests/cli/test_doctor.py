@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from handshaked.cli.doctor import examine_units
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from tests.cli.commands import NAME, PROGRAM, run
@@ -41,3 +42,20 @@ def test_doctor_reports_a_missing_daemon(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "cannot reach the daemon" in process.stdout
     assert "systemctl start handshaked.socket" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("service", "unit"),
+    [
+        ("handshaked.service", "handshaked-netlink.socket"),
+        ("handshaked-demux.service", "handshaked-demux-sockets.socket"),
+    ],
+)
+def test_doctor_reports_a_service_that_runs_without_its_sockets(service: str, unit: str) -> None:
+    def levels(*active: str) -> list[str]:
+        answers = {("is-active", one): "active" for one in active} | {("is-enabled", service): "enabled"}
+        findings = examine_units(lambda *asked: answers.get(asked, "inactive"))
+        return [finding.level for finding in findings if unit in finding.what and service in finding.fix]
+
+    assert levels(service) == ["warning"]
+    assert levels(service, unit) == levels() == []
