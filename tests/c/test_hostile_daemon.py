@@ -131,6 +131,7 @@ def test_slow_daemon_delays_a_call_only_once(run: Run, tmp_path: Path) -> None:
     assert printed == str(-errno.ETIMEDOUT)
 
 
+@pytest.mark.alone
 def test_daemon_that_keeps_sending_does_not_delay_other_handshakes_of_a_program(run: Run, tmp_path: Path) -> None:
     """One call handled packets for as long as they came, until the handshake's timeout."""
     path = tmp_path / "hostile.sock"

@@ -11,6 +11,7 @@ from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
 from tests.demux.clients import Target, refusal, served
 from tests.demux.conftest import DAEMON_OPTIONS, FIRST_USER
+from tests.handshake_channel import eventually
 
 
 @pytest.fixture
@@ -30,7 +31,6 @@ def test_connections_are_dispatched_while_the_daemon_is_down(
     assert refusal(target, "other.example.com", "smb") == Alert.UNRECOGNIZED_NAME.quic_error
     demux_daemon.start()
     register("other", "other.example.com", "smb", user=FIRST_USER)
-    while demux.metrics()["registrations"] != 2:  # it reconnects to the daemon within a second
-        continue
+    assert eventually(lambda: demux.metrics()["registrations"] == 2)  # it reconnects to the daemon within a second
     with smb_server(demux_daemon, demux, "other", user=FIRST_USER):
         assert served(target, "other.example.com", "smb")[0] == "other"

@@ -13,6 +13,7 @@ from handshaked.testing.echo_server import echo_server
 from tests.demux.clients import Target, connected, echo, udp_sockets
 from tests.demux.conftest import FIRST_USER
 from tests.demux.lossy_link import link
+from tests.handshake_channel import eventually
 
 
 @pytest.mark.parametrize("delivery", ["accept", "relay"])
@@ -104,8 +105,7 @@ def test_datagram_of_no_connection_is_dropped(demux: RunningDemux) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", demux.port))
         sock.send(b"\x40" + bytes(1199))
-        while 'dropped_total{reason="unknown"}' not in demux.metrics():
-            continue
+        assert eventually(lambda: 'dropped_total{reason="unknown"}' in demux.metrics())
         with pytest.raises(BlockingIOError):
             sock.recv(2000, socket.MSG_DONTWAIT)
 
