@@ -79,7 +79,7 @@ def uninstall(arguments: argparse.Namespace) -> int:
             (root / name).rmdir()
     for name in changed:
         print(f"handshakectl: {root / name} was changed after its installation, and stays", file=sys.stderr)
-    print("removed; /etc/handshaked, /var/lib/handshaked and the user handshaked stay")
+    print("removed; /etc/handshaked, /var/lib/handshaked and the users of the services stay")
     _apply(root)
     return 1 if changed else 0
 

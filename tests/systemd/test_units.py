@@ -95,6 +95,11 @@ def test_daemon_starts_before_remote_file_systems_are_mounted() -> None:
     assert "remote-fs.target" in unit["Install"]["WantedBy"].split()
 
 
+def users_of(unit: str) -> set[str]:
+    """Return the users that `unit` names."""
+    return {section[name] for section in sections(unit).values() for name in ("User", "SocketUser") if name in section}
+
+
 @pytest.mark.parametrize("kind", ["sysusers", "tmpfiles"])
 def test_users_and_directories_are_created(tmp_path: Path, kind: str) -> None:
     program = f"systemd-{kind}"
@@ -106,7 +111,8 @@ def test_users_and_directories_are_created(tmp_path: Path, kind: str) -> None:
     create = ["--create"] if kind == "tmpfiles" else []
     run_program(program, f"--root={tmp_path}", *create, str(SYSTEMD / f"{kind}.conf"))
     if kind == "sysusers":
-        assert "handshaked:" in (tmp_path / "etc/passwd").read_text()
+        users = {line.partition(":")[0] for line in (tmp_path / "etc/passwd").read_text().splitlines()}
+        assert users == {"root"}.union(*map(users_of, UNITS))
     else:
         assert (tmp_path / "etc/handshaked/registrations.d").is_dir()
 
