@@ -49,6 +49,14 @@ def must(*command: str) -> str:
     return process.stdout
 
 
+def wait_until_inactive(unit: str, otherwise: str) -> None:
+    """Wait until systemd has stopped `unit`, which it does together with another one; AssertionError if it does not."""
+    deadline = time.monotonic() + PATIENCE
+    while (state := run("systemctl", "is-active", unit).stdout.strip()) != "inactive":
+        assert time.monotonic() < deadline, f"{unit} is {state}: {otherwise}"
+        time.sleep(0.1)
+
+
 def authority(name: str = "lab CA") -> Authority:
     """Make a certificate authority with a directory of its own."""
     directory = HERE / name.replace(" ", "-")

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.kernel.inside.scene import PATIENCE, must, run
+from tests.kernel.inside.scene import PATIENCE, must, run, wait_until_inactive
 
 INITIAL = bytes.fromhex(sys.argv[1])
 SERVICE, BINDER = "handshaked-demux.service", "handshaked-demux-sockets.service"
@@ -86,4 +86,9 @@ with endpoint() as server:
     assert os.readlink(f"/proc/{pid_of(SERVICE)}/ns/net") != os.readlink("/proc/self/ns/net")
     replace_binder()
     exchange(server)
-must("systemctl", "stop", SERVICE, BINDER, "handshaked-demux-sockets.socket", "handshaked-demux.socket")
+    must("systemctl", "restart", SERVICE)
+    exchange(server)
+must("systemctl", "stop", SERVICE)
+for unit in (BINDER, "handshaked-demux-sockets.socket"):
+    wait_until_inactive(unit, "nothing may keep the right to bind ports without the demultiplexer")
+must("systemctl", "stop", "handshaked-demux.socket")

@@ -11,7 +11,16 @@ import time
 from pathlib import Path
 
 from handshaked.testing.authority import Authority
-from tests.kernel.inside.scene import PATIENCE, make_keyring, mounted, must, run, serve_nfs, write_and_read
+from tests.kernel.inside.scene import (
+    PATIENCE,
+    make_keyring,
+    mounted,
+    must,
+    run,
+    serve_nfs,
+    wait_until_inactive,
+    write_and_read,
+)
 
 NET_ADMIN, SYS_ADMIN = 12, 21
 CERTIFICATES = Path("/srv/certificates")
@@ -130,8 +139,7 @@ def mounts() -> None:
         ended()
         sources("serving", ".")
     must("systemctl", "stop", "handshaked.service")  # flushes its last outcomes
-    sockets = run("systemctl", "is-active", "handshaked-netlink.socket").stdout.strip()
-    assert sockets == "inactive", "the kernel would wait for the daemon"
+    wait_until_inactive("handshaked-netlink.socket", "the kernel would wait for the daemon")
     said = journal()
     for role in ("client", "server"):
         assert said.count(f"outcome=ok role={role} caller=kernel") == 2, said
