@@ -6,13 +6,14 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from handshaked.errors import Alert, LocalError, PeerError, RefusedError, Status
+from handshaked.errors import Alert, LocalError, PeerError, RefusedError, Status, UnavailableError
 from handshaked.model import Caller
 from handshaked.registry.credentials import LoadedCredential, load_pem
-from handshaked.registry.registration import Access, Registration
+from handshaked.registry.registration import Access, Grant, Registration
 from handshaked.registry.schema import SCHEMA_VERSION
 from handshaked.registry.snapshot import Query, Snapshot
 from handshaked.registry.sqlite_reader import SqliteRegistryReader
@@ -305,3 +306,26 @@ def test_writer_killed_at_any_instant_leaves_the_old_state_or_the_new_one(path: 
         told = kill_a_writer(path, issue, state, chance)
         state = whole_state(path)
         assert state in (told, told + 1)
+
+
+def test_connection_that_may_hold_locks_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does not notice every lock that it has failed to release, and then waits for itself again and again."""
+    grant = Grant(0, 1000, None, (NAME,), (b"h3",))
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def remember(*words: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(connect(*words, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", remember)
+    with closing(SqliteRegistryWriter(path)) as store, closing(connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(UnavailableError, match="locked"):
+            store.add_grant(grant)
+        other.execute("ROLLBACK")
+        store.add_grant(grant)
+        assert len(store.grants()) == 1
+    assert len(opened) == 2
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
