@@ -30,7 +30,7 @@ from handshaked.handshakes.side_files import SideFiles
 from handshaked.registry.replay import ReplayRecord
 from handshaked.registry.sqlite_reader import SqliteRegistryReader
 from handshaked.reporting.outcomes import OutcomeRecorder
-from handshaked.system.capabilities import keep_only
+from handshaked.system.capabilities import CAPSET_ADVICE, keep_only
 from handshaked.system.directories import DATABASE, REPLAY_RECORD
 from handshaked.system.keylog_file import KeyLogFile
 from handshaked.system.memory import MemoryReturn
@@ -171,15 +171,15 @@ def _kernel_sources(service: HandshakeService, arguments: argparse.Namespace) ->
     return KernelSources(service, files, namespaces, open_link=partial(NetlinkLink, passed=passed))
 
 
-def _keep_needed_capabilities(arguments: argparse.Namespace) -> str:
-    """Give up what this process does not need, because it parses what strangers send; return why that failed, or ""."""
+def _keep_needed_capabilities(arguments: argparse.Namespace) -> OSError | None:
+    """Give up what this process does not need, because it parses what strangers send; return why that failed, if so."""
     kernel = arguments.settings is not None
     needed = upcall_capabilities(arguments.netns) if kernel else ()
     try:
         keep_only(needed)
     except OSError as error:
-        return f"{error.strerror}; if the service runs as root, add SystemCallFilter=capset to its unit"
-    return ""
+        return error
+    return None
 
 
 async def _run(arguments: argparse.Namespace, keylog: KeyLog | None) -> None:
@@ -212,8 +212,9 @@ def main() -> None:
     refused = _keep_needed_capabilities(arguments)
     # Logging starts a thread, which would keep capabilities that are given up later.
     start_logging(arguments.log_level, f"worker[{os.getpid()}]", arguments.log_format)
-    if refused:
-        log.warning("%s", refused)
+    if refused is not None:
+        log.error("the worker cannot start: %s", f"{refused.strerror}; {CAPSET_ADVICE}")
+        sys.exit(os.EX_NOPERM)
     try:
         if unusable is not None:
             raise unusable

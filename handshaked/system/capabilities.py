@@ -19,6 +19,9 @@ class Capability(enum.IntEnum):
     SYS_ADMIN = 21
 
 
+CAPSET_ADVICE = "if the service runs as root, add SystemCallFilter=capset to its unit"
+"""What to do if ``keep_only`` fails."""
+
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_LOWER = 3

@@ -17,6 +17,7 @@ from typing import Any
 
 from handshaked.errors import is_temporary
 from handshaked.registry.snapshot import Snapshot
+from handshaked.system.capabilities import CAPSET_ADVICE
 from handshaked.system.memory_file import memory_file
 from handshaked.system.tasks import Tasks
 from handshaked.wire.json_packets import Message
@@ -222,7 +223,8 @@ class Supervisor:
             del self._workers[slot]
         served = worker.generation >= 0
         failed = not served and status not in (os.EX_TEMPFAIL, -signal.SIGKILL)
-        return _End(f"worker {worker.process.pid} ended with status {status}", served, failed)
+        reason = f" (capabilities cannot be given up; {CAPSET_ADVICE})" if status == os.EX_NOPERM else ""
+        return _End(f"worker {worker.process.pid} ended with status {status}{reason}", served, failed)
 
     async def _spawn(self, slot: int, settings: bytes | None) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -19,6 +19,19 @@ from tests.plugins.needs import need, public_python
 pytestmark = pytest.mark.needs("root")
 
 UID = 54321
+WITHOUT_CAPSET = """
+import ctypes, os, struct, sys
+capset = {"x86_64": 126, "aarch64": 91}[os.uname().machine]
+load, jump_if_equal, ret = 0x20, 0x15, 0x06
+allow, fail_with_eperm = 0x7FFF0000, 0x00050001
+program = ((load, 0, 0, 0), (jump_if_equal, 0, 1, capset), (ret, 0, 0, fail_with_eperm), (ret, 0, 0, allow))
+code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+filter = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
+assert libc.prctl(22, 2, filter) == 0, os.strerror(ctypes.get_errno())  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 REPORTING_SANDBOX = """
 from pathlib import Path
 from handshaked.control.requests import loading_sandbox
@@ -82,6 +95,18 @@ def test_worker_cannot_regain_privileges(public_directory: Path) -> None:
             assert status["CapPrm"] == status["CapEff"]
             assert (int(status["CapInh"], 16), int(status["CapAmb"], 16)) == (0, 0)
             assert status["NoNewPrivs"] == "1", "executing a program as root would return all of them"
+
+
+def test_daemon_does_not_serve_if_its_workers_keep_privileges(public_directory: Path) -> None:
+    daemon = RunningDaemon(public_directory, workers=1, launcher=(sys.executable, "-c", WITHOUT_CAPSET))
+    with pytest.raises(RuntimeError) as failed:
+        daemon.start()
+    advice = "if the service runs as root, add SystemCallFilter=capset to its unit"
+    [end] = [line for line in str(failed.value).splitlines() if "cannot run: no worker can start" in line]
+    assert advice in end
+    assert f"the worker cannot start: capabilities cannot be given up: Operation not permitted; {advice}" in str(
+        failed.value
+    )
 
 
 def test_workers_of_an_ordinary_user_inherit_only_what_they_need(public_directory: Path) -> None:

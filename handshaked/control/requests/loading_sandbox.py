@@ -11,7 +11,6 @@ import os
 import resource
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -62,8 +61,7 @@ def load_in_sandbox(source: Source, contents: tuple[bytes, ...]) -> LoadedCreden
 def main() -> None:
     """Load the credential on standard input, and write the result to standard output."""
     forbid_core_dumps()
-    with suppress(OSError):  # root's service may not be permitted to; others have nothing left to give up
-        keep_only(())
+    keep_only(())
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     asked = json.load(sys.stdin)
