@@ -48,7 +48,7 @@ class BinderSockets:
     def __init__(self, path: Path, held: Sequence[socket.socket], wait_seconds: float = WAIT_SECONDS) -> None:
         self.failures = 0
         self.waits = 0
-        """How often the event loop has waited for the binder."""
+        """The number of times that the event loop has waited for the binder."""
         self._path = path
         self._wait_seconds = wait_seconds
         self._held = held[:MAX_ATTACHED]

@@ -23,7 +23,7 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class Kind(IntEnum):
-    """What is asked for."""
+    """The kinds of requests."""
 
     SHOW = 0
     UNBOUND = 1

@@ -1,4 +1,4 @@
-"""Where the UDP sockets of flows come from: this process opens them itself, or has them opened (``binder_client``)."""
+"""Sources of the UDP sockets of flows: this process, or the binder, which opens them for it (``binder_client``)."""
 
 import socket
 from typing import Protocol
@@ -13,7 +13,7 @@ class Sockets(Protocol):
     """Opens non-blocking sockets that send no fragments. OSError if one cannot be had."""
 
     failures: int
-    """How many could not be had."""
+    """The number of sockets that could not be had."""
 
     def unbound(self, family: int) -> socket.socket:
         """Return an unbound socket."""

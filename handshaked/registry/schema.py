@@ -57,7 +57,7 @@ _STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 SCHEMA_VERSION = len(_STEPS)
 
 _BUSY_SECONDS = 1.0
-"""How long the daemon's event loop waits for another program that uses the database, such as a backup."""
+"""Longest time that the daemon's event loop waits for another program that uses the database, such as a backup."""
 _DAMAGED = "; it is damaged: restore it from a backup, or move it away and register again"
 
 

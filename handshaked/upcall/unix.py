@@ -18,7 +18,7 @@ from handshaked.model import Caller
 from handshaked.upcall.endpoint import Endpoint
 
 _CONNECTION_SECONDS = 0.0002
-"""What a connection costs, whatever it is used for: charged to its user."""
+"""Time charged to the user of a new connection, whatever the connection is used for."""
 
 
 class UnixSource:

@@ -1,4 +1,4 @@
-"""What broken surroundings, and users who cause faults, cost an honest caller of another uid."""
+"""Broken surroundings, and users who cause faults, cost an honest caller of another uid little."""
 
 import os
 import random

@@ -19,7 +19,7 @@ NET_BIND_SERVICE = 10
 
 
 def journal() -> str:
-    """What the services have said."""
+    """Return the log of the services."""
     return must("journalctl", "--unit=handshaked-demux*", "--unit=handshaked", "--output=cat")
 
 
