@@ -1,8 +1,8 @@
 /* A library to preload, which lets chosen system calls of the daemon fail.
  *
  * All processes share the file that FAULTS_CONTROL names (see injector.py). While it is armed for a process, the
- * library counts the calls of each function, and calls number `first` to `last` of `function` fail with `error`, or, if
- * that is SHORT, transfer one byte. Nothing fails before the process has set its limits, after all imports.
+ * library counts the calls of each function, and calls number `first`, `first` + `step`, .. up to `last` of `function`
+ * fail with `error`, or, if that is SHORT, transfer one byte. Nothing fails before the process has set its limits, after all imports.
  */
 
 #define _GNU_SOURCE
@@ -34,7 +34,7 @@ enum function {
 
 struct control {
     atomic_int armed;  /* roles */
-    int function, error, first, last;
+    int function, error, first, last, step;
     atomic_int injected;
     atomic_int calls[FUNCTIONS];
 };
@@ -71,7 +71,8 @@ static int fault(enum function function)
     if (control == NULL || !begun || !(atomic_load(&control->armed) & role))
         return 0;
     int call = atomic_fetch_add(&control->calls[function], 1) + 1;
-    if ((int)function != control->function || call < control->first || call > control->last)
+    if ((int)function != control->function || call < control->first || call > control->last
+        || (call - control->first) % control->step)
         return 0;
     atomic_fetch_add(&control->injected, 1);
     return control->error;

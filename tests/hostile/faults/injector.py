@@ -71,24 +71,25 @@ class Process(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Calls `first` to `last` of `function` in `process` fail with `error`."""
+    """Calls `first`, `first` + `step`, .. up to `last` of `function` in `process` fail with `error`."""
 
     process: Process
     function: str
     error: int
     first: int
     last: int
+    step: int = 1
 
     def __str__(self) -> str:
         name = "SHORT" if self.error == SHORT else errno.errorcode[self.error]
-        calls = str(self.first) if self.first == self.last else f"{self.first} to {self.last}"
+        calls = str(self.first) if self.first == self.last else f"{self.first} to {self.last}, every {self.step}"
         return f"{self.process.name.lower()}: {self.function} {calls}: {name}"
 
 
 class Injector:
     """The library in `directory`, built if needed, and the file that controls it; a context manager."""
 
-    _HEADER = struct.Struct("=5i")
+    _HEADER = struct.Struct("=6i")
     _COUNTS = struct.Struct(f"={1 + len(FUNCTIONS)}i")
 
     def __init__(self, directory: Path) -> None:
@@ -114,7 +115,7 @@ class Injector:
     @contextmanager
     def injecting(self, fault: Fault) -> Iterator[Callable[[], int]]:
         """Inject `fault` in this block; yield a function that returns how many calls have failed."""
-        self._arm(fault.process, FUNCTIONS.index(fault.function), fault.error, fault.first, fault.last)
+        self._arm(fault.process, FUNCTIONS.index(fault.function), fault.error, fault.first, fault.last, fault.step)
         try:
             yield lambda: self._counts()[0]
         finally:
@@ -124,20 +125,20 @@ class Injector:
     def counting(self, process: Process) -> Iterator[dict[str, int]]:
         """Count the calls of `process` in this block, into the dictionary."""
         counts: dict[str, int] = {}
-        self._arm(process, 0, 0, 0, 0)
+        self._arm(process, 0, 0, 0, 0, 1)
         try:
             yield counts
         finally:
             self._disarm()
             counts.update(zip(FUNCTIONS, self._counts()[1:], strict=True))
 
-    def _arm(self, process: int, function: int, error: int, first: int, last: int) -> None:
+    def _arm(self, process: int, *fault: int) -> None:
         self._COUNTS.pack_into(self._shared, self._HEADER.size, *bytes(1 + len(FUNCTIONS)))
-        self._HEADER.pack_into(self._shared, 0, 0, function, error, first, last)
-        self._HEADER.pack_into(self._shared, 0, process, function, error, first, last)
+        self._HEADER.pack_into(self._shared, 0, 0, *fault)
+        self._HEADER.pack_into(self._shared, 0, process, *fault)
 
     def _disarm(self) -> None:
-        self._HEADER.pack_into(self._shared, 0, *bytes(5))
+        self._HEADER.pack_into(self._shared, 0, *bytes(6))
 
     def _counts(self) -> tuple[int, ...]:
         return self._COUNTS.unpack_from(self._shared, self._HEADER.size)

@@ -8,10 +8,13 @@ from handshaked.errors import RefusedError, Status
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from tests.handshake_channel import GoneError, HandshakeChannel, client_start, server_start, shake_hands
+from tests.hostile.faults.injector import Fault, Injector
 
 NAME = "a.example.com"
 OK = "ok"
 _MAX_LINES = 5
+_MAX_PLAYS = 5
+"""So many times the scene is played until it has met a fault: not all calls occur each time."""
 
 
 class Scene:
@@ -80,3 +83,27 @@ def check_log(log: str) -> None:
     assert "Traceback" not in log
     lines = [line for line in log.splitlines() if (" ERROR " in line or " WARNING " in line) and "outcome=" not in line]
     assert len(lines) <= _MAX_LINES, "\n".join(lines)
+
+
+def names(daemon: RunningDaemon) -> list[str]:
+    """Return the names of the registrations."""
+    return [one["name"] for one in daemon.ask("list")["registrations"]]
+
+
+def check(daemon: RunningDaemon, scene: Scene, injector: Injector, fault: Fault) -> None:
+    """Inject `fault`, and check that the daemon copes."""
+    logged = daemon.log.stat().st_size
+    with injector.injecting(fault) as injected:
+        results = scene.play(daemon)
+        for _ in range(1, _MAX_PLAYS):
+            if not injected():
+                results = scene.play(daemon)
+        assert injected(), f"not met in {_MAX_PLAYS} plays"
+    if results["register"] == OK and results["unregister"] != OK:
+        assert "web" in names(daemon)
+    daemon.wait_until(lambda: scene.recovers(daemon))
+    status = daemon.ask("status")
+    check_log(daemon.log.read_bytes()[logged:].decode())
+    assert status["worker_restarts"] == 0
+    daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
+    assert names(daemon) == ["kept"]
