@@ -53,7 +53,7 @@ class TcpPath:
     def start(self, attempt: Attempt) -> None:
         """Begin the handshake; its steps are those of `attempt`."""
         self._attempt = attempt
-        attempt.step(self._begin)
+        attempt.step(self._guarded, self._begin)
 
     def finish(self, outcome: Outcome) -> None:
         """Release the socket and report `outcome`."""
@@ -62,13 +62,19 @@ class TcpPath:
         self._restore()
         self._report(outcome)
 
-    def _begin(self, now: float) -> End | None:
+    def _guarded(self, step: Callable[[float], End | None], now: float) -> End | None:
         try:
-            self._session = self._open_session()
+            return step(now)
         except HandshakeError as error:
             return HandshakeFailed.of(error)
+        except OSError as error:  # also of the event loop, if the kernel has no memory to watch the socket
+            self._attempt.abort(Status.FAILED, f"the TCP socket failed: {error.strerror}")
+            return None
+
+    def _begin(self, now: float) -> End | None:
+        self._session = self._open_session()
         self._restore = _without_delay(self._sock)
-        self._loop.add_reader(self._sock, self._attempt.step, self._read)
+        self._loop.add_reader(self._sock, self._attempt.step, self._guarded, self._read)
         return self._carry_out(self._session.start(now))
 
     def _read(self, now: float) -> End | None:
@@ -108,11 +114,8 @@ class TcpPath:
             return last
         if not sent or self._complete is None:
             return None
-        try:
-            self._offload(self._sock, self._session.records)
-            return self._conclude(self._complete)
-        except HandshakeError as error:
-            return HandshakeFailed.of(error)
+        self._offload(self._sock, self._session.records)
+        return self._conclude(self._complete)
 
     def _send(self) -> bool:
         """Send what the socket accepts; return whether nothing is left to send."""
@@ -120,7 +123,7 @@ class TcpPath:
             try:
                 sent = self._sock.send(self._unsent, _SEND)
             except BlockingIOError:
-                self._loop.add_writer(self._sock, self._attempt.step, self._write)
+                self._loop.add_writer(self._sock, self._attempt.step, self._guarded, self._write)
                 return False
             except OSError as error:
                 # The peer may have sent an alert before it closed: read that first; if there is none, reading fails.
