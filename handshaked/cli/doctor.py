@@ -97,11 +97,11 @@ def _daemon(status: Result) -> Iterator[Finding]:
     elif status["self_test"] != NOT_YET:
         what = f"the self-test fails: {status['self_test']}"
         yield Finding("fault", what, "journalctl -u handshaked; systemctl restart handshaked")
-    silent = [worker["pid"] for worker in status["workers"] if not worker["answers"]]
+    silent = sum(not worker["answers"] for worker in status["workers"])
     if silent:
         yield Finding(
             "fault",
-            f"workers {silent} do not answer",
+            f"{silent} of {len(status['workers'])} workers do not answer",
             "the daemon replaces them; if it does not: systemctl restart handshaked",
         )
     if status["worker_restarts"]:

@@ -157,14 +157,16 @@ class Supervisor:
                 worker.kill()
 
     async def status(self) -> list[dict[str, Any]]:
-        """Return the status of each worker."""
-        workers = sorted(self._workers.items())
-        answers = await asyncio.gather(*(worker.channel.ask("status") for _, worker in workers))
-        return [
-            {"slot": slot, "pid": worker.process.pid, "answers": answer is not None}
-            | {key: value for key, value in (answer or {}).items() if key != "event"}
-            for (slot, worker), answer in zip(workers, answers, strict=True)
-        ]
+        """Return the status of each worker. One that does not run has no process ID, and does not answer."""
+        workers = dict(self._workers)
+        asked = await asyncio.gather(*(worker.channel.ask("status") for worker in workers.values()))
+        answers = dict(zip(workers, asked, strict=True))
+        found = []
+        for slot in range(self._count):
+            pid, answer = workers[slot].process.pid if slot in workers else None, answers.get(slot)
+            of_worker = {key: value for key, value in (answer or {}).items() if key != "event"}
+            found.append({"slot": slot, "pid": pid, "answers": answer is not None} | of_worker)
+        return found
 
     async def stop(self) -> None:
         """Stop the workers; kill those that do not finish in time."""

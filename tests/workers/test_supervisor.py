@@ -190,6 +190,17 @@ def test_worker_that_is_being_started_is_stopped(
     assert "did not stop in time" not in caplog.text
 
 
+def test_worker_that_does_not_run_does_not_answer(tmp_path: Path) -> None:
+    """Otherwise, a daemon that has just begun to start its workers looks healthy."""
+
+    async def scenario() -> None:
+        with open_listener(tmp_path / "socket") as listener:
+            supervisor = Supervisor(listener, 2, [], lambda _: None, pytest.fail)
+            assert await supervisor.status() == [{"slot": n, "pid": None, "answers": False} for n in range(2)]
+
+    asyncio.run(scenario())
+
+
 def test_slot_whose_task_ended_unexpectedly_gets_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
