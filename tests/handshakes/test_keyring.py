@@ -74,9 +74,15 @@ def test_keyring_of_another_user_is_ignored_with_a_warning(
 
 
 def test_keyring_is_linked_while_requests_use_it() -> None:
-    outer = keyring.add_key("keyring", f"outer-{os.urandom(4).hex()}", b"", keyring.USER_KEYRING)
+    # Not made in the user keyring: once a test has linked to the session keyring, which the kernel makes anew for that,
+    # this process possesses only what is in its process keyring.
+    outer = keyring.add_key("keyring", f"outer-{os.urandom(4).hex()}", b"", keyring.PROCESS_KEYRING)
     inner = keyring.add_key("keyring", f"inner-{os.urandom(4).hex()}", b"", outer)
     keyring.add_key("user", "inside", b"secret", inner)
+    for serial in (inner, outer):
+        keyring.permit_owner(serial)
+    keyring.link_key(outer, keyring.USER_KEYRING)
+    keyring.unlink_key(outer, keyring.PROCESS_KEYRING)
     requests = keyring.RequestKeyrings()
 
     def reachable() -> bool:
