@@ -193,11 +193,12 @@ class DemuxClient:
 
     def _reconnect_later(self) -> None:
         self._disconnect()
-        if not self._closed:
+        if not self._closed and self._reconnection is None:
             self._reconnection = self._loop.call_later(self._backoff, self._reconnect)
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
     def _reconnect(self) -> None:
+        self._reconnection = None
         try:
             self._connect()
         except OSError:
@@ -208,6 +209,6 @@ class DemuxClient:
 
     def _listened_again(self, future: asyncio.Future[None]) -> None:
         error = None if future.cancelled() else future.exception()
-        if error is not None and not self._closed:
+        if isinstance(error, PermissionError) and not self._closed:  # else disconnected, and about to reconnect
             log.warning("cannot listen again after reconnecting to the demultiplexer: %s", error)
             self._reconnect_later()

@@ -28,7 +28,7 @@ from handshaked.shim import (
     quic_server_handshake_async,
 )
 from handshaked.shim.aioquic import connect
-from handshaked.wire.demux import push_flow
+from handshaked.wire.demux import Listening, pull_from_application, push_flow, push_listening
 from handshaked.wire.family import push_done, push_secret
 from handshaked.wire.messages import Done
 from handshaked.wire.netlink import push_ack
@@ -236,5 +236,42 @@ def test_demux_client_closed_in_a_callback_gets_no_more_flows(silent_daemon: soc
             with pytest.raises(ConnectionResetError):
                 await starting
         assert (len(flows), client.held) == (1, 1)
+
+    run(work())
+
+
+def test_demux_client_reconnects_once_for_each_lost_connection(
+    silent_daemon: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each registration that was not answered made another connection, and only the last one was read."""
+
+    async def work() -> None:
+        reconnections: list[float] = []
+        call_later = asyncio.get_running_loop().call_later
+
+        def count(delay: float, callback: Callable[..., Any], *arguments: Any) -> asyncio.TimerHandle:
+            if getattr(callback, "__self__", None) is client:
+                reconnections.append(delay)
+            return call_later(delay, callback, *arguments)
+
+        async def accepted(*, answers: bool) -> socket.socket:
+            sock, _ = await asyncio.to_thread(silent_daemon.accept)
+            sock.settimeout(PATIENCE)
+            for _ in registrations if answers else ():
+                ((sequence, _),) = pull_from_application(await asyncio.to_thread(sock.recv, 1000))
+                sock.send(push_listening(sequence, Listening("web", b"rout")))
+            return sock
+
+        silent_daemon.settimeout(PATIENCE)
+        registrations = ("web", "mail")
+        client = DemuxClient(registrations, lambda _, sock: sock.close(), path=Path(silent_daemon.getsockname()))
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", count)
+        starting = asyncio.create_task(client.start())
+        for answers in (True, False, True):
+            (await accepted(answers=answers)).close()
+        await starting
+        (await accepted(answers=True)).close()
+        assert len(reconnections) == 3
+        client.close()
 
     run(work())
