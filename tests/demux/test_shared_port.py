@@ -171,6 +171,19 @@ def test_failure_to_listen_is_logged_once(
     assert shared.got == [(b"again", client.getsockname())]
 
 
+def test_port_is_at_the_addresses_of_this_machine(shared: Reader, host: str) -> None:
+    """Connections that would be forwarded to the port itself are refused by this."""
+
+    def address(host: str, port: int = shared.port.address[1]) -> Address:
+        return (host, port, 0, 0) if ":" in host else (host, port)
+
+    other_host, other_family = ("2001:db8::1", "127.0.0.1") if ":" in host else ("192.0.2.1", "::1")
+    assert shared.port.is_at(address(host))
+    assert not shared.port.is_at(address(other_host))
+    assert not shared.port.is_at(address(other_family))
+    assert not shared.port.is_at(address(host, shared.port.address[1] ^ 1))
+
+
 def test_dual_stack_socket_is_refused() -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as dual:
         dual.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
