@@ -257,4 +257,4 @@ def test_gtlsclient_completes_a_handshake_with_a_hello_retry_request(gtlsclient:
 
 
 def test_gtlsclient_completes_despite_packet_loss(gtlsclient: Client) -> None:
-    assert gtlsclient("nginx.example.com", "--tx-loss=0.2", "--rx-loss=0.2").complete
+    assert gtlsclient("nginx.example.com", "--tx-loss=0.1", "--rx-loss=0.1").complete
