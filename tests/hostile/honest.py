@@ -156,16 +156,25 @@ def prioritize(daemon: int) -> dict[str, int]:
 @contextmanager
 def session_prioritized() -> Iterator[None]:
     """Raise this session above others for the block, if the scheduler groups sessions and that is allowed."""
+    before = autogroup_nice()
     try:
-        before = AUTOGROUP.read_text().split()[-1]
-        AUTOGROUP.write_text(str(PRIORITIES["honest"]))
+        if before is not None:
+            AUTOGROUP.write_text(str(PRIORITIES["honest"]))
     except OSError:
-        yield
-        return
+        before = None
     try:
         yield
     finally:
-        AUTOGROUP.write_text(before)
+        if before is not None:
+            AUTOGROUP.write_text(before)
+
+
+def autogroup_nice() -> str | None:
+    """Return the nice value of this session; None if it is in no group, as in a cgroup: the file is empty there."""
+    try:
+        return next(reversed(AUTOGROUP.read_text().split()), None)
+    except OSError:
+        return None
 
 
 def measure(caller: socket, seconds: float) -> list[float]:

@@ -112,6 +112,18 @@ def test_failed_operation_fails_the_comparison(public_directory: Path) -> None:
         compare(public_directory, honest_failure, slow, rounds=1, seconds=0.3)
 
 
+@pytest.mark.parametrize(("content", "during"), [("", ""), ("/autogroup-5 nice 3\n", "-20")])
+def test_session_is_prioritized_where_there_is_a_group(
+    content: str, during: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none in a cgroup with processor shares of its own."""
+    monkeypatch.setattr(honest, "AUTOGROUP", tmp_path / "autogroup")
+    honest.AUTOGROUP.write_text(content)
+    with honest.session_prioritized():
+        assert honest.AUTOGROUP.read_text() == during
+    assert honest.AUTOGROUP.read_text() == ("3" if content else "")
+
+
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("honest", [honest_handshakes, honest_status])
