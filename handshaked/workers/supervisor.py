@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _HUNG_SECONDS = 15.0  # longer than a worker waits on a busy machine, and longer than callers wait
 _STOP_SECONDS = 15.0
+_KILLED_SECONDS = 5.0  # a process may be in an uninterruptible system call, such as one on a file system that hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +170,22 @@ class Supervisor:
         return found
 
     async def stop(self) -> None:
-        """Stop the workers; kill those that do not finish in time."""
+        """Stop the workers; kill those that do not finish in time, and do not wait long for the end of those either."""
         self._stopping.set()
-        for worker in self._workers.values():
-            worker.send("stop")
+        for slot, task in enumerate(self._slots):
+            if slot in self._workers:
+                self._workers[slot].send("stop")
+            else:
+                task.cancel()  # it starts a worker, or waits before it starts one
         _, late = await asyncio.wait(self._slots, timeout=_STOP_SECONDS)
         if late:
             log.warning("%d workers did not stop in time and are killed", len(late))
             for worker in self._workers.values():
                 worker.kill()
-            await asyncio.wait(late)
+            await asyncio.wait(late, timeout=_KILLED_SECONDS)
+        for worker in self._workers.values():
+            log.error("worker %d was killed but has not ended", worker.process.pid)
+        await self._tasks.end()
 
     async def _keep_running(self, slot: int) -> None:
         backoff = Backoff()
@@ -217,8 +224,6 @@ class Supervisor:
         try:
             if self._settings is not None and self._settings is not settings:
                 worker.configure(self._settings)
-            if self._stopping.is_set():  # ``stop`` did not know of this worker yet
-                worker.send("stop")
             status = await worker.process.wait()
         finally:
             worker.channel.close()  # the worker ends when its parent does, as far as it can tell

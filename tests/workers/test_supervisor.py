@@ -190,6 +190,55 @@ def test_worker_that_is_being_started_is_stopped(
     assert "did not stop in time" not in caplog.text
 
 
+def test_stopping_does_not_wait_for_a_slot_that_waits_to_start_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("handshaked.workers.supervisor._STOP_SECONDS", 0.0)
+    impossible = ["an argument with a \0"]
+
+    async def scenario() -> None:
+        with open_listener(tmp_path / "socket") as listener:
+            supervisor = Supervisor(listener, 1, impossible, lambda _: None, pytest.fail)
+            await supervisor.start()
+            await soon(supervisor.stop())
+
+    asyncio.run(scenario())
+    assert "a task of the supervisor of workers ended unexpectedly" in caplog.text
+    assert "did not stop in time" not in caplog.text
+
+
+def test_stopping_does_not_wait_for_a_killed_worker_that_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one in an uninterruptible system call."""
+    for name in ("_STOP_SECONDS", "_KILLED_SECONDS"):
+        monkeypatch.setattr(f"handshaked.workers.supervisor.{name}", 0.0)
+    monkeypatch.setattr(asyncio.subprocess.Process, "kill", lambda _: None)
+    SqliteRegistryWriter(tmp_path / DATABASE).close()
+    arguments = [f"--state-directory={tmp_path}", "--log-level=info", "--log-format=text"]
+    start_process = asyncio.create_subprocess_exec
+    started: list[asyncio.subprocess.Process] = []
+
+    async def note_process(*words: Any, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await start_process(*words, **options))
+        return started[-1]
+
+    async def scenario() -> None:
+        with open_listener(tmp_path / "socket") as listener:
+            supervisor = Supervisor(listener, 1, arguments, lambda _: None, pytest.fail)
+            await supervisor.start()
+            await soon(supervisor.ready())
+            [worker] = started
+            worker.send_signal(signal.SIGSTOP)
+            await soon(supervisor.stop())
+            worker.send_signal(signal.SIGKILL)
+            await soon(worker.wait())
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", note_process)
+    asyncio.run(scenario())
+    assert f"worker {started[0].pid} was killed but has not ended" in caplog.text
+
+
 def test_worker_that_does_not_run_does_not_answer(tmp_path: Path) -> None:
     """Otherwise, a daemon that has just begun to start its workers looks healthy."""
 
