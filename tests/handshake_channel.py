@@ -1,6 +1,5 @@
 """The handshake socket as an endpoint sees it, message by message, and handshakes on it."""
 
-import array
 import asyncio
 import os
 import socket
@@ -21,6 +20,7 @@ from handshaked.handshakes.quic_sockets import OpenSocket, QuicSocketHandshakes
 from handshaked.handshakes.service import HandshakeService
 from handshaked.model import AuthMode, Outcome, Role
 from handshaked.upcall.unix import UnixSource
+from handshaked.wire.attached import push_descriptors
 from handshaked.wire.family import pull_from_daemon, push_crypto, push_start
 from handshaked.wire.messages import MAX_PACKET, Acknowledged, Done, FromDaemon, LookupAnswer, Malformed, Refused, Start
 from tests.patience import PATIENCE, join, set_in_time, until
@@ -60,8 +60,7 @@ class HandshakeChannel:
 
     def send(self, *messages: bytes, descriptors: tuple[int, ...] = ()) -> None:
         """Send `messages` in one packet."""
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        self.sock.sendmsg([b"".join(messages)], control)
+        self.sock.sendmsg([b"".join(messages)], push_descriptors(descriptors))
 
     def receive(self) -> None:
         """Receive one packet."""

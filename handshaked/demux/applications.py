@@ -4,7 +4,6 @@ Applications are identified by SO_PEERCRED. Whether one may have a registration'
 connection is handed over. Nothing is queued for an application that does not read.
 """
 
-import array
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -25,7 +24,14 @@ from handshaked.model import Caller
 from handshaked.registry.delivery import Way, parse_delivery
 from handshaked.registry.registration import Registration
 from handshaked.registry.snapshot import Snapshot
-from handshaked.wire.attached import CONTROL_SPACE, MAX_ATTACHED, close_all, pull_descriptors, refuse_descriptors
+from handshaked.wire.attached import (
+    CONTROL_SPACE,
+    MAX_ATTACHED,
+    close_all,
+    pull_descriptors,
+    push_descriptors,
+    refuse_descriptors,
+)
 from handshaked.wire.demux import (
     MAX_PACKET,
     Datagram,
@@ -208,7 +214,7 @@ class Applications:
 
     def hand_over(self, application: Application, sequence: int, flow: Flow, sock: socket.socket) -> bool:
         """Send `flow` and its socket to `application`. Return whether it could be sent."""
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))]
+        control = push_descriptors([sock.fileno()])
         try:
             application.socket.sendmsg([push_flow(sequence, flow)], control, socket.MSG_NOSIGNAL)
         except OSError:  # it does not read, or is gone: its own event reports that

@@ -6,7 +6,6 @@ flows come connected to a port of this machine that nobody sends from, because a
 first datagrams to each local address.
 """
 
-import array
 import errno
 import logging
 import os
@@ -24,7 +23,7 @@ from handshaked.demux.sockets import OwnSockets
 from handshaked.errors import FramingError
 from handshaked.system.systemd import notify
 from handshaked.wire.addresses import Address, family_of, show_address
-from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +132,7 @@ class Binder:
                     sockets.append(made.enter_context(self._open(connection, request)))  # noqa: PERF401 - some may fail
             except OSError as error:
                 status = 0 if sockets else error.errno or errno.EIO
-            numbers = array.array("i", [sock.fileno() for sock in sockets])
-            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
+            control = push_descriptors(sock.fileno() for sock in sockets)
             connection.sock.sendmsg([push_answer(request, status)], control, socket.MSG_NOSIGNAL)
 
     def _open(self, connection: _Connection, request: Request) -> socket.socket:

@@ -4,7 +4,6 @@ The event loop waits for the binder only when the stock is used up, at most ``WA
 binder has answered: one that hangs costs new flows their own sockets, and no flow its datagrams.
 """
 
-import array
 import ctypes
 import logging
 import os
@@ -29,7 +28,7 @@ from handshaked.demux.sockets import set_receive_buffer
 from handshaked.errors import FramingError
 from handshaked.system.connecting import connect
 from handshaked.wire.addresses import Address
-from handshaked.wire.attached import CONTROL_SPACE, MAX_ATTACHED, close_all, pull_descriptors
+from handshaked.wire.attached import CONTROL_SPACE, MAX_ATTACHED, close_all, pull_descriptors, push_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +133,7 @@ class BinderSockets:
     def _send(self, request: Request, attached: Sequence[socket.socket] = ()) -> None:
         if self._channel is None:
             return
-        numbers = array.array("i", [sock.fileno() for sock in attached])
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
+        control = push_descriptors(sock.fileno() for sock in attached)
         self._channel.sendmsg([push_request(request)], control, socket.MSG_NOSIGNAL)
         self._asked.add(request)
 

@@ -4,7 +4,6 @@ When the demultiplexer restarts, accepted connections continue and this client r
 same route again, so that connection IDs stay valid.
 """
 
-import array
 import asyncio
 import logging
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from handshaked.errors import FramingError
 from handshaked.system import directories
 from handshaked.system.connecting import connect
+from handshaked.wire.attached import pull_descriptors
 from handshaked.wire.demux import (
     MAX_PACKET,
     Datagram,
@@ -126,12 +126,7 @@ class DemuxClient:
             return
         except OSError:
             packet, control = b"", []
-        sockets = [
-            socket.socket(fileno=descriptor)
-            for level, kind, payload in control
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
-            for descriptor in array.array("i", payload)
-        ]
+        sockets = [socket.socket(fileno=descriptor) for descriptor in pull_descriptors(control)]
         if not packet:
             self._reconnect_later()
             return

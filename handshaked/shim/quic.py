@@ -4,7 +4,6 @@ The socket is a connected one (client) or an accepted one (server). After a succ
 recvmsg.
 """
 
-import array
 import asyncio
 import os
 import select
@@ -21,6 +20,7 @@ from handshaked.shim.exchange import DEFAULT_TIMEOUT, GRACE, NO_ANSWER, outcome_
 from handshaked.shim.regular_files import open_regular
 from handshaked.system import directories
 from handshaked.system.connecting import connect
+from handshaked.wire.attached import push_descriptors
 from handshaked.wire.family import pull_from_daemon, push_start
 from handshaked.wire.messages import MAX_PACKET, Done, Malformed, Refused, Start
 
@@ -163,15 +163,14 @@ def _send_start(daemon: socket.socket, sock: socket.socket | int, start: Start, 
     """Connect the socket `daemon` to the daemon and send `start` with the descriptors of `sock` and the files."""
     path = options.path or directories.handshake_socket()
     with ExitStack() as stack:
-        descriptors = array.array("i", [sock if isinstance(sock, int) else sock.fileno()])
+        descriptors = [sock if isinstance(sock, int) else sock.fileno()]
         for file in options.files:
             with _errors_as_refusal(f"cannot open {file}"):
                 descriptors.append(stack.enter_context(open_regular(file)).fileno())
         with _errors_as_refusal(f"cannot connect to the handshake daemon at {path}"):
             connect(daemon, path)
         with _errors_as_refusal("cannot send to the handshake daemon"):
-            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-            daemon.sendmsg([push_start(1, start)], control, socket.MSG_NOSIGNAL)
+            daemon.sendmsg([push_start(1, start)], push_descriptors(descriptors), socket.MSG_NOSIGNAL)
 
 
 @contextmanager

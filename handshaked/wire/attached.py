@@ -29,6 +29,12 @@ def refuse_descriptors(sock: socket.socket) -> bool:
     return False
 
 
+def push_descriptors(descriptors: Iterable[int]) -> list[tuple[int, int, "array.array[int]"]]:
+    """Return the ancillary data that attaches copies of `descriptors`, none or more, to a packet (sendmsg)."""
+    attached = array.array("i", descriptors)
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, attached)] if attached else []
+
+
 def pull_descriptors(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
     """Return the descriptors in the ancillary data `control`, which the receiver must close."""
     found = array.array("i")

@@ -1,6 +1,5 @@
 """JSON messages on SOCK_SEQPACKET sockets, one per packet, optionally with file descriptors."""
 
-import array
 import json
 import socket
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handshaked.errors import RefusedError
-from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors
 
 MAX_MESSAGE = 160 * 1024
 MAX_DESCRIPTORS = 48
@@ -22,8 +21,7 @@ def send_message(sock: socket.socket, message: Message, descriptors: tuple[int, 
     packet = json.dumps(message, separators=(",", ":")).encode()
     if len(packet) > MAX_MESSAGE:
         raise RefusedError(f"message of {len(packet)} bytes exceeds the limit of {MAX_MESSAGE}")
-    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-    sock.sendmsg([packet], control, socket.MSG_NOSIGNAL)
+    sock.sendmsg([packet], push_descriptors(descriptors), socket.MSG_NOSIGNAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Closing a Unix socket whose unread packets hold descriptors that linger."""
 
-import array
 import asyncio
 import os
 import socket
@@ -13,6 +12,7 @@ import pytest
 from handshaked.callers import closing
 from handshaked.callers.closing import Closer, close_unread
 from handshaked.callers.threads import ThreadPool, Threads, run_in_thread
+from handshaked.wire.attached import push_descriptors
 from tests.lingering import lingering_pair
 from tests.patience import PATIENCE, set_in_time, soon
 
@@ -26,7 +26,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def attach(theirs: socket.socket, packet: bytes, sender: socket.socket) -> None:
-    theirs.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sender.fileno()]))])
+    theirs.sendmsg([packet], push_descriptors([sender.fileno()]))
 
 
 def test_lingering_descriptor_is_closed_in_a_thread() -> None:

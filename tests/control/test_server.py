@@ -1,6 +1,5 @@
 """The control socket answers every command, whatever other callers do, even if the result is too long."""
 
-import array
 import asyncio
 import json
 import os
@@ -21,7 +20,7 @@ from handshaked.model import Caller
 from handshaked.system.listening import open_listener
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.processes import ending
-from handshaked.wire.attached import close_all
+from handshaked.wire.attached import close_all, push_descriptors
 from handshaked.wire.json_packets import Message
 from tests.conftest import Issue
 from tests.lingering import hand_over, lingering_pair
@@ -74,7 +73,7 @@ def test_daemon_answers_while_a_descriptor_lingers_in_close(shared_daemon: Runni
     with lingering_pair() as (sender, receiver), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(30)
         sock.connect(os.fspath(shared_daemon.control_socket))
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sender.fileno()]))]
+        rights = push_descriptors([sender.fileno()])
         hand_over(sender, shared_daemon.pid, lambda: sock.sendmsg([packet], rights))
         assert json.loads(sock.recv(200_000)).keys() <= {"result", "error"}
         assert shared_daemon.ask("status")["self_test"] == "ok"

@@ -1,6 +1,5 @@
 """The demultiplexer's Unix socket for applications: requests of one user do not delay others."""
 
-import array
 import asyncio
 import os
 import socket
@@ -17,6 +16,7 @@ from handshaked.demux.connection_ids import ConnectionIds
 from handshaked.errors import Status
 from handshaked.system.listening import open_listener
 from handshaked.testing.authority import Authority
+from handshaked.wire.attached import push_descriptors
 from handshaked.wire.demux import (
     MAX_PACKET,
     Listen,
@@ -132,8 +132,7 @@ def test_lingering_socket_does_not_block_the_port(
     async def scenario(scene: Scene) -> None:
         honest, hostile = scene.connect(), scene.connect()
         with lingering_pair() as (sender, receiver):
-            descriptors = array.array("i", [sender.fileno()])
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+            rights = push_descriptors([sender.fileno()])
             if refused:
                 with pytest.raises(PermissionError):
                     hostile.sendmsg([push_status(1)], rights)

@@ -1,6 +1,5 @@
 """The binder: a demultiplexer without rights gets sockets at its shared ports, at no others, and never waits long."""
 
-import array
 import os
 import select
 import signal
@@ -21,7 +20,7 @@ from handshaked.system.connecting import connect
 from handshaked.testing.processes import ending
 from handshaked.testing.smb_server import free_port
 from handshaked.wire.addresses import Address
-from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors
 from tests.handshake_channel import eventually
 from tests.patience import PATIENCE
 
@@ -152,8 +151,7 @@ def asked(
         channel.settimeout(PATIENCE)
         show = push_request(Request(Kind.SHOW, 0, ("0.0.0.0", 0)))  # noqa: S104 - not bound
         for sockets in (shown_before or [], held):
-            numbers = array.array("i", [sock.fileno() for sock in sockets])
-            channel.sendmsg([show], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
+            channel.sendmsg([show], push_descriptors(sock.fileno() for sock in sockets))
             assert pull_answer(channel.recv(ANSWER_SIZE))[1] is None
         channel.send(push_request(request))
         packet, control, _, _ = channel.recvmsg(ANSWER_SIZE, CONTROL_SPACE)

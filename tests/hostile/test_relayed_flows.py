@@ -1,13 +1,12 @@
 """Applications that abuse their end of a relayed flow."""
 
-import array
 import asyncio
 import os
-import socket
 from contextlib import ExitStack
 
 import pytest
 
+from handshaked.wire.attached import push_descriptors
 from tests.demux.stage import Stage
 from tests.patience import PATIENCE
 from tests.plugins.needs import need
@@ -27,7 +26,7 @@ def test_application_cannot_attach_descriptors(monkeypatch: pytest.MonkeyPatch, 
         assert opened is not None
         mine, theirs = os.pipe()
         os.set_blocking(mine, False)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs]))]
+        rights = push_descriptors([theirs])
         with opened[1] as end:
             if refused:
                 with pytest.raises(PermissionError):

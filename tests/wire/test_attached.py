@@ -3,11 +3,12 @@
 import array
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, refuse_descriptors
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors, refuse_descriptors
 
 
 def rights(*descriptors: int) -> tuple[int, int, "array.array[int]"]:
@@ -22,6 +23,21 @@ def test_all_that_the_kernel_passes_is_received() -> None:
         received = pull_descriptors(control)
         close_all(received)
         assert (len(received), flags & socket.MSG_CTRUNC) == (253, 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_copies_of_pushed_descriptors_are_pulled(tmp_path: Path, count: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, ExitStack() as files:
+        sent = [files.enter_context((tmp_path / str(number)).open("wb")).fileno() for number in range(count)]
+        theirs.sendmsg([b"x"], push_descriptors(iter(sent)))
+        packet, control, _, _ = ours.recvmsg(1, CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+        received = pull_descriptors(control)
+        found = [os.fstat(descriptor).st_ino for descriptor in received]
+        close_all(received)
+        assert packet == b"x"
+        assert found == [os.fstat(descriptor).st_ino for descriptor in sent]
+        assert set(received).isdisjoint(sent)
 
 
 def test_other_ancillary_data_has_no_descriptors() -> None:

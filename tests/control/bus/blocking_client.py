@@ -1,6 +1,5 @@
 """A small blocking bus client, which can also send what libraries would not: for honest callers and attackers."""
 
-import array
 import os
 import socket
 from collections import deque
@@ -8,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from handshaked.control.bus.messages import Kind, Message, MessageStream, Received
-from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors
 from tests.patience import PATIENCE
 
 NAME = "org.handshaked.Handshaked1"
@@ -79,8 +78,7 @@ class BlockingBus:
 
     def send_marshalled(self, content: bytes | bytearray, descriptors: tuple[int, ...] = ()) -> int:
         """Send the bytes of a message; return the serial of the last message made here."""
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        sent = self._sock.sendmsg([content], control)
+        sent = self._sock.sendmsg([content], push_descriptors(descriptors))
         self._sock.sendall(memoryview(content)[sent:])
         return self._serial
 

@@ -1,6 +1,5 @@
 """Messages cut from the stream of the bus, whatever the pieces are that it arrives in; what is too long is skipped."""
 
-import array
 import os
 import socket
 
@@ -8,7 +7,7 @@ import pytest
 
 from handshaked.control.bus.marshalling import MalformedError, marshal, types_of
 from handshaked.control.bus.messages import MAX_BODY, MAX_FIELDS, Flag, Kind, Message, MessageStream, Received
-from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors
+from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors
 
 CALL = Message(
     Kind.METHOD_CALL, "org.example.Name", "/org/example", "org.example.Interface", "Member",
@@ -107,9 +106,8 @@ def test_descriptors_belong_to_the_message_they_were_sent_with() -> None:
         files = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
         theirs.send(CALL.marshal(1))
         for serial, attached, message in ((2, files[:1], CALL), (3, files[1:], LONG), (4, [], CALL)):
-            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", attached))] if attached else []
             content = message.marshal(serial)
-            sent = theirs.sendmsg([content], control)
+            sent = theirs.sendmsg([content], push_descriptors(attached))
             assert sent == len(content)
         theirs.close()
         close_all(files)
