@@ -18,11 +18,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handshaked.demux.binder_packets import REQUEST_SIZE, Kind, Request, any_address, pull_request, push_answer
+from handshaked.demux.binder_packets import REQUEST_SIZE, Kind, Request, pull_request, push_answer
 from handshaked.demux.sockets import OwnSockets
 from handshaked.errors import FramingError
 from handshaked.system.systemd import notify
-from handshaked.wire.addresses import Address, family_of, show_address
+from handshaked.wire.addresses import Address, any_address, family_of, show_address
 from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors
 
 log = logging.getLogger(__name__)

@@ -20,14 +20,13 @@ from handshaked.demux.binder_packets import (
     MAX_SOCKETS,
     Kind,
     Request,
-    any_address,
     pull_answer,
     push_request,
 )
 from handshaked.demux.sockets import set_receive_buffer
 from handshaked.errors import FramingError
 from handshaked.system.connecting import connect
-from handshaked.wire.addresses import Address
+from handshaked.wire.addresses import Address, any_address
 from handshaked.wire.attached import CONTROL_SPACE, MAX_ATTACHED, close_all, pull_descriptors, push_descriptors
 
 log = logging.getLogger(__name__)

@@ -40,11 +40,6 @@ class Request:
     address: Address
 
 
-def any_address(family: int, port: int = 0) -> Address:
-    """Return the wildcard address of `family`."""
-    return ("::", port, 0, 0) if family == socket.AF_INET6 else ("0.0.0.0", port)  # noqa: S104 - not bound here
-
-
 def push_request(request: Request) -> bytes:
     """Encode `request`."""
     host, port = str(request.address[0]).partition("%")[0], request.address[1]

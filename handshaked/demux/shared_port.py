@@ -21,7 +21,7 @@ from pathlib import Path
 from handshaked.demux.segmentation import ECN_CONTROL_SIZE, forbid_fragmentation, pull_mark, push_mark, receive_marks
 from handshaked.demux.sockets import OwnSockets, Sockets, set_receive_buffer, share
 from handshaked.errors import RefusedError
-from handshaked.wire.addresses import Address, family_of, show_address
+from handshaked.wire.addresses import Address, any_address, family_of, is_any, show_address
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class SharedPort:
         self._locals: dict[tuple[str, int], LocalSocket] = {}
         self._failure_logged = False
         self._socket = sock
-        if self.address[0] in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        if is_any(self.address):
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
@@ -133,13 +133,13 @@ class SharedPort:
         if address[1] != self.address[1] or family_of(address) != family_of(self.address):
             return None
         local = self._locals.get(_host(address))
-        return local or (self._open(address) if self.address[0] in ("0.0.0.0", "::") else None)  # noqa: S104 - compared
+        return local or (self._open(address) if is_any(self.address) else None)
 
     def is_at(self, address: Address) -> bool:
         """Return whether datagrams sent to `address` arrive at this port."""
         if address[1] != self.address[1] or family_of(address) != family_of(self.address):
             return False
-        if self.address[0] not in ("0.0.0.0", "::"):  # noqa: S104 - compared
+        if not is_any(self.address):
             return _host(address) == _host(self.address)
         return _host(address) in self._locals or self._is_ours(address)
 
@@ -234,7 +234,7 @@ def claim_shared(address: Address) -> socket.socket:
 def _is_served(address: Address) -> bool:
     """Return whether an unconnected socket receives datagrams to `address` (udp(7), proc_pid_net(5))."""
     family = family_of(address)
-    hosts = {socket.inet_pton(family, host) for host in (_host(address)[0], "::" if ":" in address[0] else "0.0.0.0")}  # noqa: S104 - compared
+    hosts = {socket.inet_pton(family, host) for host in (_host(address)[0], any_address(family)[0])}
     table = Path("/proc/self/net/udp6" if family == socket.AF_INET6 else "/proc/self/net/udp")
     for line in table.read_text().splitlines()[1:]:
         local, _, state = line.split()[1:4]

@@ -4,7 +4,7 @@ import socket
 from typing import Protocol
 
 from handshaked.demux.segmentation import forbid_fragmentation
-from handshaked.wire.addresses import Address, family_of
+from handshaked.wire.addresses import Address, any_address, family_of
 
 _RECEIVE_BUFFER = 4 * 1024 * 1024
 
@@ -52,7 +52,7 @@ class OwnSockets:
         sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             share(sock)
-            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 - see shared_port
+            sock.bind(any_address(family, port))  # see shared_port
         except OSError:
             sock.close()
             raise

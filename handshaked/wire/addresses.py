@@ -34,6 +34,16 @@ def family_of(address: Address) -> socket.AddressFamily:
     return socket.AF_INET if len(address) == 2 else socket.AF_INET6
 
 
+def any_address(family: int, port: int = 0) -> Address:
+    """Return the wildcard address of `family`."""
+    return ("::", port, 0, 0) if family == socket.AF_INET6 else ("0.0.0.0", port)  # noqa: S104 - not bound here
+
+
+def is_any(address: Address) -> bool:
+    """Return whether `address` is the wildcard address of its family."""
+    return bool(address[0] == any_address(family_of(address))[0])
+
+
 def source_of(address: Address) -> str:
     """Return the key of per-source limits: an IPv4 address, or the /64 of an IPv6 address."""
     host = str(address[0])
