@@ -164,7 +164,7 @@ def test_link_to_the_key_of_another_user_is_refused(
 def drop_in(
     daemon: RunningDaemon, name: str, issued: Issued, server_name: str = NAME, owner: str = "", more: str = ""
 ) -> Path:
-    """Write a drop-in file atomically."""
+    """Write a drop-in file."""
     daemon.drop_ins.mkdir(parents=True, exist_ok=True)
     path = daemon.drop_ins / f"{name}.toml"
     text = (
@@ -172,11 +172,16 @@ def drop_in(
         + (f'owner = "{owner}"\n' if owner else "")
         + more
     )
+    replace(path, text)
+    return path
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a drop-in file atomically: the daemon, which follows it, must not read it while it is empty."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.chmod(0o644)
     new.rename(path)
-    return path
 
 
 def names(daemon: RunningDaemon) -> list[str]:
@@ -277,10 +282,10 @@ def test_bad_drop_in_leaves_its_registrations_in_use(daemon: RunningDaemon, own_
     issued = own_authority.issue(NAME)
     path = drop_in(daemon, "web", issued)
     daemon.ask("reload")
-    path.write_text(path.read_text().replace('alpns = ["h3"]', 'alpns = ["h3", ""]'))
+    replace(path, path.read_text().replace('alpns = ["h3"]', 'alpns = ["h3", ""]'))
     errors = daemon.ask("reload")["errors"]
     assert errors == [f"{path}:3: an ALPN protocol of 0 bytes: use 1 to 255"]
-    path.write_text("not = [toml")
+    replace(path, "not = [toml")
     assert daemon.ask("reload")["errors"][0].startswith(f"{path}:1: ")
     assert names(daemon) == ["web"]
     drop_in(daemon, "web", issued)
