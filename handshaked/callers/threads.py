@@ -15,7 +15,6 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
-Run = Callable[[Callable[[], object], Callable[[], object]], None]
 
 TOTAL = 128
 RESERVE = 32
@@ -27,11 +26,10 @@ class ThreadPool:
     """The limit on the threads of all callers together: `total`, of which `reserve` are for privileged ones.
 
     The fewer threads are left, the fewer a caller may have: each at most as many as are left for others (dynamic
-    thresholds: Choudhury, Hahne 1998). So a few callers cannot take them all. `run` runs work in a thread.
+    thresholds: Choudhury, Hahne 1998). So a few callers cannot take them all.
     """
 
-    def __init__(self, total: int = TOTAL, reserve: int = RESERVE, run: Run | None = None) -> None:
-        self.run = run or run_in_thread
+    def __init__(self, total: int = TOTAL, reserve: int = RESERVE) -> None:
         self._total = total
         self._reserve = reserve
         self._running = 0
@@ -107,7 +105,7 @@ class Threads:
                 return
             work, then = self._queue[0]
             try:
-                self._pool.run(work, partial(self._done, then))
+                run_in_thread(work, partial(self._done, then))
             except RuntimeError:  # the system has no more threads
                 if self._retry is None:
                     self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._start_again)

@@ -111,7 +111,7 @@ def test_blocked_closes_take_a_limited_number_of_threads(monkeypatch: pytest.Mon
     assert max(most) <= 4
 
 
-def test_nothing_is_closed_in_the_event_loop_when_there_are_no_more_threads() -> None:
+def test_nothing_is_closed_in_the_event_loop_when_there_are_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     failures = iter([RuntimeError("can't start new thread")] * 2)
 
     def run_sometimes(work: Callable[[], object], done: Callable[[], object]) -> None:
@@ -119,9 +119,11 @@ def test_nothing_is_closed_in_the_event_loop_when_there_are_no_more_threads() ->
             raise failure
         run_in_thread(work, done)
 
+    monkeypatch.setattr("handshaked.callers.threads.run_in_thread", run_sometimes)
+
     async def scenario() -> None:
         reading, writing = os.pipe()
-        closed = Closer(ThreadPool(run=run_sometimes)).close(5000, (reading, writing))
+        closed = Closer().close(5000, (reading, writing))
         assert os.fstat(reading)
         await soon(closed)
         with pytest.raises(OSError, match="Bad file descriptor"):

@@ -40,7 +40,7 @@ def test_threads_of_a_caller_are_limited_and_no_work_is_lost() -> None:
     assert max(most) <= 2
 
 
-def test_work_waits_for_a_thread_and_never_runs_in_the_event_loop() -> None:
+def test_work_waits_for_a_thread_and_never_runs_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     failures = iter([RuntimeError("can't start new thread")] * 2)
 
     def run_sometimes(work: Callable[[], object], done: Callable[[], object]) -> None:
@@ -48,12 +48,12 @@ def test_work_waits_for_a_thread_and_never_runs_in_the_event_loop() -> None:
             raise failure
         run_in_thread(work, done)
 
+    monkeypatch.setattr("handshaked.callers.threads.run_in_thread", run_sometimes)
     ran: list[int] = []
 
     async def scenario() -> None:
         done = asyncio.Event()
-        threads = Threads(limit=2, pool=ThreadPool(run=run_sometimes))
-        threads.run(lambda: ran.append(threading.get_ident()), done.set)
+        Threads(limit=2).run(lambda: ran.append(threading.get_ident()), done.set)
         await soon(done.wait())
 
     asyncio.run(scenario())
