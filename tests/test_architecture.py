@@ -66,7 +66,7 @@ ROOMS: dict[str, set[str]] = {
     "shim.aioquic": {*BASIS, "shim", "wire"},
     # Administration.
     "reporting": {*BASIS, "callers", "registry", "system", "wire"},
-    "workers": {*BASIS, "registry", "reporting", "shim", "system", "wire"},
+    "workers": {*BASIS, "callers", "registry", "reporting", "shim", "system", "wire"},
     "control.requests": {*BASIS, "callers", "registry", "system", "tls.x509", "wire"},
     "control.files": {*BASIS, "callers", "configuration", "control.requests", "registry", "system", "wire"},
     "control": {

@@ -92,8 +92,8 @@ class EventBroker:
         """Add a worker's batch of outcomes."""
         if "counts" in batch:
             self.counts.merge(batch["counts"])
-            self.left_out += batch["left_out"]
-        records = [{"type": "handshake", **record} for record in batch["records"]]
+        self.left_out += batch.get("left_out", 0)
+        records = [{**record, "type": "handshake"} for record in batch["records"]]
         self._recent.extend(records)
         self._offer(records)
 

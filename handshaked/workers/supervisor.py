@@ -51,7 +51,7 @@ class _Worker:
         self._ready = ready
         self._on_outcomes = on_outcomes
         self.generation = -1
-        self.channel = WorkerChannel(sock, self._on_event)
+        self.channel = WorkerChannel(sock, self._on_event, self._on_violation)
 
     def send(self, command: str) -> None:
         """Send `command`, which has no answer."""
@@ -73,6 +73,11 @@ class _Worker:
         """Kill the process, unless it has just ended by itself."""
         with suppress(ProcessLookupError):
             self.process.kill()
+
+    def _on_violation(self, reason: str) -> None:
+        """Kill the process: its code sends no malformed messages, so it is compromised, or its memory is damaged."""
+        log.error("worker %d has sent a malformed message and is killed: %s", self.process.pid, reason)
+        self.kill()
 
     def _on_event(self, message: Message) -> None:
         if message["event"] == "outcomes":

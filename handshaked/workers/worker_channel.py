@@ -5,9 +5,12 @@ import socket
 from collections.abc import Callable
 from itertools import count
 
+from handshaked.callers.closing import close_without_linger
 from handshaked.errors import RefusedError, is_temporary
 from handshaked.system.readiness import Readiness
-from handshaked.wire.json_packets import Message, receive_message, send_message
+from handshaked.wire.attached import refuse_descriptors
+from handshaked.wire.json_packets import Message, Packet, receive_packet, send_message
+from handshaked.workers.worker_messages import check_message
 
 ANSWER_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1
@@ -17,16 +20,21 @@ class WorkerChannel:
     """Calls `on_event` with each message received on `sock`, answers included, and sends commands.
 
     Each command has a number that its answer repeats, so that a late answer is not taken for that to another command.
+    After a malformed message, `on_violation` is called with the reason, and nothing more is received.
     """
 
-    def __init__(self, sock: socket.socket, on_event: Callable[[Message], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, on_event: Callable[[Message], None], on_violation: Callable[[str], object]
+    ) -> None:
         self._sock = sock
         self._on_event = on_event
+        self._on_violation = on_violation
         self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         sock.setblocking(False)
+        refuse_descriptors(sock)
         self._reading = Readiness(sock, "a worker", self._read)
         self._reading.start()
 
@@ -72,19 +80,34 @@ class WorkerChannel:
 
     def _read(self) -> None:
         try:
-            received = receive_message(self._sock)
-        except (OSError, RefusedError) as error:
+            packet = receive_packet(self._sock)
+        except OSError as error:
+            self._reading.stop()
             if is_temporary(error):
                 # While the kernel is short of memory, the event loop would spin.
-                self._reading.stop()
                 self._retry = self._loop.call_later(_PAUSE_SECONDS, self._reading.start)
-                return
-            received = None
-        if received is None:
+            return
+        try:
+            message = _checked(packet)
+        except RefusedError as error:
+            self._reading.stop()
+            self._on_violation(str(error))
+            return
+        if message is None:
             self._reading.stop()
             return
-        message = received[0]
         answer = self._waiting.get(message.pop("number", 0))
         self._on_event(message)
         if answer is not None and not answer.done():
             answer.set_result(message)
+
+
+def _checked(packet: Packet) -> Message | None:
+    """Return the message in `packet`; None if the worker has ended. RefusedError if no worker sends such a packet."""
+    close_without_linger(packet.descriptors)
+    if packet.descriptors:
+        raise RefusedError("it has file descriptors")
+    message = packet.message()
+    if message is not None:
+        check_message(message)
+    return message

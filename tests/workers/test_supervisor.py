@@ -239,6 +239,43 @@ def test_stopping_does_not_wait_for_a_killed_worker_that_does_not_end(
     assert f"worker {started[0].pid} was killed but has not ended" in caplog.text
 
 
+COMPROMISED = """
+import socket, sys
+[parent] = (word.partition("=")[2] for word in sys.argv if word.startswith("--parent="))
+with socket.socket(fileno=int(parent)) as sock:
+    for _ in range(3):
+        sock.send(b'{"event": "outcomes", "records": [], "counts": {"handshakes": [[]]}}')
+    sock.recv(1000)
+"""
+
+
+def test_worker_that_sends_a_malformed_message_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    SqliteRegistryWriter(tmp_path / DATABASE).close()
+    arguments = [f"--state-directory={tmp_path}", "--log-level=info", "--log-format=text"]
+    start_process = asyncio.create_subprocess_exec
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start_compromised(python: str, *words: str, **options: Any) -> asyncio.subprocess.Process:
+        words = words if started else ("-c", COMPROMISED, *words)
+        started.append(await start_process(python, *words, **options))
+        return started[-1]
+
+    async def scenario() -> None:
+        with open_listener(tmp_path / "socket") as listener:
+            supervisor = Supervisor(listener, 1, arguments, lambda _: None, pytest.fail)
+            await supervisor.start()
+            await soon(supervisor.ready())
+            await soon(supervisor.stop())
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_compromised)
+    asyncio.run(scenario())
+    pid = started[0].pid
+    said = f"worker {pid} has sent a malformed message and is killed: its field counts is missing or malformed"
+    assert caplog.messages == [said, f"worker {pid} ended with status -9; it is restarted in 0.1 s"]
+
+
 def test_worker_that_does_not_run_does_not_answer(tmp_path: Path) -> None:
     """Otherwise, a daemon that has just begun to start its workers looks healthy."""
 
