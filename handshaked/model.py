@@ -31,7 +31,7 @@ class Level(enum.IntEnum):
 
 
 class Direction(enum.IntEnum):
-    """Whether a traffic secret protects what this endpoint sends or what it receives."""
+    """The direction of the records that a traffic secret protects, as seen from this endpoint."""
 
     RECEIVE = 0
     SEND = 1
@@ -102,7 +102,7 @@ class Group(enum.IntEnum):
 
 
 class AuthMode(enum.IntEnum):
-    """How the peer is authenticated; numbers of the kernel's ``auth``."""
+    """Methods to authenticate the peer; numbers of the kernel's ``auth``."""
 
     UNSPEC = 0
     UNAUTH = 1
@@ -111,7 +111,7 @@ class AuthMode(enum.IntEnum):
 
 
 class ClientAuth(enum.IntEnum):
-    """Whether a server requests a client certificate; numbers of the kernel's ``certificate_request``."""
+    """A server's requests for a client certificate; numbers of the kernel's ``certificate_request``."""
 
     NONE = 0
     REQUEST = 1

@@ -14,7 +14,7 @@ from tests.run_name import public_temporary_directory
 
 pytest_plugins = ["tests.plugins.alone", "tests.plugins.memory", "tests.plugins.needs", "tests.plugins.leftovers"]
 
-# How long a generated example takes says more about the machine than about the code.
+# The time that a generated example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("handshaked", deadline=None, max_examples=100)
 hypothesis.settings.load_profile("handshaked")
 

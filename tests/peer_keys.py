@@ -1,4 +1,4 @@
-"""Whether a consumer in the kernel can use the serial that it gets for its peer."""
+"""Access of a consumer in the kernel to the key whose serial it gets for its peer."""
 
 import hashlib
 

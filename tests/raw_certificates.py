@@ -160,7 +160,7 @@ def pss_algorithm(digest: str | None = None, mask_digest: str | None = None, sal
 
 @dataclass(frozen=True)
 class Signing:
-    """How to sign: a digest, and for RSA whether with RSASSA-PSS, and its other parameters."""
+    """A signature scheme: a digest, and for RSA whether it is RSASSA-PSS, and its other parameters."""
 
     digest: str = "sha256"
     pss: bool = False

@@ -33,7 +33,7 @@ def is_enter_context(node: ast.AST | None) -> bool:
 
 
 def is_unbounded(name: str, call: ast.Call, parent: ast.AST | None) -> bool:
-    """Whether the call may wait for ever: a coroutine is bounded by the call that it is an argument of."""
+    """Return whether the call may wait for ever: a coroutine is bounded by the call that it is an argument of."""
     if name == "subprocess.Popen":  # its block waits for the end of the program
         return isinstance(parent, ast.withitem) or is_enter_context(parent)
     words = {keyword.arg for keyword in call.keywords}

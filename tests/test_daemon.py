@@ -219,7 +219,7 @@ def test_daemon_runs_as_an_ordinary_user(public_directory: Path, issue: Issue) -
             assert Path(f"/proc/{one}").stat().st_uid in (0, nobody)
             status = Path(f"/proc/{one}/status").read_text()
             assert f"\nUid:\t{nobody}\t{nobody}\t{nobody}\t{nobody}\n" in status
-            # What is not dumpable belongs to root there, and the same user cannot trace it or read its memory.
+            # A process that is not dumpable belongs to root there: its own user cannot trace it or read its memory.
             assert Path(f"/proc/{one}/environ").stat().st_uid == 0
         state = public_directory / "state"
         assert {file.stat().st_uid for file in state.iterdir()} == {nobody}

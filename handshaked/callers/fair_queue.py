@@ -3,7 +3,7 @@
 While there is little work, all of it runs immediately. After TURN_SECONDS of work, which may come from many
 connections, the rest is queued and runs in turns of that length, with the event loop's other callbacks in between. The
 caller with the least service so far is next (start-time fair queueing: Goyal, Vin, Cheng 1996), and of its connections
-the one that has waited longest. Whoever has sent something during a turn takes part in the choice of the next one.
+the one that has waited longest. Callers that send something during a turn take part in the choice of the next.
 """
 
 import asyncio

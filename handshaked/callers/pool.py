@@ -58,5 +58,5 @@ class Quota:
 
     @property
     def exceeded(self) -> bool:
-        """Whether the user holds more than it may."""
+        """True if the user holds more than it may."""
         return self.used > self._limit or self._pool.room(self._uid, self.used) < 0

@@ -68,7 +68,7 @@ class Threads:
 
     @property
     def idle(self) -> bool:
-        """Whether no work is queued or running."""
+        """True if no work is queued or running."""
         return not self._running and not self._queue
 
     def run(self, work: Callable[[], object], then: Callable[[], object]) -> None:

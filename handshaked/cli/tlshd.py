@@ -1,7 +1,7 @@
 """``import-tlshd``: convert the configuration of ktls-utils' tlshd to settings and registrations of handshaked.
 
 tlshd.conf(5) becomes ``handshaked.toml`` and a file in ``registrations.d``; tls-session-tags(7) become rules that give
-tags. What cannot be expressed is left out and reported.
+tags. Settings that cannot be expressed are left out and reported.
 """
 
 import argparse

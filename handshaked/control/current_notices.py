@@ -15,7 +15,7 @@ from handshaked.registry.store import RegistryWriter
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 100
-"""How many registrations are examined before other tasks run."""
+"""Number of registrations that are examined before other tasks run."""
 
 
 class CurrentNotices:

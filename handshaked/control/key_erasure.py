@@ -11,7 +11,7 @@ from handshaked.registry.store import RegistryWriter
 log = logging.getLogger(__name__)
 
 LONGEST_HANDSHAKE = 120.0
-"""How long a handshake can keep a snapshot, in seconds: twice the longest timeout, for safety."""
+"""Longest time that a handshake can keep a snapshot, in seconds: twice the longest timeout, for safety."""
 
 
 class KeyErasure:

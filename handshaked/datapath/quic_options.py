@@ -142,7 +142,7 @@ class ConnectionClose:
 
     @property
     def is_violation(self) -> bool:
-        """Whether it is a PROTOCOL_VIOLATION: like an alert, in the error code or in the phrase."""
+        """True for a PROTOCOL_VIOLATION: like an alert, in the error code or in the phrase."""
         if self.error_code == QuicError.APPLICATION_ERROR:
             return self.phrase == _VIOLATION_PHRASE
         return self.error_code == QuicError.PROTOCOL_VIOLATION

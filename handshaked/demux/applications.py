@@ -82,7 +82,7 @@ class Application:
         self.socket = sock
         self.caller = caller
         self.status_sent = False
-        """Whether a status query of the current packet has been answered."""
+        """True after a status query of the current packet has been answered."""
         self._account = account
         self._then: Callable[[], object] = lambda: None
         self.reader = PacedReader(sock, account, queue, lambda: packet(self), self._after_turn)

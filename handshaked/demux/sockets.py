@@ -71,7 +71,7 @@ class OwnSockets:
         return sock
 
     def refresh(self) -> None:
-        """Nothing is due."""
+        """Do nothing: there is no stock to look after."""
 
 
 def share(sock: socket.socket) -> None:

@@ -31,7 +31,7 @@ from handshaked.tls.x509.readers import (
 )
 from handshaked.tls.x509.stapling import CertificateStatus, requires_staple
 
-MAX_CHAIN = MAX_CERTIFICATES  # what our own client accepts from a peer
+MAX_CHAIN = MAX_CERTIFICATES  # the most that our own client accepts from a peer
 MAX_CHAIN_BYTES = MAX_HANDSHAKE_MESSAGE - 4 - 5 * MAX_CHAIN  # the Certificate message around them: RFC 8446 4.4.2
 
 _LAST = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()

@@ -1,4 +1,4 @@
-"""How the connections of a registration are delivered, and the text form in which it is written and stored."""
+"""The delivery of a registration's connections, and its text form in settings and in the store."""
 
 import enum
 import ipaddress

@@ -16,7 +16,7 @@ _MAX_URGENT, _URGENT = 3 * DAY, 15
 
 
 class Expiry(enum.IntEnum):
-    """How close a certificate is to its end, in ascending order."""
+    """Stages of a certificate's approach to its end, in ascending order."""
 
     FAR = 0
     SOON = 1

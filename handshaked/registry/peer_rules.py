@@ -95,7 +95,7 @@ class PeerRules:
 
     @property
     def demand(self) -> bool:
-        """Whether a peer without a certificate is denied."""
+        """True if a peer without a certificate is denied."""
         return any(rule.verb == "allow" for rule in self._rules)
 
     def authorise(self, leaf: bytes) -> tuple[str, ...]:

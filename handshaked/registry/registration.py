@@ -51,7 +51,7 @@ class Registration:
 
     @property
     def internal(self) -> bool:
-        """Whether it is the self-test's: users cannot choose a name that begins with a dot."""
+        """True for the self-test's: users cannot choose a name that begins with a dot."""
         return self.name.startswith(".")
 
     def allows(self, caller: Caller) -> bool:

@@ -146,7 +146,7 @@ def _row(
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a registration's handshakes are performed, and how ``handshaked-demux`` delivers its connections.
+    """A registration's settings for its handshakes, and for ``handshaked-demux`` to deliver its connections.
 
     Values are plain (strings, numbers, tuples of strings); the store keeps those that differ from their defaults, by
     name. ``client_trust`` is no setting: it is the id under which the store keeps the content of ``client_ca`` and

@@ -53,7 +53,7 @@ Answer = Selection | Forwarded | HandshakeError
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why a registration was selected or not."""
+    """The reason for which a registration was selected or not."""
 
     registration: Registration
     matched_name: str | None

@@ -16,7 +16,7 @@ from handshaked.registry.snapshot import Snapshot
 from handshaked.tls.parameters import Credential
 
 TICKET_KEY_ROTATION = 24 * 3600.0
-"""How long a ticket key seals new tickets, in seconds."""
+"""Time in which a ticket key seals new tickets, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class ClientTrust:
 
     @property
     def has_revocations(self) -> bool:
-        """Whether revocation lists are configured. Then they must be readable: an empty file is an error."""
+        """True if revocation lists are configured. They must be readable then: an empty file is an error."""
         return bool(self.revocations or self.revocations_path)
 
 

@@ -63,7 +63,7 @@ class PendingHandshake:
 
     @property
     def over(self) -> bool:
-        """Whether no further message is delivered, so that there is no use in passing anything on."""
+        """True if no further message will be delivered: there is no use in passing anything on."""
         return self._on_message is None
 
     def start(self, message: bytes) -> None:

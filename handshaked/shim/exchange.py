@@ -22,7 +22,7 @@ Message = CryptoData | TrafficSecret | PeerTransportParameters | Done | SessionT
 DEFAULT_TIMEOUT = 8.0
 """The daemon's deadline for a handshake that sets none, in seconds."""
 GRACE = 1.0
-"""How long to wait for the daemon after the handshake's own deadline, in seconds."""
+"""Time to wait for the daemon after the handshake's own deadline, in seconds."""
 NO_ANSWER = Outcome(status=Status.TIMED_OUT, reason="the handshake daemon does not answer")
 
 _LARGEST_CRYPTO = MAX_PACKET // 2

@@ -20,7 +20,7 @@ class Capability(enum.IntEnum):
 
 
 CAPSET_ADVICE = "if the service runs as root, add SystemCallFilter=capset to its unit"
-"""What to do if ``keep_only`` fails."""
+"""Advice for the log when ``keep_only`` fails."""
 
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47

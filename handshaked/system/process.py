@@ -39,7 +39,7 @@ def raise_descriptor_limit() -> int:
 def start_logging(level: str, who: str, form: str = "auto") -> None:
     """Log messages of at least `level` for the process `who`, in the format `form` (``journal.FORMATS``)."""
     handler = handler_for(form, who)
-    if isinstance(handler, JournalHandler) or not _is_regular_file(sys.stderr):  # which has no reader to wait for
+    if isinstance(handler, JournalHandler) or not _is_regular_file(sys.stderr):  # a file has no reader to wait for
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(UnlockedStream(sys.stderr.fileno()))
         handler = BackgroundHandler(handler)

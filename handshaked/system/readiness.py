@@ -39,7 +39,7 @@ class Readiness:
         self._retry: asyncio.TimerHandle | None = None
         self._failing = False
         self.watched = False
-        """Whether the socket is watched, or will be as soon as the kernel can."""
+        """True if the socket is watched, or will be as soon as the kernel can."""
 
     def start(self) -> None:
         """Watch the socket from now on, unless it is watched already."""

@@ -54,7 +54,7 @@ class Machine:
 
     @property
     def complete(self) -> bool:
-        """Whether the peer's Finished was verified."""
+        """True once the peer's Finished was verified."""
         return self._state is self.connected
 
     def receive(self, level: Level, data: bytes, now: float) -> list[Event]:

@@ -43,7 +43,7 @@ class ServerHelloMessage:
 
     @property
     def is_retry(self) -> bool:
-        """Whether it is a HelloRetryRequest."""
+        """True for a HelloRetryRequest."""
         return self.random == cp.HELLO_RETRY_RANDOM
 
 

@@ -116,7 +116,7 @@ class EarlyData:
 
 @dataclass(frozen=True, slots=True)
 class Tickets:
-    """How a server issues and accepts session tickets. ``lifetime`` is in seconds, at most 7 days."""
+    """A server's settings for session tickets. ``lifetime`` is in seconds, at most 7 days."""
 
     keys: TicketKeys
     count: int = 1

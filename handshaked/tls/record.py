@@ -253,7 +253,7 @@ class RecordLayer:
     def install(self, secret: TrafficSecret) -> None:
         """Protect a direction with `secret` from the next record on.
 
-        What is sent stays possible at the levels before, until something is sent at the new one. A KeyUpdate (RFC 8446
+        Sending stays possible at earlier levels until something is sent at the new one. A KeyUpdate (RFC 8446
         section 4.6.3) is one more secret of the application level.
         """
         protection = RecordProtection(secret.cipher_suite, secret.secret)
@@ -309,7 +309,7 @@ class RecordLayer:
 
     @property
     def update_due(self) -> bool:
-        """Whether a KeyUpdate must be sent before more application data (RFC 8446 section 5.5)."""
+        """True if a KeyUpdate must be sent before more application data (RFC 8446 section 5.5)."""
         return self._sending(Level.APPLICATION).sequence >= self.key_lifetime
 
     def protect(self, level: Level, content_type: ContentType, data: bytes, padding: int = 0) -> bytes:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from handshaked.tls.codepoints import HandshakeType as Message
 
 PROCEED = -1
-"""In place of a message type: the caller's ``proceed`` (server) or ``start`` (client)."""
+"""Used in place of a message type for the caller's ``proceed`` (server) or ``start`` (client)."""
 SIGNED = -2
-"""In place of a message type: the caller's ``proceed_with_signature``."""
+"""Used in place of a message type for the caller's ``proceed_with_signature``."""
 
 
 class ServerState(enum.Enum):

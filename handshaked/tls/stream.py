@@ -224,7 +224,7 @@ class ServerStream(_Stream):
 
     @property
     def waits(self) -> bool:
-        """Whether the ClientHello is received, and `proceed` must be called before anything is read."""
+        """True if the ClientHello was received, and `proceed` must be called before anything is read."""
         return not self._proceeded and self.client_hello is not None
 
     def proceed(self, parameters: ServerParameters, now: float) -> list[StreamEvent]:

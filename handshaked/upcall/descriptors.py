@@ -28,7 +28,7 @@ class Descriptors:
         self._open = pull_descriptors(control)
         self._files: CredentialFiles | None = None
         self.count = len(self._open)
-        """How many were received."""
+        """The number of descriptors received."""
 
     def take_socket(self, start: Start) -> socket.socket:
         """Return the first descriptor as a socket; WireError if it is none, or if `start` expects another number."""

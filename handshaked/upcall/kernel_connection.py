@@ -40,7 +40,7 @@ class Link(Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether its network namespace was deleted or replaced."""
+        """True if its network namespace was deleted or replaced."""
         ...
 
     def join(self, group: int) -> None:
@@ -97,7 +97,7 @@ class Connection:
 
     @property
     def is_serving(self) -> bool:
-        """Whether commands can be sent."""
+        """True if commands can be sent."""
         return self.state == "serving"
 
     def connect(self) -> None:

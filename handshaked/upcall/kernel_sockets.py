@@ -50,7 +50,7 @@ class NetlinkLink:
 
     @property
     def stale(self) -> bool:
-        """Whether the namespace was deleted or replaced; these sockets would keep it alive."""
+        """True if the network namespace was deleted or replaced: close these sockets, which keep it alive."""
         try:
             return self._current_inode() != self._inode
         except OSError:

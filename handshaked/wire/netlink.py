@@ -17,7 +17,7 @@ NLM_F_ACK = 0x04
 NLM_F_CAPPED = 0x100
 NLM_F_ACK_TLVS = 0x200
 MAX_REPEATS = 256
-"""How often a message may have an attribute that may be repeated."""
+"""Most repetitions of one attribute in a message."""
 _NLMSGERR_ATTR_MSG = 1
 _NLMSGERR_ATTR_OFFS = 2
 

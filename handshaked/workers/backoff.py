@@ -1,4 +1,4 @@
-"""When to restart a worker that has ended, and when to give up."""
+"""The times at which workers that have ended are restarted, and the limit after which they are not."""
 
 _FIRST = 0.1
 _LONGEST = 1.0

@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 0.1
 class ParentChannel:
     """Calls `on_command` with each command received on `sock` and its file if it has one, `on_end` if the parent ends.
 
-    What `on_command` returns is sent as the answer, with the command's number. Files are closed after the call.
+    The result of `on_command` is sent as the answer, with the command's number. Files are closed after the call.
     """
 
     def __init__(

@@ -33,12 +33,12 @@ _KILLED_SECONDS = 5.0  # a process may be in an uninterruptible system call, suc
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How a worker ended, or why there is none."""
+    """The end of a worker, or the reason for which none was started."""
 
     text: str
     served: bool = False
     failed: bool = False
-    """It could not start, and trying again will not help."""
+    """True if it could not start, and trying again will not help."""
 
 
 class _Worker:

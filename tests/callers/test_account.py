@@ -123,7 +123,7 @@ def test_packet_is_read_when_there_is_room_for_its_descriptors() -> None:
 
 
 def test_charged_time_counts_for_the_turn() -> None:
-    """What is charged outside of the fair queue, like connections, delays the caller there."""
+    """Time charged outside the fair queue, such as for connections, delays the caller in the queue."""
     account = Account(Limits(), 0.0)
     account.charge(1, 0, 0.5, 0.0)
     assert account.time_served == 0.5

@@ -1,4 +1,4 @@
-"""How results are printed: colours, names instead of numbers, times."""
+"""The printed form of results: colours, names instead of numbers, times."""
 
 import grp
 import os

@@ -27,7 +27,7 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """Whether the test runs it: a block of commands without a reason not to."""
+        """True if the test runs it: a block of commands without a reason not to."""
         return self.language == "sh" and not self.note.startswith(NOT_RUN)
 
 

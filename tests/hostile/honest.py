@@ -56,7 +56,7 @@ LIMIT = 3.0
 FLOORS = {"mean": 0.02, "p99": 0.25}
 """Seconds: what scheduling can cost on a machine with ten times the work that it can do."""
 EXACT = bool(os.environ.get("HANDSHAKED_HOSTILE_EXACT"))
-"""Whether no floors apply and all rounds count as one: for machines that have nothing else to do."""
+"""True on machines that have nothing else to do: no floors apply, and all rounds count as one."""
 RECOVERED = 0.005
 """Seconds: whoever is as fast has recovered."""
 LONGEST = 1.0

@@ -48,7 +48,7 @@ _KILLED_PART, _WARM_UP_PART = 0.5, 0.15
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything."""
+    """The number of handshakes and of each disturbance."""
 
     handshakes: int
     replacements: int

@@ -160,7 +160,7 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether the handshake completed and was confirmed, with ALPN h3."""
+        """True if the handshake completed and was confirmed, with ALPN h3."""
         return "Negotiated ALPN is h3" in self.output and "QUIC handshake has been confirmed" in self.output
 
     @property

@@ -1,7 +1,7 @@
 """Fails a run that leaves something behind: processes, directories, mounts, or network namespaces.
 
-Whatever a test leaves carries the name of the run: processes in their environment or on their command line, the rest
-in its path; see tests/run_name.py.
+Everything that a test leaves carries the name of the run: processes in their environment or on their command line,
+the rest in its path; see tests/run_name.py.
 """
 
 import os

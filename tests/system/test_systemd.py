@@ -121,7 +121,7 @@ def test_watchdog_is_not_notified_without_a_successful_handshake(public_director
 
 
 def test_workers_with_netlink_sockets_of_systemd_handle_upcalls(public_directory: Path) -> None:
-    """The other workers do not: in the service's own network namespace there is no request to be had."""
+    """The other workers do not: no request arrives in the service's own network namespace."""
     with service(public_directory, "--workers=2", "--kernel", "--netns=.", netlink=2) as systemd:
         systemd.hear("^READY=1$")
         with ControlClient(public_directory / "control.sock") as client:

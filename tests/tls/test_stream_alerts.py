@@ -84,7 +84,7 @@ class DamagingHandshake:
 
 @dataclass(frozen=True)
 class Scene:
-    """How the handshake goes that the client aborts because of a `damaged` message."""
+    """A handshake that the client aborts because of a `damaged` message."""
 
     damaged: HandshakeType
     offered: bool = True

@@ -37,7 +37,7 @@ class Method:
 
     @property
     def takes_files(self) -> bool:
-        """Whether its callers attach files."""
+        """True if its callers attach files."""
         return any(kind == "ah" for _, kind in self.parameters)
 
     @property

@@ -1,8 +1,8 @@
 """Values in the D-Bus wire format, encoded and decoded by dbus-next within limits. No I/O.
 
-What strangers send is bounded in size by the caller of ``unmarshal``, and in number and depth here: decoding takes time
-and memory for each value, not for each byte. dbus-next itself has no such limits, and keeps every signature that it
-meets; so its reader works on a message that is received already, and gets its signatures from a small cache.
+Input from strangers is bounded in size by the caller of ``unmarshal``, and in number and depth here: decoding takes
+time and memory for each value, not for each byte. dbus-next itself has no such limits, and keeps every signature that
+it meets; so its reader works on a message that is received already, and gets its signatures from a small cache.
 """
 
 import struct

@@ -150,7 +150,7 @@ class MessageStream:
 
     @property
     def skipping(self) -> bool:
-        """Whether the next bytes are discarded."""
+        """True if the next bytes are discarded."""
         return self._skip > 0
 
     def receive(self, chunk: bytes, descriptors: tuple[int, ...] = ()) -> list[Received]:

@@ -12,7 +12,7 @@ from handshaked.model import Caller
 MAX_SUBSCRIBERS = 48
 MAX_SUBSCRIBERS_PER_USER = 4
 RESERVED_SUBSCRIBERS = 8
-"""Of ``MAX_SUBSCRIBERS``, only for root and the daemon's user."""
+"""Number of ``MAX_SUBSCRIBERS`` that only root and the daemon's user may use."""
 SIGNALS_PER_SECOND = 50
 
 Send = Callable[[str, Event, int], None]

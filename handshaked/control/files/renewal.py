@@ -31,13 +31,13 @@ from handshaked.system.tasks import Tasks
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.5
-"""How long to wait after a change, because renewal tools write several files."""
+"""Delay after a change, because renewal tools write several files."""
 CHECK_SECONDS = 600.0
-"""How often all files are checked, for file systems that report no changes."""
+"""Interval between checks of all files, for file systems that report no changes."""
 RETRY_SECONDS = 20.0
-"""How often files with a problem are checked."""
+"""Interval between checks of files with a problem."""
 START_SECONDS = 30.0
-"""How long the daemon waits for the drop-ins before it reports that it is ready."""
+"""Longest time that the daemon waits for the drop-ins before it reports that it is ready."""
 DROP_INS_SECONDS = 300.0
 """Time limit for reading all drop-ins with the files they name."""
 SHARE_SECONDS = 30.0

@@ -31,11 +31,11 @@ class Claim(Protocol):
 
     @property
     def kernel(self) -> bool:
-        """Whether kernel upcalls may use it."""
+        """True if kernel upcalls may use it."""
 
     @property
     def policy(self) -> Policy:
-        """How its handshakes are performed and its connections delivered."""
+        """Settings of its handshakes and of the delivery of its connections."""
 
 
 def is_administrator(caller: Caller) -> bool:

@@ -46,7 +46,7 @@ class RegistrationRequest:
 
     @property
     def forwards(self) -> bool:
-        """Whether connections are forwarded, to a server with its own keys."""
+        """True if connections are forwarded to a server that has its own keys."""
         return parse_delivery(self.policy.deliver).way is Way.FORWARD
 
     def resolved_access(self) -> Access:

@@ -200,7 +200,7 @@ def _directory(name: x509.Name) -> tuple[frozenset[tuple[str, str]], ...]:
 
 
 class _Form(NamedTuple):
-    """How names of one form are compared: what prepares a subtree and a name (None: incomparable), and containment."""
+    """Functions for names of one form: prepare a subtree, prepare a name (None: incomparable), test containment."""
 
     subtree: Callable[[Any], Any]
     name: Callable[[Any], Any]

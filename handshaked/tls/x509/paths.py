@@ -62,7 +62,7 @@ def find_paths(leaf: x509.Certificate, others: list[x509.Certificate], trust: Tr
 def check_path(path: Path, purpose: Purpose, now: float) -> None:
     """Raise PeerError if a path is invalid for `purpose` at `now` (Unix seconds): RFC 5280 section 6.1.
 
-    ``find_paths`` has checked its signatures. What concerns the leaf alone is checked elsewhere.
+    ``find_paths`` has checked its signatures. Rules for the leaf alone are checked elsewhere.
     """
     for certificate in path[:-1]:
         cert.check_signature_algorithm(certificate)

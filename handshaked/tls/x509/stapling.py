@@ -12,7 +12,7 @@ from handshaked.tls.x509.der import elements, pull_element
 from handshaked.tls.x509.raw_names import raw_issuer
 
 CLOCK_SKEW = 300.0
-"""How many seconds a response may be ahead of the clock."""
+"""Most seconds that a response may be ahead of the clock."""
 
 
 @dataclass(frozen=True, slots=True)
