@@ -65,11 +65,11 @@ class Attempt:
         self._started = time.monotonic()
         self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._expire)
         self.finished = False
-        """Whether the outcome has been reported."""
+        """True once the outcome is being reported."""
 
     @property
     def ticket_seconds(self) -> float:
-        """How long a client's endpoint accepts session tickets after the handshake, in seconds."""
+        """The time in which a client's endpoint accepts session tickets after the handshake, in seconds."""
         return self._request.ticket_seconds
 
     @property
@@ -95,7 +95,7 @@ class Attempt:
             end = step(*arguments, time.time())
             if end is not None:
                 self._finish(_outcome(end))
-        except Exception:
+        except Exception:  # a boundary: the log and the outcome report it, and other handshakes go on
             log.exception("unexpected error in a handshake of %s", self._request.caller)
             self._finish(Outcome(reason="internal error; the daemon's log has the details"))
 
@@ -108,7 +108,7 @@ class Attempt:
         self._finish_path = _nothing  # break the cycle: it usually refers to this attempt
         try:
             finish(outcome)
-        except Exception:  # same boundary: a timer or an upcall source called abort, and has others to serve
+        except Exception:  # the same boundary: a timer or an upcall source called abort, and has others to serve
             log.exception("cannot report the outcome of a handshake of %s", self._request.caller)
             outcome = Outcome(reason="the outcome could not be reported")
         # The log names the registration of a failed handshake; the endpoint learns it only on success.
@@ -188,7 +188,7 @@ class Driver(Attempt):
         try:
             events = self._session.receive(level, data, time.time())
             self._data_path.deliver([event for event in events if isinstance(event, SessionTicket | HandshakeFailed)])
-        except Exception:
+        except Exception:  # the same boundary, after the outcome: only tickets are lost
             log.exception("unexpected error in a session ticket for %s", self._request.caller)
             self.takes_tickets = False
 

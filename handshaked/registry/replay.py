@@ -26,7 +26,7 @@ MAX_PAGES = 32 * 1024
 """Largest size of a record, in pages of 4 KiB: enough for more than a million tickets."""
 
 CLOCK_TOLERANCE = 60.0
-"""How far the clock may go back without an effect, in seconds: uses are remembered that much longer."""
+"""Largest step back of the clock without an effect, in seconds: uses are remembered that much longer."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS used (ticket BLOB PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
@@ -133,7 +133,7 @@ class ReplayRecord:
             now = self._clock()
             db.execute("INSERT OR IGNORE INTO period VALUES (1, ?, ?)", (now, now))
             db.execute(f"PRAGMA busy_timeout = {_WAIT_SECONDS * 1000:.0f}")
-        except BaseException:
+        except BaseException:  # raised again: the connection must not leak
             db.close()
             raise
         return db

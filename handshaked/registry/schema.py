@@ -81,7 +81,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
             db.create_function("rsa_pss_type", 1, _rsa_pss_type)
             for number in range(version, SCHEMA_VERSION):
                 db.executescript(f"BEGIN; {_STEPS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
-        except BaseException:
+        except BaseException:  # raised again: the connection must not leak
             db.close()
             raise
     return db
@@ -98,7 +98,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
                     f"{path}: has schema {version}, this program knows {SCHEMA_VERSION}; "
                     "handshaked was upgraded while it ran: restart it"
                 )
-        except BaseException:
+        except BaseException:  # raised again: the connection must not leak
             db.close()
             raise
     return db

@@ -325,7 +325,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
             try:
                 yield
                 self._db.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # raised again: no transaction may stay open
                 if self._db.in_transaction:  # a full disk may have rolled it back already
                     self._db.execute("ROLLBACK")
                 raise

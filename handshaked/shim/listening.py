@@ -77,7 +77,7 @@ class DemuxClient:
         self._connect()
         try:
             await asyncio.gather(*self._listen())
-        except BaseException:
+        except BaseException:  # raised again: even after a cancellation, nothing may reconnect
             self.close()
             raise
 

@@ -14,6 +14,6 @@ def open_regular(path: Path) -> BinaryIO:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
         return os.fdopen(descriptor, "rb")
-    except BaseException:
+    except BaseException:  # raised again: the descriptor must not leak
         os.close(descriptor)
         raise

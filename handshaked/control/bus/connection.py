@@ -84,14 +84,14 @@ class Connection:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await asyncio.get_running_loop().sock_connect(sock, _socket_address(address))
                 await _authenticate(sock, files=files)
-        except BaseException:
+        except BaseException:  # raised again: even after a cancellation, the socket must not leak
             sock.close()
             raise
         connection = cls(sock, on_message, closer)
         connection._reading.start()
         try:
             await connection.call(BUS, "Hello", "", results="s")
-        except BaseException:
+        except BaseException:  # raised again: even after a cancellation, the socket must not leak
             connection.close("the bus does not say hello")
             raise
         return connection

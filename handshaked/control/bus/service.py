@@ -114,7 +114,7 @@ class BusService:
             [reply] = await connection.call(BUS, "RequestName", "su", spec.NAME, _DO_NOT_QUEUE, results="u")
             if reply not in _OWNED:
                 raise BusError(f"the name {spec.NAME} is already owned by another process")
-        except BaseException as error:
+        except BaseException as error:  # raised again: even after a cancellation, the connection must not leak
             self._connection = None
             connection.close(str(error))
             raise

@@ -52,7 +52,7 @@ def readable(thing: str) -> Iterator[None]:
     """Translate into UnreadableError what is raised about `thing`: a file, or one entry of it, with its position."""
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # a panic is one; all others are raised again
         if not _is_about_input(error):
             raise
         raise UnreadableError(f"{thing}: {reason_of(error)}") from None
@@ -66,7 +66,7 @@ def well_formed() -> Iterator[None]:
     """
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # a panic is one; all others are raised again
         if not _is_about_input(error):
             raise
         if isinstance(error, _UNSUPPORTED) or _ENCODED_DEFAULT in str(error):
