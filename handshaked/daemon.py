@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 _SELF = Caller(os.geteuid())
 _WARNING_SECONDS = 60.0
 _ROTATION_SECONDS = 600.0
+_SWITCH_SECONDS = 0.0005
+"""How long a thread that reads a user's files may keep the event loop from running, unless it waits for the system."""
 
 
 def main() -> None:
@@ -67,6 +69,7 @@ def main() -> None:
     configuration = files.configuration
     forbid_core_dumps()
     raise_descriptor_limit()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     start_logging(_log_level(options, configuration), "handshaked", options.log_format)
     try:
         options.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
