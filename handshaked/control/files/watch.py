@@ -5,6 +5,9 @@ acme.sh writes in place. Therefore the directory of the file, and of every symbo
 
 Paths are resolved in a thread of the user whose registration names them, and within limits: they may be long chains of
 links, or on a file system that does not answer.
+
+Users may also change their files without end. After ``MAX_EVENTS`` in one burst, every directory with a further event
+is muted: it is not watched for a while, and then all files in it count as changed. So events take a bounded time.
 """
 
 import asyncio
@@ -35,6 +38,9 @@ _MAX_LINKS = 40
 _MAX_VISITED = 1024  # directories and links on one path
 MAX_VISITED_BY_USER = 16_384
 """Directories and links on all paths of a user that are resolved at a time; users who are trusted have no limit."""
+MAX_EVENTS = 1024
+"""Events of a burst after which directories are muted."""
+_MAX_READ = 8192  # bytes of events at a time: less than a millisecond of work
 _LONGEST = 8
 _Step = tuple[str, bytes]
 
@@ -53,8 +59,8 @@ class Watch:
 
     `on_change` is called with files as soon as they are watched, because they may have changed before. Later it is
     called with those that may have changed, `quiet` seconds after the last change of a burst, and at the latest
-    ``_LONGEST`` times as long after the first. `on_problem` is called with a text and the uid of the user whose files
-    cannot be watched. `readers` run what may block.
+    ``_LONGEST`` times as long after the first, which is also how long a directory is muted. `on_problem` is called with
+    a text and the uid of the user whose files cannot be watched. `readers` run what may block.
     """
 
     def __init__(
@@ -79,8 +85,11 @@ class Watch:
         self._planned: asyncio.TimerHandle | None = None
         self._touched: set[str] = set()
         self._latest = 0.0
+        self._events = 0
+        self._muted: set[asyncio.TimerHandle] = set()
+        self._late: set[str] = set()
         self._steps: dict[str, list[_Step]] = {}
-        self._paths: dict[_Step, set[str]] = {}
+        self._paths: dict[str, dict[bytes, set[str]]] = {}
         self._numbers: dict[str, int] = {}
         self._directories: dict[int, set[str]] = {}
         self._reading = Readiness(self._descriptor, "inotify(7)", self._read)
@@ -90,6 +99,8 @@ class Watch:
         """Stop watching."""
         if self._planned is not None:
             self._planned.cancel()
+        for muted in self._muted:
+            muted.cancel()
         self._tasks.cancel()
         self._reading.stop()
         os.close(self._descriptor)
@@ -141,7 +152,8 @@ class Watch:
         for path in paths:
             visits = iter(range(_MAX_VISITED)) if budget is None else islice(budget, _MAX_VISITED)
             on_path = steps(path, visits)
-            found.append(_Located(path, on_path, {directory: self._watch(directory) for directory, _ in on_path}))
+            directories = dict.fromkeys(directory for directory, _ in on_path)
+            found.append(_Located(path, on_path, {directory: self._watch(directory) for directory in directories}))
         return found
 
     def _watch(self, directory: str) -> int | str:
@@ -155,8 +167,8 @@ class Watch:
         if found.path not in self._owners:
             return
         self._steps[found.path] = found.steps
-        for step in found.steps:
-            self._paths.setdefault(step, set()).add(found.path)
+        for directory, name in found.steps:
+            self._paths.setdefault(directory, {}).setdefault(name, set()).add(found.path)
         for directory, number in found.watches.items():
             if isinstance(number, str):
                 self._on_problem(f"{directory}: cannot be watched: {number}", owner)
@@ -168,45 +180,75 @@ class Watch:
             self._directories.setdefault(number, set()).add(directory)
 
     def _remove(self, path: str) -> None:
-        for step in self._steps.pop(path, ()):
-            self._paths[step].discard(path)
-            if not self._paths[step]:
-                del self._paths[step]
+        for directory, name in self._steps.pop(path, ()):
+            names = self._paths.get(directory, {})
+            names.get(name, set()).discard(path)
+            if not names.get(name):
+                names.pop(name, None)
+            if not names:
+                self._paths.pop(directory, None)
 
     def _read(self) -> None:
         try:
-            events = os.read(self._descriptor, 65536)
+            events = os.read(self._descriptor, _MAX_READ)
         except BlockingIOError:
             return
         position = 0
+        touched: set[str] = set()
         while position < len(events):
             number, mask, _, length = _HEADER.unpack_from(events, position)
             position += _HEADER.size
             name = events[position : position + length].rstrip(b"\0")
             position += length
             if mask & _IN_Q_OVERFLOW:
-                self._touch(self._steps)
-            elif not name:
-                self._on_directory_event(number, removed=bool(mask & (_IN_IGNORED | _IN_MOVE_SELF)))
-            else:
-                for directory in self._directories.get(number, ()):
-                    self._touch(self._paths.get((directory, name), ()))
-                    self._touch(self._paths.get((directory, b""), ()))
+                touched.update(self._steps)
+            elif number in self._directories:
+                touched.update(self._touched_by(number, name))
+                self._events += 1
+                if not name and mask & (_IN_IGNORED | _IN_MOVE_SELF):
+                    self._unwatch(number)
+                elif self._events > MAX_EVENTS:
+                    self._mute(number)
+        self._touch(touched)
 
-    def _on_directory_event(self, number: int, *, removed: bool) -> None:
-        """Handle an event of a watched directory itself."""
-        for directory in self._directories.get(number, ()):
-            self._touch([path for step, paths in self._paths.items() if step[0] == directory for path in paths])
-        if removed:
-            for directory in self._directories.pop(number, ()):
-                self._numbers.pop(directory, None)
-            self._libc.inotify_rm_watch(self._descriptor, number)  # no effect if the kernel has already removed it
+    def _touched_by(self, number: int, name: bytes) -> set[str]:
+        """Return the paths that may have changed by an event of the watch `number` for `name`, if any."""
+        found: set[str] = set()
+        for directory in self._directories[number]:
+            names = self._paths.get(directory, {})
+            found.update(*((names.get(name, ()), names.get(b"", ())) if name else names.values()))
+        return found
 
-    def _touch(self, paths: Iterable[str]) -> None:
-        before = len(self._touched)
-        self._touched.update(paths)
-        if not self._touched:
+    def _unwatch(self, number: int) -> set[str]:
+        """Remove the watch `number`; return its directories."""
+        directories = self._directories.pop(number)
+        for directory in directories:
+            self._numbers.pop(directory, None)
+        self._libc.inotify_rm_watch(self._descriptor, number)  # no effect if the kernel has already removed it
+        return directories
+
+    def _mute(self, number: int) -> None:
+        """Do not watch the directories of the watch `number` for a while; then all paths in them may have changed."""
+        late = self._touched_by(number, b"")
+        directories = self._unwatch(number)
+        self._late |= late
+        self._touched -= late
+
+        def unmute() -> None:
+            self._muted.discard(timer)
+            self._late -= late
+            for directory in directories:
+                self._touch(set().union(*self._paths.get(directory, {}).values()))
+
+        timer = self._loop.call_later(_LONGEST * self._quiet, unmute)
+        self._muted.add(timer)
+
+    def _touch(self, paths: set[str]) -> None:
+        paths = paths - self._late
+        if not paths:
             return
+        before = len(self._touched)
+        self._touched |= paths
         now = self._loop.time()
         if before == 0:
             self._latest = now + _LONGEST * self._quiet
@@ -216,6 +258,7 @@ class Watch:
 
     def _fire(self) -> None:
         self._planned = None
+        self._events = 0
         touched, self._touched = self._touched, set()
         self._locate(touched & self._owners.keys())  # the paths may resolve differently now
 
@@ -223,45 +266,43 @@ class Watch:
         """Stop watching directories that are on no path any more, unless a thread may just have begun to watch them."""
         if self._locating:
             return
-        used = {directory for directory, _ in self._paths}
-        for directory in self._numbers.keys() - used:
+        for directory in self._numbers.keys() - self._paths.keys():
             number = self._numbers.pop(directory)
             self._directories[number].discard(directory)
             if not self._directories[number]:
-                del self._directories[number]
-                self._libc.inotify_rm_watch(self._descriptor, number)
+                self._unwatch(number)
 
 
 def steps(path: str, visits: Iterator[int]) -> list[_Step]:
     """Return where the resolution of `path` can change: each symbolic link, and its end, as directory and name.
 
     A path that ends in ``/`` stands for all entries of that directory: the name is empty. The resolution ends early
-    when `visits`, of which each directory and link takes one, are used up.
+    when `visits`, of which each part of the path and of the links on it takes one, are used up.
     """
     found: list[_Step] = []
     whole = path.endswith("/")
     left = [part for part in path.split("/") if part][::-1]
     at = "/"
     links = 0
+    known: dict[str, str | bool] = {}  # paths that go back and forth take no more system calls than others
     while left:
         part = left.pop()
+        if next(visits, None) is None:
+            return found
         if part in (".", ".."):
             at = os.path.dirname(at) if part == ".." else at
             continue
-        if next(visits, None) is None:
-            return found
-        here = os.path.join(at, part)
-        try:
-            target = os.readlink(here)
-        except OSError:
-            if not left and not whole:
-                found.append((at, part.encode(errors="surrogateescape")))
-            elif not os.path.isdir(here):
-                found.append((at, part.encode(errors="surrogateescape")))  # it may be created later
-                return found
+        here = f"{at.rstrip('/')}/{part}"
+        if here not in known:
+            known[here] = _looked_up(here)
+        target = known[here]
+        if isinstance(target, str) or not target or not (left or whole):
+            found.append((at, part.encode(errors="surrogateescape")))
+        if not isinstance(target, str):
+            if not target:
+                return found  # it may be created later
             at = here
             continue
-        found.append((at, part.encode(errors="surrogateescape")))
         links += 1
         if links > _MAX_LINKS:
             return found
@@ -270,3 +311,11 @@ def steps(path: str, visits: Iterator[int]) -> list[_Step]:
     if whole:
         found.append((at, b""))
     return found
+
+
+def _looked_up(path: str) -> str | bool:
+    """Return the target of the symbolic link at `path`, or whether a directory is there."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return os.path.isdir(path)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handshaked.control.files.readers import Readers
-from handshaked.control.files.watch import MAX_VISITED_BY_USER, Watch, steps
+from handshaked.control.files.watch import MAX_EVENTS, MAX_VISITED_BY_USER, Watch, steps
 from tests.patience import soon
 
 
@@ -97,10 +97,10 @@ LAYOUTS = [certbot, kubernetes, acme_sh, renamed, linked_directory, not_there]
 class Scene:
     """A watch for files of the user who runs the tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: float = 0.01) -> None:
         self.problems: list[str] = []
         self._told: asyncio.Queue[set[str]] = asyncio.Queue()
-        self.watch = Watch(self._told.put_nowait, 0.01, Readers(), lambda words, _: self.problems.append(words))
+        self.watch = Watch(self._told.put_nowait, quiet, Readers(), lambda words, _: self.problems.append(words))
 
     async def follow(self, *paths: Path | str, owner: int | None = None) -> None:
         """Watch `paths`, and wait until they are watched."""
@@ -118,9 +118,9 @@ class Scene:
             self._told.get_nowait()
 
 
-def play(scenario: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+def play(scenario: Callable[[Scene], Coroutine[Any, Any, None]], quiet: float = 0.01) -> None:
     async def run() -> None:
-        scene = Scene()
+        scene = Scene(quiet)
         try:
             await scenario(scene)
         finally:
@@ -197,6 +197,62 @@ def test_directory_that_cannot_be_watched_is_reported(tmp_path: Path) -> None:
     play(scenario)
 
 
+def test_files_that_change_without_end_are_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After MAX_EVENTS, each directory has one more, and those that the kernel had queued already."""
+    files = [tmp_path / name / "key" for name in ("one", "two")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("1")
+    read, events = os.read, [0]
+
+    def count(descriptor: int, size: int) -> bytes:
+        content = read(descriptor, size)
+        events[0] += content.count(b"key\0")
+        return content
+
+    async def scenario(scene: Scene) -> None:
+        await scene.follow(*files)
+        for _ in range(MAX_EVENTS):
+            for file in files:
+                os.utime(file)  # the kernel does not report an event again that is the last in its queue
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(os, "read", count)
+    play(scenario, quiet=60.0)
+    assert MAX_EVENTS < events[0] < MAX_EVENTS + 100
+
+
+def test_last_of_many_changes_is_noticed(tmp_path: Path) -> None:
+    """Changes may be noticed late, but none is lost: afterwards, files are watched as before."""
+    files = [tmp_path / name / "key" for name in ("one", "two")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("1")
+
+    async def scenario(scene: Scene) -> None:
+        await scene.follow(*files)
+        for number in range(3 * MAX_EVENTS):
+            for file in files:
+                file.write_text(str(number))
+            await asyncio.sleep(0)
+        left = set(map(str, files))
+        for file in files:
+            file.write_text("last")
+        scene.drain()
+        while left:
+            left -= await scene.changed()
+        for file in files:
+            scene.drain()
+            file.write_text("once more")
+            while str(file) not in await scene.changed():
+                pass
+
+    play(scenario)
+
+
 def chains(directory: Path, count: int, links: int = 39) -> list[Path]:
     """Return paths of as many chains of links, each of which leads back and forth as often as its length allows."""
     (directory / "d").mkdir()
@@ -232,6 +288,26 @@ def test_chains_of_links_are_resolved_in_a_thread_and_up_to_a_limit(
     monkeypatch.setattr(os, "readlink", count)
     play(scenario)
     assert threading.main_thread() not in threads
+
+
+def test_parts_of_a_path_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = chains(tmp_path, 1, links=1)[0]
+    readlink, looked_up = os.readlink, []
+
+    def count(path: str) -> str:
+        looked_up.append(path)
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", count)
+    assert [name for _, name in steps(str(path), iter(range(5000)))] == [b"0.1", b"0.0"]
+    assert sorted(looked_up) == sorted({*looked_up})
+    assert str(tmp_path / "d") in looked_up
+
+
+def test_going_back_counts_as_a_visit() -> None:
+    visits = iter(range(1000))
+    steps("/" + "../" * 2000 + "etc/passwd", visits)
+    assert next(visits, None) is None
 
 
 def test_link_loop_ends(tmp_path: Path) -> None:
