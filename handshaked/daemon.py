@@ -53,7 +53,7 @@ _SELF = Caller(os.geteuid())
 _WARNING_SECONDS = 60.0
 _ROTATION_SECONDS = 600.0
 _SWITCH_SECONDS = 0.0005
-"""How long a thread that reads a user's files may keep the event loop from running, unless it waits for the system."""
+"""Longest time in which a running thread that reads a user's files may keep the event loop from running."""
 
 
 def main() -> None:
