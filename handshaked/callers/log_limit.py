@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 from handshaked.model import Caller
 
@@ -13,17 +14,27 @@ SECONDS = 10.0
 
 
 class LogLimit:
-    """Allows `lines` in `seconds` for each caller, then logs how many were dropped. For one event loop."""
+    """Allows `lines` in `seconds` for each caller, then logs how many were dropped. For one event loop.
 
-    def __init__(self, lines: int = LINES, seconds: float = SECONDS) -> None:
+    A program without asyncio passes `call_later`, which takes seconds and a function.
+    """
+
+    def __init__(
+        self,
+        lines: int = LINES,
+        seconds: float = SECONDS,
+        call_later: Callable[[float, Callable[[], None]], object] | None = None,
+    ) -> None:
         self._lines = lines
         self._seconds = seconds
+        self._call_later = call_later
         self._asked: Counter[str] = Counter()
 
     def allows(self, who: Caller | str) -> bool:
         """Count one line caused by `who`; return whether to log it."""
         if not self._asked:
-            asyncio.get_running_loop().call_later(self._seconds, self.report_dropped)
+            call_later = self._call_later or asyncio.get_running_loop().call_later
+            call_later(self._seconds, self.report_dropped)
         name = f"uid {who.account}" if isinstance(who, Caller) and not who.kernel else str(who)
         self._asked[name] += 1
         return self._asked[name] <= self._lines

@@ -14,10 +14,12 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from handshaked.callers.log_limit import LogLimit
 from handshaked.demux.binder_packets import REQUEST_SIZE, Kind, Request, pull_request, push_answer
 from handshaked.demux.sockets import OwnSockets
 from handshaked.errors import FramingError
@@ -33,6 +35,8 @@ _PEER_CREDENTIALS = struct.Struct("=iII")
 _SO_NETNS_COOKIE = 71
 _COOKIE_SIZE = 8
 _UNUSED_PORT = 1
+_REFUSALS_LOGGED = 20  # in ten seconds, for each user: a compromised demultiplexer can ask as often as it likes
+_NO_COMPARISON = "this kernel cannot tell network namespaces apart (SO_NETNS_COOKIE, Linux 5.14)"
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +58,10 @@ class Binder:
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
         self._ended = False
+        self._log_limit = LogLimit(_REFUSALS_LOGGED, call_later=self._call_later)
+        self._due: list[tuple[float, Callable[[], None]]] = []
+        if self._network is None:
+            log.error("sockets of shared ports are refused: %s", _NO_COMPARISON)
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
 
@@ -72,12 +80,24 @@ class Binder:
             if time.monotonic() >= beat + _BEAT_SECONDS:
                 beat = time.monotonic()
                 notify(WATCHDOG="1")
+                self._run_due()
+        self._log_limit.report_dropped()
         for connection in list(self._connections):
             self._close(connection)
         self._selector.close()
 
     def _end(self, *_: object) -> None:
         self._ended = True
+
+    def _call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._due.append((time.monotonic() + seconds, call))
+
+    def _run_due(self) -> None:
+        now = time.monotonic()
+        due = [call for when, call in self._due if when <= now]
+        self._due = [later for later in self._due if later[0] > now]
+        for call in due:
+            call()
 
     def _accept(self) -> None:
         try:
@@ -90,9 +110,9 @@ class Binder:
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         )
         if uid not in self._allowed or len(self._connections) >= _MAX_CONNECTIONS:
-            log.warning(
-                "uid %d is refused: %s", uid, "too many connections" if uid in self._allowed else "not permitted"
-            )
+            if self._log_limit.allows(f"uid {uid}"):
+                reason = "too many connections" if uid in self._allowed else "not permitted"
+                log.warning("uid %d is refused: %s", uid, reason)
             sock.close()
             return
         sock.setblocking(False)
@@ -155,11 +175,15 @@ class Binder:
     def _check(self, connection: _Connection, wanted: Address, *proofs: Address) -> None:
         """Refuse the port of `wanted` unless one of the addresses `proofs` has been shown."""
         if not wanted[1] or connection.shown.isdisjoint(proofs):
-            log.warning("%s is refused: the demultiplexer has no socket there", show_address(wanted))
+            if self._log_limit.allows("the demultiplexer"):
+                reason = _NO_COMPARISON if self._network is None else "the demultiplexer has no socket there"
+                log.warning("%s is refused: %s", show_address(wanted), reason)
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def _address_of(self, descriptor: int) -> Address | None:
-        """Return the address of a UDP socket of this network namespace, None for other files."""
+        """Return the address of a UDP socket of this network namespace; None for other files and unknown namespaces."""
+        if self._network is None:
+            return None
         try:
             with socket.socket(fileno=os.dup(descriptor)) as sock:
                 is_udp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_DGRAM
@@ -175,8 +199,8 @@ def serve(listener: socket.socket) -> None:
     Binder(listener).run()
 
 
-def _network_of(sock: socket.socket) -> bytes:
-    """Return what identifies the network namespace of `sock`; nothing before Linux 5.14."""
+def _network_of(sock: socket.socket) -> bytes | None:
+    """Return what identifies the network namespace of `sock`; None before Linux 5.14."""
     with suppress(OSError):
         return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE_SIZE)
-    return b""
+    return None

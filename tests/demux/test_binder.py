@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -36,15 +36,26 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
 """
 
 
+# An option that no kernel has stands for one that this kernel does not have yet.
+BEFORE_LINUX_5_14 = """
+from handshaked.demux import binder, main
+binder._SO_NETNS_COOKIE = 0x7fff
+main.main()
+"""
+
+
 @contextmanager
-def binder_at(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def binder_at(
+    path: Path, program: tuple[str, ...] = ("-m", "handshaked.demux.main"), log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run the binder at `path`, and yield its process when it is ready."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         notices.bind(str(path.with_name("notify")))
         notices.settimeout(PATIENCE)
-        command = [sys.executable, "-m", "handshaked.demux.main", f"--serve-sockets={path}"]
+        command = [sys.executable, *program, f"--serve-sockets={path}"]
         environment = {**os.environ, "NOTIFY_SOCKET": notices.getsockname()}
-        with ending(subprocess.Popen(command, env=environment)) as process:
+        errors = nullcontext() if log is None else log.open("wb")
+        with errors as file, ending(subprocess.Popen(command, env=environment, stderr=file)) as process:
             assert notices.recv(100) == b"READY=1"
             yield process
             process.send_signal(signal.SIGCONT)
@@ -188,6 +199,30 @@ def test_only_the_sockets_shown_last_count(binder: object, path: Path) -> None:
     with OwnSockets().shared(("127.0.0.1", before)) as first, OwnSockets().shared(("127.0.0.1", now)) as second:
         for port, answer in ((before, (0, 1)), (now, (1, 0))):
             assert asked(path, [second], Request(Kind.SHARED, 1, ("127.0.0.1", port)), [first]) == answer
+
+
+def test_without_comparison_of_networks_nothing_is_bound(path: Path, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    reason = "this kernel cannot tell network namespaces apart (SO_NETNS_COOKIE, Linux 5.14)"
+    with OwnSockets().shared(("127.0.0.1", port)) as held, binder_at(path, ("-c", BEFORE_LINUX_5_14), log):
+        for kind in (Kind.FLOW, Kind.SHARED):
+            assert asked(path, [held], Request(kind, 1, ("127.0.0.1", port))) == (0, 1)
+    assert f"sockets of shared ports are refused: {reason}" in log.read_text()
+    assert f"127.0.0.1:{port} is refused: {reason}" in log.read_text()
+
+
+def test_refused_requests_do_not_fill_the_log(path: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    refused = push_request(Request(Kind.FLOW, 1, ("127.0.0.1", 1)))
+    with binder_at(path, log=log), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+        connect(channel, path)
+        channel.settimeout(PATIENCE)
+        for _ in range(500):
+            channel.send(refused)
+            assert pull_answer(channel.recv(ANSWER_SIZE))[1] is not None
+    written = log.read_text()
+    assert 20 <= written.count("127.0.0.1:1 is refused") < 500
+    assert "more lines caused by the demultiplexer were dropped" in written
 
 
 @pytest.mark.needs("root")
