@@ -14,7 +14,8 @@ from handshaked.errors import RefusedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 128  # a user may fill it: the longer it is, the longer others wait in it
+BACKLOG = 128
+"""Connections that wait to be accepted. A user may fill the queue: the longer it is, the longer others wait in it."""
 # The workers of a killed daemon hold its sockets until they notice its end.
 _ATTEMPTS = 30
 _PAUSE_SECONDS = 0.1
@@ -50,7 +51,7 @@ def open_listener(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(os.fspath(path))
     path.chmod(0o666)
-    listener.listen(_BACKLOG)
+    listener.listen(BACKLOG)
     return listener
 
 

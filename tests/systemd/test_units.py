@@ -12,6 +12,7 @@ import pytest
 from handshaked.cli.install import contents
 from handshaked.control.bus.dispatch import POLKIT_DETAILS
 from handshaked.control.bus.interface import MANAGER_INTERFACE, REGISTRATION_INTERFACE
+from handshaked.system.listening import BACKLOG
 from tests.patience import PATIENCE, run_program
 from tests.plugins.needs import need
 
@@ -77,6 +78,11 @@ def test_resources_of_services_are_bounded(service: str) -> None:
     settings = sections(service)["Service"]
     assert settings.keys() >= BOUNDS
     assert settings["MemorySwapMax"] == "0", "keys and secrets stay out of swap space"
+
+
+@pytest.mark.parametrize("unit", ["handshaked.socket", "handshaked-demux.socket"])
+def test_queue_of_sockets_for_any_user_is_as_long_as_without_systemd(unit: str) -> None:
+    assert f"\nBacklog={BACKLOG}\n" in (SYSTEMD / unit).read_text()
 
 
 def test_daemon_starts_before_remote_file_systems_are_mounted() -> None:
