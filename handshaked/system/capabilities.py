@@ -5,6 +5,7 @@ import enum
 import os
 import struct
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from handshaked.errors import Status
@@ -24,6 +25,7 @@ CAPSET_ADVICE = "if the service runs as root, add SystemCallFilter=capset to its
 
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_LOWER = 3
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _VERSION = 0x20080522  # of the layout: two sets of 32 capabilities each
@@ -42,6 +44,18 @@ def explain(error: OSError, capability: Capability) -> str:
     refused = error.errno in (Status.REFUSED, Status.NOT_PERMITTED)
     hint = f"; CAP_{capability.name} is missing" if refused and not has(capability) else ""
     return f"{error.strerror or error}{hint}"
+
+
+@contextmanager
+def passing_on(capabilities: Collection[Capability]) -> Iterator[None]:
+    """Let programs that this thread executes in the block have these capabilities only, as with ``pass_on``."""
+    before = _sets()["CapAmb"]
+    pass_on(capabilities)
+    try:
+        yield
+    finally:
+        for number in _numbers(before & ~_sets()["CapAmb"]):
+            _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0), "passed on again")
 
 
 def pass_on(capabilities: Collection[Capability]) -> None:
@@ -75,10 +89,10 @@ def _numbers(mask: int) -> Iterator[int]:
     return (number for number in range(mask.bit_length()) if mask >> number & 1)
 
 
-def _check(result: int) -> None:
+def _check(result: int, change: str = "given up") -> None:
     if result != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"capabilities cannot be given up: {os.strerror(number)}")
+        raise OSError(number, f"capabilities cannot be {change}: {os.strerror(number)}")
 
 
 def _sets() -> dict[str, int]:

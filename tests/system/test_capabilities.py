@@ -1,15 +1,13 @@
 """Capabilities of a process, and errors that name the one that is missing."""
 
 import errno
-import os
 import sys
-from pathlib import Path
 
 import pytest
 
 from handshaked.system.capabilities import Capability, explain, has
 from tests.patience import run_program
-from tests.plugins.needs import public_python
+from tests.with_capabilities import run_with_capabilities
 
 PROGRAM = """
 from handshaked.system.capabilities import Capability, explain, has
@@ -25,6 +23,15 @@ from handshaked.system.capabilities import Capability, has, pass_on
 pass_on((Capability.NET_ADMIN, Capability.SYS_ADMIN))
 assert has(Capability.DAC_READ_SEARCH)
 print(subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout)
+"""
+
+
+PASSING_ON_FOR_A_WHILE = """
+import subprocess
+from handshaked.system.capabilities import passing_on
+with passing_on(()):
+    print(subprocess.run(["grep", "CapEff", "/proc/self/status"], capture_output=True, text=True, check=True).stdout)
+print(subprocess.run(["grep", "CapEff", "/proc/self/status"], capture_output=True, text=True, check=True).stdout)
 """
 
 
@@ -44,10 +51,12 @@ def test_capability_that_the_process_has_is_not_the_reason() -> None:
 
 @pytest.mark.needs("root", "setpriv", "public python")
 def test_only_chosen_capabilities_are_passed_on_to_programs() -> None:
-    both = "+net_admin,+dac_read_search"
-    python = [public_python(), "-c", PASSING_ON]
-    words = ("--reuid=54321", "--regid=54321", "--clear-groups", f"--inh-caps={both}", f"--ambient-caps={both}")
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *(path for path in sys.path if path)])
-    printed = run_program("setpriv", *words, *python, env={"PATH": os.environ["PATH"], "PYTHONPATH": path}).stdout
+    printed = run_with_capabilities(PASSING_ON)
     masks = dict(line.split() for line in printed.splitlines() if line.startswith("Cap"))
     assert {int(masks[name], 16) for name in ("CapEff:", "CapPrm:", "CapAmb:")} == {1 << Capability.NET_ADMIN}
+
+
+@pytest.mark.needs("root", "setpriv", "public python")
+def test_capabilities_are_passed_on_again_after_a_block_without() -> None:
+    masks = [int(line.split()[1], 16) for line in run_with_capabilities(PASSING_ON_FOR_A_WHILE).split("\n") if line]
+    assert masks == [0, 1 << Capability.NET_ADMIN | 1 << Capability.DAC_READ_SEARCH]

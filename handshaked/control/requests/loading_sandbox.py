@@ -19,7 +19,7 @@ from handshaked.errors import RefusedError
 from handshaked.model import KeyType
 from handshaked.registry.credentials import LoadedCredential
 from handshaked.registry.store import Source
-from handshaked.system.capabilities import keep_only, pass_on
+from handshaked.system.capabilities import keep_only, passing_on
 from handshaked.system.process import forbid_core_dumps
 from handshaked.tls.x509.certificates import Purpose
 
@@ -40,15 +40,15 @@ def load_for(owner: int, source: Source, contents: tuple[bytes, ...]) -> LoadedC
 
 def load_in_sandbox(source: Source, contents: tuple[bytes, ...]) -> LoadedCredential:
     """As ``load``, in a separate process. RefusedError if it takes more than ``CPU_SECONDS`` or ``MEMORY`` bytes."""
-    pass_on(())
     asked = {"source": asdict(source), "contents": [_text(content) for content in contents]}
-    process = subprocess.run(
-        [sys.executable, "-m", "handshaked.control.requests.loading_sandbox"],
-        input=json.dumps(asked).encode(),
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONSAFEPATH": "1"},
-        check=False,
-    )
+    with passing_on(()):  # the thread loads others later, and starts threads
+        process = subprocess.run(
+            [sys.executable, "-m", "handshaked.control.requests.loading_sandbox"],
+            input=json.dumps(asked).encode(),
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            check=False,
+        )
     if process.returncode > 0:
         path = source.key or source.certificate
         raise OSError(errno.EIO, f"loading it failed: the process exited with status {process.returncode}", path)

@@ -17,7 +17,21 @@ from handshaked.model import KeyType
 from handshaked.registry.store import Source
 from tests.conftest import Issue
 from tests.expensive_keys import encrypted_key
+from tests.with_capabilities import run_with_capabilities
 
+LOADING = """
+import subprocess
+from handshaked.control.requests.loading_sandbox import load_in_sandbox
+from handshaked.errors import RefusedError
+from handshaked.registry.store import Source
+def passed_on():
+    return subprocess.run(["grep", "CapEff", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
+before = passed_on()
+try:
+    load_in_sandbox(Source("cert.pem", "key.pem", "passphrase"), (b"", b"", b"x"))
+except RefusedError:
+    print(int(before.split()[1], 16), before == passed_on())
+"""
 SOURCE = Source("cert.pem", "key.pem", "passphrase")
 
 
@@ -46,3 +60,9 @@ def test_key_that_takes_minutes_to_decrypt_is_refused(issue: Issue) -> None:
     contents = (issue("a.example.com").certificate.read_bytes(), encrypted_key((1 << 31) - 1), b"x")
     with pytest.raises(RefusedError, match=r"^key.pem: takes more than .* to decrypt.*fewer iterations"):
         load_in_sandbox(SOURCE, contents)
+
+
+@pytest.mark.needs("root", "setpriv", "public python")
+def test_thread_that_has_loaded_a_credential_has_the_same_capabilities() -> None:
+    """Threads are reused."""
+    assert run_with_capabilities(LOADING).split() == [str(1 << 12 | 1 << 2), "True"]
