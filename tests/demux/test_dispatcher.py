@@ -306,8 +306,9 @@ def test_forwarded_connections_get_no_retry(pieces: list[bytes]) -> None:
         ((0.0, 0.1, 0.2, 0.9, 1.5, 2.3), [Deliver, Deliver, Reply, Reply, Reply, Deliver]),
         (tuple(0.4 * n for n in range(20)), [*[Deliver] * 6, *[Reply] * 14]),
         (tuple(0.6 * n for n in range(20)), [Deliver] * 20),
+        ((0.0, 0.1, 0.2, *[3600.0] * 5), [Deliver, Deliver, Reply, Deliver, Deliver, *[Reply] * 3]),
     ],
-    ids=["burst", "slower", "flood", "below the limit"],
+    ids=["burst", "slower", "flood", "below the limit", "flood after a pause of the process"],
 )
 def test_retry_from_a_rate_on_until_it_was_below_for_a_second(
     times: tuple[float, ...], kinds: list[type[Decision]]
