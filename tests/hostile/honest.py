@@ -22,8 +22,8 @@ or if any operation takes longer than LONGEST.
 
 On a system, the scheduler divides the processors among the daemon's service and the slices of the users (cgroups), so
 that nobody starves others of processor time, and whoever uses little is served first. Here, priorities do that: the
-attacker's is the lowest, then comes the daemon, and the honest caller's is the highest. So only what the daemon does
-for the attacker delays the honest caller. Where that is allowed, all are above everything else on the machine.
+attacker's is the lowest, then come the daemon and other services, and the honest caller's is the highest. So only what
+these do for the attacker delays the honest caller. Where that is allowed, all are above everything else on the machine.
 
 Tests of comparisons are marked `alone` and `slow`. ``python -m tests.hostile.compare NAME ..`` repeats them for longer
 without FLOORS, and prints the figures, for machines that have nothing else to do.
@@ -34,7 +34,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -116,18 +116,20 @@ def compare(
     *,
     honest_user: int = HONEST,
     attacker: int = ATTACKER,
+    services: Iterable[int] = (),
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
 ) -> Comparison:
     """Run `honest` as `honest_user` in alternating phases without and with `attack` of the user `attacker`.
 
-    `directory` is passed to both. `rounds` and `seconds`, of each phase, are for tests, which must not take long. A
-    failed operation of the honest caller raises AssertionError.
+    `directory` is passed to both. `services` are processes between them and the daemon, which get its priority.
+    `rounds` and `seconds`, of each phase, are for tests, which must not take long. A failed operation of the honest
+    caller raises AssertionError.
     """
     if EXACT:
         rounds, seconds = ROUNDS, SECONDS
     found = Comparison()
-    nice = prioritize(os.stat(directory).st_uid)
+    nice = prioritize(os.stat(directory).st_uid, services)
     with process(honest_user, honest, directory, nice["honest"]) as caller, session_prioritized():
         measure(caller, WARM_UP_SECONDS)
         for _ in range(rounds):
@@ -139,8 +141,11 @@ def compare(
     return found
 
 
-def prioritize(daemon: int) -> dict[str, int]:
-    """Set the priority of the processes of the user `daemon`, unless that is root; return the nice values of all."""
+def prioritize(daemon: int, services: Iterable[int]) -> dict[str, int]:
+    """Set the priority of the processes of the user `daemon`, unless that is root; return the nice values of all.
+
+    The processes `services` get the same one.
+    """
     own = os.getpriority(os.PRIO_PROCESS, 0)
     nice = {"honest": own, "daemon": min(own + NICE, 19), "attacker": 19}
     if daemon:
@@ -150,6 +155,8 @@ def prioritize(daemon: int) -> dict[str, int]:
             os.setpriority(os.PRIO_USER, daemon, nice["daemon"])
         else:
             nice = PRIORITIES
+        for service in services:
+            os.setpriority(os.PRIO_PROCESS, service, nice["daemon"])
     return nice
 
 

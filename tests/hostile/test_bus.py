@@ -36,20 +36,26 @@ MAX_GROWTH = 8 * 1024 * 1024
 
 
 @pytest.fixture
-def bus_daemon(public_directory: Path) -> Iterator[RunningDaemon]:
-    """Run a daemon of an ordinary user on a bus with the shipped policy; dbus-daemon serves only users that exist."""
+def bus(public_directory: Path) -> Iterator[RunningBus]:
+    """Run a bus with the shipped policy."""
+    with RunningBus(public_directory) as running:
+        yield running
+
+
+@pytest.fixture
+def bus_daemon(public_directory: Path, bus: RunningBus) -> Iterator[RunningDaemon]:
+    """Run a daemon of an ordinary user on `bus`; dbus-daemon serves only users that exist."""
     user = pwd.getpwnam("daemon").pw_uid
-    with RunningBus(public_directory) as bus:
-        os.chown(public_directory, user, user)
-        with RunningDaemon(
-            public_directory,
-            user=user,
-            launcher=("env", f"PYTHONPATH={environment()['PYTHONPATH']}"),
-            python=str(public_python()),
-            options=("--no-kernel", f"--bus={bus.address}"),
-        ) as daemon:
-            daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
-            yield daemon
+    os.chown(public_directory, user, user)
+    with RunningDaemon(
+        public_directory,
+        user=user,
+        launcher=("env", f"PYTHONPATH={environment()['PYTHONPATH']}"),
+        python=str(public_python()),
+        options=("--no-kernel", f"--bus={bus.address}"),
+    ) as daemon:
+        daemon.wait_until(lambda: daemon.ask("status")["bus"].startswith("on the bus"))
+        yield daemon
 
 
 def connect(directory: Path) -> BlockingBus:
@@ -164,8 +170,9 @@ def call_without_end(directory: Path, underway: Callable[[], None]) -> None:
     ],
 )
 def test_attack_over_the_bus_costs_an_honest_caller_little_and_no_memory(
-    bus_daemon: RunningDaemon, attack: Attack, honest: Honest
+    bus: RunningBus, bus_daemon: RunningDaemon, attack: Attack, honest: Honest
 ) -> None:
     before = resident_memory(bus_daemon.pid)
-    compare(bus_daemon.directory, honest, attack, honest_user=USER, attacker=OTHER).check()
+    users = {"honest_user": USER, "attacker": OTHER}
+    compare(bus_daemon.directory, honest, attack, services=[bus.pid], **users).check()
     assert resident_memory(bus_daemon.pid) - before < MAX_GROWTH

@@ -68,6 +68,12 @@ class RunningBus:
         self._configuration.write_text(configuration.format(directory=directory, policy=shipped))
         self._process: subprocess.Popen[str] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The process ID of dbus-daemon."""
+        assert self._process is not None, "the bus does not run"
+        return self._process.pid
+
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             ["dbus-daemon", "--nofork", "--print-address", f"--config-file={self._configuration}"],
