@@ -15,7 +15,7 @@ from benchmarks._measure import CpuMeter, cpu_seconds, report
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server, smb_server_on_own_port
-from handshaked.testing.smb_server import free_port
+from handshaked.testing.ports import free_port
 from tests.demux import debian_programs
 from tests.demux.clients import Target, connected
 from tests.run_name import public_temporary_directory

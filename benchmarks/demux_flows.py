@@ -16,7 +16,7 @@ from handshaked.shim.listening import DemuxClient
 from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux
-from handshaked.testing.smb_server import free_port
+from handshaked.testing.ports import free_port
 from handshaked.wire.demux import Flow
 from tests.quic.initials import client_hello, crypto, initial
 from tests.run_name import public_temporary_directory

@@ -250,13 +250,6 @@ def waits(connection: Connection) -> bool:
     return calls[-1:] == ["receive"] and any(call.startswith("send ") for call in calls)
 
 
-def free_udp_port() -> int:
-    """Return a free UDP port of loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def descriptors_of(pid: int | str) -> list[str]:
     """Return what the descriptors of a process refer to, sorted."""
     found = []

@@ -30,7 +30,8 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux, smb_server
 from handshaked.testing.http3 import WebClient
-from handshaked.testing.smb_server import free_port, pull_frames, push_frame
+from handshaked.testing.ports import free_port
+from handshaked.testing.smb_server import pull_frames, push_frame
 from handshaked.testing.web_servers import Site, installed, web_server
 
 USERS = {"ksmbd": 2001, "smbd": 2002, "apache": 2003, "nginx": 2004}

@@ -16,8 +16,8 @@ from typing import Self
 from handshaked.demux.sockets import OwnSockets
 from handshaked.system.listening import open_listener
 from handshaked.testing.daemon import RunningDaemon
+from handshaked.testing.ports import free_port
 from handshaked.testing.processes import ending
-from handshaked.testing.smb_server import free_port
 from handshaked.wire.demux import MAX_PACKET, StatusAnswer, pull_from_demux, push_status
 
 _STOP_SECONDS = 30.0
@@ -51,7 +51,7 @@ class RunningDemux:
     ) -> None:
         self.socket = directory / "demux" / "accept.sock"
         self.log = directory / "demux.log"
-        self.port = free_port(host)
+        self.port = free_port()
         user = user if os.geteuid() == 0 else None
         program = ["handshaked.demux.main"] if user is None else ["handshaked.testing.demux_as_user", str(user)]
         self._command = [

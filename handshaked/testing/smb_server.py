@@ -8,7 +8,6 @@ privileges to ``--user`` and ``--group`` before it serves.
 import argparse
 import asyncio
 import os
-import socket
 from pathlib import Path
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -18,13 +17,7 @@ from cryptography.hazmat.backends import openssl  # noqa: F401 - aioquic imports
 
 from handshaked.shim import HandshakeClient
 from handshaked.shim.aioquic import listen, outcome_of, serve
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a free UDP port of `host`."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+from handshaked.testing.ports import free_port
 
 
 def push_frame(payload: bytes) -> bytes:

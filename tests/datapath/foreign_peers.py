@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from handshaked.datapath.quic_options import ConnectionClose
 from handshaked.testing.authority import Authority, Issued
+from handshaked.testing.ports import free_port
 from handshaked.testing.processes import ending
 from tests.handshake_channel import eventually
 from tests.interop.ngtcp2 import close_of, handshake_messages
-from tests.quic_socket_peers import StockServer, ask, ask_with_gtlsclient, free_udp_port
+from tests.quic_socket_peers import StockServer, ask, ask_with_gtlsclient
 
 NAME = "quic.example.com"
 IDENTITY = b"someone"
@@ -184,7 +185,7 @@ class Ngtcp2:
         pages = self._directory / "pages"
         pages.mkdir()
         (pages / "index.html").write_bytes(_PAGE)
-        served = ServedByNgtcp2(free_udp_port(), self._directory / "gtlsserver.log")
+        served = ServedByNgtcp2(free_port(), self._directory / "gtlsserver.log")
         options = [f"--htdocs={pages}", "--timeout=5s", *(["--verify-client"] if demands else [])]
         command = ["gtlsserver", *options, "127.0.0.1", str(served.port), str(issued.key), str(issued.certificate)]
         with served.log.open("wb") as log, ending(subprocess.Popen(command, stdout=log, stderr=log)) as process:

@@ -9,7 +9,7 @@ from handshaked.demux.forwarded_flow import ForwardedFlow, ForwarderBounds
 from handshaked.demux.forwarder import UdpForwarder
 from handshaked.demux.shared_port import LocalSocket
 from handshaked.demux.sockets import OwnSockets
-from handshaked.testing.smb_server import free_port
+from handshaked.testing.ports import free_port
 from handshaked.wire.addresses import Address
 from tests.patience import PATIENCE
 

@@ -17,8 +17,8 @@ from handshaked.demux.binder_packets import ANSWER_SIZE, MAX_SOCKETS, Kind, Requ
 from handshaked.demux.shared_port import LocalSocket, SharedPort
 from handshaked.demux.sockets import OwnSockets
 from handshaked.system.connecting import connect
+from handshaked.testing.ports import free_port
 from handshaked.testing.processes import ending
-from handshaked.testing.smb_server import free_port
 from handshaked.wire.addresses import Address
 from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors
 from tests.handshake_channel import eventually
@@ -78,7 +78,7 @@ def binder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 def held(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     """Return the shared socket of a port at the wildcard address."""
     host = request.param
-    address: Address = ("::", free_port(host), 0, 0) if ":" in host else ("0.0.0.0", free_port(host))  # noqa: S104 - in a test
+    address: Address = ("::", free_port(), 0, 0) if ":" in host else ("0.0.0.0", free_port())  # noqa: S104 - in a test
     with OwnSockets().shared(address) as sock:
         yield sock
 

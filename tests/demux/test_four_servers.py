@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from handshaked.testing.authority import Authority, Issued
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demo import ask
 from handshaked.testing.demux import RunningDemux, smb_server
+from handshaked.testing.ports import free_port
 from tests.demux import debian_programs
 from tests.demux.clients import Target, refusal, served
 from tests.demux.conftest import DEMUX_USER
@@ -57,7 +57,7 @@ def scene(authority: Authority) -> Iterator[Scene]:
         directory = stack.enter_context(public_temporary_directory())  # the servers run as other users
         daemon = stack.enter_context(RunningDaemon(directory, options=("--no-kernel", f"--demux-user={DEMUX_USER}")))
         demux = stack.enter_context(RunningDemux(directory, daemon, user=DEMUX_USER))
-        ports = {"nginx": _free_port(), "apache": _free_port()}
+        ports = {"nginx": free_port(), "apache": free_port()}
         _register(daemon, certificates, ports)
         stack.enter_context(smb_server(daemon, demux, "ksmbd", user=KSMBD))
         stack.enter_context(smb_server(daemon, demux, "smbd", "smbd-quic", user=SMBD))
@@ -89,12 +89,6 @@ def _register(daemon: RunningDaemon, certificates: dict[str, Issued], ports: dic
 
 def _pick(certificates: dict[str, Issued], *names: str) -> dict[str, Issued]:
     return {name: certificates[name] for name in names}
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.parametrize(

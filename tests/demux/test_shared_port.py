@@ -15,7 +15,7 @@ import pytest
 from handshaked.demux.shared_port import LocalSocket, SharedPort, claim_shared, take_shared
 from handshaked.demux.sockets import OwnSockets
 from handshaked.errors import RefusedError
-from handshaked.testing.smb_server import free_port
+from handshaked.testing.ports import free_port
 from handshaked.wire.addresses import Address
 from tests.patience import PATIENCE, join, run_program
 
@@ -65,7 +65,7 @@ class Reader:
 
 def any_address(host: str) -> Address:
     """Return the wildcard address of the family of `host` with a free port (port 0 might return a shared one)."""
-    return ("::", free_port(host), 0, 0) if ":" in host else ("0.0.0.0", free_port(host))  # noqa: S104 - only within the test
+    return ("::", free_port(), 0, 0) if ":" in host else ("0.0.0.0", free_port())  # noqa: S104 - only within the test
 
 
 @pytest.fixture(params=HOSTS)
@@ -293,5 +293,5 @@ def test_no_socket_of_the_port_sends_fragments(host: str) -> None:
         inherited.bind((host, 0))
         flow = LocalSocket(take_shared(inherited), lambda *_: None, lambda _: None).open_flow(inherited.getsockname())
         assert flow is not None
-        with flow, claim_shared((host, free_port(host), 0, 0) if ":" in host else (host, free_port(host))) as claimed:
+        with flow, claim_shared((host, free_port(), 0, 0) if ":" in host else (host, free_port())) as claimed:
             assert [sock.getsockopt(level, option) for sock in (inherited, flow, claimed)] == [3, 3, 3]

@@ -15,11 +15,12 @@ from handshaked.testing.authority import Authority
 from handshaked.testing.daemon import RunningDaemon
 from handshaked.testing.demux import RunningDemux
 from handshaked.testing.fake_quic_endpoint import FakeQuicEndpoint
+from handshaked.testing.ports import free_port
 from handshaked.testing.processes import ending
 from tests.conftest import Issue
 from tests.patience import BUILD_PATIENCE, PATIENCE, run_program
 from tests.plugins.needs import need
-from tests.quic_socket_peers import StockServer, ask, free_udp_port, in_thread, socket_daemon
+from tests.quic_socket_peers import StockServer, ask, in_thread, socket_daemon
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = CHECKOUT / "examples"
@@ -106,7 +107,7 @@ def test_userspace_stack_completes_a_handshake(name: str, daemon: RunningDaemon,
 
 
 def test_aioquic_client_talks_to_aioquic_server(daemon: RunningDaemon, authority: Authority) -> None:
-    port = free_udp_port()
+    port = free_port()
     with running("aioquic_server.py", port, ALPN, env=environment(daemon)):
         printed = finished("aioquic_client.py", daemon, port, NAME, ALPN, authority.root, "hello")
     assert printed == "1 certificate(s) verified\nhello\n"

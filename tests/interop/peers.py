@@ -49,11 +49,6 @@ def run(*command: object, text: bytes = b"") -> subprocess.CompletedProcess[byte
     )
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @contextlib.contextmanager
 def program(*command: object, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server program, from when it listens on `port` until the block ends."""

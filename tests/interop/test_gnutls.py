@@ -9,12 +9,13 @@ import pytest
 from handshaked.errors import Alert
 from handshaked.events import HandshakeFailed, SessionTicket
 from handshaked.model import CipherSuite, ClientAuth, Group
+from handshaked.testing.ports import free_port
 from handshaked.tls.parameters import ClientParameters, ServerParameters, Tickets
 from handshaked.tls.tickets import RotatingTicketKeys
 from handshaked.tls.x509.trust import TrustStore
 from handshaked.tls.x509.verification import ClientChainVerifier, ServerChainVerifier
 from tests.certificates import DAY, Issued, authority, client, issue, root, server
-from tests.interop.peers import GNUTLS, Files, files, free_port, program, run
+from tests.interop.peers import GNUTLS, Files, files, program, run
 from tests.interop.tcp import TlsServer, converse, credential_of, serving
 
 pytestmark = GNUTLS
