@@ -34,6 +34,7 @@ from handshaked.registry.snapshot import Snapshot
 from handshaked.registry.sqlite_writer import SqliteRegistryWriter
 from handshaked.registry.store import Lifetime, RegistryWriter
 from handshaked.reporting.metrics import MAX_LIFETIMES, Exporter, MetricValues
+from handshaked.system import signals
 from handshaked.system.capabilities import Capability, has, pass_on
 from handshaked.system.directories import CONTROL_SOCKET, DATABASE, DROP_INS, HANDSHAKE_SOCKET
 from handshaked.system.keylog_file import KeyLogFile
@@ -127,15 +128,22 @@ class Daemon:
         )
         self._exporter = Exporter(self._metric_values, self._closer)
         self._tasks = Tasks("the daemon")
+        self._hangup = asyncio.Event()
         self._end = asyncio.Event()
         self._failure: Exception | None = None
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. OSError or HandshakedError if the daemon cannot serve, or no longer."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload()))
+        with signals.handled(
+            {
+                signal.SIGTERM: self._end.set,
+                signal.SIGINT: self._end.set,
+                signal.SIGHUP: self._hangup.set,
+            }
+        ):
+            await self._serve()
+
+    async def _serve(self) -> None:
         control = ControlServer(
             self._sockets.control,
             self._commands,
@@ -145,6 +153,7 @@ class Daemon:
             privileged=self._followers,
         )
         self._tasks.start(self._start())
+        self._tasks.keep(self._reload_when_told)
         await self._end.wait()
         await self._close(control)
         if self._failure is not None:
@@ -217,12 +226,16 @@ class Daemon:
     async def _publish(self, snapshot: Snapshot) -> None:
         await asyncio.gather(self._supervisor.publish(snapshot), self._feed.publish(snapshot))
 
-    async def _reload(self) -> None:
-        notify_reloading()
-        try:
-            await self._manager.reload(_SELF)
-        finally:
-            notify(READY="1")
+    async def _reload_when_told(self) -> None:
+        """Reload after SIGHUP; signals that arrive meanwhile count as one."""
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            notify_reloading()
+            try:
+                await self._manager.reload(_SELF)
+            finally:
+                notify(READY="1")
 
     async def _run_self_test(self) -> str | None:
         return await self._self_test.run(self._sockets.handshake_path)

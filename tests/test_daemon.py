@@ -31,6 +31,7 @@ from tests.handshake_channel import (
     shake_hands,
 )
 from tests.plugins.needs import need, public_python
+from tests.signal_storm import signal_storm
 
 NAME = "a.example.com"
 OK = (Status.OK, Status.OK)
@@ -73,6 +74,11 @@ def test_sigterm_lets_handshakes_finish(daemon: RunningDaemon, issue: Issue) -> 
         channel.send(*(push_crypto(2, message) for message in client if hasattr(message, "data")))
         assert channel.outcome(2).status == Status.OK
         assert channel.closed()
+        assert daemon.stop() == 0
+
+
+def test_more_signals_do_not_kill_a_daemon_that_ends(daemon: RunningDaemon) -> None:
+    with signal_storm(daemon.pid, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         assert daemon.stop() == 0
 
 

@@ -29,6 +29,7 @@ from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors,
 
 log = logging.getLogger(__name__)
 
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MAX_CONNECTIONS = 16
 _BEAT_SECONDS = 1.0
 _PEER_CREDENTIALS = struct.Struct("=iII")
@@ -67,7 +68,7 @@ class Binder:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _END_SIGNALS:
             signal.signal(number, self._end)
         notify(READY="1")
         beat = time.monotonic()
@@ -85,6 +86,8 @@ class Binder:
         for connection in list(self._connections):
             self._close(connection)
         self._selector.close()
+        for number in _END_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # a process that ends anyway is not killed, see system/signals.py
 
     def _end(self, *_: object) -> None:
         self._ended = True

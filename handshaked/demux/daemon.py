@@ -29,6 +29,7 @@ from handshaked.quic.answers import push_close
 from handshaked.registry.delivery import Delivery, Way, parse_delivery
 from handshaked.registry.names import show_alpn
 from handshaked.registry.snapshot import Snapshot
+from handshaked.system import signals
 from handshaked.system.listening import BoundPaths
 from handshaked.system.memory import MemoryReturn
 from handshaked.system.readiness import Readiness
@@ -122,8 +123,10 @@ class Demux:
         Unexpected errors of the tasks are raised, too.
         """
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, stop.set)
+        with signals.handled({signal.SIGTERM: stop.set, signal.SIGINT: stop.set}):
+            await self._serve(stop)
+
+    async def _serve(self, stop: asyncio.Event) -> None:
         self._watch(self._forwarder.fileno(), lambda: self._forwarder.run(time.monotonic()))
         work = (stop.wait(), self._follower.run(), self._sweep(), MemoryReturn().run(), self._paths.watch())
         tasks = [asyncio.create_task(one) for one in work]

@@ -23,6 +23,7 @@ from handshaked.wire.addresses import Address
 from handshaked.wire.attached import CONTROL_SPACE, close_all, pull_descriptors, push_descriptors
 from tests.handshake_channel import eventually
 from tests.patience import PATIENCE
+from tests.signal_storm import signal_storm
 
 HOSTS = ["127.0.0.1", "::1"]
 STRANGER = 2999
@@ -307,3 +308,8 @@ def test_killed_binder_is_replaced(path: Path, held: socket.socket) -> None:
             assert exhausted(sockets, held) >= MAX_SOCKETS, "sockets in stock stay usable"
         with binder_at(path):
             assert eventually(lambda: opens_a_flow(sockets, held))
+
+
+def test_more_signals_do_not_kill_a_binder_that_ends(binder: subprocess.Popen[bytes]) -> None:
+    with signal_storm(binder.pid, signal.SIGTERM, signal.SIGINT):
+        assert binder.wait(PATIENCE) == 0

@@ -1,5 +1,6 @@
 """The command line of the demultiplexer."""
 
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from handshaked.testing.demux import RunningDemux, smb_server
 from tests.demux.clients import Target, served
 from tests.demux.conftest import DEMUX_USER, FIRST_USER
 from tests.patience import PATIENCE, run_program
+from tests.signal_storm import signal_storm
 
 
 def test_error_names_the_port_in_use(tmp_path: Path) -> None:
@@ -113,3 +115,13 @@ def test_invalid_address_to_listen_on_is_a_usage_error(
 ) -> None:
     assert run_main(monkeypatch, "--listen=192.0.2.1") == 2
     assert "--listen" in capsys.readouterr().err
+
+
+def test_more_signals_do_not_kill_a_demultiplexer_that_ends(
+    public_directory: Path, demux_daemon: RunningDaemon
+) -> None:
+    with (
+        RunningDemux(public_directory, demux_daemon) as demux,
+        signal_storm(demux.pid, signal.SIGTERM, signal.SIGINT),
+    ):
+        assert demux.exit_status() == 0
