@@ -33,6 +33,7 @@ def test_workers_start_with_a_damaged_record_of_used_tickets(public_directory: P
     with RunningDaemon(public_directory) as daemon:
         register(daemon, issue, "web")
         assert statuses(daemon) == (Status.OK, Status.OK)
+        daemon.wait_until(lambda: "the record of used tickets is damaged" in daemon.log.read_text())
         log = daemon.log.read_text()
         assert log.count("the record of used tickets is damaged") == 1
         assert "Traceback" not in log

@@ -118,7 +118,7 @@ def test_key_without_its_certificate_is_a_problem_until_the_certificate_comes(
     files.certificate.write_bytes(new.certificate.read_bytes())
     daemon.wait_until(lambda: served(daemon) == digest(new))
     assert daemon.ask("status")["problems"] == []
-    assert "fixed: web" in daemon.log.read_text()
+    daemon.wait_until(lambda: "fixed: web" in daemon.log.read_text())
 
 
 def test_new_intermediate_for_the_same_leaf_is_a_renewal(
