@@ -54,7 +54,8 @@ async def client_process(port: int, count: int) -> AsyncIterator[asyncio.subproc
     )
     try:
         yield process
-        await asyncio.wait_for(process.wait(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
@@ -96,7 +97,8 @@ async def measure_accepted(demux: RunningDemux, count: int) -> None:
                 await sender.stdin.drain()
                 while len(flows) < number - WINDOW or len(flows) <= number == count - 1:
                     arrived.clear()
-                    await asyncio.wait_for(arrived.wait(), PATIENCE)
+                    async with asyncio.timeout(PATIENCE):
+                        await arrived.wait()
             report("demux.accept.dispatch", count / meter.seconds, "1/s")
             report("demux.accept.dispatch_cpu", meter.cpu / count * 1e6, "us")
             report("demux.accept.memory_per_flow", (resident(demux.pid) - memory) / count, "bytes")

@@ -6,6 +6,7 @@ some. By asking with a generation, the follower confirms that it uses it.
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,10 +90,9 @@ class RegistryFeed:
         self._confirmation = asyncio.Event()
 
     async def _wait(self) -> None:
-        try:
-            await asyncio.wait_for(self._published.wait(), _WAIT_SECONDS)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await self._published.wait()
 
     def _page(self, after: int) -> Result:
         others = (one for one in self._snapshot.registrations if one.id > after and _is_published(one))

@@ -81,7 +81,8 @@ class RegistryFollower:
 
     async def _ask(self, sock: socket.socket, **arguments: int) -> Message:
         send_message(sock, {"command": "follow", "follower": self._name, **arguments})
-        await asyncio.wait_for(readable(sock, "the daemon"), _ANSWER_SECONDS)
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await readable(sock, "the daemon")
         received = receive_message(sock)
         if received is None:
             raise RefusedError("the daemon closed the connection")

@@ -309,12 +309,13 @@ class FakeQuicEndpoint:
                 session_ticket_handler=lambda ticket: None,
             ) as client:
                 clients[0].begin(data)
-                echoed = await asyncio.wait_for(clients[0].echo, PATIENCE)
-                if not echoed:
-                    return b"", clients[0].closed_with
-                await client.ping()  # everything sent with the echo, such as tickets, has arrived then
-                if until is not None:
-                    await asyncio.wait_for(asyncio.wrap_future(until), PATIENCE)
+                async with asyncio.timeout(2 * PATIENCE):
+                    echoed = await clients[0].echo
+                    if not echoed:
+                        return b"", clients[0].closed_with
+                    await client.ping()  # everything sent with the echo, such as tickets, has arrived then
+                    if until is not None:
+                        await asyncio.wrap_future(until)
                 return echoed, None
         except ConnectionError:
             return b"", clients[0].closed_with

@@ -53,7 +53,8 @@ class SelfTest:
         try:
             client = HandshakeClient(handshake_socket)
             try:
-                return await asyncio.wait_for(_Exchange(client, self.anchor).finished, _SECONDS)
+                async with asyncio.timeout(_SECONDS):
+                    return await _Exchange(client, self.anchor).finished
             finally:
                 client.close()
         except TimeoutError:

@@ -207,7 +207,8 @@ class Supervisor:
             self.restarts += 1
             self._count_failure(end)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
 
     def _count_failure(self, end: _End) -> None:
         """Give up after repeated failures, unless a worker serves."""

@@ -1,6 +1,7 @@
-"""Following the registrations of a daemon that is not running."""
+"""Following the registrations of a daemon that is not running, or stops."""
 
 import asyncio
+import json
 import logging
 import socket
 
@@ -8,6 +9,7 @@ import pytest
 
 from handshaked.demux.registry_follower import RegistryFollower
 from tests.demux.control import answer
+from tests.patience import PATIENCE, soon
 
 
 @pytest.mark.slow
@@ -29,3 +31,23 @@ def test_missing_daemon_is_logged_once(control: socket.socket, caplog: pytest.Lo
     assert [record.message for record in caplog.records if record.levelname == "INFO"] == [
         f"following the registrations of {control.getsockname()} again"
     ]
+
+
+@pytest.mark.parametrize("passes", range(8))
+def test_following_can_be_canceled_while_the_daemon_says_that_it_stops(control: socket.socket, passes: int) -> None:
+    """As when systemd stops both: after some passes of the event loop, the follower has just received the answer."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        following = asyncio.create_task(RegistryFollower(control.getsockname(), lambda _: None).run())
+        sock, _ = await soon(loop.sock_accept(control))
+        with sock:
+            await soon(loop.sock_recv(sock, 1000))
+            sock.send(json.dumps({"error": "the daemon is stopping"}).encode())
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            following.cancel()
+            await asyncio.wait([following], timeout=PATIENCE)
+        assert following.cancelled()
+
+    asyncio.run(scenario())
