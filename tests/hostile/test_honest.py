@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from handshaked.testing.daemon import RunningDaemon
+from tests.handshake_channel import eventually
 from tests.hostile import honest
 from tests.hostile.honest import FLOORS, LONGEST, Comparison, compare, honest_handshakes, honest_status
 from tests.patience import PATIENCE
@@ -20,7 +21,7 @@ FLOOR = FLOORS["p99"]
 def honest_reader(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
     """Return an operation that is slow while ``slow`` runs."""
     slowed = threading.Event()
-    return lambda: is_attacked(directory) and slowed.wait(2 * FLOOR)
+    return lambda: is_attacked(directory) and slowed.wait(LONGEST + FLOOR)
 
 
 def honest_failure(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
@@ -30,6 +31,19 @@ def honest_failure(directory: Path, _: Callable[[], None]) -> Callable[[], objec
 
 def is_attacked(directory: Path) -> bool:
     return any(Path("/proc", path.name).exists() for path in directory.iterdir())
+
+
+def honest_observer(directory: Path, _: Callable[[], None]) -> Callable[[], object]:
+    """Return an operation that waits until ``end_early`` has ended."""
+    return lambda: eventually(lambda: all(has_ended(path.name) for path in directory.iterdir()))
+
+
+def has_ended(pid: str) -> bool:
+    """Return whether the process is gone, or waits for its parent only."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def slow(directory: Path, underway: Callable[[], None]) -> None:
@@ -47,6 +61,7 @@ def do_nothing(directory: Path, underway: Callable[[], None]) -> None:
 
 def end_early(directory: Path, underway: Callable[[], None]) -> None:
     """Attack for a moment only."""
+    (directory / str(os.getpid())).touch()
     underway()
 
 
@@ -102,8 +117,9 @@ def test_tests_that_compare_times_run_alone() -> None:
 
 
 def test_attacker_must_not_end_early(public_directory: Path) -> None:
+    public_directory.chmod(0o777)
     with pytest.raises(AssertionError, match="end_early ended early"):
-        compare(public_directory, honest_reader, end_early, rounds=1, seconds=1.0)
+        compare(public_directory, honest_observer, end_early, rounds=1, seconds=0.3)
 
 
 def test_failed_operation_fails_the_comparison(public_directory: Path) -> None:
