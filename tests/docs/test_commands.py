@@ -26,20 +26,33 @@ LANGUAGES = {"sh", "python", "toml", "ini", "c", "text", "{toctree}", "{literali
 RUNNABLE = [page for page in PAGES if any(block.runs for block in blocks(page))]
 NAMES = ("www.example.com", "*.example.com", "nfs.example.com", "smbd.example.com")
 START = {"handshaked ": "control.sock", "handshaked-demux ": "accept.sock"}
-"""Sockets that a program in the background must have before the next block can use it; a reader takes that long."""
+"""Sockets at which programs in the background must serve before the next block uses them; readers take that long."""
+PAGE_PATIENCE = 5 * PATIENCE
+"""Seconds for all commands of a page, which are up to thirty processes."""
 PRELUDE = """
 set -euo pipefail
 trap 'jobs -p | xargs -r kill; wait' EXIT
 """
 WAIT = """
 import socket, sys, threading, time
+from handshaked.control.client import ControlClient
+from handshaked.errors import HandshakedError
+def serves(path):
+    if path.endswith("accept.sock"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            return sock.connect_ex(path) == 0
+    try:
+        with ControlClient(path) as client:
+            status = client.ask("status", {})
+    except (OSError, HandshakedError):
+        return False
+    return status["self_test"] == "ok" and all(worker["answers"] for worker in status["workers"])
 deadline = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < deadline:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        if sock.connect_ex(sys.argv[1]) == 0:
-            sys.exit()
+    if serves(sys.argv[1]):
+        sys.exit()
     threading.Event().wait(0.02)
-sys.exit(f"nothing listens at {sys.argv[1]}")
+sys.exit(f"nobody serves at {sys.argv[1]}")
 """
 
 
@@ -47,6 +60,7 @@ def name(page: Path) -> str:
     return str(page.relative_to(CHECKOUT))
 
 
+@pytest.mark.timeout(PAGE_PATIENCE + 2 * PATIENCE)
 @pytest.mark.needs("bash", "openssl")
 @pytest.mark.parametrize("page", RUNNABLE, ids=name)
 def test_commands_work_as_written(page: Path, public_directory: Path, tmp_path: Path, authority: Authority) -> None:
@@ -63,7 +77,7 @@ def test_commands_work_as_written(page: Path, public_directory: Path, tmp_path: 
             start_new_session=True,
         )
     try:
-        status = process.wait(PATIENCE)
+        status = process.wait(PAGE_PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         status = process.wait(PATIENCE)
